@@ -1,0 +1,30 @@
+"""A learned world that you can step into."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+__all__ = ["Context", "Control", "ControlSpace", "World", "WorldsimError", "load"]
+
+_HOMES = {
+    "Context": "worldsim.checkpoint",
+    "Control": "worldsim.controls",
+    "ControlSpace": "worldsim.controls",
+    "World": "worldsim.engine.world",
+    "WorldsimError": "worldsim.errors",
+    "load": "worldsim.engine.world",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public names, imported on first use: ``import worldsim`` alone stays quick and free of torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'worldsim' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,191 @@
+"""Controls: named keys, mouse look, an explicit pose, a prompt; and the space of those that a world takes.
+
+NumPy only, so that a robot's client, the window and the recording workers can use it without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worldsim.errors import ControlError, nearest
+
+__all__ = ["DOOM_KEYS", "Control", "ControlSpace"]
+
+DOOM_KEYS = ("forward", "backward", "strafe_left", "strafe_right", "turn_left", "turn_right")
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What is held while getting to one new frame.
+
+    Where signals disagree: explicit pose > keys and look > prompt.
+
+    Raises:
+        ControlError: keys that are no collection of names, a look that is not finite, a pose of another shape
+            than [4, 4] or with NaN in it. Whether the pose is a rotation is checked by ``camera.check_pose``.
+    """
+
+    keys: frozenset[str] = field(default_factory=frozenset)
+    """Names of the keys that are down; any iterable of str is taken."""
+    pose: np.ndarray | None = None
+    """``float64 [4, 4]`` camera-to-world pose of the new frame, or None."""
+    look: float = 0.0
+    """Yaw of this frame in radians; positive turns right."""
+    prompt: str | None = None
+
+    def __init__(
+        self,
+        keys: Iterable[str] = (),
+        pose: np.ndarray | None = None,
+        look: float = 0.0,
+        prompt: str | None = None,
+    ) -> None:
+        set_field = object.__setattr__  # the instance is frozen
+        set_field(self, "keys", _checked_keys(keys))
+        set_field(self, "pose", None if pose is None else _checked_pose(pose))
+        set_field(self, "look", _checked_look(look))
+        set_field(self, "prompt", prompt)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Control):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        pose = None if self.pose is None else tuple(self.pose.ravel().tolist())
+        return self.keys, pose, self.look, self.prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSpace:
+    """The controls that a world takes.
+
+    Raises:
+        ControlError: repeated keys, a combination of unknown keys, or a first combination that is not empty.
+    """
+
+    keys: tuple[str, ...]
+    """Names of the keys, in the order of the control vector."""
+    look: bool
+    """Whether continuous yaw is taken."""
+    pose: bool
+    """Whether explicit poses are taken."""
+    combos: tuple[tuple[str, ...], ...]
+    """The discrete actions, each the keys that it holds; number 0 is ``()``, no key."""
+    prompt: bool = False
+    """Whether prompts are taken."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.keys)) != len(self.keys):
+            raise ControlError("a control space must name each key once", self.keys)
+        if not self.combos or self.combos[0] != ():
+            raise ControlError("the first combination must be (), no key", self.combos[:1])
+        for combo in self.combos:
+            self._check_keys(combo)
+
+    @property
+    def size(self) -> int:
+        """Length of the control vector: the keys, then the look."""
+        return len(self.keys) + 1
+
+    def validate(self, control: Control) -> None:
+        """Check that the space takes ``control``.
+
+        Raises:
+            ControlError: an unknown key (the nearest is named), or a look, a pose or a prompt where the space
+                takes none.
+        """
+        self._check_keys(control.keys)
+        if control.look and not self.look:
+            raise ControlError("this world takes no look", control.look, "turn with its keys")
+        if control.pose is not None and not self.pose:
+            raise ControlError("this world takes no explicit pose", "a pose", "steer with its keys")
+        if control.prompt is not None and not self.prompt:
+            raise ControlError("this world takes no prompt", control.prompt, "steer with its keys")
+
+    def multi_hot(self, control: Control) -> np.ndarray:
+        """``float32 [n_keys]``: 1 for each key that is down. Validates."""
+        self.validate(control)
+        return np.array([key in control.keys for key in self.keys], dtype=np.float32)
+
+    def vector(self, control: Control) -> np.ndarray:
+        """``float32 [n_keys + 1]``: the keys as 0 or 1, then the look in radians. Validates."""
+        return np.append(self.multi_hot(control), np.float32(control.look))
+
+    def from_discrete(self, index: int) -> Control:
+        """The control of discrete action ``index`` in [0, len(combos))."""
+        if not 0 <= index < len(self.combos):
+            raise ControlError(f"a discrete action must be in 0..{len(self.combos) - 1}", index)
+        return Control(self.combos[int(index)])
+
+    def from_multi_binary(self, array: np.ndarray) -> Control:
+        """The control of a 0/1 array ``[n_keys]``, of any number or bool dtype."""
+        values = np.asarray(array)
+        if values.shape != (len(self.keys),):
+            raise ControlError(f"key states must have shape ({len(self.keys)},)", values.shape)
+        if not np.isin(values, (0, 1)).all():
+            raise ControlError("key states must be 0 or 1", values.tolist())
+        return Control(self.keys_of(values))
+
+    def keys_of(self, vector: np.ndarray) -> frozenset[str]:
+        """The keys that are down (above one half) in a ``[n_keys]`` or ``[n_keys + 1]`` vector."""
+        values = np.asarray(vector)
+        if values.shape not in ((len(self.keys),), (self.size,)):
+            raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
+        return frozenset(key for key, value in zip(self.keys, values, strict=False) if value > 0.5)
+
+    def from_vector(self, vector: np.ndarray) -> Control:
+        """The control of a ``[n_keys + 1]`` vector, the inverse of :meth:`vector`."""
+        values = np.asarray(vector)
+        if values.shape != (self.size,):
+            raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
+        if not np.isfinite(values).all():
+            raise ControlError("a control vector must be finite", values.tolist())
+        return Control(self.keys_of(values), look=float(values[-1]))
+
+    def _check_keys(self, keys: Iterable[str]) -> None:
+        for key in sorted(keys):
+            if key not in self.keys:
+                raise ControlError("a key must be one of the world's", key, nearest(key, self.keys))
+
+
+def _checked_keys(keys: Iterable[str]) -> frozenset[str]:
+    if isinstance(keys, str):
+        raise ControlError("keys must be a collection of names", keys, f"write keys={{{keys!r}}}")
+    try:
+        names = frozenset(keys)
+    except TypeError as error:
+        raise ControlError("keys must be a collection of names", keys) from error
+    if not all(isinstance(name, str) for name in names):
+        raise ControlError("keys must be names", names, "see ControlSpace.keys_of for arrays")
+    return names
+
+
+def _checked_pose(pose: np.ndarray) -> np.ndarray:
+    try:
+        matrix = np.array(pose, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ControlError("a pose must be a 4x4 matrix of numbers", pose) from error
+    if matrix.shape != (4, 4):
+        raise ControlError("a pose must have shape (4, 4)", matrix.shape)
+    if not np.isfinite(matrix).all():
+        raise ControlError("a pose must be finite", matrix.tolist())
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _checked_look(look: float) -> float:
+    try:
+        angle = float(look)
+    except (TypeError, ValueError) as error:
+        raise ControlError("look must be an angle in radians", look) from error
+    if not math.isfinite(angle):
+        raise ControlError("look must be finite", angle)
+    return angle

@@ -1,0 +1,80 @@
+"""Typed errors. Each states the rule that was broken, the value that broke it, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CameraError",
+    "CheckpointError",
+    "ConfigError",
+    "ControlError",
+    "DataError",
+    "DependencyError",
+    "EngineError",
+    "SourceError",
+    "WorldsimError",
+    "nearest",
+]
+
+
+class WorldsimError(Exception):
+    """An error that a user can do something about.
+
+    Args:
+        rule: what must hold, e.g. "a key must be one of the world's keys".
+        value: what was given instead; left out of the message where it is None.
+        remedy: what to do about it; left out where it is empty.
+    """
+
+    def __init__(self, rule: str, value: object = None, remedy: str = "") -> None:
+        super().__init__(rule, value, remedy)
+        self.rule = rule
+        self.value = value
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        got = "" if self.value is None else f"got {self.value!r}"
+        return "; ".join(part for part in (self.rule, got, self.remedy) if part)
+
+
+class ControlError(WorldsimError):
+    """A control that the control space does not allow."""
+
+
+class CameraError(WorldsimError):
+    """A pose, twist or intrinsics that describe no camera."""
+
+
+class ConfigError(WorldsimError):
+    """A configuration with an unknown key, a wrong type or a value out of range."""
+
+
+class DataError(WorldsimError):
+    """A dataset that is missing, damaged or of another kind than asked for."""
+
+
+class CheckpointError(WorldsimError):
+    """A world that is unknown, damaged or written by another version."""
+
+
+class EngineError(WorldsimError):
+    """A request that the engine cannot serve: no free slot, a closed session, too far a rewind."""
+
+
+class SourceError(WorldsimError):
+    """A source that is unknown or that failed."""
+
+
+class DependencyError(WorldsimError):
+    """An optional package that is not installed; the remedy names the extra that brings it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like ``name``, as a remedy; the list of all where none does."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose from {', '.join(names)}" if names else "there are none to choose from"

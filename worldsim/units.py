@@ -1,0 +1,64 @@
+"""What is predicted in one autoregressive step, as pure data: no tensors, no modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from worldsim.errors import ConfigError
+
+__all__ = ["Frame", "Unit"]
+
+
+class Unit(Protocol):
+    """The tokens of one autoregressive step. The generator knows units only through this."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the unit has, N."""
+
+    @property
+    def frames(self) -> int:
+        """How many frames the unit spans."""
+
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        """The passes of one step, first to last: the token indices that each of them predicts together."""
+
+    def positions(self) -> np.ndarray:
+        """``int64 [N, 3]``: each token's frame within the unit, row and column."""
+
+    def mask(self) -> np.ndarray:
+        """``bool [N, N]``: True where the row's token may look at the column's token of the same unit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One frame: all its tokens at once, each seeing all others."""
+
+    tokens: int
+    """Tokens per frame, N >= 1."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the tokens, row-major; None: all in one row."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ConfigError("a frame must have at least one token", self.tokens)
+        if self.grid is not None and self.grid[0] * self.grid[1] != self.tokens:
+            raise ConfigError(f"the grid must hold {self.tokens} tokens", self.grid)
+
+    @property
+    def frames(self) -> int:
+        return 1
+
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(self.tokens)),)
+
+    def positions(self) -> np.ndarray:
+        _, columns = self.grid or (1, self.tokens)
+        index = np.arange(self.tokens)
+        return np.stack([np.zeros_like(index), index // columns, index % columns], axis=-1)
+
+    def mask(self) -> np.ndarray:
+        return np.ones((self.tokens, self.tokens), dtype=bool)
