@@ -1,0 +1,45 @@
+# `make play` walks through the shipped world, `make test` checks everything. Each sets .venv up on its first run and
+# installs nothing on the next ones; all that a machine needs is make and Python 3.11 or newer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+TYPES := build/types/worldsim
+
+# The first Python that runs, is new enough and can make an environment with pip in it.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python; do \
+	$$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: play test lint types clean
+
+play: $(VENV)/play.stamp
+	@$(BIN)/python play.py $(ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+
+# mypy does not follow an editable install into envs/ and agents/, so it is shown the tree as a wheel would lay it out.
+types: $(VENV)/dev.stamp
+	@rm -rf build/types && mkdir -p $(TYPES)
+	@ln -s $(CURDIR)/worldsim/* $(CURDIR)/agents $(CURDIR)/checkpoints $(CURDIR)/envs $(TYPES)/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "worldsim needs Python 3.11, 3.12 or 3.13 with venv and pip;" \
+		"install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/play.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[play,doom]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/play.stamp
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

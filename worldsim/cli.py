@@ -1,0 +1,92 @@
+"""The command line: ``worldsim record | train | eval | play | bench``.
+
+A thin dispatcher: each command's own module reads the rest of the line and is imported only when it is called, so
+that ``worldsim --help`` answers at once and a user's mistake is one line, not a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import worldsim
+from worldsim.errors import WorldsimError
+
+__all__ = ["main"]
+
+
+def _record(argv: list[str]) -> int:
+    from worldsim.envs.record import main
+
+    return main(argv)
+
+
+def _train(argv: list[str]) -> int:
+    from worldsim.training.run import main
+
+    return main(argv)
+
+
+def _evaluate(argv: list[str]) -> int:
+    from worldsim.evaluation.run import main
+
+    return main(argv)
+
+
+def _play(argv: list[str]) -> int:
+    from worldsim.agents.human.play import main
+
+    return main(argv)
+
+
+def _bench(argv: list[str]) -> int:
+    from worldsim.evaluation.bench import main
+
+    return main(argv)
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "record": (_record, "record frames, controls and poses from a real environment"),
+    "train": (_train, "learn a world from recorded data"),
+    "eval": (_evaluate, "hold a world against its environment's own frames"),
+    "play": (_play, "walk through a world in a window"),
+    "bench": (_bench, "measure how fast a world answers"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for a user's error, 130 for Ctrl-C."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        _parser().print_help(sys.stderr)
+        return 2
+    arguments = _parser().parse_args(words)
+    run, _ = _COMMANDS[arguments.command]
+    try:
+        return run(arguments.rest)
+    except WorldsimError as error:
+        print(f"worldsim: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, _COMMANDS))
+    table = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="worldsim",
+        usage="worldsim COMMAND [options]",
+        description=worldsim.__doc__,
+        epilog=f"commands:\n{table}\n\n'worldsim COMMAND --help' tells a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"worldsim {worldsim.__version__}")
+    parser.add_argument("command", choices=_COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
