@@ -1,0 +1,241 @@
+"""ViZDoom scenarios as sources: frames, keys, mouse look, camera poses in metres, depth."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from worldsim.camera import Intrinsics, from_planar
+from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.data.spec import SourceSpec
+from worldsim.envs.sources.source import Observation
+from worldsim.errors import DependencyError, SourceError
+from worldsim.pixels import resize_area
+
+__all__ = ["SCENARIOS", "DoomSource", "Scenario"]
+
+UNIT_METRES = 1 / 32
+"""Length of a Doom map unit, by convention."""
+_NATIVE = (120, 160)
+_TICS = 2
+_TIC_RATE = 35
+# The renderer stretches the world's height by 1.2, as the old screens did: fy = 1.2 * fx at a field of view of 90
+# degrees. Focal length and centre were fitted on where floors and ceilings meet walls of known distance.
+_INTRINSICS = Intrinsics(80.0, 96.0, 80.0, 59.5)
+# The depth buffer's bytes are truncated map units over 7.13, fitted on walls of known distance. Floors and ceilings
+# read about a tenth too near with it.
+_DEPTH_STEP = 7.13 * UNIT_METRES
+_DEPTH_OFFSET = 0.9
+
+_BUTTONS = {
+    "forward": "MOVE_FORWARD",
+    "backward": "MOVE_BACKWARD",
+    "strafe_left": "MOVE_LEFT",
+    "strafe_right": "MOVE_RIGHT",
+    "turn_left": "TURN_LEFT",
+    "turn_right": "TURN_RIGHT",
+}
+_LOOK_BUTTON = "TURN_LEFT_RIGHT_DELTA"
+_VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE")
+_chdir_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One ViZDoom scenario as a source."""
+
+    config: str
+    """File name of the scenario that comes with ViZDoom."""
+    controls: ControlSpace
+    max_tics: int
+    """Length after which an episode is truncated."""
+
+
+_MAZE_COMBOS = (
+    (),
+    ("forward",),
+    ("backward",),
+    ("turn_left",),
+    ("turn_right",),
+    ("strafe_left",),
+    ("strafe_right",),
+    ("forward", "turn_left"),
+    ("forward", "turn_right"),
+    ("forward", "strafe_left"),
+    ("forward", "strafe_right"),
+    ("backward", "turn_left"),
+    ("backward", "turn_right"),
+)
+_DODGES = ("strafe_left", "strafe_right")
+SCENARIOS = {
+    "doom-maze": Scenario(
+        config="my_way_home.cfg",
+        controls=ControlSpace(keys=DOOM_KEYS, look=True, pose=True, combos=_MAZE_COMBOS),
+        max_tics=2100,
+    ),
+    "take-cover": Scenario(
+        config="take_cover.cfg",
+        controls=ControlSpace(
+            keys=_DODGES, look=False, pose=True, combos=((), *((key,) for key in _DODGES))
+        ),
+        max_tics=2100,
+    ),
+}
+
+
+class DoomSource:
+    """A ViZDoom scenario at 160x120 or a whole fraction of it, 2 tics a frame (17.5 fps), without HUD or weapon.
+
+    Args:
+        name: a key of ``SCENARIOS``.
+        size: height and width of the frames.
+        depth: whether observations carry depth, ``float32 [120, 160]`` whatever the frame's size. It comes from a
+            buffer of 8 bits, in steps of 0.22 m.
+
+    Raises:
+        DependencyError: vizdoom is not installed.
+        SourceError: a size that does not divide 120x160.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None = None, *, depth: bool = False) -> None:
+        size = size or _NATIVE
+        if min(size) < 1 or _NATIVE[0] % size[0] or _NATIVE[1] % size[1]:
+            raise SourceError("a Doom frame's size must divide 120x160", size, "e.g. 60x80")
+        self._scenario = SCENARIOS[name]
+        space = self._scenario.controls
+        native = SourceSpec(
+            name=name,
+            size=_NATIVE,
+            fps=_TIC_RATE / _TICS,
+            control_space=space,
+            intrinsics=_INTRINSICS,
+            has_pose=True,
+            unit_metres=UNIT_METRES,
+            tics=_TICS,
+        )
+        self.spec = native.at_size(size)
+        self._has_depth = depth
+        self._game = _open_game(self._scenario, depth)
+        self._walls: np.ndarray | None = None
+        self._last: Observation | None = None
+        self._tics = 0
+
+    def reset(self, seed: int) -> Observation:
+        """Begin the episode that ``seed`` in [0, 2**32) fixes."""
+        if not 0 <= seed < 2**32:
+            raise SourceError("a Doom seed must be in [0, 2**32)", seed)
+        self._open().set_seed(int(seed))
+        self._game.new_episode()
+        self._tics = 0
+        self._last = self._observe(reward=0.0)
+        return self._last
+
+    def step(self, control: Control) -> Observation:
+        """Hold ``control`` for one frame of two tics."""
+        last = self._last
+        if last is None or last.terminated or last.truncated:
+            raise SourceError("a step needs a running episode", None, "call reset(seed) first")
+        reward = self._open().make_action(self._action(control), _TICS)
+        self._tics += _TICS
+        self._last = self._observe(reward)
+        return self._last
+
+    def walls(self) -> np.ndarray | None:
+        """``float64 [n, 4]``: blocking lines x1, y1, x2, y2 in metres; None before the first reset."""
+        return self._walls
+
+    def close(self) -> None:
+        """Stop the engine; further calls do nothing."""
+        if self._game is not None:
+            self._game.close()
+            self._game = None
+
+    def _open(self) -> Any:
+        if self._game is None:
+            raise SourceError("a source must be open", "a closed one", "make a new one")
+        return self._game
+
+    def _action(self, control: Control) -> list[float]:
+        space = self.spec.control_space
+        action = space.multi_hot(control).tolist()
+        # The delta is in degrees, positive to the right, and applied on each tic.
+        return [*action, math.degrees(control.look) / _TICS] if space.look else action
+
+    def _observe(self, reward: float) -> Observation:
+        state = self._game.get_state()
+        if state is None:
+            assert self._last is not None, "an episode cannot end on its reset"
+            last = self._last
+            return Observation(last.frame, last.pose, reward, terminated=True, depth=last.depth)
+        if self._walls is None:
+            self._walls = _blocking_lines(state.sectors)
+        x, y, z, degrees = state.game_variables
+        return Observation(
+            frame=np.array(resize_area(state.screen_buffer, self.spec.size)),
+            pose=from_planar(x * UNIT_METRES, y * UNIT_METRES, z * UNIT_METRES, math.radians(degrees)),
+            reward=reward,
+            truncated=self._tics >= self._scenario.max_tics,
+            depth=_metres(state.depth_buffer) if self._has_depth else None,
+        )
+
+
+def _metres(depth: np.ndarray) -> np.ndarray:
+    return (depth.astype(np.float32) + _DEPTH_OFFSET) * _DEPTH_STEP
+
+
+def _blocking_lines(sectors: Any) -> np.ndarray:
+    lines = {(l.x1, l.y1, l.x2, l.y2) for sector in sectors for l in sector.lines if l.is_blocking}
+    return np.array(sorted(lines), dtype=np.float64).reshape(-1, 4) * UNIT_METRES
+
+
+def _open_game(scenario: Scenario, depth: bool) -> Any:
+    try:
+        import vizdoom
+    except ImportError as error:
+        rule = "this source needs the package vizdoom"
+        raise DependencyError(rule, None, "pip install 'worldsim[doom]'") from error
+    game = vizdoom.DoomGame()
+    game.load_config(os.path.join(vizdoom.scenarios_path, scenario.config))
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_mode(vizdoom.Mode.PLAYER)
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    for render in ("hud", "minimal_hud", "weapon", "crosshair", "messages", "screen_flashes"):
+        getattr(game, f"set_render_{render}")(False)
+    game.set_depth_buffer_enabled(depth)
+    game.set_sectors_info_enabled(True)
+    # Time is counted by the source: ViZDoom does not tell a time-out from an end.
+    game.set_episode_timeout(0)
+    buttons = [_BUTTONS[key] for key in scenario.controls.keys] + [_LOOK_BUTTON] * scenario.controls.look
+    game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
+    game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
+    with _scratch_directory(game):
+        game.init()
+    return game
+
+
+@contextlib.contextmanager
+def _scratch_directory(game: Any) -> Iterator[None]:
+    """Start the engine in a directory of its own: it leaves files where it starts. Removed with the game."""
+    home = tempfile.mkdtemp(prefix="worldsim-doom-")
+    weakref.finalize(game, partial(shutil.rmtree, home, ignore_errors=True))
+    game.set_doom_config_path(os.path.join(home, "vizdoom.ini"))
+    with _chdir_lock:  # the working directory belongs to the process: hold it only while the engine starts
+        before = os.getcwd()
+        os.chdir(home)
+        try:
+            yield
+        finally:
+            os.chdir(before)

@@ -1,0 +1,51 @@
+"""The protocol of a source: a real environment, stepped frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from worldsim.controls import Control
+from worldsim.data.spec import SourceSpec
+
+__all__ = ["Observation", "Source"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a source shows after a reset or a step."""
+
+    frame: np.ndarray
+    """``uint8 [H, W, 3]``, RGB."""
+    pose: np.ndarray | None = None
+    """``float64 [4, 4]`` camera-to-world in metres, or None where the source has no pose."""
+    reward: float = 0.0
+    """Reward of the step that led here; 0 after a reset."""
+    terminated: bool = False
+    """Whether the task ended here. The frame is then the last one that was rendered."""
+    truncated: bool = False
+    """Whether the episode was cut here without its task having ended."""
+    depth: np.ndarray | None = None
+    """``float32 [H, W]``, metres along the camera's forward axis, where the source was asked for it."""
+
+
+class Source(Protocol):
+    """A deterministic environment: the same seed and the same controls give the same frames and poses."""
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The source's fixed properties."""
+
+    def reset(self, seed: int) -> Observation:
+        """Begin the episode that ``seed`` fixes."""
+
+    def step(self, control: Control) -> Observation:
+        """Hold ``control`` for one frame. Raises SourceError after the end of an episode."""
+
+    def walls(self) -> np.ndarray | None:
+        """``float64 [n, 4]``: the map's blocking lines x1, y1, x2, y2 in metres, or None. Known after a reset."""
+
+    def close(self) -> None:
+        """Release the environment; further calls do nothing."""

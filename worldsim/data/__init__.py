@@ -1,0 +1,1 @@
+"""Recorded worlds: episodes, the recorder, the dataset on disk, clips for training."""

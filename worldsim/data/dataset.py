@@ -1,0 +1,83 @@
+"""A recorded dataset, read by episode."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.layout import Layout
+from worldsim.data.meta import EpisodeRow, read_episodes, read_info
+from worldsim.data.parquet import read_table
+from worldsim.data.rows import from_rows
+from worldsim.data.video import decode
+from worldsim.errors import DataError
+
+__all__ = ["Dataset", "Episode", "Split", "split_of"]
+
+Split = Literal["train", "held_out"]
+_HELD_OUT_EVERY = 20
+
+
+def split_of(seed: int) -> Split:
+    """Episodes whose seed is a multiple of 20 are never trained on."""
+    return "held_out" if seed % _HELD_OUT_EVERY == 0 else "train"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is known of an episode without reading it."""
+
+    index: int
+    length: int
+    seed: int
+    split: Split
+
+
+class Dataset:
+    """A dataset in the LeRobot v3 layout, as ``worldsim record`` writes it.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        DataError: there is no dataset, or one that cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.layout = Layout(Path(path))
+        info = read_info(self.layout)
+        self.spec = info.spec
+        self._rows = read_episodes(self.layout)
+        self.episodes = [Episode(row.index, row.length, row.seed, split_of(row.seed)) for row in self._rows]
+        # Neighbouring episodes share a file: the last one stays in memory.
+        self._data_file = functools.lru_cache(maxsize=1)(lambda file: read_table(self.layout.data(file)))
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    def episode(self, index: int) -> EpisodeArrays:
+        """Read episode ``index``, frames and all."""
+        row = self._row(index)
+        return from_rows(self._table(row), self._frames(row))
+
+    def _row(self, index: int) -> EpisodeRow:
+        if not 0 <= index < len(self._rows):
+            raise DataError(f"an episode's index must be in 0..{len(self._rows) - 1}", index)
+        return self._rows[index]
+
+    def _table(self, row: EpisodeRow) -> Any:
+        first = next(r.first_row for r in self._rows if r.data_file == row.data_file)
+        return self._data_file(row.data_file).slice(row.first_row - first, row.length)
+
+    def _frames(self, row: EpisodeRow) -> np.ndarray:
+        frames = np.empty((row.length, *self.spec.size, 3), dtype=np.uint8)
+        video = self.layout.video(row.video_file)
+        for t, frame in enumerate(decode(video, row.first_frame, row.length, self.spec.fps)):
+            frames[t] = frame
+        return frames

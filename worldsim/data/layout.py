@@ -1,0 +1,49 @@
+"""Where things lie in a dataset: the LeRobot v3 layout. Files are counted through all chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldsim.data.rows import IMAGE
+
+__all__ = ["CHUNK_FILES", "DATA_FILE_MB", "DATA_PATH", "VIDEO_FILE_MB", "VIDEO_PATH", "Layout", "place"]
+
+CHUNK_FILES = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+
+
+def place(file: int) -> dict[str, int]:
+    """The chunk of a file, and its index in there."""
+    return {"chunk_index": file // CHUNK_FILES, "file_index": file % CHUNK_FILES}
+
+
+class Layout:
+    """The paths of the dataset in ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.info = root / "meta/info.json"
+        self.stats = root / "meta/stats.json"
+        self.tasks = root / "meta/tasks.parquet"
+        self.shards = root / "shards"
+        """Episodes that are recorded and not yet gathered."""
+        self.cache = root / "cache"
+        """Decoded frames; may be removed at any time."""
+
+    def data(self, file: int) -> Path:
+        return self.root / DATA_PATH.format(**place(file))
+
+    def video(self, file: int) -> Path:
+        return self.root / VIDEO_PATH.format(video_key=IMAGE, **place(file))
+
+    def episodes(self, file: int) -> Path:
+        return self.root / _EPISODES_PATH.format(**place(file))
+
+    def files(self) -> set[Path]:
+        """All the data, video and episode files that there are, whether or not info.json vouches for them."""
+        patterns = ("data/chunk-*/*", "videos/*/chunk-*/*", "meta/episodes/chunk-*/*")
+        return {path for pattern in patterns for path in self.root.glob(pattern)}

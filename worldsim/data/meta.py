@@ -1,0 +1,178 @@
+"""A dataset's metadata: info.json, the episodes, the statistics, the tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldsim.config import from_dict, to_dict
+from worldsim.data import stats
+from worldsim.data.layout import CHUNK_FILES, DATA_FILE_MB, DATA_PATH, VIDEO_FILE_MB, VIDEO_PATH, Layout, place
+from worldsim.data.parquet import read_table, to_table, write_table
+from worldsim.data.rows import IMAGE, features
+from worldsim.data.shards import publish
+from worldsim.data.spec import SourceSpec
+from worldsim.data.stats import Stats
+from worldsim.errors import DataError
+
+__all__ = ["EpisodeRow", "Info", "read_episodes", "read_info", "write_episodes", "write_info", "write_stats"]
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """Where one episode lies."""
+
+    index: int
+    seed: int
+    length: int
+    first_row: int
+    """Its first row in the dataset as a whole."""
+    data_file: int
+    video_file: int
+    first_frame: int
+    """Its first frame in its video file."""
+    meta_file: int
+    """The file of this row itself."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What info.json vouches for."""
+
+    spec: SourceSpec
+    episodes: int
+    frames: int
+
+
+def read_info(layout: Layout) -> Info:
+    """Raises DataError where there is no dataset, or one of another layout."""
+    try:
+        info = json.loads(layout.info.read_text(encoding="utf-8"))
+    except OSError as error:
+        remedy = "give the folder of `worldsim record`; an interrupted recording goes on with --resume"
+        raise DataError("a dataset must have meta/info.json", str(layout.root), remedy) from error
+    except ValueError as error:
+        raise DataError("info.json must hold JSON", str(layout.info), str(error)) from error
+    if "worldsim" not in info:
+        raise DataError("a dataset must have been written by worldsim", str(layout.root))
+    return Info(from_dict(SourceSpec, info["worldsim"]), info["total_episodes"], info["total_frames"])
+
+
+def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow]) -> None:
+    """Publish the dataset with ``episodes``: from here on it holds them."""
+    info = {
+        "codebase_version": "v3.0",
+        "robot_type": None,
+        "total_episodes": len(episodes),
+        "total_frames": sum(row.length for row in episodes),
+        "total_tasks": 1,
+        "chunks_size": CHUNK_FILES,
+        "data_files_size_in_mb": DATA_FILE_MB,
+        "video_files_size_in_mb": VIDEO_FILE_MB,
+        "fps": spec.fps,
+        "splits": {"train": f"0:{len(episodes)}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
+        "features": features(spec),
+        "worldsim": to_dict(spec),
+    }
+    _write_json(info, layout.info)
+
+
+def read_episodes(layout: Layout) -> list[EpisodeRow]:
+    """The episodes that info.json vouches for, in order; none where there is no info.json yet."""
+    if not layout.info.exists():
+        return []
+    rows: list[EpisodeRow] = []
+    for file, table in _episode_tables(layout, read_info(layout).episodes):
+        rows += _to_rows(table, file)
+    return rows
+
+
+def write_episodes(layout: Layout, spec: SourceSpec, rows: list[EpisodeRow], found: list[dict[str, Stats]]) -> None:
+    """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
+    episodes = to_table({**_place_columns(spec, rows), **_stats_columns(found)})
+    publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
+    # pandas keeps an index under this name; LeRobot finds tasks by it.
+    tasks = to_table({"task_index": [0], "__index_level_0__": [spec.name]})
+    publish(layout.tasks, lambda path: write_table(tasks, path))
+
+
+def write_stats(layout: Layout, episodes: int) -> None:
+    """Combine the statistics of the first ``episodes`` episodes into stats.json."""
+    parts: dict[str, dict[str, list[Any]]] = {}
+    for _, table in _episode_tables(layout, episodes):
+        for name in (name for name in table.column_names if name.startswith("stats/")):
+            _, feature, statistic = name.split("/")
+            parts.setdefault(feature, {}).setdefault(statistic, []).extend(table[name].to_pylist())
+    combined = {
+        feature: stats.combine([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        for feature, columns in parts.items()
+    }
+    _write_json(combined, layout.stats)
+
+
+def _episode_tables(layout: Layout, episodes: int) -> Iterator[tuple[int, Any]]:
+    file = 0
+    while episodes > 0:
+        table = read_table(layout.episodes(file))
+        yield file, table
+        episodes -= table.num_rows
+        file += 1
+
+
+def _to_rows(table: Any, meta_file: int) -> list[EpisodeRow]:
+    def file_of(row: dict[str, Any], kind: str) -> int:
+        return int(row[f"{kind}/chunk_index"] * CHUNK_FILES + row[f"{kind}/file_index"])
+
+    names = [name for name in table.column_names if not name.startswith("stats/") and name != "tasks"]
+    return [
+        EpisodeRow(
+            index=row["episode_index"],
+            seed=row["seed"],
+            length=row["length"],
+            first_row=row["dataset_from_index"],
+            data_file=file_of(row, "data"),
+            video_file=file_of(row, f"videos/{IMAGE}"),
+            first_frame=row[f"videos/{IMAGE}/from_frame"],
+            meta_file=meta_file,
+        )
+        for row in table.select(names).to_pylist()
+    ]
+
+
+def _place_columns(spec: SourceSpec, rows: list[EpisodeRow]) -> dict[str, list[Any]]:
+    return {
+        "episode_index": [row.index for row in rows],
+        "tasks": [[spec.name] for _ in rows],
+        "length": [row.length for row in rows],
+        "seed": [row.seed for row in rows],
+        "dataset_from_index": [row.first_row for row in rows],
+        "dataset_to_index": [row.first_row + row.length for row in rows],
+        **{f"data/{k}": [place(row.data_file)[k] for row in rows] for k in place(0)},
+        **{f"meta/episodes/{k}": [place(row.meta_file)[k] for row in rows] for k in place(0)},
+        **{f"videos/{IMAGE}/{k}": [place(row.video_file)[k] for row in rows] for k in place(0)},
+        f"videos/{IMAGE}/from_frame": [row.first_frame for row in rows],
+        f"videos/{IMAGE}/from_timestamp": [row.first_frame / spec.fps for row in rows],
+        f"videos/{IMAGE}/to_timestamp": [(row.first_frame + row.length) / spec.fps for row in rows],
+    }
+
+
+def _stats_columns(found: list[dict[str, Stats]]) -> dict[str, list[Any]]:
+    return {
+        f"stats/{feature}/{statistic}": [of_episode[feature][statistic] for of_episode in found]
+        for feature, statistics in found[0].items()
+        for statistic in statistics
+    }
+
+
+def _write_json(value: Any, path: Path) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    publish(path, write)

@@ -1,0 +1,52 @@
+"""Parquet through pyarrow, which only recording and training need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from worldsim.errors import DataError, DependencyError
+
+__all__ = ["join_tables", "read_table", "to_table", "write_table"]
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> Any:
+    """The pyarrow table at ``path``. Raises DataError where it cannot be read."""
+    pa, pq = _pyarrow()
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError("a parquet file must be readable", str(path), str(error)) from error
+
+
+def to_table(columns: dict[str, Any], metadata: dict[str, str] | None = None) -> Any:
+    """A pyarrow table of columns: NumPy arrays of one or two axes, or lists."""
+    pa, _ = _pyarrow()
+    table = pa.table({name: _column(pa, values) for name, values in columns.items()})
+    return table.replace_schema_metadata(metadata)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a pyarrow table as one parquet file."""
+    _pyarrow()[1].write_table(table, path)
+
+
+def join_tables(tables: list[Any]) -> Any:
+    """Tables of one schema, one after the other, without their metadata."""
+    return _pyarrow()[0].concat_tables([table.replace_schema_metadata(None) for table in tables])
+
+
+def _column(pa: Any, values: Any) -> Any:
+    """Two-dimensional arrays become lists of fixed length, as Hugging Face's ``Sequence(length=n)`` reads them."""
+    if getattr(values, "ndim", 1) == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return values
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DependencyError("datasets need the package pyarrow", None, "pip install 'worldsim[train]'") from error
+    return pa, pq

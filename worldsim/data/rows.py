@@ -1,0 +1,118 @@
+"""Episodes as rows of a table: the columns of the LeRobot v3 layout, and ours beside them.
+
+Columns besides LeRobot's own: reward, terminated, truncated, keys, look, seed, and camera.pose and camera.intrinsics
+where the source has a camera.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.parquet import to_table
+from worldsim.data.spec import SourceSpec
+from worldsim.data.stats import Stats, of_frames, of_values
+
+__all__ = ["IMAGE", "features", "from_rows", "image_stats", "row_stats", "to_rows"]
+
+IMAGE = "observation.image"
+"""Name of the video feature."""
+_STATS_KEY = "image_stats"
+
+
+def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
+    """An episode as a pyarrow table. The column ``index`` is left to the gathering, which knows what comes before."""
+    steps = np.arange(len(episode), dtype=np.int64)
+    n_keys = len(spec.control_space.keys)
+    columns = {
+        "action": episode.controls,
+        "keys": _flat_if_single(episode.controls[:, :n_keys] > 0.5),
+        "look": episode.controls[:, n_keys],
+        "reward": episode.rewards,
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
+        "seed": np.full_like(steps, episode.seed),
+        **_camera_columns(episode, spec),
+        "timestamp": (steps / spec.fps).astype(np.float32),
+        "frame_index": steps,
+        "episode_index": np.full_like(steps, number),
+        "task_index": np.zeros_like(steps),
+    }
+    return to_table(columns, {_STATS_KEY: json.dumps(of_frames(episode.frames))})
+
+
+def from_rows(table: Any, frames: np.ndarray) -> EpisodeArrays:
+    """The inverse of :func:`to_rows`, with the frames from the video."""
+    poses = _matrix(table, "camera.pose").reshape(-1, 4, 4) if "camera.pose" in table.column_names else None
+    return EpisodeArrays(
+        frames=frames,
+        controls=_matrix(table, "action"),
+        poses=poses,
+        rewards=table["reward"].to_numpy(),
+        terminated=table["terminated"].to_numpy(),
+        truncated=table["truncated"].to_numpy(),
+        seed=table["seed"][0].as_py(),
+    )
+
+
+def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:
+    """The features of a dataset of ``spec``, as info.json states them."""
+    keys = spec.control_space.keys
+    h, w = spec.size
+    vectors = {
+        "action": ("float32", [*keys, "look"]),
+        "keys": ("bool", list(keys)),
+    }
+    if spec.has_pose:
+        vectors["camera.pose"] = ("float64", [f"m{row}{column}" for row in range(4) for column in range(4)])
+    if spec.intrinsics is not None:
+        vectors["camera.intrinsics"] = ("float64", ["fx", "fy", "cx", "cy"])
+    scalars = {
+        **dict.fromkeys(("look", "reward", "timestamp"), "float32"),
+        **dict.fromkeys(("terminated", "truncated"), "bool"),
+        **dict.fromkeys(("seed", "frame_index", "episode_index", "index", "task_index"), "int64"),
+    }
+    image = {"dtype": "video", "shape": [h, w, 3], "names": ["height", "width", "channels"]}
+    return {
+        IMAGE: {**image, "info": {"video.fps": spec.fps, "video.height": h, "video.width": w, "has_audio": False}},
+        **{k: {"dtype": dtype, "shape": [len(names)], "names": names} for k, (dtype, names) in vectors.items()},
+        **{k: {"dtype": dtype, "shape": [1], "names": None} for k, dtype in scalars.items()},
+    }
+
+
+def row_stats(table: Any) -> dict[str, Stats]:
+    """The statistics of each column of a table."""
+    return {name: of_values(_matrix(table, name)) for name in table.column_names}
+
+
+def image_stats(table: Any) -> Stats:
+    """The statistics of an episode's frames, in [0, 1] by channel, that :func:`to_rows` left with its table."""
+    stats: Stats = json.loads(table.schema.metadata[_STATS_KEY.encode()])
+    return stats
+
+
+def _camera_columns(episode: EpisodeArrays, spec: SourceSpec) -> dict[str, np.ndarray]:
+    columns = {}
+    if episode.poses is not None:
+        columns["camera.pose"] = episode.poses.reshape(-1, 16)
+    if spec.intrinsics is not None:
+        K = spec.intrinsics
+        columns["camera.intrinsics"] = np.tile(np.array([K.fx, K.fy, K.cx, K.cy]), (len(episode), 1))
+    return columns
+
+
+def _flat_if_single(array: np.ndarray) -> np.ndarray:
+    """LeRobot reads a feature of shape [1] from a plain column."""
+    return array[:, 0] if array.shape[1] == 1 else array
+
+
+def _matrix(table: Any, name: str) -> np.ndarray:
+    """A column as ``[T]`` or ``[T, n]``."""
+    column = table[name].combine_chunks()
+    if not hasattr(column.type, "list_size"):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values.reshape(len(column), column.type.list_size))

@@ -1,0 +1,79 @@
+"""Shards: one recorded episode on disk, a video and a table that is published after it.
+
+A shard exists once its table does. Both files are written beside their place, synced and renamed, so that a crash at
+any moment leaves whole shards and at most some files to sweep up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.parquet import read_table, write_table
+from worldsim.data.rows import to_rows
+from worldsim.data.spec import SourceSpec
+from worldsim.data.video import CodecName, encode
+
+__all__ = ["Shard", "find_shards", "publish", "sweep", "write_shard"]
+
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One recorded episode on disk, before it is gathered into the dataset's large files."""
+
+    folder: Path
+    number: int
+
+    @property
+    def video(self) -> Path:
+        return self.folder / f"episode-{self.number:06d}.mp4"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / f"episode-{self.number:06d}.parquet"
+
+    @property
+    def length(self) -> int:
+        """Number of rows."""
+        return int(read_table(self.table, columns=["frame_index"]).num_rows)
+
+    def remove(self) -> None:
+        """Remove it, the table first: a video without one is swept up."""
+        self.table.unlink(missing_ok=True)
+        self.video.unlink(missing_ok=True)
+
+
+def write_shard(shard: Shard, episode: EpisodeArrays, spec: SourceSpec, codec: CodecName) -> None:
+    """Write an episode; it exists for readers only once it is whole."""
+    rows = to_rows(episode, spec, shard.number)
+    publish(shard.video, lambda path: encode(path, episode.frames, spec.fps, codec))
+    publish(shard.table, lambda path: write_table(rows, path))
+
+
+def find_shards(folder: Path) -> dict[int, Shard]:
+    """The whole shards in ``folder``, by episode number, in order."""
+    numbers = sorted(int(path.stem.split("-")[1]) for path in folder.glob("episode-*.parquet"))
+    return {number: Shard(folder, number) for number in numbers}
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash left: temporary files, and videos whose table was never written."""
+    whole = {shard.video for shard in find_shards(folder).values()}
+    for path in folder.glob("*"):
+        if path.suffix == _TEMPORARY or (path.suffix == ".mp4" and path not in whole):
+            path.unlink(missing_ok=True)
+
+
+def publish(path: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a temporary file, sync it, and put it in place of ``path`` in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,48 @@
+"""Statistics of episodes and of datasets: minimum, maximum, mean, deviation and count of every feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Stats", "combine", "of_frames", "of_values"]
+
+Stats = dict[str, list[Any]]
+"""Of one feature: "min", "max", "mean" and "std" in the feature's shape, and "count"."""
+
+_SAMPLED_FRAMES = 64
+
+
+def of_values(values: np.ndarray) -> Stats:
+    """Of ``[T]`` or ``[T, n]`` numbers."""
+    return _reduce(values.astype(np.float64), (0,))
+
+
+def of_frames(frames: np.ndarray) -> Stats:
+    """Of ``uint8 [T, H, W, 3]`` in [0, 1], by channel, on a sample; shaped [3, 1, 1] as LeRobot has images."""
+    sample = frames[:: max(1, len(frames) // _SAMPLED_FRAMES)] / 255
+    stats = _reduce(sample, (0, 1, 2))
+    return {name: v if name == "count" else [[[x]] for x in v] for name, v in stats.items()}
+
+
+def combine(parts: list[Stats]) -> Stats:
+    """The statistics of the union of disjoint parts."""
+    minimum, maximum, mean, std = (np.array([part[k] for part in parts]) for k in ("min", "max", "mean", "std"))
+    count = np.array([part["count"][0] for part in parts], dtype=np.float64)
+    weight = (count / count.sum()).reshape(-1, *[1] * (mean.ndim - 1))
+    total_mean = (weight * mean).sum(0)
+    variance = (weight * (std**2 + (mean - total_mean) ** 2)).sum(0)
+    return {
+        "min": minimum.min(0).tolist(),
+        "max": maximum.max(0).tolist(),
+        "mean": total_mean.tolist(),
+        "std": np.sqrt(variance).tolist(),
+        "count": [int(count.sum())],
+    }
+
+
+def _reduce(values: np.ndarray, axes: tuple[int, ...]) -> Stats:
+    reductions = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
+    stats = {name: np.atleast_1d(reduce(values, axis=axes)).tolist() for name, reduce in reductions.items()}
+    return {**stats, "count": [len(values)]}
