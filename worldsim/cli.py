@@ -1,7 +1,7 @@
 """The command line: ``worldsim record | train | eval | play | bench``.
 
-A thin dispatcher: each command's own module reads the rest of the line and is imported only when it is called, so
-that ``worldsim --help`` answers at once and a user's mistake is one line, not a traceback.
+A thin dispatcher: each command's own module reads the rest of the line and is imported only when called. So
+``worldsim --help`` answers at once, and a user's mistake is one line, not a traceback.
 """
 
 from __future__ import annotations

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldsim import config
+from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.errors import ControlError
+
+DOOM = ControlSpace(
+    keys=DOOM_KEYS, look=True, pose=True, combos=((), ("forward",), ("forward", "turn_left"), ("turn_right",))
+)
+PLAIN = ControlSpace(keys=("gas", "brake"), look=False, pose=False, combos=((), ("gas",), ("brake",)))
+
+keys = st.frozensets(st.sampled_from(DOOM_KEYS))
+looks = st.floats(-3, 3, width=32)
+
+
+@given(keys, looks)
+def test_a_control_survives_its_vector(down: frozenset[str], look: float) -> None:
+    control = Control(down, look=look)
+    vector = DOOM.vector(control)
+    assert vector.shape == (DOOM.size,) == (7,)
+    assert vector.dtype == np.float32
+    assert DOOM.from_vector(vector) == control
+    assert DOOM.keys_of(vector) == DOOM.keys_of(vector[:-1]) == down
+
+
+@given(keys)
+def test_keys_survive_multi_binary(down: frozenset[str]) -> None:
+    hot = DOOM.multi_hot(Control(down))
+    assert hot.shape == (6,)
+    assert hot.dtype == np.float32
+    for dtype in (bool, np.int8, np.float32):
+        assert DOOM.from_multi_binary(hot.astype(dtype)) == Control(down)
+
+
+@pytest.mark.parametrize("index", range(len(DOOM.combos)))
+def test_each_discrete_action_holds_its_combination(index: int) -> None:
+    assert DOOM.from_discrete(index).keys == frozenset(DOOM.combos[index])
+    assert DOOM.from_discrete(np.int64(index)) == DOOM.from_discrete(index)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_discrete_action_out_of_range_is_refused(index: int) -> None:
+    with pytest.raises(ControlError, match=r"must be in 0\.\.3"):
+        DOOM.from_discrete(index)
+
+
+@pytest.mark.parametrize("given_keys", [["forward"], ("forward",) * 2, {"forward": 1}, iter(["forward"])])
+def test_any_iterable_of_names_is_taken(given_keys: object) -> None:
+    assert Control(given_keys) == Control({"forward"})  # type: ignore[arg-type]
+
+
+def test_controls_compare_and_hash_by_value() -> None:
+    pose = np.eye(4)
+    a, b = Control({"forward"}, pose=pose, look=0.1), Control(["forward"], pose=pose.tolist(), look=0.1)  # type: ignore[arg-type]
+    assert a == b
+    assert hash(a) == hash(b)
+    assert len({a, b, Control(), Control({"backward"}), Control(look=0.1), Control(prompt="rain")}) == 5
+    assert Control() != "forward"
+
+
+def test_a_pose_is_copied_and_cannot_be_changed() -> None:
+    given_pose = np.eye(4, dtype=np.float32)
+    control = Control(pose=given_pose)
+    given_pose[0, 3] = 5
+    assert control.pose is not None
+    assert control.pose.dtype == np.float64
+    assert control.pose[0, 3] == 0
+    with pytest.raises(ValueError, match="read-only"):
+        control.pose[0, 3] = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keys": "forward"}, r"collection of names; got 'forward'; write keys=\{'forward'\}"),
+        ({"keys": 3}, "collection of names"),
+        ({"keys": [1, 0]}, "keys must be names"),
+        ({"keys": [["forward"]]}, "collection of names"),
+        ({"look": math.nan}, "look must be finite"),
+        ({"look": math.inf}, "look must be finite"),
+        ({"look": "left"}, "angle in radians"),
+        ({"pose": np.eye(3)}, r"shape \(4, 4\); got \(3, 3\)"),
+        ({"pose": np.full((4, 4), np.nan)}, "pose must be finite"),
+        ({"pose": "here"}, "4x4 matrix of numbers"),
+    ],
+)
+def test_what_is_no_control_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ControlError, match=message):
+        Control(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encode", [DOOM.validate, DOOM.multi_hot, DOOM.vector])
+def test_an_unknown_key_names_the_nearest(encode: object) -> None:
+    with pytest.raises(ControlError, match="got 'forwrad'; did you mean 'forward'"):
+        encode(Control({"forwrad"}))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("control", [Control(look=0.1), Control(pose=np.eye(4)), Control(prompt="rain")])
+def test_what_the_space_does_not_take_is_refused(control: Control) -> None:
+    with pytest.raises(ControlError, match="this world takes no"):
+        PLAIN.validate(control)
+
+
+def test_what_the_space_takes_passes() -> None:
+    DOOM.validate(Control(DOOM_KEYS, pose=np.eye(4), look=-0.2))
+    PLAIN.validate(Control({"gas", "brake"}))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: DOOM.from_multi_binary(np.zeros(7)), r"shape \(6,\); got \(7,\)"),
+        (lambda: DOOM.from_multi_binary(np.full(6, 2)), "must be 0 or 1"),
+        (lambda: DOOM.from_multi_binary(np.full(6, np.nan)), "must be 0 or 1"),
+        (lambda: DOOM.keys_of(np.zeros((1, 7))), r"shape \(7,\)"),
+        (lambda: DOOM.from_vector(np.zeros(6)), r"shape \(7,\)"),
+        (lambda: DOOM.from_vector(np.full(7, np.nan)), "must be finite"),
+    ],
+)
+def test_arrays_that_are_no_controls_are_refused(call: object, message: str) -> None:
+    with pytest.raises(ControlError, match=message):
+        call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("space_keys", "combos", "message"),
+    [
+        (("gas", "gas"), ((),), "each key once"),
+        (("gas",), (), "first combination"),
+        (("gas",), (("gas",),), "first combination"),
+        (("gas",), ((), ("gaz",)), "did you mean 'gas'"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(
+    space_keys: tuple[str, ...], combos: tuple[tuple[str, ...], ...], message: str
+) -> None:
+    with pytest.raises(ControlError, match=message):
+        ControlSpace(keys=space_keys, look=False, pose=False, combos=combos)
+
+
+@pytest.mark.parametrize("space", [DOOM, PLAIN])
+def test_a_space_can_be_saved(space: ControlSpace) -> None:
+    assert config.from_dict(ControlSpace, config.to_dict(space)) == space
