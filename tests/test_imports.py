@@ -31,7 +31,7 @@ LAYERS = (
 SIBLINGS = {("evaluation", "engine")}
 """Allowed although on one layer: the yardstick measures what a player gets, and a player gets the engine."""
 
-LATE = {("cli", room) for room in ("envs", "agents", "training", "evaluation")}
+LATE = {("cli", "envs"), ("cli", "agents")}
 """Allowed inside functions only: the command line turns a command into a call."""
 
 ONLY = {"bridge.client": {"bridge.protocol", "controls", "errors"}}

@@ -7,8 +7,9 @@ A thin dispatcher: each command's own module reads the rest of the line and is i
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import worldsim
 from worldsim.errors import WorldsimError
@@ -16,43 +17,14 @@ from worldsim.errors import WorldsimError
 __all__ = ["main"]
 
 
-def _record(argv: list[str]) -> int:
-    from worldsim.envs.record import main
-
-    return main(argv)
-
-
-def _train(argv: list[str]) -> int:
-    from worldsim.training.run import main
-
-    return main(argv)
-
-
-def _evaluate(argv: list[str]) -> int:
-    from worldsim.evaluation.run import main
-
-    return main(argv)
-
-
-def _play(argv: list[str]) -> int:
-    from worldsim.agents.human.play import main
-
-    return main(argv)
-
-
-def _bench(argv: list[str]) -> int:
-    from worldsim.evaluation.bench import main
-
-    return main(argv)
-
-
-_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "record": (_record, "record frames, controls and poses from a real environment"),
-    "train": (_train, "learn a world from recorded data"),
-    "eval": (_evaluate, "hold a world against its environment's own frames"),
-    "play": (_play, "walk through a world in a window"),
-    "bench": (_bench, "measure how fast a world answers"),
+_COMMANDS = {
+    "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
+    "train": ("worldsim.training.run", "learn a world from recorded data"),
+    "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
+    "play": ("worldsim.agents.human.play", "walk through a world in a window"),
+    "bench": ("worldsim.evaluation.bench", "measure how fast a world answers"),
 }
+"""Command -> the module whose ``main(argv) -> exit code`` it calls, and its line in the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     arguments = _parser().parse_args(words)
-    run, _ = _COMMANDS[arguments.command]
+    module, _ = _COMMANDS[arguments.command]
     try:
-        return run(arguments.rest)
+        return int(importlib.import_module(module).main(arguments.rest))
     except WorldsimError as error:
         print(f"worldsim: {error}", file=sys.stderr)
         return 2
