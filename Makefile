@@ -26,7 +26,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	@rm -rf build/types && mkdir -p $(TYPES)
 	@ln -s $(CURDIR)/worldsim/* $(CURDIR)/agents $(CURDIR)/checkpoints $(CURDIR)/envs $(TYPES)/
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "worldsim needs Python 3.11, 3.12 or 3.13 with venv and pip;" \

@@ -145,8 +145,9 @@ def test_what_is_no_pose_is_refused(pose: np.ndarray, message: str) -> None:
 
 def test_one_bad_pose_in_a_batch_is_found() -> None:
     batch = np.stack([np.eye(4), np.diag([1.0, 1, -1, 1])])
-    with pytest.raises(CameraError, match="must be a rotation"):
+    with pytest.raises(CameraError, match="must be a rotation") as caught:
         camera.check_pose(batch)
+    assert caught.value.value == [[1, 0, 0], [0, 1, 0], [0, 0, -1]]
 
 
 def test_float32_poses_pass_and_become_float64() -> None:

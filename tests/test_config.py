@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +92,8 @@ def test_a_number_that_json_cannot_hold_damages_no_file(tmp_path: Path) -> None:
         ({"name": "a", "on": 1}, "on must be bool"),
         ({"name": "a", "inner": {"width": True}}, "inner.width must be int"),
         ({"name": "a", "inner": {"width": 2.5}}, "inner.width must be int"),
+        ({"name": "a", "inner": {"width": math.inf}}, "inner.width must be int"),
+        ({"name": "a", "scale": math.nan}, "scale must be float"),
         ({"name": "a", "inner": {"size": [1, 2, 3]}}, "inner.size must have 2 entries"),
         ({"name": "a", "inner": {"kind": "flwo"}}, "must be one of 'flow', 'bits'"),
         ({"name": "a", "inner": 3}, "inner must be an object"),

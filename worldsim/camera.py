@@ -119,14 +119,15 @@ def check_pose(T: np.ndarray) -> np.ndarray:
         CameraError: a wrong shape, NaN or infinity, a last row other than 0 0 0 1, or no rotation.
     """
     pose = _checked(T, (4, 4), "a pose")
-    if not np.allclose(pose[..., 3, :], (0, 0, 0, 1), rtol=0, atol=1e-6):
-        raise CameraError("a pose's last row must be 0 0 0 1", pose[..., 3, :].tolist(), "give it row-major")
-    rotation = pose[..., :3, :3]
+    last, rotation = pose[..., 3, :], pose[..., :3, :3]
+    wrong = (np.abs(last - (0, 0, 0, 1)) > 1e-6).any(-1)
+    if wrong.any():
+        raise CameraError("a pose's last row must be 0 0 0 1", last[wrong][0].tolist(), "give it row-major")
     gram = np.swapaxes(rotation, -1, -2) @ rotation
-    # The determinant is looked at only where the columns are orthonormal: a mirror image is then -1.
-    if not np.allclose(gram, np.eye(3), rtol=0, atol=1e-4) or (np.linalg.det(rotation) < 0).any():
+    wrong = (np.abs(gram - np.eye(3)) > 1e-4).any((-1, -2)) | (np.linalg.det(rotation) < 0)
+    if wrong.any():
         rule = "a pose's upper left 3x3 must be a rotation"
-        raise CameraError(rule, rotation.tolist(), "orthonormalise it; no scale, no mirror")
+        raise CameraError(rule, rotation[wrong][0].tolist(), "orthonormalise it; no scale, no mirror")
     return pose
 
 
@@ -173,8 +174,9 @@ def _checked(array: np.ndarray, tail: tuple[int, ...], name: str) -> np.ndarray:
         raise CameraError(f"{name} must be an array of numbers", array) from error
     if values.shape[-len(tail) :] != tail:
         raise CameraError(f"{name} must have shape [..., {', '.join(map(str, tail))}]", values.shape)
-    if not np.isfinite(values).all():
-        raise CameraError(f"{name} must be finite", values.tolist())
+    wrong = ~np.isfinite(values).all(tuple(range(-len(tail), 0)))
+    if wrong.any():
+        raise CameraError(f"{name} must be finite", values[wrong][0].tolist())
     return values
 
 

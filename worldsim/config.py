@@ -1,6 +1,6 @@
 """Frozen dataclasses to JSON and back. An unknown key raises and names the nearest one.
 
-Fields may be bool, int, float, str, None, Literal, tuples (fixed or ``tuple[T, ...]``), ``dict[str, T]``,
+Fields may be bool, int, finite float, str, None, Literal, tuples (fixed or ``tuple[T, ...]``), ``dict[str, T]``,
 unions of these, and nested dataclasses.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -159,7 +160,7 @@ def _read_tuple(args: tuple[Any, ...], value: list[Any] | tuple[Any, ...], path:
 
 
 def _read_scalar(hint: Any, value: Any, path: str) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is float and is_number:
         return float(value)
     if hint is int and is_number and value == int(value):
