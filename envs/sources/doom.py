@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +125,9 @@ class DoomSource:
         )
         self.spec = native.at_size(size)
         self._has_depth = depth
-        self._game = _open_game(self._scenario, depth)
+        self._home = tempfile.mkdtemp(prefix="worldsim-doom-")
+        self._game = _start_game(self._scenario, depth, self._home)
+        self._finalizer = weakref.finalize(self, _stop_game, self._game, self._home)
         self._walls: np.ndarray | None = None
         self._last: Observation | None = None
         self._tics = 0
@@ -143,6 +144,8 @@ class DoomSource:
 
     def step(self, control: Control) -> Observation:
         """Hold ``control`` for one frame of two tics."""
+        if control.pose is not None:
+            raise SourceError("a real environment cannot be put at a pose", "a pose", "steer with keys and look")
         last = self._last
         if last is None or last.terminated or last.truncated:
             raise SourceError("a step needs a running episode", None, "call reset(seed) first")
@@ -157,9 +160,8 @@ class DoomSource:
 
     def close(self) -> None:
         """Stop the engine; further calls do nothing."""
-        if self._game is not None:
-            self._game.close()
-            self._game = None
+        self._finalizer()
+        self._game = None
 
     def _open(self) -> Any:
         if self._game is None:
@@ -199,7 +201,7 @@ def _blocking_lines(sectors: Any) -> np.ndarray:
     return np.array(sorted(lines), dtype=np.float64).reshape(-1, 4) * UNIT_METRES
 
 
-def _open_game(scenario: Scenario, depth: bool) -> Any:
+def _start_game(scenario: Scenario, depth: bool, home: str) -> Any:
     try:
         import vizdoom
     except ImportError as error:
@@ -221,20 +223,22 @@ def _open_game(scenario: Scenario, depth: bool) -> Any:
     buttons = [_BUTTONS[key] for key in scenario.controls.keys] + [_LOOK_BUTTON] * scenario.controls.look
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
-    with _scratch_directory(game):
+    game.set_doom_config_path(os.path.join(home, "vizdoom.ini"))
+    with _working_directory(home):  # the engine leaves files where it starts
         game.init()
     return game
 
 
+def _stop_game(game: Any, home: str) -> None:
+    game.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def _scratch_directory(game: Any) -> Iterator[None]:
-    """Start the engine in a directory of its own: it leaves files where it starts. Removed with the game."""
-    home = tempfile.mkdtemp(prefix="worldsim-doom-")
-    weakref.finalize(game, partial(shutil.rmtree, home, ignore_errors=True))
-    game.set_doom_config_path(os.path.join(home, "vizdoom.ini"))
-    with _chdir_lock:  # the working directory belongs to the process: hold it only while the engine starts
+def _working_directory(path: str) -> Iterator[None]:
+    with _chdir_lock:  # it belongs to the whole process: hold it only while the engine starts
         before = os.getcwd()
-        os.chdir(home)
+        os.chdir(path)
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.layout import Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, read_info
 from worldsim.data.parquet import read_table
-from worldsim.data.rows import from_rows
+from worldsim.data.rows import from_rows, poses_of
 from worldsim.data.video import decode
 from worldsim.errors import DataError
 
@@ -65,6 +65,16 @@ class Dataset:
         """Read episode ``index``, frames and all."""
         row = self._row(index)
         return from_rows(self._table(row), self._frames(row))
+
+    def rows(self, index: int) -> Any:
+        """The pyarrow table of episode ``index``, all columns, without decoding its video."""
+        return self._table(self._row(index))
+
+    def poses(self) -> np.ndarray:
+        """``float64 [N, 4, 4]``: the poses of all frames, in order. Raises DataError where there are none."""
+        if not self.spec.has_pose:
+            raise DataError("a source must have poses", self.spec.name)
+        return np.concatenate([poses_of(self._table(row)) for row in self._rows])
 
     def _row(self, index: int) -> EpisodeRow:
         if not 0 <= index < len(self._rows):

@@ -16,7 +16,7 @@ from worldsim.data.parquet import to_table
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats, of_frames, of_values
 
-__all__ = ["IMAGE", "features", "from_rows", "image_stats", "row_stats", "to_rows"]
+__all__ = ["IMAGE", "features", "from_rows", "image_stats", "poses_of", "row_stats", "to_rows"]
 
 IMAGE = "observation.image"
 """Name of the video feature."""
@@ -46,16 +46,20 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
 
 def from_rows(table: Any, frames: np.ndarray) -> EpisodeArrays:
     """The inverse of :func:`to_rows`, with the frames from the video."""
-    poses = _matrix(table, "camera.pose").reshape(-1, 4, 4) if "camera.pose" in table.column_names else None
     return EpisodeArrays(
         frames=frames,
         controls=_matrix(table, "action"),
-        poses=poses,
+        poses=poses_of(table) if "camera.pose" in table.column_names else None,
         rewards=table["reward"].to_numpy(),
         terminated=table["terminated"].to_numpy(),
         truncated=table["truncated"].to_numpy(),
         seed=table["seed"][0].as_py(),
     )
+
+
+def poses_of(table: Any) -> np.ndarray:
+    """``float64 [T, 4, 4]``: the poses in a table that has them."""
+    return _matrix(table, "camera.pose").reshape(-1, 4, 4)
 
 
 def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,74 @@
+"""Plays episodes of a source with the recording behaviours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.envs.behaviours import Mixture
+from worldsim.envs.floor_plan import FloorPlan
+from worldsim.envs.sources import Observation, Source, make_source
+
+__all__ = ["MixturePlayer"]
+
+
+class MixturePlayer:
+    """A source played by :class:`Mixture`, afresh with every seed.
+
+    Args:
+        name: what ``make_source`` takes.
+        size: height and width of the frames; the source's own by default.
+        max_frames: episodes are truncated there, if the source has not ended them before.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None = None, max_frames: int = 1050) -> None:
+        self.source: Source = make_source(name, size, depth=True)
+        self.spec = self.source.spec
+        self._max_frames = max_frames
+
+    def play(self, seed: int) -> EpisodeArrays:
+        """Play the episode that ``seed`` fixes, from its spawn to its end."""
+        seen = [self.source.reset(seed)]
+        mixture = self._mixture(seed, seen[0])
+        controls = []
+        while not (seen[-1].terminated or seen[-1].truncated) and len(controls) < self._max_frames:
+            control = mixture.act(seen[-1])
+            controls.append(self.spec.control_space.vector(control))
+            seen.append(self.source.step(control))
+        return _episode(seen, np.stack(controls), seed)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+    def plan(self, first: Observation) -> FloorPlan | None:
+        """The map, seen from the pose of ``first``, or None where the source has none."""
+        walls = self.source.walls()
+        if walls is None or first.pose is None:
+            return None
+        x, y = first.pose[:2, 3].tolist()
+        return FloorPlan(walls, (x, y))
+
+    def _mixture(self, seed: int, first: Observation) -> Mixture:
+        K = self.spec.intrinsics
+        field_of_view = math.pi / 2 if K is None else 2 * math.atan(0.5 * self.spec.size[1] / K.fx)
+        rng = np.random.default_rng(seed)
+        return Mixture(self.spec.control_space, self.plan(first), rng, field_of_view)
+
+
+def _episode(seen: list[Observation], controls: np.ndarray, seed: int) -> EpisodeArrays:
+    """T controls and T + 1 observations as T rows: the last observation has no control, only its flags are kept."""
+    rows, ends = seen[:-1], seen[1:]
+    truncated = np.array([end.truncated for end in ends])
+    truncated[-1] = not ends[-1].terminated
+    return EpisodeArrays(
+        frames=np.stack([row.frame for row in rows]),
+        controls=controls,
+        poses=None if rows[0].pose is None else np.stack([row.pose for row in rows if row.pose is not None]),
+        rewards=np.array([end.reward for end in ends], dtype=np.float32),
+        terminated=np.array([end.terminated for end in ends]),
+        truncated=truncated,
+        seed=seed,
+    )

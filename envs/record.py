@@ -1,0 +1,90 @@
+"""``worldsim record``: record a source into a dataset, with a map of where the camera has been beside it."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from worldsim.data.dataset import Dataset
+from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
+from worldsim.data.video import CODECS
+from worldsim.envs.coverage import Coverage
+from worldsim.envs.player import MixturePlayer
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if the recording is complete, 130 if it was interrupted."""
+    args = _parser().parse_args(argv)
+    make_player = functools.partial(MixturePlayer, args.source, args.size)
+    cfg = RecordConfig(source=args.source, seed=args.seed, size=args.size, codec=args.codec)
+    with _progress(args.frames) as show:
+        done = record(
+            make_player,
+            args.out,
+            cfg,
+            frames=args.frames,
+            workers=args.workers,
+            resume=args.resume,
+            on_progress=show,
+        )
+    coverage = _draw_coverage(make_player, args) if done.episodes and done.spec.has_pose else None
+    print(_summary(done, coverage, args.out))
+    return 0 if done.complete else 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="worldsim record", description="Record a source into a dataset.")
+    parser.add_argument("source", help='"doom-maze", "take-cover", or "gym:<id>" for any environment with pixels')
+    parser.add_argument("--frames", type=int, default=200_000, help="frames to record at least (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that play (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the whole recording (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
+    parser.add_argument("--size", type=_size, help="HxW of the frames, e.g. 60x80; the source's own by default")
+    parser.add_argument("--codec", choices=list(CODECS), default="lossless", help="of the video (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.speed:.0f} frames/s" if False else "frames")
+    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("recording", total=total)
+        yield lambda frames: bar.update(task, completed=min(frames, total))
+
+
+def _draw_coverage(make_player: Callable[[], MixturePlayer], args: argparse.Namespace) -> Coverage:
+    player = make_player()
+    try:
+        plan = player.plan(player.source.reset(episode_seed(args.seed, 0)))
+    finally:
+        player.close()
+    coverage = Coverage(Dataset(args.out).poses(), plan)
+    coverage.save(args.out / "coverage.png")
+    return coverage
+
+
+def _summary(done: Recording, coverage: Coverage | None, out: Path) -> str:
+    rate = done.new_frames / max(done.seconds, 1e-9)
+    parts = [
+        f"{done.frames} frames in {done.episodes} episodes in {out}",
+        f"{done.new_frames} new at {rate:.0f} fps",
+    ]
+    if coverage is not None:
+        parts.append(str(coverage))
+    if not done.complete:
+        parts.append("interrupted: --resume goes on")
+    return "; ".join(parts)

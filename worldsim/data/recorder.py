@@ -1,0 +1,297 @@
+"""Record episodes with parallel workers; nothing but an open episode of each worker can be lost.
+
+The dataset is a function of the seed and of the number of frames: episode n has seed ``seed * 1_000_003 + n``, and the
+dataset holds the first episodes that together have enough frames, whoever recorded them and in whichever order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
+
+from worldsim import config
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.gather import gather
+from worldsim.data.layout import Layout
+from worldsim.data.meta import read_episodes
+from worldsim.data.shards import Shard, find_shards, sweep, write_shard
+from worldsim.data.spec import SourceSpec
+from worldsim.data.video import CodecName
+from worldsim.errors import DataError, SourceError
+
+__all__ = ["Player", "RecordConfig", "Recording", "episode_seed", "record"]
+
+_SEED_STRIDE = 1_000_003
+
+
+class Player(Protocol):
+    """Plays whole episodes of one source."""
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The source."""
+
+    def play(self, seed: int) -> EpisodeArrays:
+        """Play the episode that ``seed`` fixes, controls included."""
+
+    def close(self) -> None:
+        """Release the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What fixes a recording; kept beside the data, and the same for whoever resumes it."""
+
+    source: str
+    seed: int
+    size: tuple[int, int] | None = None
+    """Height and width of the frames; the source's own by default."""
+    codec: CodecName = "lossless"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a call of :func:`record` leaves."""
+
+    spec: SourceSpec
+    episodes: int
+    """In the dataset, earlier ones included."""
+    frames: int
+    new_frames: int
+    seconds: float
+    complete: bool
+    """False where it was interrupted: ``resume`` goes on."""
+
+
+def episode_seed(seed: int, number: int) -> int:
+    """The seed of episode ``number`` of a recording."""
+    return seed * _SEED_STRIDE + number
+
+
+def record(
+    make_player: Callable[[], Player],
+    root: Path,
+    cfg: RecordConfig,
+    *,
+    frames: int,
+    workers: int = 1,
+    resume: bool = False,
+    on_progress: Callable[[int], None] = lambda frames: None,
+) -> Recording:
+    """Record into the dataset ``root`` until its episodes have ``frames`` frames; Ctrl-C ends it early and cleanly.
+
+    Args:
+        make_player: makes a worker's player, in the worker's process: it must be importable from there.
+        root: the dataset's folder.
+        cfg: what to record.
+        frames: how many frames the dataset shall have at least; whole episodes are kept.
+        workers: processes that play.
+        resume: go on with the recording in ``root``, if there is one.
+        on_progress: called with the number of frames that there are.
+
+    Raises:
+        DataError: ``root`` holds data and ``resume`` is not set, or holds another recording.
+        SourceError: a worker failed.
+    """
+    spec = _spec(make_player)
+    layout = Layout(root)
+    with _locked(root):
+        _check_root(root, cfg, resume)
+        sweep(layout.shards)
+        ledger = _Ledger(layout)
+        before, started = ledger.frames, time.monotonic()
+        complete = _fill(_Crew(make_player, spec, layout, cfg, workers), ledger, frames, on_progress)
+        seconds = time.monotonic() - started
+        gather(root, spec, ledger.ready(frames))
+        if complete:
+            ledger.discard_rest()
+        rows = read_episodes(layout)
+    total = sum(row.length for row in rows)
+    return Recording(spec, len(rows), total, ledger.frames - before, seconds, complete)
+
+
+class _Ledger:
+    """Which episodes there are: those of the dataset, then whole shards, perhaps with gaps."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._shards = layout.shards
+        gathered = read_episodes(layout)
+        self._gathered = len(gathered)
+        self._gathered_frames = sum(row.length for row in gathered)
+        found = find_shards(layout.shards)
+        for number, shard in found.items():
+            if number < self._gathered:  # a crash came between the gathering and the removal
+                shard.remove()
+        self._lengths = {n: shard.length for n, shard in found.items() if n >= self._gathered}
+        self._asked = set(self._lengths)
+
+    @property
+    def frames(self) -> int:
+        """All frames that there are."""
+        return self._gathered_frames + sum(self._lengths.values())
+
+    def take_number(self) -> int:
+        """The first episode that nobody has recorded or been asked for."""
+        number = self._gathered
+        while number in self._asked:
+            number += 1
+        self._asked.add(number)
+        return number
+
+    def add(self, number: int, length: int) -> None:
+        self._lengths[number] = length
+
+    def ready(self, frames: int) -> list[Shard]:
+        """The shards that follow the dataset without a gap, as many as bring it to ``frames``."""
+        total, number, shards = self._gathered_frames, self._gathered, []
+        while total < frames and number in self._lengths:
+            shards.append(Shard(self._shards, number))
+            total += self._lengths[number]
+            number += 1
+        return shards
+
+    def is_enough(self, frames: int) -> bool:
+        return self._gathered_frames + sum(self._lengths[s.number] for s in self.ready(frames)) >= frames
+
+    def discard_rest(self) -> None:
+        """Remove what was recorded beyond the frames that were asked for."""
+        for shard in find_shards(self._shards).values():
+            shard.remove()
+        with contextlib.suppress(OSError):
+            self._shards.rmdir()
+
+
+class _Crew:
+    """The workers. Each has a pipe of its own: numbers of episodes go in, (number, length) or an error comes out."""
+
+    def __init__(
+        self, make_player: Callable[[], Player], spec: SourceSpec, layout: Layout, cfg: RecordConfig, workers: int
+    ) -> None:
+        if workers < 1:
+            raise DataError("a recording needs at least one worker", workers)
+        self._job = _Job(make_player, spec, layout.shards, cfg)
+        self._workers = workers
+        self._context = multiprocessing.get_context("spawn")
+
+    def __enter__(self) -> list[Connection]:
+        self._processes, pipes = [], []
+        for _ in range(self._workers):
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(self._job, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            pipes.append(ours)
+        return pipes
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+        sweep(self._job.shards)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to know."""
+
+    make_player: Callable[[], Player]
+    spec: SourceSpec
+    shards: Path
+    cfg: RecordConfig
+
+
+def _fill(crew: _Crew, ledger: _Ledger, frames: int, on_progress: Callable[[int], None]) -> bool:
+    """Record until ``frames`` are there; False where Ctrl-C came first."""
+    on_progress(ledger.frames)
+    if ledger.is_enough(frames):
+        return True
+    try:
+        with crew as pipes:
+            for pipe in pipes:
+                pipe.send(ledger.take_number())
+            while not ledger.is_enough(frames):
+                for pipe in wait(pipes):
+                    assert isinstance(pipe, Connection)
+                    ledger.add(*_receive(pipe))
+                    pipe.send(ledger.take_number())
+                on_progress(ledger.frames)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _receive(pipe: Connection) -> tuple[int, int]:
+    try:
+        message = pipe.recv()
+    except EOFError as error:
+        rule = "a recording worker must live until it is stopped"
+        raise SourceError(rule, None, "it was killed, perhaps for want of memory; go on with --resume") from error
+    if isinstance(message, str):
+        raise SourceError("a source must play its episodes", message, "mend it and go on with --resume")
+    number, length = message
+    return number, length
+
+
+def _work(job: _Job, pipe: Connection) -> None:
+    """A worker's life: it ends with SIGTERM, or when the pipe breaks because the recorder is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the recorder decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:
+        try:
+            player = job.make_player()
+            stack.callback(player.close)
+            while True:
+                number = pipe.recv()
+                episode = player.play(episode_seed(job.cfg.seed, number))
+                write_shard(Shard(job.shards, number), episode, job.spec, job.cfg.codec)
+                pipe.send((number, len(episode)))
+        except (OSError, EOFError):
+            raise
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _spec(make_player: Callable[[], Player]) -> SourceSpec:
+    """The source's spec. A source that cannot be opened fails here, before there are workers."""
+    player = make_player()
+    try:
+        return player.spec
+    finally:
+        player.close()
+
+
+def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
+    path = root / "recording.json"
+    if not path.exists():
+        if (root / "meta").exists():
+            raise DataError("the folder must not hold another dataset", str(root), "choose another one")
+        config.save(cfg, path)
+        return
+    if not resume:
+        raise DataError("the folder must not hold a recording", str(root), "add --resume, or choose another one")
+    found = config.load(RecordConfig, path)
+    if found != cfg:
+        raise DataError("a resumed recording must have the same settings", cfg, f"it was begun with {found}")
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep a second recorder out of the folder. The system drops the lock with the process, however it ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError("only one recorder may write to a folder", str(root), "wait for the other") from error
+        yield
