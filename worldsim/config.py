@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back. An unknown key raises and names the nearest one.
 
-Fields may be bool, int, finite float, str, None, Literal, tuples (fixed or ``tuple[T, ...]``), ``dict[str, T]``,
-unions of these, and nested dataclasses.
+Fields may be bool, int, finite float, str, None, Literal, tuples (fixed or ``tuple[T, ...]``),
+``dict[str, T]``, unions of these, and nested dataclasses.
 """
 
 from __future__ import annotations
