@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from worldsim.envs.registry import register as _register_envs
+
 __version__ = "0.1.0"
 __all__ = ["Context", "Control", "ControlSpace", "World", "WorldsimError", "load"]
 
@@ -28,3 +30,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+_register_envs()

@@ -1,0 +1,1 @@
+"""Worlds as Gymnasium environments, and the real environments that worlds are learnt from."""

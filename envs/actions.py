@@ -1,0 +1,184 @@
+"""Gymnasium action spaces over a world's controls, and what each action means.
+
+Every kind decodes to the same ``Control``:
+
+discrete      ``Discrete(n)`` over the world's key combinations; 0 is no key.
+multi_binary  ``MultiBinary(n_keys)``, one bit a key.
+box           ``Box(-1, 1, (n_keys [+ 1],))``: a key is down where its entry is above zero; a world with mouse
+              look has a last entry, the yaw of this frame in units of ``LOOK_LIMIT`` radians, right positive.
+dict          ``Dict(keys: MultiBinary, pose: PoseSpace)``; ``pose`` only for worlds that take one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import count
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.controls import Control, ControlSpace
+from worldsim.envs.pose_space import PoseSpace
+from worldsim.errors import ConfigError, ControlError
+
+LOOK_LIMIT = np.pi / 8
+"""Radians of yaw for a look entry of 1 in the box actions."""
+
+# Key codes as ``gymnasium.utils.play`` expects them: characters, and the arrows' SDL codes.
+_LEFT, _RIGHT, _UP, _DOWN = 1073741904, 1073741903, 1073741906, 1073741905
+_KEY_CODES: Mapping[str, int] = {
+    "forward": ord("w"),
+    "backward": ord("s"),
+    "strafe_left": ord("a"),
+    "strafe_right": ord("d"),
+    "turn_left": _LEFT,
+    "turn_right": _RIGHT,
+    "left": _LEFT,
+    "right": _RIGHT,
+    "up": _UP,
+    "down": _DOWN,
+}
+
+
+class Actions(ABC):
+    """One way to write a world's controls as Gymnasium actions.
+
+    Attributes:
+        space: the action space of a single environment.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, controls: ControlSpace, space: spaces.Space[Any]) -> None:
+        self.controls = controls
+        self.space = space
+
+    @abstractmethod
+    def decode(self, action: Any) -> Control:
+        """The control that ``action`` stands for; ControlError or CameraError where it stands for none."""
+
+    @abstractmethod
+    def encode(self, combo: int) -> Any:
+        """The action that presses the world's key combination number ``combo``."""
+
+    def keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Keyboard codes, sorted, to actions: the mapping that ``gymnasium.utils.play`` asks for."""
+        spare = map(ord, (str(n) for n in count(1)))
+        codes = {key: _KEY_CODES[key] if key in _KEY_CODES else next(spare) for key in self.controls.keys}
+        return {
+            tuple(sorted(codes[key] for key in combo)): self.encode(i)
+            for i, combo in enumerate(self.controls.combos)
+        }
+
+    def _bits(self, combo: int) -> np.ndarray:
+        return self.controls.multi_hot(self.controls.from_discrete(combo)).astype(np.int8)
+
+
+class DiscreteActions(Actions):
+    """Numbers of key combinations."""
+
+    kind = "discrete"
+
+    def __init__(self, controls: ControlSpace) -> None:
+        super().__init__(controls, spaces.Discrete(len(controls.combos)))
+
+    def decode(self, action: Any) -> Control:
+        array = np.asarray(action)
+        if array.size != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise ControlError(
+                rule="a discrete action is one integer",
+                value=action,
+                remedy=f"pass a number from 0 to {len(self.controls.combos) - 1}",
+            )
+        return self.controls.from_discrete(int(array.item()))
+
+    def encode(self, combo: int) -> int:
+        return combo
+
+
+class MultiBinaryActions(Actions):
+    """One bit a key."""
+
+    kind = "multi_binary"
+
+    def __init__(self, controls: ControlSpace) -> None:
+        super().__init__(controls, spaces.MultiBinary(len(controls.keys)))
+
+    def decode(self, action: Any) -> Control:
+        return self.controls.from_multi_binary(np.asarray(action))
+
+    def encode(self, combo: int) -> np.ndarray:
+        return self._bits(combo)
+
+
+class BoxActions(Actions):
+    """Numbers in [-1, 1]: keys by their sign, then the look."""
+
+    kind = "box"
+
+    def __init__(self, controls: ControlSpace) -> None:
+        self._shape = (len(controls.keys) + int(controls.look),)
+        super().__init__(controls, spaces.Box(-1.0, 1.0, self._shape, np.float32))
+
+    def decode(self, action: Any) -> Control:
+        array = np.asarray(action, dtype=np.float64)
+        if array.shape != self._shape or not np.isfinite(array).all():
+            raise ControlError(
+                rule=f"a box action is {self._shape} finite numbers",
+                value=f"shape {array.shape}: {array}",
+                remedy="pass one number a key, and the look last where the world has one",
+            )
+        keys = self.controls.from_multi_binary((array[: len(self.controls.keys)] > 0).astype(np.int8)).keys
+        look = float(np.clip(array[-1], -1, 1) * LOOK_LIMIT) if self.controls.look else 0.0
+        return Control(keys=keys, look=look)
+
+    def encode(self, combo: int) -> np.ndarray:
+        action = np.zeros(self._shape, np.float32)
+        action[: len(self.controls.keys)] = self._bits(combo)
+        return action
+
+
+class DictActions(Actions):
+    """Keys and a camera pose; a missing, None or all-zero pose leaves the camera to the keys."""
+
+    kind = "dict"
+
+    def __init__(self, controls: ControlSpace) -> None:
+        parts: dict[str, spaces.Space[Any]] = {"keys": spaces.MultiBinary(len(controls.keys))}
+        if controls.pose:
+            parts["pose"] = PoseSpace()
+        super().__init__(controls, spaces.Dict(parts))
+
+    def decode(self, action: Any) -> Control:
+        if not isinstance(action, Mapping) or not action.keys() <= {"keys", "pose"}:
+            raise ControlError(
+                rule="a dict action has the entries 'keys' and 'pose', each of which may be left out",
+                value=list(action) if isinstance(action, Mapping) else action,
+                remedy="pass {'keys': bits, 'pose': 4x4 matrix}",
+            )
+        bits = action.get("keys")
+        keys = frozenset[str]() if bits is None else self.controls.from_multi_binary(np.asarray(bits)).keys
+        control = Control(keys=keys, pose=PoseSpace.given(action.get("pose")))
+        self.controls.validate(control)
+        return control
+
+    def encode(self, combo: int) -> dict[str, np.ndarray]:
+        action = {"keys": self._bits(combo)}
+        if self.controls.pose:
+            action["pose"] = np.zeros((4, 4))
+        return action
+
+
+_KINDS: tuple[type[DiscreteActions | MultiBinaryActions | BoxActions | DictActions], ...]
+_KINDS = (DiscreteActions, MultiBinaryActions, BoxActions, DictActions)
+KINDS = tuple(kind.kind for kind in _KINDS)
+
+
+def make_actions(kind: str, controls: ControlSpace) -> Actions:
+    """The actions named ``kind`` (one of ``KINDS``) over ``controls``; ConfigError for any other name."""
+    for candidate in _KINDS:
+        if candidate.kind == kind:
+            return candidate(controls)
+    raise ConfigError(rule=f"actions is one of {', '.join(KINDS)}", value=kind, remedy="choose one of these")

@@ -1,0 +1,46 @@
+"""The Gymnasium ids, registered when worldsim is imported.
+
+Only strings are registered: neither torch nor a checkpoint is touched until an environment is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SINGLE = "worldsim.envs.imagined:ImaginedEnv"
+_VECTOR = "worldsim.envs.vector:ImaginedVectorEnv"
+
+
+@dataclass(frozen=True)
+class EnvId:
+    """One registered id: its default world (None: the caller names one) and its time limit in frames."""
+
+    id: str
+    world: str | None
+    max_episode_steps: int | None
+
+
+IDS = (
+    EnvId("DoomMaze-v0", world="doom-maze", max_episode_steps=1050),
+    EnvId("WorldsimWorld-v0", world=None, max_episode_steps=None),
+)
+
+
+def register() -> None:
+    """Register every id of ``IDS`` with Gymnasium; does nothing for those that are there already.
+
+    Where Gymnasium is not installed (a robot's computer that only speaks the wire protocol) nothing happens.
+    """
+    try:
+        from gymnasium.envs import registration
+    except ModuleNotFoundError:
+        return
+    for entry in IDS:
+        if entry.id not in registration.registry:
+            registration.register(
+                id=entry.id,
+                entry_point=_SINGLE,
+                vector_entry_point=_VECTOR,
+                max_episode_steps=entry.max_episode_steps,
+                kwargs={} if entry.world is None else {"world": entry.world},
+            )

@@ -1,0 +1,111 @@
+"""A world whose every figure is known beforehand, behind the engine's interface.
+
+Frames are noise that depends on the seed and on all controls so far; the reward is 1 for each frame with
+"forward" down; drift grows by 0.1 a frame; an episode terminates at frame ``ends_at`` of its own counting.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim import camera
+from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+
+COMBOS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
+
+
+def control_space(*, pose: bool = True, look: bool = True) -> ControlSpace:
+    """The key space of the Doom worlds, small."""
+    return ControlSpace(keys=DOOM_KEYS, look=look, pose=pose, combos=COMBOS)
+
+
+@dataclass
+class FakeWorld:
+    """Stands for ``worldsim.World``."""
+
+    ends_at: int = 1000
+    size: tuple[int, int] = (12, 16)
+    has_pose: bool = True
+    name: str = "fake"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    engines: list[FakeEngine] = field(default_factory=list)
+
+    @property
+    def spec(self) -> SimpleNamespace:
+        controls = control_space(pose=self.has_pose)
+        return SimpleNamespace(size=self.size, fps=17.5, control_space=controls, has_pose=self.has_pose)
+
+    def engine(self, slots: int = 8, context: int | None = None, steps: int = 2) -> FakeEngine:
+        self.engines.append(FakeEngine(self, slots, steps))
+        return self.engines[-1]
+
+
+@dataclass
+class FakeEngine:
+    """Stands for ``worldsim.engine.Engine``."""
+
+    world: FakeWorld
+    slots: int
+    steps: int
+    open_sessions: list[FakeSession] = field(default_factory=list)
+
+    def open(self, seed: int = 0, start: Any = None) -> FakeSession:
+        assert len(self.open_sessions) < self.slots, "more sessions than slots"
+        self.open_sessions.append(FakeSession(self, seed, start))
+        return self.open_sessions[-1]
+
+    def step(self, controls: dict[FakeSession, Control]) -> dict[FakeSession, SimpleNamespace]:
+        return {session: session.advance(control) for session, control in controls.items()}
+
+
+@dataclass(eq=False)
+class FakeSession:
+    """Stands for ``worldsim.engine.Session``."""
+
+    engine: FakeEngine
+    seed: int
+    start: Any
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        number = self.start if isinstance(self.start, int) else None
+        self._hash = zlib.crc32(repr((self.seed, number)).encode())
+        self.pose = np.eye(4) if self.engine.world.has_pose else None
+        self._paint()
+        if hasattr(self.start, "frames"):
+            self.frame = np.array(self.start.frames[-1])
+            self.pose = None if self.start.poses is None else np.array(self.start.poses[-1])
+
+    def step(self, control: Control) -> SimpleNamespace:
+        return self.engine.step({self: control})[self]
+
+    def advance(self, control: Control) -> SimpleNamespace:
+        keys = self.engine.world.spec.control_space.vector(control)
+        self._hash = zlib.crc32(keys.tobytes(), self._hash)
+        self.index += 1
+        if self.pose is not None:
+            moved = camera.exp(np.array([0, 0, float(keys[0]), 0, float(keys[-1]), 0]))
+            self.pose = np.array(control.pose) if control.pose is not None else self.pose @ moved
+        self._paint()
+        return SimpleNamespace(
+            frame=self.frame,
+            pose=self.pose,
+            pose_given=control.pose is not None,
+            reward=float(keys[0]),
+            terminated=self.index >= self.engine.world.ends_at,
+            drift=0.1 * self.index,
+            index=self.index,
+        )
+
+    def close(self) -> None:
+        self.engine.open_sessions.remove(self)
+
+    def _paint(self) -> None:
+        shape = (*self.engine.world.size, 3)
+        self.frame = np.random.default_rng(self._hash).integers(0, 256, shape, dtype=np.uint8)
