@@ -1,0 +1,131 @@
+"""A learned world as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+from worldsim.envs.dream import Dream, View, draw_seed
+from worldsim.envs.reset_options import read_start
+from worldsim.envs.viewer import Viewer
+from worldsim.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from worldsim.engine import Session, World
+
+__all__ = ["ImaginedEnv"]
+
+
+class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
+    """Step through a world one frame at a time; reward and termination are what the model imagines.
+
+    Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
+    in a world without a camera), ``pose_given`` (whether the action set it), ``drift`` (how far the dream has
+    left what it learnt), ``frame_index`` and the episode's ``seed``. The same seed, start and actions give
+    the same frames. The time limit belongs to the registered id; ``drift_limit`` truncates as well.
+
+    Args:
+        world: the name or the folder of a world, or one that is loaded already.
+        actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
+        steps: denoising steps per frame (K): 1, 2 or 4.
+        device: where to load the world, "auto" or a torch device.
+        render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
+        drift_limit: truncate an episode once ``drift`` passes this; None never does.
+
+    Raises:
+        ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  # Gymnasium declares it so
+        "render_modes": ["human", "rgb_array"],
+        "render_fps": 18,
+    }
+
+    def __init__(
+        self,
+        world: str | os.PathLike[str] | World,
+        *,
+        actions: str = "discrete",
+        steps: int = 2,
+        device: str = "auto",
+        render_mode: str | None = None,
+        drift_limit: float | None = None,
+    ) -> None:
+        modes = type(self).metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ConfigError(f"render_mode must be None or one of {modes}", render_mode)
+        self.dream = Dream(
+            world, slots=1, actions=actions, steps=steps, device=device, drift_limit=drift_limit
+        )
+        self.metadata = {**type(self).metadata, "render_fps": self.dream.fps}
+        self.render_mode = render_mode
+        self.observation_space = self.dream.observation_space
+        self.action_space = self.dream.actions.space
+        self.session: Session | None = None
+        self._view: View | None = None
+        self._viewer: Viewer | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: of this episode and of the seeds of those after it; None goes on with the last one's.
+            options: ``start``, the number of one of the world's starts, or ``context``, frames to go on from
+                with their controls and poses; see ``worldsim.envs.reset_options.read_start``.
+        """
+        super().reset(seed=seed)
+        start = read_start(options, self.dream.world.spec.control_space)
+        self._end()
+        self.session, view = self.dream.open(draw_seed(self.np_random) if seed is None else seed, start)
+        return self._show(view)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move one frame with ``action`` held.
+
+        Raises:
+            EngineError: before the first reset. ControlError, CameraError: an action that means nothing.
+        """
+        session = self._open_session()
+        step = session.step(self.dream.actions.decode(action))
+        view = View.after(step, session)
+        observation, info = self._show(view)
+        return observation, float(step.reward), bool(step.terminated), self.dream.lost(view), info
+
+    def render(self) -> np.ndarray | None:
+        """The frame, uint8 [H, W, 3], in mode "rgb_array"; None in the others."""
+        self._open_session()
+        return self._view.frame.copy() if self._view and self.render_mode == "rgb_array" else None
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Key codes to actions, as ``gymnasium.utils.play`` wants them: WASD, and the arrows to turn."""
+        return self.dream.actions.keys_to_action()
+
+    def close(self) -> None:
+        """End the episode and close the window; may be called again."""
+        self._end()
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    def _show(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
+        self._view = view
+        if self.render_mode == "human":
+            if self._viewer is None:
+                self._viewer = Viewer(self.dream.world.name, self.dream.fps)
+            self._viewer.show(view.frame)
+        return view.frame.copy(), view.info()
+
+    def _open_session(self) -> Session:
+        if self.session is None:
+            raise EngineError("an environment must be reset before it is used", None, "call env.reset()")
+        return self.session
+
+    def _end(self) -> None:
+        if self.session is not None:
+            self.session.close()
+            self.session = None
