@@ -1,0 +1,52 @@
+"""Returns and lengths of a vector environment's episodes, kept in tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorWrapper
+from torch import Tensor
+
+from worldsim.envs.reset_options import read_mask
+from worldsim.envs.vector import ImaginedVectorEnv
+
+__all__ = ["EpisodeStatistics"]
+
+
+class EpisodeStatistics(VectorWrapper):
+    """Add ``info["episode"]``: the return ``r`` float32 [N] and length ``l`` int64 [N] of episodes that end.
+
+    The mask ``info["_episode"]`` bool [N] says which episodes ended; the other rows are 0. It counts under
+    both autoreset modes and over partial resets, and never leaves the device.
+    """
+
+    env: ImaginedVectorEnv
+
+    def __init__(self, env: ImaginedVectorEnv) -> None:
+        super().__init__(env)
+        self._returns = torch.zeros(env.num_envs, device=env.device)
+        self._lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """As the vector environment's; forgets the counts of the episodes that are reset."""
+        result = self.env.reset(seed=seed, options=options)
+        self._forget(torch.from_numpy(read_mask(options, self.num_envs)).to(self._returns.device))
+        return result
+
+    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """As the vector environment's, with the statistics of the episodes that ended."""
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        over = terminations | truncations
+        self._returns += rewards
+        self._lengths += 1
+        info["episode"] = {"r": self._returns * over, "l": self._lengths * over}
+        info["_episode"] = over
+        self._forget(over)
+        return observations, rewards, terminations, truncations, info
+
+    def _forget(self, mask: Tensor) -> None:
+        self._returns.masked_fill_(mask, 0.0)
+        self._lengths.masked_fill_(mask, 0)
