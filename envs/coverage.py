@@ -47,7 +47,9 @@ class Coverage:
         return float(-(p * np.log(p)).sum() / max(np.log(counts.size), 1e-9))
 
     def __str__(self) -> str:
-        return f"{100 * self.share:.1f} % of {int(self._free.sum())} cells covered, evenness {self.evenness:.2f}"
+        return (
+            f"{100 * self.share:.1f} % of {int(self._free.sum())} cells covered, evenness {self.evenness:.2f}"
+        )
 
     def save(self, path: Path) -> None:
         """Draw the heat map, logarithmic, with the walls over it; y points up."""

@@ -39,13 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="worldsim record", description="Record a source into a dataset.")
-    parser.add_argument("source", help='"doom-maze", "take-cover", or "gym:<id>" for any environment with pixels')
+    parser.add_argument(
+        "source", help='"doom-maze", "take-cover", or "gym:<id>" for any environment with pixels'
+    )
     parser.add_argument("--frames", type=int, default=200_000, help="frames to record at least (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that play (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="fixes the whole recording (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
-    parser.add_argument("--size", type=_size, help="HxW of the frames, e.g. 60x80; the source's own by default")
-    parser.add_argument("--codec", choices=list(CODECS), default="lossless", help="of the video (%(default)s)")
+    parser.add_argument(
+        "--size", type=_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
+    )
+    parser.add_argument(
+        "--codec", choices=list(CODECS), default="lossless", help="of the video (%(default)s)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
     return parser
 
@@ -57,9 +63,16 @@ def _size(text: str) -> tuple[int, int]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    rate = TextColumn("{task.speed:.0f} frames/s" if False else "frames")
+    rate = TextColumn("frames")
     columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn()) as bar:
         task = bar.add_task("recording", total=total)

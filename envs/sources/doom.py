@@ -85,9 +85,7 @@ SCENARIOS = {
     ),
     "take-cover": Scenario(
         config="take_cover.cfg",
-        controls=ControlSpace(
-            keys=_DODGES, look=False, pose=True, combos=((), *((key,) for key in _DODGES))
-        ),
+        controls=ControlSpace(keys=_DODGES, look=False, pose=True, combos=((), *((key,) for key in _DODGES))),
         max_tics=2100,
     ),
 }
@@ -145,7 +143,9 @@ class DoomSource:
     def step(self, control: Control) -> Observation:
         """Hold ``control`` for one frame of two tics."""
         if control.pose is not None:
-            raise SourceError("a real environment cannot be put at a pose", "a pose", "steer with keys and look")
+            raise SourceError(
+                "a real environment cannot be put at a pose", "a pose", "steer with keys and look"
+            )
         last = self._last
         if last is None or last.terminated or last.truncated:
             raise SourceError("a step needs a running episode", None, "call reset(seed) first")

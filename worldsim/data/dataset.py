@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,12 +64,20 @@ class Dataset:
 
     def episode(self, index: int) -> EpisodeArrays:
         """Read episode ``index``, frames and all."""
-        row = self._row(index)
-        return from_rows(self._table(row), self._frames(row))
+        rows = self.rows(index)
+        frames = np.empty((len(rows), *self.spec.size, 3), dtype=np.uint8)
+        for t, frame in enumerate(self.frames(index)):
+            frames[t] = frame
+        return replace(rows, frames=frames)
 
-    def rows(self, index: int) -> Any:
-        """The pyarrow table of episode ``index``, all columns, without decoding its video."""
-        return self._table(self._row(index))
+    def rows(self, index: int) -> EpisodeArrays:
+        """Read episode ``index`` without decoding its video: its frames have the shape [T, 0, 0, 3]."""
+        return from_rows(self._table(self._row(index)))
+
+    def frames(self, index: int) -> Iterator[np.ndarray]:
+        """Decode the frames of episode ``index``, each ``uint8 [H, W, 3]``, one after the other."""
+        row = self._row(index)
+        return decode(self.layout.video(row.video_file), row.first_frame, row.length, self.spec.fps)
 
     def poses(self) -> np.ndarray:
         """``float64 [N, 4, 4]``: the poses of all frames, in order. Raises DataError where there are none."""
@@ -84,10 +93,3 @@ class Dataset:
     def _table(self, row: EpisodeRow) -> Any:
         first = next(r.first_row for r in self._rows if r.data_file == row.data_file)
         return self._data_file(row.data_file).slice(row.first_row - first, row.length)
-
-    def _frames(self, row: EpisodeRow) -> np.ndarray:
-        frames = np.empty((row.length, *self.spec.size, 3), dtype=np.uint8)
-        video = self.layout.video(row.video_file)
-        for t, frame in enumerate(decode(video, row.first_frame, row.length, self.spec.fps)):
-            frames[t] = frame
-        return frames

@@ -41,7 +41,9 @@ def gather(root: Path, spec: SourceSpec, shards: list[Shard]) -> None:
 
 
 def _vouched_for(layout: Layout, known: list[EpisodeRow]) -> set[Path]:
-    places = ((layout.data(r.data_file), layout.video(r.video_file), layout.episodes(r.meta_file)) for r in known)
+    places = (
+        (layout.data(r.data_file), layout.video(r.video_file), layout.episodes(r.meta_file)) for r in known
+    )
     return set(itertools.chain.from_iterable(places))
 
 

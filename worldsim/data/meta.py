@@ -10,7 +10,15 @@ from typing import Any
 
 from worldsim.config import from_dict, to_dict
 from worldsim.data import stats
-from worldsim.data.layout import CHUNK_FILES, DATA_FILE_MB, DATA_PATH, VIDEO_FILE_MB, VIDEO_PATH, Layout, place
+from worldsim.data.layout import (
+    CHUNK_FILES,
+    DATA_FILE_MB,
+    DATA_PATH,
+    VIDEO_FILE_MB,
+    VIDEO_PATH,
+    Layout,
+    place,
+)
 from worldsim.data.parquet import read_table, to_table, write_table
 from worldsim.data.rows import IMAGE, features
 from worldsim.data.shards import publish
@@ -92,7 +100,9 @@ def read_episodes(layout: Layout) -> list[EpisodeRow]:
     return rows
 
 
-def write_episodes(layout: Layout, spec: SourceSpec, rows: list[EpisodeRow], found: list[dict[str, Stats]]) -> None:
+def write_episodes(
+    layout: Layout, spec: SourceSpec, rows: list[EpisodeRow], found: list[dict[str, Stats]]
+) -> None:
     """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
     episodes = to_table({**_place_columns(spec, rows), **_stats_columns(found)})
     publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
@@ -109,7 +119,9 @@ def write_stats(layout: Layout, episodes: int) -> None:
             _, feature, statistic = name.split("/")
             parts.setdefault(feature, {}).setdefault(statistic, []).extend(table[name].to_pylist())
     combined = {
-        feature: stats.combine([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+        feature: stats.combine(
+            [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        )
         for feature, columns in parts.items()
     }
     _write_json(combined, layout.stats)

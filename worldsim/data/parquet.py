@@ -48,5 +48,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DependencyError("datasets need the package pyarrow", None, "pip install 'worldsim[train]'") from error
+        raise DependencyError(
+            "datasets need the package pyarrow", None, "pip install 'worldsim[train]'"
+        ) from error
     return pa, pq

@@ -174,7 +174,12 @@ class _Crew:
     """The workers. Each has a pipe of its own: numbers of episodes go in, (number, length) or an error comes out."""
 
     def __init__(
-        self, make_player: Callable[[], Player], spec: SourceSpec, layout: Layout, cfg: RecordConfig, workers: int
+        self,
+        make_player: Callable[[], Player],
+        spec: SourceSpec,
+        layout: Layout,
+        cfg: RecordConfig,
+        workers: int,
     ) -> None:
         if workers < 1:
             raise DataError("a recording needs at least one worker", workers)
@@ -236,7 +241,9 @@ def _receive(pipe: Connection) -> tuple[int, int]:
         message = pipe.recv()
     except EOFError as error:
         rule = "a recording worker must live until it is stopped"
-        raise SourceError(rule, None, "it was killed, perhaps for want of memory; go on with --resume") from error
+        raise SourceError(
+            rule, None, "it was killed, perhaps for want of memory; go on with --resume"
+        ) from error
     if isinstance(message, str):
         raise SourceError("a source must play its episodes", message, "mend it and go on with --resume")
     number, length = message
@@ -247,7 +254,10 @@ def _work(job: _Job, pipe: Connection) -> None:
     """A worker's life: it ends with SIGTERM, or when the pipe breaks because the recorder is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the recorder decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:
+    with (
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        contextlib.ExitStack() as stack,
+    ):
         try:
             player = job.make_player()
             stack.callback(player.close)
@@ -279,7 +289,9 @@ def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
         config.save(cfg, path)
         return
     if not resume:
-        raise DataError("the folder must not hold a recording", str(root), "add --resume, or choose another one")
+        raise DataError(
+            "the folder must not hold a recording", str(root), "add --resume, or choose another one"
+        )
     found = config.load(RecordConfig, path)
     if found != cfg:
         raise DataError("a resumed recording must have the same settings", cfg, f"it was begun with {found}")
@@ -293,5 +305,7 @@ def _locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise DataError("only one recorder may write to a folder", str(root), "wait for the other") from error
+            raise DataError(
+                "only one recorder may write to a folder", str(root), "wait for the other"
+            ) from error
         yield

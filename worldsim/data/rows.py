@@ -44,10 +44,10 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
     return to_table(columns, {_STATS_KEY: json.dumps(of_frames(episode.frames))})
 
 
-def from_rows(table: Any, frames: np.ndarray) -> EpisodeArrays:
-    """The inverse of :func:`to_rows`, with the frames from the video."""
+def from_rows(table: Any) -> EpisodeArrays:
+    """The inverse of :func:`to_rows`, but for the frames, which are empty: ``uint8 [T, 0, 0, 3]``."""
     return EpisodeArrays(
-        frames=frames,
+        frames=np.empty((table.num_rows, 0, 0, 3), dtype=np.uint8),
         controls=_matrix(table, "action"),
         poses=poses_of(table) if "camera.pose" in table.column_names else None,
         rewards=table["reward"].to_numpy(),
@@ -81,8 +81,14 @@ def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:
     }
     image = {"dtype": "video", "shape": [h, w, 3], "names": ["height", "width", "channels"]}
     return {
-        IMAGE: {**image, "info": {"video.fps": spec.fps, "video.height": h, "video.width": w, "has_audio": False}},
-        **{k: {"dtype": dtype, "shape": [len(names)], "names": names} for k, (dtype, names) in vectors.items()},
+        IMAGE: {
+            **image,
+            "info": {"video.fps": spec.fps, "video.height": h, "video.width": w, "has_audio": False},
+        },
+        **{
+            k: {"dtype": dtype, "shape": [len(names)], "names": names}
+            for k, (dtype, names) in vectors.items()
+        },
         **{k: {"dtype": dtype, "shape": [1], "names": None} for k, dtype in scalars.items()},
     }
 

@@ -28,7 +28,9 @@ def of_frames(frames: np.ndarray) -> Stats:
 
 def combine(parts: list[Stats]) -> Stats:
     """The statistics of the union of disjoint parts."""
-    minimum, maximum, mean, std = (np.array([part[k] for part in parts]) for k in ("min", "max", "mean", "std"))
+    minimum, maximum, mean, std = (
+        np.array([part[k] for part in parts]) for k in ("min", "max", "mean", "std")
+    )
     count = np.array([part["count"][0] for part in parts], dtype=np.float64)
     weight = (count / count.sum()).reshape(-1, *[1] * (mean.ndim - 1))
     total_mean = (weight * mean).sum(0)

@@ -82,7 +82,9 @@ def decode(path: Path, start: int, count: int, fps: float) -> Iterator[np.ndarra
                     return
     except av.error.FFmpegError as error:
         raise DataError("a video must be readable", str(path), str(error)) from error
-    raise DataError(f"{path.name} must hold frames {start}..{start + count - 1}", start + found, "record it again")
+    raise DataError(
+        f"{path.name} must hold frames {start}..{start + count - 1}", start + found, "record it again"
+    )
 
 
 def join(parts: Sequence[Path], fps: float, path: Path) -> None:
