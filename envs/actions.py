@@ -23,8 +23,8 @@ from worldsim.controls import Control, ControlSpace
 from worldsim.envs.pose_space import PoseSpace
 from worldsim.errors import ConfigError, ControlError
 
-LOOK_LIMIT = np.pi / 8
-"""Radians of yaw for a look entry of 1 in the box actions."""
+LOOK_LIMIT = 0.3
+"""Radians of yaw for a look entry of 1 in the box actions: about as fast as the recordings turn."""
 
 # Key codes as ``gymnasium.utils.play`` expects them: characters, and the arrows' SDL codes.
 _LEFT, _RIGHT, _UP, _DOWN = 1073741904, 1073741903, 1073741906, 1073741905

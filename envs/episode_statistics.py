@@ -25,6 +25,7 @@ class EpisodeStatistics(VectorWrapper):
 
     def __init__(self, env: ImaginedVectorEnv) -> None:
         super().__init__(env)
+        self.autoreset_mode = env.autoreset_mode
         self._returns = torch.zeros(env.num_envs, device=env.device)
         self._lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
 

@@ -26,6 +26,7 @@ class NumpyVectorEnv(VectorWrapper):
 
     def __init__(self, env: ImaginedVectorEnv) -> None:
         super().__init__(env)
+        self.autoreset_mode = env.autoreset_mode
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None

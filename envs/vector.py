@@ -45,7 +45,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         num_envs: number of episodes.
         world, actions, steps, device, drift_limit: as in ``ImaginedEnv``.
         render_mode: None or "rgb_array".
-        max_episode_steps: truncate episodes at so many steps; None for no limit.
+        max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
         autoreset_mode: SAME_STEP or DISABLED, or their values "SameStep" and "Disabled".
 
     Raises:
@@ -90,13 +90,13 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.single_observation_space = self.dream.observation_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._limit = max_episode_steps
+        self._limit = _limit(max_episode_steps)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, bool)
         self._rngs: list[np.random.Generator] = []
         self._views: list[View] = []
 
-    def reset(  # type: ignore[override]  # a list of seeds as in Gymnasium's own vector environments
+    def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """Begin all episodes, or those of ``options["reset_mask"]`` (bool [N], a tensor or NumPy).
@@ -139,8 +139,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         rewards = np.array([s.reward for s in arrived], np.float32)
         terminated = np.array([s.terminated for s in arrived], bool)
         truncated = np.array([self.dream.lost(view) for view in self._views], bool)
-        if self._limit is not None:
-            truncated |= self._elapsed >= self._limit
+        truncated |= self._elapsed >= self._limit
         observations, info = self._autoreset(terminated | truncated)
         return observations, self._tensor(rewards), self._tensor(terminated), self._tensor(truncated), info
 
@@ -223,6 +222,14 @@ def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
         if mode in (candidate, candidate.value):
             return candidate
     raise ConfigError(f"autoreset_mode must be one of {[m.value for m in supported]}", mode)
+
+
+def _limit(max_episode_steps: int | None) -> float:
+    if max_episode_steps in (None, -1):
+        return np.inf
+    if max_episode_steps < 1:
+        raise ConfigError("max_episode_steps must be at least 1", max_episode_steps, "pass None for no limit")
+    return max_episode_steps
 
 
 def _rows(actions: Any) -> list[Any]:

@@ -135,7 +135,7 @@ def improve(
     for _ in range(settings.epochs):
         order = torch.randperm(len(batch[0]), device=batch[0].device)
         for rows in order.chunk(settings.minibatches):
-            loss = ppo_loss(policy, *(x[rows] for x in batch), settings=settings)
+            loss = ppo_loss(policy, settings, *(x[rows] for x in batch))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
@@ -145,12 +145,12 @@ def improve(
 
 def ppo_loss(
     policy: Policy,
+    settings: Settings,
     frames: Tensor,
     actions: Tensor,
     old_log_probs: Tensor,
     advantages: Tensor,
     returns: Tensor,
-    settings: Settings,
 ) -> Tensor:
     """Clipped surrogate, value error and entropy of a minibatch; all inputs [B, ...]."""
     choice, values = policy(frames)

@@ -179,6 +179,15 @@ def test_misuse(fake: FakeWorld) -> None:
         ImaginedVectorEnv(0, world=fake)
     with pytest.raises(ConfigError, match="render_mode"):
         ImaginedVectorEnv(1, world=fake, render_mode="human")
+    with pytest.raises(ConfigError, match="max_episode_steps"):
+        ImaginedVectorEnv(1, world=fake, max_episode_steps=0)
+
+
+@pytest.mark.parametrize("limit", [None, -1])
+def test_no_time_limit(fake: FakeWorld, limit: int | None) -> None:
+    envs = ImaginedVectorEnv(3, world=fake, max_episode_steps=limit)
+    envs.reset(seed=0)
+    assert not any(envs.step(FORWARD)[3].any() for _ in range(3))
 
 
 def test_rendering_and_closing(fake: FakeWorld) -> None:
