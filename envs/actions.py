@@ -64,12 +64,16 @@ class Actions(ABC):
         """The action that presses the world's key combination number ``combo``."""
 
     def keys_to_action(self) -> dict[tuple[int, ...], Any]:
-        """Keyboard codes, sorted, to actions: the mapping that ``gymnasium.utils.play`` asks for."""
+        """Keyboard codes, sorted, to actions: the mapping that ``gymnasium.utils.play`` asks for.
+
+        No key is no entry there: pass ``play`` the action for it, ``encode(0)``, as its ``noop``.
+        """
         spare = map(ord, (str(n) for n in count(1)))
         codes = {key: _KEY_CODES[key] if key in _KEY_CODES else next(spare) for key in self.controls.keys}
         return {
             tuple(sorted(codes[key] for key in combo)): self.encode(i)
             for i, combo in enumerate(self.controls.combos)
+            if combo
         }
 
     def _bits(self, combo: int) -> np.ndarray:
