@@ -20,6 +20,7 @@ LAYERS = (
     {"bridge.protocol"},
     {"bridge.client"},
     {"tokenizer", "model", "data"},
+    {"networks"},
     {"sampling", "checkpoint"},
     {"engine", "training", "evaluation"},
     {"cli", "bridge.server"},

@@ -1,10 +1,13 @@
-"""What is installed: every package is listed, and what is listed exists."""
+"""What is installed, under which names, and in which versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import worldsim
 from tests.source_tree import ROOMS, ROOT
@@ -13,20 +16,26 @@ from worldsim.checkpoints import FOLDER
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_the_listed_packages_are_those_that_exist() -> None:
-    folders = {**ROOMS, "checkpoints": "worldsim.checkpoints"}
-    existing = {
-        ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
-        for folder, package in folders.items()
-        for path in (ROOT / folder).rglob("__init__.py")
-    }
-    assert sorted(existing) == PROJECT["tool"]["setuptools"]["packages"]
-
-
 def test_every_python_file_lies_in_a_package() -> None:
     for folder in ROOMS:
         for path in (ROOT / folder).rglob("*.py"):
             assert (path.parent / "__init__.py").exists(), f"{path.parent} needs an __init__.py"
+
+
+def test_an_installation_holds_all_that_is_shipped(tmp_path: Path) -> None:
+    build = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run([sys.executable, "setup.py", "--quiet", *build], cwd=ROOT, check=True, capture_output=True)
+    installed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
+    wanted = {
+        f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, package in ROOMS.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert installed - {"worldsim/checkpoints/__init__.py"} == wanted
+    worlds = {path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    found = {path.name for path in (tmp_path / "worldsim" / "checkpoints").iterdir() if path.is_dir()}
+    assert found - {"__pycache__"} == worlds
+    assert (tmp_path / "worldsim" / "py.typed").exists()
 
 
 def test_shipped_worlds_are_found() -> None:
