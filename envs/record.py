@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
@@ -20,6 +23,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the recording is complete, 130 if it was interrupted."""
     args = _parser().parse_args(argv)
+    # Environments that draw with SDL need no display and shall not look for one; workers inherit this.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     make_player = functools.partial(MixturePlayer, args.source, args.size)
     cfg = RecordConfig(source=args.source, seed=args.seed, size=args.size, codec=args.codec)
     with _progress(args.frames) as show:
@@ -63,20 +68,16 @@ def _size(text: str) -> tuple[int, int]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")) as bar:
+        task = bar.add_task("recording", total=total, rate="")
 
-    rate = TextColumn("frames")
-    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn()) as bar:
-        task = bar.add_task("recording", total=total)
-        yield lambda frames: bar.update(task, completed=min(frames, total))
+        def show(frames: int) -> None:
+            speed = bar.tasks[task].speed
+            rate = f"{speed:.0f} frames/s" if speed else ""
+            bar.update(task, completed=min(frames, total), rate=rate)
+
+        yield show
 
 
 def _draw_coverage(make_player: Callable[[], MixturePlayer], args: argparse.Namespace) -> Coverage:

@@ -224,9 +224,26 @@ def _start_game(scenario: Scenario, depth: bool, home: str) -> Any:
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
     game.set_doom_config_path(os.path.join(home, "vizdoom.ini"))
+    _tie_to_this_process(game, os.path.join(os.path.dirname(vizdoom.__file__), "vizdoom"), home)
     with _working_directory(home):  # the engine leaves files where it starts
         game.init()
     return game
+
+
+def _tie_to_this_process(game: Any, engine: str, home: str) -> None:
+    """Where the system can, start the engine so that it dies with this process, even by kill -9.
+
+    ViZDoom's engine is a process of its own, which would wait for ever for one that is gone.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or not os.path.exists(engine):
+        return
+    launcher = os.path.join(home, "engine")
+    with open(launcher, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nexec "{setpriv}" --pdeathsig KILL "{engine}" "$@"\n')
+    os.chmod(launcher, 0o700)
+    if os.access(launcher, os.X_OK):  # not where temporary files may not be executed
+        game.set_vizdoom_path(launcher)
 
 
 def _stop_game(game: Any, home: str) -> None:

@@ -1,0 +1,107 @@
+"""Any Gymnasium environment that shows pixels as a source; its keys come from its action space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from PIL import Image
+
+from worldsim.controls import Control
+from worldsim.data.spec import SourceSpec
+from worldsim.envs.sources.gym_actions import ActionMap, make_action_map
+from worldsim.envs.sources.source import Observation
+from worldsim.errors import DependencyError, SourceError
+
+__all__ = ["GymSource"]
+
+_DEFAULT_FPS = 30.0
+
+
+class GymSource:
+    """The Gymnasium environment ``env_id``: its observation where that is an RGB image, else what it renders.
+
+    Args:
+        env_id: what ``gymnasium.make`` takes.
+        size: height and width of the frames, averaged over areas; by default the environment's own.
+
+    Raises:
+        SourceError: an unknown environment, one that shows no pixels, or actions that keys cannot express.
+        DependencyError: a package that the environment needs is missing.
+    """
+
+    def __init__(self, env_id: str, size: tuple[int, int] | None = None) -> None:
+        self._env = _make(env_id)
+        self._shows_pixels = _is_image(self._env.observation_space)
+        self._actions: ActionMap = make_action_map(self._env, env_id)
+        self._is_running = False
+        height, width = size or self._native_size()
+        fps = self._env.metadata.get("render_fps") or _DEFAULT_FPS
+        self.spec = SourceSpec(
+            name=f"gym:{env_id}", size=(height, width), fps=float(fps), control_space=self._actions.space
+        )
+
+    def reset(self, seed: int) -> Observation:
+        """Begin the episode that ``seed`` fixes."""
+        observation, _ = self._env.reset(seed=seed)
+        self._env.action_space.seed(seed)
+        self._is_running = True
+        return Observation(self._frame(observation))
+
+    def step(self, control: Control) -> Observation:
+        """Hold ``control`` for one step of the environment."""
+        if not self._is_running:
+            raise SourceError("a step needs a running episode", None, "call reset(seed) first")
+        self.spec.control_space.validate(control)
+        observation, reward, terminated, truncated, _ = self._env.step(self._actions.action(control))
+        self._is_running = not (terminated or truncated)
+        return Observation(
+            self._frame(observation),
+            reward=float(reward),
+            terminated=bool(terminated),
+            truncated=bool(truncated) and not terminated,
+        )
+
+    def walls(self) -> None:
+        """There is no map."""
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def _native_size(self) -> tuple[int, int]:
+        observation, _ = self._env.reset(seed=0)
+        height, width = self._pixels(observation).shape[:2]
+        return height, width
+
+    def _pixels(self, observation: Any) -> np.ndarray:
+        pixels = observation if self._shows_pixels else self._env.render()
+        if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)):
+            kind = getattr(pixels, "shape", type(pixels).__name__)
+            raise SourceError("an environment must show uint8 [H, W, 3]", kind, "choose one that renders pixels")
+        return pixels
+
+    def _frame(self, observation: Any) -> np.ndarray:
+        pixels = self._pixels(observation)
+        if pixels.shape[:2] == self.spec.size:
+            return pixels.copy()
+        height, width = self.spec.size
+        # BOX averages over areas, also by factors that are not whole.
+        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+
+
+def _make(env_id: str) -> gymnasium.Env[Any, Any]:
+    try:
+        return gymnasium.make(env_id, render_mode="rgb_array")
+    except gymnasium.error.DependencyNotInstalled as error:
+        # Not Gymnasium's own advice for Box2D: its extra brings pygame, which pygame-ce does not tolerate.
+        remedy = "pip install 'worldsim[box2d]'" if "Box2D" in str(error) else str(error)
+        raise DependencyError(f"{env_id} needs a package that is missing", None, remedy) from error
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise SourceError("an environment must be known to Gymnasium and render pixels", env_id, str(error)) from error
+
+
+def _is_image(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)

@@ -1,0 +1,147 @@
+"""Keys for the action spaces of Gymnasium environments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.controls import Control, ControlSpace
+from worldsim.errors import SourceError
+
+__all__ = ["ActionMap", "make_action_map"]
+
+_AXIS_KEYS: dict[str, tuple[tuple[str | None, str], ...]] = {
+    "CarRacing": (("steer_left", "steer_right"), (None, "gas"), (None, "brake")),
+    "Pendulum": (("torque_clockwise", "torque_anticlockwise"),),
+    "MountainCarContinuous": (("push_left", "push_right"),),
+    "LunarLander": ((None, "main_engine"), ("left_engine", "right_engine")),
+}
+"""Names of the keys for the low and the high end of each axis, by environment, for those that document them."""
+
+_ACTION_KEYS: dict[str, tuple[str, ...]] = {
+    "CartPole": ("push_left", "push_right"),
+    "MountainCar": ("push_left", "noop", "push_right"),
+    "Acrobot": ("torque_minus", "noop", "torque_plus"),
+    "LunarLander": ("noop", "left_engine", "main_engine", "right_engine"),
+    "CarRacing": ("noop", "steer_right", "steer_left", "gas", "brake"),
+}
+"""Names of discrete actions, by environment, for those that document them in words only."""
+
+_NOOPS = {"noop", "no_op", "none", "nothing", "idle", "do_nothing", "stay"}
+
+
+@dataclass(frozen=True)
+class ActionMap:
+    """From the keys that are down to an action."""
+
+    space: ControlSpace
+    action: Callable[[Control], Any]
+
+
+def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
+    """The keys of an environment.
+
+    A discrete action is a key; of several that are down, the first counts. No key is the action that does nothing, or
+    action 0 where all do something. A continuous axis has a key for each end, a binary one a key.
+
+    Raises:
+        SourceError: another kind of action space, or an axis without bounds.
+    """
+    space = env.action_space
+    family = env_id.split("/")[-1].split("-")[0]
+    if isinstance(space, spaces.Discrete):
+        return _discrete(space, _action_names(env, family, int(space.n)))
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return _multi_binary(space)
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return _box(space, _AXIS_KEYS.get(family))
+    rule = "a source's actions must be Discrete, MultiBinary or a one-dimensional Box"
+    raise SourceError(rule, str(space), "wrap the environment")
+
+
+def _discrete(space: spaces.Discrete, names: tuple[str, ...]) -> ActionMap:
+    idle = next((i for i, name in enumerate(names) if name in _NOOPS), 0)
+    has_noop = names[idle] in _NOOPS
+    index = {name: i for i, name in enumerate(names) if not (has_noop and i == idle)}
+    keys = tuple(index)
+
+    def action(control: Control) -> Any:
+        down = next((index[key] for key in keys if key in control.keys), idle)
+        return space.start + down
+
+    combos = ((), *((key,) for key in keys))
+    return ActionMap(ControlSpace(keys=keys, look=False, pose=False, combos=combos), action)
+
+
+def _multi_binary(space: spaces.MultiBinary) -> ActionMap:
+    keys = tuple(f"button_{i}" for i in range(space.shape[0]))
+    control_space = ControlSpace(keys=keys, look=False, pose=False, combos=((), *((key,) for key in keys)))
+
+    def action(control: Control) -> Any:
+        return control_space.multi_hot(control).astype(space.dtype)
+
+    return ActionMap(control_space, action)
+
+
+def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) -> ActionMap:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise SourceError("a continuous action must have bounds", str(space), "wrap the environment")
+    rest = np.clip(0.0, low, high)
+    ends: dict[str, tuple[int, float]] = {}
+    axes: list[list[str]] = []
+    for axis in range(len(low)):
+        minus, plus = names[axis] if names else (f"axis{axis}_minus", f"axis{axis}_plus")
+        found = {minus: low[axis], plus: high[axis]}
+        mine = {key: end for key, end in found.items() if key is not None and end != rest[axis]}
+        ends.update({key: (axis, float(end)) for key, end in mine.items()})
+        axes.append(list(mine))
+
+    def action(control: Control) -> Any:
+        value = rest.copy()
+        for key in ends:
+            if key in control.keys:
+                axis, end = ends[key]
+                value[axis] += end - rest[axis]
+        return np.clip(value, low, high).astype(space.dtype)
+
+    combos = _combinations(axes)
+    return ActionMap(ControlSpace(keys=tuple(ends), look=False, pose=False, combos=combos), action)
+
+
+def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:
+    """No key, each key, and each pair of keys of two axes."""
+    singles = [(key,) for axis in axes for key in axis]
+    pairs = [pair for a, b in itertools.combinations(axes, 2) for pair in itertools.product(a, b)]
+    return ((), *singles, *pairs)
+
+
+def _action_names(env: gymnasium.Env[Any, Any], family: str, n: int) -> tuple[str, ...]:
+    """Names of ``n`` discrete actions: the environment's meanings, its documentation, its keys, or numbers."""
+    base = env.unwrapped
+    names: list[str] = []
+    if hasattr(base, "get_action_meanings"):
+        names = [str(name).lower().replace(" ", "_") for name in base.get_action_meanings()]
+    elif family in _ACTION_KEYS:
+        names = list(_ACTION_KEYS[family])
+    elif hasattr(base, "get_keys_to_action"):
+        names = _names_of_keys(base.get_keys_to_action(), n)
+    is_usable = len(names) == n and len(set(names)) == n
+    return tuple(names) if is_usable else tuple(f"action_{i}" for i in range(n))
+
+
+def _names_of_keys(keys_to_action: dict[Any, Any], n: int) -> list[str]:
+    """Names such as "key_w" or "key_a_w" from what ``gymnasium.utils.play`` takes: characters or their codes."""
+    names = [f"action_{i}" for i in range(n)]
+    for keys, action in keys_to_action.items():
+        parts = [keys] if isinstance(keys, str | int) else list(keys)
+        text = [chr(part) if isinstance(part, int) and 32 < part < 127 else str(part) for part in parts]
+        if isinstance(action, int | np.integer) and 0 <= action < n:
+            names[action] = "_".join(["key", *text]) if text else "noop"
+    return names

@@ -1,0 +1,138 @@
+"""The recorder: the dataset follows from seed and frames alone, and survives being killed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.data.players import DotsPlayer, assert_same, make_episode
+from worldsim.data.dataset import Dataset
+from worldsim.data.recorder import RecordConfig, episode_seed, record
+from worldsim.errors import DataError, SourceError
+
+CFG = RecordConfig(source="dots", seed=3)
+ROOT = Path(__file__).parents[2]
+SLOW = functools.partial(DotsPlayer, pause=0.02)
+
+SCRIPT = """
+import functools, sys
+from pathlib import Path
+from tests.data.test_recorder import CFG, SLOW
+from worldsim.data.recorder import record
+if __name__ == "__main__":
+    done = record(SLOW, Path(sys.argv[1]), CFG, frames=int(sys.argv[2]), workers=2, resume=True)
+    sys.exit(0 if done.complete else 130)
+"""
+
+
+def assert_complete(root: Path, frames: int) -> None:
+    """The dataset is the shortest list of first episodes that has ``frames`` frames, and nothing else is there."""
+    dataset = Dataset(root)
+    total = 0
+    for episode in dataset.episodes:
+        assert total < frames
+        assert episode.seed == episode_seed(CFG.seed, episode.index)
+        assert_same(dataset.episode(episode.index), make_episode(episode.seed))
+        total += episode.length
+    assert total >= frames
+    assert not list(root.rglob("*.tmp"))
+    assert not list(root.glob("shards/*"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int) -> None:
+    seen: list[int] = []
+    done = record(DotsPlayer, tmp_path, CFG, frames=150, workers=workers, on_progress=seen.append)
+    assert_complete(tmp_path, 150)
+    assert done.complete
+    assert done.frames == sum(e.length for e in Dataset(tmp_path).episodes)
+    assert seen == sorted(seen)
+
+
+def test_resuming_a_complete_recording_does_nothing(tmp_path: Path) -> None:
+    record(DotsPlayer, tmp_path, CFG, frames=60)
+    before = (tmp_path / "meta/info.json").stat().st_mtime_ns
+    done = record(DotsPlayer, tmp_path, CFG, frames=60, resume=True)
+    assert (done.new_frames, done.complete) == (0, True)
+    assert (tmp_path / "meta/info.json").stat().st_mtime_ns == before
+
+
+def test_resuming_with_more_frames_goes_on(tmp_path: Path) -> None:
+    record(DotsPlayer, tmp_path, CFG, frames=60)
+    record(DotsPlayer, tmp_path, CFG, frames=200, workers=2, resume=True)
+    assert_complete(tmp_path, 200)
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["recorder", "recorder-and-workers"])
+def test_kill_minus_9_and_resume(tmp_path: Path, whole_group: bool) -> None:
+    root = tmp_path / "data"
+    command = [sys.executable, "-c", SCRIPT, str(root), "1200"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    wait_for_shards(root, random.randint(1, 25))
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.3)  # orphaned workers finish their episode and go
+    record(SLOW, root, CFG, frames=1200, workers=2, resume=True)
+    assert_complete(root, 1200)
+
+
+def test_ctrl_c_leaves_a_readable_dataset(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    command = [sys.executable, "-c", SCRIPT, str(root), "100000"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    wait_for_shards(root, 6)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all
+    assert process.wait(timeout=20) == 130
+    dataset = Dataset(root)
+    assert len(dataset) >= 3
+    for episode in dataset.episodes:
+        assert_same(dataset.episode(episode.index), make_episode(episode.seed))
+
+
+def wait_for_shards(root: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    # The first ones without a gap: one worker may be far ahead of another that has just started.
+    while not all((root / f"shards/episode-{n:06d}.parquet").exists() for n in range(count)):
+        assert time.monotonic() < deadline, "the recorder does not record"
+        time.sleep(0.01)
+
+
+
+
+def test_a_failing_source_is_reported(tmp_path: Path) -> None:
+    player = functools.partial(DotsPlayer, fail_at=episode_seed(CFG.seed, 2))
+    with pytest.raises(SourceError, match="the dots are gone"):
+        record(player, tmp_path, CFG, frames=500)
+    record(DotsPlayer, tmp_path, CFG, frames=500, resume=True)
+    assert_complete(tmp_path, 500)
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    record(DotsPlayer, tmp_path, CFG, frames=20)
+    with pytest.raises(DataError, match="--resume"):
+        record(DotsPlayer, tmp_path, CFG, frames=20)
+    other = RecordConfig(source="dots", seed=4)
+    with pytest.raises(DataError, match="same settings"):
+        record(DotsPlayer, tmp_path, other, frames=20, resume=True)
+    (tmp_path / "recording.json").unlink()
+    with pytest.raises(DataError, match="another dataset"):
+        record(DotsPlayer, tmp_path, CFG, frames=20, resume=True)
+
+
+def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
+    def record_again(frames: int) -> None:
+        record(DotsPlayer, tmp_path, CFG, frames=20, resume=True)
+
+    with pytest.raises(DataError, match="only one recorder"):
+        record(DotsPlayer, tmp_path, CFG, frames=20, on_progress=record_again)
