@@ -1,0 +1,1 @@
+"""Those who act in a world: people (``human``), scripts, chance."""

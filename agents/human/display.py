@@ -1,0 +1,57 @@
+"""Is there a screen, and is there a pygame to draw on it?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+
+from worldsim.errors import DependencyError
+
+REMEDY = "pip install 'worldsim[play]'"
+
+
+class NoDisplay(Exception):  # noqa: N818 - not a fault, a fact
+    """There is no screen to open a window on."""
+
+
+def has_display(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
+    """Whether a window may be tried: on Linux and the BSDs a display server has to be named, elsewhere there
+    always is one.
+
+    An SDL_VIDEODRIVER that somebody set is taken at its word.
+    """
+    if environ.get("SDL_VIDEODRIVER"):
+        return True
+    if platform in ("darwin", "win32"):
+        return True
+    return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def check_pygame() -> str | None:
+    """None if all is well, or a warning. Raises DependencyError without pygame."""
+    if importlib.util.find_spec("pygame") is None:
+        raise DependencyError("the window is drawn by pygame", None, REMEDY)
+    both = [name for name in ("pygame", "pygame-ce") if _installed(name)]
+    if len(both) == 2:
+        return (
+            "pygame and pygame-ce are both installed and overwrite each other: "
+            "pip uninstall pygame pygame-ce, then " + REMEDY
+        )
+    return None
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_driver(driver: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raises NoDisplay where SDL, finding no screen, silently chose one that nobody can see."""
+    if driver in ("dummy", "offscreen") and environ.get("SDL_VIDEODRIVER") != driver:
+        raise NoDisplay(f"SDL found no screen and offered its {driver!r} driver")

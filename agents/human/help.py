@@ -1,0 +1,109 @@
+"""The help overlay: every key, in columns."""
+
+from __future__ import annotations
+
+from worldsim.agents.human.colours import DIM, DREAM, TEXT
+from worldsim.agents.human.commands import COMMANDS
+from worldsim.agents.human.keymap import Keymap
+from worldsim.agents.human.layout import Rect
+from worldsim.agents.human.pen import Pen
+
+SHORT = {"escape": "esc", "backspace": "back", "return": "enter", "left ctrl": "ctrl"}
+ROW, KEYS, RIM = 27, 104, 26  # height of a line, width of its keys, free rim, at interface scale 1
+FOOT = "The world waits while you read. Keys of your own: worldsim/keys.toml in your config folder."
+
+HINTS = (
+    ("help", "help"),
+    ("pause", "pause"),
+    ("rewind", "go back"),
+    ("fork", "fork"),
+    ("compare", "real engine"),
+    ("driver", "hand over"),
+    ("next_start", "next start"),
+)
+"""The commands that one should know from the start, with a word for each."""
+
+Row = tuple[list[str], str]
+"""Labels of keys, and what they do."""
+Column = tuple[str, list[Row]]
+
+
+def draw_help(pen: Pen, window: tuple[int, int], keys: tuple[str, ...], keymap: Keymap) -> None:
+    """Dim the window and lay a card with all keys over it, as large as the window lets it be."""
+    pen.dim(window, 200)
+    columns = _columns(keys, keymap)
+    choices = ((pen.at_scale(pen.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2))
+    for fitting, across in choices:
+        grid = [columns[i : i + across] for i in range(0, len(columns), across)]
+        wide, tall = _extent(fitting, grid)
+        if wide <= window[0] and tall <= window[1]:
+            break
+    rect = Rect((window[0] - wide) // 2, (window[1] - tall) // 2, wide, tall)
+    fitting.box(rect)
+    _draw_grid(fitting, rect, grid)
+    fitting.text((rect.x + rect.w / 2, rect.y + rect.h - fitting.px(34)), FOOT, 12, DIM, 0.5)
+
+
+def _columns(keys: tuple[str, ...], keymap: Keymap) -> list[Column]:
+    walk = [(_labels(keymap.keys_for(name)), name.replace("_", " ")) for name in keys]
+    walk.append((["mouse"], "look, after a click on the picture"))
+    columns: list[Column] = [("Walk", walk)]
+    for group in ("Time", "World", "Window"):
+        rows: list[Row] = [
+            (_labels(keymap.keys_for(command.name)), command.help)
+            for command in COMMANDS
+            if command.group == group and not command.name.startswith("slot_")
+        ]
+        if group == "Time":
+            rows.append(
+                (_labels([*keymap.keys_for("slot_1"), *keymap.keys_for("slot_5")]), "first to last slot")
+            )
+        columns.append((group, rows))
+    return columns
+
+
+def _labels(keys: list[str]) -> list[str]:
+    return [SHORT.get(key, key.upper() if len(key) < 4 else key) for key in keys[:2]]
+
+
+def _extent(pen: Pen, grid: list[list[Column]]) -> tuple[int, int]:
+    tall = sum(_tall(pen, row) for row in grid)
+    return max(sum(_widths(pen, grid)), pen.width(FOOT, 12)) + pen.px(2 * RIM), tall + pen.px(RIM + 44)
+
+
+def _widths(pen: Pen, grid: list[list[Column]]) -> list[int]:
+    """Of each column, the widest of those that stand below each other."""
+    return [
+        max(pen.width(text, 13) for row in grid for _, text in row[i][1]) + pen.px(KEYS + 30)
+        for i in range(len(grid[0]))
+    ]
+
+
+def _tall(pen: Pen, row: list[Column]) -> int:
+    return pen.px(48 + ROW * max(len(rows) for _, rows in row))
+
+
+def _draw_grid(pen: Pen, rect: Rect, grid: list[list[Column]]) -> None:
+    y = rect.y + pen.px(RIM)
+    for row in grid:
+        x = rect.x + pen.px(RIM)
+        for (title, rows), width in zip(row, _widths(pen, grid), strict=True):
+            _draw_column(pen, x, y, title, rows)
+            x += width
+        y += _tall(pen, row)
+
+
+def _draw_column(pen: Pen, x: int, y: int, title: str, rows: list[Row]) -> None:
+    pen.text((x, y), title, 16, DREAM)
+    for i, (labels, text) in enumerate(rows):
+        top = y + pen.px(34 + ROW * i)
+        at = x
+        for label in labels:
+            at += pen.cap((at, top), label) + pen.px(4)
+        pen.text((x + pen.px(KEYS), top + pen.px(3)), text, 13, TEXT)
+
+
+def hints(keymap: Keymap) -> list[tuple[str, str]]:
+    """The keys that one should know from the start, with what they do."""
+    known = ((keymap.keys_for(name), text) for name, text in HINTS)
+    return [(SHORT.get(keys[0], keys[0]).upper(), text) for keys, text in known if keys]

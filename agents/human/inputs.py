@@ -1,0 +1,46 @@
+"""What a person's hands do between two frames."""
+
+from __future__ import annotations
+
+from worldsim.agents.human.keymap import Keymap
+from worldsim.controls import Control, ControlSpace
+
+MOST_LOOK = 0.5  # radians a frame; what the mouse does beyond is lost
+
+
+class Inputs:
+    """Keys that are down, keys that were tapped since the last frame (a short tap counts too), and the
+    mouse's way.
+    """
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self._tapped: set[str] = set()
+        self._pixels = 0.0
+
+    def press(self, key: str) -> None:
+        """A key went down."""
+        self.down.add(key)
+        self._tapped.add(key)
+
+    def release(self, key: str) -> None:
+        """A key came up."""
+        self.down.discard(key)
+
+    def move(self, pixels: float) -> None:
+        """The mouse went so far to the right."""
+        self._pixels += pixels
+
+    def let_go(self) -> None:
+        """Nothing is held any more; the window lost the keyboard."""
+        self.down.clear()
+        self._tapped.clear()
+        self._pixels = 0.0
+
+    def control(self, keymap: Keymap, space: ControlSpace) -> Control:
+        """What to do in the next frame. Taps and the mouse's way are used up by it."""
+        keys = keymap.held(self.down | self._tapped)
+        look = self._pixels * keymap.sensitivity if space.look else 0.0
+        self._tapped.clear()
+        self._pixels = 0.0
+        return Control(keys=keys, look=min(max(look, -MOST_LOOK), MOST_LOOK))

@@ -1,0 +1,86 @@
+"""One future: a session and what was walked in it since its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldsim import camera
+from worldsim.agents.agent import Agent
+from worldsim.controls import Control
+
+if TYPE_CHECKING:
+    from worldsim.engine import Session, Step
+
+Place = tuple[float, float, float]
+"""x and y in metres, yaw in radians."""
+
+
+@dataclass
+class History:
+    """What was walked.
+
+    Entry 0 of ``places``, ``rewards`` and ``drifts`` is the frame that it started from; entry i + 1 is the
+    frame that ``controls[i]`` led to.
+    """
+
+    places: list[Place | None]
+    controls: list[Control] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=lambda: [0.0])
+    drifts: list[float] = field(default_factory=lambda: [0.0])
+
+    def add(self, control: Control, step: Step) -> None:
+        """Note the frame that ``control`` led to."""
+        self.controls.append(control)
+        self.places.append(place_of(step.pose))
+        self.rewards.append(step.reward)
+        self.drifts.append(step.drift)
+
+    def drop(self, frames: int) -> None:
+        """Forget the last frames."""
+        keep = len(self.controls) - frames
+        del self.controls[keep:], self.places[keep + 1 :], self.rewards[keep + 1 :], self.drifts[keep + 1 :]
+
+    def copy(self) -> History:
+        """Another history with the same past."""
+        return History(list(self.places), list(self.controls), list(self.rewards), list(self.drifts))
+
+
+@dataclass
+class Lane:
+    """A session with its history.
+
+    ``start`` is the number of the world's start context, ``agent`` who steers where no person does.
+    """
+
+    session: Session
+    agent: Agent
+    start: int
+    history: History
+    ended: bool = False
+
+    @classmethod
+    def begin(cls, session: Session, agent: Agent, start: int) -> Lane:
+        """A lane at its first frame."""
+        return cls(session, agent, start, History([place_of(session.pose)]))
+
+    def arrived(self, control: Control, step: Step) -> None:
+        """Note the frame that ``control`` led to."""
+        self.history.add(control, step)
+        self.ended = step.terminated
+
+    def back(self, frames: int) -> None:
+        """Go back by so many frames. Raises EngineError, and changes nothing, if the session cannot."""
+        self.session.rewind(frames)
+        self.history.drop(frames)
+        self.ended = False
+
+
+def place_of(pose: np.ndarray | None) -> Place | None:
+    """Where a camera stands, seen from above; None without a pose."""
+    if pose is None:
+        return None
+    x, y, _, yaw = camera.planar(pose)
+    return float(x), float(y), float(yaw)

@@ -1,0 +1,45 @@
+"""Sticky random keys: the simplest agent, and the fallback of cleverer ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldsim.controls import Control, ControlSpace
+
+if TYPE_CHECKING:
+    from worldsim.agents.agent import Sight
+
+
+class RandomAgent:
+    """Holds one random combination of keys for a random while, then another.
+
+    ``hold`` is the mean number of frames that a combination is held; ``look`` is the standard deviation, in
+    radians a frame, of a slow random turn of the head where the world knows mouse look.
+    """
+
+    name = "random"
+
+    def __init__(self, hold: float = 8.0, look: float = 0.03) -> None:
+        self.hold = hold
+        self.look = look
+        self.reset()
+
+    def reset(self) -> None:
+        """Let go of the keys that are held."""
+        self._left = 0
+        self._control = Control()
+
+    def __call__(self, sight: Sight, space: ControlSpace, rng: np.random.Generator) -> Control:
+        """The control for the next frame; what is seen does not matter."""
+        if self._left <= 0:
+            self._control = self._draw(space, rng)
+            self._left = int(rng.geometric(1.0 / self.hold))
+        self._left -= 1
+        return self._control
+
+    def _draw(self, space: ControlSpace, rng: np.random.Generator) -> Control:
+        keys = space.combos[int(rng.integers(len(space.combos)))] if space.combos else ()
+        look = float(rng.normal(0.0, self.look)) if space.look and rng.random() < 0.5 else 0.0
+        return Control(keys=frozenset(keys), look=look)

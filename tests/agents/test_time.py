@@ -1,0 +1,54 @@
+"""Pacing and timings, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from worldsim.agents.human.pacing import Pacer
+from worldsim.agents.human.stats import Stats
+
+
+def test_a_pacer_keeps_its_beat_although_frames_come_late() -> None:
+    pacer, now, beats = Pacer(10.0), 100.0, []
+    for late in (0.0, 0.03, 0.0, 0.07, 0.0, 0.0):
+        now += pacer.wait(now) + late
+        beats.append(now)
+        pacer.beat(now)
+    assert beats[-1] - beats[0] == pytest.approx(0.5)
+
+
+def test_a_long_hold_up_is_not_rushed_after() -> None:
+    pacer = Pacer(10.0)
+    pacer.beat(0.0)
+    pacer.beat(5.0)
+    assert pacer.wait(5.0) == pytest.approx(0.1)
+
+
+def test_without_a_pace_a_frame_is_always_due() -> None:
+    pacer = Pacer(0.0)
+    pacer.beat(1.0)
+    assert pacer.wait(1.0) == 0.0
+
+
+def test_stats_tell_the_engine_from_the_loop() -> None:
+    now = [0.0]
+    stats = Stats(clock=lambda: now[0])
+    for ms in (10, 10, 10, 30):
+        with stats.step():
+            now[0] += ms / 1000
+        now[0] += 0.04
+    assert stats.frames == 4
+    assert stats.percentile(50) == pytest.approx(10.0)
+    assert stats.percentile(99) > 25
+    assert stats.engine_fps == pytest.approx(4 / 0.06)
+    assert stats.loop_fps == pytest.approx(3 / (0.05 + 0.05 + 0.07))
+    stats.pause()
+    assert stats.loop_fps == 0.0
+
+
+def test_a_step_that_fails_is_not_counted() -> None:
+    stats = Stats()
+    with pytest.raises(RuntimeError), stats.step():
+        raise RuntimeError
+    assert stats.frames == 0
+    assert stats.percentile(50) == stats.engine_fps == 0.0
