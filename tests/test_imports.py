@@ -170,6 +170,12 @@ def test_relative_imports_are_followed(tmp_path: Path) -> None:
     ]
 
 
+def test_the_names_that_type_checkers_see_are_the_lazy_ones() -> None:
+    seen = {name for name, _, _ in imports("worldsim", MODULES["worldsim"])}
+    assert {f"{home}.{name}" for name, home in worldsim._HOMES.items()} <= seen
+    assert set(worldsim.__all__) == set(worldsim._HOMES)
+
+
 def test_importing_worldsim_brings_nothing_heavy() -> None:
     light = "worldsim, worldsim.cli, worldsim.camera, worldsim.config, worldsim.controls, worldsim.units"
     code = f"import sys, {light}; print(*(set(sys.modules) & {{'torch', 'pygame', 'vizdoom'}}))"

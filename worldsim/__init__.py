@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from worldsim.envs.registry import register as _register_envs
+
+if TYPE_CHECKING:
+    from worldsim.checkpoint import Context
+    from worldsim.controls import Control, ControlSpace
+    from worldsim.engine.world import World, load
+    from worldsim.errors import WorldsimError
 
 __version__ = "0.1.0"
 __all__ = ["Context", "Control", "ControlSpace", "World", "WorldsimError", "load"]
