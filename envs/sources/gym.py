@@ -52,9 +52,9 @@ class GymSource:
 
     def step(self, control: Control) -> Observation:
         """Hold ``control`` for one step of the environment."""
+        self.spec.control_space.validate(control)
         if not self._is_running:
             raise SourceError("a step needs a running episode", None, "call reset(seed) first")
-        self.spec.control_space.validate(control)
         observation, reward, terminated, truncated, _ = self._env.step(self._actions.action(control))
         self._is_running = not (terminated or truncated)
         return Observation(

@@ -1,0 +1,109 @@
+"""Any Gymnasium environment with pixels is a source."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.envs import pixel_env  # registers the environments
+from worldsim.controls import Control
+from worldsim.envs.sources import make_source
+from worldsim.envs.sources.gym_actions import make_action_map
+from worldsim.errors import ControlError, SourceError
+
+
+DOTS = "gym:Dots-v0"
+
+
+@pytest.mark.parametrize("name", [DOTS, "gym:RenderedDots-v0"])
+def test_frames_come_from_observation_or_render(name: str) -> None:
+    source = make_source(name)
+    assert source.spec.size == (24, 32)
+    assert source.spec.fps == 20
+    assert not source.spec.has_pose
+    assert source.walls() is None
+    frame = source.reset(3).frame
+    assert frame.dtype == np.uint8
+    assert (frame == (255, 128, 0)).all(-1).sum() == 8
+    source.close()
+
+
+def test_same_seed_and_controls_give_the_same_frames() -> None:
+    def play() -> np.ndarray:
+        source = make_source(DOTS)
+        frames = [source.reset(5).frame]
+        frames += [source.step(Control({key})).frame for key in ("left", "right", "right")]
+        return np.stack(frames)
+
+    np.testing.assert_array_equal(play(), play())
+
+
+def test_frames_are_averaged_over_areas() -> None:
+    full, half = make_source(DOTS).reset(3).frame, make_source(DOTS, (12, 16)).reset(3).frame
+    assert half.shape == (12, 16, 3)
+    assert abs(full.mean() - half.mean()) < 0.5
+    assert make_source(DOTS, (7, 9)).reset(3).frame.shape == (7, 9, 3)
+
+
+def test_keys_move_the_dot_and_the_edge_ends_the_task() -> None:
+    source = make_source(DOTS)
+    assert source.spec.control_space.keys == ("left", "right")
+    assert source.spec.control_space.combos == ((), ("left",), ("right",))
+    start = column(source.reset(1).frame)
+    assert column(source.step(Control({"right"})).frame) == start + 1
+    assert column(source.step(Control()).frame) == start + 1
+    assert column(source.step(Control({"left"})).frame) == start
+    seen = source.step(Control({"right"}))
+    while not seen.terminated:
+        seen = source.step(Control({"right"}))
+    assert not seen.truncated
+    with pytest.raises(SourceError, match="reset"):
+        source.step(Control())
+    with pytest.raises(ControlError, match="right"):
+        source.step(Control({"rihgt"}))
+
+
+def column(frame: np.ndarray) -> int:
+    return int(frame[8, :, 0].argmax())
+
+
+def test_a_time_limit_truncates() -> None:
+    source = make_source(DOTS)
+    source.reset(0)
+    flags = [source.step(Control({"left"})) for _ in range(40)]
+    assert [f.truncated for f in flags] == [False] * 39 + [True]
+    assert not flags[-1].terminated
+
+
+def action_of(env_id: str, *keys: str) -> np.ndarray:
+    return np.asarray(make_action_map(pixel_env.gymnasium.make(env_id), env_id).action(Control(keys)))
+
+
+def test_actions_of_every_kind_of_space() -> None:
+    assert action_of("ShiftedDots-v0", "right") == 7
+    assert action_of("ShiftedDots-v0") == 6
+    np.testing.assert_array_equal(action_of("Buttons-v0", "button_1"), [0, 1])
+    np.testing.assert_allclose(action_of("Axes-v0"), [0, 0])
+    np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis1_plus"), [-1, 2])
+    np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis0_plus"), [0, 0])
+
+
+def test_an_axis_that_starts_at_its_rest_has_one_key() -> None:
+    space = make_source("gym:Axes-v0").spec.control_space
+    assert space.keys == ("axis0_minus", "axis0_plus", "axis1_plus")
+    assert ("axis0_minus", "axis1_plus") in space.combos
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("gym:Words-v0", "Discrete, MultiBinary"),
+        ("gym:Boundless-v0", "bounds"),
+        ("gym:NoSuchThing-v0", "known to Gymnasium"),
+        ("gym:FrozenDots-v0", "known to Gymnasium"),
+        ("doom-mace", "did you mean 'doom-maze'"),
+    ],
+)
+def test_what_cannot_be_a_source_is_an_error(name: str, rule: str) -> None:
+    with pytest.raises(SourceError, match=rule):
+        make_source(name)

@@ -1,0 +1,98 @@
+"""``worldsim record``, as it is called."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.players import assert_same
+from worldsim.data.dataset import Dataset
+from worldsim.envs.player import MixturePlayer
+from worldsim.envs.record import main
+from worldsim.errors import SourceError
+
+ROOT = Path(__file__).parents[2]
+DOTS = "gym:tests.envs.pixel_env:Dots-v0"
+
+
+def test_any_gymnasium_environment_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "dots"
+    assert main([DOTS, "--frames", "100", "--workers", "1", "--seed", "2", "--size", "12x16", "--out", str(out)]) == 0
+    summary = capsys.readouterr().out.splitlines()[-1]
+    dataset = Dataset(out)
+    assert f"in {len(dataset)} episodes" in summary
+    assert dataset.spec.size == (12, 16)
+    assert dataset.spec.control_space.keys == ("left", "right")
+    assert sum(e.length for e in dataset.episodes) >= 100
+    assert not (out / "coverage.png").exists()
+    first = dataset.episode(0)
+    assert first.seed == 2 * 1_000_003
+    assert first.poses is None
+    assert first.terminated[-1] != first.truncated[-1]
+    assert not first.terminated[:-1].any()
+
+
+def test_an_unknown_source_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="doom-maze"):
+        main(["doom-mace", "--out", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_player_cuts_long_episodes() -> None:
+    player = MixturePlayer(DOTS, max_frames=3)
+    episode = player.play(4)
+    assert len(episode) == 3
+    assert episode.truncated.tolist() == [False, False, True]
+    assert not episode.terminated.any()
+    player.close()
+
+
+def test_doom_survives_kill_minus_9(tmp_path: Path) -> None:
+    """Killed at a random moment and resumed, the recording is the one that was never killed."""
+    pytest.importorskip("vizdoom")
+    out, here = tmp_path / "maze", tmp_path / "here"
+    here.mkdir()
+    process = subprocess.Popen(command(out), cwd=here, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_until((out / "recording.json").exists)
+    time.sleep(random.uniform(0, 4))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not engines_of(process.pid))
+    subprocess.run([*command(out), "--resume"], cwd=here, check=True, stdout=subprocess.DEVNULL)
+    assert not list(here.iterdir())
+    assert (out / "coverage.png").exists()
+    dataset = Dataset(out)
+    assert sum(e.length for e in dataset.episodes) >= 600
+    player = MixturePlayer("doom-maze")
+    for episode in dataset.episodes:
+        assert_same(dataset.episode(episode.index), player.play(episode.seed))
+    player.close()
+    poses = dataset.poses()
+    assert np.ptp(poses[:, :2, 3], axis=0).max() > 2
+
+
+def command(out: Path) -> list[str]:
+    script = "import sys; from worldsim.cli import main; sys.exit(main())"
+    arguments = ["record", "doom-maze", "--frames", "600", "--workers", "2", "--seed", "1", "--out", str(out)]
+    return [sys.executable, "-c", script, *arguments]
+
+
+def engines_of(session: int) -> list[int]:
+    """Processes of a session that are still there."""
+    found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def wait_until(condition: object, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
