@@ -1,7 +1,7 @@
 """Clips for training: decoded frames in one array, sampled in windows, with the time shift done.
 
-A recorded row has the control that was taken *after* its observation; a model is conditioned on the control that led
-*into* a frame. :func:`shift` goes from the one to the other, and nothing else does.
+A recorded row has the control that was taken *after* its observation; a model is conditioned on the control
+that led *into* a frame. :func:`shift` goes from the one to the other, and nothing else does.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def shift(controls: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> 
 class ClipStore:
     """All frames of one split of a dataset at one size, ready for sampling.
 
-    The first store of a split and size decodes the videos into an array beside the dataset, in its folder ``cache``;
-    later ones map that file. It may be deleted at any time.
+    The first store of a split and size decodes the videos into an array beside the dataset, in its folder
+    ``cache``; later ones map that file. It may be deleted at any time.
 
     Args:
         dataset: the dataset, or its folder.
@@ -112,15 +112,24 @@ class ClipStore:
         """Number of frames in the split."""
         return len(self.frames)
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator, *, ends: float = 0.0) -> Clip:
+    @property
+    def poses(self) -> np.ndarray | None:
+        """``float64 [N, 4, 4]``: the poses of :attr:`frames`, or None."""
+        return self._poses
+
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator, *, ends: float = 0.0, frames: bool = True
+    ) -> Clip:
         """Draw ``batch`` windows of ``length`` frames, all windows within an episode being equally likely.
 
         Args:
             batch: number of windows.
             length: frames in each.
             rng: the source of chance.
-            ends: share in [0, 1] of the windows that are drawn among those that close with a task's end, which are rare
+            ends: share in [0, 1] of the windows that are drawn among those that close with a task's end,
+                which are rare
                 otherwise. Without effect where the split has none.
+            frames: False leaves the frames out, for what needs tracks alone: they come as [B, T, 0, 0, 3].
 
         Raises:
             DataError: no episode is long enough.
@@ -137,7 +146,7 @@ class ClipStore:
         closing = (self._starts + self._lengths - length)[self._is_ended & (windows > 0)]
         if closing.size:
             starts = np.where(rng.random(batch) < ends, rng.choice(closing, batch), starts)
-        return self._clip(starts, length)
+        return self._clip(starts, length, frames)
 
     def window(self, episode: int, start: int, length: int) -> Clip:
         """One window (B = 1) of the split's episode number ``episode``, from its arrival ``start`` on.
@@ -151,13 +160,14 @@ class ClipStore:
             raise DataError(f"a window must be within 0..{self._lengths[episode]}", (start, start + length))
         return self._clip(self._starts[episode : episode + 1] + start, length)
 
-    def _clip(self, starts: np.ndarray, length: int) -> Clip:
+    def _clip(self, starts: np.ndarray, length: int, frames: bool = True) -> Clip:
         at = starts[:, None] + np.arange(length)
         controls = self._controls[at]
         controls[:, 0] = 0
         frame = self._frame[at]
         poses = None if self._poses is None else self._poses[frame]
-        return Clip(self.frames[frame], controls, poses, self._rewards[at], self._ends[at])
+        pixels = self.frames[frame] if frames else np.empty((*at.shape, 0, 0, 3), np.uint8)
+        return Clip(pixels, controls, poses, self._rewards[at], self._ends[at])
 
     def _load_rows(self) -> None:
         tracks, poses, first = [], [], 0

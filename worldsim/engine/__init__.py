@@ -1,0 +1,1 @@
+"""Imagined worlds, many at once: worlds, sessions, snapshots."""

@@ -1,0 +1,25 @@
+"""What a session answers to a control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One imagined frame."""
+
+    frame: np.ndarray
+    """uint8 [H, W, 3]"""
+    pose: np.ndarray | None
+    """Camera-to-world, float64 [4, 4], metres; None where the source has no poses."""
+    pose_given: bool
+    """Whether the pose was explicit; otherwise the model predicted it from the keys."""
+    reward: float
+    terminated: bool
+    drift: float
+    """How far the frame is from what its past foretold, as a share of the pixel range; grows with drift."""
+    index: int
+    """Frames since the session began, given ones included."""

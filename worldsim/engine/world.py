@@ -1,0 +1,90 @@
+"""A loaded world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_world
+from worldsim.data.spec import SourceSpec
+from worldsim.engine.precision import best_dtype, prepare
+from worldsim.errors import EngineError
+
+if TYPE_CHECKING:
+    from worldsim.engine.engine import Engine
+
+
+class World:
+    """A trained world, ready to dream. Made by :func:`load`."""
+
+    def __init__(self, stored: Stored, device: torch.device, dtype: torch.dtype) -> None:
+        self._stored = stored
+        self.networks = stored.networks
+        self.params = self.networks.parameter_count()
+        self.device, self.dtype = device, dtype
+        prepare(self.networks, dtype)
+
+    @property
+    def name(self) -> str:
+        return self._stored.config.name
+
+    @property
+    def config(self) -> WorldConfig:
+        return self._stored.config
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The source it was learnt from, at the world's frame size."""
+        return self._stored.config.source
+
+    @property
+    def starts(self) -> tuple[Context, ...]:
+        """Moments to start from; none of them was trained on."""
+        return self._stored.starts
+
+    @property
+    def card(self) -> str:
+        """What it is and how well it does, Markdown."""
+        return self._stored.card
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights; a snapshot fits the world with the same digest."""
+        return self._stored.digest
+
+    def engine(self, slots: int = 8, context: int | None = None, steps: int = 2, history: int = 64) -> Engine:
+        """An engine for up to ``slots`` sessions.
+
+        Args:
+            slots: sessions at a time.
+            context: frames of past that the generator sees (default: what it was trained with).
+            steps: denoising passes per frame, K: 1, 2 or 4.
+            history: frames that every session can be rewound by; each costs about a megabyte per session.
+        """
+        from worldsim.engine.engine import Engine
+
+        return Engine(self, slots, context, steps, history)
+
+
+def load(name: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> World:
+    """Load a world by its shipped name or folder.
+
+    Args:
+        name: e.g. "doom-maze", or a folder that ``worldsim train`` wrote.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", ...
+        dtype: bfloat16 or float32; by default what is faster here.
+
+    Raises:
+        CheckpointError: there is no such world, or its files are damaged.
+        EngineError: the device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError("the device must exist", str(device), "use device='auto' or 'cpu'") from error
+    return World(load_world(find_world(name), place), place, dtype or best_dtype(place))

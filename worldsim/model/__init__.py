@@ -1,0 +1,1 @@
+"""The generator: a frame-wise causal transformer over latents."""

@@ -1,0 +1,67 @@
+"""The context: a ring of past frames' raw keys and values, with sink frames that are never overwritten.
+
+Shapes: L temporal layers, B batch, W frames held, N tokens, A heads, d channels of a head.
+Keys are raw: their rotation depends on their age, which changes every frame, so it is applied on read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Cache:
+    """Past keys and values of every temporal layer, and when each was written."""
+
+    keys: Tensor
+    """[L, B, W, N, A, d]"""
+    values: Tensor
+    """[L, B, W, N, A, d]"""
+    written: Tensor
+    """Frame index held in each place [B, W]; -1 while empty."""
+    index: Tensor
+    """Frames written so far [B]."""
+    sinks: int
+    """How many of the first frames stay for good."""
+
+    @staticmethod
+    def empty(layers: int, batch: int, frames: int, tokens: int, heads: int, dim: int, sinks: int, like: Tensor) -> Cache:
+        shape = (layers, batch, frames, tokens, heads, dim)
+        return Cache(
+            like.new_zeros(shape), like.new_zeros(shape),
+            torch.full((batch, frames), -1, device=like.device), torch.zeros(batch, dtype=torch.long, device=like.device), sinks,
+        )
+
+    @property
+    def frames(self) -> int:
+        return self.written.shape[1]
+
+    def ages(self) -> tuple[Tensor, Tensor]:
+        """Frames since each place was written [B, W] (1 = the frame before), and which places are filled [B, W].
+
+        Ages end at the ring's length, so that a sink keeps a position that training has seen.
+        """
+        filled = self.written >= 0
+        return (self.index[:, None] - self.written).clamp(max=self.frames), filled
+
+    def write(self, keys: Tensor, values: Tensor) -> None:
+        """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
+        ring = self.frames - self.sinks
+        place = torch.where(self.index < self.frames, self.index, self.sinks + (self.index - self.sinks) % ring)
+        rows = torch.arange(len(place), device=place.device)
+        self.keys[:, rows, place] = keys.to(self.keys.dtype)
+        self.values[:, rows, place] = values.to(self.values.dtype)
+        self.written[rows, place] = self.index
+        self.index += 1
+
+    def pick(self, rows: Tensor) -> Cache:
+        """A copy of some batch rows."""
+        return Cache(self.keys[:, rows], self.values[:, rows], self.written[rows], self.index[rows], self.sinks)
+
+    def put(self, rows: Tensor, other: Cache) -> None:
+        """Overwrite batch rows with those of ``other``; a single row of ``other`` is repeated."""
+        self.keys[:, rows], self.values[:, rows] = other.keys, other.values
+        self.written[rows], self.index[rows] = other.written, other.index

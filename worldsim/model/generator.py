@@ -1,0 +1,131 @@
+"""The generator: latents of a frame from noise, given the past, the view and the control.
+
+Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V view channels, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import ConfigError
+from worldsim.model.blocks import Block, PastKeys
+from worldsim.model.cache import Cache
+from worldsim.model.conditioning import Conditioning
+from worldsim.model.rope import angles
+from worldsim.units import Unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """A block-causal transformer."""
+
+    channels: int
+    """Latent channels, C."""
+    view: int
+    """View channels, V."""
+    control: int
+    """Length of control vector and twist together, M."""
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    registers: int = 4
+    """Extra tokens; the first is the agent's, which the heads read."""
+    every: int = 2
+    """A block in this many looks at the past."""
+    context: int = 12
+    """Frames of context at most."""
+    sinks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 8:
+            raise ConfigError("a head must have a multiple of 8 channels", (self.width, self.heads), "change width or heads")
+        if not 0 <= self.sinks < self.context:
+            raise ConfigError("sinks must be fewer than the context's frames", (self.sinks, self.context))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one pass gives."""
+
+    clean: Tensor
+    """The predicted clean latent (x-prediction) [B, T, N, C]."""
+    agent: Tensor
+    """The agent token [B, T, D]."""
+    keys: Tensor
+    """Raw temporal keys [L, B, T, N + R, A, d]."""
+    values: Tensor
+    """Temporal values, likewise."""
+
+
+class Generator(nn.Module):
+    """Predicts clean latents; causal over frames, free within a unit as its mask allows."""
+
+    turn: Tensor
+
+    def __init__(self, config: GeneratorConfig, unit: Unit) -> None:
+        super().__init__()
+        self.config = config
+        width, dim = config.width, config.width // config.heads
+        self.tokens = unit.tokens
+        self.latent_in = nn.Linear(config.channels, width)
+        self.view_in = nn.Linear(config.view, width)
+        self.place = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
+        self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02)
+        self.condition = Conditioning(config.control, width)
+        self.blocks = nn.ModuleList(Block(width, config.heads, i % config.every == config.every - 1) for i in range(config.layers))
+        self.norm = nn.RMSNorm(width)
+        self.out = nn.Linear(width, config.channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        positions = torch.from_numpy(unit.positions()[:, 1:]) + 1
+        positions = torch.cat([positions, positions.new_zeros(config.registers, 2)])
+        self.register_buffer("turn", angles(positions, (dim // 2, dim // 2)), persistent=False)
+        mask = torch.ones(len(positions), len(positions), dtype=torch.bool)
+        mask[: unit.tokens, : unit.tokens] = torch.from_numpy(unit.mask())
+        self.register_buffer("mask", None if mask.all() else mask, persistent=False)
+
+    @property
+    def temporal_layers(self) -> int:
+        return sum(block.time is not None for block in self.blocks)
+
+    def empty_cache(self, batch: int, context: int | None = None) -> Cache:
+        """A cache for ``batch`` worlds, on the weights' device and in their type."""
+        config = self.config
+        return Cache.empty(
+            self.temporal_layers, batch, context or config.context, self.tokens + config.registers, config.heads,
+            config.width // config.heads, config.sinks, self.latent_in.weight,
+        )
+
+    def forward(
+        self, noisy: Tensor, level: Tensor, step: Tensor, view: Tensor, control: Tensor,
+        cache: Cache | None = None, known: Tensor | None = None,
+    ) -> Prediction:
+        """One pass over T frames.
+
+        Args:
+            noisy: latents [B, T, N, C].
+            level: 0 = noise, 1 = clean [B, T].
+            step: how far the denoising step goes [B, T], in (0, 1].
+            view: what is known beforehand [B, T, N, V].
+            control: keys, look and twist [B, T, M].
+            cache: frames before the first; read, never written.
+            known: False where the control is withheld, bool [B, T].
+        """
+        x = self.latent_in(noisy) + self.view_in(view) + self.place
+        x = torch.cat([x, self.registers.expand(*x.shape[:2], -1, -1).to(x.dtype)], 2)
+        condition = self.condition(control, level, step, known)
+        fresh: list[tuple[Tensor, Tensor]] = []
+        ages = cache.ages() if cache is not None else None
+        for block in self.blocks:
+            past = None
+            if cache is not None and ages is not None and block.time is not None:
+                past = PastKeys(cache.keys[len(fresh)], cache.values[len(fresh)], *ages)
+            x, pair = block(x, condition, self.turn, self.mask, past)
+            if pair is not None:
+                fresh.append(pair)
+        x = self.norm(x)
+        keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
+        return Prediction(self.out(x[:, :, : self.tokens]).float(), x[:, :, self.tokens], keys, values)

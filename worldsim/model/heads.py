@@ -1,0 +1,79 @@
+"""What the agent feels: how the camera moves, the reward, whether the episode goes on.
+
+Shapes: ... batch axes, D agent width, S surroundings, M keys and look, P past twists, 6 twist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BINS = 41
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadsConfig:
+    """Sizes of the heads."""
+
+    width: int
+    """Agent token width, D."""
+    control: int
+    """Keys and look, M."""
+    surroundings: int = 0
+    """Length of what the tokenizer tells of the surroundings; 0: none, the agent token is read instead."""
+    twists: int = 4
+    """Past twists that the motion head sees."""
+    poses: bool = True
+    """Whether the source has poses."""
+
+
+def symlog(x: Tensor) -> Tensor:
+    return x.sign() * x.abs().log1p()
+
+
+def two_hot(value: Tensor) -> Tensor:
+    """Reward [...] to weights over bins [..., 41], even in symlog from -5 to 5 (DreamerV3)."""
+    place = (symlog(value).clamp(-5, 5) + 5) / 10 * (BINS - 1)
+    low = place.floor().clamp(max=BINS - 2).long()
+    part = (place - low)[..., None]
+    return F.one_hot(low, BINS) * (1 - part) + F.one_hot(low + 1, BINS) * part
+
+
+def expected(logits: Tensor) -> Tensor:
+    """Logits [..., 41] to a reward [...]: the symexp of the expected bin."""
+    bins = torch.linspace(-5, 5, BINS, device=logits.device)
+    mean = (logits.float().softmax(-1) * bins).sum(-1)
+    return mean.sign() * mean.abs().expm1()
+
+
+class Heads(nn.Module):
+    """Motion before the frame is made; reward and continuation after."""
+
+    def __init__(self, config: HeadsConfig) -> None:
+        super().__init__()
+        self.config = config
+        seen = config.surroundings or config.width
+        hidden = 256
+        self.motion = nn.Sequential(
+            nn.Linear(seen + config.control + 6 * config.twists, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 6),
+        ) if config.poses else None
+        self.outcome = nn.Sequential(nn.Linear(config.width + config.surroundings, hidden), nn.SiLU(), nn.Linear(hidden, BINS + 1))
+
+    def move(self, agent: Tensor, surroundings: Tensor | None, control: Tensor, twists: Tensor) -> Tensor:
+        """The next normalised twist [..., 6] of the camera, from the state before and the keys now.
+
+        ``agent`` [..., D], ``surroundings`` [..., S], ``control`` [..., M], ``twists`` [..., P, 6], newest last.
+        """
+        assert self.motion is not None
+        seen = surroundings if surroundings is not None else agent
+        return self.motion(torch.cat([seen, control, twists.flatten(-2)], -1)).float()
+
+    def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Reward logits [..., 41] and the logit of going on [...], from the frame just made."""
+        seen = agent if surroundings is None else torch.cat([agent, surroundings.to(agent.dtype)], -1)
+        out = self.outcome(seen).float()
+        return out[..., :BINS], out[..., BINS]

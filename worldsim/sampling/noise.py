@@ -1,0 +1,25 @@
+"""Counter-based noise: a frame's noise depends on (session seed, frame index, draw) and on nothing else.
+
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3") gives the bits; Box-Muller makes them normal, so that the
+stream does not depend on how a library happens to draw normals.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def normal(seed: int, index: int, draw: int, count: int) -> np.ndarray:
+    """``count`` standard normals, float32 [count]."""
+    pairs = (count + 1) // 2
+    bits = np.random.Philox(key=[seed & (2**64 - 1), draw], counter=[0, 0, index, 0]).random_raw(2 * pairs)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].astype(np.float32)
+
+
+def normal_batch(seeds: np.ndarray, indices: np.ndarray, draw: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Noise for several sessions at once, float32 [B, *shape]; row i belongs to (seeds[i], indices[i])."""
+    count = int(np.prod(shape))
+    rows = [normal(int(seed), int(index), draw, count) for seed, index in zip(seeds, indices, strict=True)]
+    return np.stack(rows).reshape(-1, *shape)

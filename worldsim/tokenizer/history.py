@@ -1,0 +1,178 @@
+"""The tokenizer whose decoder sees the past: a video codec's P-frame, learnt.
+
+The place (if the source has poses) says what should be seen from the new camera; the previous frame, moved along with the
+camera by the place's depth and a learnt flow, says what was seen; the latent carries only the innovation. One light network
+weighs the three. Sources: motion compensation and residual of every video codec (seed 002's predictive compression);
+Delta-IRIS and SVG-LP for latents that hold what the past cannot know; CDNA for masks over transformed past frames.
+
+Shapes: B batch, N = gh * gw tokens, C latent channels, H x W frame, h x w = H/patch x W/patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.camera import Intrinsics
+from worldsim.errors import ConfigError
+from worldsim.tokenizer.layers import Stack
+from worldsim.tokenizer.place import Place, PlaceConfig, Rays
+from worldsim.tokenizer.protocol import Motion, Past, View
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryConfig:
+    """A history tokenizer for frames of one size."""
+
+    size: tuple[int, int]
+    """Frame height and width in pixels."""
+    control: int
+    """Length of the control vector and twist together."""
+    intrinsics: Intrinsics | None = None
+    """Camera of a source with poses; needed by a place."""
+    place: PlaceConfig | None = None
+    patch: int = 5
+    """Pixels to a side of a cell of the weighing network."""
+    pool: int = 4
+    """Cells to a side of a token."""
+    width: int = 64
+    depth: int = 3
+    channels: int = 16
+
+    def __post_init__(self) -> None:
+        block = self.patch * self.pool
+        if self.size[0] % block or self.size[1] % block:
+            raise ConfigError(f"the frame size must be a multiple of patch x pool = {block}", self.size, "change patch or pool")
+        if self.place is not None and self.intrinsics is None:
+            raise ConfigError("a place needs the camera's intrinsics", None, "record from a source with poses")
+
+
+class HistoryTokenizer(nn.Module):
+    """Encodes a frame as what the past and the place do not tell."""
+
+    base: Tensor
+
+    def __init__(self, config: HistoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        height, width = config.size
+        self.place = Place(config.place) if config.place is not None else None
+        self.rays = Rays.of(config.intrinsics, height, width) if config.intrinsics is not None else None
+        embedding, area = 2 * config.width, config.patch**2
+        self.embed = nn.Sequential(nn.Linear(config.control, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.see = nn.Conv2d(8 * area, config.width, 3, padding=1)
+        self.look = nn.Conv2d(3 * area, config.width, 3, padding=1)
+        self.compare = Stack(config.width, embedding, 1)
+        self.squeeze = nn.Conv2d(config.width, 2 * config.width, config.pool, config.pool)
+        self.distil = Stack(2 * config.width, embedding, 1)
+        self.to_latent = nn.Conv2d(2 * config.width, config.channels, 1)
+        self.from_latent = nn.Conv2d(config.channels, config.width, 3, padding=1)
+        self.weigh = Stack(config.width, embedding, config.depth)
+        self.out_norm = nn.GroupNorm(8, config.width)
+        self.out = nn.Conv2d(config.width, 2 + 4 * area, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("base", _pixel_grid(height, width), persistent=False)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        block = self.config.patch * self.config.pool
+        return self.config.size[0] // block, self.config.size[1] // block
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
+
+    @property
+    def view_channels(self) -> int:
+        return 6 * self.config.pool**2
+
+    def blank(self, batch: int, device: torch.device) -> Past:
+        height, width = self.config.size
+        return Past(torch.zeros(batch, 3, height, width, device=device), torch.zeros(batch, height, width, device=device))
+
+    def surroundings(self, planar: Tensor | None) -> Tensor | None:
+        return None if self.place is None or planar is None else self.place.surroundings(planar)
+
+    def view(self, past: Past, motion: Motion) -> View:
+        """What place and past say of the new frame. The place is read without gradient: it is learnt on its own."""
+        batch = len(past.frame)
+        if self.place is not None and self.rays is not None and motion.planar is not None:
+            with torch.no_grad():
+                prior, reach = self._recall(motion.planar)
+                grid, valid = self._reproject(reach, past.reach, motion.back)
+        else:
+            prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
+            grid, valid = self.base.expand(batch, -1, -1, -1), torch.ones_like(past.reach)[:, None]
+        warped = _read(past.frame, grid)
+        small = F.avg_pool2d(torch.cat([prior, warped], 1), self.config.patch)
+        tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
+        return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
+
+    def encode(self, frame: Tensor, view: View) -> Tensor:
+        """The innovation of ``frame`` [B, 3, H, W] over ``view``: [B, N, C] in (-1, 1)."""
+        embedding = self.embed(view.control)
+        hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(frame, self.config.patch))
+        hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
+        return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
+
+    def decode(self, latent: Tensor, view: View) -> Tensor:
+        """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
+        patch, (gh, gw) = self.config.patch, self.grid
+        planes = latent.transpose(1, 2).unflatten(2, (gh, gw))
+        planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
+        hidden = self.see(self._patches(view)) + self.from_latent(planes.to(view.prior.dtype))
+        hidden = self.weigh(hidden, self.embed(view.control))
+        out = self.out(F.silu(self.out_norm(hidden))).float()
+        flow = F.interpolate(out[:, :2], scale_factor=patch, mode="bilinear", align_corners=False) * 0.1
+        trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + 2 * view.valid - 1)
+        paint = F.pixel_shuffle(out[:, 2 + patch**2 :], patch)
+        moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1))
+        return trust * moved + (1 - trust) * view.prior + paint
+
+    def _patches(self, view: View) -> Tensor:
+        near = 1 / (1 + view.reach[:, None])
+        images = torch.cat([view.prior, view.warped, view.valid, near], 1)
+        return F.pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
+
+    def _recall(self, planar: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.place is not None and self.rays is not None
+        self.rays = self.rays.to(planar.device)
+        colour, reach = self.place(planar, self.rays)
+        return colour.float().clamp(-1, 1).permute(0, 3, 1, 2), reach
+
+    def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Where the new frame's points were in the previous frame [B, H, W, 2], and whether they were seen [B, 1, H, W]."""
+        assert self.rays is not None and back is not None and self.config.intrinsics is not None
+        height, width = self.config.size
+        camera = self.config.intrinsics
+        ones = torch.ones_like(reach)
+        points = torch.stack([self.rays.right[None, None] * reach, self.rays.down[None, :, None] * reach, reach, ones], -1)
+        with torch.autocast(reach.device.type, enabled=False):  # bfloat16 would move points by pixels
+            x, y, z, _ = torch.einsum("bij,bhwj->ibhw", back, points)
+        front = z.clamp(min=0.05)
+        grid = torch.stack([(camera.fx * x / front + camera.cx) * 2 / width - 1,
+                            (camera.fy * y / front + camera.cy) * 2 / height - 1], -1)
+        inside = (grid.abs().amax(-1) <= 1) & (z > 0.05)
+        seen = _read(past_reach[:, None], grid)[:, 0]
+        agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
+        return grid.clamp(-2, 2), (inside * agrees)[:, None]
+
+
+def _pixel_grid(height: int, width: int) -> Tensor:
+    """Pixel centres [1, H, W, 2] in [-1, 1], as ``grid_sample`` counts them."""
+    rows = (torch.arange(height) * 2 + 1) / height - 1
+    columns = (torch.arange(width) * 2 + 1) / width - 1
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], -1)[None]
+
+
+def _read(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image, grid.to(image.dtype), padding_mode="border", align_corners=False)

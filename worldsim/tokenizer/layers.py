@@ -1,0 +1,39 @@
+"""Convolutional parts that the tokenizers share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with a zero-initialised last one, modulated by an embedding (FiLM)."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm_in, self.norm_out = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * width)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x [B, width, h, w], embedding [B, E] -> [B, width, h, w]."""
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.first(F.silu(self.norm_in(x)))
+        return x + self.second(F.silu(self.norm_out(hidden) * (1 + scale) + shift))
+
+
+class Stack(nn.Module):
+    """Residual blocks one after another under the same embedding."""
+
+    def __init__(self, width: int, embedding: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual(width, embedding) for _ in range(depth))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, embedding)
+        return x

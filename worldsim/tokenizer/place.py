@@ -1,0 +1,192 @@
+"""A place: what the weights remember of one static scene, read along camera rays.
+
+Shapes: B views, C channels, N columns of a view, R rows, S samples along a ray.
+
+Plain latent re-synthesis spends a small budget on relearning every texture for every pose. A place keeps them once: a
+top-down occupancy plane says where rays end, feature planes say what is seen there, and a small network turns features into
+colour. It is a radiance field cut down to level cameras between one floor and one ceiling: the ray march is two-dimensional,
+so it costs a column, not a pixel, and the surface is read once a pixel. Kin: K-Planes (plane products), the free-space
+argument of occupancy mapping, and seed 002's "explicit memory" for world models.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.camera import Intrinsics
+from worldsim.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlaceConfig:
+    """Extent and resolution of a place. Lengths in metres, world axes z up."""
+
+    bounds: tuple[float, float, float, float]
+    """x0, y0, x1, y1: the ground rectangle that is remembered."""
+    floor: float = 0.0
+    """Height of the floor."""
+    ceiling: float = 4.0
+    """Height of the ceiling."""
+    body: float = 0.5
+    """How far from the nearest wall a camera stays: what it visits, grown by this, is free space."""
+    cell: float = 0.125
+    """Side of an occupancy and ground-feature cell."""
+    wall_cell: float = 0.04
+    """Side of a cell on the two vertical planes."""
+    channels: int = 16
+    hidden: int = 64
+    samples: int = 128
+    """Ray samples; half are even up to ``near``, half logarithmic up to ``far``."""
+    near: float = 3.0
+    far: float = 32.0
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.bounds
+        if not (x1 > x0 and y1 > y0 and self.ceiling > self.floor):
+            raise ConfigError("a place needs x1 > x0, y1 > y0 and ceiling > floor", self.bounds, "swap the bounds")
+
+
+@dataclass(frozen=True, slots=True)
+class Rays:
+    """Pixels of a level pinhole camera: ``right`` [N] and ``down`` [R] per unit of forward depth."""
+
+    right: Tensor
+    down: Tensor
+
+    def to(self, device: torch.device) -> Rays:
+        return self if self.right.device == device else Rays(self.right.to(device), self.down.to(device))
+
+    @staticmethod
+    def of(intrinsics: Intrinsics, height: int, width: int) -> Rays:
+        """All columns and rows of a frame of ``height`` x ``width`` pixels."""
+        columns = (torch.arange(width) + 0.5 - intrinsics.cx) / intrinsics.fx
+        rows = (torch.arange(height) + 0.5 - intrinsics.cy) / intrinsics.fy
+        return Rays(columns.float(), rows.float())
+
+
+def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear read of ``plane`` [1, C, h, w] at x, y [B, ...] in [-1, 1] -> [C, B, ...].
+
+    Views share one grid instead of a batched one: expanding the plane would make its gradient B planes big.
+    """
+    grid = torch.stack([x, y], -1).reshape(1, 1, -1, 2)
+    return F.grid_sample(plane, grid, padding_mode="border", align_corners=False)[0].reshape(plane.shape[1], *x.shape)
+
+
+class Place(nn.Module):
+    """Occupancy, feature planes and the colour network of one static scene."""
+
+    depths: Tensor
+
+    def __init__(self, config: PlaceConfig) -> None:
+        super().__init__()
+        self.config = config
+        x0, y0, x1, y1 = config.bounds
+        size = lambda length, cell: max(4, round(length / cell))  # noqa: E731
+        gw, gh = size(x1 - x0, config.cell), size(y1 - y0, config.cell)
+        ww, wh = size(x1 - x0, config.wall_cell), size(y1 - y0, config.wall_cell)
+        rise = size((config.ceiling - config.floor) * 1.25, config.wall_cell)
+        plane = lambda c, h, w: nn.Parameter(torch.randn(1, c, h, w) * 0.1)  # noqa: E731
+        self.occupancy = nn.Parameter(torch.zeros(1, 1, gh, gw))
+        self.ground = plane(config.channels, gh, gw)
+        self.level = plane(config.channels, gh * 2, gw * 2)
+        self.wall_x = plane(config.channels, rise, ww)
+        self.wall_y = plane(config.channels, rise, wh)
+        inputs = 4 * config.channels + 8 + 3
+        self.colour = nn.Sequential(
+            nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU(),
+            nn.Linear(config.hidden, 3),
+        )
+        even = torch.linspace(0.1, config.near, config.samples // 2 + 1)[:-1]
+        log = torch.exp(torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2))
+        self.register_buffer("depths", torch.cat([even, log]), persistent=False)
+
+    def mark_free(self, visited: Tensor) -> None:
+        """Start occupancy from experience: ``visited`` [n, 2] camera positions (metres) are free, the rest is solid."""
+        h, w = self.occupancy.shape[2:]
+        column = ((self._unit_x(visited[:, 0]) + 1) / 2 * w).long().clamp(0, w - 1)
+        row = ((self._unit_y(visited[:, 1]) + 1) / 2 * h).long().clamp(0, h - 1)
+        count = torch.zeros(1, 1, h, w)
+        count[0, 0, row, column] = 1
+        reach = round(self.config.body / self.config.cell)
+        free = F.max_pool2d(count, 2 * reach + 1, 1, reach)
+        free = -F.max_pool2d(-F.max_pool2d(free, 5, 1, 2), 5, 1, 2)  # closing: fill the gaps between visits
+        with torch.no_grad():
+            self.occupancy.copy_(torch.where(free > 0, -3.0, 1.5))
+
+    def forward(self, planar: Tensor, rays: Rays, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Look from ``planar`` [B, 4] (x, y, z, yaw; metres, radians counter-clockwise from +x).
+
+        ``columns`` [B, N] picks columns per view (all by default). Returns colour [B, R, N, 3] in about [-1, 1] and
+        forward depth [B, R, N] in metres.
+        """
+        right = rays.right[None].expand(len(planar), -1) if columns is None else rays.right[columns]
+        x, y, z, yaw = (value[:, None] for value in planar.unbind(-1))
+        dx, dy = yaw.cos() + right * yaw.sin(), yaw.sin() - right * yaw.cos()
+        depth, ground = self._march(x, y, dx, dy)
+        surface = self._surface(x, y, z, dx, dy, depth, rays.down)
+        reach = surface.pop("reach")
+        features = torch.cat([
+            ground[:, :, None].expand(-1, -1, len(rays.down), -1), surface["wall"], surface["level"], surface["height"],
+        ])
+        return self.colour(features.permute(1, 2, 3, 0)), reach
+
+    def surroundings(self, planar: Tensor) -> Tensor:
+        """What is around the camera, for dynamics: occupancy on a polar fan [B, 16 * 6] and ground features [B, C]."""
+        x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
+        angle = torch.arange(16, device=planar.device)[None, :, None] * (math.pi / 8) + yaw
+        radius = torch.tensor([0.35, 0.5, 0.65, 0.85, 1.2, 2.0], device=planar.device)[None, None]
+        fan = _lookup(self.occupancy, self._unit_x(x + radius * angle.cos()), self._unit_y(y + radius * angle.sin()))
+        here = _lookup(self.ground, self._unit_x(x[:, 0]), self._unit_y(y[:, 0]))
+        return torch.cat([fan[0].flatten(1).tanh(), here[:, :, 0].T.tanh()], -1)
+
+    @property
+    def surroundings_dim(self) -> int:
+        return 16 * 6 + self.config.channels
+
+    def _march(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each column's ray ends [B, N] and the ground features found there [C, B, N]."""
+        px, py = x[..., None] + dx[..., None] * self.depths, y[..., None] + dy[..., None] * self.depths
+        px, py = self._unit_x(px), self._unit_y(py)
+        step = F.pad(self.depths.diff(), (0, 1), value=1.0) * 4
+        density = F.softplus(_lookup(self.occupancy, px, py)[0] * 3) * step
+        through = torch.exp(density - density.cumsum(-1))
+        weight = through * -torch.expm1(-density)
+        best, index = weight.topk(4, -1)
+        best = best / (best.sum(-1, keepdim=True) + 1e-4)
+        depth = (best * self.depths[index]).sum(-1)
+        found = _lookup(self.ground, px.gather(-1, index), py.gather(-1, index))
+        return depth, (found * best).sum(-1)
+
+    def _surface(self, x: Tensor, y: Tensor, z: Tensor, dx: Tensor, dy: Tensor, depth: Tensor, down: Tensor) -> dict[str, Tensor]:
+        """Features of the wall point and of the floor or ceiling point that each pixel [B, R, N] may show."""
+        config, down = self.config, down[:, None]
+        drop = torch.where(down > 0, z[..., None] - config.floor, config.ceiling - z[..., None])
+        level = (drop / down.abs().clamp(min=1e-4)).expand(-1, -1, depth.shape[1])
+        wall = depth[:, None]
+        reach = torch.minimum(level, wall)
+        height = ((z[..., None] - down * wall) - config.floor) / (config.ceiling - config.floor)
+        up = (height * 2 - 1) / 1.25
+        hit_x, hit_y = self._unit_x(x + dx * depth), self._unit_y(y + dy * depth)
+        both = _lookup(self.wall_x, hit_x[:, None].expand_as(up), up) * _lookup(self.wall_y, hit_y[:, None].expand_as(up), up)
+        flat = _lookup(self.level, self._unit_x(x[..., None] + dx[:, None] * reach), self._unit_y(y[..., None] + dy[:, None] * reach))
+        below = (down > 0).to(flat.dtype)
+        waves = [wave(height * (math.pi * 2**k)) for k in range(4) for wave in (torch.sin, torch.cos)]
+        scalars = [height.clamp(-2, 3), wall.clamp(min=0.05).log().expand_as(up), reach.clamp(min=0.05).log()]
+        return {
+            "reach": reach, "wall": both, "level": torch.cat([flat * below, flat * (1 - below)]),
+            "height": torch.stack(waves + scalars),
+        }
+
+    def _unit_x(self, x: Tensor) -> Tensor:
+        x0, _, x1, _ = self.config.bounds
+        return (x - x0) / (x1 - x0) * 2 - 1
+
+    def _unit_y(self, y: Tensor) -> Tensor:
+        _, y0, _, y1 = self.config.bounds
+        return (y - y0) / (y1 - y0) * 2 - 1

@@ -1,0 +1,34 @@
+"""Learning a place: random columns of random frames, each against what the camera saw there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim import camera
+from worldsim.data.clips import ClipStore
+from worldsim.tokenizer.history import HistoryTokenizer
+from worldsim.training.stage import Logs, Objective
+
+
+def place_objective(tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 64, columns: int = 8) -> Objective:
+    """Squared error (sharp edges need a little L1 besides) of ``columns`` columns of each of ``views`` frames."""
+
+    def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        assert tokenizer.place is not None and tokenizer.rays is not None
+        device = tokenizer.base.device
+        clip = clips.sample(views, 1, rng)
+        assert clip.poses is not None
+        chosen = rng.integers(0, clip.frames.shape[3], (views, columns))
+        pixels = clip.frames[np.arange(views)[:, None], 0, :, chosen]  # [views, columns, H, 3]
+        target = torch.from_numpy(pixels).to(device).transpose(1, 2).float() / 127.5 - 1
+        planar = torch.from_numpy(camera.planar(clip.poses[:, 0])).float().to(device)
+        colour, _ = tokenizer.place(planar, tokenizer.rays.to(device), torch.from_numpy(chosen).to(device))
+        error = colour.float() - target
+        squared = error.square().mean()
+        return squared + 0.1 * error.abs().mean(), {"psnr": -10 * math.log10(squared.item() / 4)}
+
+    return objective

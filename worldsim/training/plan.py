@@ -1,0 +1,48 @@
+"""Which stages a recipe runs on given networks and data."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from worldsim.data.clips import ClipStore
+from worldsim.networks import Networks
+from worldsim.tokenizer.history import HistoryTokenizer
+from worldsim.tokenizer.place import Place
+from worldsim.training.dream_objective import dream_objective
+from worldsim.training.motion_objective import motion_objective
+from worldsim.training.place_objective import place_objective
+from worldsim.training.recipes import Recipe, prepare_place
+from worldsim.training.rollout_objective import rollout_objective
+from worldsim.training.stage import Rate, Stage
+
+
+def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
+    """The stages in order. ``warm``: the weights have been trained before, so nothing is initialised from the data."""
+    stages, tokenizer = [], networks.tokenizer
+    if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
+        start = None if warm else lambda: prepare_place(networks, clips)
+        objective = place_objective(tokenizer, clips)
+        stages.append(Stage("place", recipe.place_share, _place_rates(tokenizer.place), objective, start))
+        if networks.heads.motion is not None:
+            rates = [Rate(list(networks.heads.motion.parameters()), 2e-3)]
+            stages.append(Stage("motion", recipe.motion_share, rates, motion_objective(networks, clips)))
+    learn = _dream_parameters(networks)
+    dream = dream_objective(networks, clips, recipe.batch, recipe.length)
+    stages.append(Stage("dream", recipe.dream_share, [Rate(learn, 1e-3, 0.01)], dream))
+    rollout = rollout_objective(networks, clips, recipe.batch, 2 * recipe.length)
+    decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith("place.")]
+    stages.append(Stage("rollout", recipe.rollout_share, [Rate(decoder, 2e-4)], rollout, hold=0.2))
+    return stages
+
+
+def _place_rates(place: Place) -> list[Rate]:
+    planes = [place.ground, place.level, place.wall_x, place.wall_y]
+    return [Rate([place.occupancy], 1e-2), Rate(planes, 2e-2), Rate(list(place.colour.parameters()), 3e-3)]
+
+
+def _dream_parameters(networks: Networks) -> list[nn.Parameter]:
+    """All but the place; the motion head too where the place's own stage has taught it."""
+    taught = ("tokenizer.place.",)
+    if networks.config.heads.surroundings:
+        taught += ("heads.motion.",)
+    return [parameter for name, parameter in networks.named_parameters() if not name.startswith(taught)]

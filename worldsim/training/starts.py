@@ -1,0 +1,27 @@
+"""Moments from which dreams start: held-out, spread over episodes, each with the way to bring the real source there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldsim.checkpoint import Context
+from worldsim.data.clips import ClipStore
+
+
+def choose_starts(held_out: ClipStore, count: int = 32, length: int = 4, seed: int = 0) -> list[Context]:
+    """``count`` contexts of ``length`` frames, taken evenly from all held-out episodes that are long enough.
+
+    They lie early in their episodes (frames 8 to 200), so that replaying the real source to them is quick.
+    """
+    rng = np.random.default_rng(seed)
+    long_enough = [i for i, episode in enumerate(held_out.episodes) if episode.length > length + 8]
+    starts = []
+    for n in range(count):
+        number = long_enough[n % len(long_enough)]
+        episode = held_out.episodes[number]
+        last = int(rng.integers(length + 4, min(200, episode.length - 1)))
+        clip = held_out.window(number, last - length + 1, length)
+        prefix = held_out.dataset.rows(episode.index).controls[:last]
+        poses = None if clip.poses is None else clip.poses[0]
+        starts.append(Context(clip.frames[0], clip.controls[0], poses, episode.seed, prefix))
+    return starts
