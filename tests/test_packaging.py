@@ -38,6 +38,15 @@ def test_an_installation_holds_all_that_is_shipped(tmp_path: Path) -> None:
     assert (tmp_path / "worldsim" / "py.typed").exists()
 
 
+def test_a_clone_works_without_an_installation_of_its_own(tmp_path: Path) -> None:
+    blind = "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"
+    names = "worldsim.agents, worldsim.checkpoints, worldsim.envs"
+    code = f"import sys; {blind}; sys.path.insert(0, {str(ROOT)!r}); import {names}; print({names})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert all(str(ROOT / folder) in done.stdout for folder in ("agents", "checkpoints", "envs"))
+
+
 def test_shipped_worlds_are_found() -> None:
     assert FOLDER.is_dir()
     assert (FOLDER / "__init__.py").exists()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldsim.envs.registry import register as _register_envs
+_here = Path(__file__).parent
+if not (_here / "envs").is_dir():
+    # A clone, where envs/, agents/ and checkpoints/ lie beside this folder: found there, installed or not.
+    __path__.append(str(_here.parent))
+
+from worldsim.envs.registry import register as _register_envs  # noqa: E402
 
 if TYPE_CHECKING:
     from worldsim.checkpoint import Context
