@@ -26,9 +26,10 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(1001)
         self._stream: Any = None
         try:
-            self._file = av.open(str(path), "w", format="mp4")
+            self._disk = path.open("wb")
         except OSError as error:
             raise ConfigError("a video needs a place to be written to", str(path), str(error)) from error
+        self._file = av.open(self._disk, "w", format="mp4")
         self._frame = av.VideoFrame
 
     def write(self, picture: np.ndarray) -> None:
@@ -49,10 +50,13 @@ class VideoWriter:
         return None if self._stream is None else (self._stream.height, self._stream.width)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file. Without a frame there is none."""
         if self._stream is not None:
             self._file.mux(self._stream.encode())
         self._file.close()
+        self._disk.close()
+        if self._stream is None:
+            self.path.unlink()
 
     def __enter__(self) -> VideoWriter:
         return self

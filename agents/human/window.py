@@ -50,7 +50,7 @@ class Window:
         self._rewind_since: float | None = None
         self._quit_at = -TWICE
         pygame.display.set_icon(icon(64))
-        pygame.display.set_caption(f"worldsim · {title}")
+        pygame.display.set_caption(f"waking {title}")
         self._set_mode()
         draw_splash(self._pen(), self._screen.get_size(), f"waking {title}")
         pygame.display.flip()
@@ -95,6 +95,7 @@ class Window:
         self._takes = Takes(prefix, player.world.spec.fps)
         self._size = _comfortable(player.world.spec.size, scale)
         self._fullscreen = fullscreen
+        pygame.display.set_caption(f"worldsim · {player.world.name}")
         self._set_mode()
         if record is not None:
             self._tell(f"Recording to {self._takes.start(record)}", "good")

@@ -14,13 +14,17 @@ from worldsim.errors import ConfigError
 
 SPACES = {
     "doom": fake_world((6, 8)).spec.control_space,
-    "car": ControlSpace(keys=("gas", "brake", "left"), look=False, pose=False, combos=((), ("gas",), ("left",))),
+    "car": ControlSpace(
+        keys=("gas", "brake", "left"), look=False, pose=False, combos=((), ("gas",), ("left",))
+    ),
     "mouse": ControlSpace(keys=("forward",), look=True, pose=False, combos=((), ("forward",))),
     "nothing": ControlSpace(keys=(), look=False, pose=False, combos=((),)),
 }
 
 
-def walk(agent: str, frames: int, seed: int = 0, hide_pose: bool = False) -> tuple[list[Control], set[tuple[int, int]]]:
+def walk(
+    agent: str, frames: int, seed: int = 0, hide_pose: bool = False
+) -> tuple[list[Control], set[tuple[int, int]]]:
     """What the agent did in the maze, and the squares that it saw."""
     engine = fake_world((12, 16)).engine()
     session, actor, rng = engine.open(seed=0, start=0), make_agent(agent), np.random.default_rng(seed)
@@ -58,7 +62,9 @@ def test_the_explorer_gets_around(hide_pose: bool) -> None:
 
 def test_the_explorer_turns_away_from_what_stops_it() -> None:
     actor, rng, space = make_agent("scripted"), np.random.default_rng(0), SPACES["doom"]
-    stuck = SimpleNamespace(frame=np.tile(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0)
+    stuck = SimpleNamespace(
+        frame=np.tile(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0
+    )
     moving = [SimpleNamespace(frame=np.roll(stuck.frame, i, 1), pose=None, index=i) for i in range(10)]
     for sight in moving:
         actor(sight, space, rng)
