@@ -1,7 +1,8 @@
-"""How recordings are played: sticky random keys, an explorer that avoids walls, a goal seeker, and their mixture.
+"""How recordings are played: sticky random keys, an explorer that avoids walls, a goal seeker, and their
+mixture.
 
-They are privileged: they see depth, poses and the map. Each is a function of what it sees and of its generator, so
-that an episode is fixed by its seed.
+They are privileged: they see depth, poses and the map. Each is a function of what it sees and of its
+generator, so that an episode is fixed by its seed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Behaviour(Protocol):
 
 
 class StickyRandom:
-    """Keys drawn at random and held for a while: half the time one of the discrete actions, else any subset."""
+    """Keys drawn at random and held for a while: by turns a discrete action or any subset."""
 
     def __init__(self, space: ControlSpace, rng: np.random.Generator, frames: int) -> None:
         self._space = space
@@ -72,7 +73,7 @@ class StickyRandom:
 class Explorer:
     """Walks ahead while there is room, else turns to where the view is deep."""
 
-    _ROOM = 1.3
+    _ROOM = 1.8
     """Metres ahead below which it turns away."""
 
     def __init__(self, rng: np.random.Generator, frames: int, field_of_view: float) -> None:
@@ -133,7 +134,7 @@ class Seeker:
         weights = np.where(plan.free, 1 / (1 + visits) ** 2, 0).ravel()
         goal = rng.choice(weights.size, p=weights / weights.sum())
         self._steps = plan.distances((int(goal // plan.shape[1]), int(goal % plan.shape[1])))
-        self._looks = [float(turn) for turn in rng.uniform(-2.2, 2.2, rng.integers(1, 3))]
+        self._looks = int(rng.integers(1, 3))
         self._heading: float | None = None
         self._left = 400
 
@@ -143,21 +144,23 @@ class Seeker:
         self._left -= 1
         way = self._plan.path(np.array((x, y)), self._steps, 5)
         if len(way) <= 2:
-            return self._look_around(yaw)
+            return self._look_around(np.array((x, y)), yaw)
         dx, dy = way[-1] - (x, y)
         direction = math.atan2(dy, dx)
         turn = _wrapped(yaw - direction + self._side)
         return Intent(_towards(_wrapped(direction - yaw)), turn)
 
     def done(self) -> bool:
-        return self._left <= 0 or not self._looks
+        return self._left <= 0 or self._looks <= 0
 
-    def _look_around(self, yaw: float) -> Intent:
+    def _look_around(self, position: np.ndarray, yaw: float) -> Intent:
         if self._heading is None:
-            self._heading = yaw - self._looks[0]
+            headings = yaw + self._rng.uniform(-2.2, 2.2, 4)
+            # Towards the deepest of a few views, as a wall shows little.
+            self._heading = float(max(headings, key=lambda heading: self._plan.view(position, heading)))
         turn = _wrapped(yaw - self._heading)
         if abs(turn) < 0.12:
-            self._looks.pop(0)
+            self._looks -= 1
             self._heading = None
         return Intent(frozenset(), turn)
 
@@ -184,10 +187,11 @@ class _Actuator:
 
 
 class Mixture:
-    """Segments of all behaviours that the source allows, chosen at random; turned by mouse in a fifth of them.
+    """Segments of all behaviours that the source allows, chosen at random; turned by mouse in a fifth of
+    them.
 
-    Without poses and a map only the random keys remain. A camera that stares at a wall for more than half a second
-    is handed to the explorer.
+    Without poses and a map only the random keys remain. A camera that stares at a wall for more than a
+    third of a second is handed to the explorer.
 
     Args:
         space: the source's controls.
@@ -209,14 +213,15 @@ class Mixture:
         self._field_of_view = field_of_view
         self._visits = None if self._plan is None else np.zeros(self._plan.shape)
         self._stare = 0
-        self._next()
+        self._now: Behaviour
+        self._actuator, self._now = self._draw()
 
     def act(self, seen: Observation) -> Control:
         """The control of the next frame."""
         self._note(seen)
         if self._now.done():
-            self._next()
-        elif self._stare > 9 and not isinstance(self._now, Explorer):
+            self._actuator, self._now = self._draw()
+        elif self._stare > 6 and not isinstance(self._now, Explorer):
             self._now = Explorer(self._rng, int(self._rng.integers(20, 50)), self._field_of_view)
         return self._actuator.control(self._now.act(seen))
 
@@ -226,18 +231,16 @@ class Mixture:
         self._visits[self._plan.cell_of(seen.pose[:2, 3])] += 1
         self._stare = self._stare + 1 if clearance(seen) < 1.2 else 0
 
-    def _next(self) -> None:
+    def _draw(self) -> tuple[_Actuator, Behaviour]:
         rng = self._rng
-        self._actuator = _Actuator(self._space, rng, by_look=bool(rng.random() < 0.2))
-        self._now: Behaviour
+        actuator = _Actuator(self._space, rng, by_look=bool(rng.random() < 0.2))
         draw = rng.random()
         if self._plan is None or self._visits is None or draw < 0.2:
-            self._now = StickyRandom(self._space, rng, int(rng.integers(15, 70)))
-        elif draw < 0.4:
-            self._now = Explorer(rng, int(rng.integers(40, 150)), self._field_of_view)
-        else:
-            side = rng.choice((0.0, math.pi, math.pi / 2, -math.pi / 2), p=(0.76, 0.08, 0.08, 0.08))
-            self._now = Seeker(self._plan, self._visits, rng, float(side))
+            return actuator, StickyRandom(self._space, rng, int(rng.integers(15, 70)))
+        if draw < 0.4:
+            return actuator, Explorer(rng, int(rng.integers(40, 150)), self._field_of_view)
+        side = rng.choice((0.0, math.pi, math.pi / 2, -math.pi / 2), p=(0.8, 0.1, 0.05, 0.05))
+        return actuator, Seeker(self._plan, self._visits, rng, float(side))
 
 
 def clearance(seen: Observation) -> float:

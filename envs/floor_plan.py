@@ -67,6 +67,14 @@ class FloorPlan:
             way.append(self.centres[here])
         return way
 
+    def view(self, position: np.ndarray, heading: float) -> float:
+        """Metres from (x, y) along ``heading`` (radians) to the first cell that is not free; 20 at most."""
+        distance = np.arange(0, 20, 0.5 * self.cell)
+        points = position + distance[:, None] * (np.cos(heading), np.sin(heading))
+        cells = ((points - self.origin) / self.cell).astype(int).clip(0, np.array(self.shape) - 1)
+        blocked = ~self.free[tuple(cells.T)]
+        return float(distance[blocked.argmax()]) if blocked.any() else 20.0
+
     def _is_free(self, cell: tuple[int, int]) -> bool:
         return 0 <= cell[0] < self.shape[0] and 0 <= cell[1] < self.shape[1] and bool(self.free[cell])
 
@@ -97,8 +105,8 @@ def _reachable(open_cells: np.ndarray, start: tuple[int, int]) -> np.ndarray:
         i, j = queue.popleft()
         for di, dj in _NEIGHBOURS[:4]:
             near = (i + di, j + dj)
-            if min(near) >= 0 and near[0] < reached.shape[0] and near[1] < reached.shape[1]:
-                if open_cells[near] and not reached[near]:
-                    reached[near] = True
-                    queue.append(near)
+            is_inside = min(near) >= 0 and near[0] < reached.shape[0] and near[1] < reached.shape[1]
+            if is_inside and open_cells[near] and not reached[near]:
+                reached[near] = True
+                queue.append(near)
     return reached

@@ -32,7 +32,7 @@ class MixturePlayer:
         """Play the episode that ``seed`` fixes, from its spawn to its end."""
         seen = [self.source.reset(seed)]
         mixture = self._mixture(seed, seen[0])
-        controls = []
+        controls: list[np.ndarray] = []
         while not (seen[-1].terminated or seen[-1].truncated) and len(controls) < self._max_frames:
             control = mixture.act(seen[-1])
             controls.append(self.spec.control_space.vector(control))
@@ -59,7 +59,7 @@ class MixturePlayer:
 
 
 def _episode(seen: list[Observation], controls: np.ndarray, seed: int) -> EpisodeArrays:
-    """T controls and T + 1 observations as T rows: the last observation has no control, only its flags are kept."""
+    """T controls and T + 1 observations as T rows; of the last observation only its flags are kept."""
     rows, ends = seen[:-1], seen[1:]
     truncated = np.array([end.truncated for end in ends])
     truncated[-1] = not ends[-1].terminated

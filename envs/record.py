@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
@@ -69,7 +76,9 @@ def _size(text: str) -> tuple[int, int]:
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")) as bar:
+    with Progress(
+        *columns, TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")
+    ) as bar:
         task = bar.add_task("recording", total=total, rate="")
 
         def show(frames: int) -> None:

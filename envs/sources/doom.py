@@ -29,11 +29,12 @@ UNIT_METRES = 1 / 32
 _NATIVE = (120, 160)
 _TICS = 2
 _TIC_RATE = 35
-# The renderer stretches the world's height by 1.2, as the old screens did: fy = 1.2 * fx at a field of view of 90
-# degrees. Focal length and centre were fitted on where floors and ceilings meet walls of known distance.
+# The renderer stretches the world's height by 1.2, as the old screens did: fy = 1.2 * fx at a field of view
+# of 90 degrees. Focal length and centre were fitted on where floors and ceilings meet walls of known
+# distance.
 _INTRINSICS = Intrinsics(80.0, 96.0, 80.0, 59.5)
-# The depth buffer's bytes are truncated map units over 7.13, fitted on walls of known distance. Floors and ceilings
-# read about a tenth too near with it.
+# The depth buffer's bytes are truncated map units over 7.13, fitted on walls of known distance. Floors and
+# ceilings read about a tenth too near with it.
 _DEPTH_STEP = 7.13 * UNIT_METRES
 _DEPTH_OFFSET = 0.9
 
@@ -92,12 +93,14 @@ SCENARIOS = {
 
 
 class DoomSource:
-    """A ViZDoom scenario at 160x120 or a whole fraction of it, 2 tics a frame (17.5 fps), without HUD or weapon.
+    """A ViZDoom scenario at 160x120 or a whole fraction of it, 2 tics a frame (17.5 fps), without HUD or
+    weapon.
 
     Args:
         name: a key of ``SCENARIOS``.
         size: height and width of the frames.
-        depth: whether observations carry depth, ``float32 [120, 160]`` whatever the frame's size. It comes from a
+        depth: whether observations carry depth, ``float32 [120, 160]`` whatever the frame's size. It comes
+        from a
             buffer of 8 bits, in steps of 0.22 m.
 
     Raises:
@@ -197,7 +200,12 @@ def _metres(depth: np.ndarray) -> np.ndarray:
 
 
 def _blocking_lines(sectors: Any) -> np.ndarray:
-    lines = {(l.x1, l.y1, l.x2, l.y2) for sector in sectors for l in sector.lines if l.is_blocking}
+    lines = {
+        (line.x1, line.y1, line.x2, line.y2)
+        for sector in sectors
+        for line in sector.lines
+        if line.is_blocking
+    }
     return np.array(sorted(lines), dtype=np.float64).reshape(-1, 4) * UNIT_METRES
 
 

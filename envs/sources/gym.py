@@ -80,7 +80,9 @@ class GymSource:
         pixels = observation if self._shows_pixels else self._env.render()
         if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)):
             kind = getattr(pixels, "shape", type(pixels).__name__)
-            raise SourceError("an environment must show uint8 [H, W, 3]", kind, "choose one that renders pixels")
+            raise SourceError(
+                "an environment must show uint8 [H, W, 3]", kind, "choose one that renders pixels"
+            )
         return pixels
 
     def _frame(self, observation: Any) -> np.ndarray:
@@ -100,7 +102,9 @@ def _make(env_id: str) -> gymnasium.Env[Any, Any]:
         remedy = "pip install 'worldsim[box2d]'" if "Box2D" in str(error) else str(error)
         raise DependencyError(f"{env_id} needs a package that is missing", None, remedy) from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise SourceError("an environment must be known to Gymnasium and render pixels", env_id, str(error)) from error
+        raise SourceError(
+            "an environment must be known to Gymnasium and render pixels", env_id, str(error)
+        ) from error
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:

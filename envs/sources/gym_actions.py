@@ -22,7 +22,7 @@ _AXIS_KEYS: dict[str, tuple[tuple[str | None, str], ...]] = {
     "MountainCarContinuous": (("push_left", "push_right"),),
     "LunarLander": ((None, "main_engine"), ("left_engine", "right_engine")),
 }
-"""Names of the keys for the low and the high end of each axis, by environment, for those that document them."""
+"""Names of the keys for the low and the high end of each axis, where an environment documents them."""
 
 _ACTION_KEYS: dict[str, tuple[str, ...]] = {
     "CartPole": ("push_left", "push_right"),
@@ -31,7 +31,7 @@ _ACTION_KEYS: dict[str, tuple[str, ...]] = {
     "LunarLander": ("noop", "left_engine", "main_engine", "right_engine"),
     "CarRacing": ("noop", "steer_right", "steer_left", "gas", "brake"),
 }
-"""Names of discrete actions, by environment, for those that document them in words only."""
+"""Names of discrete actions, where an environment documents them in words only."""
 
 _NOOPS = {"noop", "no_op", "none", "nothing", "idle", "do_nothing", "stay"}
 
@@ -47,8 +47,9 @@ class ActionMap:
 def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
     """The keys of an environment.
 
-    A discrete action is a key; of several that are down, the first counts. No key is the action that does nothing, or
-    action 0 where all do something. A continuous axis has a key for each end, a binary one a key.
+    A discrete action is a key; of several that are down, the first counts. No key is the action that does
+    nothing, or action 0 where all do something. A continuous axis has a key for each end, a binary one a
+    key.
 
     Raises:
         SourceError: another kind of action space, or an axis without bounds.
@@ -123,7 +124,7 @@ def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _action_names(env: gymnasium.Env[Any, Any], family: str, n: int) -> tuple[str, ...]:
-    """Names of ``n`` discrete actions: the environment's meanings, its documentation, its keys, or numbers."""
+    """Names of ``n`` discrete actions: the environment's meanings, documentation or keys, or numbers."""
     base = env.unwrapped
     names: list[str] = []
     if hasattr(base, "get_action_meanings"):
@@ -137,7 +138,7 @@ def _action_names(env: gymnasium.Env[Any, Any], family: str, n: int) -> tuple[st
 
 
 def _names_of_keys(keys_to_action: dict[Any, Any], n: int) -> list[str]:
-    """Names such as "key_w" or "key_a_w" from what ``gymnasium.utils.play`` takes: characters or their codes."""
+    """Names such as "key_w" or "key_a_w" from the characters or codes that ``gymnasium.utils.play`` takes."""
     names = [f"action_{i}" for i in range(n)]
     for keys, action in keys_to_action.items():
         parts = [keys] if isinstance(keys, str | int) else list(keys)

@@ -45,7 +45,7 @@ class Source(Protocol):
         """Hold ``control`` for one frame. Raises SourceError after the end of an episode."""
 
     def walls(self) -> np.ndarray | None:
-        """``float64 [n, 4]``: the map's blocking lines x1, y1, x2, y2 in metres, or None. Known after a reset."""
+        """``float64 [n, 4]``: the map's blocking lines x1, y1, x2, y2 in metres after a reset, or None."""
 
     def close(self) -> None:
         """Release the environment; further calls do nothing."""

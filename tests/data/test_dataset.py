@@ -83,9 +83,10 @@ def test_a_crash_while_gathering_costs_nothing(tmp_path: Path, monkeypatch: pyte
     def crash(*_: object) -> None:
         raise OSError("the disk is full")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+    with monkeypatch.context() as patch:
         patch.setattr(gather_module, "write_info", crash)
-        write(tmp_path, episodes[1:], first=1)
+        with pytest.raises(OSError, match="full"):
+            write(tmp_path, episodes[1:], first=1)
     assert len(Dataset(tmp_path)) == 1
     gather(tmp_path, SPEC, list(find_shards(tmp_path / "shards").values()))
     for i, episode in enumerate(episodes):
@@ -173,6 +174,4 @@ def test_one_seed_in_twenty_is_held_out() -> None:
 def test_arrays_of_different_lengths_are_refused() -> None:
     good = make_episode(0, 4)
     with pytest.raises(DataError, match="length"):
-        EpisodeArrays(
-            good.frames, good.controls[:3], None, good.rewards, good.terminated, good.truncated, 0
-        )
+        EpisodeArrays(good.frames, good.controls[:3], None, good.rewards, good.terminated, good.truncated, 0)

@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 
 def assert_complete(root: Path, frames: int) -> None:
-    """The dataset is the shortest list of first episodes that has ``frames`` frames, and nothing else is there."""
+    """The dataset is the fewest first episodes that have ``frames`` frames, and nothing else is there."""
     dataset = Dataset(root)
     total = 0
     for episode in dataset.episodes:
@@ -106,8 +106,6 @@ def wait_for_shards(root: Path, count: int) -> None:
     while not all((root / f"shards/episode-{n:06d}.parquet").exists() for n in range(count)):
         assert time.monotonic() < deadline, "the recorder does not record"
         time.sleep(0.01)
-
-
 
 
 def test_a_failing_source_is_reported(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -14,7 +14,7 @@ MEANINGS = ("LEFT", "NOOP", "RIGHT")
 class DotsEnv(gymnasium.Env[np.ndarray, int]):
     """A dot that moves left and right from a random place; the task ends at the right edge."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     observation_space = spaces.Box(0, 255, (24, 32, 3), np.uint8)
 
     def __init__(self, render_mode: str | None = None, actions: spaces.Space[Any] | None = None) -> None:
@@ -26,7 +26,9 @@ class DotsEnv(gymnasium.Env[np.ndarray, int]):
     def get_action_meanings(self) -> tuple[str, ...]:
         return MEANINGS
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._at = int(self.np_random.integers(4, 20))
         return self._draw(), {}
@@ -70,8 +72,9 @@ if "Dots-v0" not in gymnasium.registry:
         disable_env_checker=True,
     )
     gymnasium.register(
-        "Boundless-v0", DotsEnv, kwargs={"actions": spaces.Box(-np.inf, np.inf, (1,))}, disable_env_checker=True
+        "Boundless-v0",
+        DotsEnv,
+        kwargs={"actions": spaces.Box(-np.inf, np.inf, (1,))},
+        disable_env_checker=True,
     )
-    gymnasium.register(
-        "Words-v0", DotsEnv, kwargs={"actions": spaces.Text(3)}, disable_env_checker=True
-    )
+    gymnasium.register("Words-v0", DotsEnv, kwargs={"actions": spaces.Text(3)}, disable_env_checker=True)

@@ -11,7 +11,6 @@ from worldsim.envs.sources import make_source
 from worldsim.envs.sources.gym_actions import make_action_map
 from worldsim.errors import ControlError, SourceError
 
-
 DOTS = "gym:Dots-v0"
 
 

@@ -25,7 +25,10 @@ DOTS = "gym:tests.envs.pixel_env:Dots-v0"
 
 def test_any_gymnasium_environment_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "dots"
-    assert main([DOTS, "--frames", "100", "--workers", "1", "--seed", "2", "--size", "12x16", "--out", str(out)]) == 0
+    assert (
+        main([DOTS, "--frames", "100", "--workers", "1", "--seed", "2", "--size", "12x16", "--out", str(out)])
+        == 0
+    )
     summary = capsys.readouterr().out.splitlines()[-1]
     dataset = Dataset(out)
     assert f"in {len(dataset)} episodes" in summary
@@ -87,7 +90,9 @@ def command(out: Path) -> list[str]:
 
 def engines_of(session: int) -> list[int]:
     """Processes of a session that are still there."""
-    found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False
+    )
     return [int(pid) for pid in found.stdout.split()]
 
 

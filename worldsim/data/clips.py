@@ -43,7 +43,7 @@ class Clip:
     frames: np.ndarray
     """``uint8 [B, T, H, W, 3]``."""
     controls: np.ndarray
-    """``float32 [B, T, n_keys + 1]``: what led into frame t; zeros at t = 0, whose past is not in the clip."""
+    """``float32 [B, T, n_keys + 1]``: what led into frame t; zeros at t = 0, as its past is cut off."""
     poses: np.ndarray | None
     """``float64 [B, T, 4, 4]``, camera-to-world in metres, or None."""
     rewards: np.ndarray

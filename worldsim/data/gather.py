@@ -1,7 +1,7 @@
 """Gather shards into the large files of a dataset.
 
-Files are only ever added, and info.json is replaced last: a dataset is at any moment what its info.json says. What a
-crash leaves beyond that is removed by the next gathering.
+Files are only ever added, and info.json is replaced last: a dataset is at any moment what its info.json
+says. What a crash leaves beyond that is removed by the next gathering.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MB = 2**20
 
 
 def gather(root: Path, spec: SourceSpec, shards: list[Shard]) -> None:
-    """Add ``shards``, numbered on from the dataset's last episode, to the dataset in ``root``; then remove them."""
+    """Add ``shards``, which go on from the last episode of the dataset in ``root``, and remove them."""
     layout = Layout(root)
     known = read_episodes(layout)
     for stray in layout.files() - _vouched_for(layout, known):

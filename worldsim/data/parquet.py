@@ -37,7 +37,7 @@ def join_tables(tables: list[Any]) -> Any:
 
 
 def _column(pa: Any, values: Any) -> Any:
-    """Two-dimensional arrays become lists of fixed length, as Hugging Face's ``Sequence(length=n)`` reads them."""
+    """Two-dimensional arrays become lists of fixed length, which Hugging Face reads as ``Sequence``."""
     if getattr(values, "ndim", 1) == 2:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     return values

@@ -1,7 +1,8 @@
 """Record episodes with parallel workers; nothing but an open episode of each worker can be lost.
 
-The dataset is a function of the seed and of the number of frames: episode n has seed ``seed * 1_000_003 + n``, and the
-dataset holds the first episodes that together have enough frames, whoever recorded them and in whichever order.
+The dataset is a function of the seed and of the number of frames: episode n has seed ``seed * 1_000_003 +
+n``, and the dataset holds the first episodes that together have enough frames, whoever recorded them and in
+whichever order.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def record(
     resume: bool = False,
     on_progress: Callable[[int], None] = lambda frames: None,
 ) -> Recording:
-    """Record into the dataset ``root`` until its episodes have ``frames`` frames; Ctrl-C ends it early and cleanly.
+    """Record into the dataset ``root`` until its episodes have ``frames`` frames; Ctrl-C ends it early and
+    cleanly.
 
     Args:
         make_player: makes a worker's player, in the worker's process: it must be importable from there.
@@ -171,7 +173,7 @@ class _Ledger:
 
 
 class _Crew:
-    """The workers. Each has a pipe of its own: numbers of episodes go in, (number, length) or an error comes out."""
+    """The workers. Each has a pipe: numbers of episodes go in, (number, length) or an error comes out."""
 
     def __init__(
         self,
@@ -226,8 +228,8 @@ def _fill(crew: _Crew, ledger: _Ledger, frames: int, on_progress: Callable[[int]
             for pipe in pipes:
                 pipe.send(ledger.take_number())
             while not ledger.is_enough(frames):
-                for pipe in wait(pipes):
-                    assert isinstance(pipe, Connection)
+                ready = wait(pipes)
+                for pipe in (pipe for pipe in pipes if pipe in ready):
                     ledger.add(*_receive(pipe))
                     pipe.send(ledger.take_number())
                 on_progress(ledger.frames)
@@ -299,7 +301,7 @@ def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep a second recorder out of the folder. The system drops the lock with the process, however it ends."""
+    """Keep a second recorder out. The lock goes with the process, however it ends."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as file:
         try:

@@ -1,7 +1,7 @@
 """Episodes as rows of a table: the columns of the LeRobot v3 layout, and ours beside them.
 
-Columns besides LeRobot's own: reward, terminated, truncated, keys, look, seed, and camera.pose and camera.intrinsics
-where the source has a camera.
+Columns besides LeRobot's own: reward, terminated, truncated, keys, look, seed, and camera.pose and
+camera.intrinsics where the source has a camera.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STATS_KEY = "image_stats"
 
 
 def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
-    """An episode as a pyarrow table. The column ``index`` is left to the gathering, which knows what comes before."""
+    """An episode as a pyarrow table, but for the column ``index``: only the gathering knows it."""
     steps = np.arange(len(episode), dtype=np.int64)
     n_keys = len(spec.control_space.keys)
     columns = {
@@ -99,7 +99,7 @@ def row_stats(table: Any) -> dict[str, Stats]:
 
 
 def image_stats(table: Any) -> Stats:
-    """The statistics of an episode's frames, in [0, 1] by channel, that :func:`to_rows` left with its table."""
+    """The statistics of an episode's frames, in [0, 1] by channel, which :func:`to_rows` left there."""
     stats: Stats = json.loads(table.schema.metadata[_STATS_KEY.encode()])
     return stats
 

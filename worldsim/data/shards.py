@@ -1,7 +1,7 @@
 """Shards: one recorded episode on disk, a video and a table that is published after it.
 
-A shard exists once its table does. Both files are written beside their place, synced and renamed, so that a crash at
-any moment leaves whole shards and at most some files to sweep up.
+A shard exists once its table does. Both files are written beside their place, synced and renamed, so that a
+crash at any moment leaves whole shards and at most some files to sweep up.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def of_values(values: np.ndarray) -> Stats:
 
 
 def of_frames(frames: np.ndarray) -> Stats:
-    """Of ``uint8 [T, H, W, 3]`` in [0, 1], by channel, on a sample; shaped [3, 1, 1] as LeRobot has images."""
+    """Of ``uint8 [T, H, W, 3]`` in [0, 1], by channel, on a sample; shaped [3, 1, 1] like LeRobot's."""
     sample = frames[:: max(1, len(frames) // _SAMPLED_FRAMES)] / 255
     stats = _reduce(sample, (0, 1, 2))
     return {name: v if name == "count" else [[[x]] for x in v] for name, v in stats.items()}
@@ -45,6 +45,11 @@ def combine(parts: list[Stats]) -> Stats:
 
 
 def _reduce(values: np.ndarray, axes: tuple[int, ...]) -> Stats:
-    reductions = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
-    stats = {name: np.atleast_1d(reduce(values, axis=axes)).tolist() for name, reduce in reductions.items()}
+    found = {
+        "min": values.min(axis=axes),
+        "max": values.max(axis=axes),
+        "mean": values.mean(axis=axes),
+        "std": values.std(axis=axes),
+    }
+    stats: Stats = {name: np.atleast_1d(value).tolist() for name, value in found.items()}
     return {**stats, "count": [len(values)]}

@@ -1,8 +1,8 @@
 """Frames to video and back through PyAV; joining videos without re-encoding.
 
-Learning wants the pixels that the source rendered, so the default codec is lossless RGB H.264. On 160x120 Doom frames
-it takes 17 kB a frame; x264 at crf 18 takes 2 kB, but at 36 dB (34.6 with 4:2:0 chroma) it would be the ceiling of
-every model trained on it.
+Learning wants the pixels that the source rendered, so the default codec is lossless RGB H.264. On 160x120
+Doom frames it takes 17 kB a frame; x264 at crf 18 takes 2 kB, but at 36 dB (34.6 with 4:2:0 chroma) it
+would be the ceiling of every model trained on it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Codec:
     options: tuple[tuple[str, str], ...]
 
 
-# No B-frames: packets stay in the order of their frames, so that videos can be joined and cut by copying packets.
+# No B-frames: packets stay in the order of their frames, so that videos can be joined and cut by copying
+# packets.
 _NO_REORDERING = (("bf", "0"), ("g", "30"))
 CODECS: dict[CodecName, Codec] = {
     "lossless": Codec(
@@ -97,7 +98,7 @@ def _pixels(frame: Any) -> np.ndarray:
 
 
 def join(parts: Sequence[Path], fps: float, path: Path) -> None:
-    """Write the videos ``parts``, all of one codec and size, one after the other into one mp4 file, without re-encoding."""
+    """Write videos of one codec and size into one mp4 file, one after the other, by copying packets."""
     av = _av()
     with av.open(str(path), "w", format="mp4") as output:
         stream: Any = None
