@@ -1,5 +1,4 @@
-"""How recordings are played: sticky random keys, an explorer that avoids walls, a goal seeker, and their
-mixture.
+"""How recordings are played: sticky random keys, an explorer, a goal seeker, and their mixture.
 
 They are privileged: they see depth, poses and the map. Each is a function of what it sees and of its
 generator, so that an episode is fixed by its seed.

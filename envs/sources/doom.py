@@ -29,9 +29,8 @@ UNIT_METRES = 1 / 32
 _NATIVE = (120, 160)
 _TICS = 2
 _TIC_RATE = 35
-# The renderer stretches the world's height by 1.2, as the old screens did: fy = 1.2 * fx at a field of view
-# of 90 degrees. Focal length and centre were fitted on where floors and ceilings meet walls of known
-# distance.
+# The renderer stretches the world's height by 1.2, as the old screens did: fy = 1.2 * fx. Focal length and
+# centre were fitted on where floors and ceilings meet walls of known distance.
 _INTRINSICS = Intrinsics(80.0, 96.0, 80.0, 59.5)
 # The depth buffer's bytes are truncated map units over 7.13, fitted on walls of known distance. Floors and
 # ceilings read about a tenth too near with it.
@@ -93,15 +92,13 @@ SCENARIOS = {
 
 
 class DoomSource:
-    """A ViZDoom scenario at 160x120 or a whole fraction of it, 2 tics a frame (17.5 fps), without HUD or
-    weapon.
+    """A ViZDoom scenario at 160x120 or a whole fraction of it, two tics a frame, without HUD or weapon.
 
     Args:
         name: a key of ``SCENARIOS``.
         size: height and width of the frames.
         depth: whether observations carry depth, ``float32 [120, 160]`` whatever the frame's size. It comes
-        from a
-            buffer of 8 bits, in steps of 0.22 m.
+            from a buffer of 8 bits, in steps of 0.22 m.
 
     Raises:
         DependencyError: vizdoom is not installed.

@@ -55,7 +55,7 @@ def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
         SourceError: another kind of action space, or an axis without bounds.
     """
     space = env.action_space
-    family = env_id.split("/")[-1].split("-")[0]
+    family = env_id.split("/")[-1].split(":")[-1].split("-")[0]
     if isinstance(space, spaces.Discrete):
         return _discrete(space, _action_names(env, family, int(space.n)))
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:

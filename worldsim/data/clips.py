@@ -7,7 +7,6 @@ that led *into* a frame. :func:`shift` goes from the one to the other, and nothi
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.data.dataset import Dataset, Episode, Split
+from worldsim.data.lock import locked
 from worldsim.errors import DataError
 from worldsim.pixels import resize_area
 
@@ -127,8 +127,7 @@ class ClipStore:
             length: frames in each.
             rng: the source of chance.
             ends: share in [0, 1] of the windows that are drawn among those that close with a task's end,
-                which are rare
-                otherwise. Without effect where the split has none.
+                which are rare otherwise. Without effect where the split has none.
             frames: False leaves the frames out, for what needs tracks alone: they come as [B, T, 0, 0, 3].
 
         Raises:
@@ -190,11 +189,11 @@ class ClipStore:
 
     def _load_frames(self, threads: int, on_progress: Callable[[int, int], None] | None) -> np.ndarray:
         path = self._cache_path()
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            for stale in path.parent.glob(f"{self._cache_name()}-*"):
-                stale.unlink()
-            self._decode_all(path, threads, on_progress)
+        with locked(path.parent):  # whoever comes second finds the frames decoded
+            if not path.exists():
+                for stale in path.parent.glob(f"{self._cache_name()}-*"):
+                    stale.unlink()
+                self._decode_all(path, threads, on_progress)
         frames: np.ndarray = np.load(path, mmap_mode="r")
         return frames
 
@@ -207,7 +206,7 @@ class ClipStore:
         return self.dataset.layout.cache / f"{self._cache_name()}-{print_of}.npy"
 
     def _decode_all(self, path: Path, threads: int, on_progress: Callable[[int, int], None] | None) -> None:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.tmp")
         total = sum(episode.length for episode in self.episodes)
         shape = (total, *self.spec.size, 3)
         frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)

@@ -1,14 +1,13 @@
 """Record episodes with parallel workers; nothing but an open episode of each worker can be lost.
 
-The dataset is a function of the seed and of the number of frames: episode n has seed ``seed * 1_000_003 +
-n``, and the dataset holds the first episodes that together have enough frames, whoever recorded them and in
-whichever order.
+The dataset is a function of the seed and of the number of frames: episode n has the seed
+``seed * 1_000_003 + n``, and the dataset holds the first episodes that together have enough frames, whoever
+recorded them and in whichever order.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import signal
 import sys
@@ -23,6 +22,7 @@ from worldsim import config
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
 from worldsim.data.layout import Layout
+from worldsim.data.lock import locked
 from worldsim.data.meta import read_episodes
 from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
@@ -106,7 +106,7 @@ def record(
     """
     spec = _spec(make_player)
     layout = Layout(root)
-    with _locked(root):
+    with _alone(root):
         _check_root(root, cfg, resume)
         sweep(layout.shards)
         ledger = _Ledger(layout)
@@ -300,14 +300,11 @@ def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Keep a second recorder out. The lock goes with the process, however it ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
+def _alone(root: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                "only one recorder may write to a folder", str(root), "wait for the other"
-            ) from error
+            stack.enter_context(locked(root, wait=False))
+        except BlockingIOError as error:
+            rule = "only one recorder may write to a folder"
+            raise DataError(rule, str(root), "wait for the other") from error
         yield
