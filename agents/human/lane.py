@@ -12,7 +12,8 @@ from worldsim.agents.agent import Agent
 from worldsim.controls import Control
 
 if TYPE_CHECKING:
-    from worldsim.engine import Session, Step
+    from worldsim.engine.session import Session
+    from worldsim.engine.step import Step
 
 Place = tuple[float, float, float]
 """x and y in metres, yaw in radians."""
@@ -73,9 +74,10 @@ class Lane:
 
     def back(self, frames: int) -> None:
         """Go back by so many frames. Raises EngineError, and changes nothing, if the session cannot."""
-        self.session.rewind(frames)
-        self.history.drop(frames)
-        self.ended = False
+        if frames:
+            self.session.rewind(frames)
+            self.history.drop(frames)
+            self.ended = False
 
 
 def place_of(pose: np.ndarray | None) -> Place | None:

@@ -18,11 +18,12 @@ from worldsim.agents.human.compare import Twin
 from worldsim.agents.human.lane import History, Lane
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
-from worldsim.errors import EngineError, WorldsimError
+from worldsim.errors import WorldsimError
 
 if TYPE_CHECKING:
     from worldsim.checkpoint import Context
-    from worldsim.engine import Engine, World
+    from worldsim.engine.engine import Engine
+    from worldsim.engine.world import World
 
 DRIVERS = ("human", *AGENTS)
 STEPS = (1, 2, 4)
@@ -118,23 +119,15 @@ class Player:
         return self._advance(human)
 
     def rewind(self, frames: int = 1) -> bool:
-        """Go back in every future. False where there is no more past."""
-        frames = min(frames, len(self.lane.history.controls))
-        if frames < 1:
-            return False
-        try:
-            self.lane.back(frames)
-        except EngineError as error:
-            self._say(f"No further back: {error.rule}", "bad")
+        """Go back in every future, as far as it remembers. False where the steered one has no more past."""
+        reach = min(frames, self.lane.session.rewindable)
+        if reach < 1:
+            self._say("No further back: this is all that the engine remembers")
             return False
         for lane in self.lanes:
-            if lane is not self.lane and len(lane.history.controls) >= frames:
-                try:
-                    lane.back(frames)
-                except EngineError:
-                    continue  # the other future may remember less; it stays where it is
+            lane.back(min(reach, lane.session.rewindable))
         if self.twin is not None:
-            self.twin.rewind(frames)
+            self.twin.rewind(reach)
         self.stats.pause()
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ class Window:
     @contextmanager
     def opened(cls, title: str) -> Iterator[Window]:
         """A window that is closed at the end. Raises NoDisplay where none can be opened."""
+        os.environ["SDL_VIDEO_X11_WMCLASS"] = "worldsim"  # pygame names windows after the script otherwise
         try:
             pygame.display.init()
             display.check_driver(pygame.display.get_driver())
@@ -95,7 +97,7 @@ class Window:
         self._takes = Takes(prefix, player.world.spec.fps)
         self._size = _comfortable(player.world.spec.size, scale)
         self._fullscreen = fullscreen
-        pygame.display.set_caption(f"worldsim · {player.world.name}")
+        pygame.display.set_caption(f"worldsim: {player.world.name}")
         self._set_mode()
         if record is not None:
             self._tell(f"Recording to {self._takes.start(record)}", "good")

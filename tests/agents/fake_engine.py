@@ -137,6 +137,10 @@ class FakeSession:
     def seed(self) -> int:
         return self.state.seed
 
+    @property
+    def rewindable(self) -> int:
+        return len(self.states) - 1
+
     def step(self, control: Control) -> FakeStep:
         return self.engine.step({self: control})[self]
 

@@ -54,12 +54,13 @@ def test_rewinding_brings_the_frames_back(player: Player) -> None:
     assert not player.rewind()
 
 
-def test_rewinding_further_than_the_engine_remembers_is_told(make_player: Make) -> None:
+def test_the_past_ends_where_the_engine_remembers_no_more(make_player: Make) -> None:
     player = make_player(engine={"history": 4})
     walk(player, 10)
-    assert not player.rewind(8)
-    assert "history" in said(player)
-    assert len(player.lane.history.controls) == 10
+    assert player.rewind(8)
+    assert player.lane.session.index == len(player.lane.history.controls) == 7
+    assert not player.rewind(1)
+    assert "No further back" in said(player)
 
 
 def test_a_saved_moment_comes_back_in_its_own_slot(player: Player) -> None:

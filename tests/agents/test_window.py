@@ -310,7 +310,7 @@ def test_a_real_key_on_a_real_screen(somewhere: Path) -> None:
     """
     driver = """
         "$1" -c "$2" & game=$!
-        for i in $(seq 200); do xdotool search --name worldsim >/dev/null 2>&1 && break; sleep 0.1; done
+        for i in $(seq 200); do xdotool search --class worldsim >/dev/null 2>&1 && break; sleep 0.1; done
         sleep 0.5; xdotool keydown w; sleep 1; xdotool keyup w
         xdotool key Escape; sleep 0.3; xdotool key Escape
         wait $game
