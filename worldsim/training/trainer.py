@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.networks import Networks
-from worldsim.training.peak import matmul_peak
+from worldsim.peak import matmul_peak
 from worldsim.training.stage import Logs, Stage, rate_at
 from worldsim.training.state import Clock, load_state, save_state
 
