@@ -8,7 +8,7 @@ from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Rect
 from worldsim.agents.human.pen import Pen
 
-SHORT = {"escape": "esc", "backspace": "back", "return": "enter", "left ctrl": "ctrl"}
+SHORT = {"escape": "esc", "backspace": "bksp", "return": "enter", "left ctrl": "ctrl"}
 ROW, KEYS, RIM = 27, 104, 26  # height of a line, width of its keys, free rim, at interface scale 1
 FOOT = "The world waits while you read. Keys of your own: worldsim/keys.toml in your config folder."
 
@@ -63,7 +63,15 @@ def _columns(keys: tuple[str, ...], keymap: Keymap) -> list[Column]:
 
 
 def _labels(keys: list[str]) -> list[str]:
-    return [SHORT.get(key, key.upper() if len(key) < 4 else key) for key in keys[:2]]
+    """At most two caps; those of the keypad only where there are no others."""
+    usual = [key for key in keys if not (len(key) == 3 and key[0] == "[")]
+    return [label(key) for key in (usual or keys)[:2]]
+
+
+def label(key: str) -> str:
+    """What stands on a key that pygame calls so."""
+    is_sign = len(key) == 1 or (key[0] == "f" and key[1:].isdigit())
+    return SHORT.get(key, key.upper() if is_sign else key)
 
 
 def _extent(pen: Pen, grid: list[list[Column]]) -> tuple[int, int]:
@@ -106,4 +114,4 @@ def _draw_column(pen: Pen, x: int, y: int, title: str, rows: list[Row]) -> None:
 def hints(keymap: Keymap) -> list[tuple[str, str]]:
     """The keys that one should know from the start, with what they do."""
     known = ((keymap.keys_for(name), text) for name, text in HINTS)
-    return [(SHORT.get(keys[0], keys[0]).upper(), text) for keys, text in known if keys]
+    return [(label(keys[0]), text) for keys, text in known if keys]

@@ -30,6 +30,7 @@ from worldsim.agents.human.pen import Pen
 from worldsim.agents.human.player import STEPS, Player
 
 GAP, PAD = 10, 14  # at interface scale 1
+LOST = 0.2  # a drift with which nothing of the past is left in the picture
 ORDER = ("turn_left", "forward", "turn_right", "strafe_left", "backward", "strafe_right")
 
 
@@ -125,7 +126,7 @@ def _speed(pen: Pen, rect: Rect, player: Player, status: Status) -> None:
     pen.box(rect)
     x, y, right = rect.x + pen.px(PAD), rect.y + pen.px(10), rect.x + rect.w - pen.px(PAD)
     stats = player.stats
-    width = pen.text((x, y), f"{stats.loop_fps:.1f}" if stats.loop_fps else "·", 28, TEXT)
+    width = pen.text((x, y), f"{stats.loop_fps:.1f}", 28, TEXT)
     pace = f"of {status.fps:g} fps" if status.fps else "fps, no limit"
     pen.text((x + width + pen.px(7), y + pen.px(13)), pace, 12, DIM)
     at = float(right)
@@ -178,7 +179,7 @@ def _facts(pen: Pen, rect: Rect, player: Player, status: Status) -> None:
     pen.text((x, y + pen.px(2)), "drift", 12, DIM)
     bar = Rect(x + pen.px(48), y + pen.px(7), right - x - pen.px(48) - pen.px(44), pen.px(6))
     pen.box(bar, WELL, None, 3)
-    share = min(max(drift, 0.0), 1.0)
+    share = min(max(drift / LOST, 0.0), 1.0)
     if share > 0:
         colour = mix(GOOD, REAL, 2 * share) if share < 0.5 else mix(REAL, BAD, 2 * share - 1)
         pen.box(Rect(bar.x, bar.y, max(round(bar.w * share), bar.h), bar.h), colour, None, 3)
@@ -211,9 +212,10 @@ def draw_keys(pen: Pen, rect: Rect, player: Player, status: Status) -> None:
         pen.cap((x + (i % 3) * side, y + (i // 3) * side), label, lit, 28, 28)
     who = {"human": "you steer", "scripted": "explorer steers", "random": "chance steers"}[player.driver]
     pen.text((right, y + pen.px(2)), who, 13, TEXT, 1.0)
-    mouse = "mouse looks" if status.mouse else "mouse is free"
-    pen.text((right, y + pen.px(22)), mouse, 12, DIM if status.mouse else FAINT, 1.0)
-    _look(pen, Rect(right - pen.px(96), y + pen.px(48), pen.px(96), pen.px(6)), player.held.look)
+    if player.world.spec.control_space.look:
+        mouse = "mouse looks" if status.mouse else "mouse is free"
+        pen.text((right, y + pen.px(22)), mouse, 12, DIM if status.mouse else FAINT, 1.0)
+        _look(pen, Rect(right - pen.px(96), y + pen.px(48), pen.px(96), pen.px(6)), player.held.look)
     foot = rect.y + rect.h - pen.px(28)
     pen.text((x, foot), "saved", 12, DIM)
     for i, save in enumerate(player.saves):

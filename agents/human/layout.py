@@ -39,8 +39,12 @@ LEAST_HEIGHT = 620  # of a comfortable window: all cards fit beside a small pict
 
 
 def interface_scale(window: tuple[int, int]) -> float:
-    """How much larger than usual letters and lines are drawn, 0.8 to 2.5, in steps of a tenth."""
-    return min(max(math.floor(min(window[0] / 1000, window[1] / 640) * 10) / 10, 0.8), 2.5)
+    """How much larger than usual letters and lines are drawn, 0.8 to 2.5, in steps of a tenth.
+
+    They grow more slowly than the window, so that most of a large one is picture.
+    """
+    share = min(window[0] / 1120, window[1] / 670)
+    return min(max(math.floor(share**0.6 * 10) / 10, 0.8), 2.5)
 
 
 def arrange(window: tuple[int, int], frame: tuple[int, int], count: int, panel: bool, whole: bool) -> Layout:

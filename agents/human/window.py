@@ -25,7 +25,7 @@ from worldsim.agents.human.takes import Takes, free_name
 from worldsim.agents.human.toast import Toast
 from worldsim.errors import ConfigError, WorldsimError
 
-REDRAW = 1 / 40  # seconds between drawings where no new frame came
+REDRAW = 1 / 15  # seconds between drawings where no new frame came
 FASTER_BACK = 1.5  # seconds of rewinding until it goes faster
 TWICE = 2.0  # seconds within which a second "quit" leaves
 SMALLEST = (480, 360)
@@ -95,10 +95,12 @@ class Window:
         pace = player.world.spec.fps if fps is None else fps
         self._player, self._keymap, self._fps, self._pacer = player, keymap, pace, Pacer(pace)
         self._takes = Takes(prefix, player.world.spec.fps)
+        pygame.display.set_caption(f"worldsim: {player.world.name}")
         self._size = _comfortable(player.world.spec.size, scale)
         self._fullscreen = fullscreen
-        pygame.display.set_caption(f"worldsim: {player.world.name}")
         self._set_mode()
+        if not fullscreen:
+            _centre(self._size)
         if record is not None:
             self._tell(f"Recording to {self._takes.start(record)}", "good")
         try:
@@ -312,6 +314,11 @@ def _comfortable(frame: tuple[int, int], scale: int | None) -> tuple[int, int]:
     desktop = pygame.display.get_desktop_sizes()[0]
     fitting = [s for s in range(1, 33) if _fits(window_size(frame, s), desktop)]
     return window_size(frame, max(fitting, default=1))
+
+
+def _centre(size: tuple[int, int]) -> None:
+    desktop = pygame.display.get_desktop_sizes()[0]
+    pygame.display.set_window_position((max(desktop[0] - size[0], 0) // 2, max(desktop[1] - size[1], 0) // 2))
 
 
 def _fits(window: tuple[int, int], desktop: tuple[int, int]) -> bool:

@@ -52,4 +52,5 @@ def test_a_comfortable_window_has_the_scale_it_was_made_for(scale: int, frame: t
 def test_letters_grow_with_the_window() -> None:
     assert interface_scale((480, 360)) == 0.8
     assert interface_scale((1156, 678)) == 1.0
-    assert interface_scale((3840, 2160)) == 2.5
+    assert 1.2 <= interface_scale((1920, 1080)) <= 1.4
+    assert interface_scale((3840, 2160)) == 2.0
