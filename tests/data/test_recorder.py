@@ -16,7 +16,7 @@ import pytest
 from tests.data.players import DotsPlayer, assert_same, make_episode
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, episode_seed, record
-from worldsim.errors import DataError, SourceError
+from worldsim.errors import DataError, DependencyError, SourceError
 
 CFG = RecordConfig(source="dots", seed=3)
 ROOT = Path(__file__).parents[2]
@@ -134,3 +134,13 @@ def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="only one recorder"):
         record(DotsPlayer, tmp_path, CFG, frames=20, on_progress=record_again)
+
+
+@pytest.mark.parametrize("package", ["av", "pyarrow"])
+def test_a_missing_package_is_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DependencyError, match=r"worldsim\[train\]"):
+        record(DotsPlayer, tmp_path / "x", CFG, frames=20)
+    assert not (tmp_path / "x").exists()

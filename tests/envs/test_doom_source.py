@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import gc
 import hashlib
 import itertools
 import math
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -228,13 +228,6 @@ def test_what_a_source_cannot_do_is_an_error(maze: Source, monkeypatch: pytest.M
     seen = maze.reset(0)
     with pytest.raises(SourceError, match="pose"):
         maze.step(Control(pose=seen.pose))
-    real_import = builtins.__import__
-
-    def without_vizdoom(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "vizdoom":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_vizdoom)
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(DependencyError, match=r"worldsim\[doom\]"):
         make_source("doom-maze")

@@ -7,6 +7,8 @@ that led *into* a frame. :func:`shift` goes from the one to the other, and nothi
 from __future__ import annotations
 
 import hashlib
+import os
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,7 +108,8 @@ class ClipStore:
             raise DataError("a split must have episodes", split, "record more frames, or with another seed")
         self._load_rows()
         self.frames = self._load_frames(threads, on_progress)
-        """``uint8 [N, H, W, 3]``: the split's frames, episode after episode, mapped from disk."""
+        """``uint8 [N, H, W, 3]``: the split's frames, episode after episode; read if they take less than half of
+        the memory, else mapped from disk."""
 
     def __len__(self) -> int:
         """Number of frames in the split."""
@@ -194,7 +197,10 @@ class ClipStore:
                 for stale in path.parent.glob(f"{self._cache_name()}-*"):
                     stale.unlink()
                 self._decode_all(path, threads, on_progress)
-        frames: np.ndarray = np.load(path, mmap_mode="r")
+        mapped: np.ndarray = np.load(path, mmap_mode="r")
+        # Random windows of a mapped file wait for the disk whenever its pages are dropped: what fits is read.
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        frames: np.ndarray = np.load(path) if mapped.nbytes < memory / 2 else mapped
         return frames
 
     def _cache_name(self) -> str:

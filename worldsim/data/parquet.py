@@ -7,12 +7,12 @@ from typing import Any
 
 from worldsim.errors import DataError, DependencyError
 
-__all__ = ["join_tables", "read_table", "to_table", "write_table"]
+__all__ = ["join_tables", "read_table", "require_pyarrow", "to_table", "write_table"]
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:
     """The pyarrow table at ``path``. Raises DataError where it cannot be read."""
-    pa, pq = _pyarrow()
+    pa, pq = require_pyarrow()
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
@@ -21,19 +21,19 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
 
 def to_table(columns: dict[str, Any], metadata: dict[str, str] | None = None) -> Any:
     """A pyarrow table of columns: NumPy arrays of one or two axes, or lists."""
-    pa, _ = _pyarrow()
+    pa, _ = require_pyarrow()
     table = pa.table({name: _column(pa, values) for name, values in columns.items()})
     return table.replace_schema_metadata(metadata)
 
 
 def write_table(table: Any, path: Path) -> None:
     """Write a pyarrow table as one parquet file."""
-    _pyarrow()[1].write_table(table, path)
+    require_pyarrow()[1].write_table(table, path)
 
 
 def join_tables(tables: list[Any]) -> Any:
     """Tables of one schema, one after the other, without their metadata."""
-    return _pyarrow()[0].concat_tables([table.replace_schema_metadata(None) for table in tables])
+    return require_pyarrow()[0].concat_tables([table.replace_schema_metadata(None) for table in tables])
 
 
 def _column(pa: Any, values: Any) -> Any:
@@ -43,7 +43,8 @@ def _column(pa: Any, values: Any) -> Any:
     return values
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def require_pyarrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet. Raises DependencyError where they are missing."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

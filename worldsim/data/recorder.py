@@ -24,9 +24,10 @@ from worldsim.data.gather import gather
 from worldsim.data.layout import Layout
 from worldsim.data.lock import locked
 from worldsim.data.meta import read_episodes
+from worldsim.data.parquet import require_pyarrow
 from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
-from worldsim.data.video import CodecName
+from worldsim.data.video import CodecName, require_av
 from worldsim.errors import DataError, SourceError
 
 __all__ = ["Player", "RecordConfig", "Recording", "episode_seed", "record"]
@@ -88,8 +89,7 @@ def record(
     resume: bool = False,
     on_progress: Callable[[int], None] = lambda frames: None,
 ) -> Recording:
-    """Record into the dataset ``root`` until its episodes have ``frames`` frames; Ctrl-C ends it early and
-    cleanly.
+    """Record into the dataset ``root`` until its episodes have ``frames`` frames, or until Ctrl-C.
 
     Args:
         make_player: makes a worker's player, in the worker's process: it must be importable from there.
@@ -103,7 +103,10 @@ def record(
     Raises:
         DataError: ``root`` holds data and ``resume`` is not set, or holds another recording.
         SourceError: a worker failed.
+        DependencyError: a package is missing that the source or the files need.
     """
+    require_av()
+    require_pyarrow()  # now, not after a worker's first episode
     spec = _spec(make_player)
     layout = Layout(root)
     with _alone(root):
@@ -256,10 +259,7 @@ def _work(job: _Job, pipe: Connection) -> None:
     """A worker's life: it ends with SIGTERM, or when the pipe breaks because the recorder is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the recorder decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with (
-        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
-        contextlib.ExitStack() as stack,
-    ):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:
         try:
             player = job.make_player()
             stack.callback(player.close)
@@ -268,9 +268,7 @@ def _work(job: _Job, pipe: Connection) -> None:
                 episode = player.play(episode_seed(job.cfg.seed, number))
                 write_shard(Shard(job.shards, number), episode, job.spec, job.cfg.codec)
                 pipe.send((number, len(episode)))
-        except (OSError, EOFError):
-            raise
-        except Exception as error:
+        except Exception as error:  # sent where there is still someone to read it
             pipe.send(f"{type(error).__name__}: {error}")
 
 

@@ -77,3 +77,8 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name must outlive a power cut, too
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

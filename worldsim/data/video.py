@@ -17,7 +17,7 @@ import numpy as np
 
 from worldsim.errors import DataError, DependencyError
 
-__all__ = ["CODECS", "Codec", "CodecName", "decode", "encode", "join"]
+__all__ = ["CODECS", "Codec", "CodecName", "decode", "encode", "join", "require_av"]
 
 CodecName = Literal["lossless", "compact"]
 
@@ -46,7 +46,7 @@ CODECS: dict[CodecName, Codec] = {
 
 def encode(path: Path, frames: np.ndarray, fps: float, codec: CodecName) -> None:
     """Write ``uint8 [T, H, W, 3]`` as an mp4 file of exactly T frames."""
-    av = _av()
+    av = require_av()
     settings = CODECS[codec]
     # The format is named, as the temporary file's name does not end in it.
     with av.open(str(path), "w", format="mp4") as container:
@@ -65,7 +65,7 @@ def decode(path: Path, start: int, count: int, fps: float) -> Iterator[np.ndarra
     Raises:
         DataError: the file cannot be read or holds fewer frames.
     """
-    av = _av()
+    av = require_av()
     found = 0
     try:
         with av.open(str(path)) as container:
@@ -98,7 +98,7 @@ def _pixels(frame: Any) -> np.ndarray:
 
 def join(parts: Sequence[Path], fps: float, path: Path) -> None:
     """Write videos of one codec and size into one mp4 file, one after the other, by copying packets."""
-    av = _av()
+    av = require_av()
     with av.open(str(path), "w", format="mp4") as output:
         stream: Any = None
         offset = 0
@@ -128,7 +128,8 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _av() -> Any:
+def require_av() -> Any:
+    """The module av. Raises DependencyError where it is missing."""
     try:
         import av
     except ImportError as error:
