@@ -33,7 +33,7 @@ SIBLINGS = {("evaluation", "engine")}
 """Allowed although on one layer: the yardstick measures what a player gets, and a player gets the engine."""
 
 LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs")}
-"""Allowed inside functions only: the command line makes calls of commands, the yardstick plays the real thing."""
+"""Allowed inside functions only: the command line calls commands, the yardstick plays the real thing."""
 
 ONLY = {"bridge.client": {"bridge.protocol", "controls", "errors"}}
 """Rooms that are held shorter than their layer: a robot's computer installs little."""

@@ -1,0 +1,61 @@
+"""One figure: a value, how sure it is, and the floor and the ceiling that it stands between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Estimate", "Figure", "estimate", "figure"]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, or a ratio of means, over trajectories."""
+
+    value: float
+    low: float
+    """The 95 % interval's lower end, by bootstrap over trajectories."""
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure of the report."""
+
+    value: float
+    ci: tuple[float, float]
+    """95 % interval, by bootstrap over trajectories: they are independent, frames within one are not."""
+    floor: float | None
+    """What a method without any understanding gets."""
+    ceiling: float | None
+    """What the best thinkable one gets."""
+    unit: str
+    about: str
+    """What it is, and what floor and ceiling are."""
+
+
+def estimate(values: np.ndarray, over: np.ndarray | None = None) -> Estimate:
+    """The mean of ``values`` [N trajectories, ...], or their sum over that of ``over`` [N, ...].
+
+    The resampling is the same at every call, so that the same values give the same interval.
+    """
+    above = _by_trajectory(values)
+    below = np.ones_like(above) if over is None else _by_trajectory(over)
+    rows = np.random.default_rng(0).integers(len(above), size=(RESAMPLES, len(above)))
+    drawn = above[rows].sum(1) / below[rows].sum(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(float(above.sum() / below.sum()), float(low), float(high))
+
+
+def figure(
+    of: Estimate, about: str, *, unit: str = "dB", floor: float | None = None, ceiling: float | None = None
+) -> Figure:
+    """A figure of an estimate."""
+    return Figure(value=of.value, ci=(of.low, of.high), floor=floor, ceiling=ceiling, unit=unit, about=about)
+
+
+def _by_trajectory(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float64).reshape(len(values), -1).mean(1)

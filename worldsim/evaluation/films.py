@@ -1,0 +1,104 @@
+"""Dreams to look at: videos, dream beside engine under the same keys, and a contact sheet of all of them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from worldsim.data.recorder import Player
+from worldsim.engine.world import World
+from worldsim.errors import DependencyError
+from worldsim.evaluation.open_loop import Walk, dream
+from worldsim.evaluation.trajectories import check_seeds, collect, reporting_seeds
+
+__all__ = ["FILM_FRAMES", "write_films"]
+
+FILM_FRAMES = 350
+"""Twenty seconds at 17.5 frames a second."""
+_CONTEXT = 4
+_COLUMNS = 11
+_HEIGHT = 360
+"""Of a video in pixels, about."""
+_BAR = 16
+"""Height of a caption in pixels."""
+
+
+def write_films(
+    world: World,
+    player: Player,
+    folder: Path,
+    *,
+    count: int = 10,
+    frames: int = FILM_FRAMES,
+    steps: int = 2,
+    seed: int = 0,
+) -> None:
+    """Write ``<seed>.mp4`` for ``count`` reporting episodes, and ``sheet.png``: a pair of rows for each, the
+    dream above the engine, evenly through the time, the last given frame first. Keys and look only; poses are
+    predicted.
+
+    Raises:
+        DependencyError: PyAV is missing.
+        SourceError: the episodes are too short.
+    """
+    check_seeds(start.seed for start in world.starts)
+    true = collect(player, reporting_seeds(seed), count, _CONTEXT + frames)
+    walk = Walk(context=_CONTEXT, frames=frames, steps=steps, controls=true.controls)
+    dreamt = [true.frames[:, _CONTEXT - 1]]
+    dreamt += [
+        np.stack([step.frame for step in step_row]) for step_row in dream(world, true, walk, seed * 1000)
+    ]
+    pairs = np.stack([np.stack(dreamt, 1), true.frames[:, _CONTEXT - 1 :]], 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pair in zip(true.seeds, pairs, strict=True):
+        _write_video(folder / f"{name}.mp4", np.concatenate(list(pair), 2), world.spec.fps)
+    Image.fromarray(_sheet(pairs, true.seeds, world.spec.fps)).save(folder / "sheet.png")
+
+
+def _sheet(pairs: np.ndarray, seeds: tuple[int, ...], fps: float) -> np.ndarray:
+    """``pairs`` [N, 2, T, H, W, 3] to one picture."""
+    times = np.linspace(0, pairs.shape[2] - 1, _COLUMNS).round().astype(int)
+    width = pairs.shape[4] * len(times)
+    rows = [_caption([f"{time / fps:.1f} s" for time in times], width)]
+    for seed, pair in zip(seeds, pairs, strict=True):
+        rows.append(_caption([f"{seed}: dream above, engine below"], width))
+        rows += [np.concatenate(list(row[times]), 1) for row in pair]
+    return np.concatenate(rows)
+
+
+def _caption(texts: list[str], width: int) -> np.ndarray:
+    bar = Image.new("RGB", (width, _BAR))
+    for i, text in enumerate(texts):
+        ImageDraw.Draw(bar).text((i * width // len(texts) + 3, 2), text, fill="white")
+    return np.asarray(bar)
+
+
+def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """``uint8 [T, H, W, 3]`` to H.264 that browsers show: whole-number enlarged, sides even."""
+    av = _av()
+    scale = max(round(_HEIGHT / frames.shape[1] / 2), 1) * 2
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}
+        )
+        stream.height, stream.width, stream.pix_fmt = (
+            frames.shape[1] * scale,
+            frames.shape[2] * scale,
+            "yuv420p",
+        )
+        for frame in frames:
+            large = frame.repeat(scale, 0).repeat(scale, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise DependencyError("videos need the package av", None, "pip install 'worldsim[train]'") from error
+    return av

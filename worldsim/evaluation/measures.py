@@ -1,0 +1,48 @@
+"""How alike frames are, how sharp one is, how much moves, how far a camera is off. NumPy only.
+
+Shapes: ... batch axes, H x W frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldsim import camera
+
+__all__ = ["MAX_PSNR", "gradient", "motion", "pose_errors", "psnr"]
+
+MAX_PSNR = 60.0
+"""dB; where it is capped, so that two identical frames do not make a mean infinite."""
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB, ``float64 [...]``, of frames ``uint8 [..., H, W, 3]``, one by one.
+
+    The mean squared error is over all pixels and channels of a frame, on a scale of 0 to 1.
+    """
+    difference = np.subtract(a, b, dtype=np.float32) / 255
+    error = np.square(difference).mean((-3, -2, -1), dtype=np.float64)
+    return np.minimum(-10 * np.log10(np.maximum(error, 1e-10)), MAX_PSNR)
+
+
+def gradient(frames: np.ndarray) -> np.ndarray:
+    """Sharpness ``float64 [...]``: the mean length of the brightness gradient of frames ``[..., H, W, 3]``.
+
+    In grey levels (0 to 255) per pixel; brightness is the mean of the channels.
+    """
+    grey = np.asarray(frames).mean(-1, dtype=np.float32)
+    across = grey[..., :-1, 1:] - grey[..., :-1, :-1]
+    down = grey[..., 1:, :-1] - grey[..., :-1, :-1]
+    return np.hypot(across, down).mean((-2, -1), dtype=np.float64)
+
+
+def motion(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean absolute change ``float64 [...]`` between ``uint8 [..., H, W, 3]`` frames, in grey levels."""
+    return np.abs(np.subtract(a, b, dtype=np.float32)).mean((-3, -2, -1), dtype=np.float64)
+
+
+def pose_errors(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance in metres and angle in degrees between poses ``[..., 4, 4]``, each ``float64 [...]``."""
+    turn = camera.log(camera.relative(a, b))[..., 3:]
+    metres = np.linalg.norm(a[..., :3, 3] - b[..., :3, 3], axis=-1)
+    return metres, np.degrees(np.linalg.norm(turn, axis=-1))

@@ -1,0 +1,97 @@
+"""Open loop: after a few given frames the world dreams on alone, through the engine, as a player gets it.
+
+Shapes: N trajectories, F dreamt frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldsim.controls import Control
+from worldsim.engine.step import Step
+from worldsim.engine.world import World
+from worldsim.evaluation.measures import gradient, motion, pose_errors, psnr
+from worldsim.evaluation.trajectories import Trajectories
+
+__all__ = ["Walk", "dream", "score_dream", "score_true"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walk:
+    """How to dream on."""
+
+    context: int
+    """Frames that are given."""
+    frames: int
+    """How many are dreamt, F."""
+    steps: int
+    """Denoising passes, K."""
+    controls: np.ndarray
+    """``float32 [N, context + F, M]``: keys and look."""
+    poses: np.ndarray | None = None
+    """``float64 [N, context + F, 4, 4]``: explicit poses; None: predicted from the keys."""
+
+
+def dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Iterator[list[Step]]:
+    """Dream on from the context of every trajectory in one batch; a list of N steps per frame."""
+    n, space = len(true), world.spec.control_space
+    engine = world.engine(slots=n, steps=walk.steps, history=0)
+    sessions = [engine.open(seed + i, true.context(i, walk.context)) for i in range(n)]
+    for t in range(walk.context, walk.context + walk.frames):
+        controls = {}
+        for i, session in enumerate(sessions):
+            held = space.from_vector(walk.controls[i, t])
+            pose = None if walk.poses is None else walk.poses[i, t]
+            controls[session] = Control(held.keys, pose=pose, look=held.look)
+        steps = engine.step(controls)
+        yield [steps[session] for session in sessions]
+
+
+def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapping[str, np.ndarray]:
+    """Scores ``float64 [N, F]`` of every dreamt frame against the true one of the same moment, by name.
+
+    ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the dream
+    alone; ``metres`` and ``degrees`` of its pose from the true one (worlds with poses).
+    """
+    scores: dict[str, list[np.ndarray]] = {}
+    before = true.frames[:, walk.context - 1]
+    for t, steps in enumerate(dream(world, true, walk, seed), start=walk.context):
+        frames = np.stack([step.frame for step in steps])
+        row = {
+            "psnr": psnr(frames, true.frames[:, t]),
+            "gradient": gradient(frames),
+            "motion": motion(frames, before),
+        }
+        poses = [step.pose for step in steps if step.pose is not None]
+        if poses and true.poses is not None:
+            row["metres"], row["degrees"] = pose_errors(np.stack(poses), true.poses[:, t])
+        for name, values in row.items():
+            scores.setdefault(name, []).append(values)
+        before = frames
+    return {name: np.stack(rows, 1) for name, rows in scores.items()}
+
+
+def score_true(true: Trajectories, context: int, frames: int) -> Mapping[str, np.ndarray]:
+    """The same scores of a world that stands still: the last given frame, for ever; and of the true frames.
+
+    ``psnr``, ``metres``, ``degrees``: of the still picture. ``gradient``, ``motion``: of the true frames.
+    ``blur``: the gradient of the mean of all true frames of a moment, which is what a blind world fades to.
+    """
+    then = slice(context, context + frames)
+    last, later = true.frames[:, context - 1, None], true.frames[:, then]
+    before = true.frames[:, context - 1 : context - 1 + frames]
+    columns = range(later.shape[1])
+    faded = np.array([gradient(later[:, t].mean(0)) for t in columns])
+    scores = {
+        "psnr": np.stack([psnr(last[:, 0], later[:, t]) for t in columns], 1),
+        "gradient": np.stack([gradient(later[:, t]) for t in columns], 1),
+        "motion": np.stack([motion(before[:, t], later[:, t]) for t in columns], 1),
+        "blur": np.tile(faded, (len(true), 1)),
+    }
+    if true.poses is not None:
+        still = np.broadcast_to(true.poses[:, context - 1, None], true.poses[:, then].shape)
+        scores["metres"], scores["degrees"] = pose_errors(still, true.poses[:, then])
+    return scores

@@ -1,0 +1,129 @@
+"""``worldsim eval``: a world held against its environment's own frames.
+
+The environment is deterministic: from the same seed and under the same controls it shows what the world
+should have dreamt. Its episodes come from seeds that neither training nor starts ever use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from worldsim.data.recorder import Player
+from worldsim.engine.world import World, load
+from worldsim.evaluation.films import FILM_FRAMES, write_films
+from worldsim.evaluation.table import table_of
+from worldsim.evaluation.trajectories import MOST_SKIPPED
+from worldsim.evaluation.yardstick import CONTEXT, FULL, QUICK, Report, evaluate
+from worldsim.sampling.flow import STEPS
+
+__all__ = ["main"]
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = _parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    began = time.monotonic()
+    world = load(args.world, args.device, _DTYPES.get(args.dtype))
+    scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
+    if args.trajectories:
+        scope = replace(scope, trajectories=args.trajectories)
+    longest = CONTEXT + max(args.horizon, scope.teacher, FILM_FRAMES if args.videos else 0)
+    player = _player(world, longest + MOST_SKIPPED)
+    try:
+        with _progress() as show:
+            report = evaluate(world, player, scope, steps=args.steps, seed=args.seed, on_progress=show)
+        if args.videos:
+            write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
+    finally:
+        player.close()
+    facts = {**_facts(world, report, args.steps, args.seed), "seconds": round(time.monotonic() - began, 1)}
+    if args.json:
+        figures = {name: asdict(figure) for name, figure in report.figures.items()}
+        print(json.dumps({**facts, "figures": figures}, indent=1))
+    else:
+        Console().print(table_of(report.figures, facts))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip()
+    )
+    parser.add_argument("world", help="a shipped world's name, or a folder")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK.trajectories} trajectories, not {FULL.trajectories}"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--steps", type=int, choices=STEPS, default=2, help="denoising passes per frame, K (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="which reporting run; each has its own episodes (%(default)s)"
+    )
+    parser.add_argument(
+        "--videos", type=Path, metavar="DIR", help="also write videos, dream | engine, and a contact sheet"
+    )
+    parser.add_argument("--horizon", type=int, default=256, help="frames of the longest dream (%(default)s)")
+    parser.add_argument("--trajectories", type=int, help="how many")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    return parser
+
+
+def _player(world: World, frames: int) -> Player:
+    # Environments lie above and are optional: imported only where one is played.
+    from worldsim.envs.player import MixturePlayer
+
+    return MixturePlayer(world.spec.name, world.spec.size, max_frames=frames)
+
+
+def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, object]:
+    """What the figures depend on."""
+    return {
+        "world": world.name,
+        "digest": world.digest,
+        "params": world.params,
+        "source": world.spec.name,
+        "size": list(world.spec.size),
+        "fps": world.spec.fps,
+        "tics": world.spec.tics,
+        "steps": steps,
+        "context": CONTEXT,
+        "trajectories": len(report.seeds),
+        "next_frames": report.scored,
+        "seed": seed,
+        "episodes": [min(report.seeds), max(report.seeds)],
+        "device": str(world.device),
+        "dtype": str(world.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[float], None]]:
+    columns = (
+        TextColumn("measuring"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share: bar.update(task, completed=share)

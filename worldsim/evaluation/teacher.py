@@ -1,0 +1,92 @@
+"""Teacher-forced: the true past is given, one frame is dreamt, and the true one is given again.
+
+Shapes: N trajectories, S scored frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from worldsim.engine.world import World
+from worldsim.evaluation.computing import computing
+from worldsim.evaluation.measures import psnr
+from worldsim.evaluation.trajectories import Trajectories
+from worldsim.pixels import to_frame, to_model
+from worldsim.sampling.rollout import Controls, Memory, begin, observe_unit, step_unit
+
+__all__ = ["Plan", "teacher_forced"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Which frames are scored, and with how many denoising passes."""
+
+    context: int
+    """Frames that are given before the first one that is scored."""
+    frames: int
+    """How many frames are gone through after the context."""
+    every: int
+    """One in so many of them is scored."""
+    steps: tuple[int, ...]
+    """K; the first of them is the one that poses are given with, too."""
+
+    def __post_init__(self) -> None:
+        assert self.context >= 1, "a next frame needs one before it"
+        assert self.steps, "at least one K"
+
+
+def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> Mapping[str, np.ndarray]:
+    """PSNR in dB, ``float64 [N, S]``, by name.
+
+    * ``next_k1``, ...: the next frame dreamt in K passes, keys and look only, so that its pose is predicted.
+    * ``next_pose``: the same with the true pose given (worlds with poses).
+    * ``tokenizer``: the true frame encoded and decoded, with the true past and pose.
+    * ``place``: what memory of the place shows at the true pose (worlds that remember one).
+    * ``warp``: the true last frame, moved along with the camera (likewise).
+    * ``copy``: the true last frame.
+    * ``unrelated``: the same moment of another trajectory.
+    """
+    networks, n = world.networks, len(true)
+    seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
+    poses = true.poses if true.poses is not None else np.tile(np.eye(4), (*true.frames.shape[:2], 1, 1))
+    scores: dict[str, list[np.ndarray]] = {}
+    with computing(world):
+        memory = begin(networks, _model(world, true.frames[:, 0]), poses[:, 0], seeds)
+        for t in range(1, plan.context + plan.frames):
+            given = Controls(true.controls[:, t], poses[:, t], np.full(n, networks.has_poses))
+            is_scored = t >= plan.context and (t - plan.context) % plan.every == 0
+            row = _next(world, memory, given, plan) if is_scored else {}
+            unit = observe_unit(networks, memory, _model(world, true.frames[:, t]), given)
+            if is_scored:
+                row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.view))
+                if unit.view.prior.any():
+                    row["place"], row["warp"] = _frame(unit.view.prior), _frame(unit.view.warped)
+                row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
+                for name, frame in row.items():
+                    scores.setdefault(name, []).append(psnr(frame, true.frames[:, t]))
+    return {name: np.stack(rows, 1) for name, rows in scores.items()}
+
+
+def _next(world: World, memory: Memory, given: Controls, plan: Plan) -> dict[str, np.ndarray]:
+    """The next frame ``uint8 [N, H, W, 3]``, dreamt in several ways from copies of ``memory``."""
+    everyone = np.arange(len(given.vector))
+    keys_only = Controls(given.vector, given.poses, np.zeros(len(everyone), bool))
+    dream = lambda controls, steps: _frame(  # noqa: E731
+        step_unit(world.networks, memory.pick(everyone), controls, steps).frame
+    )
+    row = {f"next_k{steps}": dream(keys_only, steps) for steps in plan.steps}
+    if world.networks.has_poses:
+        row["next_pose"] = dream(given, plan.steps[0])
+    return row
+
+
+def _model(world: World, frames: np.ndarray) -> Tensor:
+    return to_model(frames, world.device)
+
+
+def _frame(pixels: Tensor) -> np.ndarray:
+    return to_frame(pixels.float()).cpu().numpy()

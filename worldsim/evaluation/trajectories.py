@@ -1,0 +1,108 @@
+"""Ground truth: what the real environment shows under known controls, from seeds kept for reporting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldsim.checkpoint import Context
+from worldsim.data.clips import shift
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.recorder import Player
+from worldsim.errors import DataError, SourceError
+
+__all__ = ["MOST_SKIPPED", "REPORTING_SEEDS", "Trajectories", "check_seeds", "collect", "reporting_seeds"]
+
+REPORTING_SEEDS = range(4_000_000_000, 4_200_000_000)
+"""Seeds of the episodes that figures are reported on. Recordings number theirs upwards from multiples of
+1,000,003, so that all recordings with a seed below 3,999 stay clear of these; starts come from recordings."""
+
+_PER_RUN = 10_000
+MOST_SKIPPED = 64
+"""How far into its episode a stretch begins, at most."""
+_TRIES = 8
+"""Episodes played per trajectory wanted, at most."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """N stretches of real episodes, T frames each."""
+
+    frames: np.ndarray
+    """``uint8 [N, T, H, W, 3]``."""
+    controls: np.ndarray
+    """``float32 [N, T, M]``: keys and look that led into each frame."""
+    poses: np.ndarray | None
+    """``float64 [N, T, 4, 4]``, camera-to-world in metres, or None."""
+    seeds: tuple[int, ...]
+    """Of the episodes."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.frames)
+
+    def context(self, i: int, length: int) -> Context:
+        """The first ``length`` frames of trajectory ``i``."""
+        poses = None if self.poses is None else self.poses[i, :length]
+        return Context(self.frames[i, :length], self.controls[i, :length], poses, self.seeds[i])
+
+
+def reporting_seeds(run: int) -> Iterator[int]:
+    """The seeds of reporting run ``run`` (``--seed``), in order; no two runs share one.
+
+    Raises:
+        DataError: there is no such run.
+    """
+    runs = len(REPORTING_SEEDS) // _PER_RUN
+    if not 0 <= run < runs:
+        raise DataError(f"the seed of a report must be in 0..{runs - 1}", run)
+    return iter(REPORTING_SEEDS[run * _PER_RUN : (run + 1) * _PER_RUN])
+
+
+def check_seeds(seeds: Iterable[int | None]) -> None:
+    """Make sure that none of these seeds, of starts or of training episodes, is one that is reported on.
+
+    Raises:
+        DataError: one is.
+    """
+    taken = [seed for seed in seeds if seed is not None and seed in REPORTING_SEEDS]
+    if taken:
+        rule = "seeds that a world was made with must not be reported on"
+        raise DataError(rule, taken[:3], "record with a seed below 3999")
+
+
+def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Trajectories:
+    """Play until there are ``count`` stretches of ``length`` frames, each of an episode of its own.
+
+    A stretch begins up to 64 frames into its episode, so that not all begin where episodes do. Episodes that
+    end too early are passed over.
+
+    Raises:
+        SourceError: nearly all episodes end too early.
+    """
+    found: list[tuple[EpisodeArrays, int]] = []
+    for _ in range(_TRIES * count):
+        episode = player.play(next(seeds))
+        room = len(episode) - length
+        if room >= 0:
+            skip = np.random.default_rng(episode.seed).integers(min(room, MOST_SKIPPED) + 1)
+            found.append((episode, int(skip)))
+        if len(found) == count:
+            return _stretches(found, length)
+    rule = f"a source must play episodes of at least {length} frames"
+    raise SourceError(rule, f"{len(found)} of {_TRIES * count}", "choose a shorter --horizon")
+
+
+def _stretches(found: list[tuple[EpisodeArrays, int]], length: int) -> Trajectories:
+    frames, controls, poses = [], [], []
+    for episode, skip in found:
+        stretch = slice(skip, skip + length)
+        arrivals = shift(episode.controls, episode.rewards, episode.terminated)
+        frames.append(episode.frames[stretch])
+        controls.append(arrivals.controls[stretch])
+        if episode.poses is not None:
+            poses.append(episode.poses[stretch])
+    seeds = tuple(episode.seed for episode, _ in found)
+    return Trajectories(np.stack(frames), np.stack(controls), np.stack(poses) if poses else None, seeds)
