@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,8 +107,8 @@ class ClipStore:
             raise DataError("a split must have episodes", split, "record more frames, or with another seed")
         self._load_rows()
         self.frames = self._load_frames(threads, on_progress)
-        """``uint8 [N, H, W, 3]``: the split's frames, episode after episode; read if they take less than half of
-        the memory, else mapped from disk."""
+        """``uint8 [N, H, W, 3]``: the split's frames, episode after episode; in memory where they take less
+        than half of it, else mapped from disk."""
 
     def __len__(self) -> int:
         """Number of frames in the split."""
