@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -32,14 +31,16 @@ def has_display(environ: Mapping[str, str] = os.environ, platform: str = sys.pla
 
 def check_pygame() -> str | None:
     """None if all is well, or a warning. Raises DependencyError without pygame."""
-    if importlib.util.find_spec("pygame") is None:
-        raise DependencyError("the window is drawn by pygame", None, REMEDY)
-    both = [name for name in ("pygame", "pygame-ce") if _installed(name)]
-    if len(both) == 2:
-        return (
-            "pygame and pygame-ce are both installed and overwrite each other: "
-            "pip uninstall pygame pygame-ce, then " + REMEDY
-        )
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # stdout belongs to the figures
+    try:
+        import pygame
+    except ImportError as error:
+        raise DependencyError("the window is drawn by pygame-ce", str(error), REMEDY) from error
+    anew = "pip uninstall pygame pygame-ce, then " + REMEDY
+    if not getattr(pygame, "IS_CE", False):
+        raise DependencyError("the window is drawn by pygame-ce", f"pygame {pygame.version.ver}", anew)
+    if _installed("pygame") and _installed("pygame-ce"):
+        return "pygame and pygame-ce are both installed and overwrite each other: " + anew
     return None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from worldsim.agents.human.keymap import Keymap
 from worldsim.controls import Control, ControlSpace
 
-MOST_LOOK = 0.5  # radians a frame; what the mouse does beyond is lost
+MOST_LOOK = 0.3  # radians a frame: worlds are not learnt from quicker turns
+OWED = 3  # frames over which a quicker movement of the mouse is spread; what is beyond is lost
 
 
 class Inputs:
@@ -16,6 +17,7 @@ class Inputs:
     def __init__(self) -> None:
         self.down: set[str] = set()
         self._tapped: set[str] = set()
+        self._look = 0.0  # radians that are still to be turned
         self._pixels = 0.0
 
     def press(self, key: str) -> None:
@@ -35,12 +37,18 @@ class Inputs:
         """Nothing is held any more; the window lost the keyboard."""
         self.down.clear()
         self._tapped.clear()
-        self._pixels = 0.0
+        self._look = self._pixels = 0.0
 
     def control(self, keymap: Keymap, space: ControlSpace) -> Control:
-        """What to do in the next frame. Taps and the mouse's way are used up by it."""
+        """What to do in the next frame. Taps are used up by it; the mouse's way as far as one frame may turn."""
         keys = keymap.held(self.down | self._tapped)
-        look = self._pixels * keymap.sensitivity if space.look else 0.0
         self._tapped.clear()
+        self._look += self._pixels * keymap.sensitivity if space.look else 0.0
         self._pixels = 0.0
-        return Control(keys=keys, look=min(max(look, -MOST_LOOK), MOST_LOOK))
+        look = _within(self._look, MOST_LOOK)
+        self._look = _within(self._look - look, OWED * MOST_LOOK)
+        return Control(keys=keys, look=look)
+
+
+def _within(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 SLOTS = 4  # two futures, one that is being opened, one to spare
 HISTORY = 160  # frames that can be rewound; each takes about a megabyte
+KEYMAP_HELP = """\
+a keymap replaces the default keys of what it names, for example:
+
+  [keys]                       # the world's keys
+  forward = ["w", "up"]
+  [commands]                   # what F1 lists, by names such as pause, rewind, fork
+  pause = "space"
+  [mouse]
+  sensitivity = 0.004          # radians per pixel; negative: the other way round
+"""
 WALK = 200  # frames, where nobody says how many
 
 
@@ -41,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="worldsim play", description="Walk through a learned world.")
+    parser = argparse.ArgumentParser(
+        prog="worldsim play",
+        description="Walk through a learned world. F1 shows the keys.",
+        epilog=KEYMAP_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--world", default="doom-maze", help="a world's name or folder (default: %(default)s)")
     add(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,15 +192,39 @@ def test_without_pygame_the_remedy_is_told(
     world: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":77")
-    monkeypatch.setattr(display.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pygame", None)
     assert play.main([]) == 2
     assert "pip install 'worldsim[play]'" in capsys.readouterr().err
 
 
-def test_two_pygames_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_pygames_or_the_other_one_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert display.check_pygame() is None
     monkeypatch.setattr(display.importlib.metadata, "version", lambda name: "2.6")
     assert "both installed" in (display.check_pygame() or "")
+    other = SimpleNamespace(version=SimpleNamespace(ver="2.6.1"))
+    monkeypatch.setitem(sys.modules, "pygame", other)
+    with pytest.raises(DependencyError, match=r"pygame 2\.6\.1.*pip uninstall"):
+        display.check_pygame()
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there always is a display")
+def test_a_display_that_does_not_answer_is_no_traceback(tmp_path: Path) -> None:
+    code = """
+        import worldsim
+        from tests.agents.fake_engine import fake_world
+        from worldsim.agents.human import play
+        vars(worldsim)["load"] = lambda name, device: fake_world((6, 8))
+        raise SystemExit(play.main(["--frames", "3"]))
+    """
+    environ = {name: value for name, value in os.environ.items() if name != "SDL_VIDEODRIVER"}
+    environ |= {"DISPLAY": ":77", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ.pop("WAYLAND_DISPLAY", None)
+    line = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(line, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 3
+    assert "No window" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_headless_and_help_need_no_pygame() -> None:
