@@ -40,7 +40,7 @@ class Inputs:
         self._look = self._pixels = 0.0
 
     def control(self, keymap: Keymap, space: ControlSpace) -> Control:
-        """What to do in the next frame. Taps are used up by it; the mouse's way as far as one frame may turn."""
+        """What to do in the next frame. It uses up taps, and the mouse's way as far as a frame may turn."""
         keys = keymap.held(self.down | self._tapped)
         self._tapped.clear()
         self._look += self._pixels * keymap.sensitivity if space.look else 0.0
