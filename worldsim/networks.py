@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from worldsim.errors import ConfigError, EngineError
 from worldsim.model.generator import Generator, GeneratorConfig
 from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.tokenizer.build import build_tokenizer
@@ -27,7 +28,12 @@ class NetworksConfig:
     frame: FrameConfig | None = None
     """The per-frame tokenizer."""
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
-    """Twists are divided by this: metres (3) and radians (3) per frame that count as 1; 0: this component never moves."""
+    """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
+
+    def __post_init__(self) -> None:
+        if (self.history is None) == (self.frame is None):
+            given = [name for name in ("history", "frame") if getattr(self, name) is not None]
+            raise ConfigError("networks need exactly one tokenizer, history or frame", given)
 
 
 class Networks(nn.Module):
@@ -37,9 +43,10 @@ class Networks(nn.Module):
         super().__init__()
         self.config = config
         tokenizer = config.history or config.frame
-        assert tokenizer is not None, "a networks config names a tokenizer"
+        assert tokenizer is not None, "checked by the config"
         self.tokenizer = build_tokenizer(tokenizer)
-        self.generator = Generator(config.generator, Frame(tokens=self.tokenizer.tokens, grid=self.tokenizer.grid))
+        unit = Frame(tokens=self.tokenizer.tokens, grid=self.tokenizer.grid)
+        self.generator = Generator(config.generator, unit)
         self.heads = Heads(config.heads)
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
@@ -49,11 +56,35 @@ class Networks(nn.Module):
 
     @property
     def has_poses(self) -> bool:
+        """Whether the source has poses."""
         return self.config.heads.poses
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.parameters()).device
 
     def parameter_count(self) -> int:
+        """Numbers in all weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of this name; "auto": CUDA where there is one, else the CPU.
+
+    Raises:
+        EngineError: the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError("the device must exist", str(name), "use device='auto' or 'cpu'") from error
+    return device
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay the weights of convolutions out as they are computed fastest."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -1,4 +1,4 @@
-"""Attention behind one function. ``reference`` is explicit; ``attend`` picks what is fast on the device at hand.
+"""Attention behind one function. ``reference`` is explicit; ``attend`` picks what is fast on the device.
 
 Shapes: ... batch axes, Q queries, K keys, d channels of a head.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v with q [..., Q, d], k and v [..., K, d]; ``mask`` [..., Q, K], True = may look."""
+    """softmax(q k^T / sqrt(d)) v; q [..., Q, d], k, v [..., K, d], ``mask`` [..., Q, K] True = may look."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -19,7 +19,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """As ``reference``. CUDA has a fused kernel; on a CPU the explicit form is faster at our short lengths."""
+    """As ``reference``. CUDA has a fused kernel; on a CPU the explicit form is faster at short lengths."""
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return reference(q, k, v, mask)

@@ -1,9 +1,11 @@
-"""One block: attention over the frame, attention over the past, SwiGLU; all three modulated and gated (adaLN-zero).
+"""One block: attention over the frame, over the past, SwiGLU; each modulated and gated (adaLN-zero).
 
 Shapes: B batch, T frames, N tokens, D width, A heads, d = D / A, W cached frames.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,25 @@ from torch import Tensor, nn
 
 from worldsim.model.attention import attend
 from worldsim.model.rope import angles, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class PastKeys:
+    """One layer's share of the cache."""
+
+    keys: Tensor
+    """Raw keys [B, W, N, A, d]."""
+    values: Tensor
+    """[B, W, N, A, d]"""
+    ages: Tensor
+    """Frames from each to the first query frame [B, W]."""
+    filled: Tensor
+    """bool [B, W]"""
+
+    @property
+    def reach(self) -> int:
+        """How many frames back may be seen, W."""
+        return self.keys.shape[1]
 
 
 class Projection(nn.Module):
@@ -30,7 +51,7 @@ class Projection(nn.Module):
 
 
 def over_space(proj: Projection, x: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-    """x [B, T, N, D]: every token of a frame sees the frame (as ``mask`` [N, N] allows); ``turn`` [N, d / 2]."""
+    """x [B, T, N, D]: a token sees its own frame as ``mask`` [N, N] allows; ``turn`` [N, d / 2]."""
     q, k, v = (part.transpose(-2, -3) for part in proj(x))
     return proj.out(attend(rotate(q, turn), rotate(k, turn), v, mask).transpose(-2, -3).flatten(-2))
 
@@ -57,23 +78,18 @@ def over_time(proj: Projection, x: Tensor, past: PastKeys | None) -> tuple[Tenso
 def _by_age(q: Tensor, k: Tensor, v: Tensor, age: Tensor, seen: Tensor) -> Tensor:
     """q [B, T, N, A, d] over k, v [B, S, N, A, d] with ``age`` and ``seen`` [B, T, S] -> [B, T, N, D].
 
-    One query frame: keys are turned by their age. Several: query t and key s are turned by their own times, which is the same.
+    Times count from the last query frame: keys are turned by their age then, queries by theirs.
     """
-    turn = lambda time: angles(time[..., None], (q.shape[-1],))[:, :, None, None]  # noqa: E731
-    q = rotate(q, turn(age[:, :, -1] - age[:, -1:, -1]))
-    k = rotate(k, turn(-age[:, -1]))
+    q = _turned(q, age[:, :, -1] - age[:, -1:, -1])
+    k = _turned(k, -age[:, -1])
     q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (q, k, v))
     out = attend(q, k, v, seen[:, None, None])
     return out.permute(0, 3, 1, 2, 4).flatten(-2)
 
 
-class PastKeys:
-    """One layer's share of the cache."""
-
-    def __init__(self, keys: Tensor, values: Tensor, ages: Tensor, filled: Tensor) -> None:
-        """keys, values [B, W, N, A, d]; ages, filled [B, W]."""
-        self.keys, self.values, self.ages, self.filled = keys, values, ages, filled
-        self.reach = keys.shape[1]
+def _turned(x: Tensor, time: Tensor) -> Tensor:
+    """x [B, S, N, A, d] with its channels turned by ``time`` [B, S] in frames."""
+    return rotate(x, angles(time[..., None], (x.shape[-1],))[:, :, None, None])
 
 
 class Block(nn.Module):
@@ -85,7 +101,10 @@ class Block(nn.Module):
         self.space = Projection(width, heads)
         self.time = Projection(width, heads) if temporal else None
         hidden = -(-width * 8 // 3 // 32) * 32
-        self.gate_up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        self.gate_up, self.down = (
+            nn.Linear(width, 2 * hidden, bias=False),
+            nn.Linear(hidden, width, bias=False),
+        )
         self.modulate = nn.Linear(width, 9 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
@@ -93,13 +112,15 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, condition: Tensor, turn: Tensor, mask: Tensor | None, past: PastKeys | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """x [B, T, N, D], condition [B, T, D] -> the same shape, and this call's raw temporal keys and values."""
+        """x [B, T, N, D], condition [B, T, D] to the shape of x, and this call's raw keys and values."""
         parts = self.modulate(F.silu(condition))[:, :, None].chunk(9, -1)
-        normed = lambda i: self.norm(x) * (1 + parts[3 * i]) + parts[3 * i + 1]  # noqa: E731
-        x = x + parts[2] * over_space(self.space, normed(0), turn, mask)
+        scale, shift, share = parts[:3]
+        x = x + share * over_space(self.space, self.norm(x) * (1 + scale) + shift, turn, mask)
         fresh = None
         if self.time is not None:
-            moved, keys, values = over_time(self.time, normed(1), past)
-            x, fresh = x + parts[5] * moved, (keys, values)
-        gate, up = self.gate_up(normed(2)).chunk(2, -1)
-        return x + parts[8] * self.down(F.silu(gate) * up), fresh
+            scale, shift, share = parts[3:6]
+            moved, keys, values = over_time(self.time, self.norm(x) * (1 + scale) + shift, past)
+            x, fresh = x + share * moved, (keys, values)
+        scale, shift, share = parts[6:]
+        gate, up = self.gate_up(self.norm(x) * (1 + scale) + shift).chunk(2, -1)
+        return x + share * self.down(F.silu(gate) * up), fresh

@@ -28,19 +28,26 @@ class Cache:
     """How many of the first frames stay for good."""
 
     @staticmethod
-    def empty(layers: int, batch: int, frames: int, tokens: int, heads: int, dim: int, sinks: int, like: Tensor) -> Cache:
+    def empty(
+        *, layers: int, batch: int, frames: int, tokens: int, heads: int, dim: int, sinks: int, like: Tensor
+    ) -> Cache:
+        """A cache with nothing in it, of the type and on the device of ``like``."""
         shape = (layers, batch, frames, tokens, heads, dim)
         return Cache(
-            like.new_zeros(shape), like.new_zeros(shape),
-            torch.full((batch, frames), -1, device=like.device), torch.zeros(batch, dtype=torch.long, device=like.device), sinks,
+            keys=like.new_zeros(shape),
+            values=like.new_zeros(shape),
+            written=torch.full((batch, frames), -1, device=like.device),
+            index=torch.zeros(batch, dtype=torch.long, device=like.device),
+            sinks=sinks,
         )
 
     @property
     def frames(self) -> int:
+        """Frames that can be held, W."""
         return self.written.shape[1]
 
     def ages(self) -> tuple[Tensor, Tensor]:
-        """Frames since each place was written [B, W] (1 = the frame before), and which places are filled [B, W].
+        """Frames since each place was written [B, W], 1 = the frame before, and which are filled [B, W].
 
         Ages end at the ring's length, so that a sink keeps a position that training has seen.
         """
@@ -50,7 +57,9 @@ class Cache:
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
         ring = self.frames - self.sinks
-        place = torch.where(self.index < self.frames, self.index, self.sinks + (self.index - self.sinks) % ring)
+        place = torch.where(
+            self.index < self.frames, self.index, self.sinks + (self.index - self.sinks) % ring
+        )
         rows = torch.arange(len(place), device=place.device)
         self.keys[:, rows, place] = keys.to(self.keys.dtype)
         self.values[:, rows, place] = values.to(self.values.dtype)
@@ -59,9 +68,11 @@ class Cache:
 
     def pick(self, rows: Tensor) -> Cache:
         """A copy of some batch rows."""
-        return Cache(self.keys[:, rows], self.values[:, rows], self.written[rows], self.index[rows], self.sinks)
+        keys, values = self.keys[:, rows], self.values[:, rows]
+        return Cache(keys, values, self.written[rows], self.index[rows], self.sinks)
 
     def put(self, rows: Tensor, other: Cache) -> None:
         """Overwrite batch rows with those of ``other``; a single row of ``other`` is repeated."""
-        self.keys[:, rows], self.values[:, rows] = other.keys, other.values
+        self.keys[:, rows] = other.keys.to(self.keys.dtype)
+        self.values[:, rows] = other.values.to(self.values.dtype)
         self.written[rows], self.index[rows] = other.written, other.index

@@ -28,9 +28,10 @@ class Conditioning(nn.Module):
         self.level = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, control: Tensor, level: Tensor, step: Tensor, known: Tensor | None = None) -> Tensor:
-        """``control`` [B, T, M]; ``level`` [B, T], 0 noise to 1 clean; ``step`` [B, T] in (0, 1]; ``known`` bool [B, T].
+        """One embedding per frame [B, T, D].
 
-        Returns [B, T, D]. Where ``known`` is False the control is replaced by a learnt "unknown".
+        ``control`` [B, T, M]; ``level`` [B, T], 0 noise to 1 clean; ``step`` [B, T] in (0, 1]; ``known`` bool
+        [B, T]: where ``known`` is False the control is replaced by a learnt "unknown".
         """
         embedded = self.control(control)
         if known is not None:

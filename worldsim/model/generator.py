@@ -32,7 +32,7 @@ class GeneratorConfig:
     layers: int = 4
     heads: int = 6
     registers: int = 4
-    """Extra tokens; the first is the agent's, which the heads read."""
+    """Extra tokens, at least one; the first is the agent's, which the heads read."""
     every: int = 2
     """A block in this many looks at the past."""
     context: int = 12
@@ -41,9 +41,14 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:
-            raise ConfigError("a head must have a multiple of 8 channels", (self.width, self.heads), "change width or heads")
+            raise ConfigError(
+                "a head must have a multiple of 8 channels", (self.width, self.heads), "change width or heads"
+            )
         if not 0 <= self.sinks < self.context:
             raise ConfigError("sinks must be fewer than the context's frames", (self.sinks, self.context))
+        if self.registers < 1 or not 1 <= self.every <= self.layers:
+            rule = "a generator needs a register and a block that looks at the past: 1 <= every <= layers"
+            raise ConfigError(rule, (self.registers, self.every, self.layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +68,62 @@ class Prediction:
 class Generator(nn.Module):
     """Predicts clean latents; causal over frames, free within a unit as its mask allows."""
 
-    turn: Tensor
+    positions: Tensor
+    mask: Tensor | None
 
     def __init__(self, config: GeneratorConfig, unit: Unit) -> None:
         super().__init__()
         self.config = config
-        width, dim = config.width, config.width // config.heads
+        width = config.width
         self.tokens = unit.tokens
         self.latent_in = nn.Linear(config.channels, width)
         self.view_in = nn.Linear(config.view, width)
         self.place = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
         self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02)
         self.condition = Conditioning(config.control, width)
-        self.blocks = nn.ModuleList(Block(width, config.heads, i % config.every == config.every - 1) for i in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, temporal=i % config.every == config.every - 1)
+            for i in range(config.layers)
+        )
         self.norm = nn.RMSNorm(width)
         self.out = nn.Linear(width, config.channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         positions = torch.from_numpy(unit.positions()[:, 1:]) + 1
         positions = torch.cat([positions, positions.new_zeros(config.registers, 2)])
-        self.register_buffer("turn", angles(positions, (dim // 2, dim // 2)), persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
         mask = torch.ones(len(positions), len(positions), dtype=torch.bool)
         mask[: unit.tokens, : unit.tokens] = torch.from_numpy(unit.mask())
         self.register_buffer("mask", None if mask.all() else mask, persistent=False)
 
     @property
     def temporal_layers(self) -> int:
+        """Blocks that look at the past, L."""
         return sum(block.time is not None for block in self.blocks)
 
     def empty_cache(self, batch: int, context: int | None = None) -> Cache:
         """A cache for ``batch`` worlds, on the weights' device and in their type."""
         config = self.config
         return Cache.empty(
-            self.temporal_layers, batch, context or config.context, self.tokens + config.registers, config.heads,
-            config.width // config.heads, config.sinks, self.latent_in.weight,
+            layers=self.temporal_layers,
+            batch=batch,
+            frames=context or config.context,
+            tokens=self.tokens + config.registers,
+            heads=config.heads,
+            dim=config.width // config.heads,
+            sinks=config.sinks,
+            like=self.latent_in.weight,
         )
 
     def forward(
-        self, noisy: Tensor, level: Tensor, step: Tensor, view: Tensor, control: Tensor,
-        cache: Cache | None = None, known: Tensor | None = None,
+        self,
+        noisy: Tensor,
+        level: Tensor,
+        step: Tensor,
+        view: Tensor,
+        control: Tensor,
+        cache: Cache | None = None,
+        known: Tensor | None = None,
     ) -> Prediction:
         """One pass over T frames.
 
@@ -117,13 +139,15 @@ class Generator(nn.Module):
         x = self.latent_in(noisy) + self.view_in(view) + self.place
         x = torch.cat([x, self.registers.expand(*x.shape[:2], -1, -1).to(x.dtype)], 2)
         condition = self.condition(control, level, step, known)
+        half = self.config.width // self.config.heads // 2
+        turn = angles(self.positions, (half, half))  # made here: casting the weights must not round angles
         fresh: list[tuple[Tensor, Tensor]] = []
         ages = cache.ages() if cache is not None else None
         for block in self.blocks:
             past = None
             if cache is not None and ages is not None and block.time is not None:
                 past = PastKeys(cache.keys[len(fresh)], cache.values[len(fresh)], *ages)
-            x, pair = block(x, condition, self.turn, self.mask, past)
+            x, pair = block(x, condition, turn, self.mask, past)
             if pair is not None:
                 fresh.append(pair)
         x = self.norm(x)

@@ -6,12 +6,14 @@ Shapes: ... batch axes, D agent width, S surroundings, M keys and look, P past t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 BINS = 41
+"""Of the reward, even in symlog from -5 to 5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +33,12 @@ class HeadsConfig:
 
 
 def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|)."""
     return x.sign() * x.abs().log1p()
 
 
 def two_hot(value: Tensor) -> Tensor:
-    """Reward [...] to weights over bins [..., 41], even in symlog from -5 to 5 (DreamerV3)."""
+    """Reward [...] to weights over its two neighbouring bins [..., 41] (DreamerV3)."""
     place = (symlog(value).clamp(-5, 5) + 5) / 10 * (BINS - 1)
     low = place.floor().clamp(max=BINS - 2).long()
     part = (place - low)[..., None]
@@ -57,18 +60,17 @@ class Heads(nn.Module):
         self.config = config
         seen = config.surroundings or config.width
         hidden = 256
-        self.motion = nn.Sequential(
-            nn.Linear(seen + config.control + 6 * config.twists, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 6),
-        ) if config.poses else None
-        self.outcome = nn.Sequential(nn.Linear(config.width + config.surroundings, hidden), nn.SiLU(), nn.Linear(hidden, BINS + 1))
+        state = seen + config.control + 6 * config.twists
+        self.motion = _perceptron(state, hidden, 6, layers=4) if config.poses else None
+        self.outcome = _perceptron(config.width + config.surroundings, hidden, BINS + 1, layers=2)
 
     def move(self, agent: Tensor, surroundings: Tensor | None, control: Tensor, twists: Tensor) -> Tensor:
         """The next normalised twist [..., 6] of the camera, from the state before and the keys now.
 
-        ``agent`` [..., D], ``surroundings`` [..., S], ``control`` [..., M], ``twists`` [..., P, 6], newest last.
+        ``agent`` [..., D], ``surroundings`` [..., S], ``control`` [..., M],
+        ``twists`` [..., P, 6], newest last.
         """
-        assert self.motion is not None
+        assert self.motion is not None, "only a source with poses has motion"
         seen = surroundings if surroundings is not None else agent
         return self.motion(torch.cat([seen, control, twists.flatten(-2)], -1)).float()
 
@@ -77,3 +79,12 @@ class Heads(nn.Module):
         seen = agent if surroundings is None else torch.cat([agent, surroundings.to(agent.dtype)], -1)
         out = self.outcome(seen).float()
         return out[..., :BINS], out[..., BINS]
+
+
+def _perceptron(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:
+    """``layers`` linear layers with SiLU between them."""
+    sizes = [inputs, *[hidden] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        parts += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*parts[:-1])

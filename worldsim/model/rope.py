@@ -1,4 +1,4 @@
-"""Rotary positions over any number of axes (RoFormer; n axes as in FLUX: each axis turns its own share of the head)."""
+"""Rotary positions over any number of axes (RoFormer; as in FLUX, each turns its own share of a head)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def angles(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tensor:
-    """Rotation angles [..., sum(dims) / 2] for ``positions`` [..., axes]; ``dims[i]`` channels turn with axis i."""
+    """Angles [..., sum(dims) / 2] for ``positions`` [..., axes]; ``dims[i]`` channels turn with axis i."""
     parts = []
     for axis, dim in enumerate(dims):
         rates = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)

@@ -1,7 +1,7 @@
 """Flow matching with x-prediction and shortcut steps (Dreamer 4's shortcut forcing).
 
 A latent at level t is (1 - t) * noise + t * clean; the network predicts the clean latent; the velocity is
-(clean - latent) / (1 - t). One network is asked to take steps of any size 1, 1/2, 1/4: the step size is an input.
+(clean - latent) / (1 - t). One network takes steps of any size 1, 1/2, 1/4: the step size is an input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counter-based noise: a frame's noise depends on (session seed, frame index, draw) and on nothing else.
 
-Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3") gives the bits; Box-Muller makes them normal, so that the
-stream does not depend on how a library happens to draw normals.
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3") gives the bits; Box-Muller makes them
+normal, so that the stream does not depend on how a library happens to draw normals.
 """
 
 from __future__ import annotations

@@ -42,16 +42,21 @@ class Memory:
         """A copy of some worlds."""
         index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.agent.device)
         return Memory(
-            self.cache.pick(index), self.past.pick(index), self.agent[index], self.twists[index],
-            self.poses[rows].copy(), self.seeds[rows].copy(), self.indices[rows].copy(),
+            cache=self.cache.pick(index),
+            past=self.past.pick(index),
+            agent=self.agent[index],
+            twists=self.twists[index],
+            poses=self.poses[rows].copy(),
+            seeds=self.seeds[rows].copy(),
+            indices=self.indices[rows].copy(),
         )
 
     def put(self, rows: np.ndarray, other: Memory) -> None:
-        """Overwrite some worlds with those of ``other``."""
+        """Overwrite some worlds with those of ``other``, in this memory's number type."""
         index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.agent.device)
         self.cache.put(index, other.cache)
         self.past.put(index, other.past)
-        self.agent[index], self.twists[index] = other.agent, other.twists
+        self.agent[index], self.twists[index] = other.agent.to(self.agent.dtype), other.twists
         self.poses[rows], self.seeds[rows], self.indices[rows] = other.poses, other.seeds, other.indices
 
 
@@ -85,17 +90,29 @@ class Unit:
     """What the frame was decoded on top of."""
 
 
-def begin(networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None) -> Memory:
-    """Memory after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]."""
-    batch, config = len(frames), networks.config
-    agent = networks.generator.latent_in.weight.new_zeros(batch, config.generator.width)
-    twists = torch.zeros(batch, config.heads.twists, 6, device=frames.device)
-    memory = Memory(
-        networks.generator.empty_cache(batch, context), networks.tokenizer.blank(batch, frames.device), agent, twists,
-        poses.astype(np.float64), seeds.astype(np.uint64), np.zeros(batch, np.int64),
+def blank(networks: Networks, batch: int, context: int | None = None) -> Memory:
+    """Memory of ``batch`` worlds in which nothing has been seen, with a cache of ``context`` frames."""
+    config, device = networks.config, networks.device
+    return Memory(
+        cache=networks.generator.empty_cache(batch, context),
+        past=networks.tokenizer.blank(batch, device),
+        agent=networks.generator.latent_in.weight.new_zeros(batch, config.generator.width),
+        twists=torch.zeros(batch, config.heads.twists, 6, device=device),
+        poses=np.tile(np.eye(4), (batch, 1, 1)),
+        seeds=np.zeros(batch, np.uint64),
+        indices=np.zeros(batch, np.int64),
     )
-    still = Controls(np.zeros((batch, config.heads.control), np.float32), memory.poses, np.ones(batch, bool))
-    observe_unit(networks, memory, frames, still)
+
+
+def begin(
+    networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
+) -> Memory:
+    """Memory after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]."""
+    batch = len(frames)
+    memory = blank(networks, batch, context)
+    memory.poses, memory.seeds = poses.astype(np.float64), seeds.astype(np.uint64)
+    still = np.zeros((batch, networks.config.heads.control), np.float32)
+    observe_unit(networks, memory, frames, Controls(still, memory.poses, np.ones(batch, bool)))
     return memory
 
 
@@ -143,7 +160,8 @@ def _move(networks: Networks, memory: Memory, controls: Controls) -> _Move:
     if len(given) < batch:
         around = networks.tokenizer.surroundings(_planar(memory.poses, device))
         vector = torch.from_numpy(controls.vector).to(device)
-        twist = networks.heads.move(memory.agent.float(), around, vector, memory.twists).double().cpu().numpy() * scale
+        moved = networks.heads.move(memory.agent.float(), around, vector, memory.twists)
+        twist = moved.double().cpu().numpy() * scale
     twist[given] = camera.log(camera.relative(memory.poses[given], controls.poses[given]))
     poses = camera.compose(memory.poses, camera.exp(twist))
     poses[given] = controls.poses[given]
@@ -156,16 +174,25 @@ def _view(networks: Networks, memory: Memory, controls: Controls, move: _Move) -
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 
-def _pass(networks: Networks, memory: Memory, latent: Tensor, view: View, level: float, step: float) -> Prediction:
+def _pass(
+    networks: Networks, memory: Memory, latent: Tensor, view: View, level: float, step: float
+) -> Prediction:
     """One pass of the generator over one frame, reading the cache."""
     fill = torch.full((len(latent), 2), level, device=latent.device)
     fill[:, 1] = step
     return networks.generator(
-        latent[:, None], fill[:, :1], fill[:, 1:], view.tokens[:, None], view.control[:, None], memory.cache
+        noisy=latent[:, None],
+        level=fill[:, :1],
+        step=fill[:, 1:],
+        view=view.tokens[:, None],
+        control=view.control[:, None],
+        cache=memory.cache,
     )
 
 
-def _commit(networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: _Move) -> Unit:
+def _commit(
+    networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: _Move
+) -> Unit:
     """Write the clean frame into the cache and move on."""
     written = _pass(networks, memory, latent, view, 1.0, 1.0)
     memory.cache.write(written.keys[:, :, 0], written.values[:, :, 0])

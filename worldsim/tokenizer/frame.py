@@ -1,4 +1,6 @@
-"""The per-frame tokenizer: a convolutional autoencoder that knows no past. The baseline, and enough for still scenes.
+"""The per-frame tokenizer: a convolutional autoencoder that knows no past.
+
+The baseline, and enough for still scenes.
 
 Shapes: B batch, N = gh * gw tokens, C latent channels, H x W frame.
 """
@@ -11,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack
+from worldsim.tokenizer.layers import Stack, check_blocks
 from worldsim.tokenizer.protocol import Motion, Past, View
 
 
@@ -31,15 +32,22 @@ class FrameConfig:
     channels: int = 16
 
     def __post_init__(self) -> None:
+        check_blocks(self.size, self.patch * self.pool)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens."""
         block = self.patch * self.pool
-        if self.size[0] % block or self.size[1] % block:
-            raise ConfigError(f"the frame size must be a multiple of patch x pool = {block}", self.size, "change patch or pool")
+        return self.size[0] // block, self.size[1] // block
+
+    @property
+    def view_channels(self) -> int:
+        """Channels of a view's tokens: nothing is known, which takes one."""
+        return 1
 
 
 class FrameTokenizer(nn.Module):
     """Encodes each frame alone."""
-
-    view_channels = 1
 
     def __init__(self, config: FrameConfig) -> None:
         super().__init__()
@@ -57,8 +65,7 @@ class FrameTokenizer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        block = self.config.patch * self.config.pool
-        return self.config.size[0] // block, self.config.size[1] // block
+        return self.config.grid
 
     @property
     def tokens(self) -> int:
@@ -68,25 +75,36 @@ class FrameTokenizer(nn.Module):
     def channels(self) -> int:
         return self.config.channels
 
+    @property
+    def view_channels(self) -> int:
+        return self.config.view_channels
+
     def blank(self, batch: int, device: torch.device) -> Past:
-        height, width = self.config.size
-        return Past(torch.zeros(batch, 3, height, width, device=device), torch.zeros(batch, height, width, device=device))
+        return Past.blank(batch, self.config.size, device)
 
     def surroundings(self, planar: Tensor | None) -> Tensor | None:
         return None
 
     def view(self, past: Past, motion: Motion) -> View:
         """Nothing is known beforehand: every field is blank but the control."""
-        frame, reach = past.frame, past.reach
-        nothing = torch.zeros_like(frame)
-        tokens = frame.new_zeros(len(frame), self.tokens, 1)
-        grid = frame.new_zeros(len(frame), *reach.shape[1:], 2)
-        return View(nothing, nothing, torch.zeros_like(reach)[:, None], grid, frame, torch.zeros_like(reach), tokens, motion.control)
+        batch, height, width = past.reach.shape
+        nothing, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
+        return View(
+            prior=nothing,
+            warped=nothing,
+            valid=reach[:, None],
+            grid=reach.new_zeros(batch, height, width, 2),
+            past=past.frame,
+            reach=reach,
+            tokens=reach.new_zeros(batch, self.tokens, self.view_channels),
+            control=motion.control,
+        )
 
     def encode(self, frame: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the view is not used."""
         embedding = self.embed.expand(len(frame), -1)
-        hidden = self.look(F.pixel_unshuffle(frame, self.config.patch).contiguous(memory_format=torch.channels_last))
+        patches = F.pixel_unshuffle(frame, self.config.patch)
+        hidden = self.look(patches.contiguous(memory_format=torch.channels_last))
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
 

@@ -1,9 +1,10 @@
 """The tokenizer whose decoder sees the past: a video codec's P-frame, learnt.
 
-The place (if the source has poses) says what should be seen from the new camera; the previous frame, moved along with the
-camera by the place's depth and a learnt flow, says what was seen; the latent carries only the innovation. One light network
-weighs the three. Sources: motion compensation and residual of every video codec (seed 002's predictive compression);
-Delta-IRIS and SVG-LP for latents that hold what the past cannot know; CDNA for masks over transformed past frames.
+The place (if the source has poses) says what should be seen from the new camera; the previous frame, moved
+along with the camera by the place's depth and a learnt flow, says what was seen; the latent carries only
+the innovation. One light network weighs the three. Sources: motion compensation and residual of every video
+codec (predictive compression); Delta-IRIS and SVG-LP for latents that hold what the past cannot know; CDNA
+for masks over transformed past frames.
 
 Shapes: B batch, N = gh * gw tokens, C latent channels, H x W frame, h x w = H/patch x W/patch.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack
+from worldsim.tokenizer.layers import Stack, check_blocks
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -43,26 +44,46 @@ class HistoryConfig:
     channels: int = 16
 
     def __post_init__(self) -> None:
-        block = self.patch * self.pool
-        if self.size[0] % block or self.size[1] % block:
-            raise ConfigError(f"the frame size must be a multiple of patch x pool = {block}", self.size, "change patch or pool")
+        check_blocks(self.size, self.patch * self.pool)
         if self.place is not None and self.intrinsics is None:
-            raise ConfigError("a place needs the camera's intrinsics", None, "record from a source with poses")
+            raise ConfigError(
+                "a place needs the camera's intrinsics", None, "record from a source with poses"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens."""
+        block = self.patch * self.pool
+        return self.size[0] // block, self.size[1] // block
+
+    @property
+    def view_channels(self) -> int:
+        """Channels of a view's tokens: two small pictures, one value a cell."""
+        return 6 * self.pool**2
+
+    @property
+    def surroundings(self) -> int:
+        """Length of what ``HistoryTokenizer.surroundings`` tells; 0 without a place."""
+        return 0 if self.place is None else self.place.surroundings
 
 
 class HistoryTokenizer(nn.Module):
     """Encodes a frame as what the past and the place do not tell."""
 
     base: Tensor
+    right: Tensor | None
+    down: Tensor | None
 
     def __init__(self, config: HistoryConfig) -> None:
         super().__init__()
         self.config = config
         height, width = config.size
         self.place = Place(config.place) if config.place is not None else None
-        self.rays = Rays.of(config.intrinsics, height, width) if config.intrinsics is not None else None
+        rays = Rays.of(config.intrinsics, height, width) if config.intrinsics is not None else None
         embedding, area = 2 * config.width, config.patch**2
-        self.embed = nn.Sequential(nn.Linear(config.control, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(config.control, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
         self.see = nn.Conv2d(8 * area, config.width, 3, padding=1)
         self.look = nn.Conv2d(3 * area, config.width, 3, padding=1)
         self.compare = Stack(config.width, embedding, 1)
@@ -74,13 +95,14 @@ class HistoryTokenizer(nn.Module):
         self.out_norm = nn.GroupNorm(8, config.width)
         self.out = nn.Conv2d(config.width, 2 + 4 * area, 3, padding=1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
         self.register_buffer("base", _pixel_grid(height, width), persistent=False)
+        self.register_buffer("right", None if rays is None else rays.right, persistent=False)
+        self.register_buffer("down", None if rays is None else rays.down, persistent=False)
 
     @property
     def grid(self) -> tuple[int, int]:
-        block = self.config.patch * self.config.pool
-        return self.config.size[0] // block, self.config.size[1] // block
+        return self.config.grid
 
     @property
     def tokens(self) -> int:
@@ -92,25 +114,31 @@ class HistoryTokenizer(nn.Module):
 
     @property
     def view_channels(self) -> int:
-        return 6 * self.config.pool**2
+        return self.config.view_channels
+
+    @property
+    def rays(self) -> Rays:
+        """The rays of a frame's pixels, on the weights' device."""
+        assert self.right is not None, "only a source with a camera has rays"
+        assert self.down is not None
+        return Rays(self.right, self.down)
 
     def blank(self, batch: int, device: torch.device) -> Past:
-        height, width = self.config.size
-        return Past(torch.zeros(batch, 3, height, width, device=device), torch.zeros(batch, height, width, device=device))
+        return Past.blank(batch, self.config.size, device)
 
     def surroundings(self, planar: Tensor | None) -> Tensor | None:
         return None if self.place is None or planar is None else self.place.surroundings(planar)
 
     def view(self, past: Past, motion: Motion) -> View:
-        """What place and past say of the new frame. The place is read without gradient: it is learnt on its own."""
-        batch = len(past.frame)
-        if self.place is not None and self.rays is not None and motion.planar is not None:
+        """What place and past say of the new frame; the place, which learns on its own, gets no gradient."""
+        if self.place is not None and motion.planar is not None and motion.back is not None:
             with torch.no_grad():
-                prior, reach = self._recall(motion.planar)
+                colour, reach = self.place(motion.planar, self.rays)
+                prior = colour.float().clamp(-1, 1).permute(0, 3, 1, 2)
                 grid, valid = self._reproject(reach, past.reach, motion.back)
         else:
             prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
-            grid, valid = self.base.expand(batch, -1, -1, -1), torch.ones_like(past.reach)[:, None]
+            grid, valid = self.base.expand(len(reach), -1, -1, -1), torch.ones_like(reach)[:, None]
         warped = _read(past.frame, grid)
         small = F.avg_pool2d(torch.cat([prior, warped], 1), self.config.patch)
         tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
@@ -125,8 +153,8 @@ class HistoryTokenizer(nn.Module):
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
-        patch, (gh, gw) = self.config.patch, self.grid
-        planes = latent.transpose(1, 2).unflatten(2, (gh, gw))
+        patch = self.config.patch
+        planes = latent.transpose(1, 2).unflatten(2, self.grid)
         planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
         hidden = self.see(self._patches(view)) + self.from_latent(planes.to(view.prior.dtype))
         hidden = self.weigh(hidden, self.embed(view.control))
@@ -142,24 +170,23 @@ class HistoryTokenizer(nn.Module):
         images = torch.cat([view.prior, view.warped, view.valid, near], 1)
         return F.pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
 
-    def _recall(self, planar: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.place is not None and self.rays is not None
-        self.rays = self.rays.to(planar.device)
-        colour, reach = self.place(planar, self.rays)
-        return colour.float().clamp(-1, 1).permute(0, 3, 1, 2), reach
+    def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the new frame's points were in the previous one, and how surely they were seen there.
 
-    def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Where the new frame's points were in the previous frame [B, H, W, 2], and whether they were seen [B, 1, H, W]."""
-        assert self.rays is not None and back is not None and self.config.intrinsics is not None
+        ``reach`` and ``past_reach`` [B, H, W] are the forward depths of both; ``back`` [B, 4, 4] takes points
+        of the new camera to the previous one. Returns [B, H, W, 2], [-1, 1] within the frame, and
+        [B, 1, H, W] in [0, 1].
+        """
+        camera, rays = self.config.intrinsics, self.rays
+        assert camera is not None
         height, width = self.config.size
-        camera = self.config.intrinsics
-        ones = torch.ones_like(reach)
-        points = torch.stack([self.rays.right[None, None] * reach, self.rays.down[None, :, None] * reach, reach, ones], -1)
+        across, below = rays.right[None, None] * reach, rays.down[None, :, None] * reach
+        points = torch.stack([across, below, reach, torch.ones_like(reach)], -1)
         with torch.autocast(reach.device.type, enabled=False):  # bfloat16 would move points by pixels
             x, y, z, _ = torch.einsum("bij,bhwj->ibhw", back, points)
         front = z.clamp(min=0.05)
-        grid = torch.stack([(camera.fx * x / front + camera.cx) * 2 / width - 1,
-                            (camera.fy * y / front + camera.cy) * 2 / height - 1], -1)
+        column, row = camera.fx * x / front + camera.cx, camera.fy * y / front + camera.cy
+        grid = torch.stack([column * 2 / width - 1, row * 2 / height - 1], -1)
         inside = (grid.abs().amax(-1) <= 1) & (z > 0.05)
         seen = _read(past_reach[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)

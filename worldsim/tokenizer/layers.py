@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.errors import ConfigError
+
+
+def check_blocks(size: tuple[int, int], block: int) -> None:
+    """Raises ``ConfigError`` unless frames of ``size`` pixels are made of whole blocks of ``block``."""
+    if size[0] % block or size[1] % block:
+        rule = f"the frame size must be a multiple of patch x pool = {block}"
+        raise ConfigError(rule, size, "change patch or pool")
+
 
 class Residual(nn.Module):
     """Two 3x3 convolutions with a zero-initialised last one, modulated by an embedding (FiLM)."""
@@ -34,6 +43,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Residual(width, embedding) for _ in range(depth))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """As ``Residual.forward``."""
         for block in self.blocks:
             x = block(x, embedding)
         return x

@@ -2,11 +2,12 @@
 
 Shapes: B views, C channels, N columns of a view, R rows, S samples along a ray.
 
-Plain latent re-synthesis spends a small budget on relearning every texture for every pose. A place keeps them once: a
-top-down occupancy plane says where rays end, feature planes say what is seen there, and a small network turns features into
-colour. It is a radiance field cut down to level cameras between one floor and one ceiling: the ray march is two-dimensional,
-so it costs a column, not a pixel, and the surface is read once a pixel. Kin: K-Planes (plane products), the free-space
-argument of occupancy mapping, and seed 002's "explicit memory" for world models.
+Plain latent re-synthesis spends a small budget on relearning every texture for every pose. A place keeps
+them once: a top-down occupancy plane says where rays end, feature planes say what is seen there, and a small
+network turns features into colour. It is a radiance field cut down to level cameras between one floor and
+one ceiling: the ray march is two-dimensional, so it costs a column, not a pixel, and the surface is read once
+a pixel. Kin: K-Planes (plane products), the free-space argument of occupancy mapping, explicit memory for
+world models.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
+
+_FAN_RAYS = 16
+_FAN_RADII = (0.35, 0.5, 0.65, 0.85, 1.2, 2.0)
+"""Metres from the camera at which dynamics feel for walls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +53,14 @@ class PlaceConfig:
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.bounds
         if not (x1 > x0 and y1 > y0 and self.ceiling > self.floor):
-            raise ConfigError("a place needs x1 > x0, y1 > y0 and ceiling > floor", self.bounds, "swap the bounds")
+            raise ConfigError(
+                "a place needs x1 > x0, y1 > y0 and ceiling > floor", self.bounds, "swap the bounds"
+            )
+
+    @property
+    def surroundings(self) -> int:
+        """Length of what ``Place.surroundings`` tells."""
+        return _FAN_RAYS * len(_FAN_RADII) + self.channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,6 @@ class Rays:
 
     right: Tensor
     down: Tensor
-
-    def to(self, device: torch.device) -> Rays:
-        return self if self.right.device == device else Rays(self.right.to(device), self.down.to(device))
 
     @staticmethod
     def of(intrinsics: Intrinsics, height: int, width: int) -> Rays:
@@ -75,7 +84,17 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Views share one grid instead of a batched one: expanding the plane would make its gradient B planes big.
     """
     grid = torch.stack([x, y], -1).reshape(1, 1, -1, 2)
-    return F.grid_sample(plane, grid, padding_mode="border", align_corners=False)[0].reshape(plane.shape[1], *x.shape)
+    return F.grid_sample(plane, grid, padding_mode="border", align_corners=False)[0].reshape(
+        plane.shape[1], *x.shape
+    )
+
+
+def _cells(length: float, cell: float) -> int:
+    return max(4, round(length / cell))
+
+
+def _plane(channels: int, height: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(1, channels, height, width) * 0.1)
 
 
 class Place(nn.Module):
@@ -87,27 +106,28 @@ class Place(nn.Module):
         super().__init__()
         self.config = config
         x0, y0, x1, y1 = config.bounds
-        size = lambda length, cell: max(4, round(length / cell))  # noqa: E731
-        gw, gh = size(x1 - x0, config.cell), size(y1 - y0, config.cell)
-        ww, wh = size(x1 - x0, config.wall_cell), size(y1 - y0, config.wall_cell)
-        rise = size((config.ceiling - config.floor) * 1.25, config.wall_cell)
-        plane = lambda c, h, w: nn.Parameter(torch.randn(1, c, h, w) * 0.1)  # noqa: E731
+        gw, gh = _cells(x1 - x0, config.cell), _cells(y1 - y0, config.cell)
+        ww, wh = _cells(x1 - x0, config.wall_cell), _cells(y1 - y0, config.wall_cell)
+        rise = _cells((config.ceiling - config.floor) * 1.25, config.wall_cell)
         self.occupancy = nn.Parameter(torch.zeros(1, 1, gh, gw))
-        self.ground = plane(config.channels, gh, gw)
-        self.level = plane(config.channels, gh * 2, gw * 2)
-        self.wall_x = plane(config.channels, rise, ww)
-        self.wall_y = plane(config.channels, rise, wh)
+        self.ground = _plane(config.channels, gh, gw)
+        self.level = _plane(config.channels, gh * 2, gw * 2)
+        self.wall_x = _plane(config.channels, rise, ww)
+        self.wall_y = _plane(config.channels, rise, wh)
         inputs = 4 * config.channels + 8 + 3
         self.colour = nn.Sequential(
-            nn.Linear(inputs, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU(),
+            nn.Linear(inputs, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.SiLU(),
             nn.Linear(config.hidden, 3),
         )
         even = torch.linspace(0.1, config.near, config.samples // 2 + 1)[:-1]
-        log = torch.exp(torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2))
-        self.register_buffer("depths", torch.cat([even, log]), persistent=False)
+        far = torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2).exp()
+        self.register_buffer("depths", torch.cat([even, far]), persistent=False)
 
     def mark_free(self, visited: Tensor) -> None:
-        """Start occupancy from experience: ``visited`` [n, 2] camera positions (metres) are free, the rest is solid."""
+        """Start occupancy from experience: free around cameras seen at ``visited`` [n, 2], else solid."""
         h, w = self.occupancy.shape[2:]
         column = ((self._unit_x(visited[:, 0]) + 1) / 2 * w).long().clamp(0, w - 1)
         row = ((self._unit_y(visited[:, 1]) + 1) / 2 * h).long().clamp(0, h - 1)
@@ -122,37 +142,34 @@ class Place(nn.Module):
     def forward(self, planar: Tensor, rays: Rays, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Look from ``planar`` [B, 4] (x, y, z, yaw; metres, radians counter-clockwise from +x).
 
-        ``columns`` [B, N] picks columns per view (all by default). Returns colour [B, R, N, 3] in about [-1, 1] and
-        forward depth [B, R, N] in metres.
+        ``columns`` [B, N] picks columns per view (all by default). Returns colour [B, R, N, 3], about within
+        [-1, 1], and forward depth [B, R, N] in metres.
         """
         right = rays.right[None].expand(len(planar), -1) if columns is None else rays.right[columns]
         x, y, z, yaw = (value[:, None] for value in planar.unbind(-1))
         dx, dy = yaw.cos() + right * yaw.sin(), yaw.sin() - right * yaw.cos()
         depth, ground = self._march(x, y, dx, dy)
-        surface = self._surface(x, y, z, dx, dy, depth, rays.down)
-        reach = surface.pop("reach")
-        features = torch.cat([
-            ground[:, :, None].expand(-1, -1, len(rays.down), -1), surface["wall"], surface["level"], surface["height"],
-        ])
-        return self.colour(features.permute(1, 2, 3, 0)), reach
+        surface, reach = self._surface((x, y, z), (dx, dy), depth, rays.down)
+        ground = ground[:, :, None].expand(-1, -1, len(rays.down), -1)
+        return self.colour(torch.cat([ground, *surface]).permute(1, 2, 3, 0)), reach
 
     def surroundings(self, planar: Tensor) -> Tensor:
-        """What is around the camera, for dynamics: occupancy on a polar fan [B, 16 * 6] and ground features [B, C]."""
+        """What is around cameras [B, 4], for dynamics: occupancy on a polar fan, then ground features.
+
+        Returns [B, 16 * 6 + C] in (-1, 1).
+        """
         x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
-        angle = torch.arange(16, device=planar.device)[None, :, None] * (math.pi / 8) + yaw
-        radius = torch.tensor([0.35, 0.5, 0.65, 0.85, 1.2, 2.0], device=planar.device)[None, None]
-        fan = _lookup(self.occupancy, self._unit_x(x + radius * angle.cos()), self._unit_y(y + radius * angle.sin()))
+        angle = torch.arange(_FAN_RAYS, device=planar.device)[None, :, None] * (2 * math.pi / _FAN_RAYS) + yaw
+        radius = torch.tensor(_FAN_RADII, device=planar.device)[None, None]
+        fan_x, fan_y = x + radius * angle.cos(), y + radius * angle.sin()
+        fan = _lookup(self.occupancy, self._unit_x(fan_x), self._unit_y(fan_y))
         here = _lookup(self.ground, self._unit_x(x[:, 0]), self._unit_y(y[:, 0]))
         return torch.cat([fan[0].flatten(1).tanh(), here[:, :, 0].T.tanh()], -1)
 
-    @property
-    def surroundings_dim(self) -> int:
-        return 16 * 6 + self.config.channels
-
     def _march(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """Where each column's ray ends [B, N] and the ground features found there [C, B, N]."""
-        px, py = x[..., None] + dx[..., None] * self.depths, y[..., None] + dy[..., None] * self.depths
-        px, py = self._unit_x(px), self._unit_y(py)
+        px = self._unit_x(x[..., None] + dx[..., None] * self.depths)
+        py = self._unit_y(y[..., None] + dy[..., None] * self.depths)
         step = F.pad(self.depths.diff(), (0, 1), value=1.0) * 4
         density = F.softplus(_lookup(self.occupancy, px, py)[0] * 3) * step
         through = torch.exp(density - density.cumsum(-1))
@@ -163,25 +180,36 @@ class Place(nn.Module):
         found = _lookup(self.ground, px.gather(-1, index), py.gather(-1, index))
         return depth, (found * best).sum(-1)
 
-    def _surface(self, x: Tensor, y: Tensor, z: Tensor, dx: Tensor, dy: Tensor, depth: Tensor, down: Tensor) -> dict[str, Tensor]:
-        """Features of the wall point and of the floor or ceiling point that each pixel [B, R, N] may show."""
-        config, down = self.config, down[:, None]
+    def _surface(
+        self,
+        camera: tuple[Tensor, Tensor, Tensor],
+        direction: tuple[Tensor, Tensor],
+        depth: Tensor,
+        down: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """What the wall and the floor or ceiling look like where each pixel may show them.
+
+        ``camera`` is x, y, z [B, 1]; ``direction`` [B, N] is that of each column on the ground per unit of
+        forward depth; ``depth`` [B, N] is where its wall is. Returns features, each [.., B, R, N], and the
+        forward depth of each pixel [B, R, N].
+        """
+        config, (x, y, z), (dx, dy) = self.config, camera, direction
+        down = down[:, None]
         drop = torch.where(down > 0, z[..., None] - config.floor, config.ceiling - z[..., None])
         level = (drop / down.abs().clamp(min=1e-4)).expand(-1, -1, depth.shape[1])
         wall = depth[:, None]
         reach = torch.minimum(level, wall)
         height = ((z[..., None] - down * wall) - config.floor) / (config.ceiling - config.floor)
         up = (height * 2 - 1) / 1.25
-        hit_x, hit_y = self._unit_x(x + dx * depth), self._unit_y(y + dy * depth)
-        both = _lookup(self.wall_x, hit_x[:, None].expand_as(up), up) * _lookup(self.wall_y, hit_y[:, None].expand_as(up), up)
-        flat = _lookup(self.level, self._unit_x(x[..., None] + dx[:, None] * reach), self._unit_y(y[..., None] + dy[:, None] * reach))
+        wall_x, wall_y = self._unit_x(x + dx * depth)[:, None], self._unit_y(y + dy * depth)[:, None]
+        both = _lookup(self.wall_x, wall_x.expand_as(up), up) * _lookup(self.wall_y, wall_y.expand_as(up), up)
+        flat_x, flat_y = x[..., None] + dx[:, None] * reach, y[..., None] + dy[:, None] * reach
+        flat = _lookup(self.level, self._unit_x(flat_x), self._unit_y(flat_y))
         below = (down > 0).to(flat.dtype)
         waves = [wave(height * (math.pi * 2**k)) for k in range(4) for wave in (torch.sin, torch.cos)]
-        scalars = [height.clamp(-2, 3), wall.clamp(min=0.05).log().expand_as(up), reach.clamp(min=0.05).log()]
-        return {
-            "reach": reach, "wall": both, "level": torch.cat([flat * below, flat * (1 - below)]),
-            "height": torch.stack(waves + scalars),
-        }
+        near = [wall.clamp(min=0.05).log().expand_as(up), reach.clamp(min=0.05).log()]
+        scalars = torch.stack([*waves, height.clamp(-2, 3), *near])
+        return [both, flat * below, flat * (1 - below), scalars], reach
 
     def _unit_x(self, x: Tensor) -> Tensor:
         x0, _, x1, _ = self.config.bounds

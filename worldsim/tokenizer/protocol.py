@@ -18,10 +18,17 @@ class Past:
     reach: Tensor
     """Forward depth [B, H, W] in metres; zeros where the tokenizer knows none."""
 
+    @staticmethod
+    def blank(batch: int, size: tuple[int, int], device: torch.device) -> Past:
+        """The past of a world without one: grey frames of ``size``, nothing known of their depth."""
+        return Past(torch.zeros(batch, 3, *size, device=device), torch.zeros(batch, *size, device=device))
+
     def pick(self, index: Tensor) -> Past:
+        """A copy of some rows."""
         return Past(self.frame[index], self.reach[index])
 
     def put(self, index: Tensor, other: Past) -> None:
+        """Overwrite some rows with those of ``other``."""
         self.frame[index], self.reach[index] = other.frame, other.reach
 
 
@@ -59,6 +66,7 @@ class View:
     """``Motion.control`` [B, M]."""
 
     def detach(self) -> View:
+        """The same without gradients."""
         return replace(self, **{field.name: getattr(self, field.name).detach() for field in fields(self)})
 
 
@@ -66,16 +74,20 @@ class Tokenizer(Protocol):
     """Frames to latents and back, given the past. A tokenizer that needs no past ignores it."""
 
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Tokens per frame, N."""
 
     @property
-    def grid(self) -> tuple[int, int]: ...
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Latent channels, C."""
 
     @property
-    def view_channels(self) -> int: ...
+    def view_channels(self) -> int:
+        """Channels of ``View.tokens``, D."""
 
     def view(self, past: Past, motion: Motion) -> View:
         """What is known of the new frame before its latent."""

@@ -18,7 +18,7 @@ def place_objective(tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 
     """Squared error (sharp edges need a little L1 besides) of ``columns`` columns of each of ``views`` frames."""
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        assert tokenizer.place is not None and tokenizer.rays is not None
+        assert tokenizer.place is not None
         device = tokenizer.base.device
         clip = clips.sample(views, 1, rng)
         assert clip.poses is not None
@@ -26,7 +26,7 @@ def place_objective(tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 
         pixels = clip.frames[np.arange(views)[:, None], 0, :, chosen]  # [views, columns, H, 3]
         target = torch.from_numpy(pixels).to(device).transpose(1, 2).float() / 127.5 - 1
         planar = torch.from_numpy(camera.planar(clip.poses[:, 0])).float().to(device)
-        colour, _ = tokenizer.place(planar, tokenizer.rays.to(device), torch.from_numpy(chosen).to(device))
+        colour, _ = tokenizer.place(planar, tokenizer.rays, torch.from_numpy(chosen).to(device))
         error = colour.float() - target
         squared = error.square().mean()
         return squared + 0.1 * error.abs().mean(), {"psnr": -10 * math.log10(squared.item() / 4)}
