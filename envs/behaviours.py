@@ -178,7 +178,7 @@ class _Actuator:
         if self.by_look and self.space.look:
             self._sway = 0.8 * self._sway + 0.02 * self.rng.normal()
             speed = float(np.clip(0.35 * intent.turn, -0.3, 0.3)) + self._sway
-            return Control(keys - {"turn_left", "turn_right"}, look=float(np.float32(speed)))
+            return Control(keys, look=float(np.float32(speed)))  # as it will be recorded
         if abs(intent.turn) > 0.07:
             turn = "turn_right" if intent.turn > 0 else "turn_left"
             keys |= {turn} & set(self.space.keys)
@@ -186,8 +186,7 @@ class _Actuator:
 
 
 class Mixture:
-    """Segments of all behaviours that the source allows, chosen at random; turned by mouse in a fifth of
-    them.
+    """Segments of all behaviours that a source allows, at random; turned by mouse in a fifth of them.
 
     Without poses and a map only the random keys remain. A camera that stares at a wall for more than a
     third of a second is handed to the explorer.
