@@ -242,7 +242,7 @@ class Player:
         lane = self.lane
         (session,) = lane.session.fork(1)
         self.lanes.append(Lane(session, make_agent("scripted"), lane.start, lane.history.copy(), lane.ended))
-        self._say("Two futures: you steer the left one, an explorer the right one", "good")
+        self._say("Two futures: an explorer walks the right one", "good")
 
     def _do_focus(self) -> None:
         if len(self.lanes) < 2:
