@@ -1,11 +1,11 @@
 """Worlds on disk: safetensors, JSON and PNG; no pickle anywhere, every write atomic, every damage noticed.
 
-    checkpoints/<world>/
-      config.json          WorldConfig
-      weights.safetensors  float16 on disk
-      starts.json + starts/000.png ...   moments from which dreams start, one strip of frames each
-      card.md              what it is, how it was trained, how well it does
-      SHA256SUMS
+checkpoints/<world>/
+  config.json          WorldConfig
+  weights.safetensors  float16 on disk
+  starts.json + starts/000.png ...   moments from which dreams start, one strip of frames each
+  card.md              what it is, how it was trained, how well it does
+  SHA256SUMS
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from safetensors.torch import save as save_tensors
 
 from worldsim import config as configs
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.controls import ControlSpace
+from worldsim.controls import DOOM_KEYS, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, DataError, WorldsimError, nearest
 from worldsim.model.generator import GeneratorConfig
@@ -37,7 +38,9 @@ from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
+FORMAT = 1
 _SUMS = "SHA256SUMS"
+_NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,17 @@ class Context:
     """float32 [P, M]: controls that take the real source from ``reset(seed)`` to the last frame."""
 
     def __post_init__(self) -> None:
-        frames, length = self.frames, len(self.frames)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or length < 1:
-            raise DataError("a context's frames must be uint8 [T, H, W, 3]", f"{frames.dtype} {list(frames.shape)}")
-        if self.controls.ndim != 2 or len(self.controls) != length:
-            raise DataError(f"a context of {length} frames needs controls [{length}, M]", list(self.controls.shape))
-        if self.poses is not None and self.poses.shape != (length, 4, 4):
-            raise DataError(f"a context of {length} frames needs poses [{length}, 4, 4]", list(self.poses.shape))
+        shape = self.frames.shape
+        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or shape[0] < 1:
+            rule = "a context's frames must be uint8 [T, H, W, 3]"
+            raise DataError(rule, f"{self.frames.dtype} {list(shape)}")
+        of = f"a context of {shape[0]} frames needs"
+        if self.controls.ndim != 2 or len(self.controls) != shape[0]:
+            raise DataError(f"{of} controls [{shape[0]}, M]", list(self.controls.shape))
+        if not np.isfinite(self.controls).all():
+            raise DataError("a context's controls must be finite", self.controls.tolist())
+        if self.poses is not None and self.poses.shape != (shape[0], 4, 4):
+            raise DataError(f"{of} poses [{shape[0]}, 4, 4]", list(self.poses.shape))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +84,7 @@ class WorldConfig:
     source: SourceSpec
     """The source at the world's frame size."""
     networks: NetworksConfig
-    format: int = 1
+    format: int = FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,41 +99,56 @@ class Stored:
     """sha256 of the weights file: what a snapshot belongs to."""
 
 
-def find_world(name: str | Path) -> Path:
+def find_world(name: str | os.PathLike[str]) -> Path:
     """The folder of a shipped world, or the folder given.
 
     Raises:
         CheckpointError: there is neither a world nor a folder of this name.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    shipped = _shipped_folder()
-    worlds = sorted(folder.name for folder in shipped.iterdir() if (folder / "config.json").exists()) if shipped.is_dir() else []
-    if str(name) in worlds:
-        return shipped / str(name)
-    close = nearest(str(name), worlds)
-    hint = f"did you mean {close!r}? " if close else ""
-    raise CheckpointError("a world must be a shipped name or a folder", str(name), f"{hint}shipped: {', '.join(worlds) or 'none'}")
+    folder, shipped = Path(name), _shipped_folder()
+    worlds = {path.parent.name: path.parent for path in shipped.glob("*/config.json")}
+    # A folder that merely has a world's name, such as its data, is not meant.
+    if folder.is_dir() and ((folder / _SUMS).exists() or str(name) not in worlds):
+        return folder
+    if str(name) not in worlds:
+        raise CheckpointError(
+            "a world must be a shipped name or a folder", str(name), nearest(str(name), worlds)
+        )
+    return worlds[str(name)]
 
 
-def save_world(folder: Path, config: WorldConfig, networks: Networks, starts: Sequence[Context], card: str) -> None:
+def save_world(
+    folder: Path, config: WorldConfig, networks: Networks, starts: Sequence[Context], card: str
+) -> None:
     """Write a world; an older one in the same folder is replaced only once the new one is complete."""
     folder = Path(folder)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "starts").mkdir(parents=True)
-    configs.save(config, building / "config.json")
-    weights = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in networks.state_dict().items()}
-    (building / "weights.safetensors").write_bytes(save_tensors(weights, {"format": str(config.format)}))
-    (building / "starts.json").write_text(json.dumps([_start_row(start) for start in starts]))
+    building, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        _write_world(building, config, networks, starts, card)
+        if folder.exists():
+            folder.rename(old)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_world(
+    folder: Path, config: WorldConfig, networks: Networks, starts: Sequence[Context], card: str
+) -> None:
+    (folder / "starts").mkdir(parents=True)
+    configs.save(config, folder / "config.json")
+    weights = {
+        name: value.detach().to("cpu", torch.float16).contiguous()
+        for name, value in networks.state_dict().items()
+    }
+    (folder / "weights.safetensors").write_bytes(save_tensors(weights, {"format": str(config.format)}))
+    (folder / "starts.json").write_text(json.dumps([_start_row(start) for start in starts]))
     for i, start in enumerate(starts):
         strip = start.frames.reshape(-1, *start.frames.shape[2:])
-        Image.fromarray(strip).save(building / "starts" / f"{i:03}.png", optimize=True)
-    (building / "card.md").write_text(card)
-    _write_sums(building)
-    if folder.exists():
-        shutil.rmtree(folder)
-    building.rename(folder)
+        Image.fromarray(strip).save(folder / "starts" / f"{i:03}.png", optimize=True)
+    (folder / "card.md").write_text(card)
+    _write_sums(folder)
 
 
 def write_card(folder: Path, card: str) -> None:
@@ -142,53 +164,99 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
         CheckpointError: a file is missing, damaged, or of a newer format.
     """
     folder = Path(folder)
-    _check_sums(folder)
     try:
-        config = configs.load(WorldConfig, folder / "config.json")
-        if config.format != 1:
-            raise CheckpointError("a world's format must be 1", config.format, "install a newer worldsim")
+        _check_sums(folder)
+        config = _read_config(folder / "config.json")
         networks = Networks(config.networks)
         raw = (folder / "weights.safetensors").read_bytes()
         networks.load_state_dict({name: value.float() for name, value in load_tensors(raw).items()})
         rows = json.loads((folder / "starts.json").read_text())
         starts = tuple(_read_start(row, folder / "starts" / f"{i:03}.png") for i, row in enumerate(rows))
+        card = (folder / "card.md").read_text()
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, WorldsimError) as error:
-        raise CheckpointError("a world's files must belong together", f"{folder.name}: {error}", "install or train the world again") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, WorldsimError) as error:
+        rule, remedy = "a world's files must belong together", "install or train the world again"
+        raise CheckpointError(rule, f"{folder.name}: {error}", remedy) from error
     networks.eval().requires_grad_(False).to(device)
-    return Stored(config, networks, starts, (folder / "card.md").read_text(), hashlib.sha256(raw).hexdigest())
+    return Stored(config, networks, starts, card, hashlib.sha256(raw).hexdigest())
 
 
-def tiny_world(parent: Path, name: str = "tiny", *, tokenizer: str = "history", seed: int = 0) -> Path:
-    """A world of random weights for tests: 80x60, the maze's controls, two starts with poses. Returns its folder.
+def _read_config(path: Path) -> WorldConfig:
+    """The format is looked at first: a newer one may have fields that are unknown here."""
+    row = json.loads(path.read_text())
+    if row["format"] != FORMAT:
+        raise CheckpointError(f"a world's format must be {FORMAT}", row["format"], "install a newer worldsim")
+    return configs.from_dict(WorldConfig, row)
 
-    ``tokenizer``: "history" (with a place) or "frame".
+
+def tiny_world(
+    parent: Path, name: str = "tiny", *, tokenizer: str = "history", poses: bool = True, seed: int = 0
+) -> Path:
+    """A world of random weights for tests: 80x60, the maze's controls, two starts. Returns its folder.
+
+    Args:
+        parent: where its folder goes.
+        name: of the world and its folder.
+        tokenizer: "history" or "frame".
+        poses: whether its source has poses; with "history" the world then has a place.
+        seed: of the weights.
     """
-    keys = ("forward", "backward", "strafe_left", "strafe_right", "turn_left", "turn_right")
-    combos = ((), *((key,) for key in keys), ("forward", "turn_left"), ("forward", "turn_right"))
-    space = ControlSpace(keys=keys, look=True, pose=True, combos=combos)
-    camera = Intrinsics(40.0, 48.0, 40.0, 30.0)
-    source = SourceSpec(
-        name="doom-maze", size=(60, 80), fps=17.5, control_space=space, intrinsics=camera, has_pose=True, unit_metres=1 / 32, tics=2
-    )
-    place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
-    size, control = source.size, space.size + 6
-    history = HistoryConfig(size=size, control=control, intrinsics=camera, place=place, width=8, depth=1, channels=4)
-    frame = FrameConfig(size=size, control=control, patch=10, width=8, depth=1, channels=4)
-    is_history = tokenizer == "history"
-    generator = GeneratorConfig(channels=4, view=96 if is_history else 1, control=control, width=16, layers=2, heads=2, context=6)
-    heads = HeadsConfig(width=16, control=space.size, surroundings=16 * 6 + 4 if is_history else 0)
-    config = NetworksConfig(generator=generator, heads=heads, history=history if is_history else None, frame=None if is_history else frame)
+    source = _tiny_source(poses)
+    config = _tiny_networks(source, tokenizer)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    starts = []
-    for i in range(2):
-        poses = from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * i)
-        frames = rng.integers(0, 256, (3, *size, 3), dtype=np.uint8)
-        starts.append(Context(frames, np.zeros((3, space.size), np.float32), poses, 20 * i, np.zeros((5, space.size), np.float32)))
-    save_world(parent / name, WorldConfig(name=name, source=source, networks=config), Networks(config), starts, "# tiny\n")
+    starts = [_tiny_start(source, number, rng) for number in range(2)]
+    world = WorldConfig(name=name, source=source, networks=config)
+    save_world(parent / name, world, Networks(config), starts, "# tiny\n")
     return parent / name
+
+
+def _tiny_source(poses: bool) -> SourceSpec:
+    combos = ((), *((key,) for key in DOOM_KEYS), ("forward", "turn_left"), ("forward", "turn_right"))
+    return SourceSpec(
+        name="doom-maze",
+        size=(60, 80),
+        fps=17.5,
+        control_space=ControlSpace(keys=DOOM_KEYS, look=True, pose=poses, combos=combos),
+        intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
+        has_pose=poses,
+        unit_metres=1 / 32 if poses else None,
+        tics=2,
+    )
+
+
+def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
+    keys = source.control_space.size
+    sizes: dict[str, Any] = {"size": source.size, "control": keys + 6, "width": 8, "depth": 1, "channels": 4}
+    history = frame = place = None
+    if source.has_pose:
+        place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
+    if tokenizer == "history":
+        history = HistoryConfig(**sizes, intrinsics=source.intrinsics, place=place)
+    else:
+        frame = FrameConfig(**sizes, patch=10)
+    view = history.view_channels if history else 1
+    return NetworksConfig(
+        generator=GeneratorConfig(
+            channels=4, view=view, control=keys + 6, width=16, layers=2, heads=2, context=6
+        ),
+        heads=HeadsConfig(
+            width=16,
+            control=keys,
+            surroundings=history.surroundings if history else 0,
+            poses=source.has_pose,
+        ),
+        history=history,
+        frame=frame,
+    )
+
+
+def _tiny_start(source: SourceSpec, number: int, rng: np.random.Generator) -> Context:
+    still = np.zeros((5, source.control_space.size), np.float32)
+    poses = from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * number) if source.has_pose else None
+    frames = rng.integers(0, 256, (3, *source.size, 3), dtype=np.uint8)
+    return Context(frames, still[:3], poses, seed=20 * number, prefix=still)
 
 
 def _shipped_folder() -> Path:
@@ -197,38 +265,50 @@ def _shipped_folder() -> Path:
 
 
 def _start_row(start: Context) -> dict[str, object]:
-    listed = lambda array: None if array is None else array.tolist()  # noqa: E731
     return {
-        "length": len(start.frames), "controls": listed(start.controls), "poses": listed(start.poses),
-        "seed": start.seed, "prefix": listed(start.prefix),
+        "length": len(start.frames),
+        "controls": start.controls.tolist(),
+        "poses": None if start.poses is None else start.poses.tolist(),
+        "seed": start.seed,
+        "prefix": None if start.prefix is None else start.prefix.tolist(),
     }
 
 
-def _read_start(row: dict[str, object], path: Path) -> Context:
+def _read_start(row: dict[str, Any], path: Path) -> Context:
     strip = np.asarray(Image.open(path).convert("RGB"))
-    array = lambda name, dtype: None if row[name] is None else np.asarray(row[name], dtype)  # noqa: E731
-    controls = np.asarray(row["controls"], np.float32)
-    frames = strip.reshape(len(controls), -1, *strip.shape[1:])
-    seed = row["seed"]
-    return Context(frames, controls, array("poses", np.float64), seed if isinstance(seed, int) else None, array("prefix", np.float32))
+    frames = strip.reshape(row["length"], -1, *strip.shape[1:])
+    poses, prefix = row["poses"], row["prefix"]
+    return Context(
+        frames,
+        np.asarray(row["controls"], np.float32),
+        None if poses is None else np.asarray(poses, np.float64),
+        row["seed"],
+        None if prefix is None else np.asarray(prefix, np.float32),
+    )
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _write_sums(folder: Path) -> None:
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
-    (folder / _SUMS).write_text("\n".join(lines) + "\n")
+    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / _SUMS).write_text("".join(lines))
 
 
 def _check_sums(folder: Path) -> None:
-    sums = folder / _SUMS
-    if not sums.exists():
-        raise CheckpointError("a world's folder must hold SHA256SUMS", str(folder), "name a folder that `worldsim train` wrote")
-    for line in sums.read_text().splitlines():
-        digest, _, name = line.partition("  ")
+    if not (folder / _SUMS).exists():
+        rule, remedy = f"a world's folder must hold {_SUMS}", "name a folder that `worldsim train` wrote"
+        raise CheckpointError(rule, str(folder), remedy)
+    lines = (folder / _SUMS).read_text().splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted({*sums, *_NEEDED}):
         path = folder / name
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            state = "is damaged" if path.exists() else "is missing"
-            raise CheckpointError("a world's files must match SHA256SUMS", f"{folder.name}/{name} {state}", "check out or train the world again")
+        if not path.is_file() or _digest(path) != sums.get(name):
+            state = "is damaged" if path.is_file() else "is missing"
+            rule, remedy = f"a world's files must match {_SUMS}", "check out or train the world again"
+            raise CheckpointError(rule, f"{folder.name}/{name} {state}", remedy)
