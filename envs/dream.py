@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,54 +14,11 @@ from worldsim.envs.reset_options import Start
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from worldsim.engine import Session, Step, World
+    from worldsim.engine.session import Session
+    from worldsim.engine.step import Step
+    from worldsim.engine.world import World
 
-__all__ = ["Dream", "View", "draw_seed"]
-
-
-@dataclass(frozen=True)
-class View:
-    """What is seen at one frame of an imagined episode.
-
-    ``frame`` is uint8 [H, W, 3] and ``pose`` float64 [4, 4], or None in a world without a camera. Both are
-    copies that nobody else writes to.
-    """
-
-    frame: np.ndarray
-    pose: np.ndarray | None
-    pose_given: bool
-    drift: float
-    frame_index: int
-    seed: int
-
-    @classmethod
-    def at_start(cls, session: Session) -> View:
-        """The frame that a session stands at before its first step."""
-        return cls(
-            session.frame.copy(), _copied(session.pose), False, 0.0, int(session.index), int(session.seed)
-        )
-
-    @classmethod
-    def after(cls, step: Step, session: Session) -> View:
-        """The frame that ``step`` of ``session`` led to."""
-        return cls(
-            step.frame.copy(),
-            _copied(step.pose),
-            bool(step.pose_given),
-            float(step.drift),
-            int(step.index),
-            int(session.seed),
-        )
-
-    def info(self) -> dict[str, Any]:
-        """Gymnasium's ``info``: all but the frame; no ``pose`` in a world without a camera."""
-        info: dict[str, Any] = {} if self.pose is None else {"pose": self.pose}
-        return info | {
-            "pose_given": self.pose_given,
-            "drift": self.drift,
-            "frame_index": self.frame_index,
-            "seed": self.seed,
-        }
+__all__ = ["Dream", "draw_seed", "info_of"]
 
 
 class Dream:
@@ -89,8 +45,8 @@ class Dream:
     ) -> None:
         if drift_limit is not None and not drift_limit > 0:
             raise ConfigError("drift_limit must be above 0", drift_limit, "pass None for no limit")
-        self.world = load(world, device=device) if isinstance(world, str | os.PathLike) else world
-        self.engine = self.world.engine(slots=slots, steps=steps)
+        self.world = load(os.fspath(world), device) if isinstance(world, str | os.PathLike) else world
+        self.engine = self.world.engine(slots=slots, steps=steps, history=0)  # nobody rewinds an environment
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
         self.observation_space = spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
         self._drift_limit = drift_limit
@@ -100,20 +56,27 @@ class Dream:
         """The world's frame rate, rounded: Gymnasium's tools need an integer."""
         return max(1, round(self.world.spec.fps))
 
-    def open(self, seed: int, start: Start) -> tuple[Session, View]:
-        """Begin an episode: its session, and what is seen before the first step."""
-        session = self.engine.open(seed=seed, start=start)
-        return session, View.at_start(session)
+    def open(self, seed: int, start: Start) -> Session:
+        """Begin an episode; its ``last`` step is what is seen before the first one."""
+        return self.engine.open(seed=seed, start=start)
 
-    def lost(self, view: View) -> bool:
-        """Whether the episode has drifted too far from what the world learnt to be worth going on."""
-        return self._drift_limit is not None and view.drift > self._drift_limit
+    def lost(self, step: Step) -> bool:
+        """Whether an episode has drifted too far from what the world learnt to be worth going on."""
+        return self._drift_limit is not None and step.drift > self._drift_limit
+
+
+def info_of(session: Session) -> dict[str, Any]:
+    """Gymnasium's ``info`` on where a session stands; no ``pose`` in a world without a camera."""
+    step = session.last
+    info: dict[str, Any] = {} if step.pose is None else {"pose": step.pose.copy()}
+    return info | {
+        "pose_given": step.pose_given,
+        "drift": step.drift,
+        "frame_index": step.index,
+        "seed": session.seed,
+    }
 
 
 def draw_seed(rng: np.random.Generator) -> int:
     """The seed of the next episode, in [0, 2**31)."""
     return int(rng.integers(2**31))
-
-
-def _copied(pose: np.ndarray | None) -> np.ndarray | None:
-    return None if pose is None else np.array(pose, np.float64)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
-from worldsim.envs.dream import Dream, View, draw_seed
+from worldsim.envs.dream import Dream, draw_seed, info_of
 from worldsim.envs.reset_options import read_start
 from worldsim.envs.viewer import Viewer
 from worldsim.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
-    from worldsim.engine import Session, World
+    from worldsim.engine.session import Session
+    from worldsim.engine.world import World
 
 __all__ = ["ImaginedEnv"]
 
@@ -23,9 +24,10 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
     """Step through a world one frame at a time; reward and termination are what the model imagines.
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
-    in a world without a camera), ``pose_given`` (whether the action set it), ``drift`` (how far the dream has
-    left what it learnt), ``frame_index`` and the episode's ``seed``. The same seed, start and actions give
-    the same frames. The time limit belongs to the registered id; ``drift_limit`` truncates as well.
+    in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``drift`` (how far the
+    frame is from what its past foretold, as a share of the pixel range), ``frame_index`` and the episode's
+    ``seed``. The same seed, start and actions give the same frames. The time limit belongs to the registered
+    id; ``drift_limit`` truncates as well.
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.
@@ -65,7 +67,6 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         self.observation_space = self.dream.observation_space
         self.action_space = self.dream.actions.space
         self.session: Session | None = None
-        self._view: View | None = None
         self._viewer: Viewer | None = None
 
     def reset(
@@ -81,8 +82,8 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         start = read_start(options, self.dream.world.spec.control_space)
         self._end()
-        self.session, view = self.dream.open(draw_seed(self.np_random) if seed is None else seed, start)
-        return self._show(view)
+        self.session = self.dream.open(draw_seed(self.np_random) if seed is None else seed, start)
+        return self._show(self.session)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move one frame with ``action`` held.
@@ -92,14 +93,13 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         """
         session = self._open_session()
         step = session.step(self.dream.actions.decode(action))
-        view = View.after(step, session)
-        observation, info = self._show(view)
-        return observation, float(step.reward), bool(step.terminated), self.dream.lost(view), info
+        observation, info = self._show(session)
+        return observation, step.reward, step.terminated, self.dream.lost(step), info
 
     def render(self) -> np.ndarray | None:
         """The frame, uint8 [H, W, 3], in mode "rgb_array"; None in the others."""
-        self._open_session()
-        return self._view.frame.copy() if self._view and self.render_mode == "rgb_array" else None
+        frame = self._open_session().frame
+        return frame.copy() if self.render_mode == "rgb_array" else None
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Key codes to actions, as ``gymnasium.utils.play`` wants them: WASD, and the arrows to turn."""
@@ -112,13 +112,12 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
             self._viewer.close()
             self._viewer = None
 
-    def _show(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
-        self._view = view
+    def _show(self, session: Session) -> tuple[np.ndarray, dict[str, Any]]:
         if self.render_mode == "human":
             if self._viewer is None:
                 self._viewer = Viewer(self.dream.world.name, self.dream.fps)
-            self._viewer.show(view.frame)
-        return view.frame.copy(), view.info()
+            self._viewer.show(session.frame)
+        return session.frame.copy(), info_of(session)
 
     def _open_session(self) -> Session:
         if self.session is None:

@@ -97,16 +97,8 @@ def _context(given: Any, controls: ControlSpace) -> Context:
         vectors = np.asarray(given["controls"], np.float32)
     else:
         vectors = np.stack([_vector(keys, controls) for keys in given["keys"]])
-    if len(vectors) != len(frames):
-        raise DataError("a context must have one control for each frame", (len(vectors), len(frames)))
     poses = given.get("poses")
-    return Context(
-        frames=frames,
-        controls=vectors,
-        poses=None if poses is None else np.asarray(poses, np.float64),
-        seed=None,
-        prefix=None,
-    )
+    return Context(frames, vectors, None if poses is None else np.asarray(poses, np.float64))
 
 
 def _vector(keys: Iterable[Any], controls: ControlSpace) -> np.ndarray:

@@ -14,12 +14,13 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from worldsim.controls import Control
-from worldsim.envs.dream import Dream, View, draw_seed
+from worldsim.envs.dream import Dream, draw_seed, info_of
 from worldsim.envs.reset_options import read_mask, read_starts
 from worldsim.errors import ConfigError, ControlError, EngineError
 
 if TYPE_CHECKING:
-    from worldsim.engine import Session, World
+    from worldsim.engine.session import Session
+    from worldsim.engine.world import World
     from worldsim.envs.reset_options import Start
 
 __all__ = ["ImaginedVectorEnv"]
@@ -94,7 +95,6 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         self._elapsed = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, bool)
         self._rngs: list[np.random.Generator] = []
-        self._views: list[View] = []
 
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
@@ -134,18 +134,17 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         controls = self._decode(actions)
         steps = self.dream.engine.step(dict(zip(self._sessions, controls, strict=True)))
         arrived = [steps[session] for session in self._sessions]
-        self._views = [View.after(s, session) for s, session in zip(arrived, self._sessions, strict=True)]
         self._elapsed += 1
         rewards = np.array([s.reward for s in arrived], np.float32)
         terminated = np.array([s.terminated for s in arrived], bool)
-        truncated = np.array([self.dream.lost(view) for view in self._views], bool)
+        truncated = np.array([self.dream.lost(s) for s in arrived], bool)
         truncated |= self._elapsed >= self._limit
         observations, info = self._autoreset(terminated | truncated)
         return observations, self._tensor(rewards), self._tensor(terminated), self._tensor(truncated), info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The frames, N x uint8 [H, W, 3], in mode "rgb_array"; else None."""
-        return tuple(view.frame.copy() for view in self._views) if self.render_mode else None
+        return tuple(session.frame.copy() for session in self._sessions) if self.render_mode else None
 
     def close_extras(self, **kwargs: Any) -> None:
         """End all episodes."""
@@ -171,9 +170,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _begin_first(self, seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         self._rngs = [seeding.np_random(seed)[0] for seed in seeds]
         for rng, seed, start in zip(self._rngs, seeds, starts, strict=True):
-            session, view = self.dream.open(draw_seed(rng) if seed is None else seed, start)
-            self._sessions.append(session)
-            self._views.append(view)
+            self._sessions.append(self.dream.open(draw_seed(rng) if seed is None else seed, start))
 
     def _begin(self, i: int, seed: int | None, start: Start) -> None:
         """Begin episode ``i`` anew, with ``seed`` or the next one of its own sequence."""
@@ -182,7 +179,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         else:
             self._rngs[i] = seeding.np_random(seed)[0]
         self._sessions[i].close()
-        self._sessions[i], self._views[i] = self.dream.open(seed, start)
+        self._sessions[i] = self.dream.open(seed, start)
         self._elapsed[i], self._over[i] = 0, False
 
     def _seeds(self, seed: Seeds) -> Sequence[int | None]:
@@ -202,10 +199,10 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         return [self.dream.actions.decode(row) for row in rows]
 
     def _frames(self) -> Tensor:
-        return self._tensor(np.stack([view.frame for view in self._views]))
+        return self._tensor(np.stack([session.frame for session in self._sessions]))
 
     def _info(self, mask: np.ndarray) -> dict[str, Any]:
-        rows = [view.info() for view in self._views]
+        rows = [info_of(session) for session in self._sessions]
         info: dict[str, Any] = {}
         for name in rows[0]:
             info[name] = self._tensor(np.stack([np.asarray(row[name]) for row in rows]))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.envs.fake_world import FakeWorld
+from worldsim.checkpoint import tiny_world
+from worldsim.engine.world import World, load
 
 
 @pytest.fixture
@@ -17,6 +20,10 @@ def fake() -> FakeWorld:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny world."""
-    from worldsim.checkpoint import tiny_world
+    return tiny_world(tmp_path_factory.mktemp("worlds"))
 
-    return Path(tiny_world(tmp_path_factory.mktemp("worlds"), name="tiny"))
+
+@pytest.fixture(scope="session")
+def tiny_loaded(tiny: Path) -> World:
+    """The tiny world, loaded: float32, in which figures don't depend on the machine's speed."""
+    return load(tiny, device="cpu", dtype=torch.float32)

@@ -16,6 +16,7 @@ import torch
 
 from worldsim import camera
 from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.engine.step import Step
 
 COMBOS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
 
@@ -41,7 +42,7 @@ class FakeWorld:
         controls = control_space(pose=self.has_pose)
         return SimpleNamespace(size=self.size, fps=17.5, control_space=controls, has_pose=self.has_pose)
 
-    def engine(self, slots: int = 8, context: int | None = None, steps: int = 2) -> FakeEngine:
+    def engine(self, slots: int = 8, steps: int = 2, history: int = 64) -> FakeEngine:
         self.engines.append(FakeEngine(self, slots, steps))
         return self.engines[-1]
 
@@ -60,52 +61,48 @@ class FakeEngine:
         self.open_sessions.append(FakeSession(self, seed, start))
         return self.open_sessions[-1]
 
-    def step(self, controls: dict[FakeSession, Control]) -> dict[FakeSession, SimpleNamespace]:
+    def step(self, controls: dict[FakeSession, Control]) -> dict[FakeSession, Step]:
         return {session: session.advance(control) for session, control in controls.items()}
 
 
 @dataclass(eq=False)
 class FakeSession:
-    """Stands for ``worldsim.engine.Session``."""
+    """Stands for ``worldsim.engine.session.Session``; ``start`` keeps what it was opened with."""
 
     engine: FakeEngine
     seed: int
     start: Any
-    index: int = 0
 
     def __post_init__(self) -> None:
         number = self.start if isinstance(self.start, int) else None
         self._hash = zlib.crc32(repr((self.seed, number)).encode())
-        self.pose = np.eye(4) if self.engine.world.has_pose else None
-        self._paint()
+        frame, pose = self._paint(), np.eye(4) if self.engine.world.has_pose else None
         if hasattr(self.start, "frames"):
-            self.frame = np.array(self.start.frames[-1])
-            self.pose = None if self.start.poses is None else np.array(self.start.poses[-1])
+            frame = self.start.frames[-1]
+        self.last = Step(frame, pose, False, 0.0, False, 0.0, 0)
 
-    def step(self, control: Control) -> SimpleNamespace:
+    @property
+    def frame(self) -> np.ndarray:
+        return self.last.frame
+
+    def step(self, control: Control) -> Step:
         return self.engine.step({self: control})[self]
 
-    def advance(self, control: Control) -> SimpleNamespace:
+    def advance(self, control: Control) -> Step:
         keys = self.engine.world.spec.control_space.vector(control)
         self._hash = zlib.crc32(keys.tobytes(), self._hash)
-        self.index += 1
-        if self.pose is not None:
-            moved = camera.exp(np.array([0, 0, float(keys[0]), 0, float(keys[-1]), 0]))
-            self.pose = np.array(control.pose) if control.pose is not None else self.pose @ moved
-        self._paint()
-        return SimpleNamespace(
-            frame=self.frame,
-            pose=self.pose,
-            pose_given=control.pose is not None,
-            reward=float(keys[0]),
-            terminated=self.index >= self.engine.world.ends_at,
-            drift=0.1 * self.index,
-            index=self.index,
-        )
+        index = self.last.index + 1
+        given = control.pose is not None
+        pose = control.pose if given else self.last.pose
+        if pose is not None and not given:
+            pose = pose @ camera.exp(np.array([0, 0, float(keys[0]), 0, float(keys[-1]), 0]))
+        ended = index >= self.engine.world.ends_at
+        self.last = Step(self._paint(), pose, given, float(keys[0]), ended, 0.1 * index, index)
+        return self.last
 
     def close(self) -> None:
         self.engine.open_sessions.remove(self)
 
-    def _paint(self) -> None:
+    def _paint(self) -> np.ndarray:
         shape = (*self.engine.world.size, 3)
-        self.frame = np.random.default_rng(self._hash).integers(0, 256, shape, dtype=np.uint8)
+        return np.random.default_rng(self._hash).integers(0, 256, shape, dtype=np.uint8)

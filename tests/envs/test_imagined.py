@@ -10,9 +10,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from numpy.testing import assert_array_equal
 
-import worldsim
 from tests.envs.fake_world import FakeWorld
 from worldsim import camera
+from worldsim.engine.world import World
 from worldsim.envs.actions import KINDS
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.errors import CheckpointError, ConfigError, ControlError, DataError, EngineError
@@ -21,9 +21,16 @@ ID = "worldsim:WorldsimWorld-v0"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
-def test_gymnasium_has_nothing_to_complain_about(tiny: Path, kind: str, render_mode: str | None) -> None:
-    env = gymnasium.make(ID, world=str(tiny), actions=kind, render_mode=render_mode, steps=1, device="cpu")
+def test_gymnasium_has_nothing_to_complain_about(tiny_loaded: World, kind: str) -> None:
+    env = gymnasium.make(ID, world=tiny_loaded, actions=kind, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+    env.close()
+
+
+def test_nor_about_a_world_that_is_loaded_by_name(tiny: Path) -> None:
+    env = gymnasium.make(ID, world=str(tiny), steps=1, device="cpu", render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
@@ -49,8 +56,8 @@ def play(env: ImaginedEnv, actions: list[int], **reset: Any) -> list[tuple[Any, 
     return seen + [env.step(action) for action in actions]
 
 
-def test_same_seed_and_actions_same_frames(tiny: Path) -> None:
-    first, second = (ImaginedEnv(tiny, steps=1, device="cpu") for _ in range(2))
+def test_same_seed_and_actions_same_frames(tiny_loaded: World) -> None:
+    first, second = (ImaginedEnv(tiny_loaded, steps=1) for _ in range(2))
     for a, b in zip(play(first, [1, 1, 2], seed=7), play(second, [1, 1, 2], seed=7), strict=True):
         assert_array_equal(a[0], b[0])
         assert_array_equal(a[-1]["pose"], b[-1]["pose"])
@@ -58,9 +65,9 @@ def test_same_seed_and_actions_same_frames(tiny: Path) -> None:
     assert not np.array_equal(a[0], other[-1][0])
 
 
-def test_an_env_shows_what_a_session_shows(tiny: Path) -> None:
-    session = worldsim.load(tiny, device="cpu").engine(slots=1, steps=2).open(seed=3)
-    env = ImaginedEnv(tiny, device="cpu")
+def test_an_env_shows_what_a_session_shows(tiny_loaded: World) -> None:
+    session = tiny_loaded.engine(slots=1, steps=2).open(seed=3)
+    env = ImaginedEnv(tiny_loaded)
     observation, info = env.reset(seed=3)
     assert_array_equal(observation, session.frame)
     assert info["seed"] == 3
@@ -73,10 +80,10 @@ def test_an_env_shows_what_a_session_shows(tiny: Path) -> None:
         assert (info["drift"], info["frame_index"]) == (step.drift, step.index)
 
 
-def test_a_given_pose_is_obeyed_and_said_to_be_given(tiny: Path) -> None:
-    env = ImaginedEnv(tiny, actions="dict", steps=1, device="cpu")
+def test_a_given_pose_is_obeyed_and_said_to_be_given(tiny_loaded: World) -> None:
+    env = ImaginedEnv(tiny_loaded, actions="dict", steps=1)
     _, info = env.reset(seed=0)
-    assert not info["pose_given"]
+    assert info["pose_given"]  # the start's frames came with theirs
     *_, info = env.step({"keys": np.zeros(6, np.int8), "pose": np.zeros((4, 4))})
     assert not info["pose_given"]
     pose = info["pose"] @ camera.exp(np.array([0, 0, 0.1, 0, 0.05, 0]))
@@ -85,8 +92,8 @@ def test_a_given_pose_is_obeyed_and_said_to_be_given(tiny: Path) -> None:
     np.testing.assert_allclose(info["pose"], pose, atol=1e-5)
 
 
-def test_reset_to_given_frames(tiny: Path) -> None:
-    env = ImaginedEnv(tiny, steps=1, device="cpu")
+def test_reset_to_given_frames(tiny_loaded: World) -> None:
+    env = ImaginedEnv(tiny_loaded, steps=1)
     context = env.dream.world.starts[1]
     parts = {"frames": context.frames, "controls": context.controls, "poses": context.poses}
     by_number = play(env, [1, 1], seed=5, options={"start": 1})
