@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
@@ -10,6 +11,7 @@ from worldsim.networks import Networks
 from worldsim.tokenizer.history import HistoryTokenizer
 
 
+@cache  # measured once: two loads of a world must dream the same frames, however busy the machine is
 def best_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where its matmuls are faster than float32's (measured, some milliseconds), float32 elsewhere.
 
