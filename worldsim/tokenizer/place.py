@@ -89,6 +89,16 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
+def _octaves(angle: Tensor, count: int) -> list[Tensor]:
+    """sin and cos of ``angle``, twice it, four times it, ...: each pair from the one before, by double angles."""
+    sin, cos = angle.sin(), angle.cos()
+    waves = [sin, cos]
+    for _ in range(count - 1):
+        sin, cos = 2 * sin * cos, 1 - 2 * sin * sin
+        waves += [sin, cos]
+    return waves
+
+
 def _cells(length: float, cell: float) -> int:
     return max(4, round(length / cell))
 
@@ -151,7 +161,14 @@ class Place(nn.Module):
         depth, ground = self._march(x, y, dx, dy)
         surface, reach = self._surface((x, y, z), (dx, dy), depth, rays.down)
         ground = ground[:, :, None].expand(-1, -1, len(rays.down), -1)
-        return self.colour(torch.cat([ground, *surface]).permute(1, 2, 3, 0)), reach
+        return self._paint(torch.cat([ground, *surface])).permute(1, 2, 3, 0), reach
+
+    def _paint(self, features: Tensor) -> Tensor:
+        """``self.colour`` over the first axis of ``features`` [F, ...]: features last would copy them all first."""
+        x = features.flatten(1)
+        for layer in self.colour:
+            x = torch.addmm(layer.bias[:, None], layer.weight, x) if isinstance(layer, nn.Linear) else layer(x)
+        return x.unflatten(1, features.shape[1:])
 
     def surroundings(self, planar: Tensor) -> Tensor:
         """What is around cameras [B, 4], for dynamics: occupancy on a polar fan, then ground features.
@@ -206,7 +223,7 @@ class Place(nn.Module):
         flat_x, flat_y = x[..., None] + dx[:, None] * reach, y[..., None] + dy[:, None] * reach
         flat = _lookup(self.level, self._unit_x(flat_x), self._unit_y(flat_y))
         below = (down > 0).to(flat.dtype)
-        waves = [wave(height * (math.pi * 2**k)) for k in range(4) for wave in (torch.sin, torch.cos)]
+        waves = _octaves(height * math.pi, 4)
         near = [wall.clamp(min=0.05).log().expand_as(up), reach.clamp(min=0.05).log()]
         scalars = torch.stack([*waves, height.clamp(-2, 3), *near])
         return [both, flat * below, flat * (1 - below), scalars], reach
