@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from worldsim.networks import Networks
+from worldsim.networks import Networks, channels_last
 from worldsim.tokenizer.history import HistoryTokenizer
 
 
@@ -24,12 +24,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def prepare(networks: Networks, dtype: torch.dtype) -> None:
-    """Cast once what would otherwise be cast every step. A place's planes stay float32: they are looked up, not multiplied."""
+    """Cast once what would otherwise be cast every step.
+
+    A place's planes stay float32: they are looked up, not multiplied.
+    """
     networks.generator.to(dtype)
     tokenizer = networks.tokenizer
     for name, module in tokenizer.named_children():
         if name != "place":
-            module.to(dtype, memory_format=torch.channels_last)
+            module.to(dtype)
+            channels_last(module)
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
         tokenizer.place.colour.to(dtype)
 

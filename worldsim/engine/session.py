@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,28 @@ from worldsim.sampling.rollout import Memory
 if TYPE_CHECKING:
     from worldsim.engine.engine import Engine
 
-Moment = tuple[Memory, Step]
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A session at one frame: its memory (one row) and what it had answered."""
+
+    memory: Memory
+    step: Step
 
 
 class Session:
     """A handle on a slot of the engine. Made by ``Engine.open``, ``fork`` and ``Engine.restore``."""
 
-    def __init__(self, engine: Engine, slot: int, seed: int, start: int | None, step: Step, history: Iterable[Moment] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        slot: int,
+        *,
+        seed: int,
+        start: int | None,
+        step: Step,
+        history: Iterable[Moment] = (),
+    ) -> None:
         self.engine, self.slot, self.seed = engine, slot, seed
         self.start = start
         """Index into the world's starts; None where the session began from given frames."""
@@ -66,15 +82,15 @@ class Session:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again.
 
         Raises:
-            EngineError: further back than the history reaches.
+            EngineError: further back than the history reaches, or a closed session.
         """
         if not 1 <= frames <= len(self._history):
-            raise EngineError(f"a rewind must be within the {len(self._history)} frames kept", frames, "open the engine with a longer history")
+            rule = f"a rewind must be within the {len(self._history)} frames kept"
+            raise EngineError(rule, frames, "open the engine with a longer history")
+        self.engine.put(self, self._history[-frames])
         for _ in range(frames):
-            memory, step = self._history.pop()
-        self.engine.put(self, memory)
-        self.last = step
-        return step
+            self._history.pop()
+        return self.last
 
     def snapshot(self) -> bytes:
         """All that this session's future depends on; ``Engine.restore`` continues it bit for bit."""
@@ -84,11 +100,13 @@ class Session:
         """Free the slot; closing twice is fine."""
         self.engine.close(self)
 
-    def remember(self, memory: Memory) -> None:
-        """Keep the state before a step, for ``rewind``."""
-        self._history.append((memory, self.last))
+    def advance(self, step: Step, before: Memory | None) -> None:
+        """Take ``step`` as the newest answer, and keep the memory ``before`` it for ``rewind`` if given."""
+        if before is not None:
+            self._history.append(Moment(before, self.last))
+        self.last = step
 
     @property
     def history(self) -> tuple[Moment, ...]:
-        """States before the newest frames, oldest first."""
+        """Moments before the newest frames, oldest first."""
         return tuple(self._history)

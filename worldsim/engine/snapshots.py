@@ -1,9 +1,11 @@
-"""Sessions as bytes: safetensors with a JSON header, refused where they belong to other weights."""
+"""Sessions as bytes: a sha256, then safetensors with a JSON header; refused if they belong to other weights."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from worldsim.sampling.rollout import Memory
 from worldsim.tokenizer.protocol import Past
 
 FORMAT = 1
+_SUM = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Snapshot:
     """One session at one moment."""
 
     memory: Memory
+    """One row."""
     step: Step
     seed: int
     start: int | None
@@ -33,18 +37,36 @@ class Snapshot:
 def pack(snapshot: Snapshot, digest: str) -> bytes:
     """To bytes; ``digest`` names the weights that it belongs to."""
     memory, step = snapshot.memory, snapshot.step
-    cache = memory.cache
     tensors = {
-        "keys": cache.keys, "values": cache.values, "written": cache.written, "index": cache.index, "frame": memory.past.frame,
-        "reach": memory.past.reach, "agent": memory.agent, "twists": memory.twists,
-        "poses": torch.from_numpy(memory.poses), "seen": torch.from_numpy(step.frame.copy()),
+        "keys": memory.cache.keys,
+        "values": memory.cache.values,
+        "written": memory.cache.written,
+        "index": memory.cache.index,
+        "frame": memory.past.frame,
+        "reach": memory.past.reach,
+        "agent": memory.agent,
+        "twists": memory.twists,
+        "poses": torch.from_numpy(memory.poses),
+        "seen": torch.from_numpy(step.frame.copy()),
     }
     header = {
-        "format": FORMAT, "digest": digest, "sinks": cache.sinks, "seed": snapshot.seed, "start": snapshot.start,
-        "session_seed": int(memory.seeds[0]), "frames": int(memory.indices[0]), "index": step.index, "has_pose": step.pose is not None,
-        "pose_given": step.pose_given, "reward": step.reward, "terminated": step.terminated, "drift": step.drift,
+        "format": FORMAT,
+        "digest": digest,
+        "sinks": memory.cache.sinks,
+        "seed": snapshot.seed,
+        "start": snapshot.start,
+        "session_seed": int(memory.seeds[0]),
+        "frames": int(memory.indices[0]),
+        "index": step.index,
+        "has_pose": step.pose is not None,
+        "pose_given": step.pose_given,
+        "reward": step.reward,
+        "terminated": step.terminated,
+        "drift": step.drift,
     }
-    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {"session": json.dumps(header)})
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    body = save(plain, {"session": json.dumps(header)})
+    return hashlib.sha256(body).digest() + body
 
 
 def unpack(blob: bytes, digest: str, device: torch.device) -> Snapshot:
@@ -53,30 +75,56 @@ def unpack(blob: bytes, digest: str, device: torch.device) -> Snapshot:
     Raises:
         EngineError: damaged, of another format, or of other weights.
     """
-    try:
-        size = int.from_bytes(blob[:8], "little")
-        header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["session"])
-        tensors = {name: value.to(device) for name, value in load(blob).items()}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise EngineError("a snapshot must be whole", str(error)[:120], "take it again with Session.snapshot()") from error
+    header, tensors = _read(bytes(blob))
     if header["format"] != FORMAT:
-        raise EngineError(f"a snapshot's format must be {FORMAT}", header["format"], "restore it with the version that took it")
+        rule = f"a snapshot's format must be {FORMAT}"
+        raise EngineError(rule, header["format"], "restore it with the version that took it")
     if header["digest"] != digest:
-        raise EngineError("a snapshot must belong to the world's weights", header["digest"][:12], f"load the world with digest {digest[:12]}...")
+        rule, remedy = "a snapshot must belong to the world's weights", f"load the world {digest[:12]}..."
+        raise EngineError(rule, header["digest"][:12], remedy)
+    tensors = {name: value.to(device) for name, value in tensors.items()}
     return Snapshot(_memory(tensors, header), _step(tensors, header), header["seed"], header["start"])
 
 
-def _memory(tensors: dict[str, Tensor], header: dict[str, int]) -> Memory:
-    cache = Cache(tensors["keys"], tensors["values"], tensors["written"], tensors["index"], header["sinks"])
+def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a snapshot that is whole."""
+    digest, body = blob[:_SUM], blob[_SUM:]
+    if hashlib.sha256(body).digest() != digest:
+        what = f"{len(blob)} bytes that do not match their checksum"
+        raise EngineError("a snapshot must be whole", what, "take it again with Session.snapshot()")
+    try:
+        size = int.from_bytes(body[:8], "little")
+        header = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["session"])
+        return header, load(body)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise EngineError("a snapshot must be one of a session", str(error)[:120]) from error
+
+
+def _memory(tensors: dict[str, Tensor], header: dict[str, Any]) -> Memory:
     return Memory(
-        cache, Past(tensors["frame"], tensors["reach"]), tensors["agent"], tensors["twists"], tensors["poses"].cpu().numpy(),
-        np.array([header["session_seed"]], np.uint64), np.array([header["frames"]], np.int64),
+        cache=Cache(
+            keys=tensors["keys"],
+            values=tensors["values"],
+            written=tensors["written"],
+            index=tensors["index"],
+            sinks=header["sinks"],
+        ),
+        past=Past(tensors["frame"], tensors["reach"]),
+        agent=tensors["agent"],
+        twists=tensors["twists"],
+        poses=tensors["poses"].cpu().numpy(),
+        seeds=np.array([header["session_seed"]], np.uint64),
+        indices=np.array([header["frames"]], np.int64),
     )
 
 
-def _step(tensors: dict[str, Tensor], header: dict[str, float]) -> Step:
-    pose = tensors["poses"].cpu().numpy()[0] if header["has_pose"] else None
+def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:
     return Step(
-        tensors["seen"].cpu().numpy(), pose, bool(header["pose_given"]), header["reward"], bool(header["terminated"]),
-        header["drift"], int(header["index"]),
+        frame=tensors["seen"].cpu().numpy(),
+        pose=tensors["poses"].cpu().numpy()[0].copy() if header["has_pose"] else None,
+        pose_given=header["pose_given"],
+        reward=header["reward"],
+        terminated=header["terminated"],
+        drift=header["drift"],
+        index=header["index"],
     )

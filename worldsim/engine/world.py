@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_world
 from worldsim.data.spec import SourceSpec
+from worldsim.engine.engine import Engine
 from worldsim.engine.precision import best_dtype, prepare
-from worldsim.errors import EngineError
-
-if TYPE_CHECKING:
-    from worldsim.engine.engine import Engine
+from worldsim.networks import find_device
 
 
 class World:
@@ -28,10 +27,12 @@ class World:
 
     @property
     def name(self) -> str:
+        """What it is called, e.g. "doom-maze"."""
         return self._stored.config.name
 
     @property
     def config(self) -> WorldConfig:
+        """All of it but its numbers."""
         return self._stored.config
 
     @property
@@ -54,6 +55,13 @@ class World:
         """sha256 of the weights; a snapshot fits the world with the same digest."""
         return self._stored.digest
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, networks run as they do in an engine: without gradients, in the world's number type."""
+        half = self.dtype == torch.bfloat16
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            yield
+
     def engine(self, slots: int = 8, context: int | None = None, steps: int = 2, history: int = 64) -> Engine:
         """An engine for up to ``slots`` sessions.
 
@@ -62,13 +70,17 @@ class World:
             context: frames of past that the generator sees (default: what it was trained with).
             steps: denoising passes per frame, K: 1, 2 or 4.
             history: frames that every session can be rewound by; each costs about a megabyte per session.
-        """
-        from worldsim.engine.engine import Engine
 
+        Raises:
+            EngineError: no slot, a negative history, or too short a context.
+            ConfigError: another number of denoising passes.
+        """
         return Engine(self, slots, context, steps, history)
 
 
-def load(name: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> World:
+def load(
+    name: str | os.PathLike[str], device: str | torch.device = "auto", dtype: torch.dtype | None = None
+) -> World:
     """Load a world by its shipped name or folder.
 
     Args:
@@ -80,11 +92,5 @@ def load(name: str | Path, device: str | torch.device = "auto", dtype: torch.dty
         CheckpointError: there is no such world, or its files are damaged.
         EngineError: the device is not there.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise EngineError("the device must exist", str(device), "use device='auto' or 'cpu'") from error
+    place = find_device(device)
     return World(load_world(find_world(name), place), place, dtype or best_dtype(place))

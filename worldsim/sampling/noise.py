@@ -10,9 +10,10 @@ import numpy as np
 
 
 def normal(seed: int, index: int, draw: int, count: int) -> np.ndarray:
-    """``count`` standard normals, float32 [count]."""
+    """``count`` standard normals, float32 [count]; ``seed`` counts modulo 2**64."""
     pairs = (count + 1) // 2
-    bits = np.random.Philox(key=[seed & (2**64 - 1), draw], counter=[0, 0, index, 0]).random_raw(2 * pairs)
+    key = np.array([seed % 2**64, draw], np.uint64)  # a list of large numbers would pass through float64
+    bits = np.random.Philox(key=key, counter=[0, 0, index, 0]).random_raw(2 * pairs)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].astype(np.float32)
