@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.controls import Control
 from worldsim.envs.dream import Dream, draw_seed, info_of
 from worldsim.envs.reset_options import read_mask, read_starts
-from worldsim.errors import ConfigError, ControlError, EngineError
+from worldsim.errors import ConfigError, ControlError, EngineError, WorldsimError
 
 if TYPE_CHECKING:
     from worldsim.engine.session import Session
@@ -169,8 +169,12 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     def _begin_first(self, seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         self._rngs = [seeding.np_random(seed)[0] for seed in seeds]
-        for rng, seed, start in zip(self._rngs, seeds, starts, strict=True):
-            self._sessions.append(self.dream.open(draw_seed(rng) if seed is None else seed, start))
+        try:
+            for rng, seed, start in zip(self._rngs, seeds, starts, strict=True):
+                self._sessions.append(self.dream.open(draw_seed(rng) if seed is None else seed, start))
+        except WorldsimError:
+            self.close_extras()  # all or none: the next reset is the first one again
+            raise
 
     def _begin(self, i: int, seed: int | None, start: Start) -> None:
         """Begin episode ``i`` anew, with ``seed`` or the next one of its own sequence."""
@@ -190,7 +194,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             return [None] * self.num_envs
         if len(seed) != self.num_envs:
             raise ConfigError(f"a list of seeds must have one for each of {self.num_envs}", len(seed))
-        return seed
+        return [None if one is None else int(one) for one in seed]
 
     def _decode(self, actions: Any) -> list[Control]:
         rows = _rows(actions)

@@ -156,6 +156,15 @@ def test_starts_for_all_or_for_each(fake: FakeWorld) -> None:
         envs.reset(options={"start": [1, 2]})
 
 
+def test_a_start_that_there_is_not_does_no_lasting_harm(tiny_loaded: World) -> None:
+    envs = ImaginedVectorEnv(2, world=tiny_loaded, steps=1)
+    for start in ([0, 99], 99):
+        with pytest.raises(EngineError, match="start"):
+            envs.reset(options={"start": start})
+        envs.reset(seed=np.array([1, 2]))
+        envs.step([0, 0])
+
+
 @pytest.mark.parametrize("mask", [np.zeros(3, bool), np.ones(2, bool), np.ones(3), torch.ones(3)])
 def test_masks_that_mean_nothing(fake: FakeWorld, mask: Any) -> None:
     envs = ImaginedVectorEnv(3, world=fake)
