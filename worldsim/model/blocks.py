@@ -5,33 +5,13 @@ Shapes: B batch, T frames, N tokens, D width, A heads, d = D / A, W cached frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.model.attention import attend
+from worldsim.model.cache import PastKeys
 from worldsim.model.rope import angles, rotate
-
-
-@dataclass(frozen=True, slots=True)
-class PastKeys:
-    """One layer's share of the cache."""
-
-    keys: Tensor
-    """Raw keys [B, W, N, A, d]."""
-    values: Tensor
-    """[B, W, N, A, d]"""
-    ages: Tensor
-    """Frames from each to the first query frame [B, W]."""
-    filled: Tensor
-    """bool [B, W]"""
-
-    @property
-    def reach(self) -> int:
-        """How many frames back may be seen, W."""
-        return self.keys.shape[1]
 
 
 class Projection(nn.Module):
@@ -56,35 +36,30 @@ def over_space(proj: Projection, x: Tensor, turn: Tensor, mask: Tensor | None) -
     return proj.out(attend(rotate(q, turn), rotate(k, turn), v, mask).transpose(-2, -3).flatten(-2))
 
 
-def over_time(proj: Projection, x: Tensor, past: PastKeys | None) -> tuple[Tensor, Tensor, Tensor]:
-    """x [B, T, N, D]: every token sees itself at earlier frames, cached ones included.
+def over_clip(proj: Projection, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, T, N, D]: every token sees itself at this and earlier frames of the clip.
 
-    Returns the result and this call's raw keys and values [B, T, N, A, d].
+    Returns the result and the raw keys and values [B, T, N, A, d].
     """
     q, k, v = proj(x)
-    frames = x.shape[1]
-    now = torch.arange(frames, device=x.device)
-    age = (now[:, None] - now).expand(len(x), frames, frames)
-    seen = (age >= 0) & (age <= past.reach) if past is not None else age >= 0
-    keys, values = k, v
-    if past is not None:
-        keys, values = torch.cat([past.keys.to(k.dtype), k], 1), torch.cat([past.values.to(v.dtype), v], 1)
-        before = past.ages[:, None] + now[:, None]
-        age = torch.cat([before, age], -1)
-        seen = torch.cat([past.filled[:, None].expand_as(before), seen], -1)
-    return proj.out(_by_age(q, keys, values, age, seen)), k, v
+    time = torch.arange(x.shape[1], device=x.device)
+    turned_q, turned_k = _turned(q, time[None]), _turned(k, time[None])
+    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (turned_q, turned_k, v))
+    out = attend(*frames_last, time[:, None] >= time)
+    return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
 
 
-def _by_age(q: Tensor, k: Tensor, v: Tensor, age: Tensor, seen: Tensor) -> Tensor:
-    """q [B, T, N, A, d] over k, v [B, S, N, A, d] with ``age`` and ``seen`` [B, T, S] -> [B, T, N, D].
+def over_cache(proj: Projection, x: Tensor, past: PastKeys) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, 1, N, D]: every token sees itself now and in the cached frames; age 0 is not turned at all.
 
-    Times count from the last query frame: keys are turned by their age then, queries by theirs.
+    Returns the result and this frame's raw keys and values [B, 1, N, A, d].
     """
-    q = _turned(q, age[:, :, -1] - age[:, -1:, -1])
-    k = _turned(k, -age[:, -1])
-    q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (q, k, v))
-    out = attend(q, k, v, seen[:, None, None])
-    return out.permute(0, 3, 1, 2, 4).flatten(-2)
+    q, k, v = proj(x)
+    keys, values = torch.cat([past.keys.to(k.dtype), k], 1), torch.cat([past.values.to(v.dtype), v], 1)
+    seen = F.pad(past.filled, (0, 1), value=True)
+    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (q, keys, values))
+    out = attend(*frames_last, seen[:, None, None, None])
+    return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
 
 
 def _turned(x: Tensor, time: Tensor) -> Tensor:
@@ -119,7 +94,9 @@ class Block(nn.Module):
         fresh = None
         if self.time is not None:
             scale, shift, share = parts[3:6]
-            moved, keys, values = over_time(self.time, self.norm(x) * (1 + scale) + shift, past)
+            normed = self.norm(x) * (1 + scale) + shift
+            looked = over_clip(self.time, normed) if past is None else over_cache(self.time, normed, past)
+            moved, keys, values = looked
             x, fresh = x + share * moved, (keys, values)
         scale, shift, share = parts[6:]
         gate, up = self.gate_up(self.norm(x) * (1 + scale) + shift).chunk(2, -1)

@@ -6,10 +6,24 @@ Keys are raw: their rotation depends on their age, which changes every frame, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from worldsim.model.rope import angles, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class PastKeys:
+    """One layer's share of the cache, ready to be looked at from the next frame."""
+
+    keys: Tensor
+    """Keys, turned by their age [B, W, N, A, d]."""
+    values: Tensor
+    """[B, W, N, A, d]"""
+    filled: Tensor
+    """bool [B, W]"""
 
 
 @dataclass(slots=True)
@@ -26,6 +40,8 @@ class Cache:
     """Frames written so far [B]."""
     sinks: int
     """How many of the first frames stay for good."""
+    _past: list[PastKeys] | None = field(default=None, repr=False)
+    """What ``read`` gave, until something is written."""
 
     @staticmethod
     def empty(
@@ -46,13 +62,17 @@ class Cache:
         """Frames that can be held, W."""
         return self.written.shape[1]
 
-    def ages(self) -> tuple[Tensor, Tensor]:
-        """Frames since each place was written [B, W], 1 = the frame before, and which are filled [B, W].
+    def read(self) -> list[PastKeys]:
+        """Every layer's past. The keys are turned once a frame, however many passes read them.
 
         Ages end at the ring's length, so that a sink keeps a position that training has seen.
         """
-        filled = self.written >= 0
-        return (self.index[:, None] - self.written).clamp(max=self.frames), filled
+        if self._past is None:
+            age = (self.index[:, None] - self.written).clamp(max=self.frames)
+            turned = rotate(self.keys, angles(-age[..., None], (self.keys.shape[-1],))[:, :, None, None])
+            filled = self.written >= 0
+            self._past = [PastKeys(k, v, filled) for k, v in zip(turned, self.values, strict=True)]
+        return self._past
 
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
@@ -65,6 +85,7 @@ class Cache:
         self.values[:, rows, place] = values.to(self.values.dtype)
         self.written[rows, place] = self.index
         self.index += 1
+        self._past = None
 
     def pick(self, rows: Tensor) -> Cache:
         """A copy of some batch rows."""
@@ -76,3 +97,4 @@ class Cache:
         self.keys[:, rows] = other.keys.to(self.keys.dtype)
         self.values[:, rows] = other.values.to(self.values.dtype)
         self.written[rows], self.index[rows] = other.written, other.index
+        self._past = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
-from worldsim.model.blocks import Block, PastKeys
+from worldsim.model.blocks import Block
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
 from worldsim.model.rope import angles
@@ -133,7 +133,7 @@ class Generator(nn.Module):
             step: how far the denoising step goes [B, T], in (0, 1].
             view: what is known beforehand [B, T, N, V].
             control: keys, look and twist [B, T, M].
-            cache: frames before the first; read, never written.
+            cache: the frames before; read, never written. With a cache T is 1.
             known: False where the control is withheld, bool [B, T].
         """
         x = self.latent_in(noisy) + self.view_in(view) + self.place
@@ -142,11 +142,9 @@ class Generator(nn.Module):
         half = self.config.width // self.config.heads // 2
         turn = angles(self.positions, (half, half))  # made here: casting the weights must not round angles
         fresh: list[tuple[Tensor, Tensor]] = []
-        ages = cache.ages() if cache is not None else None
+        pasts = cache.read() if cache is not None else [None] * self.temporal_layers
         for block in self.blocks:
-            past = None
-            if cache is not None and ages is not None and block.time is not None:
-                past = PastKeys(cache.keys[len(fresh)], cache.values[len(fresh)], *ages)
+            past = pasts[len(fresh)] if block.time is not None else None
             x, pair = block(x, condition, turn, self.mask, past)
             if pair is not None:
                 fresh.append(pair)

@@ -31,23 +31,41 @@ class Recipe:
     context: int = 8
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
-    channels: int = 16
+    channels: int = 32
     place_channels: int = 16
     place_share: float = 0.4
     motion_share: float = 0.04
     dream_share: float = 0.44
     rollout_share: float = 0.12
     batch: int = 4
-    length: int = 8
+    length: int = 9
+    """Frames of a clip: one more than the context, so that no age in play is new."""
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "small": Recipe,
     "base": lambda: Recipe(
-        width=512, layers=8, heads=8, context=16, tokenizer_width=96, tokenizer_depth=4, place_channels=24, batch=16, length=12
+        width=512,
+        layers=8,
+        heads=8,
+        context=16,
+        tokenizer_width=96,
+        tokenizer_depth=4,
+        place_channels=24,
+        batch=16,
+        length=17,
     ),
     "large": lambda: Recipe(
-        width=768, layers=14, heads=12, context=32, tokenizer_width=128, tokenizer_depth=6, channels=32, place_channels=32, batch=32, length=16
+        width=768,
+        layers=14,
+        heads=12,
+        context=32,
+        tokenizer_width=128,
+        tokenizer_depth=6,
+        channels=32,
+        place_channels=32,
+        batch=32,
+        length=33,
     ),
 }
 """About 5M parameters for play on a CPU, 30M and 100M for GPUs, the place's planes not counted."""
@@ -60,7 +78,9 @@ def recipe_of(name: str) -> Recipe:
     """Raises ConfigError for an unknown name."""
     if name not in RECIPES:
         close = nearest(name, RECIPES)
-        raise ConfigError(f"a recipe must be one of {', '.join(RECIPES)}", name, f"did you mean {close!r}?" if close else "")
+        raise ConfigError(
+            f"a recipe must be one of {', '.join(RECIPES)}", name, f"did you mean {close!r}?" if close else ""
+        )
     return RECIPES[name]()
 
 
@@ -76,12 +96,21 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
     history = frame = None
     if recipe.tokenizer == "history":
         history = HistoryConfig(
-            size=spec.size, control=keys + 6, intrinsics=spec.intrinsics, place=place, width=recipe.tokenizer_width,
-            depth=recipe.tokenizer_depth, channels=recipe.channels,
+            size=spec.size,
+            control=keys + 6,
+            intrinsics=spec.intrinsics,
+            place=place,
+            width=recipe.tokenizer_width,
+            depth=recipe.tokenizer_depth,
+            channels=recipe.channels,
         )
     elif recipe.tokenizer == "frame":
         frame = FrameConfig(
-            size=spec.size, control=keys + 6, width=recipe.tokenizer_width, depth=recipe.tokenizer_depth, channels=recipe.channels
+            size=spec.size,
+            control=keys + 6,
+            width=recipe.tokenizer_width,
+            depth=recipe.tokenizer_depth,
+            channels=recipe.channels,
         )
     else:
         raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
@@ -89,11 +118,20 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
     surroundings = 16 * 6 + place.channels if place else 0
     return NetworksConfig(
         generator=GeneratorConfig(
-            channels=recipe.channels, view=view, control=keys + 6, width=recipe.width, layers=recipe.layers, heads=recipe.heads,
+            channels=recipe.channels,
+            view=view,
+            control=keys + 6,
+            width=recipe.width,
+            layers=recipe.layers,
+            heads=recipe.heads,
             context=recipe.context,
         ),
-        heads=HeadsConfig(width=recipe.width, control=keys, surroundings=surroundings, poses=poses is not None),
-        history=history, frame=frame, twist_scale=scale,
+        heads=HeadsConfig(
+            width=recipe.width, control=keys, surroundings=surroundings, poses=poses is not None
+        ),
+        history=history,
+        frame=frame,
+        twist_scale=scale,
     )
 
 
@@ -114,7 +152,9 @@ def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
     return tuple(float(x) if x > 1e-4 else 0.0 for x in size)
 
 
-def _place_around(poses: np.ndarray, floor: float, ceiling: float, channels: int, margin: float = 1.0) -> PlaceConfig:
+def _place_around(
+    poses: np.ndarray, floor: float, ceiling: float, channels: int, margin: float = 1.0
+) -> PlaceConfig:
     low, high = poses[:, :2, 3].min(0) - margin, poses[:, :2, 3].max(0) + margin
     bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     return PlaceConfig(bounds=bounds, floor=floor, ceiling=ceiling, channels=channels)
