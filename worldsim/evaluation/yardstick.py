@@ -79,7 +79,8 @@ def evaluate(
     _check_source(world, player)
     check_seeds(start.seed for start in world.starts)
     seeds = reporting_seeds(seed)
-    batches, played = [], []
+    batches: list[dict[str, np.ndarray]] = []
+    played: list[int] = []
     sizes = _batches(scope.trajectories, scope.batch)
     for i, size in enumerate(sizes):
         part = lambda share, i=i: on_progress((i + share) / len(sizes))  # noqa: E731
