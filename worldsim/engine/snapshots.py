@@ -1,4 +1,4 @@
-"""Sessions as bytes: a sha256, then safetensors with a JSON header; refused if they belong to other weights."""
+"""Sessions as bytes: a sha256, then safetensors with a JSON header; refused by other weights."""
 
 from __future__ import annotations
 

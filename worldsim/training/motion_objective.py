@@ -14,7 +14,7 @@ from worldsim.training.stage import Logs, Objective
 
 
 def twists_of(networks: Networks, poses: np.ndarray) -> np.ndarray:
-    """Normalised twists float32 [B, T, 6] of ``poses`` [B, T, 4, 4]; what led into frame t; zeros at t = 0."""
+    """Normalised twists float32 [B, T, 6] of ``poses`` [B, T, 4, 4]: what led into each frame; 0 at t = 0."""
     steps = networks.normalise(camera.log(camera.relative(poses[:, :-1], poses[:, 1:])))
     return np.concatenate([np.zeros_like(steps[:, :1]), steps], 1)
 

@@ -14,8 +14,10 @@ from worldsim.tokenizer.history import HistoryTokenizer
 from worldsim.training.stage import Logs, Objective
 
 
-def place_objective(tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 64, columns: int = 8) -> Objective:
-    """Squared error (sharp edges need a little L1 besides) of ``columns`` columns of each of ``views`` frames."""
+def place_objective(
+    tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 64, columns: int = 8
+) -> Objective:
+    """Squared error, and a little L1 for sharp edges, of ``columns`` columns of each of ``views`` frames."""
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         assert tokenizer.place is not None

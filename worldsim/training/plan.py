@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from worldsim.data.clips import ClipStore
@@ -17,10 +19,10 @@ from worldsim.training.stage import Rate, Stage
 
 
 def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
-    """The stages in order. ``warm``: the weights have been trained before, so nothing is initialised from the data."""
+    """The stages in order. ``warm``: the weights are trained already, none is initialised from the data."""
     stages, tokenizer = [], networks.tokenizer
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
-        start = None if warm else lambda: prepare_place(networks, clips)
+        start = None if warm else partial(prepare_place, networks, clips)
         objective = place_objective(tokenizer, clips)
         stages.append(Stage("place", recipe.place_share, _place_rates(tokenizer.place), objective, start))
         if networks.heads.motion is not None:
@@ -42,7 +44,6 @@ def _place_rates(place: Place) -> list[Rate]:
 
 def _dream_parameters(networks: Networks) -> list[nn.Parameter]:
     """All but the place; the motion head too where the place's own stage has taught it."""
-    taught = ("tokenizer.place.",)
-    if networks.config.heads.surroundings:
-        taught += ("heads.motion.",)
+    has_place = networks.config.heads.surroundings > 0
+    taught = ("tokenizer.place.", "heads.motion.") if has_place else ("tokenizer.place.",)
     return [parameter for name, parameter in networks.named_parameters() if not name.startswith(taught)]

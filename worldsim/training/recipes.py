@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
@@ -14,6 +14,7 @@ from worldsim.errors import ConfigError, nearest
 from worldsim.model.generator import GeneratorConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.tokenizer.build import TokenizerConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.place import PlaceConfig
@@ -21,11 +22,15 @@ from worldsim.tokenizer.place import PlaceConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Sizes and the division of the wall clock. Shares are of the minutes given and are normalised over the stages that run."""
+    """Sizes and the division of the wall clock.
+
+    Shares are of the minutes given and are normalised over the stages that run.
+    """
 
     tokenizer: str = "history"
     """"history" (decoder sees the past) or "frame" (each frame alone)."""
     width: int = 192
+    """Of the generator."""
     layers: int = 4
     heads: int = 6
     context: int = 8
@@ -41,10 +46,15 @@ class Recipe:
     length: int = 9
     """Frames of a clip: one more than the context, so that no age in play is new."""
 
+    @property
+    def tokenizer_sizes(self) -> dict[str, int]:
+        """What either tokenizer takes."""
+        return {"width": self.tokenizer_width, "depth": self.tokenizer_depth, "channels": self.channels}
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    "small": Recipe,
-    "base": lambda: Recipe(
+
+RECIPES: dict[str, Recipe] = {
+    "small": Recipe(),
+    "base": Recipe(
         width=512,
         layers=8,
         heads=8,
@@ -55,7 +65,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         batch=16,
         length=17,
     ),
-    "large": lambda: Recipe(
+    "large": Recipe(
         width=768,
         layers=14,
         heads=12,
@@ -71,81 +81,70 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 """About 5M parameters for play on a CPU, 30M and 100M for GPUs, the place's planes not counted."""
 
 SCENES: dict[str, tuple[float, float]] = {"doom-maze": (0.0, 4.0)}
-"""Sources that are one still place between one floor and one ceiling, and the heights of these in metres."""
+"""Sources that are one still place, and the heights of its floor and its ceiling in metres."""
 
 
 def recipe_of(name: str) -> Recipe:
     """Raises ConfigError for an unknown name."""
     if name not in RECIPES:
-        close = nearest(name, RECIPES)
-        raise ConfigError(
-            f"a recipe must be one of {', '.join(RECIPES)}", name, f"did you mean {close!r}?" if close else ""
-        )
-    return RECIPES[name]()
+        raise ConfigError(f"a recipe must be one of {', '.join(RECIPES)}", name, nearest(name, RECIPES))
+    return RECIPES[name]
 
 
 def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
-    """The networks for a source; ``poses`` [n, 4, 4] are its training poses in recorded order, None without poses."""
-    keys = spec.control_space.size
-    place = None
-    scale = (0.1,) * 6
-    if poses is not None:
-        scale = _twist_scale(poses)
-        if spec.name in SCENES and recipe.tokenizer == "history":
-            place = _place_around(poses, *SCENES[spec.name], channels=recipe.place_channels)
-    history = frame = None
-    if recipe.tokenizer == "history":
-        history = HistoryConfig(
-            size=spec.size,
-            control=keys + 6,
-            intrinsics=spec.intrinsics,
-            place=place,
-            width=recipe.tokenizer_width,
-            depth=recipe.tokenizer_depth,
-            channels=recipe.channels,
-        )
-    elif recipe.tokenizer == "frame":
-        frame = FrameConfig(
-            size=spec.size,
-            control=keys + 6,
-            width=recipe.tokenizer_width,
-            depth=recipe.tokenizer_depth,
-            channels=recipe.channels,
-        )
-    else:
+    """The networks for a source.
+
+    ``poses`` [n, 4, 4] are those of its training frames in recorded order; None without poses.
+
+    Raises:
+        ConfigError: a tokenizer of another name, or sizes that do not fit.
+    """
+    if recipe.tokenizer not in ("history", "frame"):
         raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
-    view = 6 * history.pool**2 if history else 1
-    surroundings = 16 * 6 + place.channels if place else 0
+    keys = spec.control_space.size
+    tokenizer = _plan_tokenizer(recipe, spec, poses)
+    history = tokenizer if isinstance(tokenizer, HistoryConfig) else None
+    generator = GeneratorConfig(
+        channels=recipe.channels,
+        view=tokenizer.view_channels,
+        control=keys + 6,
+        width=recipe.width,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        context=recipe.context,
+    )
+    surroundings = history.surroundings if history else 0
     return NetworksConfig(
-        generator=GeneratorConfig(
-            channels=recipe.channels,
-            view=view,
-            control=keys + 6,
-            width=recipe.width,
-            layers=recipe.layers,
-            heads=recipe.heads,
-            context=recipe.context,
-        ),
+        generator=generator,
         heads=HeadsConfig(
             width=recipe.width, control=keys, surroundings=surroundings, poses=poses is not None
         ),
         history=history,
-        frame=frame,
-        twist_scale=scale,
+        frame=tokenizer if isinstance(tokenizer, FrameConfig) else None,
+        twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
     )
+
+
+def _plan_tokenizer(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) -> TokenizerConfig:
+    control = spec.control_space.size + 6
+    if recipe.tokenizer == "frame":
+        return FrameConfig(size=spec.size, control=control, **recipe.tokenizer_sizes)
+    place = None
+    if poses is not None and spec.name in SCENES:
+        place = _place_around(poses, *SCENES[spec.name], channels=recipe.place_channels)
+    sizes = recipe.tokenizer_sizes
+    return HistoryConfig(size=spec.size, control=control, intrinsics=spec.intrinsics, place=place, **sizes)
 
 
 def prepare_place(networks: Networks, clips: ClipStore) -> None:
     """Mark what the camera has visited as free space."""
     tokenizer = networks.tokenizer
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None and clips.poses is not None:
-        import torch
-
         tokenizer.place.mark_free(torch.from_numpy(clips.poses[:, :2, 3]).float())
 
 
 def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
-    """Root mean square of each twist component, leaving out jumps between episodes; 0 for what never moves."""
+    """Root mean square of each twist component, jumps between episodes left out; 0 for what never moves."""
     twists = camera.log(camera.relative(poses[:-1], poses[1:]))
     steady = np.abs(twists[:, :3]).max(-1) < 4 * np.median(np.abs(twists[:, :3]).max(-1)) + 1e-3
     size = np.sqrt((twists[steady] ** 2).mean(0))

@@ -1,7 +1,8 @@
-"""Fine-tuning on own roll-outs: the dream runs with the true controls and poses, and the decoder mends what comes out.
+"""Fine-tuning on own roll-outs: a dream runs under true controls and poses, the decoder mends what comes out.
 
-The dream itself runs without gradient, exactly as in play (``step_unit``); each frame is then decoded once more with gradient
-and held against the truth (Self Forcing's point: train on what inference sees; GameNGen's and DIAMOND's short roll-outs).
+The dream itself runs without gradient, exactly as in play (``step_unit``); each frame is then decoded once
+more with gradient and held against the truth (Self Forcing's point: train on what inference sees; GameNGen's
+and DIAMOND's short roll-outs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from worldsim.training.dream_objective import picture_loss
 from worldsim.training.stage import Logs, Objective
 
 
-def rollout_objective(networks: Networks, clips: ClipStore, batch: int, length: int, given: int = 2) -> Objective:
+def rollout_objective(
+    networks: Networks, clips: ClipStore, batch: int, length: int, given: int = 2
+) -> Objective:
     """Dream ``length - given`` frames after ``given`` true ones."""
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,31 +14,36 @@ import torch
 from worldsim import config as configs
 from worldsim.checkpoint import WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
+from worldsim.data.dataset import Split
+from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, DataError
-from worldsim.networks import Networks
+from worldsim.networks import Networks, channels_last, find_device
 from worldsim.training.pictures import write_strip
 from worldsim.training.plan import stages_of
-from worldsim.training.recipes import RECIPES, plan_networks, recipe_of
+from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
+from worldsim.training.stage import Stage
 from worldsim.training.starts import choose_starts
-from worldsim.training.trainer import Trainer
+from worldsim.training.ticker import Ticker
+from worldsim.training.trainer import Trainer, Writer
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(prog="worldsim train", description="Train a world on a recorded dataset.")
-    options.add_argument("name", help="name of the world, e.g. doom-maze")
-    options.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    options.add_argument("--out", type=Path, required=True, help="run folder: state, figures, strips and the world itself")
-    options.add_argument("--minutes", type=float, default=150, help="wall clock that the stages share (default: 150)")
-    options.add_argument("--recipe", choices=sorted(RECIPES), default="small")
-    options.add_argument("--size", help="frame size HxW; must divide the dataset's (default: the dataset's)")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe field, e.g. width=256")
-    options.add_argument("--stages", help="comma-separated stages to run, of place,motion,dream,rollout (default: all)")
-    options.add_argument("--init", help="world to start from: a shipped name or a folder")
-    options.add_argument("--resume", action="store_true", help="go on from the state in --out")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", default="auto")
-    options.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    options = argparse.ArgumentParser(prog="worldsim train", description="Train a world on recorded data.")
+    add = options.add_argument
+    add("name", help="name of the world, e.g. doom-maze")
+    add("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    add("--out", type=Path, required=True, help="run folder: state, figures, strips and the world itself")
+    add("--minutes", type=float, default=150, help="wall clock that the stages share (%(default)s)")
+    add("--recipe", choices=sorted(RECIPES), default="small", help="sizes (%(default)s)")
+    add("--size", help="frame size HxW; must divide the dataset's (default: the dataset's)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
+    add("--stages", help="comma-separated: of place,motion,dream,rollout those to run (default: all)")
+    add("--init", help="world to start from: a shipped name or a folder")
+    add("--resume", action="store_true", help="go on from the state in --out")
+    add("--seed", type=int, default=0, help="of all chance (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--threads", type=int, help="CPU threads (default: all)")
     return options
 
 
@@ -45,42 +52,76 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
     size = None if args.size is None else _read_size(args.size)
-    clips = ClipStore(args.data, size, on_progress=lambda done, total: print(f"\rdecoding {done}/{total}", end="", file=sys.stderr))
-    held_out = ClipStore(args.data, size, split="held_out")
-    if args.init:
-        stored = load_world(find_world(args.init), device)
-        networks = Networks(stored.config.networks)
-        networks.load_state_dict(stored.networks.state_dict())
-    else:
-        torch.manual_seed(args.seed)
-        networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
-    networks.to(device).to(memory_format=torch.channels_last).train()
-    stages = stages_of(recipe, networks, clips, warm=bool(args.init))
-    if args.stages:
-        chosen = args.stages.split(",")
-        unknown = set(chosen) - {stage.name for stage in stages}
-        if unknown:
-            raise ConfigError(f"a stage must be one of {', '.join(stage.name for stage in stages)}", sorted(unknown))
-        stages = [stage for stage in stages if stage.name in chosen]
-    args.out.mkdir(parents=True, exist_ok=True)
-    world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
+    clips, held_out = _decode(args.data, size, "train"), _decode(args.data, size, "held_out")
     starts = choose_starts(held_out)
-
-    def picture(stage: str, step: int) -> None:
-        write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
-
-    trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, _writer(args.out), picture)
-    if args.resume:
-        trainer.resume()
-    print(f"{networks.parameter_count() / 1e6:.1f}M parameters, {len(clips)} frames, matmul peak {trainer.peak / 1e12:.2f} TFLOP/s", file=sys.stderr)
-    finished = trainer.run()
+    networks = _networks(args, recipe, clips)
+    stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
+    args.out.mkdir(parents=True, exist_ok=True)
+    finished = _train(args, networks, stages, held_out)
+    world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
     save_world(args.out / args.name, world, networks, starts, card)
     print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
     return 0 if finished else 130
+
+
+def _decode(data: Path, size: tuple[int, int] | None, split: Split) -> ClipStore:
+    """The clips of a split; the first time, its videos are decoded."""
+    with Ticker(f"decoding {split}", 1.0) as ticker:
+
+        def show(done: int, total: int) -> None:
+            ticker.update(done / total, f"{done}/{total} episodes")
+
+        return ClipStore(data, size, split=split, on_progress=show)
+
+
+def _networks(args: argparse.Namespace, recipe: Recipe, clips: ClipStore) -> Networks:
+    """Fresh networks, or those of the world to start from, ready for training."""
+    device = find_device(args.device)
+    if args.init:
+        stored = load_world(find_world(args.init))
+        _check_source(stored.config.source, clips.spec)
+        networks = stored.networks
+    else:
+        torch.manual_seed(args.seed)
+        networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    channels_last(networks.to(device))
+    return networks.train()
+
+
+def _check_source(learnt: SourceSpec, given: SourceSpec) -> None:
+    """What a world was learnt from must look and be steered like what it is to be trained on."""
+    for name in ("size", "control_space", "has_pose"):
+        if getattr(learnt, name) != getattr(given, name):
+            rule = f"--init needs a world of the data's {name}, {getattr(given, name)}"
+            raise ConfigError(rule, getattr(learnt, name), "choose another world, or --size")
+
+
+def _chosen(stages: list[Stage], names: str | None) -> list[Stage]:
+    if names is None:
+        return stages
+    known, chosen = [stage.name for stage in stages], names.split(",")
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ConfigError(f"a stage must be one of {', '.join(known)}", unknown)
+    return [stage for stage in stages if stage.name in chosen]
+
+
+def _train(args: argparse.Namespace, networks: Networks, stages: list[Stage], held_out: ClipStore) -> bool:
+    """Run the stages; False where Ctrl-C ended them early."""
+
+    def picture(stage: str, step: int) -> None:
+        write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
+
+    with _figures(args.out) as writer:
+        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, picture)
+        if args.resume:
+            trainer.resume()
+        size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12
+        print(f"{size:.1f}M parameters, matmul peak {peak:.2f} TFLOP/s", file=sys.stderr)
+        return trainer.run()
 
 
 def _read_size(text: str) -> tuple[int, int]:
@@ -90,10 +131,14 @@ def _read_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _writer(out: Path):  # type: ignore[no-untyped-def]
+@contextmanager
+def _figures(out: Path) -> Iterator[Writer | None]:
+    """Where figures go: TensorBoard, if it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print("figures are not written: pip install 'worldsim[train]' for TensorBoard", file=sys.stderr)
-        return None
-    return SummaryWriter(str(out / "figures"))
+        yield None
+        return
+    with SummaryWriter(str(out / "figures")) as writer:
+        yield writer

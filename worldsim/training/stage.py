@@ -1,4 +1,4 @@
-"""A stage of training: which weights, at which rates, on which objective, for which share of the wall clock."""
+"""A stage of training: which weights, at which rates, on which objective, for which share of the time."""
 
 from __future__ import annotations
 

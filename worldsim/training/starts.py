@@ -1,4 +1,4 @@
-"""Moments from which dreams start: held-out, spread over episodes, each with the way to bring the real source there."""
+"""Moments from which dreams start: held-out, spread over episodes, each with the real source's way there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import numpy as np
 
 from worldsim.checkpoint import Context
 from worldsim.data.clips import ClipStore
+from worldsim.errors import DataError
 
 
 def choose_starts(held_out: ClipStore, count: int = 32, length: int = 4, seed: int = 0) -> list[Context]:
     """``count`` contexts of ``length`` frames, taken evenly from all held-out episodes that are long enough.
 
     They lie early in their episodes (frames 8 to 200), so that replaying the real source to them is quick.
+
+    Raises:
+        DataError: no episode is long enough.
     """
     rng = np.random.default_rng(seed)
     long_enough = [i for i, episode in enumerate(held_out.episodes) if episode.length > length + 8]
+    if not long_enough:
+        rule = f"a held-out episode must have more than {length + 8} frames"
+        longest = max(episode.length for episode in held_out.episodes)
+        raise DataError(rule, f"at most {longest}", "record longer episodes")
     starts = []
     for n in range(count):
         number = long_enough[n % len(long_enough)]

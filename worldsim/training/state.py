@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: weights, Adam's moments and the clock. safetensors and JSON, written atomically."""
+"""Where a training stands, on disk: weights, Adam's moments, the clock; safetensors, written atomically."""
 
 from __future__ import annotations
 
@@ -14,48 +14,66 @@ from safetensors.torch import load_file, save
 from worldsim.errors import CheckpointError
 from worldsim.networks import Networks
 
+_NAME = "state.safetensors"
+
+Moments = dict[int, dict[str, torch.Tensor]]
+"""What an optimizer remembers of each parameter, by the parameter's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
     """How far a training has come."""
 
     stage: int = 0
+    """Number of the stage that is run or comes next."""
     seconds: float = 0.0
     """Spent in the stage."""
     step: int = 0
     """Steps taken in the stage."""
     done: bool = False
+    """Whether all stages are."""
+    name: str = ""
+    """Of the stage, so that a plan with other stages is noticed; empty where none is left."""
 
 
-def save_state(folder: Path, networks: Networks, optimizer: torch.optim.Optimizer | None, clock: Clock) -> None:
+def save_state(
+    folder: Path, networks: Networks, optimizer: torch.optim.Optimizer | None, clock: Clock
+) -> None:
     """Write weights and, inside a stage, the optimizer's moments."""
-    tensors = {f"w.{name}": value.detach().cpu().contiguous() for name, value in networks.state_dict().items()}
+    tensors = {f"w.{name}": _plain(value) for name, value in networks.state_dict().items()}
     if optimizer is not None:
         for i, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"o.{i}.{name}": torch.as_tensor(value).cpu().contiguous() for name, value in moments.items()}
-    _replace(folder / "state.safetensors", save(tensors, {"clock": json.dumps(asdict(clock))}))
+            tensors |= {f"o.{i}.{name}": _plain(torch.as_tensor(value)) for name, value in moments.items()}
+    _replace(folder / _NAME, save(tensors, {"clock": json.dumps(asdict(clock))}))
 
 
-def load_state(folder: Path, networks: Networks) -> tuple[Clock, dict[int, dict[str, torch.Tensor]]]:
+def load_state(folder: Path, networks: Networks) -> tuple[Clock, Moments]:
     """Put the weights back; returns the clock and the optimizer's moments.
 
     Raises:
-        CheckpointError: there is no state, or it belongs to other networks.
+        CheckpointError: there is no state, it is damaged, or it belongs to other networks.
     """
-    path = folder / "state.safetensors"
+    path = folder / _NAME
     if not path.exists():
         raise CheckpointError("there must be a state to resume from", str(path), "start without --resume")
     try:
-        tensors = load_file(path)
-        networks.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("w.")})
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError("a state must belong to these networks", str(error)[:200], "resume with the recipe it began with") from error
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+        clock, tensors = _read_clock(path), load_file(path)
+        networks.load_state_dict(
+            {name.removeprefix("w."): value for name, value in tensors.items() if name.startswith("w.")}
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        rule = "a state must be whole and of these networks"
+        raise CheckpointError(rule, str(error)[:200], "resume with the recipe it began with") from error
+    moments: Moments = {}
     for name, value in tensors.items():
         if name.startswith("o."):
             _, i, field = name.split(".", 2)
             moments.setdefault(int(i), {})[field] = value
-    return _read_clock(path), moments
+    return clock, moments
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().contiguous()
 
 
 def _read_clock(path: Path) -> Clock:

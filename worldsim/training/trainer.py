@@ -1,4 +1,4 @@
-"""One trainer that knows no objective: stages share a wall clock; it can be interrupted and resumed at any step."""
+"""One trainer that knows no objective: stages share a wall clock; it stops and resumes at any step."""
 
 from __future__ import annotations
 
@@ -10,94 +10,119 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.flop_counter import FlopCounterMode
 
+from worldsim.errors import CheckpointError, ConfigError
 from worldsim.networks import Networks
 from worldsim.peak import matmul_peak
 from worldsim.training.stage import Logs, Stage, rate_at
-from worldsim.training.state import Clock, load_state, save_state
+from worldsim.training.state import Clock, Moments, load_state, save_state
+from worldsim.training.throughput import Throughput
+from worldsim.training.ticker import Ticker
+
+_SPEED = ("steps_per_s", "peak_share")
+"""Figures that are told in words of their own."""
 
 
 class Writer(Protocol):
     """Where figures go; TensorBoard's writer is one."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Write one figure."""
 
 
 class Trainer:
-    """Runs stages, saves every few minutes, logs figures and the share of the machine's matmul peak."""
+    """Runs stages, saves every few minutes, logs figures and the share of the machine's matmul peak.
+
+    Args:
+        networks: what is trained.
+        stages: in order; their shares of the minutes are normalised.
+        out: folder of the state.
+        minutes: wall clock that the stages share, saving and pictures included.
+        seed: of all chance.
+        writer: where figures go.
+        picture: called with the stage and the step whenever the state is saved.
+        save_every: seconds between saves.
+    """
 
     def __init__(
-        self, networks: Networks, stages: list[Stage], out: Path, minutes: float, seed: int, writer: Writer | None = None,
-        picture: Callable[[str, int], None] | None = None, save_every: float = 120.0,
+        self,
+        networks: Networks,
+        stages: list[Stage],
+        out: Path,
+        minutes: float,
+        seed: int,
+        writer: Writer | None = None,
+        picture: Callable[[str, int], None] | None = None,
+        save_every: float = 120.0,
     ) -> None:
-        """``picture(stage, step)`` is called whenever the state is saved."""
         self.networks, self.stages, self.out, self.seed = networks, stages, out, seed
         self.writer, self.picture, self.save_every = writer, picture, save_every
         whole = sum(stage.share for stage in stages)
+        if whole <= 0:
+            raise ConfigError("stages must have a share of the minutes", [stage.name for stage in stages])
         self.budgets = [minutes * 60 * stage.share / whole for stage in stages]
-        self.clock = Clock()
+        """Seconds of each stage."""
+        self.clock = self._clock(0)
         self.peak = matmul_peak(networks.device)
-        self._moments: dict[int, dict[str, torch.Tensor]] = {}
+        """FLOP/s of the machine's matmuls."""
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._moments: Moments = {}  # of a state that was read, until an optimizer takes them up
 
     def resume(self) -> None:
-        """Go on from the state in the output folder."""
-        self.clock, self._moments = load_state(self.out, self.networks)
+        """Go on from the state in the output folder.
+
+        Raises:
+            CheckpointError: there is none, or one of other networks or stages.
+        """
+        clock, moments = load_state(self.out, self.networks)
+        if clock.name not in ("", self._clock(clock.stage).name):
+            rule = "a training must be resumed with the stages it began with"
+            raise CheckpointError(rule, clock.name, "give the same --stages")
+        self.clock, self._moments = clock, moments
 
     def run(self) -> bool:
         """Train to the end. Returns False where Ctrl-C ended it early; the state is saved either way."""
-        columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-        with Progress(*columns) as progress:
-            bar = progress.add_task("training", total=sum(self.budgets))
-            for i in range(self.clock.stage, len(self.stages)):
-                if not self._run_stage(i, progress, bar):
-                    return False
-        self.clock = Clock(stage=len(self.stages), done=True)
-        save_state(self.out, self.networks, None, self.clock)
+        with Ticker("training", sum(self.budgets)) as ticker:
+            ticker.begin(self._spent())
+            try:
+                while self.clock.stage < len(self.stages):
+                    self._run_stage(self.stages[self.clock.stage], ticker)
+            except KeyboardInterrupt:
+                self._save()
+                return False
         return True
 
-    def _run_stage(self, i: int, progress: Progress, bar: int) -> bool:
-        stage, budget = self.stages[i], self.budgets[i]
-        if self.clock.step == 0 and stage.start is not None:
+    def _run_stage(self, stage: Stage, ticker: Ticker) -> None:
+        """Take steps until the stage's seconds are spent."""
+        number, before = self.clock.stage, self.clock.seconds
+        budget = self.budgets[number]
+        if self.clock.step == 0 and budget > 0 and stage.start is not None:
             stage.start()
-        optimizer = self._optimizer(stage)
-        spent, step, saved = self.clock.seconds, self.clock.step, time.monotonic()
-        flops = 0
-        try:
-            while spent < budget:
-                began = time.monotonic()
-                if not flops:
-                    with FlopCounterMode(display=False) as counter:
-                        logs = self._step(stage, optimizer, spent / budget, i, step)
-                    flops = counter.get_total_flops()
-                else:
-                    logs = self._step(stage, optimizer, spent / budget, i, step)
-                took = time.monotonic() - began
-                spent, step = spent + took, step + 1
-                self.clock = Clock(i, spent, step)
-                self._log(stage.name, step, {**logs, "steps_per_s": 1 / took, "peak_share": flops / took / self.peak})
-                share = "" if step < 2 else f" {flops / took / self.peak:.0%} of peak"
-                figures = " ".join(f"{name} {value:.3f}" for name, value in logs.items())
-                progress.update(bar, completed=sum(self.budgets[:i]) + spent, description=f"{stage.name} {step}: {figures}{share}")
-                if time.monotonic() - saved > self.save_every:
-                    self._save(stage, optimizer, step)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save(stage, optimizer, step)
-            return False
-        self.clock = Clock(i + 1)
-        self._moments = {}
-        self._save(stage, None, step)
-        return True
+        optimizer = self._optimizer = self._make_optimizer(stage)
+        throughput = Throughput(self.peak)
+        began = saved = time.monotonic()
+        while self.clock.seconds < budget:
+            logs = throughput.measure(lambda: self._step(stage, optimizer))
+            now = time.monotonic()
+            self.clock = self._clock(number, before + now - began, self.clock.step + 1)
+            self._tell(stage, logs, ticker)
+            if now - saved > self.save_every:
+                self._save()
+                self._draw(stage)
+                saved = now
+        step = self.clock.step
+        self.clock, self._optimizer = self._clock(number + 1), None
+        self._save()
+        self._draw(stage, step)
 
-    def _step(self, stage: Stage, optimizer: torch.optim.Optimizer, progress: float, index: int, step: int) -> Logs:
-        """One step. Its randomness depends on (seed, stage, step) alone, so a resumed training draws what it would have drawn."""
-        rng = np.random.default_rng([self.seed, index, step])
-        factor = rate_at(progress, step, stage.hold)
+    def _step(self, stage: Stage, optimizer: torch.optim.Optimizer) -> Logs:
+        """One step. Its chance hangs on (seed, stage, step) alone: a resumed run draws what it would have."""
+        clock, kind = self.clock, self.networks.device.type
+        progress = min(1.0, clock.seconds / max(self.budgets[clock.stage], 1e-9))
+        factor = rate_at(progress, clock.step, stage.hold)
         for group, rate in zip(optimizer.param_groups, stage.rates, strict=True):
             group["lr"] = rate.peak * factor
-        kind = self.networks.device.type
+        rng = np.random.default_rng([self.seed, clock.stage, clock.step])
         with torch.autocast(kind, torch.bfloat16) if kind in ("cpu", "cuda") else nullcontext():
             loss, logs = stage.objective(rng, progress)
         optimizer.zero_grad(set_to_none=True)
@@ -106,24 +131,43 @@ class Trainer:
         optimizer.step()
         return {"loss": loss.item(), **logs}
 
-    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        for parameter in self.networks.parameters():
-            parameter.requires_grad_(False)
+    def _make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        """AdamW over the stage's weights, which alone get gradients; with its moments where it is resumed."""
+        self.networks.requires_grad_(False)
         for rate in stage.rates:
             for parameter in rate.parameters:
                 parameter.requires_grad_(True)
-        groups = [{"params": rate.parameters, "lr": rate.peak, "weight_decay": rate.decay} for rate in stage.rates]
+        groups = [
+            {"params": rate.parameters, "lr": rate.peak, "weight_decay": rate.decay} for rate in stage.rates
+        ]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-10)
         if self._moments:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self._moments})
+            self._moments = {}
         return optimizer
 
-    def _log(self, stage: str, step: int, logs: Logs) -> None:
+    def _clock(self, number: int, seconds: float = 0.0, step: int = 0) -> Clock:
+        done = number >= len(self.stages)
+        name = "" if done else self.stages[number].name
+        return Clock(stage=number, seconds=seconds, step=step, done=done, name=name)
+
+    def _spent(self) -> float:
+        return sum(self.budgets[: self.clock.stage]) + self.clock.seconds
+
+    def _tell(self, stage: Stage, logs: Logs, ticker: Ticker) -> None:
+        step = self.clock.step
+        figures = " ".join(f"{name} {value:.3f}" for name, value in logs.items() if name not in _SPEED)
+        speed = f", {logs['steps_per_s']:.1f} steps/s, {logs['peak_share']:.0%} of peak"
+        ticker.update(self._spent(), f"{stage.name} {step}: {figures}{speed}")
         if self.writer is not None and step % 10 == 0:
             for name, value in logs.items():
-                self.writer.add_scalar(f"{stage}/{name}", value, step)
+                self.writer.add_scalar(f"{stage.name}/{name}", value, step)
 
-    def _save(self, stage: Stage, optimizer: torch.optim.Optimizer | None, step: int) -> None:
-        save_state(self.out, self.networks, optimizer, self.clock)
+    def _save(self) -> None:
+        if self._moments:
+            return  # interrupted before going on: the state on disk is whole, this one would lack them
+        save_state(self.out, self.networks, self._optimizer, self.clock)
+
+    def _draw(self, stage: Stage, step: int | None = None) -> None:
         if self.picture is not None:
-            self.picture(stage.name, step)
+            self.picture(stage.name, self.clock.step if step is None else step)

@@ -1,0 +1,63 @@
+"""A tiny recorded dataset: a camera that walks in circles through a room of stripes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.camera import Intrinsics, from_planar
+from worldsim.controls import DOOM_KEYS, ControlSpace
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.gather import gather
+from worldsim.data.shards import Shard, write_shard
+from worldsim.data.spec import SourceSpec
+
+HEIGHT, WIDTH = 60, 80
+
+
+def room_spec(*, poses: bool = True) -> SourceSpec:
+    """The maze's, at 80x60."""
+    combos = ((), *((key,) for key in DOOM_KEYS))
+    return SourceSpec(
+        name="doom-maze",
+        size=(HEIGHT, WIDTH),
+        fps=17.5,
+        control_space=ControlSpace(keys=DOOM_KEYS, look=True, pose=poses, combos=combos),
+        intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
+        has_pose=poses,
+        unit_metres=1 / 32 if poses else None,
+        tics=2,
+    )
+
+
+def walk(seed: int, length: int, *, poses: bool = True) -> EpisodeArrays:
+    """An episode of ``length`` frames: forward is held, the camera turns, the stripes move with it."""
+    rng = np.random.default_rng(seed)
+    yaw = rng.uniform(-3, 3) + 0.1 * np.arange(length)
+    x, y = 2 + np.sin(yaw), 2 - np.cos(yaw)
+    keys = np.zeros((length, len(DOOM_KEYS) + 1), np.float32)
+    keys[:, 0], keys[:, 4] = 1, rng.integers(0, 2, length)
+    column = np.arange(WIDTH) / WIDTH
+    stripes = 127.5 + 100 * np.sin(6 * (yaw[:, None] + column) + np.arange(3)[:, None, None])
+    frames = np.broadcast_to(stripes.transpose(1, 2, 0)[:, None], (length, HEIGHT, WIDTH, 3))
+    last = np.arange(length) == length - 1
+    return EpisodeArrays(
+        frames=frames.astype(np.uint8),
+        controls=keys,
+        poses=from_planar(x, y, 1.3, yaw) if poses else None,
+        rewards=(rng.random(length) < 0.1).astype(np.float32),
+        terminated=last & (seed % 2 == 1),
+        truncated=last & (seed % 2 == 0),
+        seed=seed,
+    )
+
+
+def write_walks(root: Path, lengths: dict[int, int], *, poses: bool = True) -> Path:
+    """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out."""
+    shards = [Shard(root / "shards", number) for number in range(len(lengths))]
+    spec = room_spec(poses=poses)
+    for shard, (seed, length) in zip(shards, lengths.items(), strict=True):
+        write_shard(shard, walk(seed, length, poses=poses), spec, "lossless")
+    gather(root, spec, shards)
+    return root
