@@ -44,9 +44,8 @@ def over_clip(proj: Projection, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = proj(x)
     time = torch.arange(x.shape[1], device=x.device)
     turned_q, turned_k = _turned(q, time[None]), _turned(k, time[None])
-    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (turned_q, turned_k, v))
-    out = attend(*frames_last, time[:, None] >= time)
-    return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
+    out = _across_frames(turned_q, turned_k, v, time[:, None] >= time)
+    return proj.out(out), k, v
 
 
 def over_cache(proj: Projection, x: Tensor, past: PastKeys) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,9 +56,17 @@ def over_cache(proj: Projection, x: Tensor, past: PastKeys) -> tuple[Tensor, Ten
     q, k, v = proj(x)
     keys, values = torch.cat([past.keys.to(k.dtype), k], 1), torch.cat([past.values.to(v.dtype), v], 1)
     seen = F.pad(past.filled, (0, 1), value=True)
-    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (q, keys, values))
-    out = attend(*frames_last, seen[:, None, None, None])
-    return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
+    out = _across_frames(q, keys, values, seen[:, None, None, None])
+    return proj.out(out), k, v
+
+
+def _across_frames(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """q [B, T, N, A, d] over k, v [B, S, N, A, d], each token for itself, as ``seen`` [..., T, S] allows.
+
+    Returns [B, T, N, D].
+    """
+    q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (q, k, v))
+    return attend(q, k, v, seen).permute(0, 3, 1, 2, 4).flatten(-2)
 
 
 def _turned(x: Tensor, time: Tensor) -> Tensor:
