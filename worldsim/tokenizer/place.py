@@ -90,7 +90,7 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _octaves(angle: Tensor, count: int) -> list[Tensor]:
-    """sin and cos of ``angle``, twice it, four times it, ...: each pair from the one before, by double angles."""
+    """sin and cos of ``angle``, twice it, four times it, ...: each pair doubles the angle of the last."""
     sin, cos = angle.sin(), angle.cos()
     waves = [sin, cos]
     for _ in range(count - 1):
@@ -164,10 +164,11 @@ class Place(nn.Module):
         return self._paint(torch.cat([ground, *surface])).permute(1, 2, 3, 0), reach
 
     def _paint(self, features: Tensor) -> Tensor:
-        """``self.colour`` over the first axis of ``features`` [F, ...]: features last would copy them all first."""
+        """``self.colour`` over the first axis of ``features`` [F, ...]; features last would copy them all."""
         x = features.flatten(1)
         for layer in self.colour:
-            x = torch.addmm(layer.bias[:, None], layer.weight, x) if isinstance(layer, nn.Linear) else layer(x)
+            is_linear = isinstance(layer, nn.Linear)
+            x = torch.addmm(layer.bias[:, None], layer.weight, x) if is_linear else layer(x)
         return x.unflatten(1, features.shape[1:])
 
     def surroundings(self, planar: Tensor) -> Tensor:
