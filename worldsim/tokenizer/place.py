@@ -167,8 +167,10 @@ class Place(nn.Module):
         """``self.colour`` over the first axis of ``features`` [F, ...]; features last would copy them all."""
         x = features.flatten(1)
         for layer in self.colour:
-            is_linear = isinstance(layer, nn.Linear)
-            x = torch.addmm(layer.bias[:, None], layer.weight, x) if is_linear else layer(x)
+            if isinstance(layer, nn.Linear):
+                x = torch.addmm(layer.bias[:, None], layer.weight, x)
+            else:
+                x = layer(x)
         return x.unflatten(1, features.shape[1:])
 
     def surroundings(self, planar: Tensor) -> Tensor:
