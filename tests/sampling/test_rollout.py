@@ -1,0 +1,176 @@
+"""One frame of a dream: poses obeyed or predicted, memory moved on, rows copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import lively_world
+from worldsim import camera
+from worldsim.checkpoint import load_world
+from worldsim.model.cache import Cache
+from worldsim.networks import Networks
+from worldsim.sampling.rollout import Controls, Memory, begin, blank, observe_unit, step_unit
+
+WORLDS = ("history", "history without poses", "frame", "frame without poses")
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def networks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    folder: Path = tmp_path_factory.mktemp("world")
+    tokenizer, _, without = request.param.partition(" ")
+    return load_world(lively_world(folder, tokenizer=tokenizer, poses=not without)).networks
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def first(networks: Networks, seeds: tuple[int, ...] = (3, 4, 5)) -> Memory:
+    chance = torch.Generator().manual_seed(0)
+    frames = torch.rand((len(seeds), 3, 60, 80), generator=chance) * 2 - 1
+    poses = camera.from_planar(2.0, 2.0, 1.3, np.arange(len(seeds)) * 0.5)
+    if not networks.has_poses:
+        poses = np.tile(np.eye(4), (len(seeds), 1, 1))
+    return begin(networks, frames, poses, np.array(seeds))
+
+
+def controls(memory: Memory, given: list[bool] | None = None, *, turn: float = 0.1) -> Controls:
+    """Forward is held; where ``given``, an explicit pose ahead."""
+    batch = len(memory.seeds)
+    vector = np.zeros((batch, 7), np.float32)
+    vector[:, 0] = 1
+    ahead = camera.compose(memory.poses, camera.exp(np.array([0, 0, 0.1, 0, turn, 0])))
+    return Controls(vector, ahead, np.array(given or [False] * batch))
+
+
+def same(a: Memory, b: Memory, rows: list[int] | None = None) -> None:
+    """All that the future depends on is equal, bit for bit."""
+    if rows is not None:
+        a, b = a.pick(np.array(rows)), b.pick(np.array(rows))
+    for name in ("keys", "values", "written", "index"):
+        assert torch.equal(getattr(a.cache, name), getattr(b.cache, name)), name
+    for name in ("frame", "reach"):
+        assert torch.equal(getattr(a.past, name), getattr(b.past, name)), name
+    for name in ("agent", "twists"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for name in ("poses", "seeds", "indices"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_step_moves_memory_on(networks: Networks, steps: int) -> None:
+    memory = first(networks)
+    unit = step_unit(networks, memory, controls(memory), steps)
+    assert unit.frame.shape == (3, 3, 60, 80)
+    assert unit.frame.abs().max() <= 1
+    assert unit.latent.abs().max() <= 1
+    assert ((unit.going_on >= 0) & (unit.going_on <= 1)).all()
+    assert (unit.surprise >= 0).all()
+    assert torch.equal(memory.past.frame, unit.frame)
+    assert memory.indices.tolist() == [2, 2, 2]
+    assert memory.cache.index.tolist() == [2, 2, 2]
+    assert memory.poses.dtype == np.float64
+
+
+def test_an_explicit_pose_is_obeyed_exactly(networks: Networks) -> None:
+    if not networks.has_poses:
+        pytest.skip("without poses")
+    memory = first(networks)
+    for _ in range(3):
+        held = controls(memory, [True, False, True])
+        step_unit(networks, memory, held, 1)
+        np.testing.assert_array_equal(memory.poses[[0, 2]], held.poses[[0, 2]])
+        assert np.abs(memory.poses[1] - held.poses[1]).max() > 1e-6
+
+
+def test_keys_move_the_camera_by_the_predicted_twist(networks: Networks) -> None:
+    if not networks.has_poses:
+        pytest.skip("without poses")
+    memory = first(networks)
+    around = networks.tokenizer.surroundings(torch.from_numpy(camera.planar(memory.poses)).float())
+    held = controls(memory)
+    moved = networks.heads.move(memory.agent, around, torch.from_numpy(held.vector), memory.twists)
+    twist = moved.double().numpy() * np.asarray(networks.config.twist_scale)
+    expected = camera.compose(memory.poses, camera.exp(twist))
+    step_unit(networks, memory, held, 2)
+    np.testing.assert_allclose(memory.poses, expected, atol=1e-12)
+    np.testing.assert_allclose(memory.twists[:, -1].numpy(), networks.normalise(twist), atol=1e-6)
+
+
+def test_without_poses_the_camera_stays_where_it_is(networks: Networks) -> None:
+    if networks.has_poses:
+        pytest.skip("with poses")
+    memory = first(networks)
+    step_unit(networks, memory, controls(memory), 2)
+    np.testing.assert_array_equal(memory.poses, np.tile(np.eye(4), (3, 1, 1)))
+
+
+def test_observing_takes_the_given_frame_as_it_is(networks: Networks) -> None:
+    memory = first(networks)
+    given = torch.rand(3, 3, 60, 80) * 2 - 1
+    unit = observe_unit(networks, memory, given, controls(memory, [networks.has_poses] * 3))
+    assert torch.equal(unit.frame, given)
+    assert torch.equal(memory.past.frame, given)
+    assert memory.indices.tolist() == [2, 2, 2]
+
+
+def test_a_world_begins_at_the_pose_it_is_given(networks: Networks) -> None:
+    memory = first(networks)
+    assert memory.indices.tolist() == [1, 1, 1]
+    assert not memory.twists.any()
+    if networks.has_poses:
+        np.testing.assert_allclose(camera.planar(memory.poses)[:, 3], [0, 0.5, 1.0])
+
+
+def test_seeds_and_controls_decide(networks: Networks) -> None:
+    a, b, c = first(networks), first(networks), first(networks, (3, 9, 5))
+    for memory in (a, b, c):
+        for _ in range(2):
+            step_unit(networks, memory, controls(memory), 2)
+    same(a, b)
+    same(a, c, [0, 2])
+    assert not torch.equal(a.past.frame[1], c.past.frame[1])
+    d = first(networks)
+    step_unit(networks, d, controls(d), 2)
+    vector = controls(d).vector.copy()
+    vector[:, 4] = 1
+    step_unit(networks, d, Controls(vector, d.poses, np.zeros(3, bool)), 2)
+    assert not torch.equal(a.cache.keys, d.cache.keys)
+
+
+def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:
+    memory = first(networks)
+    step_unit(networks, memory, controls(memory), 2)
+    everything = memory.pick(np.arange(3))
+    same(everything, memory)
+    copy = memory.pick(np.array([2, 0]))
+    step_unit(networks, copy, controls(copy), 2)
+    same(memory, everything)
+    memory.put(np.array([2, 0]), copy)
+    same(memory.pick(np.array([2, 0])), copy)
+    same(memory, everything, [1])
+
+
+def test_a_copy_put_in_many_rows_dreams_on_alike(networks: Networks) -> None:
+    """Not bit for bit: a matrix product may round a row by its place in the batch."""
+    memory = first(networks)
+    memory.put(np.arange(3), memory.pick(np.array([1])))
+    unit = step_unit(networks, memory, controls(memory), 2)
+    for row in (0, 2):
+        torch.testing.assert_close(unit.frame[row], unit.frame[1], atol=1e-3, rtol=0)
+        torch.testing.assert_close(memory.cache.keys[:, row], memory.cache.keys[:, 1], atol=1e-3, rtol=0)
+
+
+def test_blank_memory_has_seen_nothing(networks: Networks) -> None:
+    memory = blank(networks, 2, context=3)
+    assert isinstance(memory.cache, Cache)
+    assert memory.cache.frames == 3
+    assert not memory.cache.read()[0].filled.any()
+    assert memory.indices.tolist() == [0, 0]
