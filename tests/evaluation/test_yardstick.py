@@ -76,6 +76,13 @@ def test_a_world_that_remembers_no_place_has_no_figures_of_one(tmp_path: Path) -
     assert "next_psnr_pose" in figures
 
 
+def test_a_source_without_poses_has_no_figures_of_them(tmp_path: Path) -> None:
+    blind = load(tiny_world(tmp_path, poses=False), "cpu", torch.float32)
+    figures = evaluate(blind, PretendedPlayer(blind.spec), replace(SMALL, horizon=16)).figures
+    assert not {"next_psnr_pose", "open16_pose", "pose16_metres", "place_psnr"} & figures.keys()
+    assert {"next_psnr", "open16_gap"} <= figures.keys()
+
+
 def test_another_source_is_refused(world: World, other_space: ControlSpace) -> None:
     spec = replace(world.spec, control_space=other_space)
     with pytest.raises(SourceError, match="its own source"):
