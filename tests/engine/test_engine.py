@@ -1,0 +1,220 @@
+"""Sessions: opened, stepped, forked, rewound, closed; what they dream depends on nothing but themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.engine.walks import assert_same, control, differ, given, walk
+from worldsim import camera
+from worldsim.controls import Control
+from worldsim.engine.world import World
+
+SHARED = 2
+"""Grey levels by which a frame may differ with the size of the batch, within the first frames of a dream.
+
+Matrix products round by the shape of the batch. Measured on these worlds, after five frames: one level."""
+
+
+def test_an_open_session_shows_its_last_given_frame(any_world: World) -> None:
+    session = any_world.engine(2).open(seed=3, start=1)
+    start = any_world.starts[1]
+    np.testing.assert_array_equal(session.frame, start.frames[-1])
+    assert (session.index, session.start, session.seed) == (len(start.frames) - 1, 1, 3)
+    if start.poses is None:
+        assert session.pose is None
+    else:
+        np.testing.assert_array_equal(session.pose, start.poses[-1])
+    assert session.last.pose_given == (start.poses is not None)
+
+
+def test_a_step_answers_with_the_next_frame(any_world: World) -> None:
+    session = any_world.engine(2).open()
+    before = session.index
+    step = session.step(Control({"forward"}))
+    assert step.frame.shape == (*any_world.spec.size, 3)
+    assert step.frame.dtype == np.uint8
+    assert step.index == session.index == before + 1
+    assert session.last is step
+    assert not step.pose_given
+    assert np.isfinite([step.reward, step.drift]).all()
+    assert 0 <= step.drift <= 1
+    assert isinstance(step.terminated, bool)
+    if any_world.spec.has_pose:
+        assert step.pose is not None
+        camera.check_pose(step.pose)
+    else:
+        assert step.pose is None
+
+
+def test_same_seed_and_controls_same_frames(any_world: World) -> None:
+    walks = [walk(any_world.engine(2, steps=1).open(seed=5), 4) for _ in range(2)]
+    assert_same(*walks)
+
+
+def test_another_seed_or_other_controls_other_frames(any_world: World) -> None:
+    engine = any_world.engine(8)
+    usual = walk(engine.open(5, 0), 3)
+    assert differ(usual, walk(engine.open(6, 0), 3))
+    assert differ(usual, walk(engine.open(5, 0), 3, first=1))
+
+
+def test_seeds_choose_starts(world: World) -> None:
+    engine = world.engine(1)
+    chosen = set()
+    for seed in range(10):
+        session = engine.open(seed)
+        chosen.add(session.start)
+        session.close()
+    assert chosen == {0, 1}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 + 5, 2**64 - 1, np.int64(7), np.uint8(7)])
+def test_any_whole_number_is_a_seed(world: World, seed: int) -> None:
+    engine = world.engine(2)
+    session = engine.open(seed, np.int64(1))
+    twin = engine.restore(session.snapshot())
+    assert_same(walk(session, 1), walk(twin, 1))
+    assert (twin.seed, twin.start) == (int(seed), 1)
+
+
+def test_an_explicit_pose_is_obeyed_and_reported(world: World) -> None:
+    session = world.engine(1).open()
+    pose = camera.from_planar(2.2, 1.9, 1.3, 0.4)
+    step = session.step(Control({"backward"}, pose=pose))
+    assert step.pose_given
+    np.testing.assert_array_equal(step.pose, pose)
+    after = session.step(Control({"forward"}))
+    assert not after.pose_given
+    assert not np.array_equal(after.pose, pose)
+
+
+def test_given_frames_are_a_start(any_world: World) -> None:
+    engine = any_world.engine(2)
+    context = given(any_world, frames=4)
+    session, twin = engine.open(1, context), engine.open(1, context)
+    assert (session.start, session.index) == (None, 3)
+    np.testing.assert_array_equal(session.frame, context.frames[-1])
+    session.frame[:] = 0  # a session's frame is its own, not the caller's
+    assert context.frames[-1].any()
+    assert_same(walk(session, 2), walk(twin, 2))
+
+
+def test_a_single_given_frame_is_enough(any_world: World) -> None:
+    session = any_world.engine(1).open(0, given(any_world, frames=1))
+    assert (session.index, session.last.drift) == (0, 0.0)
+    assert session.step().index == 1
+
+
+def test_a_batch_of_sessions_answers_for_each(any_world: World) -> None:
+    engine = any_world.engine(4)
+    sessions = [engine.open(seed) for seed in range(4)]
+    chosen = {sessions[2]: Control({"forward"}), sessions[0]: Control({"turn_left"})}
+    steps = engine.step(chosen)
+    assert set(steps) == set(chosen)
+    assert [session.index for session in sessions] == [3, 2, 3, 2]
+    assert engine.step({}) == {}
+
+
+@pytest.mark.parametrize("others", [1, 2, 5])
+def test_whoever_shares_the_batch_hardly_matters(world: World, others: int) -> None:
+    alone = walk(world.engine(8).open(3, 0), 5)
+    engine = world.engine(8)
+    company = [engine.open(100 + i) for i in range(others)]
+    session = engine.open(3, 0)
+    for t in range(5):
+        step = engine.step({s: control(t) for s in (*company, session)})[session]
+        assert np.abs(step.frame.astype(int) - alone[t].frame).max() <= SHARED
+        np.testing.assert_allclose(step.pose, alone[t].pose, atol=1e-5)
+        assert step.reward == pytest.approx(alone[t].reward, abs=1e-3)
+
+
+def test_in_a_batch_of_the_same_size_it_does_not_matter_at_all(any_world: World) -> None:
+    walks = []
+    for company in ((11, 12), (21, 22)):
+        engine = any_world.engine(4)
+        before, session, after = engine.open(company[0]), engine.open(3, 0), engine.open(company[1])
+        walk(after, company[0] - 10)  # the others may stand anywhere
+        steps = [
+            engine.step({before: control(t + 1), session: control(t), after: control(0)})[session]
+            for t in range(4)
+        ]
+        walks.append(steps)
+    assert_same(*walks)
+
+
+def test_sessions_left_out_of_a_batch_do_not_move(world: World) -> None:
+    engine, twin_engine = world.engine(2), world.engine(2)
+    session, other = engine.open(3, 0), engine.open(4, 1)
+    twin = twin_engine.open(3, 0)
+    walk(other, 3)
+    assert_same(walk(session, 2), walk(twin, 2))
+
+
+def test_forks_go_on_alike_and_then_their_own_ways(any_world: World) -> None:
+    engine = any_world.engine(3)
+    session = engine.open(3)
+    walk(session, 2)
+    twin, other = session.fork(2)
+    assert (twin.seed, twin.index, twin.start) == (session.seed, session.index, session.start)
+    assert engine.free == 0
+    assert_same(walk(session, 2), walk(twin, 2))
+    assert differ(walk(other, 2, first=2), walk(session, 2))
+    assert twin.rewindable == session.rewindable - 2 == 4
+
+
+def test_rewinding_and_the_same_controls_give_the_same_frames(any_world: World) -> None:
+    session = any_world.engine(1, steps=1).open(3)
+    steps = walk(session, 6)
+    back = session.rewind(4)
+    assert_same([back], [steps[1]])
+    assert session.last is back
+    assert session.rewindable == 2
+    assert_same(walk(session, 4, first=2), steps[2:])
+    session.rewind(6)
+    assert session.index == 2
+    assert session.rewindable == 0
+
+
+def test_history_is_as_long_as_asked_for(world: World) -> None:
+    session = world.engine(1, history=3).open()
+    walk(session, 5)
+    assert session.rewindable == 3
+    forgetful = world.engine(1, history=0).open()
+    walk(forgetful, 2)
+    assert forgetful.rewindable == 0
+
+
+def test_closing_frees_the_slot_once(world: World) -> None:
+    engine = world.engine(2)
+    session = engine.open()
+    assert engine.free == 1
+    session.close()
+    session.close()
+    assert engine.free == 2
+    assert session.closed
+
+
+def test_a_reused_slot_remembers_nothing(world: World) -> None:
+    fresh, used = world.engine(1), world.engine(1)
+    first = used.open(9, 1)
+    walk(first, 5)
+    first.close()
+    assert_same(walk(used.open(3, 0), 3), walk(fresh.open(3, 0), 3))
+
+
+def test_dreams_outlast_the_context(any_world: World) -> None:
+    session = any_world.engine(1, context=3, steps=1).open(0, given(any_world))
+    steps = walk(session, 8)
+    assert steps[-1].index == 10
+    session.rewind(8)
+    assert_same(walk(session, 8), steps)
+
+
+def test_the_number_of_passes_can_be_changed_while_running(world: World) -> None:
+    engine = world.engine(2, steps=1)
+    few, many = engine.open(3, 0), engine.open(3, 0)
+    one = walk(few, 1)
+    engine.steps = 4
+    assert engine.steps == 4
+    assert differ(one, walk(many, 1))

@@ -1,0 +1,53 @@
+"""Worlds as loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import worldsim
+from worldsim.engine.precision import best_dtype
+from worldsim.engine.world import World, load
+
+
+def test_a_world_tells_what_it_is(world: World) -> None:
+    assert world.name == "tiny"
+    assert world.spec.size == (60, 80)
+    assert world.config.name == world.name
+    assert world.params == sum(p.numel() for p in world.networks.parameters())
+    assert world.card.startswith("# tiny")
+    assert len(world.starts) == 2
+    assert len(world.digest) == 64
+    assert (world.device.type, world.dtype) == ("cpu", torch.float32)
+
+
+def test_the_public_load_is_the_engine_s(folder: Path) -> None:
+    assert worldsim.load is load
+    assert load(str(folder), "cpu").dtype == best_dtype(torch.device("cpu"))
+
+
+def test_nothing_is_trained_here(world: World) -> None:
+    assert not world.networks.training
+    assert not any(parameter.requires_grad for parameter in world.networks.parameters())
+
+
+def test_in_half_precision_what_is_looked_up_stays_whole(half: World) -> None:
+    place = half.networks.tokenizer.place
+    assert place.ground.dtype == place.occupancy.dtype == torch.float32
+    assert place.colour[0].weight.dtype == torch.bfloat16
+    assert half.networks.generator.out.weight.dtype == torch.bfloat16
+
+
+def test_half_precision_shows_nearly_the_same_frame(world: World, half: World) -> None:
+    frames = [w.engine(1).open(3, 0).step().frame.astype(float) for w in (world, half)]
+    assert np.abs(frames[0] - frames[1]).mean() < 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_shows_nearly_the_same_frame(folder: Path, world: World) -> None:
+    other = load(folder, "cuda", torch.float32)
+    frames = [w.engine(1).open(3, 0).step().frame.astype(float) for w in (world, other)]
+    assert np.abs(frames[0] - frames[1]).mean() < 1
