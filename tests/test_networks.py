@@ -1,0 +1,49 @@
+"""The bundle of networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import lively_world
+from worldsim.checkpoint import load_world
+from worldsim.errors import ConfigError, EngineError
+from worldsim.networks import Networks, NetworksConfig, find_device
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NetworksConfig:
+    return load_world(lively_world(tmp_path)).config.networks
+
+
+def test_parts_fit_together(config: NetworksConfig) -> None:
+    networks = Networks(config)
+    assert networks.generator.tokens == networks.tokenizer.tokens
+    assert networks.generator.config.view == networks.tokenizer.view_channels
+    assert networks.parameter_count() == sum(p.numel() for p in networks.parameters())
+    assert networks.device == torch.device("cpu")
+
+
+def test_twists_count_in_multiples_of_their_scale(config: NetworksConfig) -> None:
+    scale = (0.5, 1.0, 2.0, 0.0, 0.1, 1.0)
+    networks = Networks(dataclasses.replace(config, twist_scale=scale))
+    normal = networks.normalise(np.array([0.5, 1.0, 2.0, 0.0, 0.1, 1.0]))
+    assert normal.dtype == np.float32
+    np.testing.assert_allclose(normal, [1, 1, 1, 0, 1, 1])
+
+
+def test_there_is_one_tokenizer(config: NetworksConfig) -> None:
+    for changes in ({"history": None}, {"frame": config.history}):
+        with pytest.raises(ConfigError, match="exactly one tokenizer"):
+            dataclasses.replace(config, **changes)
+
+
+def test_the_device_must_be_there() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(EngineError, match="device must exist"):
+        find_device("cuda:99")
