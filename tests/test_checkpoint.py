@@ -213,3 +213,13 @@ CONTEXT = Context(
 def test_a_context_whose_parts_do_not_fit(wrong: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(DataError, match=words):
         dataclasses.replace(CONTEXT, **wrong)
+
+
+def test_the_newest_frames_of_a_context() -> None:
+    rng = np.random.default_rng(0)
+    frames, controls = rng.integers(0, 256, (5, 6, 8, 3), dtype=np.uint8), np.ones((5, 7), np.float32)
+    context = Context(frames, controls, seed=3, prefix=controls)
+    short = context.newest(2)
+    np.testing.assert_array_equal(short.frames, frames[3:])
+    assert (len(short.controls), short.poses, short.seed, len(short.prefix)) == (2, None, 3, 5)
+    assert len(context.newest(9).frames) == 5

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ class Context:
             raise DataError("a context's controls must be finite", self.controls.tolist())
         if self.poses is not None and self.poses.shape != (shape[0], 4, 4):
             raise DataError(f"{of} poses [{shape[0]}, 4, 4]", list(self.poses.shape))
+
+    def newest(self, frames: int) -> Context:
+        """The last ``frames`` frames, or all if there are no more; the way to the last one stays the same."""
+        poses = None if self.poses is None else self.poses[-frames:]
+        return replace(self, frames=self.frames[-frames:], controls=self.controls[-frames:], poses=poses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

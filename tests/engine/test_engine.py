@@ -106,6 +106,12 @@ def test_a_single_given_frame_is_enough(any_world: World) -> None:
     assert session.step().index == 1
 
 
+def test_a_start_longer_than_the_context_is_shortened(any_world: World) -> None:
+    session = any_world.engine(1, context=2).open(0, 1)
+    assert session.index == 1
+    np.testing.assert_array_equal(session.frame, any_world.starts[1].frames[-1])
+
+
 def test_a_batch_of_sessions_answers_for_each(any_world: World) -> None:
     engine = any_world.engine(4)
     sessions = [engine.open(seed) for seed in range(4)]

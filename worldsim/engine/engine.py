@@ -225,7 +225,7 @@ class Engine:
         starts = self.world.starts
         if not 0 <= index < len(starts):
             raise EngineError(f"a start must be in 0..{len(starts) - 1}", index)
-        return starts[index]
+        return starts[index].newest(self.context)
 
     def _check_context(self, context: Context) -> None:
         spec, (length, *size, _) = self.world.spec, context.frames.shape

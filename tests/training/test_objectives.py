@@ -1,0 +1,183 @@
+"""Each objective: a finite loss, gradients where they belong and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import stir
+from worldsim.data.clips import ClipStore
+from worldsim.networks import Networks
+from worldsim.training.batch import Batch
+from worldsim.training.dream_objective import draw_levels, picture_loss, unroll
+from worldsim.training.plan import stages_of
+from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.stage import Stage
+
+ENCODER = ("look", "compare", "squeeze", "distil", "to_latent")
+"""Parts of a tokenizer that only encode."""
+
+
+def build(recipe: Recipe, clips: ClipStore, seed: int = 0) -> Networks:
+    torch.manual_seed(seed)
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    stir(networks, scale=0.05)
+    return networks
+
+
+def planned(networks: Networks, recipe: Recipe, clips: ClipStore) -> dict[str, Stage]:
+    return {stage.name: stage for stage in stages_of(recipe, networks, clips, warm=False)}
+
+
+def gradients(networks: Networks, stage: Stage, draws: int = 4) -> set[str]:
+    """Names of the weights that get a gradient from some of ``draws`` losses."""
+    networks.requires_grad_(True)
+    networks.zero_grad(set_to_none=True)
+    if stage.start is not None:
+        stage.start()
+    for seed in range(draws):
+        loss, logs = stage.objective(np.random.default_rng(seed), 0.5)
+        assert math.isfinite(loss.item())
+        assert all(math.isfinite(value) for value in logs.values())
+        loss.backward()
+    reached = {name: w.grad for name, w in networks.named_parameters() if w.grad is not None}
+    assert all(grad.isfinite().all() for grad in reached.values())
+    return {name for name, grad in reached.items() if grad.any()}
+
+
+def names_of(networks: Networks, stage: Stage) -> set[str]:
+    """Names of the weights that a stage trains."""
+    names = {id(weight): name for name, weight in networks.named_parameters()}
+    return {names[id(weight)] for rate in stage.rates for weight in rate.parameters}
+
+
+def decoders(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[1] not in ENCODER}
+
+
+def test_with_a_place_each_stage_teaches_its_own(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    stages = planned(networks, recipe, clips)
+    assert list(stages) == ["place", "motion", "dream", "rollout"]
+    everything = {name for name, _ in networks.named_parameters()}
+    taught = {name: names_of(networks, stage) for name, stage in stages.items()}
+    assert taught["place"] == {name for name in everything if name.startswith("tokenizer.place.")}
+    assert taught["motion"] == {name for name in everything if name.startswith("heads.motion.")}
+    assert taught["dream"] == everything - taught["place"] - taught["motion"]
+    assert taught["rollout"] < taught["dream"]
+    for name, draws in (("place", 1), ("motion", 1), ("dream", 4)):
+        assert gradients(networks, stages[name], draws) == taught[name], name
+    assert gradients(networks, stages["rollout"], draws=1) == decoders(taught["rollout"])
+
+
+@pytest.mark.parametrize("tokenizer", ["history", "frame"])
+@pytest.mark.parametrize("poses", [True, False])
+def test_without_a_place_the_dream_teaches_motion_too(
+    recipe: Recipe,
+    data: Path,
+    poseless_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: str,
+    poses: bool,
+) -> None:
+    monkeypatch.setattr("worldsim.training.recipes.SCENES", {})
+    recipe = dataclasses.replace(recipe, tokenizer=tokenizer)
+    clips = ClipStore(data if poses else poseless_data)
+    networks = build(recipe, clips)
+    stages = planned(networks, recipe, clips)
+    assert list(stages) == ["dream", "rollout"]
+    everything = {name for name, _ in networks.named_parameters()}
+    assert any(name.startswith("heads.motion.") for name in everything) == poses
+    unseen = {"generator.view_in.weight"} if tokenizer == "frame" else set()  # its views are blank
+    assert gradients(networks, stages["dream"]) == everything - unseen
+    rollout = stages["rollout"]
+    assert gradients(networks, rollout, draws=1) == decoders(names_of(networks, rollout))
+
+
+def test_a_warm_start_keeps_what_the_place_knows(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    assert all(stage.start is None for stage in stages_of(recipe, networks, clips, warm=True))
+    assert planned(networks, recipe, clips)["place"].start is not None
+
+
+def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    for stage in planned(networks, recipe, clips).values():
+        losses = [stage.objective(np.random.default_rng(seed), 0.5)[0].item() for seed in (1, 1, 2)]
+        assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["motion", "dream"])
+def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> None:
+    networks = build(recipe, clips)
+    stage = planned(networks, recipe, clips)[name]
+    optimizer = torch.optim.Adam([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
+    losses = []
+    for step in range(12):
+        optimizer.zero_grad()
+        loss, _ = stage.objective(np.random.default_rng(step), 0.5)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_a_batch_is_its_clip(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    clip = clips.sample(2, 5, np.random.default_rng(0))
+    batch = Batch.of(clip, networks)
+    assert batch.frames.shape == (2, 5, 3, 60, 80)
+    np.testing.assert_array_equal(batch.control[..., :-6], clip.controls)
+    assert not batch.control[:, 0, -6:].any()
+    assert batch.planar is not None
+    assert batch.back is not None
+    motion = batch.motion(3)
+    assert clip.poses is not None
+    back = np.linalg.inv(clip.poses[:, 2]) @ clip.poses[:, 3]
+    np.testing.assert_allclose(motion.back, back, atol=1e-5)
+    torch.testing.assert_close(motion.control, batch.control[:, 3])
+
+
+def test_unrolling_gives_latents_and_views_without_gradient(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    unrolled = unroll(networks, batch, np.random.default_rng(0))
+    assert unrolled.latents.shape == (2, 4, networks.tokenizer.tokens, 4)
+    assert unrolled.views.shape == (2, 4, networks.tokenizer.tokens, networks.tokenizer.view_channels)
+    assert unrolled.squared.shape == (4,)
+    assert unrolled.loss.requires_grad
+    assert not unrolled.latents.requires_grad
+    assert not unrolled.views.requires_grad
+
+
+def test_levels_are_those_of_the_step_s_grid() -> None:
+    like, kinds = torch.zeros(64, 8, 3), set()
+    for seed in range(8):
+        drawn = draw_levels(np.random.default_rng(seed), like)
+        kinds.add(drawn.shortcut)
+        assert drawn.level.shape == drawn.size.shape == drawn.known.shape == (64, 8)
+        assert (drawn.level[drawn.is_context] == 1).all()
+        level, size = drawn.level[~drawn.is_context], drawn.size[~drawn.is_context]
+        assert (level >= 0).all()
+        assert (level + size * drawn.shortcut <= 1).all()
+        assert 0.3 < drawn.is_context.float().mean() < 0.5
+        assert 0.8 < drawn.known.float().mean() < 1
+        if drawn.shortcut:
+            assert set(drawn.size.unique().tolist()) <= {0.25, 0.5, 1.0}
+            assert torch.equal((level / size).round(), level / size)
+    assert kinds == {True, False}
+
+
+def test_the_picture_loss_asks_for_sharp_edges() -> None:
+    edge = torch.zeros(1, 3, 8, 8)
+    edge[..., 4:] = 1
+    blurred = edge.clone()
+    blurred[..., 3], blurred[..., 4] = 0.3, 0.7
+    assert picture_loss(edge, edge) == 0
+    flat = edge + (blurred - edge).abs().mean()  # as wrong on average, but as sharp
+    assert picture_loss(blurred, edge) > picture_loss(flat, edge) > 0

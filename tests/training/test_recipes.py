@@ -1,0 +1,109 @@
+"""Recipes, plans and starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.rooms import room_spec, write_walks
+from worldsim import camera
+from worldsim.data.clips import ClipStore
+from worldsim.errors import ConfigError, DataError
+from worldsim.networks import Networks
+from worldsim.tokenizer.history import HistoryTokenizer
+from worldsim.training.pictures import write_strip
+from worldsim.training.recipes import RECIPES, Recipe, plan_networks, prepare_place, recipe_of
+from worldsim.training.starts import choose_starts
+
+
+def test_recipes_grow() -> None:
+    spec = dataclasses.replace(room_spec(), name="elsewhere")
+    with torch.device("meta"):
+        sizes = [Networks(plan_networks(recipe_of(name), spec, None)).parameter_count() for name in RECIPES]
+    assert sizes == sorted(sizes)
+    assert 1e6 < sizes[0] < 8e6
+    assert sizes[-1] > 5e7
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'small'") as caught:
+        recipe_of("smal")
+    assert str(caught.value).count("did you mean") == 1
+
+
+@pytest.mark.parametrize("wrong", [{"tokenizer": "words"}, {"heads": 5}, {"context": 1}])
+def test_a_recipe_that_does_not_fit_is_an_error(recipe: Recipe, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        plan_networks(dataclasses.replace(recipe, **wrong), room_spec(), None)
+
+
+def test_a_known_scene_gets_a_place_around_where_the_camera_was(recipe: Recipe, clips: ClipStore) -> None:
+    config = plan_networks(recipe, clips.spec, clips.poses)
+    assert config.history is not None
+    assert config.history.place is not None
+    assert clips.poses is not None
+    x0, y0, x1, y1 = config.history.place.bounds
+    spots = clips.poses[:, :2, 3]
+    np.testing.assert_allclose(spots.min(0), [x0 + 1, y0 + 1])
+    np.testing.assert_allclose(spots.max(0), [x1 - 1, y1 - 1])
+    assert config.heads.surroundings == config.history.surroundings > 0
+    elsewhere = dataclasses.replace(clips.spec, name="elsewhere")
+    other = plan_networks(recipe, elsewhere, clips.poses)
+    assert other.history is not None
+    assert other.history.place is None
+    assert other.heads.surroundings == 0
+
+
+def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: ClipStore) -> None:
+    scale = np.array(plan_networks(recipe, clips.spec, clips.poses).twist_scale)
+    # Level circles at 0.1 rad and 0.1 m a frame: no rise, no roll, no pitch.
+    assert (scale[[1, 3, 5]] == 0).all()
+    assert scale[4] == pytest.approx(0.1, rel=0.05)
+    assert np.hypot(scale[0], scale[2]) == pytest.approx(0.1, rel=0.1)
+
+
+def test_preparing_frees_what_was_visited(recipe: Recipe, clips: ClipStore) -> None:
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    prepare_place(networks, clips)
+    assert isinstance(networks.tokenizer, HistoryTokenizer)
+    place = networks.tokenizer.place
+    assert place is not None
+    assert clips.poses is not None
+    around = place.surroundings(torch.from_numpy(camera.planar(clips.poses)).float())
+    nearest = around[:, : 16 * 6].reshape(-1, 16, 6)[..., 0]
+    assert (nearest < 0).all()
+
+
+def test_starts_come_with_the_way_there(held_out: ClipStore) -> None:
+    starts = choose_starts(held_out, count=5)
+    assert len(starts) == 5
+    rows = held_out.dataset.episode(held_out.episodes[0].index)
+    for start in starts:
+        assert start.seed == 20
+        assert start.prefix is not None
+        last = len(start.prefix)
+        np.testing.assert_array_equal(start.prefix, rows.controls[:last])
+        np.testing.assert_array_equal(start.frames, rows.frames[last - 3 : last + 1])
+        np.testing.assert_array_equal(start.controls[1:], rows.controls[last - 3 : last])
+        assert start.poses is not None
+        assert rows.poses is not None
+        np.testing.assert_array_equal(start.poses[-1], rows.poses[last])
+
+
+def test_starts_need_episodes_that_are_long_enough(tmp_path: Path) -> None:
+    root = write_walks(tmp_path, {20: 10, 40: 12})
+    with pytest.raises(DataError, match="more than 12 frames"):
+        choose_starts(ClipStore(root, split="held_out"))
+
+
+def test_a_strip_shows_truth_above_dream(recipe: Recipe, held_out: ClipStore, tmp_path: Path) -> None:
+    networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses)).requires_grad_(False)
+    write_strip(networks, held_out, tmp_path / "strip.png", rows=2)
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))
+    assert strip.shape == (2 * 2 * 60, 3 * 80, 3)  # 18 frames: 0, 8 and 16
+    np.testing.assert_array_equal(strip[:60, :80], strip[60:120, :80])
