@@ -83,8 +83,3 @@ def find_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise EngineError("the device must exist", str(name), "use device='auto' or 'cpu'") from error
     return device
-
-
-def channels_last(module: nn.Module) -> None:
-    """Lay the weights of convolutions out as they are computed fastest."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from worldsim.networks import Networks, channels_last
+from worldsim.networks import Networks
 from worldsim.tokenizer.history import HistoryTokenizer
 
 
@@ -33,7 +33,6 @@ def prepare(networks: Networks, dtype: torch.dtype) -> None:
     for name, module in tokenizer.named_children():
         if name != "place":
             module.to(dtype)
-            channels_last(module)
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
         tokenizer.place.colour.to(dtype)
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from worldsim.model.attention import attend
 from worldsim.model.cache import PastKeys
-from worldsim.model.rope import angles, rotate
+from worldsim.model.rope import rotate, turns
+
+_EPSILON = 2.0**-7
+"""Added to the mean square of a query or key: the rounding of the bfloat16 that it comes in."""
 
 
 class Projection(nn.Module):
@@ -25,15 +28,20 @@ class Projection(nn.Module):
         self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., D] to three of [..., A, d]."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
+        """[..., D] to three of [..., A, d], float32: casting small heads costs more than it saves."""
+        qkv = self.qkv(x).float().unflatten(-1, (3, self.heads, -1))
+        qk, v = qkv[..., :2, :, :], qkv[..., 2, :, :]
+        scale = torch.stack([self.norm_q.weight, self.norm_k.weight])[:, None]
+        qk = qk * (qk.square().mean(-1, keepdim=True) + _EPSILON).rsqrt() * scale
+        return qk[..., 0, :, :], qk[..., 1, :, :], v
 
 
 def over_space(proj: Projection, x: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-    """x [B, T, N, D]: a token sees its own frame as ``mask`` [N, N] allows; ``turn`` [N, d / 2]."""
-    q, k, v = (part.transpose(-2, -3) for part in proj(x))
-    return proj.out(attend(rotate(q, turn), rotate(k, turn), v, mask).transpose(-2, -3).flatten(-2))
+    """x [B, T, N, D]: a token sees its own frame as ``mask`` [N, N] allows; ``turn`` complex [N, d / 2]."""
+    q, k, v = proj(x)
+    q, k = rotate(q, turn[:, None]), rotate(k, turn[:, None])
+    q, k, v = (part.transpose(-2, -3) for part in (q, k, v))
+    return proj.out(attend(q, k, v, mask).transpose(-2, -3).flatten(-2))
 
 
 def over_clip(proj: Projection, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,35 +51,24 @@ def over_clip(proj: Projection, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     q, k, v = proj(x)
     time = torch.arange(x.shape[1], device=x.device)
-    turned_q, turned_k = _turned(q, time[None]), _turned(k, time[None])
-    out = _across_frames(turned_q, turned_k, v, time[:, None] >= time)
-    return proj.out(out), k, v
+    turn = turns(time[:, None], (q.shape[-1],))[:, None, None]
+    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (rotate(q, turn), rotate(k, turn), v))
+    out = attend(*frames_last, time[:, None] >= time)
+    return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
 
 
 def over_cache(proj: Projection, x: Tensor, past: PastKeys) -> tuple[Tensor, Tensor, Tensor]:
     """x [B, 1, N, D]: every token sees itself now and in the cached frames; age 0 is not turned at all.
 
+    One query a token: products and sums take less time than a batch of tiny matmuls and the copies they need.
     Returns the result and this frame's raw keys and values [B, 1, N, A, d].
     """
     q, k, v = proj(x)
-    keys, values = torch.cat([past.keys.to(k.dtype), k], 1), torch.cat([past.values.to(v.dtype), v], 1)
-    seen = F.pad(past.filled, (0, 1), value=True)
-    out = _across_frames(q, keys, values, seen[:, None, None, None])
-    return proj.out(out), k, v
-
-
-def _across_frames(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-    """q [B, T, N, A, d] over k, v [B, S, N, A, d], each token for itself, as ``seen`` [..., T, S] allows.
-
-    Returns [B, T, N, D].
-    """
-    q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (q, k, v))
-    return attend(q, k, v, seen).permute(0, 3, 1, 2, 4).flatten(-2)
-
-
-def _turned(x: Tensor, time: Tensor) -> Tensor:
-    """x [B, S, N, A, d] with its channels turned by ``time`` [B, S] in frames."""
-    return rotate(x, angles(time[..., None], (x.shape[-1],))[:, :, None, None])
+    q = q * q.shape[-1] ** -0.5
+    before = (q * past.keys).sum(-1).masked_fill(~past.filled[:, :, None, None], -torch.inf)
+    weight = torch.softmax(torch.cat([before, (q * k).sum(-1)], 1), 1)[..., None]
+    out = (weight[:, :-1] * past.values).sum(1, keepdim=True) + weight[:, -1:] * v
+    return proj.out(out.flatten(-2)), k, v
 
 
 class Block(nn.Module):

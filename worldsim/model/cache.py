@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worldsim.model.rope import angles, rotate
+from worldsim.model.rope import rotate, turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class PastKeys:
     """One layer's share of the cache, ready to be looked at from the next frame."""
 
     keys: Tensor
-    """Keys, turned by their age [B, W, N, A, d]."""
+    """Keys, turned by their age, float32 [B, W, N, A, d]."""
     values: Tensor
-    """[B, W, N, A, d]"""
+    """float32 [B, W, N, A, d]"""
     filled: Tensor
     """bool [B, W]"""
 
@@ -69,9 +69,11 @@ class Cache:
         """
         if self._past is None:
             age = (self.index[:, None] - self.written).clamp(max=self.frames)
-            turned = rotate(self.keys, angles(-age[..., None], (self.keys.shape[-1],))[:, :, None, None])
+            turn = turns(-age[..., None], (self.keys.shape[-1],))
+            turned = rotate(self.keys, turn[:, :, None, None])
             filled = self.written >= 0
-            self._past = [PastKeys(k, v, filled) for k, v in zip(turned, self.values, strict=True)]
+            layers = zip(turned, self.values.float(), strict=True)
+            self._past = [PastKeys(keys, values, filled) for keys, values in layers]
         return self._past
 
     def write(self, keys: Tensor, values: Tensor) -> None:

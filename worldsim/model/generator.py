@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from worldsim.errors import ConfigError
 from worldsim.model.blocks import Block
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
-from worldsim.model.rope import angles
+from worldsim.model.rope import turns
 from worldsim.units import Unit
 
 
@@ -92,9 +93,20 @@ class Generator(nn.Module):
         positions = torch.from_numpy(unit.positions()[:, 1:]) + 1
         positions = torch.cat([positions, positions.new_zeros(config.registers, 2)])
         self.register_buffer("positions", positions, persistent=False)
-        mask = torch.ones(len(positions), len(positions), dtype=torch.bool)
-        mask[: unit.tokens, : unit.tokens] = torch.from_numpy(unit.mask())
-        self.register_buffer("mask", None if mask.all() else mask, persistent=False)
+        self._turn: Tensor | None = None
+        mask = np.pad(unit.mask(), (0, config.registers), constant_values=True)
+        self.register_buffer("mask", None if mask.all() else torch.from_numpy(mask), persistent=False)
+
+    @property
+    def turn(self) -> Tensor:
+        """What turns the tokens' spatial queries and keys, complex [N + R, d / 2].
+
+        Made once a device and no buffer: casting the weights must not round it.
+        """
+        if self._turn is None or self._turn.device != self.positions.device:
+            half = self.config.width // self.config.heads // 2
+            self._turn = turns(self.positions, (half, half))
+        return self._turn
 
     @property
     def temporal_layers(self) -> int:
@@ -136,16 +148,14 @@ class Generator(nn.Module):
             cache: the frames before; read, never written. With a cache T is 1.
             known: False where the control is withheld, bool [B, T].
         """
-        x = self.latent_in(noisy) + self.view_in(view) + self.place
-        x = torch.cat([x, self.registers.expand(*x.shape[:2], -1, -1).to(x.dtype)], 2)
+        x = (self.latent_in(noisy) + self.view_in(view)).float() + self.place
+        x = torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
         condition = self.condition(control, level, step, known)
-        half = self.config.width // self.config.heads // 2
-        turn = angles(self.positions, (half, half))  # made here: casting the weights must not round angles
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
         for block in self.blocks:
             past = pasts[len(fresh)] if block.time is not None else None
-            x, pair = block(x, condition, turn, self.mask, past)
+            x, pair = block(x, condition, self.turn, self.mask, past)
             if pair is not None:
                 fresh.append(pair)
         x = self.norm(x)

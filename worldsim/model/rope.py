@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 
-def angles(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tensor:
-    """Angles [..., sum(dims) / 2] for ``positions`` [..., axes]; ``dims[i]`` channels turn with axis i."""
+def turns(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tensor:
+    """Unit complex numbers [..., sum(dims) / 2] for ``positions`` [..., axes].
+
+    ``dims[i]`` channels, in pairs, turn with axis i.
+    """
     parts = []
     for axis, dim in enumerate(dims):
         rates = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
         parts.append(positions[..., axis, None].float() * rates)
-    return torch.cat(parts, -1)
+    angle = torch.cat(parts, -1)
+    return torch.polar(torch.ones_like(angle), angle)
 
 
-def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Turn channel pairs of ``x`` [..., d] by ``angle`` [..., d / 2] (broadcast)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    sin, cos = angle.sin(), angle.cos()
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn channel pairs of ``x`` [..., d] by ``turn``, complex [..., d / 2] (broadcast); float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)

@@ -104,7 +104,7 @@ class FrameTokenizer(nn.Module):
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the view is not used."""
         embedding = self.embed.expand(len(frame), -1)
         patches = F.pixel_unshuffle(frame, self.config.patch)
-        hidden = self.look(patches.contiguous(memory_format=torch.channels_last))
+        hidden = self.look(patches)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
 

@@ -168,7 +168,7 @@ class HistoryTokenizer(nn.Module):
     def _patches(self, view: View) -> Tensor:
         near = 1 / (1 + view.reach[:, None])
         images = torch.cat([view.prior, view.warped, view.valid, near], 1)
-        return F.pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
+        return F.pixel_unshuffle(images, self.config.patch)
 
     def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.

@@ -17,7 +17,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Split
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, DataError
-from worldsim.networks import Networks, channels_last, find_device
+from worldsim.networks import Networks, find_device
 from worldsim.training.pictures import write_strip
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
@@ -87,7 +87,7 @@ def _networks(args: argparse.Namespace, recipe: Recipe, clips: ClipStore) -> Net
     else:
         torch.manual_seed(args.seed)
         networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
-    channels_last(networks.to(device))
+    networks.to(device)
     return networks.train()
 
 
