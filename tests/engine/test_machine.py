@@ -147,5 +147,5 @@ def test_any_sequence_of_calls(tmp_path_factory: pytest.TempPathFactory) -> None
     path: Path = lively_world(tmp_path_factory.mktemp("machine"))
     Machine.world = load(path, "cpu", torch.float32)
     case = Machine.TestCase()
-    case.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+    case.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
     case.runTest()
