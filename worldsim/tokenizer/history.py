@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack, check_blocks
+from worldsim.tokenizer.layers import Stack, bound, check_blocks
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -149,7 +149,7 @@ class HistoryTokenizer(nn.Module):
         embedding = self.embed(view.control)
         hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(frame, self.config.patch))
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
-        return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
+        return bound(self.to_latent(hidden))
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""

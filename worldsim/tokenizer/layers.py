@@ -15,6 +15,15 @@ def check_blocks(size: tuple[int, int], block: int) -> None:
         raise ConfigError(rule, size, "change patch or pool")
 
 
+def bound(planes: Tensor) -> Tensor:
+    """Latent planes [B, C, h, w] to latents [B, h * w, C] in (-1, 1), float32.
+
+    Each frame's are brought to unit variance first. Without that, a latent that the decoder does not use yet
+    drifts into the tails of tanh, and nothing brings it back.
+    """
+    return F.group_norm(planes.float(), 1).tanh().flatten(2).transpose(1, 2)
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions with a zero-initialised last one, modulated by an embedding (FiLM)."""
 
