@@ -18,10 +18,10 @@ def check_blocks(size: tuple[int, int], block: int) -> None:
 def bound(planes: Tensor) -> Tensor:
     """Latent planes [B, C, h, w] to latents [B, h * w, C] in (-1, 1), float32.
 
-    Each frame's are brought to unit variance first. Without that, a latent that the decoder does not use yet
-    drifts into the tails of tanh, and nothing brings it back.
+    Each plane is brought to mean 0 and variance 1 over the frame first. Without that, latents that the decoder does
+    not use yet drift to a constant in the tails of tanh, and nothing brings them back.
     """
-    return F.group_norm(planes.float(), 1).tanh().flatten(2).transpose(1, 2)
+    return F.instance_norm(planes.float()).tanh().flatten(2).transpose(1, 2)
 
 
 class Residual(nn.Module):
