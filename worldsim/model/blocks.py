@@ -52,8 +52,9 @@ def over_clip(proj: Projection, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = proj(x)
     time = torch.arange(x.shape[1], device=x.device)
     turn = turns(time[:, None], (q.shape[-1],))[:, None, None]
-    frames_last = (part.permute(0, 2, 3, 1, 4) for part in (rotate(q, turn), rotate(k, turn), v))
-    out = attend(*frames_last, time[:, None] >= time)
+    turned = (rotate(q, turn), rotate(k, turn), v)
+    query, key, value = (part.permute(0, 2, 3, 1, 4) for part in turned)
+    out = attend(query, key, value, time[:, None] >= time)
     return proj.out(out.permute(0, 3, 1, 2, 4).flatten(-2)), k, v
 
 
