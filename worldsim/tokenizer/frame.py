@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.tokenizer.layers import Stack, bound, check_blocks
+from worldsim.tokenizer.layers import Stack, check_blocks
 from worldsim.tokenizer.protocol import Motion, Past, View
 
 
@@ -106,7 +106,7 @@ class FrameTokenizer(nn.Module):
         patches = F.pixel_unshuffle(frame, self.config.patch)
         hidden = self.look(patches)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
-        return bound(self.to_latent(hidden))
+        return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Latent [B, N, C] to frame [B, 3, H, W]; the view is not used."""

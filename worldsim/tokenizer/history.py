@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack, bound, check_blocks
+from worldsim.tokenizer.layers import Stack, check_blocks
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -89,11 +89,17 @@ class HistoryTokenizer(nn.Module):
         self.compare = Stack(config.width, embedding, 1)
         self.squeeze = nn.Conv2d(config.width, 2 * config.width, config.pool, config.pool)
         self.distil = Stack(2 * config.width, embedding, 1)
-        self.to_latent = nn.Conv2d(2 * config.width, config.channels, 1)
+        block = config.patch * config.pool
+        self.project = nn.Conv2d(3, config.channels, block, block, bias=False)
+        self.to_latent = nn.Conv2d(2 * config.width, config.channels, 1, bias=False)
         self.from_latent = nn.Conv2d(config.channels, config.width, 3, padding=1)
+        self.unproject = nn.Conv2d(config.channels, 3 * block**2, 1, bias=False)
         self.weigh = Stack(config.width, embedding, config.depth)
         self.out_norm = nn.GroupNorm(8, config.width)
         self.out = nn.Conv2d(config.width, 2 + 4 * area, 3, padding=1)
+        nn.init.normal_(self.project.weight, std=1.5 / block)
+        nn.init.zeros_(self.to_latent.weight)
+        nn.init.zeros_(self.unproject.weight)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
         self.register_buffer("base", _pixel_grid(height, width), persistent=False)
@@ -145,23 +151,30 @@ class HistoryTokenizer(nn.Module):
         return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
 
     def encode(self, frame: Tensor, view: View) -> Tensor:
-        """The innovation of ``frame`` [B, 3, H, W] over ``view``: [B, N, C] in (-1, 1)."""
+        """The innovation of ``frame`` [B, 3, H, W] over ``view``: [B, N, C] in (-1, 1).
+
+        A linear code of each block's residual, corrected by a network that sees more: the linear part is useful
+        from the first step, so that the decoder learns to read latents at all.
+        """
         embedding = self.embed(view.control)
-        hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(frame, self.config.patch))
+        residual = frame - _first_guess(view)
+        hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(residual, self.config.patch))
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
-        return bound(self.to_latent(hidden))
+        planes = self.project(residual).float() + self.to_latent(hidden)
+        return planes.float().tanh().flatten(2).transpose(1, 2)
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
         patch = self.config.patch
-        planes = latent.transpose(1, 2).unflatten(2, self.grid)
-        planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
+        coarse = latent.transpose(1, 2).unflatten(2, self.grid)
+        planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
         hidden = self.see(self._patches(view)) + self.from_latent(planes.to(view.prior.dtype))
         hidden = self.weigh(hidden, self.embed(view.control))
         out = self.out(F.silu(self.out_norm(hidden))).float()
         flow = F.interpolate(out[:, :2], scale_factor=patch, mode="bilinear", align_corners=False) * 0.1
-        trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + 2 * view.valid - 1)
+        trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + _believed(view))
         paint = F.pixel_shuffle(out[:, 2 + patch**2 :], patch)
+        paint = paint + F.pixel_shuffle(self.unproject(coarse).float(), patch * self.config.pool)
         moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1))
         return trust * moved + (1 - trust) * view.prior + paint
 
@@ -191,6 +204,17 @@ class HistoryTokenizer(nn.Module):
         seen = _read(past_reach[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
         return grid.clamp(-2, 2), (inside * agrees)[:, None]
+
+
+def _believed(view: View) -> Tensor:
+    """Log-odds of the warped past against the prior before anything is learnt [B, 1, H, W]."""
+    return 2 * view.valid - 1
+
+
+def _first_guess(view: View) -> Tensor:
+    """What the decoder makes of a view before anything is learnt [B, 3, H, W]."""
+    trust = torch.sigmoid(_believed(view))
+    return trust * view.warped + (1 - trust) * view.prior
 
 
 def _pixel_grid(height: int, width: int) -> Tensor:

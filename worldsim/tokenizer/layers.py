@@ -15,15 +15,6 @@ def check_blocks(size: tuple[int, int], block: int) -> None:
         raise ConfigError(rule, size, "change patch or pool")
 
 
-def bound(planes: Tensor) -> Tensor:
-    """Latent planes [B, C, h, w] to latents [B, h * w, C] in (-1, 1), float32.
-
-    Each plane is brought to mean 0 and variance 1 over the frame first. Without that, latents that the decoder does
-    not use yet drift to a constant in the tails of tanh, and nothing brings them back.
-    """
-    return F.instance_norm(planes.float()).tanh().flatten(2).transpose(1, 2)
-
-
 class Residual(nn.Module):
     """Two 3x3 convolutions with a zero-initialised last one, modulated by an embedding (FiLM)."""
 

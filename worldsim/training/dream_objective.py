@@ -39,6 +39,10 @@ class Unrolled:
     """Mean squared error per frame [T]"""
 
 
+_THRIFT = 0.01
+"""Weight of the latents' mean square: what tells nothing returns to zero instead of drifting into tanh's tails."""
+
+
 def picture_loss(made: Tensor, true: Tensor) -> Tensor:
     """L1 + MSE + L1 of the image gradients (what blur loses first); frames [B, 3, H, W]."""
     error = made - true
@@ -65,7 +69,7 @@ def unroll(
         keep = torch.from_numpy(rng.random((len(true), 1, 1)) >= drop).to(latent)
         shaken = (latent + noise * _normal(rng, latent)) * keep
         made = tokenizer.decode(shaken, view)
-        losses.append(picture_loss(made, true))
+        losses.append(picture_loss(made, true) + _THRIFT * latent.square().mean())
         squares.append((made.detach().clamp(-1, 1) - true).square().mean())
         latents.append(latent.detach())
         views.append(view.tokens)
@@ -171,10 +175,15 @@ def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
 
 
 def dream_objective(networks: Networks, clips: ClipStore, batch: int, length: int) -> Objective:
-    """Tokenizer, generator and heads together: the generator learns the latents that play will need."""
+    """Tokenizer, generator and heads together: the generator learns the latents that play will need.
+
+    The first half of the stage takes clips of three frames, the second of ``length``: short unrolls teach
+    more a minute, long ones are what play needs.
+    """
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        data = Batch.of(clips.sample(batch, length, rng, ends=0.1), networks)
+        frames = min(3, length) if progress < 0.5 else length
+        data = Batch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
         unrolled = unroll(networks, data, rng)
         forcing, agent = forcing_loss(networks, data, unrolled, rng)
         heads = heads_loss(networks, data, agent)

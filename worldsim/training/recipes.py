@@ -36,7 +36,7 @@ class Recipe:
     context: int = 8
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
-    channels: int = 32
+    channels: int = 96
     place_channels: int = 16
     place_share: float = 0.4
     motion_share: float = 0.04
@@ -72,7 +72,7 @@ RECIPES: dict[str, Recipe] = {
         context=32,
         tokenizer_width=128,
         tokenizer_depth=6,
-        channels=32,
+        channels=128,
         place_channels=32,
         batch=32,
         length=33,
