@@ -19,7 +19,7 @@ from worldsim.training.plan import stages_of
 from worldsim.training.recipes import Recipe, plan_networks
 from worldsim.training.stage import Stage
 
-ENCODER = ("look", "compare", "squeeze", "distil", "to_latent")
+ENCODER = ("project", "look", "compare", "squeeze", "distil", "to_latent")
 """Parts of a tokenizer that only encode."""
 
 

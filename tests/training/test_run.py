@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -64,21 +65,27 @@ def test_a_dataset_becomes_a_world(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert state.stat().st_mtime_ns == before
 
 
-def test_ctrl_c_leaves_a_world_and_a_way_on(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_kill_leaves_a_world_and_a_way_on(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
     out, taken = tmp_path / "run", []
     true_step = Trainer._step
 
     def step(self: Trainer, stage: Stage, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         if len(taken) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         taken.append(stage.name)
         return true_step(self, stage, optimizer)
 
     monkeypatch.setattr(Trainer, "_step", step)
     assert main(command(data, out, "--stages", "motion", minutes=100)) == 130
     assert "interrupted; --resume goes on" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert load(out / "toy", "cpu").engine(1).open().step().index == 3
     monkeypatch.setattr(Trainer, "_step", true_step)
     assert main(command(data, out, "--stages", "place", "--resume")) == 2

@@ -153,8 +153,8 @@ class HistoryTokenizer(nn.Module):
     def encode(self, frame: Tensor, view: View) -> Tensor:
         """The innovation of ``frame`` [B, 3, H, W] over ``view``: [B, N, C] in (-1, 1).
 
-        A linear code of each block's residual, corrected by a network that sees more: the linear part is useful
-        from the first step, so that the decoder learns to read latents at all.
+        A linear code of each block's residual, of use from the first step, so that the decoder learns to read
+        latents; a network that sees more corrects it.
         """
         embedding = self.embed(view.control)
         residual = frame - _first_guess(view)

@@ -40,7 +40,7 @@ class Unrolled:
 
 
 _THRIFT = 0.01
-"""Weight of the latents' mean square: what tells nothing returns to zero instead of drifting into tanh's tails."""
+"""Weight of the latents' mean square: what tells nothing returns to 0 and not into the tails of tanh."""
 
 
 def picture_loss(made: Tensor, true: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,12 +111,12 @@ def _chosen(stages: list[Stage], names: str | None) -> list[Stage]:
 
 
 def _train(args: argparse.Namespace, networks: Networks, stages: list[Stage], held_out: ClipStore) -> bool:
-    """Run the stages; False where Ctrl-C ended them early."""
+    """Run the stages; False where Ctrl-C or a polite kill ended them early."""
 
     def picture(stage: str, step: int) -> None:
         write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
 
-    with _figures(args.out) as writer:
+    with _figures(args.out) as writer, _term_as_ctrl_c():
         trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, picture)
         if args.resume:
             trainer.resume()
@@ -129,6 +130,16 @@ def _read_size(text: str) -> tuple[int, int]:
     if not (x and height.isdigit() and width.isdigit()):
         raise DataError("a size must be HxW in pixels, e.g. 120x160", text)
     return int(height), int(width)
+
+
+@contextmanager
+def _term_as_ctrl_c() -> Iterator[None]:
+    """A job in the background gets no Ctrl-C; ``kill`` ends it as well, with its state saved."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
