@@ -26,9 +26,12 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def prepare(networks: Networks, dtype: torch.dtype) -> None:
     """Cast once what would otherwise be cast every step.
 
-    A place's planes stay float32: they are looked up, not multiplied.
+    A place's planes stay float32: they are looked up, not multiplied. So do the generator's own weights and
+    its last norm, which work on float32.
     """
-    networks.generator.to(dtype)
+    for name, module in networks.generator.named_children():
+        if name != "norm":
+            module.to(dtype)
     tokenizer = networks.tokenizer
     for name, module in tokenizer.named_children():
         if name != "place":
