@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import lively_world
 from worldsim.camera import from_planar
-from worldsim.checkpoint import tiny_world
 from worldsim.controls import ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.spec import SourceSpec
@@ -57,24 +57,13 @@ class PretendedPlayer:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(tiny_world(tmp_path_factory.mktemp("worlds"), name="tiny"))
-
-
-def load_stirred(folder: Path) -> World:
-    """A tiny world whose layers that begin as zeros are not: else all K dream alike.
-
-    In float32, so that a batch of another size gives the same frames.
-    """
-    world, chance = load(folder, "cpu", torch.float32), torch.Generator().manual_seed(0)
-    for parameter in world.networks.parameters():
-        if not parameter.any():
-            parameter.normal_(0, 0.05, generator=chance)
-    return world
+    return lively_world(tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="session")
 def world(folder: Path) -> World:
-    return load_stirred(folder)
+    """In float32, so that a batch of another size gives the same frames."""
+    return load(folder, "cpu", torch.float32)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.evaluation.conftest import PretendedPlayer, load_stirred
+from tests.evaluation.conftest import PretendedPlayer
 from worldsim.checkpoint import tiny_world
 from worldsim.controls import ControlSpace
 from worldsim.engine.world import World, load
@@ -51,7 +51,7 @@ def test_episodes_are_those_kept_for_reporting(report: Report) -> None:
 
 
 def test_the_same_world_gets_the_same_figures(folder: Path, report: Report) -> None:
-    again = load_stirred(folder)
+    again = load(folder, "cpu", torch.float32)
     assert evaluate(again, PretendedPlayer(again.spec), SMALL).figures == report.figures
 
 
