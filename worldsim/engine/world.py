@@ -59,7 +59,7 @@ class World:
     def computing(self) -> Iterator[None]:
         """Inside, networks run as they do in an engine: without gradients, in the world's number type."""
         half = self.dtype == torch.bfloat16
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             yield
 
     def engine(self, slots: int = 8, context: int | None = None, steps: int = 2, history: int = 64) -> Engine:

@@ -15,6 +15,13 @@ from worldsim.model.rope import rotate, turns
 
 _EPSILON = 2.0**-7
 """Added to the mean square of a query or key: the rounding of the bfloat16 that it comes in."""
+_TINY = 2.0**-23
+"""Added to the mean square of a token, which is float32."""
+
+
+def rms(x: Tensor, epsilon: float) -> Tensor:
+    """x [..., D] at a mean square of 1: five operations, where torch's own takes twice the time on a CPU."""
+    return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
 
 
 class Projection(nn.Module):
@@ -32,7 +39,7 @@ class Projection(nn.Module):
         qkv = self.qkv(x).float().unflatten(-1, (3, self.heads, -1))
         qk, v = qkv[..., :2, :, :], qkv[..., 2, :, :]
         scale = torch.stack([self.norm_q.weight, self.norm_k.weight])[:, None]
-        qk = qk * (qk.square().mean(-1, keepdim=True) + _EPSILON).rsqrt() * scale
+        qk = rms(qk, _EPSILON) * scale
         return qk[..., 0, :, :], qk[..., 1, :, :], v
 
 
@@ -77,7 +84,6 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, temporal: bool) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, elementwise_affine=False)
         self.space = Projection(width, heads)
         self.time = Projection(width, heads) if temporal else None
         hidden = -(-width * 8 // 3 // 32) * 32
@@ -95,14 +101,14 @@ class Block(nn.Module):
         """x [B, T, N, D], condition [B, T, D] to the shape of x, and this call's raw keys and values."""
         parts = self.modulate(F.silu(condition))[:, :, None].chunk(9, -1)
         scale, shift, share = parts[:3]
-        x = x + share * over_space(self.space, self.norm(x) * (1 + scale) + shift, turn, mask)
+        x = x + share * over_space(self.space, rms(x, _TINY) * (1 + scale) + shift, turn, mask)
         fresh = None
         if self.time is not None:
             scale, shift, share = parts[3:6]
-            normed = self.norm(x) * (1 + scale) + shift
+            normed = rms(x, _TINY) * (1 + scale) + shift
             looked = over_clip(self.time, normed) if past is None else over_cache(self.time, normed, past)
             moved, keys, values = looked
             x, fresh = x + share * moved, (keys, values)
         scale, shift, share = parts[6:]
-        gate, up = self.gate_up(self.norm(x) * (1 + scale) + shift).chunk(2, -1)
+        gate, up = self.gate_up(rms(x, _TINY) * (1 + scale) + shift).chunk(2, -1)
         return x + share * self.down(F.silu(gate) * up), fresh
