@@ -84,6 +84,7 @@ def test_rows_come_out_as_copies_and_go_back_in() -> None:
     cache.put(torch.tensor([1, 2]), copy)
     assert [held(cache, row) for row in range(BATCH)] == [[0], [0, 1], [0, 1]]
     assert cache.read()[0].filled.sum(1).tolist() == [1, 2, 2]
+    assert cache.index.tolist() == [1, 2, 2]
 
 
 def test_one_row_can_be_put_in_many_places_and_in_another_number_type() -> None:

@@ -29,6 +29,11 @@ def test_other_places_other_numbers(seed: int) -> None:
         assert abs(np.corrcoef(here, other)[0, 1]) < 0.5
 
 
+def test_streams_do_not_overlap() -> None:
+    streams = [normal(5, index, draw, 1000) for index in range(4) for draw in range(3)]
+    assert len(np.unique(np.concatenate(streams))) > 0.999 * 12_000
+
+
 def test_large_seeds_are_exact() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

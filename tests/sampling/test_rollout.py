@@ -14,6 +14,8 @@ from worldsim import camera
 from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
+from worldsim.sampling import rollout
+from worldsim.sampling.noise import normal_batch
 from worldsim.sampling.rollout import Controls, Memory, begin, blank, observe_unit, step_unit
 
 WORLDS = ("history", "history without poses", "frame", "frame without poses")
@@ -143,6 +145,20 @@ def test_seeds_and_controls_decide(networks: Networks) -> None:
     vector[:, 4] = 1
     step_unit(networks, d, Controls(vector, d.poses, np.zeros(3, bool)), 2)
     assert not torch.equal(a.cache.keys, d.cache.keys)
+
+
+def test_every_frame_has_noise_of_its_own(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def record(seeds: np.ndarray, indices: np.ndarray, draw: int, shape: tuple[int, ...]) -> np.ndarray:
+        drawn.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
+        return normal_batch(seeds, indices, draw, shape)
+
+    monkeypatch.setattr(rollout, "normal_batch", record)
+    memory = first(networks)
+    for _ in range(2):
+        step_unit(networks, memory, controls(memory), 2)
+    assert drawn == [(3, 1), (4, 1), (5, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:

@@ -77,6 +77,7 @@ def test_stages_share_the_clock(world: Path, tmp_path: Path, monkeypatch: pytest
     assert trainer.run()
     assert [name for name, _, _ in toy.drawn] == ["one"] * 3 + ["two"] * 9
     assert toy.started == ["one", "two"]
+    assert len({target for _, target, _ in toy.drawn}) == 12  # every step of every stage draws anew
     assert [progress for _, _, progress in toy.drawn[3:6]] == pytest.approx([0, 1 / 9, 2 / 9])
     assert trainer.clock.done
 
