@@ -1,6 +1,10 @@
-"""Settings for all tests: one thread, no display, and property tests without deadlines."""
+"""Settings for all tests: Ctrl-C heeded, one thread, no display, property tests without deadlines."""
 
 import os
+import signal
+
+# A run in the background inherits an ignored SIGINT; tests that send one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before torch or pygame is imported: threads only slow tiny models down, and no test opens a window.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -90,9 +90,7 @@ def test_kill_minus_9_and_resume(tmp_path: Path, whole_group: bool) -> None:
 def test_ctrl_c_leaves_a_readable_dataset(tmp_path: Path) -> None:
     root = tmp_path / "data"
     command = [sys.executable, "-c", SCRIPT, str(root), "100000"]
-    # A test run in the background inherits an ignored SIGINT, which a recorder in a terminal does not.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=heed)
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     wait_for_shards(root, 6)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all
     assert process.wait(timeout=20) == 130

@@ -83,7 +83,7 @@ def test_ctrl_c_or_a_kill_leaves_a_world_and_a_way_on(
         return true_step(self, stage, optimizer)
 
     monkeypatch.setattr(Trainer, "_step", step)
-    assert main(command(data, out, "--stages", "motion", minutes=100)) == 130
+    assert main(command(data, out, "--stages", "motion", minutes=1)) == 130
     assert "interrupted; --resume goes on" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert load(out / "toy", "cpu").engine(1).open().step().index == 3
