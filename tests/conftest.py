@@ -3,9 +3,6 @@
 import os
 import signal
 
-# A run in the background inherits an ignored SIGINT; tests that send one would wait for ever.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Set before torch or pygame is imported: threads only slow tiny models down, and no test opens a window.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -15,3 +12,6 @@ from hypothesis import settings
 
 settings.register_profile("worldsim", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("worldsim")
+
+# A run in the background inherits an ignored SIGINT; tests that send one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
