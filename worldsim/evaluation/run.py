@@ -35,23 +35,26 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     began = time.monotonic()
+    threads = args.threads or torch.get_num_threads()
     world = load(args.world, args.device, _DTYPES.get(args.dtype))
+    workers = threads if world.device.type == "cpu" else 1
     scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
     longest = CONTEXT + max(args.horizon, scope.teacher, FILM_FRAMES if args.videos else 0)
     player = _player(world, longest + MOST_SKIPPED)
     try:
-        with _progress() as show:
-            report = evaluate(world, player, scope, steps=args.steps, seed=args.seed, on_progress=show)
+        with _progress() as show, _torch_threads(threads // workers):
+            report = evaluate(
+                world, player, scope, steps=args.steps, seed=args.seed, workers=workers, on_progress=show
+            )
         if args.videos:
             write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
     finally:
         player.close()
-    facts = {**_facts(world, report, args.steps, args.seed), "seconds": round(time.monotonic() - began, 1)}
+    seconds = round(time.monotonic() - began, 1)
+    facts = {**_facts(world, report, args.steps, args.seed), "threads": threads, "seconds": seconds}
     if args.json:
         figures = {name: asdict(figure) for name, figure in report.figures.items()}
         print(json.dumps({**facts, "figures": figures}, indent=1))
@@ -82,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trajectories", type=int, help="how many")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; figures do not depend on them (default: all)"
+    )
     return parser
 
 
@@ -111,8 +116,18 @@ def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, obj
         "episodes": [min(report.seeds), max(report.seeds)],
         "device": str(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
     }
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let each operation use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from worldsim.engine.world import World
-from worldsim.evaluation.computing import computing
 from worldsim.evaluation.measures import psnr
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
@@ -54,7 +53,7 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
     seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
     poses = true.poses if true.poses is not None else np.tile(np.eye(4), (*true.frames.shape[:2], 1, 1))
     scores: dict[str, list[np.ndarray]] = {}
-    with computing(world):
+    with world.computing():
         memory = begin(networks, _model(world, true.frames[:, 0]), poses[:, 0], seeds)
         for t in range(1, plan.context + plan.frames):
             given = Controls(true.controls[:, t], poses[:, t], np.full(n, networks.has_poses))
