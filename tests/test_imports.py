@@ -23,7 +23,7 @@ LAYERS = (
     {"networks"},
     {"sampling", "checkpoint"},
     {"engine", "training", "evaluation"},
-    {"cli", "bridge.server"},
+    {"cli", "bench", "bridge"},
     {"envs"},
     {"agents", "play"},
 )
@@ -32,7 +32,7 @@ LAYERS = (
 SIBLINGS = {("evaluation", "engine")}
 """Allowed although on one layer: the yardstick measures what a player gets, and a player gets the engine."""
 
-LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs")}
+LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs"), ("bench", "envs")}
 """Allowed inside functions only: the command line calls commands, the yardstick plays the real thing."""
 
 ONLY = {"bridge.client": {"bridge.protocol", "controls", "errors"}}

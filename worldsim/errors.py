@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BridgeError",
     "CameraError",
     "CheckpointError",
     "ConfigError",
@@ -65,6 +66,29 @@ class EngineError(WorldsimError):
 
 class SourceError(WorldsimError):
     """A source that is unknown or that failed."""
+
+
+class BridgeError(WorldsimError):
+    """A request over the wire that was refused, a reply that did not come, or a message that is malformed.
+
+    Args:
+        rule, value, remedy: see :class:`WorldsimError`.
+        code: the protocol's word for it; ``docs/protocol.md`` lists them.
+        retry_after_ms: after how many milliseconds the same request may be welcome, where that is known.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        value: object = None,
+        remedy: str = "",
+        *,
+        code: str = "BAD_REQUEST",
+        retry_after_ms: float | None = None,
+    ) -> None:
+        super().__init__(rule, value, remedy)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
 
 
 class DependencyError(WorldsimError):

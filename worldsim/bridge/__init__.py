@@ -1,0 +1,1 @@
+"""The wire: other programs step worlds over ZeroMQ; ``docs/protocol.md`` says how."""
