@@ -22,7 +22,7 @@ _COMMANDS = {
     "train": ("worldsim.training.run", "learn a world from recorded data"),
     "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
-    "bench": ("worldsim.evaluation.bench", "measure how fast a world answers"),
+    "bench": ("worldsim.bench.command", "measure how fast a world answers"),
 }
 """Command -> the module whose ``main(argv) -> exit code`` it calls, and its line in the help."""
 

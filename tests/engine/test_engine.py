@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.engine.walks import assert_same, control, differ, given, walk
+from tests.engine.walks import assert_same, differ, given, walk
 from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.world import World
-
-SHARED = 2
-"""Grey levels by which a frame may differ with the size of the batch, within the first frames of a dream.
-
-Matrix products round by the shape of the batch. Measured on these worlds, after five frames: one level."""
 
 
 def test_an_open_session_shows_its_last_given_frame(any_world: World) -> None:
@@ -122,33 +117,6 @@ def test_a_batch_of_sessions_answers_for_each(any_world: World) -> None:
     assert engine.step({}) == {}
 
 
-@pytest.mark.parametrize("others", [1, 2, 5])
-def test_whoever_shares_the_batch_hardly_matters(world: World, others: int) -> None:
-    alone = walk(world.engine(8).open(3, 0), 5)
-    engine = world.engine(8)
-    company = [engine.open(100 + i) for i in range(others)]
-    session = engine.open(3, 0)
-    for t in range(5):
-        step = engine.step({s: control(t) for s in (*company, session)})[session]
-        assert np.abs(step.frame.astype(int) - alone[t].frame).max() <= SHARED
-        np.testing.assert_allclose(step.pose, alone[t].pose, atol=1e-5)
-        assert step.reward == pytest.approx(alone[t].reward, abs=1e-3)
-
-
-def test_in_a_batch_of_the_same_size_it_does_not_matter_at_all(any_world: World) -> None:
-    walks = []
-    for company in ((11, 12), (21, 22)):
-        engine = any_world.engine(4)
-        before, session, after = engine.open(company[0]), engine.open(3, 0), engine.open(company[1])
-        walk(after, company[0] % 9)  # the others may stand anywhere
-        steps = [
-            engine.step({before: control(t + 1), session: control(t), after: control(0)})[session]
-            for t in range(4)
-        ]
-        walks.append(steps)
-    assert_same(*walks)
-
-
 def test_sessions_left_out_of_a_batch_do_not_move(world: World) -> None:
     engine, twin_engine = world.engine(2), world.engine(2)
     session, other = engine.open(3, 0), engine.open(4, 1)
@@ -224,3 +192,55 @@ def test_the_number_of_passes_can_be_changed_while_running(world: World) -> None
     engine.steps = 4
     assert engine.steps == 4
     assert differ(one, walk(many, 1))
+
+
+def test_a_batch_of_any_size_gives_the_frames_of_one_alone(any_world: World) -> None:
+    """Bit for bit, in every lane and at every batch size."""
+    many = any_world.engine(9, steps=2)
+    sessions = [many.open(seed, seed % 2) for seed in range(9)]
+    alone = [any_world.engine(1, steps=2).open(seed, seed % 2) for seed in range(9)]
+    for count in (9, 5, 2, 1, 7):
+        held = Control(keys={"forward"}, look=0.1 * count)
+        together = many.step(dict.fromkeys(sessions[:count], held))
+        for session, twin in zip(sessions[:count], alone[:count], strict=True):
+            assert_same([together[session]], [twin.step(held)])
+
+
+def test_more_sessions_than_slots_take_turns(any_world: World) -> None:
+    roomy = any_world.engine(5, steps=1)
+    tight = any_world.engine(2, steps=1, parking=3 * roomy.session_bytes)
+    few, all_ = [tight.open(seed, 0) for seed in range(5)], [roomy.open(seed, 0) for seed in range(5)]
+    assert (tight.free, tight.scheduler.parked) == (0, 3)
+    for _ in range(3):
+        turns, once = tight.step(dict.fromkeys(few, Control())), roomy.step(dict.fromkeys(all_, Control()))
+        for one, other in zip(few, all_, strict=True):
+            assert_same([turns[one]], [once[other]])
+
+
+def test_forks_with_seeds_of_their_own_dream_apart(world: World) -> None:
+    session = world.engine(3, steps=1).open(3, 0)
+    alike, other = session.fork(2, seeds=[3, 4])
+    assert other.seed == 4
+    first = walk(session, 1)
+    assert_same(walk(alike, 1), first)
+    assert differ(walk(other, 1), first)
+
+
+def test_a_step_may_be_asked_for_latents_alone(any_world: World) -> None:
+    engine = any_world.engine(2, steps=1)
+    session, twin = engine.open(3, 0), engine.open(3, 0)
+    blind = engine.step({session: Control()}, frames=False)[session]
+    seen = twin.step()
+    assert blind.frame.size == 0
+    np.testing.assert_array_equal(blind.latent, seen.latent)
+    assert_same(walk(session, 2), walk(twin, 2))
+
+
+def test_passes_are_dropped_before_a_deadline_is_missed(world: World) -> None:
+    engine = world.engine(1, steps=4)
+    session = engine.open(3, 0)
+    for _ in range(3):  # each number of passes is tried once
+        engine.step({session: Control()}, deadline=0.0)
+    assert engine.step({session: Control()}, deadline=0.0)[session].steps == 1
+    assert engine.step({session: Control()}, deadline=60.0)[session].steps == 4
+    assert session.step().steps == 4

@@ -103,14 +103,16 @@ def test_without_a_free_slot_nothing_is_opened(world: World) -> None:
     engine = world.engine(2)
     session = engine.open()
     blob = session.snapshot()
-    with pytest.raises(EngineError, match="1 free slots"):
+    with pytest.raises(EngineError, match="room for"):
         session.fork(2)
-    with pytest.raises(EngineError, match="free slots"):
+    with pytest.raises(EngineError, match="at least one"):
         session.fork(0)
+    with pytest.raises(EngineError, match="as many seeds"):
+        session.fork(1, [1, 2])
     assert engine.free == 1
     session.fork()
     for take in (lambda: engine.open(), lambda: engine.restore(blob)):
-        with pytest.raises(EngineError, match="free slot"):
+        with pytest.raises(EngineError, match="room for"):
             take()
     assert engine.free == 0
 

@@ -37,7 +37,7 @@ def test_nothing_is_trained_here(world: World) -> None:
 def test_in_half_precision_what_is_looked_up_stays_whole(half: World) -> None:
     place = half.networks.tokenizer.place
     assert place.ground.dtype == place.occupancy.dtype == torch.float32
-    assert place.colour[0].weight.dtype == torch.bfloat16
+    assert place.colour[1].weight.dtype == torch.bfloat16
     assert half.networks.generator.out.weight.dtype == torch.bfloat16
 
 

@@ -1,19 +1,25 @@
-"""The engine: slots for sessions, one batched pass for any subset of them."""
+"""The engine: room for sessions, and batched steps of any subset of them."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
-from worldsim.engine.session import Moment, Session
+from worldsim.engine.lanes import Lanes
+from worldsim.engine.pace import Pace
+from worldsim.engine.scheduler import Scheduler
+from worldsim.engine.session import Session
 from worldsim.engine.snapshots import Snapshot, pack, unpack
 from worldsim.engine.step import Step
+from worldsim.engine.undo import Undo, undo
 from worldsim.errors import ControlError, EngineError
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.flow import check_steps
@@ -28,19 +34,26 @@ _START_DRAW = 2**32
 
 
 class Engine:
-    """Holds every session's memory in one preallocated batch; row = slot."""
+    """Holds sessions' memory in one preallocated batch, row = slot; those without a slot are parked."""
 
-    def __init__(self, world: World, slots: int, context: int | None, steps: int, history: int) -> None:
+    def __init__(
+        self, world: World, slots: int, context: int | None, steps: int, history: int, parking: int
+    ) -> None:
         self.world, self.slots, self.history = world, slots, history
         config = world.config.networks.generator
         self.context = config.context if context is None else context
-        if slots < 1 or history < 0:
-            raise EngineError("an engine needs slots >= 1 and history >= 0", (slots, history))
+        if slots < 1 or history < 0 or parking < 0:
+            rule = "an engine needs slots >= 1, history >= 0 and parking >= 0"
+            raise EngineError(rule, (slots, history, parking))
         if self.context < max(2, config.sinks + 1):
             raise EngineError(f"an engine's context must be at least {max(2, config.sinks + 1)}", context)
         self._steps = check_steps(steps)
-        self._free = list(range(slots))[::-1]
         self._memory = blank(world.networks, slots, self.context)
+        self.session_bytes = self._memory.bytes_per_world()
+        """Of a session's memory; its history comes on top."""
+        self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
+        self._parked: dict[int, Memory] = {}
+        self._lanes, self._pace = Lanes(world.device, world.dtype), Pace()
 
     @property
     def steps(self) -> int:
@@ -53,8 +66,8 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Slots that no session holds."""
-        return len(self._free)
+        """Sessions that there is room for, in slots or parked."""
+        return self.scheduler.free
 
     def open(self, seed: int = 0, start: int | Context | None = None) -> Session:
         """Begin a session.
@@ -64,22 +77,34 @@ class Engine:
             start: index into the world's starts, given frames, or None: a start picked by the seed.
 
         Raises:
-            EngineError: no free slot, no such start, or a context that does not fit the world.
+            EngineError: no room, no such start, or a context that does not fit the world.
         """
         seed = operator.index(seed)
-        self._check_free()
+        self.scheduler.check()
         if isinstance(start, Context):
             number, context = None, start
         else:
             number = self._pick_start(seed) if start is None else operator.index(start)
             context = self._start(number)
         self._check_context(context)
-        with self.world.computing():
+        with torch.inference_mode():
             memory, unit = self._take_in(context, seed)
         return self._seat(memory, seed=seed, start=number, step=self._first_step(context, unit, memory))
 
-    def step(self, controls: Mapping[Session, Control]) -> dict[Session, Step]:
-        """Dream one frame of every session named, in one batch.
+    def step(
+        self,
+        controls: Mapping[Session, Control],
+        *,
+        frames: bool = True,
+        deadline: float | None = None,
+    ) -> dict[Session, Step]:
+        """Dream one frame of every session named, in as few batches as the slots allow.
+
+        Args:
+            controls: what is held while getting to the new frame.
+            frames: False: only latents are wanted. What the next frame does not need is left out.
+            deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
+                the frames then depend on the machine's speed, and ``Step.steps`` says what was done.
 
         Raises:
             ControlError: a key that the world does not know, or a pose for a world without poses.
@@ -88,44 +113,46 @@ class Engine:
         """
         for session in controls:
             self._check_open(session)
-        sessions = sorted(controls, key=lambda session: session.slot)
-        if not sessions:
-            return {}
-        batch = self._controls([controls[session] for session in sessions])
-        rows = np.array([session.slot for session in sessions])
-        with self.world.computing():
-            memory = self._memory.pick(rows)
-            before = [memory.pick(np.array([i])) if self.history else None for i in range(len(rows))]
-            unit = step_unit(self.world.networks, memory, batch, self._steps)
-            self._memory.put(rows, memory)
-        steps = self._steps_of(unit, memory, batch.given)
-        for session, step, past in zip(sessions, steps, before, strict=True):
-            session.advance(step, past)
-        return dict(zip(sessions, steps, strict=True))
+        sessions = sorted(controls, key=lambda session: (session.slot is None, session.slot, session.number))
+        for session in sessions:
+            self._check_control(controls[session])
+        answers: dict[Session, Step] = {}
+        for first in range(0, len(sessions), self.slots):
+            wave = sessions[first : first + self.slots]
+            self._make_room(wave)
+            wave.sort(key=lambda session: self._row(session))
+            answers |= self._step_wave(wave, [controls[session] for session in wave], frames, deadline)
+        return {session: answers[session] for session in controls}
 
-    def fork(self, session: Session, count: int) -> list[Session]:
-        """``count`` copies of a session in slots of their own."""
+    def fork(self, session: Session, count: int, seeds: Sequence[int] | None = None) -> list[Session]:
+        """``count`` copies of a session; see ``Session.fork``."""
         self._check_open(session)
-        if not 1 <= count <= self.free:
-            rule = f"a fork must fit the {self.free} free slots"
-            raise EngineError(rule, count, "open the engine with more slots")
-        memory, history = self._row(session), session.history
-        return [
-            self._seat(memory, seed=session.seed, start=session.start, step=session.last, history=history)
-            for _ in range(count)
-        ]
+        if count < 1:
+            raise EngineError("a fork must make at least one session", count)
+        if seeds is not None and len(seeds) != count:
+            raise EngineError("a fork must have as many seeds as sessions", len(seeds), f"give {count}")
+        self.scheduler.check(count)
+        memory, history = self._copy(session), session.history
+        own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
+        forks = []
+        for seed in own:
+            memory.seeds = np.array([seed % 2**64], np.uint64)
+            forks.append(
+                self._seat(memory, seed=seed, start=session.start, step=session.last, history=history)
+            )
+        return forks
 
     def snapshot(self, session: Session) -> bytes:
         """See ``Session.snapshot``."""
         self._check_open(session)
-        snapshot = Snapshot(self._row(session), session.last, session.seed, session.start)
+        snapshot = Snapshot(self._copy(session), session.last, session.seed, session.start)
         return pack(snapshot, self.world.digest)
 
     def restore(self, blob: bytes) -> Session:
         """A session from a snapshot; it continues bit for bit as the original would have.
 
         Raises:
-            EngineError: a damaged snapshot, one of other weights or another context length, or no free slot.
+            EngineError: a damaged snapshot, one of other weights or another context length, or no room.
         """
         snapshot = unpack(blob, self.world.digest, self.world.device)
         held = snapshot.memory.cache.frames
@@ -134,28 +161,99 @@ class Engine:
             raise EngineError(rule, held, f"use engine(context={held})")
         return self._seat(snapshot.memory, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
-    def put(self, session: Session, moment: Moment) -> None:
-        """Take a session to another moment of its own."""
+    def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
+        """Take a session's newest frames back, the newest first; returns what it had answered before them."""
         self._check_open(session)
-        self._memory.put(np.array([session.slot]), moment.memory)
-        session.last = moment.step
+        self._make_room([session])
+        rows = np.array([self._row(session)])
+        with torch.inference_mode():
+            memory = self._memory.over(rows)
+            undo(memory, undone)
+            self._memory.take(rows, memory)
+        return undone[-1].step
+
+    def park(self, session: Session) -> None:
+        """Free a session's slot and keep its memory elsewhere; its next step brings it back, bit for bit.
+
+        Raises:
+            EngineError: a closed session, or no room for parked ones.
+        """
+        self._check_open(session)
+        if session.slot is not None:
+            if self.scheduler.sessions == self.slots:
+                raise EngineError("parking needs room", 0, "open the engine with parking=BYTES")
+            self._park(session.number, self.scheduler.park(session.number))
 
     def close(self, session: Session) -> None:
-        """Free a session's slot."""
+        """Free a session's room."""
         if session.engine is self and not session.closed:
             session.closed = True
-            self._free.append(session.slot)
+            self.scheduler.leave(session.number)
+            self._parked.pop(session.number, None)
 
-    def _row(self, session: Session) -> Memory:
+    def _step_wave(
+        self, sessions: list[Session], controls: list[Control], frames: bool, deadline: float | None
+    ) -> dict[Session, Step]:
+        """Step sessions that all have slots, in the order of these."""
+        batch, slots = self._controls(controls), np.array([self._row(session) for session in sessions])
+        count = len(sessions)
+        steps = self._steps if deadline is None else self._pace.fitting(count, self._steps, deadline)
+
+        def work(rows: np.ndarray) -> list[tuple[Step, Undo | None]]:
+            part = [sessions[row] for row in rows]
+            return self._step_rows(part, slots[rows], batch.pick(rows), steps, frames)
+
+        began = time.perf_counter()
+        done = [pair for _, pairs in self._lanes.run(count, work) for pair in pairs]
+        self._pace.note(count, steps, time.perf_counter() - began)
+        for session, (step, past) in zip(sessions, done, strict=True):
+            session.advance(step, past)
+        return {session: session.last for session in sessions}
+
+    def _step_rows(
+        self, sessions: list[Session], slots: np.ndarray, controls: Controls, steps: int, frames: bool
+    ) -> list[tuple[Step, Undo | None]]:
+        """Step some slots; runs in a thread of its own."""
+        with torch.inference_mode():
+            memory = self._memory.over(slots)
+            undos: list[Undo | None] = [None] * len(slots)
+            if self.history:
+                page = memory.cache.page()
+                undos = [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
+            unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
+            self._memory.take(slots, memory)
+            return list(zip(self._steps_of(unit, memory, controls.given, steps, frames), undos, strict=True))
+
+    def _row(self, session: Session) -> int:
+        slot = session.slot
+        assert slot is not None, "room was made"
+        return slot
+
+    def _make_room(self, sessions: Sequence[Session]) -> None:
+        """Give every session a slot; idle ones are parked for it."""
+        plan = self.scheduler.plan([session.number for session in sessions])
+        for move in plan.park:
+            self._park(move.session, move.slot)
+        for move in plan.seat:
+            self._memory.put(np.array([move.slot]), self._parked.pop(move.session).to(self.world.device))
+
+    def _park(self, number: int, slot: int) -> None:
+        self._parked[number] = self._memory.pick(np.array([slot])).to(torch.device("cpu"))
+
+    def _copy(self, session: Session) -> Memory:
+        """A copy of a session's memory, one row."""
+        if session.slot is None:
+            return self._parked[session.number]
         return self._memory.pick(np.array([session.slot]))
 
     def _seat(
-        self, memory: Memory, *, seed: int, start: int | None, step: Step, history: Iterable[Moment] = ()
+        self, memory: Memory, *, seed: int, start: int | None, step: Step, history: Iterable[Undo] = ()
     ) -> Session:
-        self._check_free()
-        session = Session(self, self._free[-1], seed=seed, start=start, step=step, history=history)
-        self._memory.put(np.array([session.slot]), memory)
-        self._free.pop()
+        """A new session that begins with ``memory``, in a slot if one is free."""
+        number = self.scheduler.admit()
+        session = Session(self, number, seed=seed, start=start, step=step, history=history)
+        self._parked[number] = memory
+        self._make_room([session])
         return session
 
     def _take_in(self, context: Context, seed: int) -> tuple[Memory, Unit | None]:
@@ -183,35 +281,46 @@ class Engine:
             index=len(context.frames) - 1,
         )
 
+    def _check_control(self, control: Control) -> None:
+        self.world.spec.control_space.validate(control)
+        if control.pose is not None:
+            if not self.world.networks.has_poses:
+                rule = "a pose needs a world that was learnt with poses"
+                raise ControlError(rule, self.world.name, "leave Control.pose out")
+            camera.check_pose(control.pose)
+
     def _controls(self, controls: list[Control]) -> Controls:
         space = self.world.spec.control_space
         vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)
         poses = np.tile(np.eye(4), (len(controls), 1, 1))
         given = np.array([control.pose is not None for control in controls])
-        if given.any() and not self.world.networks.has_poses:
-            rule = "a pose needs a world that was learnt with poses"
-            raise ControlError(rule, self.world.name, "leave Control.pose out")
         for i in np.flatnonzero(given):
             poses[i] = controls[i].pose
-        return Controls(vector, camera.check_pose(poses), given)
+        return Controls(vector, poses, given)
 
-    def _steps_of(self, unit: Unit, memory: Memory, given: np.ndarray) -> list[Step]:
+    def _steps_of(
+        self, unit: Unit, memory: Memory, given: np.ndarray, steps: int, frames: bool
+    ) -> list[Step]:
         """A step for each row of a batch; the drift is a share of the pixel range, which is 2 wide."""
-        frames = to_frame(unit.frame.float()).cpu().numpy()
+        count = len(given)
+        seen = to_frame(unit.frame).cpu().numpy() if frames else np.empty((count, 0, 0, 3), np.uint8)
+        latents = unit.latent.float().cpu().numpy()
         reward, going_on = unit.reward.float().tolist(), unit.going_on.float().tolist()
         surprise = unit.surprise.float().tolist()
         has_poses = self.world.networks.has_poses
         return [
             Step(
-                frame=frames[i],
+                frame=seen[i],
                 pose=memory.poses[i].copy() if has_poses else None,
                 pose_given=bool(given[i]),
                 reward=reward[i],
                 terminated=going_on[i] < 0.5,
                 drift=surprise[i] / 2,
                 index=int(memory.indices[i]) - 1,
+                steps=steps,
+                latent=latents[i],
             )
-            for i in range(len(frames))
+            for i in range(count)
         ]
 
     def _pick_start(self, seed: int) -> int:
@@ -241,11 +350,6 @@ class Engine:
         if self.world.networks.has_poses and context.poses is None:
             rule = "a world learnt with poses needs a context with poses"
             raise EngineError(rule, None, "give Context(poses=...)")
-
-    def _check_free(self) -> None:
-        if not self._free:
-            rule = "a session needs a free slot"
-            raise EngineError(rule, f"{self.slots} of {self.slots} in use", "close one or open more slots")
 
     def _check_open(self, session: Session) -> None:
         if session.engine is not self or session.closed:

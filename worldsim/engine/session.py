@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,39 +11,36 @@ import numpy as np
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import EngineError
-from worldsim.sampling.rollout import Memory
 
 if TYPE_CHECKING:
     from worldsim.engine.engine import Engine
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A session at one frame: its memory (one row) and what it had answered."""
-
-    memory: Memory
-    step: Step
+    from worldsim.engine.undo import Undo
 
 
 class Session:
-    """A handle on a slot of the engine. Made by ``Engine.open``, ``fork`` and ``Engine.restore``."""
+    """A handle on one world of the engine. Made by ``Engine.open``, ``fork`` and ``Engine.restore``."""
 
     def __init__(
         self,
         engine: Engine,
-        slot: int,
+        number: int,
         *,
         seed: int,
         start: int | None,
         step: Step,
-        history: Iterable[Moment] = (),
+        history: Iterable[Undo] = (),
     ) -> None:
-        self.engine, self.slot, self.seed = engine, slot, seed
+        self.engine, self.number, self.seed = engine, number, seed
         self.start = start
         """Index into the world's starts; None where the session began from given frames."""
         self.last = step
         self.closed = False
-        self._history: deque[Moment] = deque(history, maxlen=engine.history)
+        self._history: deque[Undo] = deque(history, maxlen=engine.history)
+
+    @property
+    def slot(self) -> int | None:
+        """Its place in the engine's batch; None while it is parked or closed."""
+        return self.engine.scheduler.slot(self.number)
 
     @property
     def frame(self) -> np.ndarray:
@@ -70,13 +66,16 @@ class Session:
         """Dream one frame under ``control`` (no key by default)."""
         return self.engine.step({self: control or Control()})[self]
 
-    def fork(self, count: int = 1) -> list[Session]:
-        """``count`` sessions with the same past and seed; under the same controls they dream the same future.
+    def fork(self, count: int = 1, seeds: Sequence[int] | None = None) -> list[Session]:
+        """``count`` sessions with the same past.
+
+        With the same seed, and under the same controls, they dream the same future; ``seeds`` gives each its
+        own chance from here on.
 
         Raises:
-            EngineError: too few free slots.
+            EngineError: no room for as many, or another number of seeds.
         """
-        return self.engine.fork(self, count)
+        return self.engine.fork(self, count, seeds)
 
     def rewind(self, frames: int = 1) -> Step:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again.
@@ -87,8 +86,9 @@ class Session:
         if not 1 <= frames <= len(self._history):
             rule = f"a rewind must be within the {len(self._history)} frames kept"
             raise EngineError(rule, frames, "open the engine with a longer history")
-        self.engine.put(self, self._history[-frames])
-        for _ in range(frames):
+        undone = [self._history[-i] for i in range(1, frames + 1)]
+        self.last = self.engine.undo(self, undone)
+        for _ in undone:
             self._history.pop()
         return self.last
 
@@ -97,16 +97,16 @@ class Session:
         return self.engine.snapshot(self)
 
     def close(self) -> None:
-        """Free the slot; closing twice is fine."""
+        """Free its room; closing twice is fine."""
         self.engine.close(self)
 
-    def advance(self, step: Step, before: Memory | None) -> None:
-        """Take ``step`` as the newest answer, and keep the memory ``before`` it for ``rewind`` if given."""
-        if before is not None:
-            self._history.append(Moment(before, self.last))
+    def advance(self, step: Step, undo: Undo | None) -> None:
+        """Take ``step`` as the newest answer, and keep how to undo it if given."""
+        if undo is not None:
+            self._history.append(undo)
         self.last = step
 
     @property
-    def history(self) -> tuple[Moment, ...]:
-        """Moments before the newest frames, oldest first."""
+    def history(self) -> tuple[Undo, ...]:
+        """How to undo the newest frames, oldest first."""
         return tuple(self._history)

@@ -19,7 +19,7 @@ from worldsim.model.cache import Cache
 from worldsim.sampling.rollout import Memory
 from worldsim.tokenizer.protocol import Past
 
-FORMAT = 1
+FORMAT = 2
 _SUM = hashlib.sha256().digest_size
 
 
@@ -58,12 +58,15 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
         "session_seed": int(memory.seeds[0]),
         "frames": int(memory.indices[0]),
         "index": step.index,
+        "steps": step.steps,
         "has_pose": step.pose is not None,
         "pose_given": step.pose_given,
         "reward": step.reward,
         "terminated": step.terminated,
         "drift": step.drift,
     }
+    if step.latent is not None:
+        tensors["latent"] = torch.from_numpy(step.latent.copy())
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     body = save(plain, {"session": json.dumps(header)})
     return hashlib.sha256(body).digest() + body
@@ -127,4 +130,6 @@ def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:
         terminated=header["terminated"],
         drift=header["drift"],
         index=header["index"],
+        steps=header["steps"],
+        latent=tensors["latent"].cpu().numpy() if "latent" in tensors else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,7 @@ class Step:
     """One imagined frame."""
 
     frame: np.ndarray
-    """uint8 [H, W, 3]"""
+    """uint8 [H, W, 3]; empty, [0, 0, 3], where the step was asked for no frame."""
     pose: np.ndarray | None
     """Camera-to-world, float64 [4, 4], metres; None where the source has no poses."""
     pose_given: bool
@@ -23,3 +23,7 @@ class Step:
     """How far the frame is from what its past foretold, as a share of the pixel range; grows with drift."""
     index: int
     """Frames since the session began, given ones included."""
+    steps: int = 0
+    """Denoising passes taken, K; 0 where the frame was given."""
+    latent: np.ndarray | None = field(default=None, repr=False)
+    """The frame's code, float32 [N, C]; None where the frame was given."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -55,27 +53,28 @@ class World:
         """sha256 of the weights; a snapshot fits the world with the same digest."""
         return self._stored.digest
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Inside, networks run as they do in an engine: without gradients, in the world's number type."""
-        half = self.dtype == torch.bfloat16
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            yield
-
-    def engine(self, slots: int = 8, context: int | None = None, steps: int = 2, history: int = 64) -> Engine:
-        """An engine for up to ``slots`` sessions.
+    def engine(
+        self,
+        slots: int = 8,
+        context: int | None = None,
+        steps: int = 2,
+        history: int = 64,
+        parking: int = 0,
+    ) -> Engine:
+        """An engine for up to ``slots`` sessions at a time, and more that wait.
 
         Args:
-            slots: sessions at a time.
+            slots: sessions that are stepped in one batch.
             context: frames of past that the generator sees (default: what it was trained with).
             steps: denoising passes per frame, K: 1, 2 or 4.
-            history: frames that every session can be rewound by; each costs about a megabyte per session.
+            history: frames that every session can be rewound by; each costs some 0.4 MB per session.
+            parking: bytes of host memory for sessions beyond the slots, which are swapped in when stepped.
 
         Raises:
-            EngineError: no slot, a negative history, or too short a context.
+            EngineError: no slot, a negative history or parking, or too short a context.
             ConfigError: another number of denoising passes.
         """
-        return Engine(self, slots, context, steps, history)
+        return Engine(self, slots, context, steps, history, parking)
 
 
 def load(

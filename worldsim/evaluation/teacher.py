@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from worldsim.engine.world import World
@@ -53,7 +54,7 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
     seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
     poses = true.poses if true.poses is not None else np.tile(np.eye(4), (*true.frames.shape[:2], 1, 1))
     scores: dict[str, list[np.ndarray]] = {}
-    with world.computing():
+    with torch.inference_mode():
         memory = begin(networks, _model(world, true.frames[:, 0]), poses[:, 0], seeds)
         for t in range(1, plan.context + plan.frames):
             given = Controls(true.controls[:, t], poses[:, t], np.full(n, networks.has_poses))

@@ -22,5 +22,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """As ``reference``. CUDA has a fused kernel; on a CPU the explicit form is faster at short lengths."""
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    with torch.autocast(q.device.type, enabled=False):  # at these sizes float32 is the faster type, too
-        return reference(q, k, v, mask)
+    if torch.is_autocast_enabled(q.device.type):  # at these sizes float32 is the faster type, too
+        with torch.autocast(q.device.type, enabled=False):
+            return reference(q, k, v, mask)
+    return reference(q, k, v, mask)

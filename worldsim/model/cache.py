@@ -26,6 +26,29 @@ class PastKeys:
     """bool [B, W]"""
 
 
+Rows = Tensor | slice
+"""Which worlds of a batch; a slice reads without a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one place of every row held, and which place: enough to undo a write."""
+
+    place: Tensor
+    """[B]"""
+    keys: Tensor
+    """[L, B, N, A, d]"""
+    values: Tensor
+    """[L, B, N, A, d]"""
+    written: Tensor
+    """[B]"""
+
+    def row(self, number: int) -> Page:
+        """One row, as a view."""
+        one = slice(number, number + 1)
+        return Page(self.place[one], self.keys[:, one], self.values[:, one], self.written[one])
+
+
 @dataclass(slots=True)
 class Cache:
     """Past keys and values of every temporal layer, and when each was written."""
@@ -40,6 +63,8 @@ class Cache:
     """Frames written so far [B]."""
     sinks: int
     """How many of the first frames stay for good."""
+    rows: Rows = field(default_factory=lambda: slice(None))
+    """Which rows of the tensors this cache is about; what it is asked and told concerns these alone."""
     _past: list[PastKeys] | None = field(default=None, repr=False)
     """What ``read`` gave, until something is written."""
 
@@ -62,41 +87,71 @@ class Cache:
         """Frames that can be held, W."""
         return self.written.shape[1]
 
+    def over(self, rows: Rows) -> Cache:
+        """Some rows of this cache, with the same memory underneath: what one writes, the other has."""
+        return Cache(self.keys, self.values, self.written, self.index, self.sinks, rows)
+
     def read(self) -> list[PastKeys]:
         """Every layer's past. The keys are turned once a frame, however many passes read them.
 
         Ages end at the ring's length, so that a sink keeps a position that training has seen.
         """
         if self._past is None:
-            age = (self.index[:, None] - self.written).clamp(max=self.frames)
+            written = self.written[self.rows]
+            age = (self.index[self.rows][:, None] - written).clamp(max=self.frames)
             turn = turns(-age[..., None], (self.keys.shape[-1],))
-            turned = rotate(self.keys, turn[:, :, None, None])
-            filled = self.written >= 0
-            layers = zip(turned, self.values.float(), strict=True)
-            self._past = [PastKeys(keys, values, filled) for keys, values in layers]
+            turned = rotate(self.keys[:, self.rows], turn[:, :, None, None])
+            layers = zip(turned, self.values[:, self.rows].float(), strict=True)
+            self._past = [PastKeys(keys, values, written >= 0) for keys, values in layers]
         return self._past
 
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
-        ring = self.frames - self.sinks
-        place = torch.where(
-            self.index < self.frames, self.index, self.sinks + (self.index - self.sinks) % ring
-        )
-        rows = torch.arange(len(place), device=place.device)
-        self.keys[:, rows, place] = keys.to(self.keys.dtype)
-        self.values[:, rows, place] = values.to(self.values.dtype)
-        self.written[rows, place] = self.index
-        self.index += 1
+        place, numbers = self._next(), self._numbers()
+        self.keys[:, numbers, place] = keys.to(self.keys.dtype)
+        self.values[:, numbers, place] = values.to(self.values.dtype)
+        self.written[numbers, place] = self.index[self.rows]
+        self.index[self.rows] += 1
         self._past = None
 
-    def pick(self, rows: Tensor) -> Cache:
-        """A copy of some batch rows."""
-        keys, values = self.keys[:, rows], self.values[:, rows]
-        return Cache(keys, values, self.written[rows], self.index[rows], self.sinks)
+    def page(self) -> Page:
+        """A copy of what the next write will overwrite."""
+        place, numbers = self._next(), self._numbers()
+        keys, values = self.keys[:, numbers, place], self.values[:, numbers, place]
+        return Page(place, keys, values, self.written[numbers, place])
 
-    def put(self, rows: Tensor, other: Cache) -> None:
+    def unwrite(self, page: Page) -> None:
+        """Undo the newest write, before which ``page`` was what ``page()`` gave."""
+        numbers = self._numbers()
+        self.keys[:, numbers, page.place], self.values[:, numbers, page.place] = page.keys, page.values
+        self.written[numbers, page.place] = page.written
+        self.index[self.rows] -= 1
+        self._past = None
+
+    def pick(self, rows: Rows) -> Cache:
+        """A copy of some batch rows."""
+        keys, values = self.keys[:, rows].clone(), self.values[:, rows].clone()
+        return Cache(keys, values, self.written[rows].clone(), self.index[rows].clone(), self.sinks)
+
+    def put(self, rows: Rows, other: Cache) -> None:
         """Overwrite batch rows with those of ``other``; a single row of ``other`` is repeated."""
         self.keys[:, rows] = other.keys.to(self.keys.dtype)
         self.values[:, rows] = other.values.to(self.values.dtype)
         self.written[rows], self.index[rows] = other.written, other.index
         self._past = None
+
+    def to(self, device: torch.device) -> Cache:
+        """The same on another device."""
+        keys, values = self.keys.to(device), self.values.to(device)
+        return Cache(keys, values, self.written.to(device), self.index.to(device), self.sinks)
+
+    def _next(self) -> Tensor:
+        """Where the next frame of each row goes [B]."""
+        index, ring = self.index[self.rows], self.frames - self.sinks
+        return torch.where(index < self.frames, index, self.sinks + (index - self.sinks) % ring)
+
+    def _numbers(self) -> Tensor:
+        """The rows as numbers [B]."""
+        if isinstance(self.rows, Tensor):
+            return self.rows
+        return torch.arange(len(self.index), device=self.index.device)[self.rows]

@@ -1,6 +1,6 @@
 """What modulates a frame: its control, how noisy it is, and how far the next denoising step goes.
 
-Shapes: B batch, T frames, M control and twist, D width.
+Shapes: B batch, T frames, M control and twist, D width, L blocks.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -19,21 +20,32 @@ def waves(x: Tensor, dim: int) -> Tensor:
 
 
 class Conditioning(nn.Module):
-    """Control, noise level and step size to one embedding per frame (adaLN; Peebles and Xie, DiT)."""
+    """Control, noise level and step size to the modulation of all L blocks (adaLN; Peebles and Xie, DiT).
 
-    def __init__(self, control: int, width: int) -> None:
+    One matmul for all of them: a small one for each would cost more than its arithmetic.
+    """
+
+    def __init__(self, control: int, width: int, blocks: int) -> None:
         super().__init__()
         self.control = nn.Sequential(nn.Linear(control, width), nn.SiLU(), nn.Linear(width, width))
         self.unknown = nn.Parameter(torch.randn(width) * 0.02)
         self.level = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulate = nn.Linear(width, 3 * blocks * width)
+        self.blocks = blocks
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
 
     def forward(self, control: Tensor, level: Tensor, step: Tensor, known: Tensor | None = None) -> Tensor:
-        """One embedding per frame [B, T, D].
+        """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
 
-        ``control`` [B, T, M]; ``level`` [B, T], 0 noise to 1 clean; ``step`` [B, T] in (0, 1]; ``known`` bool
-        [B, T]: where ``known`` is False the control is replaced by a learnt "unknown".
+        ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``level`` [B, T], 0 noise to 1
+        clean; ``step`` [B, T] in (0, 1]; ``known`` bool [B, T]: where ``known`` is False the control is
+        replaced by a learnt "unknown".
         """
-        embedded = self.control(control)
+        dtype = self.modulate.weight.dtype
+        embedded = self.control(control.to(dtype))
         if known is not None:
             embedded = torch.where(known[..., None], embedded, self.unknown.to(embedded.dtype))
-        return embedded + self.level(torch.cat([waves(level, 32), waves(step, 32)], -1))
+        embedded = embedded + self.level(torch.cat([waves(level, 32), waves(step, 32)], -1).to(dtype))
+        modulation = self.modulate(F.silu(embedded)).float().unflatten(-1, (3, self.blocks, -1))
+        return torch.cat([modulation[:, :, :1] + 1, modulation[:, :, 1:]], 2)

@@ -81,11 +81,11 @@ class Generator(nn.Module):
         self.view_in = nn.Linear(config.view, width)
         self.place = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
         self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02)
-        self.condition = Conditioning(config.control, width)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, temporal=i % config.every == config.every - 1)
             for i in range(config.layers)
         )
+        self.condition = Conditioning(config.control, width, config.layers)
         self.norm = nn.RMSNorm(width)
         self.out = nn.Linear(width, config.channels)
         nn.init.zeros_(self.out.weight)
@@ -111,7 +111,7 @@ class Generator(nn.Module):
     @property
     def temporal_layers(self) -> int:
         """Blocks that look at the past, L."""
-        return sum(block.time is not None for block in self.blocks)
+        return sum(bool(block.temporal) for block in self.blocks)
 
     def empty_cache(self, batch: int, context: int | None = None) -> Cache:
         """A cache for ``batch`` worlds, on the weights' device and in their type."""
@@ -148,16 +148,27 @@ class Generator(nn.Module):
             cache: the frames before; read, never written. With a cache T is 1.
             known: False where the control is withheld, bool [B, T].
         """
-        x = (self.latent_in(noisy) + self.view_in(view)).float() + self.place
+        return self.run(noisy, self.embed(view), self.condition(control, level, step, known), cache)
+
+    def embed(self, view: Tensor) -> Tensor:
+        """What every pass over a frame adds to its latents, float32: view [B, T, N, V] to [B, T, N, D]."""
+        return self.view_in(view.to(self.view_in.weight.dtype)).float() + self.place
+
+    def run(self, noisy: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None) -> Prediction:
+        """``forward`` from ``embed``'s [B, T, N, D] and ``Conditioning``'s modulation [B, T, 3, L, D].
+
+        Passes over the same frames share the first, and get their modulations from one call.
+        """
+        x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
         x = torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
-        condition = self.condition(control, level, step, known)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
-        for block in self.blocks:
-            past = pasts[len(fresh)] if block.time is not None else None
-            x, pair = block(x, condition, self.turn, self.mask, past)
+        for block, share in zip(self.blocks, modulation.unbind(3), strict=True):
+            past = pasts[len(fresh)] if block.temporal else None
+            x, pair = block(x, share, self.turn, self.mask, past)
             if pair is not None:
                 fresh.append(pair)
         x = self.norm(x)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
-        return Prediction(self.out(x[:, :, : self.tokens]).float(), x[:, :, self.tokens], keys, values)
+        clean = self.out(x[:, :, : self.tokens].to(self.out.weight.dtype)).float()
+        return Prediction(clean, x[:, :, self.tokens], keys, values)

@@ -72,13 +72,18 @@ class Heads(nn.Module):
         """
         assert self.motion is not None, "only a source with poses has motion"
         seen = surroundings if surroundings is not None else agent
-        return self.motion(torch.cat([seen, control, twists.flatten(-2)], -1)).float()
+        state = torch.cat([seen, control, twists.flatten(-2)], -1)
+        return self.motion(state.to(_dtype(self.motion))).float()
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward logits [..., 41] and the logit of going on [...], from the frame just made."""
         seen = agent if surroundings is None else torch.cat([agent, surroundings.to(agent.dtype)], -1)
-        out = self.outcome(seen).float()
+        out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :BINS], out[..., BINS]
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:

@@ -35,11 +35,15 @@ def advance(latent: Tensor, clean: Tensor, level: Tensor, step: Tensor) -> Tenso
     return latent + (clean - latent) * share
 
 
-def denoise(predict: Callable[[Tensor, float, float], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """From ``noise`` to a clean latent in ``steps`` passes of ``predict(latent, level, step) -> clean``."""
-    latent, size = noise, 1 / check_steps(steps)
-    for i in range(steps):
-        clean = predict(latent, i * size, size)
-        level = torch.full(latent.shape[:-2], i * size, device=latent.device)
-        latent = advance(latent, clean, level, torch.full_like(level, size))
+def levels(steps: int) -> list[float]:
+    """The level at which each of ``steps`` passes begins."""
+    return [i / check_steps(steps) for i in range(steps)]
+
+
+def denoise(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """From ``noise`` to a clean latent in passes of ``predict(latent, i) -> clean`` at ``levels(steps)``."""
+    latent = noise
+    for i, level in enumerate(levels(steps)):
+        share = min(1.0, 1 / steps / (1 - level))
+        latent = torch.lerp(latent, predict(latent, i), share)
     return latent

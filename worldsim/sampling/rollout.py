@@ -6,6 +6,7 @@ Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and look.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.model.cache import Cache
-from worldsim.model.generator import Prediction
+from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
 from worldsim.networks import Networks
-from worldsim.sampling.flow import denoise
+from worldsim.sampling.flow import denoise, levels
 from worldsim.sampling.noise import normal_batch
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -40,9 +41,52 @@ class Memory:
 
     def pick(self, rows: np.ndarray) -> Memory:
         """A copy of some worlds."""
-        index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.agent.device)
+        return self._gather(rows, self.cache.pick(_index(rows, self.agent.device)))
+
+    def over(self, rows: np.ndarray) -> Memory:
+        """Some worlds, to be stepped: their cache is this memory's own, the rest is a copy; see ``take``."""
+        numbers, index = np.asarray(rows), _index(rows, self.agent.device)
+        dense = (
+            len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all()
+        )
+        cache = self.cache.over(slice(int(numbers[0]), int(numbers[-1]) + 1) if dense else index)
+        return self._gather(rows, cache)
+
+    def take(self, rows: np.ndarray, other: Memory) -> None:
+        """Overwrite all of some worlds but their cache."""
+        index = _index(rows, self.agent.device)
+        self.past.put(index, other.past)
+        self.agent[index], self.twists[index] = other.agent.to(self.agent.dtype), other.twists
+        self.poses[rows], self.seeds[rows], self.indices[rows] = other.poses, other.seeds, other.indices
+
+    def put(self, rows: np.ndarray, other: Memory) -> None:
+        """Overwrite some worlds with those of ``other``, in this memory's number type."""
+        self.cache.put(_index(rows, self.agent.device), other.cache)
+        self.take(rows, other)
+
+    def to(self, device: torch.device) -> Memory:
+        """The same on another device."""
         return Memory(
-            cache=self.cache.pick(index),
+            cache=self.cache.to(device),
+            past=Past(self.past.frame.to(device), self.past.reach.to(device)),
+            agent=self.agent.to(device),
+            twists=self.twists.to(device),
+            poses=self.poses,
+            seeds=self.seeds,
+            indices=self.indices,
+        )
+
+    def bytes_per_world(self) -> int:
+        """How much memory one world takes."""
+        cache, rows = self.cache, len(self.agent)
+        tensors = (cache.keys, cache.values, cache.written, cache.index, self.past.frame, self.past.reach)
+        held = sum(part.nbytes for part in (*tensors, self.agent, self.twists))
+        return (held + self.poses.nbytes + self.seeds.nbytes + self.indices.nbytes) // rows
+
+    def _gather(self, rows: np.ndarray, cache: Cache) -> Memory:
+        index = _index(rows, self.agent.device)
+        return Memory(
+            cache=cache,
             past=self.past.pick(index),
             agent=self.agent[index],
             twists=self.twists[index],
@@ -51,13 +95,9 @@ class Memory:
             indices=self.indices[rows].copy(),
         )
 
-    def put(self, rows: np.ndarray, other: Memory) -> None:
-        """Overwrite some worlds with those of ``other``, in this memory's number type."""
-        index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.agent.device)
-        self.cache.put(index, other.cache)
-        self.past.put(index, other.past)
-        self.agent[index], self.twists[index] = other.agent.to(self.agent.dtype), other.twists
-        self.poses[rows], self.seeds[rows], self.indices[rows] = other.poses, other.seeds, other.indices
+
+def _index(rows: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(rows, np.int64)).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +110,10 @@ class Controls:
     """Explicit camera-to-world of the new frame, float64 [B, 4, 4]; read where ``given``."""
     given: np.ndarray
     """bool [B]"""
+
+    def pick(self, rows: np.ndarray) -> Controls:
+        """Those of some worlds."""
+        return Controls(self.vector[rows], self.poses[rows], self.given[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +160,68 @@ def begin(
     return memory
 
 
-def step_unit(networks: Networks, memory: Memory, controls: Controls, steps: int) -> Unit:
-    """Dream the next frame of every world in ``steps`` denoising passes and update ``memory`` in place."""
+def step_unit(
+    networks: Networks, memory: Memory, controls: Controls, steps: int, decode: bool = True
+) -> Unit:
+    """Dream the next frame of every world in ``steps`` denoising passes and update ``memory`` in place.
+
+    Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
+    """
     move = _move(networks, memory, controls)
     view = _view(networks, memory, controls, move)
+    passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
     noise = normal_batch(memory.seeds, memory.indices, 0, (generator.tokens, generator.config.channels))
-
-    def predict(latent: Tensor, level: float, step: float) -> Tensor:
-        return _pass(networks, memory, latent, view, level, step).clean[:, 0]
-
-    latent = denoise(predict, torch.from_numpy(noise).to(view.prior.device), steps).clamp(-1, 1)
-    frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
-    return _commit(networks, memory, frame, latent, view, move)
+    latent = torch.from_numpy(noise).to(view.prior.device)
+    latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
+    if decode or networks.tokenizer.recalls:
+        frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
+    else:
+        frame = memory.past.frame
+    return _commit(networks, memory, frame, latent, view, move, passes.run(latent, steps))
 
 
 def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: Controls) -> Unit:
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``memory`` in place."""
     move = _move(networks, memory, controls)
     view = _view(networks, memory, controls, move)
-    return _commit(networks, memory, frames, networks.tokenizer.encode(frames, view), view, move)
+    latent = networks.tokenizer.encode(frames, view)
+    clean = _Passes.over(networks, memory, view, 0).run(latent, 0)
+    return _commit(networks, memory, frames, latent, view, move, clean)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """The generator's passes over one frame: those that denoise, then the clean one that is remembered."""
+
+    generator: Generator
+    cache: Cache
+    embedded: Tensor
+    """The view, as the generator takes it [B, 1, N, D]."""
+    modulation: Tensor
+    """Of every pass [B, steps + 1, 3, L, D]."""
+
+    @staticmethod
+    def over(networks: Networks, memory: Memory, view: View, steps: int) -> _Passes:
+        generator = networks.generator
+        level, size = _schedule(steps, view.tokens.device)
+        rows = len(view.tokens)
+        modulation = generator.condition(view.control[:, None], level.expand(rows, -1), size.expand(rows, -1))
+        return _Passes(generator, memory.cache, generator.embed(view.tokens[:, None]), modulation)
+
+    def run(self, latent: Tensor, number: int) -> Prediction:
+        """The pass of this number over ``latent`` [B, N, C]; reads the cache."""
+        modulation = self.modulation[:, number : number + 1]
+        return self.generator.run(latent[:, None], self.embedded, modulation, self.cache)
+
+
+@cache
+def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Level and size of each of ``steps`` denoising passes and of the clean one, both [1, steps + 1]."""
+    with torch.inference_mode(False):
+        level = torch.tensor([[*(levels(steps) if steps else []), 1.0]], device=device)
+        size = torch.tensor([[*[1 / max(steps, 1)] * steps, 1.0]], device=device)
+    return level, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,30 +260,19 @@ def _view(networks: Networks, memory: Memory, controls: Controls, move: _Move) -
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 
-def _pass(
-    networks: Networks, memory: Memory, latent: Tensor, view: View, level: float, step: float
-) -> Prediction:
-    """One pass of the generator over one frame, reading the cache."""
-    fill = torch.full((len(latent), 2), level, device=latent.device)
-    fill[:, 1] = step
-    return networks.generator(
-        noisy=latent[:, None],
-        level=fill[:, :1],
-        step=fill[:, 1:],
-        view=view.tokens[:, None],
-        control=view.control[:, None],
-        cache=memory.cache,
-    )
-
-
 def _commit(
-    networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: _Move
+    networks: Networks,
+    memory: Memory,
+    frame: Tensor,
+    latent: Tensor,
+    view: View,
+    move: _Move,
+    clean: Prediction,
 ) -> Unit:
-    """Write the clean frame into the cache and move on."""
-    written = _pass(networks, memory, latent, view, 1.0, 1.0)
-    memory.cache.write(written.keys[:, :, 0], written.values[:, :, 0])
+    """Remember the frame by what its ``clean`` pass gave, and move on."""
+    memory.cache.write(clean.keys[:, :, 0], clean.values[:, :, 0])
     memory.past = Past(frame, view.reach)
-    memory.agent = written.agent[:, 0]
+    memory.agent = clean.agent[:, 0]
     memory.twists = torch.cat([memory.twists[:, 1:], move.twist[:, None]], 1)
     memory.poses, memory.indices = move.poses, memory.indices + 1
     reward, going_on = networks.heads.judge(memory.agent, networks.tokenizer.surroundings(move.planar))

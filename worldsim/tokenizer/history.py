@@ -103,6 +103,7 @@ class HistoryTokenizer(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
         self.register_buffer("base", _pixel_grid(height, width), persistent=False)
+        self._horizon = 0 if rays is None else rays.horizon
         self.register_buffer("right", None if rays is None else rays.right, persistent=False)
         self.register_buffer("down", None if rays is None else rays.down, persistent=False)
 
@@ -127,7 +128,11 @@ class HistoryTokenizer(nn.Module):
         """The rays of a frame's pixels, on the weights' device."""
         assert self.right is not None, "only a source with a camera has rays"
         assert self.down is not None
-        return Rays(self.right, self.down)
+        return Rays(self.right, self.down, self._horizon)
+
+    @property
+    def recalls(self) -> bool:
+        return True
 
     def blank(self, batch: int, device: torch.device) -> Past:
         return Past.blank(batch, self.config.size, device)
@@ -140,7 +145,7 @@ class HistoryTokenizer(nn.Module):
         if self.place is not None and motion.planar is not None and motion.back is not None:
             with torch.no_grad():
                 colour, reach = self.place(motion.planar, self.rays)
-                prior = colour.float().clamp(-1, 1).permute(0, 3, 1, 2)
+                prior = colour.permute(0, 3, 1, 2).float().clamp(-1, 1).contiguous()
                 grid, valid = self._reproject(reach, past.reach, motion.back)
         else:
             prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
@@ -156,8 +161,9 @@ class HistoryTokenizer(nn.Module):
         A linear code of each block's residual, of use from the first step, so that the decoder learns to read
         latents; a network that sees more corrects it.
         """
-        embedding = self.embed(view.control)
-        residual = frame - _first_guess(view)
+        dtype = self.see.weight.dtype
+        embedding = self.embed(view.control.to(dtype))
+        residual = (frame - _first_guess(view)).to(dtype)
         hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(residual, self.config.patch))
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         planes = self.project(residual).float() + self.to_latent(hidden)
@@ -165,23 +171,23 @@ class HistoryTokenizer(nn.Module):
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
-        patch = self.config.patch
-        coarse = latent.transpose(1, 2).unflatten(2, self.grid)
+        patch, dtype = self.config.patch, self.see.weight.dtype
+        coarse = latent.transpose(1, 2).unflatten(2, self.grid).to(dtype)
         planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.see(self._patches(view)) + self.from_latent(planes.to(view.prior.dtype))
-        hidden = self.weigh(hidden, self.embed(view.control))
+        hidden = self.see(self._patches(view)) + self.from_latent(planes)
+        hidden = self.weigh(hidden, self.embed(view.control.to(dtype)))
         out = self.out(F.silu(self.out_norm(hidden))).float()
         flow = F.interpolate(out[:, :2], scale_factor=patch, mode="bilinear", align_corners=False) * 0.1
         trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + _believed(view))
         paint = F.pixel_shuffle(out[:, 2 + patch**2 :], patch)
         paint = paint + F.pixel_shuffle(self.unproject(coarse).float(), patch * self.config.pool)
         moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1))
-        return trust * moved + (1 - trust) * view.prior + paint
+        return torch.lerp(view.prior, moved, trust) + paint
 
     def _patches(self, view: View) -> Tensor:
         near = 1 / (1 + view.reach[:, None])
         images = torch.cat([view.prior, view.warped, view.valid, near], 1)
-        return F.pixel_unshuffle(images, self.config.patch)
+        return F.pixel_unshuffle(images.to(self.see.weight.dtype), self.config.patch)
 
     def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.
@@ -193,10 +199,15 @@ class HistoryTokenizer(nn.Module):
         camera, rays = self.config.intrinsics, self.rays
         assert camera is not None
         height, width = self.config.size
-        across, below = rays.right[None, None] * reach, rays.down[None, :, None] * reach
-        points = torch.stack([across, below, reach, torch.ones_like(reach)], -1)
-        with torch.autocast(reach.device.type, enabled=False):  # bfloat16 would move points by pixels
-            x, y, z, _ = torch.einsum("bij,bhwj->ibhw", back, points)
+        across, below = rays.right * reach, rays.down[:, None] * reach
+        # Products and sums, no matmul: autocast would make it bfloat16, which would move points by pixels.
+        x, y, z = (
+            back[:, i, 3, None, None]
+            + back[:, i, 0, None, None] * across
+            + back[:, i, 1, None, None] * below
+            + back[:, i, 2, None, None] * reach
+            for i in range(3)
+        )
         front = z.clamp(min=0.05)
         column, row = camera.fx * x / front + camera.cx, camera.fy * y / front + camera.cy
         grid = torch.stack([column * 2 / width - 1, row * 2 / height - 1], -1)
@@ -213,8 +224,7 @@ def _believed(view: View) -> Tensor:
 
 def _first_guess(view: View) -> Tensor:
     """What the decoder makes of a view before anything is learnt [B, 3, H, W]."""
-    trust = torch.sigmoid(_believed(view))
-    return trust * view.warped + (1 - trust) * view.prior
+    return torch.lerp(view.prior, view.warped, torch.sigmoid(_believed(view)))
 
 
 def _pixel_grid(height: int, width: int) -> Tensor:

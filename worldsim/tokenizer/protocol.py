@@ -89,6 +89,10 @@ class Tokenizer(Protocol):
     def view_channels(self) -> int:
         """Channels of ``View.tokens``, D."""
 
+    @property
+    def recalls(self) -> bool:
+        """Whether a view reads the frame before."""
+
     def view(self, past: Past, motion: Motion) -> View:
         """What is known of the new frame before its latent."""
 

@@ -24,22 +24,26 @@ def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) 
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
         start = None if warm else partial(prepare_place, networks, clips)
         objective = place_objective(tokenizer, clips)
-        stages.append(Stage("place", recipe.place_share, _place_rates(tokenizer.place), objective, start))
+        rates = _place_rates(tokenizer.place, recipe.rate)
+        stages.append(Stage("place", recipe.place_share, rates, objective, start))
         if networks.heads.motion is not None:
-            rates = [Rate(list(networks.heads.motion.parameters()), 2e-3)]
+            rates = [Rate(list(networks.heads.motion.parameters()), 2e-3 * recipe.rate)]
             stages.append(Stage("motion", recipe.motion_share, rates, motion_objective(networks, clips)))
     learn = _dream_parameters(networks)
     dream = dream_objective(networks, clips, recipe.batch, recipe.length)
-    stages.append(Stage("dream", recipe.dream_share, [Rate(learn, 1e-3, 0.01)], dream))
+    stages.append(Stage("dream", recipe.dream_share, [Rate(learn, 1e-3 * recipe.rate, 0.01)], dream))
     rollout = rollout_objective(networks, clips, recipe.batch, 2 * recipe.length)
     decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith("place.")]
-    stages.append(Stage("rollout", recipe.rollout_share, [Rate(decoder, 2e-4)], rollout, hold=0.2))
+    stages.append(
+        Stage("rollout", recipe.rollout_share, [Rate(decoder, 2e-4 * recipe.rate)], rollout, hold=0.2)
+    )
     return stages
 
 
-def _place_rates(place: Place) -> list[Rate]:
+def _place_rates(place: Place, rate: float) -> list[Rate]:
     planes = [place.ground, place.level, place.wall_x, place.wall_y]
-    return [Rate([place.occupancy], 1e-2), Rate(planes, 2e-2), Rate(list(place.colour.parameters()), 3e-3)]
+    colour = [weight for module in place.children() for weight in module.parameters()]
+    return [Rate([place.occupancy], 1e-2 * rate), Rate(planes, 2e-2 * rate), Rate(colour, 3e-3 * rate)]
 
 
 def _dream_parameters(networks: Networks) -> list[nn.Parameter]:

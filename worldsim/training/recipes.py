@@ -45,6 +45,8 @@ class Recipe:
     batch: int = 4
     length: int = 9
     """Frames of a clip: one more than the context, so that no age in play is new."""
+    rate: float = 1.0
+    """Of all learning rates; a trained world is improved further at a lower one."""
 
     @property
     def tokenizer_sizes(self) -> dict[str, int]:

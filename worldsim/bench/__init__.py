@@ -1,0 +1,1 @@
+"""How fast a world is on this machine, and how much of the machine that takes."""

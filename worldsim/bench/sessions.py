@@ -1,0 +1,109 @@
+"""How long it takes to fork, keep and restore sessions, and whether long ones slow down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldsim.bench.steps import held_controls, open_sessions
+from worldsim.engine.session import Session
+from worldsim.engine.world import World
+
+_NEAR = 64
+"""Frames after which a session is as fast as it will be: its context is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """Milliseconds, medians."""
+
+    fork_ms: float
+    """Of one fork of a live session."""
+    snapshot_ms: float
+    restore_ms: float
+    snapshot_bytes: int
+    rewind_ms: float
+
+
+def time_handling(world: World, repeats: int = 20) -> Handling:
+    """Of a session that has been stepped until its context is full."""
+    engine = world.engine(slots=3, history=16)
+    session = open_sessions(engine, 1)[0]
+    for _ in range(engine.context + 2):
+        session.step()
+    blob = session.snapshot()
+
+    twins: list[Session] = []
+
+    def fork() -> None:
+        twins.append(session.fork()[0])
+
+    def restore() -> None:
+        twins.append(engine.restore(blob))
+
+    def drop() -> None:
+        while twins:
+            twins.pop().close()
+
+    return Handling(
+        fork_ms=_median_ms(fork, drop, repeats),
+        snapshot_ms=_median_ms(lambda: session.snapshot(), drop, repeats),
+        restore_ms=_median_ms(restore, drop, repeats),
+        snapshot_bytes=len(blob),
+        rewind_ms=_median_ms(lambda: session.rewind(8), lambda: [session.step() for _ in range(8)], 5),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LongRun:
+    """Whether a session slows down with its age."""
+
+    frames: int
+    near_ms: float
+    """Median step around frame 64."""
+    far_ms: float
+    """Median step before the last frame."""
+
+    @property
+    def ratio(self) -> float:
+        """Far over near."""
+        return self.far_ms / self.near_ms
+
+
+def time_long_run(world: World, frames: int, seconds: float | None = None) -> LongRun:
+    """Step one session ``frames`` times, or for ``seconds`` if those are over earlier, K = 1.
+
+    At its end it is timed in turns with a young session, so that a machine that has become slower or faster
+    meanwhile does not count.
+    """
+    engine = world.engine(slots=2, steps=1, history=0)
+    old, young = open_sessions(engine, 2)
+    controls = held_controls(world, [old])
+    until = time.perf_counter() + (seconds if seconds is not None else float("inf"))
+    done = 0
+    while done < frames and time.perf_counter() < until:
+        engine.step(next(controls))
+        done += 1
+    for _ in range(_NEAR):
+        young.step()
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(60):
+        for is_old, session in ((True, old), (False, young)):
+            began = time.perf_counter()
+            session.step()
+            times[is_old].append(time.perf_counter() - began)
+    near, far = (float(np.median(times[is_old]) * 1000) for is_old in (False, True))
+    return LongRun(done, near, far)
+
+
+def _median_ms(work: Callable[[], object], after: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+        after()
+    return round(float(np.median(times)) * 1000, 4)

@@ -1,0 +1,145 @@
+"""How long ``Engine.step`` takes, by batch size, denoising passes, context, and with or without frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldsim.bench.machine import Limits
+from worldsim.checkpoint import Context
+from worldsim.controls import Control
+from worldsim.engine.engine import Engine
+from worldsim.engine.session import Session
+from worldsim.engine.world import World
+
+_FEWEST = 5
+"""Steps that are timed at least."""
+_HOLD = 8
+"""Frames for which keys are held."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What is asked of an engine."""
+
+    batch: int = 1
+    steps: int = 2
+    """Denoising passes, K."""
+    context: int | None = None
+    """Frames of past; None: what the world was trained with."""
+    frames: bool = True
+    """False: latents alone."""
+    history: int = 0
+    """Frames that each session can be rewound by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a case took."""
+
+    batch: int
+    steps: int
+    context: int
+    frames: bool
+    frames_per_s: float
+    """Of all sessions together."""
+    p50_ms: float
+    """Median time of one step of the whole batch."""
+    p99_ms: float
+    gflop: float
+    """Of one step of the whole batch: matrix products, convolutions, attention."""
+    megabytes: float
+    """That one step must move at least: the weights once, every session's memory in and out."""
+    peak_share: float
+    """Of the machine's matmul peak."""
+    roofline_share: float
+    """The least time that operations and bytes allow, over the time taken."""
+    timed: int
+    """Steps that were timed."""
+
+
+def time_steps(world: World, case: Case, limits: Limits, seconds: float = 5.0) -> Timing:
+    """Step all sessions of a case together, for ``seconds`` and at least 5 times."""
+    engine = world.engine(case.batch, case.context, case.steps, case.history)
+    sessions = open_sessions(engine, case.batch)
+    controls = held_controls(world, sessions)
+    flops = case.batch * _flops(world, case)
+    moved = _weight_bytes(world) + 2 * case.batch * engine.session_bytes
+    engine.step(next(controls), frames=case.frames)
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < _FEWEST or time.perf_counter() < until:
+        chosen = next(controls)
+        times.append(_seconds(engine, chosen, case.frames))
+    mean = float(np.mean(times))
+    p50, p99 = np.quantile(times, (0.5, 0.99)) * 1000
+    return Timing(
+        batch=case.batch,
+        steps=case.steps,
+        context=engine.context,
+        frames=case.frames,
+        frames_per_s=round(case.batch / mean, 2),
+        p50_ms=round(float(p50), 3),
+        p99_ms=round(float(p99), 3),
+        gflop=round(flops / 1e9, 4),
+        megabytes=round(moved / 1e6, 3),
+        peak_share=round(flops / mean / limits.flops, 5),
+        roofline_share=round(limits.seconds(flops, moved) / mean, 5),
+        timed=len(times),
+    )
+
+
+def open_sessions(engine: Engine, count: int) -> list[Session]:
+    """Sessions of different seeds, from the world's first start or, where it has none, from a grey frame."""
+    world = engine.world
+    start: int | Context = 0 if world.starts else _grey(world)
+    return [engine.open(seed, start) for seed in range(count)]
+
+
+def held_controls(world: World, sessions: list[Session]) -> Iterator[Mapping[Session, Control]]:
+    """Every session holds a discrete action for a while, then another; always the same ones."""
+    space, rng = world.spec.control_space, np.random.default_rng(0)
+    while True:
+        drawn = rng.integers(len(space.combos), size=len(sessions))
+        held = {session: space.from_discrete(int(i)) for session, i in zip(sessions, drawn, strict=True)}
+        for _ in range(_HOLD):
+            yield held
+
+
+def _seconds(engine: Engine, controls: Mapping[Session, Control], frames: bool) -> float:
+    device = engine.world.device
+    _wait(device)
+    began = time.perf_counter()
+    engine.step(controls, frames=frames)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _flops(world: World, case: Case) -> int:
+    """Of one session's step; sessions cost alike. Counted alone, for only then in this thread."""
+    engine = world.engine(1, case.context, case.steps, history=0)
+    session = open_sessions(engine, 1)[0]
+    with FlopCounterMode(display=False) as counter:
+        engine.step({session: Control()}, frames=case.frames)
+    return counter.get_total_flops()
+
+
+def _weight_bytes(world: World) -> int:
+    return sum(weight.nbytes for weight in world.networks.parameters())
+
+
+def _grey(world: World) -> Context:
+    spec = world.spec
+    pose = np.eye(4)[None] if world.networks.has_poses else None
+    controls = np.zeros((1, spec.control_space.size), np.float32)
+    return Context(np.full((1, *spec.size, 3), 128, np.uint8), controls, pose)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

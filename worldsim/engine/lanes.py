@@ -1,0 +1,50 @@
+"""Rows of a batch side by side: on a CPU every core steps rows of its own.
+
+A batch-wide operation on many worlds leaves the cores' caches, and its threads wait for each other after
+every one of a thousand small operations. A few worlds a core at a time do neither.
+
+Which lane a row gets does not change its frames, to the bit. In bfloat16 no operation of a step rounds
+otherwise for other batch sizes or numbers of threads (measured; tests hold it). In float32 products with few
+rows do, so there every row is a lane of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+
+_ROWS = {torch.bfloat16: 4, torch.float32: 1}
+"""Worlds that a core steps at once."""
+
+
+class Lanes:
+    """Splits rows over the cores of a CPU; another device gets them all at once."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._rows = _ROWS[dtype]
+        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._device, self._pool = device, None if self._threads == 1 else self._workers()
+
+    def run(self, count: int, work: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
+        """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order."""
+        parts = self._split(count)
+        if self._pool is None or len(parts) == 1:
+            return [(rows, work(rows)) for rows in parts]
+        return list(zip(parts, self._pool.map(work, parts), strict=True))
+
+    def _split(self, count: int) -> list[np.ndarray]:
+        rows = np.arange(count)
+        if self._device.type != "cpu" or count == 1:
+            return [rows]
+        lanes = min(count, self._threads)
+        return np.array_split(rows, -(-count // (lanes * self._rows)) * lanes)
+
+    def _workers(self) -> ThreadPoolExecutor:
+        """One thread a core, each of which computes alone: torch counts its threads for every caller."""
+        return ThreadPoolExecutor(self._threads, "lane", initializer=torch.set_num_threads, initargs=(1,))

@@ -1,0 +1,31 @@
+"""How long steps take, to say how many denoising passes fit before a deadline."""
+
+from __future__ import annotations
+
+from worldsim.sampling.flow import STEPS
+
+_MEMORY = 0.8
+"""Share of the old estimate that a new measurement leaves."""
+
+
+class Pace:
+    """Running estimates of a step's seconds by batch size and number of passes K."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[int, int], float] = {}
+
+    def note(self, batch: int, steps: int, seconds: float) -> None:
+        """Take in a measurement."""
+        key = (batch, steps)
+        old = self._seconds.get(key, seconds)
+        self._seconds[key] = _MEMORY * old + (1 - _MEMORY) * seconds
+
+    def fitting(self, batch: int, steps: int, deadline: float) -> int:
+        """The most passes, at most ``steps``, that ``deadline`` seconds leave time for; 1 if none do.
+
+        What was never measured counts as in time, so that it is measured.
+        """
+        for passes in sorted(STEPS, reverse=True):
+            if passes <= steps and self._seconds.get((batch, passes), 0.0) <= deadline:
+                return passes
+        return min(STEPS)

@@ -1,0 +1,44 @@
+"""How to take one frame of one session back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from worldsim.engine.step import Step
+from worldsim.model.cache import Page
+from worldsim.sampling.rollout import Memory
+from worldsim.tokenizer.protocol import Past
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a step overwrites of a session's memory: of its cache one page, not all of it."""
+
+    page: Page
+    past: Past
+    agent: Tensor
+    twists: Tensor
+    pose: np.ndarray
+    step: Step
+    """What the session had answered before."""
+
+    @staticmethod
+    def of(memory: Memory, page: Page, row: int, step: Step) -> Undo:
+        """Of one row of ``memory`` before it is stepped; tensors are shared with it."""
+        one, past = slice(row, row + 1), memory.past
+        kept = Past(past.frame[one], past.reach[one])
+        return Undo(page.row(row), kept, memory.agent[one], memory.twists[one], memory.poses[row], step)
+
+
+def undo(memory: Memory, undone: Sequence[Undo]) -> None:
+    """Take frames of ``memory``, one row, back, the newest first."""
+    for one in undone:
+        memory.cache.unwrite(one.page)
+    last = undone[-1]
+    memory.past, memory.agent, memory.twists = last.past, last.agent, last.twists
+    memory.poses = last.pose[None].copy()
+    memory.indices = memory.indices - len(undone)
