@@ -1,0 +1,321 @@
+"""The journal: a replay ends where the crash was, with as much to rewind and as many replies to repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldsim.bridge import journal as module
+from worldsim.bridge.journal import Journal, Recovered
+from worldsim.errors import BridgeError
+
+HISTORY, REPLIES, EVERY = 5, 3, 4
+META = {"digest": "ab", "steps": 2}
+
+
+class Fake:
+    """A session whose state is a hash of all that was done to it, so that any difference shows."""
+
+    def __init__(self, state: str, past: tuple[str, ...] = ()) -> None:
+        self.state = state
+        self.past = deque(past, HISTORY)
+        self.replies: list[tuple[int, str]] = []
+
+    def step(self, control: str) -> None:
+        self.past.append(self.state)
+        self.state = hashlib.sha256(f"{self.state} {control}".encode()).hexdigest()[:8]
+
+    def rewind(self, frames: int) -> None:
+        for _ in range(frames):
+            self.state = self.past.pop()
+
+    def take(self, seq: int, record: dict[str, Any]) -> None:
+        self.step(record["control"]) if record["op"] == "step" else self.rewind(record["frames"])
+        self.replies = [*self.replies, (seq, self.state)][-REPLIES:]
+
+    def fork(self) -> Fake:
+        return Fake(self.state, tuple(self.past))
+
+
+def again(session: Recovered) -> Fake:
+    """What a server does with a recovered session."""
+    base = session.base
+    fake = Fake(f"seed {base['seed']}") if base["op"] == "open" else Fake(base["blob"].decode())
+    for seq, event in session.events:
+        fake.take(seq, event)
+    fake.replies = [(seq, state) for seq, state in fake.replies if seq > 0]
+    return fake
+
+
+def reopen(folder: Path, **options: Any) -> Journal:
+    return Journal(folder, META, history=HISTORY, replies=REPLIES, every=EVERY, **options)
+
+
+def opened(name: str = "s", lease: str = "l", seed: int = 0) -> dict[str, Any]:
+    return {"op": "open", "session": name, "lease": lease, "seed": seed}
+
+
+def stepped(seq: int, name: str = "s") -> dict[str, Any]:
+    return {"op": "step", "session": name, "seq": seq, "control": f"c{seq}"}
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["open", "step", "step", "step", "steps", "rewind", "fork", "close", "snapshot", "end"]
+        ),
+        st.integers(0, 2**16),
+    ),
+    max_size=60,
+)
+
+
+class Server:
+    """Does to fakes and to a journal what a server does to an engine and a journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.fakes: dict[str, tuple[str, Fake, int]] = {}
+        self.names = 0
+
+    def do(self, action: str, chance: int) -> None:
+        if action == "open" or not self.fakes:
+            self.open(chance)
+        else:
+            names = sorted(self.fakes)
+            getattr(self, action)(names[chance % len(names)], chance)
+
+    def name(self) -> str:
+        self.names += 1
+        return f"s{self.names % 7}.{self.names}"
+
+    def open(self, chance: int) -> None:
+        name, lease = self.name(), f"l{chance % 3}"
+        self.journal.append(opened(name, lease, chance))
+        self.fakes[name] = (lease, Fake(f"seed {chance}"), 0)
+
+    def step(self, name: str, chance: int) -> None:
+        lease, fake, seq = self.fakes[name]
+        record = {"op": "step", "session": name, "seq": seq + 1, "control": f"c{chance}"}
+        fake.take(seq + 1, record)
+        self.journal.append(record)
+        self.fakes[name] = (lease, fake, seq + 1)
+        if self.journal.due(name):
+            self.journal.snapshot(name, fake.state.encode())
+
+    def steps(self, name: str, chance: int) -> None:
+        for i in range(chance % 9):
+            self.step(name, chance + i)
+
+    def rewind(self, name: str, chance: int) -> None:
+        lease, fake, seq = self.fakes[name]
+        if fake.past:
+            record = {"op": "rewind", "session": name, "seq": seq + 1, "frames": chance % len(fake.past) + 1}
+            fake.take(seq + 1, record)
+            self.journal.append(record)
+            self.fakes[name] = (lease, fake, seq + 1)
+
+    def fork(self, name: str, chance: int) -> None:
+        lease, fake, seq = self.fakes[name]
+        children = [self.name() for _ in range(chance % 3 + 1)]
+        self.journal.append(
+            {"op": "fork", "session": name, "lease": lease, "children": children, "seq": seq},
+        )
+        self.fakes.update({child: (lease, fake.fork(), 0) for child in children})
+
+    def snapshot(self, name: str, _: int) -> None:
+        self.journal.snapshot(name, self.fakes[name][1].state.encode())
+
+    def close(self, name: str, _: int) -> None:
+        self.journal.append({"op": "close", "session": name})
+        del self.fakes[name]
+
+    def end(self, name: str, _: int) -> None:
+        lease = self.fakes[name][0]
+        self.journal.append({"op": "end", "lease": lease})
+        self.fakes = {name: row for name, row in self.fakes.items() if row[0] != lease}
+
+
+def check(found: list[Recovered], fakes: dict[str, tuple[str, Fake, int]]) -> None:
+    assert {session.session for session in found} == set(fakes)
+    for session in found:
+        lease, fake, seq = fakes[session.session]
+        made = again(session)
+        assert (session.lease, session.seq, made.state) == (lease, seq, fake.state)
+        assert list(made.past) == list(fake.past)
+        assert made.replies == fake.replies
+
+
+@settings(max_examples=150)
+@given(actions=ACTIONS, more=ACTIONS, compact=st.booleans())
+def test_whatever_happened_a_replay_ends_in_the_same_state(
+    tmp_path_factory: pytest.TempPathFactory,
+    actions: list[tuple[str, int]],
+    more: list[tuple[str, int]],
+    compact: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        if compact:
+            patch.setattr(module, "_COMPACT", 0)
+        with reopen(folder) as journal:
+            server = Server(journal)
+            for action in actions:
+                server.do(*action)
+        with reopen(folder) as journal:
+            check(journal.recover(), server.fakes)
+            server.journal = journal
+            for action in more:
+                server.do(*action)
+            journal.flush()
+            check(journal.recover(), server.fakes)
+        with reopen(folder) as journal:
+            check(journal.recover(), server.fakes)
+
+
+def test_a_copy_taken_at_any_moment_recovers(tmp_path: Path) -> None:
+    """A copy of the files while the journal is open is what kill -9 leaves."""
+    with reopen(tmp_path / "a") as journal:
+        server = Server(journal)
+        server.open(7)
+        for count in range(40):
+            server.step("s1.1", count)
+            copy = tmp_path / f"copy{count}"
+            journal.flush()
+            shutil.copytree(tmp_path / "a", copy)
+            with reopen(copy) as other:
+                check(other.recover(), server.fakes)
+
+
+def test_a_replay_is_short(tmp_path: Path) -> None:
+    with reopen(tmp_path) as journal:
+        server = Server(journal)
+        server.open(0)
+        for count in range(100):
+            server.step("s1.1", count)
+            journal.flush()
+        (session,) = journal.recover()
+        assert session.base["op"] == "snapshot"
+        assert len(session.events) <= 3 * EVERY + HISTORY
+        assert len(list((tmp_path / "blobs").iterdir())) <= 3 + module._SWEEP
+    with reopen(tmp_path):
+        assert len(list((tmp_path / "blobs").iterdir())) <= 3
+
+
+def test_given_contexts_and_snapshots_come_back(tmp_path: Path) -> None:
+    with reopen(tmp_path) as journal:
+        journal.append(
+            {**opened("a"), "blob": b"context"}, {**opened("b"), "op": "restore", "blob": b"snapshot"}
+        )
+    with reopen(tmp_path) as journal:
+        first, second = journal.recover()
+        assert (first.base["op"], first.base["blob"]) == ("open", b"context")
+        assert (second.base["op"], second.base["blob"]) == ("restore", b"snapshot")
+        journal.append({"op": "close", "session": "a"})
+    reopen(tmp_path).close()
+    assert len(list((tmp_path / "blobs").iterdir())) == 1
+
+
+def test_leases_come_back_until_they_end(tmp_path: Path) -> None:
+    lease = {"op": "lease", "lease": "l", "key": "k", "client": "me"}
+    with reopen(tmp_path) as journal:
+        journal.append(lease, opened("a"), opened("b", "m"))
+    with reopen(tmp_path) as journal:
+        assert journal.leases == {"l": lease}
+        journal.append({"op": "end", "lease": "l"})
+    with reopen(tmp_path) as journal:
+        assert journal.leases == {}
+        assert [session.session for session in journal.recover()] == ["b"]
+
+
+def test_a_session_of_the_same_name_does_not_get_the_old_ones_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    save = Journal._save_blob
+    monkeypatch.setattr(Journal, "_save_blob", lambda self, blob: go.wait(5) and save(self, blob))
+    with reopen(tmp_path) as journal:
+        journal.append(opened("s", seed=1), *[stepped(seq) for seq in range(1, 9)])
+        journal.snapshot("s", b"old")
+        journal.append({"op": "close", "session": "s"}, opened("s", seed=2))
+        go.set()
+        journal.flush()
+        (session,) = journal.recover()
+        assert (session.base["op"], session.base["seed"], session.events) == ("open", 2, [])
+
+
+def test_a_long_log_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_COMPACT", 2000)
+    with reopen(tmp_path) as journal:
+        for _ in range(200):
+            journal.append(opened(), stepped(1), {"op": "close", "session": "s"})
+            journal.flush()
+        assert journal.length < 3000
+        journal.append(opened("last"))
+    assert len(list(tmp_path.glob("log-*"))) == 1
+    with reopen(tmp_path) as journal:
+        assert [session.session for session in journal.recover()] == ["last"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with reopen(tmp_path), pytest.raises(BridgeError, match="one server at a time"):
+        reopen(tmp_path)
+    reopen(tmp_path).close()
+
+
+def test_another_world_is_refused(tmp_path: Path) -> None:
+    reopen(tmp_path).close()
+    with pytest.raises(BridgeError, match="digest: ab -> cd"):
+        Journal(tmp_path, {**META, "digest": "cd"}, history=HISTORY)
+    with pytest.raises(BridgeError, match="history: 5 -> 6"):
+        Journal(tmp_path, META, history=6)
+    reopen(tmp_path).close()
+
+
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_spoilt_blob_is_noticed(tmp_path: Path, harm: str) -> None:
+    with reopen(tmp_path) as journal:
+        journal.append({**opened(), "blob": b"context"})
+    (path,) = (tmp_path / "blobs").iterdir()
+    path.write_bytes(b"contexT") if harm == "damaged" else path.unlink()
+    with reopen(tmp_path) as journal, pytest.raises(BridgeError, match=harm):
+        journal.recover()
+
+
+def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path) -> None:
+    with reopen(tmp_path) as journal:
+        journal.append(opened())
+        with pytest.raises(BridgeError, match="open sessions"):
+            journal.append(stepped(1, "unknown"))
+        with pytest.raises(BridgeError, match="broken by an earlier failure"):
+            journal.append(stepped(1))
+    with pytest.raises(BridgeError, match="closed"):
+        journal.append(stepped(1))
+    with reopen(tmp_path, durable=True) as journal:
+        journal.append(stepped(1))
+        assert [session.seq for session in journal.recover()] == [1]
+
+
+def test_a_snapshot_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError("No space left on device")
+
+    with reopen(tmp_path) as journal:
+        journal.append(opened(), *[stepped(seq) for seq in range(1, 9)])
+        monkeypatch.setattr(Journal, "_save_blob", full)
+        assert journal.due("s")
+        journal.snapshot("s", b"state")
+        journal.flush()
+        assert "No space left" in caplog.text
+        assert journal.due("s")
+        assert len(journal.recover()[0].events) == 8

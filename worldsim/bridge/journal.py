@@ -1,0 +1,364 @@
+"""Nothing lost: what a server has acknowledged, on disk, and what a new server goes on from.
+
+<folder>/
+  log-00000001     records in the order in which they happened; the newest one counts
+  blobs/           snapshots and given contexts that records name
+  .lock            held by the process that serves from here
+
+A record is a map with ``op``:
+
+| op | besides |
+|---|---|
+| ``lease`` / ``end`` | ``lease`` and whatever the server wants back / ``lease``: its sessions go with it |
+| ``open``, ``restore`` | ``session``, ``lease``, the request's keys, ``blob``: bytes of a context or snapshot |
+| ``fork`` | ``session`` (the parent), ``lease`` and ``children``: they begin as it is now, at seq 0 |
+| ``step`` / ``rewind`` | ``session``, ``seq`` and the request's own keys / ``session``, ``seq``, ``frames`` |
+| ``close`` | ``session`` |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldsim.bridge.ledger import BLOB, Held, Ledger
+from worldsim.bridge.log import Log, Record, as_read, read_log, sync_folder, write_log
+from worldsim.data.lock import locked
+from worldsim.errors import BridgeError
+
+__all__ = ["Journal", "Recovered"]
+
+FORMAT = 1
+_COMPACT = 8 * 2**20
+"""A log is written anew when it has more bytes than this and twice what it had when last written anew."""
+_SWEEP = 16
+"""Snapshots between two sweeps of files that are needed no more."""
+_WAITING = 64
+"""Snapshots that may wait for the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A session to be made again: begin at ``base``, then take ``events`` in their order."""
+
+    session: str
+    lease: str
+    origin: Record
+    """The ``open``, ``restore`` or ``fork`` that made it, with the name of its blob's file at most."""
+    base: Record
+    """``open``: begin as asked then, ``blob`` being the context's bytes if one was given; ``restore`` or
+    ``snapshot``: ``blob`` is the engine's snapshot."""
+    events: list[tuple[int, Record]]
+    """(seq, ``step`` or ``rewind``); seq <= 0 happened to its parent before a fork."""
+    seq: int
+    """The last one taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shot:
+    """A snapshot on its way to the disk."""
+
+    session: str
+    held: Held
+    seq: int
+    depth: int
+    blob: bytes
+
+
+class Journal:
+    """The journal of one server. Methods may be called from any thread.
+
+    Args:
+        folder: made if need be; one process at a time.
+        meta: what a replay depends on, such as the weights' digest; must be the same at every start.
+        history: frames that a session can rewind at most.
+        replies: how many of a session's last replies a replay makes again.
+        every: steps between two snapshots of a session.
+        durable: whether ``append`` waits for the disk itself, so that a loss of power takes nothing either;
+            without it only the death of the process is survived.
+
+    Raises:
+        BridgeError: another process serves from here, ``meta`` differs, or the files are damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meta: Mapping[str, Any] | None = None,
+        *,
+        history: int = 0,
+        replies: int = 8,
+        every: int = 64,
+        durable: bool = False,
+    ) -> None:
+        self.folder, self.every, self.durable = Path(folder), every, durable
+        self._head = as_read(
+            {"op": "journal", "format": FORMAT, "meta": dict(meta or {}), "history": history}
+        )
+        self._stack = contextlib.ExitStack()
+        self._ledger = Ledger(history, replies)
+        self._lock = threading.RLock()
+        self._shots: queue.Queue[_Shot | None] = queue.Queue(_WAITING)
+        self._pending: set[str] = set()
+        self._broken = self._closed = False
+        self._enter()
+        self._writer = threading.Thread(target=self._write_shots, name="worldsim-journal", daemon=True)
+        self._writer.start()
+
+    @property
+    def leases(self) -> dict[str, Record]:
+        """The ``lease`` records of all leases that have not ended."""
+        with self._lock:
+            return dict(self._ledger.leases)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the log."""
+        return self._log.size
+
+    def recover(self) -> list[Recovered]:
+        """All sessions that are open, in the order in which they were made.
+
+        Raises:
+            BridgeError: a file that one of them needs is missing or damaged.
+        """
+        with self._lock:
+            return [self._recovered(name, held) for name, held in self._ledger.sessions.items()]
+
+    def append(self, *records: Record) -> None:
+        """Write down what has happened; acknowledge it only when this has returned.
+
+        Raises:
+            BridgeError: it could not be written: acknowledge nothing and end, for the engine is now ahead
+                of what a new server would find. Also raised for a record of a session that is not open.
+        """
+        with self._lock:
+            self._check_usable()
+            stored = [self._store(record) for record in records]
+            self._broken = True
+            self._apply(stored)
+            self._log.append(stored)
+            if self.durable:
+                self._log.sync()
+            self._broken = False
+            if self._log.size > self._limit:
+                self._wake()
+
+    def due(self, session: str) -> bool:
+        """Whether the time has come to call ``snapshot``: ``every`` steps after the last; not while disks lag."""
+        with self._lock:
+            held = self._ledger.sessions.get(session)
+            if held is None or session in self._pending or self._shots.full():
+                return False
+            return held.seq - held.moments[-1].seq >= self.every
+
+    def snapshot(self, session: str, blob: bytes) -> None:
+        """Keep a snapshot of a session as it is after its last record; written in the background.
+
+        It only makes a replay shorter: where it cannot be written, a warning is logged and nothing is lost.
+        """
+        with self._lock:
+            self._check_usable()
+            held = self._ledger.sessions[session]
+            self._pending.add(session)
+            shot = _Shot(session, held, held.seq, held.depth, blob)
+        self._shots.put(shot)
+
+    def flush(self) -> None:
+        """Wait until all snapshots are written."""
+        self._shots.join()
+
+    def close(self) -> None:
+        """Finish writing, wait for the disk and let another process in; closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._shots.put(None)
+        self._writer.join()
+        with contextlib.suppress(OSError):
+            self._log.sync()
+        self._log.close()
+        self._stack.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _enter(self) -> None:
+        """Take the lock and read what is there."""
+        try:
+            self._stack.enter_context(locked(self.folder, wait=False))
+        except BlockingIOError as error:
+            rule, remedy = (
+                "a state folder serves one server at a time",
+                "end the other one or name another folder",
+            )
+            raise BridgeError(rule, str(self.folder), remedy) from error
+        try:
+            self._blobs = self.folder / "blobs"
+            self._blobs.mkdir(mode=0o700, exist_ok=True)
+            self._next_blob = max((int(path.stem, 16) for path in self._blobs.glob("*.blob")), default=0) + 1
+            self._log = self._read()
+            self._limit = max(_COMPACT, 2 * self._log.size)
+            self._sweep()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _read(self) -> Log:
+        paths = sorted(self.folder.glob("log-????????"))
+        if not paths:
+            paths = [self.folder / "log-00000001"]
+            write_log(paths[0], [self._head])
+        records, size = read_log(paths[-1])
+        self._check_head(records[0] if records else {}, paths[-1])
+        self._apply(records[1:])
+        for path in [*paths[:-1], *self.folder.glob("*.tmp"), *self._blobs.glob("*.tmp")]:
+            path.unlink()
+        return Log(paths[-1], size)
+
+    def _check_head(self, head: Record, path: Path) -> None:
+        if head.get("op") != "journal" or head.get("format") != FORMAT:
+            raise BridgeError(
+                f"a journal must be of format {FORMAT}", str(path), "serve with an empty folder"
+            )
+        if head != self._head:
+            keys = {**head["meta"], **self._head["meta"], "history": 0}
+            old, new = ({**one["meta"], "history": one["history"]} for one in (head, self._head))
+            changed = [
+                f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)
+            ]
+            remedy = "serve as before, or with another folder: its sessions cannot be dreamt again otherwise"
+            raise BridgeError(
+                "a state folder belongs to one world and one setting", ", ".join(changed), remedy
+            )
+
+    def _apply(self, records: list[Record]) -> None:
+        try:
+            for record in records:
+                self._ledger.apply(record)
+        except (KeyError, TypeError) as error:
+            rule = "a journal's records must tell of open sessions and known kinds"
+            raise BridgeError(rule, f"{error!r} in {str(record)[:200]}", "report it") from error
+
+    def _check_usable(self) -> None:
+        if self._broken or self._closed:
+            state = "closed" if self._closed else "broken by an earlier failure"
+            raise BridgeError("a journal must be open and whole", state, "start the server again")
+
+    def _store(self, record: Record) -> Record:
+        """The record with its blob in a file."""
+        blob = record.get(BLOB)
+        if blob is None:
+            return record
+        name = self._save_blob(blob)
+        return {**record, BLOB: name, "crc": zlib.crc32(blob)}
+
+    def _save_blob(self, blob: bytes) -> str:
+        with self._lock:
+            name = f"{self._next_blob:012x}.blob"
+            self._next_blob += 1
+        path = self._blobs / name
+        building = path.with_suffix(".tmp")
+        with building.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        building.replace(path)
+        sync_folder(self._blobs)
+        return name
+
+    def _load_blob(self, record: Record) -> Record:
+        """The record with its blob as bytes."""
+        if record.get(BLOB) is None:
+            return record
+        path = self._blobs / record[BLOB]
+        data = path.read_bytes() if path.exists() else b""
+        if zlib.crc32(data) != record["crc"]:
+            state = "damaged" if path.exists() else "missing"
+            rule, remedy = (
+                "a journal's blobs must match their checksums",
+                "put a copy of the folder in its place",
+            )
+            raise BridgeError(rule, f"{path} is {state}", remedy)
+        return {**record, BLOB: data}
+
+    def _recovered(self, name: str, held: Held) -> Recovered:
+        base = self._load_blob(held.moments[0].record)
+        return Recovered(name, held.lease, held.origin, base, list(held.events), held.seq)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(
+            queue.Full
+        ):  # the writer looks at the log's length after each snapshot anyway
+            self._shots.put_nowait(None)
+
+    def _write_shots(self) -> None:
+        """The writer's thread: snapshots to files, files that nobody needs away, long logs anew."""
+        written = 0
+        while True:
+            shot = self._shots.get()
+            try:
+                if shot is not None:
+                    self._write_shot(shot)
+                    written += 1
+                if written >= _SWEEP:
+                    written = 0
+                    self._sweep()
+                self._compact()
+            except (OSError, BridgeError) as error:
+                logging.getLogger("worldsim").warning("journal: %s", error)
+            finally:
+                self._shots.task_done()
+            if self._closed and self._shots.empty():
+                return
+
+    def _write_shot(self, shot: _Shot) -> None:
+        try:
+            name = self._save_blob(shot.blob)
+            record = {
+                "op": "snapshot",
+                "session": shot.session,
+                "seq": shot.seq,
+                "depth": shot.depth,
+                BLOB: name,
+            }
+            with self._lock:
+                if self._ledger.sessions.get(shot.session) is shot.held and not self._broken:
+                    self._log.append([{**record, "crc": zlib.crc32(shot.blob)}])
+                    self._ledger.apply({**record, "crc": zlib.crc32(shot.blob)})
+        finally:
+            self._pending.discard(shot.session)
+
+    def _sweep(self) -> None:
+        """Delete files that no session needs, once the records that say so cannot be lost."""
+        with self._lock:
+            needed = self._ledger.blobs()
+            spare = [path for path in self._blobs.glob("*.blob") if path.name not in needed]
+        if spare:
+            self._log.sync()
+        for path in spare:
+            path.unlink(missing_ok=True)
+
+    def _compact(self) -> None:
+        """Write a long log anew, as short as it can be."""
+        with self._lock:
+            if self._log.size <= self._limit or self._broken:
+                return
+            old, number = self._log, int(self._log.path.name.removeprefix("log-")) + 1
+            path = self.folder / f"log-{number:08}"
+            write_log(path, [self._head, *self._ledger.records()])
+            self._log = Log(path, path.stat().st_size)
+            self._limit = max(_COMPACT, 2 * self._log.size)
+        old.close()
+        old.path.unlink()

@@ -1,0 +1,184 @@
+"""What a journal's records amount to: per session, moments to begin it from again and what came after.
+
+A replay has to end in the state that the crash took away, with as many frames to rewind as there were. A
+snapshot holds none of them, so a session is begun again from the newest snapshot that lies far enough back:
+after it came at least as many frames as could be rewound and as many replies as are remembered. Older moments
+are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from worldsim.bridge.log import Record
+
+__all__ = ["Held", "Ledger", "Moment"]
+
+BLOB = "blob"
+"""The key under which a record names the file with its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a session can be begun again from."""
+
+    seq: int
+    depth: int
+    """Frames that could be rewound then."""
+    record: Record
+    """``open``, ``restore`` or ``snapshot``."""
+
+    @property
+    def blob(self) -> str | None:
+        """The file with its bytes."""
+        return self.record.get(BLOB)
+
+
+@dataclass(slots=True)
+class Held:
+    """One session."""
+
+    lease: str
+    origin: Record
+    """The request that made it: ``open``, ``restore`` or ``fork``."""
+    moments: list[Moment]
+    """Oldest first; all but the oldest are snapshots."""
+    events: list[tuple[int, Record]] = field(default_factory=list)
+    """(seq, ``step`` or ``rewind``) since the oldest moment."""
+    seq: int = 0
+    """The last one taken."""
+    depth: int = 0
+    """Frames that can be rewound."""
+
+    def take(self, record: Record, history: int) -> None:
+        """Add a step or a rewind."""
+        self.seq = record["seq"]
+        self.depth = _deeper(self.depth, record, history)
+        self.events.append((self.seq, record))
+
+    def fork(self, record: Record) -> Held:
+        """A copy that counts from 0; what its parent did lies at seq <= 0."""
+        moments = [Moment(at.seq - self.seq, at.depth, at.record) for at in self.moments]
+        events = [(seq - self.seq, event) for seq, event in self.events]
+        return Held(record["lease"], record, moments, events, 0, self.depth)
+
+    def insert(self, moment: Moment, history: int, replies: int) -> None:
+        """Add a snapshot, and forget all before the newest moment from which a replay reaches everything."""
+        self.moments.append(moment)
+        while len(self.moments) > 1 and self._enough(self.moments[1], history, replies):
+            del self.moments[0]
+        first = self.moments[0].seq
+        self.events = [(seq, event) for seq, event in self.events if seq > first]
+
+    def _enough(self, moment: Moment, history: int, replies: int) -> bool:
+        depth = 0
+        for seq, event in self.events:
+            if seq > moment.seq:
+                depth = _deeper(depth, event, history)
+                if depth < 0:
+                    return False
+        return depth == self.depth and self.seq - moment.seq >= replies
+
+    def blobs(self) -> Iterator[str]:
+        """Files that this session needs."""
+        return (moment.blob for moment in self.moments if moment.blob)
+
+
+class Ledger:
+    """Leases and sessions as the records so far leave them.
+
+    Args:
+        history: frames that a session of this engine can rewind at most.
+        replies: how many of a session's last replies must be made again by a replay.
+    """
+
+    def __init__(self, history: int, replies: int) -> None:
+        self.history, self.replies = history, replies
+        self.leases: dict[str, Record] = {}
+        self.sessions: dict[str, Held] = {}
+
+    def apply(self, record: Record) -> None:
+        """Take a record in.
+
+        Raises:
+            KeyError: it is of no known kind, lacks something, or tells of a session that is not there.
+        """
+        _KINDS[record["op"]](self, record)
+
+    def records(self) -> Iterator[Record]:
+        """The shortest log that amounts to the same."""
+        yield from self.leases.values()
+        yield from ({"op": "held", "session": name, **_plain(held)} for name, held in self.sessions.items())
+
+    def blobs(self) -> set[str]:
+        """Files that some session needs."""
+        return set(chain.from_iterable(held.blobs() for held in self.sessions.values()))
+
+    def _lease(self, record: Record) -> None:
+        self.leases[record["lease"]] = record
+
+    def _end(self, record: Record) -> None:
+        self.leases.pop(record["lease"], None)
+        for name in [name for name, held in self.sessions.items() if held.lease == record["lease"]]:
+            del self.sessions[name]
+
+    def _open(self, record: Record) -> None:
+        self.sessions[record["session"]] = Held(record["lease"], record, [Moment(0, 0, record)])
+
+    def _event(self, record: Record) -> None:
+        self.sessions[record["session"]].take(record, self.history)
+
+    def _fork(self, record: Record) -> None:
+        parent = self.sessions[record["session"]]
+        self.sessions.update({child: parent.fork(record) for child in record["children"]})
+
+    def _snapshot(self, record: Record) -> None:
+        moment = Moment(record["seq"], record["depth"], record)
+        self.sessions[record["session"]].insert(moment, self.history, self.replies)
+
+    def _close(self, record: Record) -> None:
+        del self.sessions[record["session"]]
+
+    def _held(self, record: Record) -> None:
+        self.sessions[record["session"]] = Held(
+            record["lease"],
+            record["origin"],
+            [Moment(*moment) for moment in record["moments"]],
+            [(seq, event) for seq, event in record["events"]],
+            record["seq"],
+            record["depth"],
+        )
+
+
+_KINDS = {
+    "lease": Ledger._lease,
+    "end": Ledger._end,
+    "open": Ledger._open,
+    "restore": Ledger._open,
+    "step": Ledger._event,
+    "rewind": Ledger._event,
+    "fork": Ledger._fork,
+    "snapshot": Ledger._snapshot,
+    "close": Ledger._close,
+    "held": Ledger._held,
+}
+
+
+def _deeper(depth: int, event: Record, history: int) -> int:
+    """Frames that can be rewound after a step or a rewind; negative where the rewind reaches too far back."""
+    return depth - int(event["frames"]) if event["op"] == "rewind" else min(depth + 1, history)
+
+
+def _plain(held: Held) -> dict[str, Any]:
+    moments = [[moment.seq, moment.depth, moment.record] for moment in held.moments]
+    return {
+        "lease": held.lease,
+        "origin": held.origin,
+        "moments": moments,
+        "events": held.events,
+        "seq": held.seq,
+        "depth": held.depth,
+    }
