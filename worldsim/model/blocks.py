@@ -27,27 +27,31 @@ def rms(x: Tensor, epsilon: float) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
 
 
-def over_space(q: Tensor, k: Tensor, v: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, T, N, A, d]: a token sees its own frame as ``mask`` [N, N] allows; ``turn`` complex [N, d / 2]."""
-    q, k = rotate(torch.stack([q, k]), turn[:, None])
+def over_space(qk: Tensor, v: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
+    """qk [B, T, N, 2, A, d], v [B, T, N, A, d]: a token sees its own frame as ``mask`` [N, N] allows.
+
+    ``turn`` is complex [N, d / 2].
+    """
+    q, k = rotate(qk, turn[:, None, None]).unbind(-3)
     q, k, v = (part.transpose(-2, -3) for part in (q, k, v))
     return attend(q, k, v, mask).transpose(-2, -3)
 
 
-def over_clip(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B, T, N, A, d]: every token sees itself at this and earlier frames of the clip."""
-    time = torch.arange(q.shape[1], device=q.device)
-    turn = turns(time[:, None], (q.shape[-1],))[:, None, None]
-    turned = (*rotate(torch.stack([q, k]), turn), v)
+def over_clip(qk: Tensor, v: Tensor) -> Tensor:
+    """As ``over_space``, but every token sees itself at this and earlier frames of the clip."""
+    time = torch.arange(v.shape[1], device=v.device)
+    turn = turns(time[:, None], (v.shape[-1],))[:, None, None, None]
+    turned = (*rotate(qk, turn).unbind(-3), v)
     query, key, value = (part.permute(0, 2, 3, 1, 4) for part in turned)
     return attend(query, key, value, time[:, None] >= time).permute(0, 3, 1, 2, 4)
 
 
-def over_cache(q: Tensor, k: Tensor, v: Tensor, past: PastKeys) -> Tensor:
-    """[B, 1, N, A, d]: every token sees itself now and in the cached frames; age 0 is not turned at all.
+def over_cache(qk: Tensor, v: Tensor, past: PastKeys) -> Tensor:
+    """As ``over_clip`` with T = 1: a token sees itself now, which is not turned, and in the cached frames.
 
     One query a token: products and sums take less time than a batch of tiny matmuls and the copies they need.
     """
+    q, k = qk.unbind(-3)
     q = q * q.shape[-1] ** -0.5
     before = (q * past.keys).sum(-1).masked_fill(~past.filled[:, :, None, None], -torch.inf)
     weight = torch.softmax(torch.cat([before, (q * k).sum(-1)], 1), 1)[..., None]
@@ -61,7 +65,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.temporal = heads, temporal
         looks, hidden = 1 + temporal, -(-width * 8 // 3 // 32) * 32
-        self.sizes = (2 * looks * width, looks * width, hidden, hidden)
+        self.sizes = (3 * looks * width, hidden, hidden)
         self.into = nn.Linear(width, sum(self.sizes), bias=False)
         self.back = nn.Linear(looks * width + hidden, width, bias=False)
         self.norm = nn.Parameter(torch.ones(2 * looks, 1, width // heads))
@@ -72,15 +76,15 @@ class Block(nn.Module):
         """x [B, T, N, D], modulation [B, T, 3, D] to the shape of x, and this call's raw keys and values."""
         scale, shift, share = modulation[:, :, None].unbind(3)
         normed = torch.addcmul(shift, rms(x, _TINY), scale).to(self.into.weight.dtype)
-        qk, v, opened, up = self.into(normed).split(self.sizes, -1)
+        qkv, opened, up = self.into(normed).split(self.sizes, -1)
         # float32: casting small heads costs more than it saves
-        qk, v = (part.float().unflatten(-1, (-1, self.heads, self.norm.shape[-1])) for part in (qk, v))
-        qk = (rms(qk, _EPSILON) * self.norm).unbind(-3)
-        v, fresh = v.unbind(-3), None
-        parts = [over_space(qk[0], qk[1], v[0], turn, mask)]
+        qkv = qkv.float().unflatten(-1, (-1, self.heads, self.norm.shape[-1]))
+        qk, v = qkv.split([len(self.norm), len(self.norm) // 2], -3)
+        qk = rms(qk, _EPSILON) * self.norm
+        parts, fresh = [over_space(qk[..., :2, :, :], v[..., 0, :, :], turn, mask)], None
         if self.temporal:
-            look = (qk[2], qk[3], v[1])
-            parts.append(over_clip(*look) if past is None else over_cache(*look, past))
-            fresh = look[1:]
+            qk, v = qk[..., 2:, :, :], v[..., 1, :, :]
+            parts.append(over_clip(qk, v) if past is None else over_cache(qk, v, past))
+            fresh = qk[..., 1, :, :], v
         mixed = [part.flatten(-2).to(up.dtype) for part in parts]
         return torch.addcmul(x, share, self.back(torch.cat([*mixed, F.silu(opened) * up], -1)).float()), fresh

@@ -248,10 +248,13 @@ def _move(networks: Networks, memory: Memory, controls: Controls) -> _Move:
         vector = torch.from_numpy(controls.vector).to(device)
         moved = networks.heads.move(memory.agent.float(), around, vector, memory.twists)
         twist = moved.double().cpu().numpy() * scale
-    twist[given] = camera.log(camera.relative(memory.poses[given], controls.poses[given]))
-    poses = camera.compose(memory.poses, camera.exp(twist))
+    motion = camera.exp(twist)
+    if len(given):
+        motion[given] = camera.relative(memory.poses[given], controls.poses[given])
+        twist[given] = camera.log(motion[given])
+    poses = memory.poses @ motion  # both are rigid by now
     poses[given] = controls.poses[given]
-    back = torch.from_numpy(camera.relative(memory.poses, poses)).float().to(device)
+    back = torch.from_numpy(motion).float().to(device)
     return _Move(torch.from_numpy(networks.normalise(twist)).to(device), poses, _planar(poses, device), back)
 
 
