@@ -10,7 +10,9 @@ from gymnasium import spaces
 
 from worldsim.engine.world import load
 from worldsim.envs.actions import Actions, make_actions
+from worldsim.envs.referee import Referees
 from worldsim.envs.reset_options import Start
+from worldsim.envs.starts import Starts, StartStates
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Dream:
         steps: denoising steps per frame (K): 1, 2 or 4.
         device: where to load the world, "auto" or a torch device; unused for a loaded world.
         drift_limit: truncate an episode once its drift passes this; None never does.
+        referee: who gives rewards and ends episodes; see ``worldsim.envs.referee.Referees``.
+        starts: where episodes begin that are not told; see ``worldsim.envs.starts.StartStates``.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Dream:
         steps: int,
         device: str,
         drift_limit: float | None,
+        referee: Any = None,
+        starts: Starts = None,
     ) -> None:
         if drift_limit is not None and not drift_limit > 0:
             raise ConfigError("drift_limit must be above 0", drift_limit, "pass None for no limit")
@@ -49,6 +55,8 @@ class Dream:
         self.engine = self.world.engine(slots=slots, steps=steps, history=0)  # nobody rewinds an environment
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
         self.observation_space = spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
+        self.referees = Referees(referee, slots)
+        self._starts = StartStates(starts, len(self.world.starts))
         self._drift_limit = drift_limit
 
     @property
@@ -56,9 +64,15 @@ class Dream:
         """The world's frame rate, rounded: Gymnasium's tools need an integer."""
         return max(1, round(self.world.spec.fps))
 
-    def open(self, seed: int, start: Start) -> Session:
-        """Begin an episode; its ``last`` step is what is seen before the first one."""
-        return self.engine.open(seed=seed, start=start)
+    def open(self, slot: int, seed: int, start: Start) -> Session:
+        """Begin an episode in ``slot``; its ``last`` step is what is seen before the first one."""
+        session = self.engine.open(seed=seed, start=self._starts.draw(seed) if start is None else start)
+        try:
+            self.referees.begin(slot, session.last)
+        except BaseException:
+            session.close()  # nobody else knows of it
+            raise
+        return session
 
     def lost(self, step: Step) -> bool:
         """Whether an episode has drifted too far from what the world learnt to be worth going on."""

@@ -16,12 +16,13 @@ from worldsim.errors import ConfigError, EngineError
 if TYPE_CHECKING:
     from worldsim.engine.session import Session
     from worldsim.engine.world import World
+    from worldsim.envs.starts import Starts
 
 __all__ = ["ImaginedEnv"]
 
 
 class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
-    """Step through a world one frame at a time; reward and termination are what the model imagines.
+    """Step through a world one frame at a time; the model, or a referee, gives rewards and ends.
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
     in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``drift`` (how far the
@@ -36,6 +37,10 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         device: where to load the world, "auto" or a torch device.
         render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
         drift_limit: truncate an episode once ``drift`` passes this; None never does.
+        referee: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
+            memory; see ``worldsim.envs.referee.Referees``.
+        starts: where episodes begin unless ``reset`` is told: numbers of the world's starts, weights by
+            number, or a callable of a generator; see ``worldsim.envs.starts.StartStates``. None: any of them.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
@@ -55,12 +60,21 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         device: str = "auto",
         render_mode: str | None = None,
         drift_limit: float | None = None,
+        referee: Any = None,
+        starts: Starts = None,
     ) -> None:
         modes = type(self).metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise ConfigError(f"render_mode must be None or one of {modes}", render_mode)
         self.dream = Dream(
-            world, slots=1, actions=actions, steps=steps, device=device, drift_limit=drift_limit
+            world,
+            slots=1,
+            actions=actions,
+            steps=steps,
+            device=device,
+            drift_limit=drift_limit,
+            referee=referee,
+            starts=starts,
         )
         self.metadata = {**type(self).metadata, "render_fps": self.dream.fps}
         self.render_mode = render_mode
@@ -82,7 +96,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         start = read_start(options, self.dream.world.spec.control_space)
         self._end()
-        self.session = self.dream.open(draw_seed(self.np_random) if seed is None else seed, start)
+        self.session = self.dream.open(0, draw_seed(self.np_random) if seed is None else seed, start)
         return self._show(self.session)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -93,8 +107,9 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         """
         session = self._open_session()
         step = session.step(self.dream.actions.decode(action))
+        reward, terminated = self.dream.referees.rule(0, step)
         observation, info = self._show(session)
-        return observation, step.reward, step.terminated, self.dream.lost(step), info
+        return observation, reward, terminated, self.dream.lost(step), info
 
     def render(self) -> np.ndarray | None:
         """The frame, uint8 [H, W, 3], in mode "rgb_array"; None in the others."""

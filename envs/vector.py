@@ -16,12 +16,13 @@ from torch import Tensor
 from worldsim.controls import Control
 from worldsim.envs.dream import Dream, draw_seed, info_of
 from worldsim.envs.reset_options import read_mask, read_starts
-from worldsim.errors import ConfigError, ControlError, EngineError, WorldsimError
+from worldsim.errors import ConfigError, ControlError, EngineError
 
 if TYPE_CHECKING:
     from worldsim.engine.session import Session
     from worldsim.engine.world import World
     from worldsim.envs.reset_options import Start
+    from worldsim.envs.starts import Starts
 
 __all__ = ["ImaginedVectorEnv"]
 
@@ -44,7 +45,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     Args:
         num_envs: number of episodes.
-        world, actions, steps, device, drift_limit: as in ``ImaginedEnv``.
+        world, actions, steps, device, drift_limit, referee, starts: as in ``ImaginedEnv``.
         render_mode: None or "rgb_array".
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
         autoreset_mode: SAME_STEP or DISABLED, or their values "SameStep" and "Disabled".
@@ -69,6 +70,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         device: str = "auto",
         render_mode: str | None = None,
         drift_limit: float | None = None,
+        referee: Any = None,
+        starts: Starts = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     ) -> None:
@@ -79,7 +82,14 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             raise ConfigError("a vector's render_mode must be None or 'rgb_array'", render_mode)
         self.autoreset_mode = _autoreset(autoreset_mode)
         self.dream = Dream(
-            world, slots=num_envs, actions=actions, steps=steps, device=device, drift_limit=drift_limit
+            world,
+            slots=num_envs,
+            actions=actions,
+            steps=steps,
+            device=device,
+            drift_limit=drift_limit,
+            referee=referee,
+            starts=starts,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -135,8 +145,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         steps = self.dream.engine.step(dict(zip(self._sessions, controls, strict=True)))
         arrived = [steps[session] for session in self._sessions]
         self._elapsed += 1
-        rewards = np.array([s.reward for s in arrived], np.float32)
-        terminated = np.array([s.terminated for s in arrived], bool)
+        rulings = [self.dream.referees.rule(i, s) for i, s in enumerate(arrived)]
+        rewards = np.array([reward for reward, _ in rulings], np.float32)
+        terminated = np.array([ended for _, ended in rulings], bool)
         truncated = np.array([self.dream.lost(s) for s in arrived], bool)
         truncated |= self._elapsed >= self._limit
         observations, info = self._autoreset(terminated | truncated)
@@ -170,9 +181,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _begin_first(self, seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         self._rngs = [seeding.np_random(seed)[0] for seed in seeds]
         try:
-            for rng, seed, start in zip(self._rngs, seeds, starts, strict=True):
-                self._sessions.append(self.dream.open(draw_seed(rng) if seed is None else seed, start))
-        except WorldsimError:
+            for i, (rng, seed, start) in enumerate(zip(self._rngs, seeds, starts, strict=True)):
+                self._sessions.append(self.dream.open(i, draw_seed(rng) if seed is None else seed, start))
+        except Exception:
             self.close_extras()  # all or none: the next reset is the first one again
             raise
 
@@ -183,7 +194,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         else:
             self._rngs[i] = seeding.np_random(seed)[0]
         self._sessions[i].close()
-        self._sessions[i] = self.dream.open(seed, start)
+        self._sessions[i] = self.dream.open(i, seed, start)
         self._elapsed[i], self._over[i] = 0, False
 
     def _seeds(self, seed: Seeds) -> Sequence[int | None]:

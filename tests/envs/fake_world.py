@@ -35,6 +35,7 @@ class FakeWorld:
     has_pose: bool = True
     name: str = "fake"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    starts: tuple[None, ...] = (None,) * 8
     engines: list[FakeEngine] = field(default_factory=list)
 
     @property
