@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worldsim.model.cache import Cache
 
@@ -94,3 +96,22 @@ def test_one_row_can_be_put_in_many_places_and_in_another_number_type() -> None:
     cache.put(torch.arange(BATCH), single)
     assert cache.keys.dtype == torch.bfloat16
     assert (cache.values[:, :, 0] == 3).all()
+
+
+@given(st.integers(0, 12), st.integers(1, 6), st.booleans())
+def test_a_write_can_be_undone(before: int, after: int, dense: bool) -> None:
+    """To the bit, for some rows alone, whether they are named by a slice or by number."""
+    cache = empty()
+    for t in range(before):
+        write(cache, float(t))
+    kept = cache.pick(torch.arange(BATCH))
+    some = cache.over(slice(0, 2) if dense else torch.tensor([0, 1]))
+    pages, shape = [], (LAYERS, 2, TOKENS, HEADS, DIM)
+    for t in range(after):
+        pages.append(some.page())
+        some.write(torch.full(shape, 50.0 + t), torch.full(shape, 50.0 + t))
+    assert cache.index.tolist() == [before + after, before + after, before]
+    for page in reversed(pages):
+        some.unwrite(page)
+    for name in ("keys", "values", "written", "index"):
+        assert torch.equal(getattr(cache, name), getattr(kept, name)), name

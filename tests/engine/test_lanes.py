@@ -1,0 +1,64 @@
+"""Rows side by side."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldsim.engine.lanes import Lanes
+from worldsim.engine.pace import Pace
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_threads() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@given(st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_every_row_is_worked_on_once_and_in_order(count: int, dtype: torch.dtype) -> None:
+    parts = Lanes(CPU, dtype).run(count, lambda rows: rows * 10)
+    rows = np.concatenate([rows for rows, _ in parts])
+    np.testing.assert_array_equal(rows, np.arange(count))
+    np.testing.assert_array_equal(np.concatenate([done for _, done in parts]), rows * 10)
+    assert max(len(rows) for rows, _ in parts) <= (4 if dtype == torch.bfloat16 else 1)
+
+
+def test_many_rows_are_shared_by_single_threads() -> None:
+    seen = Lanes(CPU, torch.bfloat16).run(8, lambda rows: (threading.get_ident(), torch.get_num_threads()))
+    assert {threads for _, (_, threads) in seen} == {1}
+    assert threading.get_ident() not in {ident for _, (ident, _) in seen}
+
+
+def test_one_row_has_all_threads() -> None:
+    ((rows, (ident, threads)),) = Lanes(CPU, torch.bfloat16).run(
+        1, lambda rows: (threading.get_ident(), torch.get_num_threads())
+    )
+    assert (list(rows), ident, threads) == ([0], threading.get_ident(), 2)
+
+
+def test_an_error_in_a_lane_is_the_caller_s() -> None:
+    def work(rows: np.ndarray) -> None:
+        if 5 in rows:
+            raise ValueError("row 5")
+
+    with pytest.raises(ValueError, match="row 5"):
+        Lanes(CPU, torch.bfloat16).run(8, work)
+
+
+def test_pace_gives_what_fits() -> None:
+    pace = Pace()
+    for steps, seconds in ((4, 0.04), (2, 0.02), (1, 0.01)):
+        pace.note(1, steps, seconds)
+    assert [pace.fitting(1, 4, deadline) for deadline in (1.0, 0.03, 0.02, 0.005)] == [4, 2, 2, 1]
+    assert pace.fitting(1, 2, 1.0) == 2
+    assert pace.fitting(8, 4, 0.001) == 4  # never measured: try
