@@ -1,0 +1,108 @@
+// A world that a server dreams, seen from here.
+
+import { arrayOf, typed } from "./message.mjs";
+
+/** Names of sessions are chosen by the client, so that making one can be repeated safely. */
+export function newName() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Buffer.from(bytes).toString("hex");
+}
+
+/** A control as the header wants it; what is left out is not sent. */
+export function controlOf({ keys, look, pose } = {}) {
+  return { keys: keys && [...keys], look, pose: pose && [...pose] };
+}
+
+/** A step with its frame: `{data, shape}`, `{jpeg, shape}` or null. */
+export function stepOf(step, payloads) {
+  return { ...step, frame: step.frame ? arrayOf(step.frame, payloads) : null };
+}
+
+/** The steps of a step_many: frames of the items that succeeded lie one after another in payload 0. */
+export function stepsOf(items, payloads, codec, shapes) {
+  let at = 0;
+  return items.map(({ session, step, error }) => {
+    if (error) return { session, error };
+    if (codec === "none") return { session, step: { ...step, frame: null } };
+    const shape = shapes[codec];
+    const size = codec === "jpeg" ? step.bytes : shape.reduce((a, b) => a * b, codec === "latent" ? 4 : 1);
+    const bytes = payloads[0].subarray(at, (at += size));
+    const dtype = codec === "latent" ? "f4" : "u1";
+    const frame = codec === "jpeg" ? { jpeg: bytes, shape } : { data: typed(dtype, bytes, shape), shape };
+    return { session, step: { ...step, frame } };
+  });
+}
+
+/** Made by `Client.open`, `fork` and `Client.restore`; `last` is the newest step, `seq` the last one taken. */
+export class Session {
+  #client;
+  #turn = Promise.resolve();
+
+  constructor(client, name, { seq = 0, last = null } = {}) {
+    this.#client = client;
+    Object.assign(this, { name, seq, last, closed: false });
+  }
+
+  /** Dreams one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds. */
+  step(control = {}, { codec, deadline } = {}) {
+    return this.inTurn(async () => {
+      const rest = { control: controlOf(control), codec, deadline_ms: deadline };
+      return this.#moved(await this.#ask("step", { seq: this.seq + 1, ...rest }));
+    });
+  }
+
+  /** Goes back; dreaming on under the same controls gives the same frames again. */
+  rewind(frames = 1) {
+    return this.inTurn(async () => this.#moved(await this.#ask("rewind", { seq: this.seq + 1, frames })));
+  }
+
+  /** `count` sessions with this one's past; under the same controls they dream the same future. */
+  fork(count = 1) {
+    return this.inTurn(async () => {
+      const children = Array.from({ length: count }, newName);
+      const { header, payloads } = await this.#ask("fork", { seq: this.seq, children });
+      const last = { ...stepOf(header.step, payloads), seq: 0 }; // each counts its own
+      return children.map((name) => this.#client.adopt(new Session(this.#client, name, { last })));
+    });
+  }
+
+  /** All that the session's future depends on, as bytes; `Client.restore` goes on from them. */
+  snapshot() {
+    return this.inTurn(async () => (await this.#ask("snapshot")).payloads[0]);
+  }
+
+  close() {
+    return this.inTurn(async () => {
+      if (!this.closed) await this.#ask("close");
+      this.closed = true;
+      this.#client.forget(this);
+    });
+  }
+
+  /** Runs `action` after all earlier ones of this session: their order is that of the calls. */
+  inTurn(action) {
+    return Session.inTurn([this], action);
+  }
+
+  /** Runs `action` after all earlier ones of each of `sessions`. */
+  static inTurn(sessions, action) {
+    const done = Promise.all(sessions.map((session) => session.#turn)).then(action);
+    for (const session of sessions) session.#turn = done.catch(() => {});
+    return done;
+  }
+
+  /** Takes a step of the server's as the newest one. */
+  take(step) {
+    this.seq = step.seq;
+    this.last = step;
+    return step;
+  }
+
+  #moved({ header, payloads }) {
+    return this.take(stepOf(header.step, payloads));
+  }
+
+  #ask(op, fields = {}) {
+    return this.#client.ask({ op, session: this.name, ...fields });
+  }
+}

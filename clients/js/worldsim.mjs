@@ -1,0 +1,189 @@
+// Step worlds that a `worldsim serve` process dreams. Written from docs/protocol.md.
+//
+//     const client = await Client.connect("ipc:///tmp/worldsim-doom-maze.sock");
+//     const session = await client.open({ seed: 7 });
+//     const step = await session.step({ keys: ["forward"] });   // step.frame.data: Uint8Array [H * W * 3]
+//     await client.close();
+
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { Link, WAIT, controlAddress } from "./link.mjs";
+import { Payloads, WorldsimError } from "./message.mjs";
+import { Session, controlOf, newName, stepOf, stepsOf } from "./session.mjs";
+
+export { Session, WorldsimError };
+
+const MAX_ITEMS = 256;
+const HEARTBEAT = 1000;
+
+export class Client {
+  #data;
+  #control;
+  #name;
+  #heart = null;
+  #sessions = new Map();
+
+  /** Use `connect`. */
+  constructor(address, { name, keys, timeout }) {
+    this.#name = name;
+    this.#data = new Link(address, { keys, timeout });
+    this.#control = new Link(controlAddress(address), { keys, timeout });
+  }
+
+  /**
+   * A client of the server at a data address.
+   *
+   * keys: `{server, public, secret}`, Z85, where the server asks for them; lease: that of a client that was
+   * cut off, whose sessions are then in `sessions`; timeout: milliseconds after which a request is given up.
+   */
+  static async connect(address, { name = "js", keys = null, lease = null, timeout = 60000 } = {}) {
+    const client = new Client(address, { name, keys, timeout });
+    try {
+      await client.resume(lease);
+    } catch (error) {
+      client.#hangUp();
+      throw error;
+    }
+    client.#heart = setInterval(() => client.#beat(), HEARTBEAT);
+    client.#heart.unref();
+    return client;
+  }
+
+  /** The sessions that are open, by name. */
+  get sessions() {
+    return new Map(this.#sessions);
+  }
+
+  /** Says hello, with the old lease if there is one; `world` is what the server tells of itself. */
+  async resume(lease = this.lease) {
+    const { header } = await this.#control.request({ op: "hello", client: this.#name, lease: lease ?? null });
+    const { lease: given, sessions = {}, ...world } = header;
+    Object.assign(this, { lease: given, world });
+    const known = this.#sessions;
+    this.#sessions = new Map();
+    for (const [name, seq] of Object.entries(sessions ?? {})) {
+      const session = known.get(name) ?? new Session(this, name);
+      this.#sessions.set(name, Object.assign(session, { seq }));
+    }
+    return world;
+  }
+
+  /**
+   * Begins a session. seed: a number, or a BigInt up to 2^64 - 1; start: the number of one of the world's
+   * starts; context: `{frames: Uint8Array, controls: Float32Array, poses: Float64Array or null, length}`.
+   */
+  async open({ seed = 0, start, context } = {}) {
+    const payloads = new Payloads();
+    const fields = { seed, start, context: context && this.#context(context, payloads) };
+    return this.#begin("open", fields, payloads.list);
+  }
+
+  /** A session that goes on from a snapshot bit for bit. */
+  async restore(snapshot) {
+    return this.#begin("restore", {}, [snapshot]);
+  }
+
+  /**
+   * Steps many sessions at once. items: `[session, control]`s. Answers, in their order, `{session, step}` or
+   * `{session, error}`: the others go on where one is refused.
+   */
+  async stepMany(items, { codec = "raw", deadline } = {}) {
+    const most = this.#itemsAtOnce(codec);
+    const parts = [];
+    for (let i = 0; i < items.length; i += most) parts.push(items.slice(i, i + most));
+    return (await Promise.all(parts.map((part) => this.#stepPart(part, codec, deadline)))).flat();
+  }
+
+  /** What the server is and how busy. */
+  async info() {
+    return (await this.#control.request({ op: "info" })).header;
+  }
+
+  /** A request on the data socket, under the lease. */
+  ask(header, payloads = []) {
+    return this.#data.request({ ...header, lease: this.lease }, payloads);
+  }
+
+  /** Keeps a session in `sessions`. */
+  adopt(session) {
+    this.#sessions.set(session.name, session);
+    return session;
+  }
+
+  /** Takes a session out of `sessions`. */
+  forget(session) {
+    this.#sessions.delete(session.name);
+  }
+
+  /** Closes all sessions, unless they are kept for a client that resumes with the lease, and hangs up. */
+  async close({ keep = false } = {}) {
+    const open = keep ? [] : [...this.#sessions.values()];
+    await Promise.allSettled(open.map((session) => session.close()));
+    this.#hangUp();
+  }
+
+  async #begin(op, fields, payloads) {
+    const name = newName();
+    const { header, payloads: frames } = await this.ask({ op, session: name, ...fields }, payloads);
+    const session = new Session(this, name);
+    session.take(stepOf(header.step, frames));
+    return this.adopt(session);
+  }
+
+  #context({ frames, controls, poses = null, length }, payloads) {
+    const { keys, size } = this.world;
+    return {
+      frames: payloads.add(frames, [length, ...size, 3]),
+      controls: payloads.add(controls, [length, keys.length + 1]),
+      poses: poses && payloads.add(poses, [length, 4, 4]),
+    };
+  }
+
+  /** As many items as the frames of which fit into one payload. */
+  #itemsAtOnce(codec) {
+    const [height, width] = this.world.size;
+    const room = Math.floor((8 * 1024 * 1024) / (height * width * 3));
+    return codec === "none" ? MAX_ITEMS : Math.max(1, Math.min(MAX_ITEMS, room));
+  }
+
+  /** One message's worth, once it is the turn of each of its sessions. */
+  #stepPart(part, codec, deadline) {
+    return Session.inTurn(part.map(([session]) => session), async () => {
+      const answers = await this.#stepNow(part, codec, deadline);
+      const busy = answers.flatMap(({ error }, i) => (WAIT.has(error?.code) ? [i] : []));
+      if (!busy.length) return answers;
+      await sleep(Math.max(...busy.map((i) => answers[i].error.retryAfter ?? HEARTBEAT)));
+      const again = await this.#stepNow(busy.map((i) => part[i]), codec, deadline);
+      busy.forEach((i, j) => (answers[i] = again[j]));
+      return answers;
+    });
+  }
+
+  async #stepNow(part, codec, deadline) {
+    const items = part.map(([session, control]) => ({
+      session: session.name,
+      seq: session.seq + 1,
+      control: controlOf(control),
+    }));
+    const { header, payloads } = await this.ask({ op: "step_many", items, codec, deadline_ms: deadline });
+    return stepsOf(header.items, payloads, codec, this.#shapes()).map(({ step, error }, i) => {
+      const [session] = part[i];
+      return error ? { session, error: new WorldsimError(error) } : { session, step: session.take(step) };
+    });
+  }
+
+  #shapes() {
+    return { raw: [...this.world.size, 3], jpeg: [...this.world.size, 3], latent: this.world.latent };
+  }
+
+  #beat() {
+    const lost = () => {}; // the next request will tell
+    this.#control.request({ op: "heartbeat", lease: this.lease }, [], 3 * HEARTBEAT).catch(lost);
+  }
+
+  #hangUp() {
+    clearInterval(this.#heart);
+    this.#data.close();
+    this.#control.close();
+  }
+}

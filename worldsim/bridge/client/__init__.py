@@ -1,0 +1,31 @@
+"""A client of ``worldsim serve``, without torch: worlds that another process dreams, stepped from here."""
+
+from worldsim.bridge.client.client import Client
+from worldsim.bridge.client.failures import (
+    BusyError,
+    GapError,
+    LateError,
+    LimitError,
+    NotYoursError,
+    UnansweredError,
+    UnknownSessionError,
+)
+from worldsim.bridge.client.keys import ClientKeys
+from worldsim.bridge.client.session import RemoteSession
+from worldsim.bridge.client.step import RemoteStep
+from worldsim.bridge.client.world import RemoteWorld
+
+__all__ = [
+    "BusyError",
+    "Client",
+    "ClientKeys",
+    "GapError",
+    "LateError",
+    "LimitError",
+    "NotYoursError",
+    "RemoteSession",
+    "RemoteStep",
+    "RemoteWorld",
+    "UnansweredError",
+    "UnknownSessionError",
+]

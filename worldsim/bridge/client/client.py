@@ -1,0 +1,246 @@
+"""A connection to one server: its world, its sessions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from worldsim.bridge.client.keys import ClientKeys
+from worldsim.bridge.client.link import Link
+from worldsim.bridge.client.round import Round
+from worldsim.bridge.client.session import RemoteSession, new_name
+from worldsim.bridge.client.step import RemoteStep, read_step
+from worldsim.bridge.client.world import RemoteWorld
+from worldsim.bridge.protocol import CODECS, Message, describe
+from worldsim.controls import Control
+from worldsim.errors import BridgeError, nearest
+
+__all__ = ["Client", "GivenFrames"]
+
+T = TypeVar("T")
+
+
+class GivenFrames(Protocol):
+    """Frames to start from, such as a ``worldsim.Context``."""
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 [T, H, W, 3]"""
+
+    @property
+    def controls(self) -> np.ndarray:
+        """float32 [T, M + 1]: keys and look that led into each frame; the first row is ignored."""
+
+    @property
+    def poses(self) -> np.ndarray | None:
+        """Camera-to-world, float64 [T, 4, 4], or None."""
+
+
+class Client:
+    """Step worlds that a ``worldsim serve`` process dreams; safe to use from several threads.
+
+        with Client("ipc:///tmp/worldsim-doom-maze.sock") as client:
+            session = client.open(seed=7)
+            step = session.step(Control({"forward"}))
+
+    Requests are sent again after a silence, a broken connection or a BUSY; a server takes each only once. A
+    thread sends heartbeats, so that sessions live while their client does, however rarely it steps them.
+
+    Args:
+        address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``.
+        keys: for a server that asks for them.
+        codec: what frames come as unless a step says otherwise: "raw", "jpeg", "latent" or "none".
+        timeout: seconds after which a request is given up.
+        lease: that of a client that was cut off, whose sessions are then in ``sessions``. It is secret.
+        name: tells this client from others in the server's log.
+
+    Raises:
+        BridgeError: no answer in time, a key that the server does not know, another version.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        keys: ClientKeys | None = None,
+        *,
+        codec: str = "raw",
+        timeout: float = 30.0,
+        lease: str | None = None,
+        name: str = "python",
+    ) -> None:
+        self.address, self.codec, self.timeout, self.name = address, _known(codec), timeout, name
+        self._sessions: dict[str, RemoteSession] = {}
+        self._lock = threading.Lock()
+        self._link = Link(address, keys)
+        try:
+            self._hello(lease)
+        except BaseException:
+            self._link.close()
+            raise
+
+    @property
+    def lease(self) -> str:
+        """The secret that owns the sessions."""
+        return self._link.lease or ""
+
+    @property
+    def sessions(self) -> tuple[RemoteSession, ...]:
+        """Those that are open."""
+        with self._lock:
+            return tuple(self._sessions.values())
+
+    def open(self, seed: int = 0, start: int | GivenFrames | None = None) -> RemoteSession:
+        """Begin a session.
+
+        Args:
+            seed: 0 to 2**64 - 1; the same seed, start and controls give the same frames.
+            start: index into the world's starts, given frames, or None: a start picked by the seed.
+        """
+        fields: dict[str, Any] = {"op": "open", "seed": int(seed)}
+        if start is None or isinstance(start, int | np.integer):
+            number = None if start is None else int(start)
+            return self._begin({**fields, "start": number}, (), seed=int(seed), start=number)
+        context, payloads = _context(start)
+        return self._begin({**fields, "context": context}, payloads, seed=int(seed))
+
+    def restore(self, snapshot: bytes) -> RemoteSession:
+        """A session from a snapshot; it continues bit for bit as the original would have."""
+        return self._begin({"op": "restore"}, [snapshot])
+
+    def step_many(
+        self,
+        controls: Mapping[RemoteSession, Control],
+        *,
+        codec: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[RemoteSession, RemoteStep]:
+        """Dream one frame of every session named, in as few messages as they fit into.
+
+        Raises:
+            WorldsimError: the first of the sessions' failures; the others have moved, see their ``seq``.
+        """
+        self._check_waiting()
+        entries = {session: self.control_entry(control) for session, control in controls.items()}
+        failures = Round(self, entries, _known(codec or self.codec), deadline).step()
+        for error in failures.values():
+            raise error
+        return {session: session.last for session in controls}
+
+    def resume(self) -> tuple[RemoteSession, ...]:
+        """Say hello again with the same lease: learn which sessions there are and how many steps they took.
+
+        Sessions that the server knows no more are closed. Called by hand after an ``UnansweredError``.
+        """
+        self._hello(self._link.lease)
+        return self.sessions
+
+    def info(self) -> dict[str, Any]:
+        """What the server is and how busy; see ``docs/protocol.md``."""
+        reply = self.wait(self._link.request({"op": "info"}, seconds=self.timeout, control=True))
+        return {name: value for name, value in reply.header.items() if name not in ("op", "id", "ok")}
+
+    def close(self, *, keep_sessions: bool = False) -> None:
+        """Close all sessions and hang up; closing twice is fine.
+
+        Args:
+            keep_sessions: leave them to a client that is made with this one's ``lease`` before it ends.
+        """
+        closing = [] if keep_sessions else [session.close_async(seconds=2.0) for session in self.sessions]
+        for one in closing:
+            one.exception()
+        self._link.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(
+        self, header: Mapping[str, Any], payloads: Sequence[Any] = (), *, seconds: float | None = None
+    ) -> Future[Message]:
+        """Send a request about sessions under the lease, to be answered within ``seconds`` (the time-out)."""
+        patience = self.timeout if seconds is None else seconds
+        return self._link.request({**header, "lease": self.lease}, payloads, seconds=patience)
+
+    def wait(self, answer: Future[T]) -> T:
+        """The future's result, which comes in time or is an error.
+
+        Raises:
+            BridgeError: asked from a future's callback, which would wait for itself.
+        """
+        self._check_waiting()
+        return answer.result()
+
+    def control_entry(self, control: Control | None) -> dict[str, Any]:
+        """A control as a header holds it; ControlError where the world does not take it."""
+        control = control or Control()
+        self.world.control_space.validate(control)
+        pose = None if control.pose is None else control.pose.ravel().tolist()
+        return {"keys": sorted(control.keys), "look": control.look, "pose": pose}
+
+    def adopt(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
+        """Take in a new session that begins at ``step``; a fork, too, counts its own from 0."""
+        session.take(replace(step, seq=0))
+        with self._lock:
+            self._sessions[session.name] = session
+        return session
+
+    def forget(self, session: RemoteSession) -> None:
+        """Take a session out of ``sessions``."""
+        with self._lock:
+            self._sessions.pop(session.name, None)
+
+    def _check_waiting(self) -> None:
+        if self._link.here:
+            rule = "what waits for a reply must not be called from a future's callback"
+            raise BridgeError(rule, None, "call step_async there, or wait in another thread")
+
+    def _hello(self, lease: str | None) -> None:
+        header = {"op": "hello", "client": self.name, "lease": lease}
+        hello = self.wait(self._link.request(header, seconds=self.timeout, control=True)).header
+        self.world = RemoteWorld.read(hello)
+        self._link.lease = hello["lease"]
+        self._find(hello.get("sessions") or {})
+
+    def _find(self, taken: Mapping[str, int]) -> None:
+        """Bring the sessions in line with those that the server has, name -> last seq taken."""
+        with self._lock:
+            for name in self._sessions.keys() - taken.keys():
+                self._sessions.pop(name).closed = True
+            for name, seq in taken.items():
+                self._sessions.setdefault(name, RemoteSession(self, name)).find(seq)
+
+    def _begin(
+        self,
+        fields: dict[str, Any],
+        payloads: Sequence[Any],
+        seed: int | None = None,
+        start: int | None = None,
+    ) -> RemoteSession:
+        session = RemoteSession(self, new_name(), seed=seed, start=start)
+        reply = self.wait(self.ask({**fields, "session": session.name}, payloads))
+        return self.adopt(session, read_step(reply.header["step"], reply.payloads))
+
+
+def _known(codec: str) -> str:
+    if codec not in CODECS:
+        raise BridgeError("a codec must be known", codec, nearest(codec, CODECS))
+    return codec
+
+
+def _context(given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
+    arrays: dict[str, np.ndarray | None] = {
+        "frames": np.ascontiguousarray(given.frames, np.uint8),
+        "controls": np.ascontiguousarray(given.controls, "<f4"),
+        "poses": None if given.poses is None else np.ascontiguousarray(given.poses, "<f8"),
+    }
+    sent = [array for array in arrays.values() if array is not None]
+    parts = iter(range(len(sent)))
+    entry = {name: None if a is None else describe(a, next(parts)) for name, a in arrays.items()}
+    return entry, sent

@@ -1,0 +1,77 @@
+"""One request on its way, from the first time it is sent until it is answered or given up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldsim.bridge.client.failures import AGAIN, UnansweredError, failure_of
+from worldsim.bridge.protocol import Message, encode, error_of
+
+__all__ = ["Request"]
+
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 10.0
+"""Seconds without an answer after which a request is sent again, at first and at last."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A request with all that it takes to send it again: the same bytes, for the server to know it by.
+
+    Raises:
+        BridgeError: ``LIMIT`` where the server would refuse its size.
+    """
+
+    header: dict[str, Any]
+    payloads: Sequence[Any]
+    seconds: float
+    """Time until it is given up."""
+    heart: bool = False
+    """Whether it is a heartbeat: sent once, and nobody waits for it."""
+    parts: list[Any] = field(init=False)
+    answer: Future[Message] = field(init=False, default_factory=Future)
+    look: float = field(init=False, default=0.0)
+    """When to look at it again, on the monotonic clock."""
+    _end: float = field(init=False)
+    _tries: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.parts = encode(self.header, self.payloads)
+        self.answer.set_running_or_notify_cancel()  # what is sent cannot be taken back
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether its time is up."""
+        return time.monotonic() >= self._end
+
+    def sent(self) -> None:
+        """Count a try, and wait longer for an answer than after the one before."""
+        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2**self._tries) * random.uniform(0.75, 1.25)
+        self._tries += 1
+        self.again(self.seconds if self.heart else pause)
+
+    def again(self, pause: float) -> None:
+        """Have it looked at in ``pause`` seconds, or when its time is up."""
+        self.look = min(time.monotonic() + pause, self._end)
+
+    def take(self, reply: Message) -> bool:
+        """Answer with ``reply``; False where the same request may be sent again later."""
+        if reply.header.get("ok") is True:
+            self.answer.set_result(reply)
+            return True
+        error = error_of(reply.header.get("error"))
+        if error.code in AGAIN and not self.over and not self.heart:
+            wait = 0.1 if error.retry_after_ms is None else error.retry_after_ms / 1000
+            self.again(max(0.001, wait) * random.uniform(1.0, 1.5))
+            return False
+        self.answer.set_exception(failure_of(reply.header.get("error")))
+        return True
+
+    def give_up(self) -> None:
+        """Answer that no answer came."""
+        self.answer.set_exception(UnansweredError(str(self.header["op"]), self.seconds))

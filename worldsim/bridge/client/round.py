@@ -1,0 +1,121 @@
+"""One step of many sessions at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from worldsim.bridge.client.failures import AGAIN, UnansweredError, failure_of
+from worldsim.bridge.client.step import read_steps
+from worldsim.bridge.protocol import REQUEST, Message
+from worldsim.errors import BridgeError, WorldsimError
+
+if TYPE_CHECKING:
+    from worldsim.bridge.client.client import Client
+    from worldsim.bridge.client.session import RemoteSession
+
+__all__ = ["Round"]
+
+_PAUSE = 0.1
+"""Seconds before a busy server is asked again that does not say how long it will be."""
+
+
+class Round:
+    """A ``step_many``: in as few messages as it fits into, and again for those that found the server busy.
+
+    Args:
+        client: of the sessions.
+        entries: each session's control, as a header holds it.
+        codec: what the frames come as.
+        deadline: seconds after which they would be of no use, or None.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        entries: Mapping[RemoteSession, dict[str, Any]],
+        codec: str,
+        deadline: float | None,
+    ) -> None:
+        self._client, self._entries, self._codec = client, entries, codec
+        self._fields: dict[str, Any] = {"op": "step_many", "codec": codec}
+        if deadline is not None:
+            self._fields["deadline_ms"] = max(1, round(deadline * 1000))
+
+    def step(self) -> dict[RemoteSession, WorldsimError]:
+        """Step every session once it is its turn; answers what failed."""
+        in_order = sorted(self._entries, key=lambda session: session.name)
+        for session in in_order:  # an order that all agree on: nobody waits for somebody who waits
+            session.turns.wait()
+        try:
+            for session in in_order:
+                session.check()
+            return self._step(list(self._entries))
+        finally:
+            for session in in_order:
+                session.turns.leave()
+
+    def _step(self, sessions: Sequence[RemoteSession]) -> dict[RemoteSession, WorldsimError]:
+        end = time.monotonic() + self._client.timeout
+        failures: dict[RemoteSession, WorldsimError] = {}
+        while sessions:
+            found = self._ask_all(sessions)
+            waits = {} if time.monotonic() > end else _waits(found)
+            failures |= {session: error for session, error in found.items() if session not in waits}
+            sessions = list(waits)
+            time.sleep(max(waits.values(), default=0.0))
+        return failures
+
+    def _ask_all(self, sessions: Sequence[RemoteSession]) -> dict[RemoteSession, WorldsimError]:
+        parts = self._parts(sessions)
+        asked = [self._ask(part) for part in parts]
+        found: dict[RemoteSession, WorldsimError] = {}
+        for part, answer in zip(parts, asked, strict=True):
+            found |= self._take(part, answer)
+        return found
+
+    def _parts(self, sessions: Sequence[RemoteSession]) -> list[Sequence[RemoteSession]]:
+        """As many sessions at once as one message may name and one payload has room for."""
+        world = self._client.world
+        most = world.limits.get("items", 256)
+        if size := world.frame_bytes(self._codec):
+            most = max(1, min(most, REQUEST.payload // size))
+        return [sessions[i : i + most] for i in range(0, len(sessions), most)]
+
+    def _ask(self, part: Sequence[RemoteSession]) -> Future[Message]:
+        items = [
+            {"session": session.name, "seq": session.seq + 1, "control": self._entries[session]}
+            for session in part
+        ]
+        return self._client.ask({**self._fields, "items": items})
+
+    def _take(
+        self, part: Sequence[RemoteSession], answer: Future[Message]
+    ) -> dict[RemoteSession, WorldsimError]:
+        """Give each session its step; answers what failed."""
+        try:
+            reply = answer.result()
+        except UnansweredError as error:
+            for session in part:
+                session.lose()
+            return dict.fromkeys(part, error)
+        except WorldsimError as error:
+            return dict.fromkeys(part, error)
+        items = list(zip(part, reply.header["items"], strict=True))
+        moved = [(session, item["step"]) for session, item in items if "step" in item]
+        shape = self._client.world.frame_shape(self._codec)
+        steps = read_steps([step for _, step in moved], reply.payloads, self._codec, shape)
+        for (session, _), step in zip(moved, steps, strict=True):
+            session.take(step)
+        return {session: failure_of(item["error"]) for session, item in items if "error" in item}
+
+
+def _waits(found: Mapping[RemoteSession, WorldsimError]) -> dict[RemoteSession, float]:
+    """Those that may be asked again, and after how many seconds."""
+    return {
+        session: _PAUSE if error.retry_after_ms is None else error.retry_after_ms / 1000
+        for session, error in found.items()
+        if isinstance(error, BridgeError) and error.code in AGAIN
+    }

@@ -1,0 +1,220 @@
+"""A world that a server dreams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+
+from worldsim.bridge.client.failures import UnansweredError, UnknownSessionError
+from worldsim.bridge.client.step import RemoteStep, read_step
+from worldsim.bridge.client.turns import Turns
+from worldsim.bridge.protocol import Message
+from worldsim.controls import Control
+from worldsim.errors import BridgeError
+
+if TYPE_CHECKING:
+    from worldsim.bridge.client.client import Client
+
+__all__ = ["RemoteSession", "new_name"]
+
+T = TypeVar("T")
+
+
+def new_name() -> str:
+    """A session's name: 32 random hexadecimal digits."""
+    return uuid4().hex
+
+
+class RemoteSession:
+    """As ``worldsim.engine.session.Session``, on a server; safe to use from several threads.
+
+    Made by ``Client.open``, ``fork``, ``Client.restore`` and ``Client.resume``. Its requests are carried out
+    one at a time, in the order in which they were asked for: a ``step_async`` may follow another at once.
+
+    Raises:
+        UnansweredError: no reply in time. ``Client.resume`` then tells how far the session has come; until
+            then its steps are refused.
+        EngineError: what the world itself refused. Other BridgeErrors: see ``docs/protocol.md``.
+    """
+
+    def __init__(
+        self, client: Client, name: str, *, seed: int | None = None, start: int | None = None
+    ) -> None:
+        self.client, self.name, self.seed = client, name, seed
+        self.start = start
+        """The number asked for at ``open``; None where the seed chose, or where it is not known."""
+        self.seq = 0
+        """Steps and rewinds that were taken."""
+        self.closed = False
+        self.turns = Turns()
+        self._last: RemoteStep | None = None
+        self._unsure = False
+
+    @property
+    def last(self) -> RemoteStep:
+        """The newest answer.
+
+        Raises:
+            BridgeError: none yet, in a session that was resumed by another client than its own.
+        """
+        if self._last is None:
+            raise BridgeError("a resumed session's frame comes with its next step", self.name, "step it")
+        return self._last
+
+    @property
+    def frame(self) -> np.ndarray | None:
+        """The newest frame, uint8 [H, W, 3], read-only; None where its codec was "latent" or "none"."""
+        return self.last.frame
+
+    @property
+    def pose(self) -> np.ndarray | None:
+        """The newest camera-to-world, float64 [4, 4], read-only, or None."""
+        return self.last.pose
+
+    @property
+    def index(self) -> int:
+        """Frames since the session began, given ones included."""
+        return self.last.index
+
+    def step(
+        self, control: Control | None = None, *, codec: str | None = None, deadline: float | None = None
+    ) -> RemoteStep:
+        """Dream one frame under ``control`` (no key by default).
+
+        Args:
+            control: what is held while getting to it.
+            codec: "raw", "jpeg", "latent" or "none"; the client's by default.
+            deadline: seconds after which the frame would be of no use; then LateError, and nothing moved.
+        """
+        return self.client.wait(self.step_async(control, codec=codec, deadline=deadline))
+
+    def step_async(
+        self, control: Control | None = None, *, codec: str | None = None, deadline: float | None = None
+    ) -> Future[RemoteStep]:
+        """As ``step``, but answers at once with a future of the step."""
+        fields = {"control": self.client.control_entry(control), "codec": codec or self.client.codec}
+        return self._move("step", fields, deadline)
+
+    def rewind(self, frames: int = 1) -> RemoteStep:
+        """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again."""
+        return self.client.wait(self._move("rewind", {"frames": frames}))
+
+    def fork(self, count: int = 1) -> list[RemoteSession]:
+        """``count`` sessions with this one's past and seed: under the same controls, the same future."""
+        names = [new_name() for _ in range(count)]
+
+        def send() -> Future[Message]:
+            return self._ask("fork", {"seq": self.seq, "children": names})
+
+        def read(reply: Message) -> list[RemoteSession]:
+            step = read_step(reply.header["step"], reply.payloads)
+            return [self.client.adopt(self._child(name), step) for name in names]
+
+        return self.client.wait(self._in_turn(send, read))
+
+    def snapshot(self) -> bytes:
+        """All that this session's future depends on; ``Client.restore`` continues it bit for bit."""
+        read: Callable[[Message], bytes] = lambda reply: bytes(reply.payloads[0])  # noqa: E731
+        return self.client.wait(self._in_turn(lambda: self._ask("snapshot", {}), read))
+
+    def close(self) -> None:
+        """Free it on the server; closing twice is fine, and so is one that the server knows no more."""
+        if not self.closed:
+            self.client.wait(self.close_async())
+
+    def close_async(self, seconds: float | None = None) -> Future[None]:
+        """As ``close``, but answers at once with a future; ``seconds`` to wait, the client's by default."""
+        self.closed = True
+        self.client.forget(self)
+
+        def send() -> Future[Message]:
+            asked = self._ask("close", {}, seconds)
+            known: Future[Message] = Future()
+            asked.add_done_callback(lambda _: _pass_on(asked, known))
+            return known
+
+        return self._in_turn(send, lambda _: None)
+
+    def take(self, step: RemoteStep) -> RemoteStep:
+        """Hold ``step`` as the newest answer."""
+        self.seq, self._last = step.seq, step
+        return step
+
+    def lose(self) -> None:
+        """Doubt how many steps were taken."""
+        self._unsure = True
+
+    def find(self, seq: int) -> None:
+        """Know again how many steps were taken."""
+        self.seq, self._unsure = seq, False
+
+    def check(self) -> None:
+        """Raises BridgeError where the session cannot be stepped: closed, or in doubt."""
+        if self.closed:
+            raise UnknownSessionError("a session must be open", self.name, "open a new one")
+        if self._unsure:
+            rule = "a session must be resumed after a request that was not answered"
+            raise BridgeError(rule, self.name, "call client.resume()")
+
+    def _child(self, name: str) -> RemoteSession:
+        return RemoteSession(self.client, name, seed=self.seed, start=self.start)
+
+    def _move(self, op: str, fields: dict[str, Any], deadline: float | None = None) -> Future[RemoteStep]:
+        """Ask for what changes the session; its answer is the newest step."""
+        self.check()
+        if deadline is not None:
+            fields["deadline_ms"] = max(1, round(deadline * 1000))
+
+        def send() -> Future[Message]:
+            self.check()
+            asked = self._ask(op, {"seq": self.seq + 1, **fields})
+            asked.add_done_callback(lambda _: self._doubt(asked))
+            return asked
+
+        return self._in_turn(send, lambda reply: self.take(read_step(reply.header["step"], reply.payloads)))
+
+    def _doubt(self, asked: Future[Message]) -> None:
+        if isinstance(asked.exception(), UnansweredError):
+            self.lose()
+
+    def _ask(self, op: str, fields: dict[str, Any], seconds: float | None = None) -> Future[Message]:
+        return self.client.ask({"op": op, "session": self.name, **fields}, seconds=seconds)
+
+    def _in_turn(self, send: Callable[[], Future[Message]], read: Callable[[Message], T]) -> Future[T]:
+        """``read`` of the reply to what ``send`` asks for once it is its turn."""
+        answer: Future[T] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def end(asked: Future[Message]) -> None:
+            try:
+                value = read(asked.result())
+            except Exception as error:  # whatever it is, it belongs to whoever asked
+                self.turns.leave()
+                answer.set_exception(error)
+            else:
+                self.turns.leave()
+                answer.set_result(value)
+
+        def begin() -> None:
+            try:
+                asked = send()
+            except Exception as error:
+                asked = Future()
+                asked.set_exception(error)
+            asked.add_done_callback(end)
+
+        self.turns.take(begin)
+        return answer
+
+
+def _pass_on(asked: Future[Message], known: Future[Message]) -> None:
+    """The answer to a ``close``, where not to know the session any more is fine."""
+    error = asked.exception()
+    if error is None or isinstance(error, UnknownSessionError):
+        known.set_result(Message({}) if error else asked.result())
+    else:
+        known.set_exception(error)

@@ -1,0 +1,119 @@
+"""What a session on a server answers to a control."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from worldsim.bridge.protocol import read_array
+from worldsim.errors import BridgeError, DependencyError
+
+__all__ = ["RemoteStep", "read_step", "read_steps"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RemoteStep:
+    """As ``worldsim.engine.step.Step``; arrays are read-only."""
+
+    seq: int
+    """How many steps and rewinds the session has taken."""
+    index: int
+    """Frames since the session began, given ones included."""
+    frame: np.ndarray | None
+    """uint8 [H, W, 3]; None with the codecs "latent" and "none"."""
+    latent: np.ndarray | None
+    """float32 [N, C] with the codec "latent", else None."""
+    pose: np.ndarray | None
+    """Camera-to-world, float64 [4, 4], metres; None where the world has no poses."""
+    pose_given: bool
+    reward: float
+    terminated: bool
+    drift: float
+    steps: int
+    """Denoising passes spent on it, K."""
+
+
+def read_step(step: Mapping[str, Any], payloads: Sequence[Any]) -> RemoteStep:
+    """The step of a reply about one session.
+
+    Raises:
+        BridgeError: entries that are missing or of another kind.
+    """
+    frame = step.get("frame")
+    if frame is None:
+        return _step(step)
+    if "codec" in frame:
+        return _step(step, frame=_picture(payloads[frame["part"]]))
+    array = read_array(frame, payloads)
+    return _step(step, frame=array) if array.dtype == np.uint8 else _step(step, latent=array)
+
+
+def read_steps(
+    steps: Sequence[Mapping[str, Any]],
+    payloads: Sequence[Any],
+    codec: str,
+    shape: Sequence[int],
+) -> list[RemoteStep]:
+    """The steps of a ``step_many``, whose frames lie one after another in the first payload.
+
+    Args:
+        steps: of the items that succeeded.
+        payloads: of the reply.
+        codec: that was asked for.
+        shape: of one frame, decoded.
+    """
+    if codec == "none" or not steps:
+        return [_step(step) for step in steps]
+    if codec == "jpeg":
+        ends = np.cumsum([0, *(step["bytes"] for step in steps)]).tolist()
+        pictures = [payloads[0][a:b] for a, b in pairwise(ends)]
+        return [_step(step, frame=_picture(one)) for step, one in zip(steps, pictures, strict=True)]
+    name, dtype = ("latent", "f4") if codec == "latent" else ("frame", "u1")
+    entry = {"dtype": dtype, "shape": [len(steps), *shape], "part": 0}
+    arrays = read_array(entry, payloads)
+    return [_step(step, **{name: array}) for step, array in zip(steps, arrays, strict=True)]
+
+
+def _step(
+    step: Mapping[str, Any], frame: np.ndarray | None = None, latent: np.ndarray | None = None
+) -> RemoteStep:
+    try:
+        return RemoteStep(
+            seq=step["seq"],
+            index=step["index"],
+            frame=frame,
+            latent=latent,
+            pose=_pose(step["pose"]),
+            pose_given=step["pose_given"],
+            reward=float(step["reward"]),
+            terminated=step["terminated"],
+            drift=float(step["drift"]),
+            steps=step["steps"],
+        )
+    except KeyError as error:
+        raise BridgeError(
+            "a step must be complete", f"no {error}", "use a server of the same version"
+        ) from None
+
+
+def _pose(numbers: Sequence[float] | None) -> np.ndarray | None:
+    if numbers is None:
+        return None
+    pose = np.array(numbers, np.float64).reshape(4, 4)
+    pose.flags.writeable = False
+    return pose
+
+
+def _picture(jpeg: Any) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "JPEG frames need Pillow", None, "pip install pillow, or ask for raw ones"
+        ) from error
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
