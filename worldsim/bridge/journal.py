@@ -10,7 +10,7 @@ A record is a map with ``op``:
 | op | besides |
 |---|---|
 | ``lease`` / ``end`` | ``lease`` and whatever the server wants back / ``lease``: its sessions go with it |
-| ``open``, ``restore`` | ``session``, ``lease``, the request's keys, ``blob``: bytes of a context or snapshot |
+| ``open``, ``restore`` | ``session``, ``lease``, the request, ``blob``: bytes of a context or snapshot |
 | ``fork`` | ``session`` (the parent), ``lease`` and ``children``: they begin as it is now, at seq 0 |
 | ``step`` / ``rewind`` | ``session``, ``seq`` and the request's own keys / ``session``, ``seq``, ``frames`` |
 | ``close`` | ``session`` |
@@ -153,7 +153,7 @@ class Journal:
                 self._wake()
 
     def due(self, session: str) -> bool:
-        """Whether the time has come to call ``snapshot``: ``every`` steps after the last; not while disks lag."""
+        """Whether the time has come to call ``snapshot``: ``every`` steps after the last."""
         with self._lock:
             held = self._ledger.sessions.get(session)
             if held is None or session in self._pending or self._shots.full():

@@ -1,0 +1,129 @@
+"""Who may come in: CURVE keys in files, each one line of Z85, and ``worldsim keys new`` that makes them.
+
+<folder>/
+  server.secret, server.public   the server's pair; clients are given the public one
+  clients/NAME.public            who may come in
+  NAME.secret                    the client's own: carry it to the client's machine and delete it here
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from worldsim.errors import BridgeError
+
+__all__ = ["DOMAIN", "ServerKeys", "add_client", "main", "read_clients"]
+
+DOMAIN = "worldsim"
+"""The ZAP domain of the server's sockets."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKeys:
+    """The server's pair, Z85 of 40 characters each."""
+
+    public: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"ServerKeys(public={self.public!r}, secret=...)"
+
+    @classmethod
+    def read(cls, folder: Path) -> ServerKeys:
+        """The pair in ``folder``.
+
+        Raises:
+            BridgeError: there is none, it is no key, or others may read it.
+        """
+        path = Path(folder) / "server.secret"
+        secret = _read(path)
+        if path.stat().st_mode & 0o077:
+            rule = "a secret key must be readable by its owner only"
+            raise BridgeError(rule, f"{path}: {path.stat().st_mode & 0o777:o}", f"chmod 600 {path}")
+        return cls(zmq.curve_public(secret.encode()).decode(), secret)
+
+    def guard(self, socket: zmq.Socket[bytes]) -> None:
+        """Let ``socket``, not yet bound, speak CURVE, and only with those whom a ``Doorkeeper`` lets in."""
+        socket.zap_domain = DOMAIN.encode()
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.curve_server = True
+        socket.curve_secretkey = self.secret.encode()
+
+
+def add_client(folder: Path, name: str) -> Path:
+    """Make a pair for a client, and the server's if there is none yet. Returns the client's secret file.
+
+    Raises:
+        BridgeError: a name that is no file name, or taken.
+    """
+    folder = Path(folder)
+    if not _NAME.fullmatch(name) or name == "server":
+        rule = "a client's name must be 1 to 64 letters, digits, '_', '.' or '-', and not 'server'"
+        raise BridgeError(rule, name)
+    if not (folder / "server.secret").exists():
+        _write_pair(folder / "server.public", folder / "server.secret")
+    public, secret = folder / "clients" / f"{name}.public", folder / f"{name}.secret"
+    for path in (public, secret):
+        if path.exists():
+            raise BridgeError("a client's name must be new", name, f"delete {path} or choose another name")
+    _write_pair(public, secret)
+    return secret
+
+
+def read_clients(folder: Path) -> dict[str, str]:
+    """Z85 public key -> name, of all who may come in. A file that holds no key lets nobody in."""
+    found = {}
+    for path in sorted((Path(folder) / "clients").glob("*.public")):
+        try:
+            found[_read(path)] = path.stem
+        except BridgeError:
+            continue
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``worldsim keys new NAME --dir DIR``."""
+    parser = argparse.ArgumentParser(prog="worldsim keys", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    new = commands.add_parser("new", help="make a key pair for a client, and the server's if there is none")
+    new.add_argument("name", help="the client's")
+    new.add_argument(
+        "--dir", type=Path, required=True, help="the folder that `worldsim serve --keys` is given"
+    )
+    arguments = parser.parse_args(argv)
+    secret = add_client(arguments.dir, arguments.name)
+    print(f"{arguments.name} may come in. Its machine needs {arguments.dir / 'server.public'} and {secret};")
+    print(f"delete {secret} here once it is there. A server that runs lets it in at once.")
+    return 0
+
+
+def _write_pair(public: Path, secret: Path) -> None:
+    """The secret first: a public file in place is a client that may come in."""
+    keys = zmq.curve_keypair()
+    for path, key in ((secret, keys[1]), (public, keys[0])):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        building = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(key + b"\n")
+        building.rename(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "a key must be a file of one line"
+        raise BridgeError(rule, f"{path}: {error}", "make it with `worldsim keys new`") from error
+    if not _KEY.fullmatch(key):
+        rule = "a key must be 40 characters of Z85"
+        raise BridgeError(rule, f"{path}: {len(key)} characters", "make it with `worldsim keys new`")
+    return key
