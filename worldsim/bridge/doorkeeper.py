@@ -20,8 +20,8 @@ _TICK_MS = 200
 class Doorkeeper:
     """Lets in the keys in ``folder``/clients, which is looked at anew at every handshake.
 
-    So a key that is added counts at once, and one that is deleted is kept out from its next connection on. Those
-    let in carry their public key, Z85, as ``User-Id``. To be started before the sockets that
+    So a key that is added counts at once, and one that is deleted is kept out from its next connection on.
+    Those let in carry their public key, Z85, as ``User-Id``. To be started before the sockets that
     ``ServerKeys.guard`` guards are bound, in the same context.
 
     Raises:
