@@ -27,7 +27,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
-def make_envs(options: argparse.Namespace) -> ImaginedVectorEnv:
+def make_envs(options: argparse.Namespace, autoreset_mode: str = "SameStep") -> ImaginedVectorEnv:
     """The vector environment that the options of ``parser`` describe."""
     envs = gymnasium.make_vec(
         f"{worldsim.__name__}:WorldsimWorld-v0",
@@ -36,6 +36,7 @@ def make_envs(options: argparse.Namespace) -> ImaginedVectorEnv:
         steps=options.steps,
         device=options.device,
         max_episode_steps=options.episode,
+        autoreset_mode=autoreset_mode,
     )
     assert isinstance(envs, ImaginedVectorEnv)
     return envs

@@ -46,3 +46,56 @@ def test_sb3_runs(command: list[str], tmp_path: Path) -> None:
     saved = tmp_path / "policy.safetensors"
     assert ppo_sb3.main([*command, "--out", str(saved)]) == 0
     assert "action_net.weight" in load_file(saved)
+
+
+def test_torchrl_runs(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchrl")
+    from worldsim.agents.learner import ppo_torchrl
+
+    saved = tmp_path / "policy.safetensors"
+    assert ppo_torchrl.main([*command, "--out", str(saved)]) == 0
+    assert capsys.readouterr().out.count("iteration") == 2
+    assert load_file(saved)
+
+
+def test_torchrl_learns() -> None:
+    pytest.importorskip("torchrl")
+    from worldsim.agents.learner import ppo_torchrl
+    from worldsim.envs.torchrl import TorchRLEnv
+
+    torch.manual_seed(0)
+    vector = ImaginedVectorEnv(
+        4, world=FakeWorld(ends_at=20), max_episode_steps=17, autoreset_mode="Disabled"
+    )
+    history = ppo_torchrl.train(TorchRLEnv(vector), *ppo_torchrl.make_policy(5), 6 * 64, 16)
+    assert history[0] < 0.5
+    assert history[-1] > 0.75
+
+
+def test_skrl_runs(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skrl")
+    from worldsim.agents.learner import ppo_skrl
+
+    monkeypatch.chdir(tmp_path)
+    saved = tmp_path / "policy.safetensors"
+    assert ppo_skrl.main([*command, "--out", str(saved)]) == 0
+    assert "heads.policy.weight" in load_file(saved)
+    assert [path.name for path in tmp_path.iterdir()] == [saved.name]  # it writes no pickles of its own
+
+
+def test_skrl_learns() -> None:
+    pytest.importorskip("skrl")
+    from worldsim.agents.learner import ppo_skrl
+    from worldsim.envs.skrl import SkrlEnv
+
+    torch.manual_seed(0)
+    vector = ImaginedVectorEnv(4, world=FakeWorld(ends_at=20), max_episode_steps=17)
+    envs = SkrlEnv(vector)
+    policy = ppo_skrl.Policy(envs)
+    ppo_skrl.train(envs, policy, 6 * 64, 16)
+    rewards = []
+    for _ in range(17):
+        with torch.no_grad():
+            actions, _ = policy.act({"observations": envs.reset()[0]}, role="policy")
+        rewards.append(float(envs.step(actions)[1].mean()))
+    assert sum(rewards) / len(rewards) > 0.75
