@@ -87,6 +87,7 @@ class DiscreteActions(Actions):
 
     def __init__(self, controls: ControlSpace) -> None:
         super().__init__(controls, spaces.Discrete(len(controls.combos)))
+        self._table = [controls.from_discrete(i) for i in range(len(controls.combos))]
 
     def decode(self, action: Any) -> Control:
         array = np.asarray(action)
@@ -96,7 +97,8 @@ class DiscreteActions(Actions):
                 value=action,
                 remedy=f"pass a number from 0 to {len(self.controls.combos) - 1}",
             )
-        return self.controls.from_discrete(int(array.item()))
+        number = int(array.item())
+        return self._table[number] if 0 <= number < len(self._table) else self.controls.from_discrete(number)
 
     def encode(self, combo: int) -> int:
         return combo

@@ -8,13 +8,14 @@ import numpy as np
 from gymnasium.vector import VectorWrapper
 from torch import Tensor
 
+from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.vector import ImaginedVectorEnv
 
 __all__ = ["NumpyVectorEnv"]
 
 
 class NumpyVectorEnv(VectorWrapper):
-    """Wrap an ``ImaginedVectorEnv`` for learners that want Gymnasium's own formats.
+    """Wrap an ``ImaginedVectorEnv``, or its statistics, for learners that want Gymnasium's own formats.
 
     As ``ImaginedVectorEnv``, but NumPy arrays on the host; and ``info["final_obs"]`` is an object array with
     None for the episodes that go on, as Gymnasium's vector environments write it.
@@ -22,9 +23,9 @@ class NumpyVectorEnv(VectorWrapper):
         envs = NumpyVectorEnv(gymnasium.make_vec("worldsim:DoomMaze-v0", num_envs=8))
     """
 
-    env: ImaginedVectorEnv
+    env: ImaginedVectorEnv | EpisodeStatistics
 
-    def __init__(self, env: ImaginedVectorEnv) -> None:
+    def __init__(self, env: ImaginedVectorEnv | EpisodeStatistics) -> None:
         super().__init__(env)
         self.autoreset_mode = env.autoreset_mode
 
