@@ -9,20 +9,25 @@ from dataclasses import dataclass
 
 _SINGLE = "worldsim.envs.imagined:ImaginedEnv"
 _VECTOR = "worldsim.envs.vector:ImaginedVectorEnv"
+_REMOTE = "worldsim.envs.remote:RemoteEnv"
+_REMOTE_VECTOR = "worldsim.envs.remote:RemoteVectorEnv"
 
 
 @dataclass(frozen=True)
 class EnvId:
-    """One registered id: its default world (None: the caller names one) and its time limit in frames."""
+    """One registered id: its default world (None: the caller names one or a server), its limit in frames."""
 
     id: str
     world: str | None
     max_episode_steps: int | None
+    single: str = _SINGLE
+    vector: str = _VECTOR
 
 
 IDS = (
     EnvId("DoomMaze-v0", world="doom-maze", max_episode_steps=1050),
     EnvId("WorldsimWorld-v0", world=None, max_episode_steps=None),
+    EnvId("WorldsimRemote-v0", world=None, max_episode_steps=None, single=_REMOTE, vector=_REMOTE_VECTOR),
 )
 
 
@@ -39,8 +44,8 @@ def register() -> None:
         if entry.id not in registration.registry:
             registration.register(
                 id=entry.id,
-                entry_point=_SINGLE,
-                vector_entry_point=_VECTOR,
+                entry_point=entry.single,
+                vector_entry_point=entry.vector,
                 max_episode_steps=entry.max_episode_steps,
                 kwargs={} if entry.world is None else {"world": entry.world},
             )

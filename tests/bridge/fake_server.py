@@ -59,10 +59,10 @@ class FakeSession:
 
     def move(self, control: Mapping[str, Any]) -> None:
         self.past.append((self.hash, self.index))
-        self.hash = zlib.crc32(repr(sorted(control["keys"])).encode(), self.hash)
-        self.given = control["pose"] is not None
-        self.pose = control["pose"] or self.pose
-        self.index, self.reward = self.index + 1, float("forward" in control["keys"])
+        self.hash = zlib.crc32(repr(sorted(control.get("keys", ()))).encode(), self.hash)
+        self.given = control.get("pose") is not None
+        self.pose = control.get("pose") or self.pose
+        self.index, self.reward = self.index + 1, float("forward" in control.get("keys", ()))
 
     def rewind(self, frames: int) -> None:
         self.hash, self.index = self.past[-frames]
@@ -179,6 +179,9 @@ class FakeServer:
                 items.append({"session": item["session"], "error": refusal(fault)})
                 continue
             body, payloads = self.step({**item, "codec": header["codec"]}, None)
+            if "error" in body:
+                items.append({"session": item["session"], **body})
+                continue
             step = {name: value for name, value in body["step"].items() if name != "frame"}
             if header["codec"] == "jpeg":
                 step["bytes"] = len(payloads[0])

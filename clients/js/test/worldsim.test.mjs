@@ -1,0 +1,170 @@
+// Runs against the server at WORLDSIM_ADDRESS: `worldsim serve` of any world.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { Client, WorldsimError } from "../worldsim.mjs";
+
+const ADDRESS = process.env.WORLDSIM_ADDRESS;
+const FORWARD = { keys: ["forward"] };
+
+let client;
+
+before(async () => {
+  client = await Client.connect(ADDRESS, { timeout: 30000 });
+});
+
+after(() => client.close());
+
+/** Width and height of a JPEG, from its start-of-frame segment. */
+function sizeOfJpeg(bytes) {
+  assert.deepEqual([...bytes.subarray(0, 2)], [0xff, 0xd8]);
+  assert.deepEqual([...bytes.subarray(-2)], [0xff, 0xd9]);
+  for (let at = 2; ; at += 2 + ((bytes[at + 2] << 8) | bytes[at + 3])) {
+    if (bytes[at + 1] >= 0xc0 && bytes[at + 1] <= 0xc2) {
+      return [(bytes[at + 5] << 8) | bytes[at + 6], (bytes[at + 7] << 8) | bytes[at + 8]];
+    }
+  }
+}
+
+test("hello tells of the world", () => {
+  const { world, size, fps, keys, combos, codecs, limits } = client.world;
+  assert.match(client.lease, /^[0-9a-f]{32}$/);
+  assert.equal(typeof world, "string");
+  assert.equal(size.length, 2);
+  assert.ok(fps > 0 && limits !== null);
+  assert.ok(keys.includes("forward"));
+  assert.deepEqual(combos[0], []);
+  assert.deepEqual(codecs, ["raw", "jpeg", "latent", "none"]);
+});
+
+test("info is answered", async () => {
+  const info = await client.info();
+  assert.equal(info.world, client.world.world);
+  assert.ok(info.sessions >= 0);
+});
+
+test("twenty steps, raw and jpeg by turns", async () => {
+  const [height, width] = client.world.size;
+  const session = await client.open({ seed: 7 });
+  const first = session.last;
+  assert.deepEqual(first.frame.shape, [height, width, 3]);
+  for (let i = 1; i <= 20; i++) {
+    const step = await session.step(FORWARD, { codec: i % 2 ? "raw" : "jpeg" });
+    assert.equal(step.seq, i);
+    assert.equal(step.index, first.index + i);
+    assert.equal(typeof step.reward, "number");
+    if (i % 2) assert.equal(step.frame.data.length, height * width * 3);
+    else assert.deepEqual(sizeOfJpeg(step.frame.jpeg), [height, width]);
+  }
+  await session.close();
+});
+
+test("latents and no frames at all", async () => {
+  const session = await client.open({ seed: 2n ** 64n - 1n, start: 0 });
+  const step = await session.step({}, { codec: "latent" });
+  assert.deepEqual(step.frame.shape, client.world.latent);
+  assert.ok(step.frame.data instanceof Float32Array);
+  assert.equal((await session.step({ look: 0.1 }, { codec: "none" })).frame, null);
+  await session.close();
+});
+
+test("the same seq again gives the same bytes and moves nothing", async () => {
+  const session = await client.open({ seed: 3 });
+  for (const codec of ["raw", "jpeg"]) {
+    const request = { op: "step", session: session.name, seq: session.seq + 1, control: FORWARD, codec };
+    const [once, again] = [await client.ask(request), await client.ask(request)];
+    assert.deepEqual(again.header.step, once.header.step);
+    assert.deepEqual(Buffer.from(again.payloads[0]), Buffer.from(once.payloads[0]));
+    session.take({ ...session.last, seq: once.header.step.seq });
+  }
+  assert.equal((await session.step(FORWARD)).seq, 3);
+  const gap = { op: "step", session: session.name, seq: 9, control: FORWARD };
+  await assert.rejects(client.ask(gap), { code: "GAP" });
+  await session.close();
+});
+
+test("opening again under the same name answers the same", async () => {
+  const session = await client.open({ seed: 5 });
+  const { payloads } = await client.ask({ op: "open", session: session.name, seed: 5, start: null });
+  assert.deepEqual(Buffer.from(payloads[0]), Buffer.from(session.last.frame.data.buffer));
+  await session.close();
+});
+
+test("twins, a rewind and a snapshot see the same future", async () => {
+  const session = await client.open({ seed: 11 });
+  await session.step(FORWARD);
+  const snapshot = await session.snapshot();
+  const twins = await session.fork(2);
+  const restored = await client.restore(snapshot);
+  const future = await session.step(FORWARD);
+  for (const other of [...twins, restored]) {
+    const step = await other.step(FORWARD);
+    assert.deepEqual(step.frame.data, future.frame.data);
+    assert.deepEqual([step.seq, step.index], [1, future.index]);
+  }
+  const back = await session.rewind(1);
+  assert.deepEqual([back.seq, back.index], [3, future.index - 1]);
+  assert.deepEqual((await session.step(FORWARD)).frame.data, future.frame.data);
+  await Promise.all([session, restored, ...twins].map((one) => one.close()));
+});
+
+test("many at once", async () => {
+  const sessions = await Promise.all([1, 2, 3].map((seed) => client.open({ seed })));
+  const [alone] = await sessions[2].fork(1);
+  const expected = await alone.step(FORWARD);
+  const answers = await client.stepMany(sessions.map((session) => [session, FORWARD]));
+  assert.deepEqual(answers.map(({ session }) => session), sessions);
+  assert.deepEqual(answers[2].step.frame.data, expected.frame.data);
+  const pictures = await client.stepMany(sessions.map((session) => [session, {}]), { codec: "jpeg" });
+  for (const { step } of pictures) assert.deepEqual(sizeOfJpeg(step.frame.jpeg), client.world.size);
+  await Promise.all([alone, sessions[0]].map((session) => session.close()));
+  const [gone, there] = await client.stepMany([[sessions[0], {}], [sessions[1], {}]], { codec: "none" });
+  assert.equal(gone.error.code, "UNKNOWN_SESSION");
+  assert.equal(there.step.seq, 3);
+  await Promise.all(sessions.slice(1).map((session) => session.close()));
+});
+
+test("a given context is where a session begins", async () => {
+  const [height, width] = client.world.size;
+  const frames = Uint8Array.from({ length: 2 * height * width * 3 }, (_, i) => i % 251);
+  const controls = new Float32Array(2 * (client.world.keys.length + 1));
+  const pose = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+  const poses = client.world.pose ? Float64Array.from([...pose, ...pose]) : null;
+  const session = await client.open({ seed: 1, context: { frames, controls, poses, length: 2 } });
+  assert.deepEqual(session.last.frame.data, frames.slice(height * width * 3));
+  await session.close();
+});
+
+test("steps that are not awaited keep their order", async () => {
+  const session = await client.open({ seed: 4 });
+  const steps = await Promise.all(Array.from({ length: 8 }, () => session.step(FORWARD, { codec: "none" })));
+  assert.deepEqual(steps.map((step) => step.seq), [1, 2, 3, 4, 5, 6, 7, 8]);
+  await session.close();
+});
+
+test("a client that was cut off has its sessions back", async () => {
+  const first = await Client.connect(ADDRESS);
+  const session = await first.open({ seed: 6 });
+  await session.step(FORWARD);
+  await first.close({ keep: true });
+  const second = await Client.connect(ADDRESS, { lease: first.lease });
+  const found = second.sessions.get(session.name);
+  assert.equal(found.seq, 1);
+  assert.equal((await found.step(FORWARD)).seq, 2);
+  await second.close();
+});
+
+test("refusals say why", async () => {
+  const session = await client.open({ seed: 8 });
+  await assert.rejects(session.step({ keys: ["forwart"] }), (error) => {
+    assert.ok(error instanceof WorldsimError);
+    assert.ok(["ENGINE", "BAD_REQUEST"].includes(error.code));
+    assert.match(error.message, /forwart/);
+    return true;
+  });
+  assert.equal((await session.step(FORWARD)).seq, 1);
+  await assert.rejects(client.ask({ op: "close", session: session.name, why: "typo" }), { code: "BAD_REQUEST" });
+  await session.close();
+  await assert.rejects(session.step(), { code: "UNKNOWN_SESSION" });
+});

@@ -1,0 +1,127 @@
+"""Worlds that a server dreams as Gymnasium environments: many workers, one engine."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from gymnasium.vector import AutoresetMode
+
+from worldsim.bridge.client import Client, ClientKeys
+from worldsim.engine.world import World
+from worldsim.envs.imagined import ImaginedEnv
+from worldsim.envs.numpy_vector import NumpyVectorEnv
+from worldsim.envs.served import ServedWorld
+from worldsim.envs.starts import Starts
+from worldsim.envs.vector import ImaginedVectorEnv
+
+__all__ = ["RemoteEnv", "RemoteVectorEnv"]
+
+
+class RemoteEnv(ImaginedEnv):
+    """An ``ImaginedEnv`` whose world is dreamt by ``worldsim serve``.
+
+    Spaces, observations and ``info`` are the same. Make it in the process that steps it: the workers of a
+    ``SubprocVecEnv`` or of RLlib share the server's engine, and none of them holds a network.
+
+        SubprocVecEnv([lambda: RemoteEnv("ipc:///tmp/worldsim-doom-maze.sock") for _ in range(8)])
+
+    Args:
+        address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``.
+        keys: for a server that asks for them.
+        codec: "raw", or "jpeg" for a slow network.
+        timeout: seconds after which a request is given up.
+        actions, render_mode, drift_limit, referee, starts: as in ``ImaginedEnv``.
+
+    Raises:
+        BridgeError: the server does not answer, or refuses. ConfigError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        keys: ClientKeys | None = None,
+        codec: str = "raw",
+        timeout: float = 30.0,
+        actions: str = "discrete",
+        render_mode: str | None = None,
+        drift_limit: float | None = None,
+        referee: Any = None,
+        starts: Starts = None,
+    ) -> None:
+        self.client = Client(address, keys, codec=codec, timeout=timeout, name="env")
+        try:
+            super().__init__(
+                _world(self.client),
+                actions=actions,
+                render_mode=render_mode,
+                drift_limit=drift_limit,
+                referee=referee,
+                starts=starts,
+            )
+        except BaseException:
+            self.client.close()
+            raise
+
+    def close(self) -> None:
+        """End the episode, close the window and hang up; may be called again."""
+        super().close()
+        self.client.close()
+
+
+class RemoteVectorEnv(NumpyVectorEnv):
+    """A ``NumpyVectorEnv`` whose episodes are dreamt by ``worldsim serve``, all stepped in one message.
+
+    Args:
+        num_envs: number of episodes.
+        address, keys, codec, timeout: as in ``RemoteEnv``.
+        actions, render_mode, drift_limit, referee, starts, max_episode_steps, autoreset_mode: as in
+            ``ImaginedVectorEnv``.
+
+    Raises:
+        BridgeError: the server does not answer, or refuses. ConfigError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        address: str,
+        keys: ClientKeys | None = None,
+        codec: str = "raw",
+        timeout: float = 30.0,
+        actions: str = "discrete",
+        render_mode: str | None = None,
+        drift_limit: float | None = None,
+        referee: Any = None,
+        starts: Starts = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+    ) -> None:
+        self.client = Client(address, keys, codec=codec, timeout=timeout, name="vector env")
+        try:
+            env = ImaginedVectorEnv(
+                num_envs,
+                world=_world(self.client),
+                actions=actions,
+                render_mode=render_mode,
+                drift_limit=drift_limit,
+                referee=referee,
+                starts=starts,
+                max_episode_steps=max_episode_steps,
+                autoreset_mode=autoreset_mode,
+            )
+        except BaseException:
+            self.client.close()
+            raise
+        super().__init__(env)
+
+    def close(self, **kwargs: Any) -> None:
+        """End all episodes and hang up; may be called again."""
+        super().close(**kwargs)
+        self.client.close()
+
+
+def _world(client: Client) -> World:
+    """The server's world; an environment asks no more of one than a ``ServedWorld`` knows."""
+    return cast(World, ServedWorld(client))
