@@ -1,4 +1,4 @@
-"""The command line: ``worldsim record | train | eval | play | bench``.
+"""The command line: ``worldsim record | train | eval | play | serve | keys | bench``.
 
 A thin dispatcher: each command's own module reads the rest of the line and is imported only when called. So
 ``worldsim --help`` answers at once, and a user's mistake is one line, not a traceback.
@@ -22,6 +22,8 @@ _COMMANDS = {
     "train": ("worldsim.training.run", "learn a world from recorded data"),
     "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
+    "serve": ("worldsim.bridge.serve", "let other programs step a world, over ZeroMQ"),
+    "keys": ("worldsim.bridge.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),
 }
 """Command -> the module whose ``main(argv) -> exit code`` it calls, and its line in the help."""

@@ -1,0 +1,109 @@
+"""Leases: who owns sessions, and for how long after the last sign of life."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from worldsim.bridge.protocol import Code
+from worldsim.errors import BridgeError
+
+__all__ = ["Lease", "Leases"]
+
+_MOST = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One client's."""
+
+    token: str
+    key: str
+    """The authenticated key that it is bound to; empty without authentication."""
+    client: str
+    expires: float
+    waiting: int = 0
+    """Requests on their way; it does not run out before they are answered."""
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"op": "lease", "lease": self.token, "key": self.key, "client": self.client}
+
+
+class Leases:
+    """All leases. Used by one thread; times are seconds on one clock.
+
+    Args:
+        ttl: seconds that a lease lasts without a sign of life.
+    """
+
+    def __init__(self, ttl: float) -> None:
+        self.ttl = ttl
+        self._leases: dict[str, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def recover(self, record: dict[str, Any], now: float) -> None:
+        """A lease from the journal; its time begins anew."""
+        token = record["lease"]
+        self._leases[token] = Lease(token, record["key"], record["client"], now + self.ttl)
+
+    def grant(self, key: str, client: str, now: float) -> Lease:
+        """A new one.
+
+        Raises:
+            BridgeError: ``BUSY``, there are too many.
+        """
+        if len(self._leases) >= _MOST:
+            rule, remedy = f"a server has {_MOST} leases at most", "try again later"
+            wait = self.ttl * 1000
+            raise BridgeError(rule, len(self), remedy, code=Code.BUSY, retry_after_ms=wait)
+        lease = Lease(secrets.token_hex(16), key, client, now + self.ttl)
+        self._leases[lease.token] = lease
+        return lease
+
+    def find(self, token: str, key: str, now: float) -> Lease | None:
+        """A lease that is alive, renewed by this; None if there is none.
+
+        Raises:
+            BridgeError: ``NOT_YOURS``, it is bound to another key.
+        """
+        lease = self._leases.get(token)
+        if lease is None:
+            return None
+        if lease.key != key:
+            rule, remedy = (
+                "a lease must be used with the key that it was given to",
+                "say hello for one of your own",
+            )
+            raise BridgeError(rule, None, remedy, code=Code.NOT_YOURS)
+        lease.expires = now + self.ttl
+        return lease
+
+    def need(self, token: str, key: str, now: float) -> Lease:
+        """Like ``find``.
+
+        Raises:
+            BridgeError: ``NOT_YOURS``, or ``UNKNOWN_SESSION``: no such lease, or it ran out.
+        """
+        lease = self.find(token, key, now)
+        if lease is None:
+            rule, remedy = "a request's lease must be alive", "say hello again"
+            raise BridgeError(rule, token[:4] + "...", remedy, code=Code.UNKNOWN_SESSION)
+        return lease
+
+    def release(self, token: str, now: float) -> None:
+        """A request of a lease is answered; its time begins anew."""
+        lease = self._leases.get(token)
+        if lease is not None:
+            lease.waiting -= 1
+            lease.expires = now + self.ttl
+
+    def expire(self, now: float) -> list[Lease]:
+        """Take out those that ran out."""
+        ended = [lease for lease in self._leases.values() if lease.expires < now and not lease.waiting]
+        for lease in ended:
+            del self._leases[lease.token]
+        return ended

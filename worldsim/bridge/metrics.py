@@ -1,0 +1,80 @@
+"""What a server counts, for Prometheus and for ``info``."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+__all__ = ["Meter"]
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_FILL = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_KEPT = 512
+
+
+class Meter:
+    """Counters of one server; cheap enough for every request."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._began = time.monotonic()
+        self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
+        self._requests = Counter("worldsim_requests", "Requests by operation.", ["op"], registry=registry)
+        self._refused = Counter("worldsim_refused", "Requests refused, by code.", ["code"], registry=registry)
+        self._malformed = Counter("worldsim_malformed", "Messages that are none.", registry=registry)
+        self._frames = Counter("worldsim_frames", "Frames dreamt.", registry=registry)
+        self._step = _histogram("step_seconds", "Time of a batch.", _SECONDS, registry)
+        self._wait = _histogram("queue_seconds", "From arrival to engine.", _SECONDS, registry)
+        self._fill = _histogram("batch_sessions", "Sessions of a batch.", _FILL, registry)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge that is read when it is asked for."""
+        Gauge(f"worldsim_{name}", text, registry=self._registry).set_function(value)
+
+    def request(self, op: str) -> None:
+        """A request of a known operation came in."""
+        self._requests.labels(op).inc()
+
+    def refused(self, code: str) -> None:
+        """A request was refused; ``LATE`` is a missed deadline."""
+        self._refused.labels(code).inc()
+
+    def malformed(self) -> None:
+        """A message that is none."""
+        self._malformed.inc()
+
+    def stepped(self, sessions: int, seconds: float, waits: Iterable[float]) -> None:
+        """A batch was dreamt; ``waits`` are the seconds that its requests had waited."""
+        self._batches.append((sessions, seconds))
+        self._frames.inc(sessions)
+        self._step.observe(seconds)
+        self._fill.observe(sessions)
+        for wait in waits:
+            self._wait.observe(wait)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``info`` tells of the last batches: their mean size, and percentiles of their time in ms."""
+        batches = list(self._batches)
+        sizes = [size for size, _ in batches]
+        times = np.array([seconds for _, seconds in batches]) * 1000
+        p50, p99 = np.percentile(times, (50, 99)).round(3).tolist() if batches else (None, None)
+        return {
+            "batch_mean": round(float(np.mean(sizes)), 3) if batches else None,
+            "step_p50_ms": p50,
+            "step_p99_ms": p99,
+            "uptime_s": round(time.monotonic() - self._began, 3),
+        }
+
+    def page(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def _histogram(name: str, text: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
+    return Histogram(f"worldsim_{name}", text, buckets=buckets, registry=registry)

@@ -1,0 +1,219 @@
+"""Requests about sessions: read from messages, answered once all of their tasks are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldsim.bridge.fields import Fields
+from worldsim.bridge.protocol import CODECS, Code, Limits, Message
+from worldsim.bridge.tasks import (
+    Advance,
+    Close,
+    Fork,
+    Open,
+    Restore,
+    Rewind,
+    Snap,
+    Task,
+    read_context,
+    read_control,
+)
+from worldsim.controls import Control
+from worldsim.engine.step import Step
+from worldsim.errors import BridgeError, WorldsimError
+
+__all__ = ["Answer", "Envelope", "Reader", "Request", "read_envelope", "refusal"]
+
+_START = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every request has."""
+
+    op: str = ""
+    id: int = 0
+    lease: str = ""
+    trace: str | None = None
+    patience: float | None = None
+    """Seconds after its arrival in which an answer is worth something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A task that was done."""
+
+    step: Step | None = None
+    seq: int = 0
+    blob: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request, and its answers as they come in."""
+
+    envelope: Envelope
+    peer: Any
+    """Who asked."""
+    codec: str
+    tasks: list[Task | BridgeError]
+    """A task that cannot be done is its own answer."""
+    arrived: float
+    many: bool = False
+    answers: list[Answer | BridgeError | None] = field(default_factory=list)
+    missing: int = 0
+
+    def __post_init__(self) -> None:
+        self.answers = [task if isinstance(task, BridgeError) else None for task in self.tasks]
+        self.missing = self.answers.count(None)
+
+    @property
+    def deadline(self) -> float | None:
+        """On the monotonic clock, in seconds."""
+        patience = self.envelope.patience
+        return None if patience is None else self.arrived + patience
+
+    def answer(self, position: int, answer: Answer | BridgeError) -> bool:
+        """Note one answer; True when it was the last one missing."""
+        self.answers[position] = answer
+        self.missing -= 1
+        return self.missing == 0
+
+
+def refusal(error: WorldsimError) -> BridgeError:
+    """An error of the world or the engine as the wire tells it."""
+    if isinstance(error, BridgeError):
+        return error
+    return BridgeError(error.rule, error.value, error.remedy, code=Code.ENGINE)
+
+
+def read_envelope(message: Message) -> tuple[Envelope, Fields]:
+    """What every request has, and the keys that are left.
+
+    Raises:
+        BridgeError: a part of it is malformed.
+    """
+    fields = Fields(message.header, "a request")
+    op, number = fields.text("op", 32), fields.number("id")
+    trace = fields.maybe("trace", lambda name: fields.text(name, 64))
+    patience = fields.maybe("deadline_ms", lambda name: fields.real(name, 0, 1e9) / 1000)
+    lease = fields.maybe("lease", fields.token) or ""
+    return Envelope(op, number, lease, trace, patience), fields
+
+
+class Reader:
+    """Reads requests about sessions.
+
+    Args:
+        check: raises a ``WorldsimError`` for a control that the world does not take.
+        limits: what one request may ask for.
+    """
+
+    def __init__(self, check: Callable[[Control], None], limits: Limits) -> None:
+        self._check, self._limits = check, limits
+
+    def read(
+        self, envelope: Envelope, fields: Fields, payloads: Sequence[Any], peer: Any, now: float
+    ) -> Request:
+        """The request of an envelope and the rest of its header.
+
+        Raises:
+            BridgeError: no such request, or a malformed one.
+        """
+        method = _READERS.get(envelope.op)
+        if method is None:
+            known = ", ".join(_READERS)
+            raise BridgeError("a request's op must be known", envelope.op, f"the data socket takes {known}")
+        if not envelope.lease:
+            raise BridgeError("a request must have its client's lease", None, "say hello first")
+        codec = self._codec(fields)
+        tasks = method(self, fields, payloads, codec in ("raw", "jpeg"))
+        fields.end()
+        return Request(envelope, peer, codec, tasks, now, many=envelope.op == "step_many")
+
+    def _codec(self, fields: Fields) -> str:
+        codec = fields.maybe("codec", lambda name: fields.text(name, 16)) or "raw"
+        if codec not in CODECS:
+            raise BridgeError(f"a codec must be one of {', '.join(CODECS)}", codec)
+        return codec
+
+    def _open(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        session, seed = fields.token("session"), fields.number("seed")
+        start = fields.maybe("start", lambda name: fields.number(name, -_START, _START))
+        given = fields.any("context")
+        if given is not None and start is not None:
+            raise BridgeError("an open takes a start or a context", "both", "leave one out")
+        _check_payloads(payloads, 0 if given is None else 3)
+        context = None if given is None else read_context(given, payloads)
+        sizes = tuple(len(payload) for payload in payloads)
+        return [Open(session, seed, start, given, b"".join(payloads), sizes, context)]
+
+    def _step(self, fields: Fields, payloads: Sequence[Any], frames: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        return [self._advance(fields, frames)]
+
+    def _step_many(self, fields: Fields, payloads: Sequence[Any], frames: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        items = fields.entries("items", 4096)
+        if not 1 <= len(items) <= self._limits.items:
+            rule = f"a step_many may have 1 to {self._limits.items} items"
+            raise BridgeError(rule, len(items), "send several", code=Code.LIMIT)
+        tasks = []
+        for item in items:
+            inner = Fields(item, "an item")
+            tasks.append(self._advance(inner, frames))
+            inner.end()
+        return tasks
+
+    def _advance(self, fields: Fields, frames: bool) -> Task | BridgeError:
+        session, seq = fields.token("session"), fields.number("seq", 1)
+        entry = fields.any("control")
+        try:
+            control = read_control(entry)
+            self._check(control)
+        except BridgeError:
+            raise
+        except WorldsimError as error:
+            return refusal(error)
+        return Advance(session, seq, control, frames)
+
+    def _fork(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        children = fields.tokens("children", self._limits.sessions)
+        return [Fork(fields.token("session"), fields.number("seq"), tuple(children))]
+
+    def _rewind(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        return [Rewind(fields.token("session"), fields.number("seq", 1), fields.number("frames", 1, 2**31))]
+
+    def _snapshot(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        return [Snap(fields.token("session"))]
+
+    def _restore(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        if len(payloads) != 1:
+            raise BridgeError("a restore must have the snapshot as its one payload", len(payloads))
+        return [Restore(fields.token("session"), bytes(payloads[0]))]
+
+    def _close(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        return [Close(fields.token("session"))]
+
+
+_READERS: dict[str, Callable[[Reader, Fields, Sequence[Any], bool], list[Task | BridgeError]]] = {
+    "open": Reader._open,
+    "step": Reader._step,
+    "step_many": Reader._step_many,
+    "fork": Reader._fork,
+    "rewind": Reader._rewind,
+    "snapshot": Reader._snapshot,
+    "restore": Reader._restore,
+    "close": Reader._close,
+}
+
+
+def _check_payloads(payloads: Sequence[Any], most: int) -> None:
+    if len(payloads) > most:
+        raise BridgeError(f"this request may have {most} payloads", len(payloads))

@@ -1,0 +1,146 @@
+"""``worldsim serve``: a world for other programs, over ZeroMQ."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from worldsim.bridge.protocol import control_address
+from worldsim.bridge.server import Options, Server
+from worldsim.engine.engine import Engine
+from worldsim.engine.world import load
+from worldsim.sampling.flow import STEPS
+
+__all__ = ["main"]
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_SWITCH = 0.001
+"""Seconds after which a thread lets another go on: the engine's may wait at every one of its operations."""
+_MIB = 2**20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns when the server has ended: 0 after SIGTERM or Ctrl-C, 1 after a fault."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    sys.setswitchinterval(_SWITCH)
+    with _asked_to_end() as asked:
+        engine = _engine(args)
+        with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+            task = bar.add_task("making earlier sessions again", total=1.0, visible=args.state is not None)
+            server = Server(engine, _options(args), progress=lambda share: bar.update(task, completed=share))
+        _tell(server)
+        while not asked.wait(0.2) and not server.ended.is_set():
+            pass
+        server.stop()
+    return 0 if server.fault is None else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="worldsim serve", description=__doc__.partition(":")[2].strip().capitalize()
+    )
+    parser.add_argument("world", help="a shipped world's name, or a folder")
+    parser.add_argument(
+        "--bind",
+        metavar="ADDRESS",
+        help="ipc://PATH or tcp://HOST:PORT (default: ipc:///tmp/worldsim-WORLD.sock)",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="keep a journal: nothing acknowledged is lost, ever"
+    )
+    parser.add_argument(
+        "--durable", action="store_true", help="with --state: not even when the power fails (slower)"
+    )
+    parser.add_argument(
+        "--keys", type=Path, metavar="DIR", help="let in those whose keys are here; see `worldsim keys`"
+    )
+    parser.add_argument("--slots", type=int, default=64, help="sessions of one batch (%(default)s)")
+    parser.add_argument(
+        "--parking",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="memory for sessions beyond the slots (%(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, choices=STEPS, default=2, help="denoising passes per frame, K (%(default)s)"
+    )
+    parser.add_argument("--history", type=int, default=16, help="frames to rewind (%(default)s)")
+    parser.add_argument("--context", type=int, help="frames of past (default: as trained)")
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1"
+    )
+    parser.add_argument(
+        "--ttl",
+        type=float,
+        default=30.0,
+        help="seconds that a silent client keeps its sessions (%(default)s)",
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    return parser
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    world = load(args.world, args.device, _DTYPES.get(args.dtype))
+    return world.engine(
+        slots=args.slots,
+        context=args.context,
+        steps=args.steps,
+        history=args.history,
+        parking=args.parking * _MIB,
+    )
+
+
+def _options(args: argparse.Namespace) -> Options:
+    name = Path(args.world).name
+    return Options(
+        address=args.bind or f"ipc:///tmp/worldsim-{name}.sock",
+        keys=args.keys,
+        state=args.state,
+        metrics_port=args.metrics_port,
+        ttl=args.ttl,
+        durable=args.durable,
+    )
+
+
+def _tell(server: Server) -> None:
+    """One line for people and for programs that start this one."""
+    page = "" if server.metrics_port is None else f", metrics http://127.0.0.1:{server.metrics_port}/metrics"
+    sessions = f"{len(server.sessions)} sessions of {server.engine.slots} slots"
+    where = f"{server.address} and {control_address(server.address)}"
+    print(f"serving {server.engine.world.name} at {where}, {sessions}{page}", flush=True)
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[threading.Event]:
+    """Set by the first SIGTERM or Ctrl-C; the second one ends the process at once."""
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        asked.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,167 @@
+"""The two ROUTER sockets of a server. Used by one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from worldsim.bridge.doorkeeper import Doorkeeper
+from worldsim.bridge.keys import ServerKeys
+from worldsim.bridge.protocol import REQUEST, control_address, is_local
+from worldsim.errors import BridgeError
+
+__all__ = ["Incoming", "Sockets"]
+
+_HIGH_WATER = 64
+_PARTS = 2 + REQUEST.payloads
+_TRIES = 20
+_LINGER_MS = 1000
+"""What is sent just before the end is given so long to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message as it came."""
+
+    control: bool
+    identity: bytes
+    key: str
+    parts: list[bytes]
+    """One more than a message may have where it had more still."""
+
+
+class Sockets:
+    """Bound and listening.
+
+    Args:
+        address: of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``.
+        keys: folder of keys; needed for any address that other machines can reach.
+
+    Raises:
+        BridgeError: an address that is malformed, taken, or needs keys.
+    """
+
+    def __init__(self, address: str, keys: Path | None = None) -> None:
+        if keys is None and not is_local(address):
+            rule, remedy = "an address that other machines can reach needs keys", "give --keys DIR"
+            raise BridgeError(rule, address, f"{remedy}; `worldsim keys new NAME --dir DIR` makes them")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self._context.term)
+        self._secret = None
+        try:
+            if keys is not None:
+                self._secret = ServerKeys.read(keys)
+                self._stack.enter_context(Doorkeeper(self._context, keys))
+            self._data, self._control, self.address = self._bind(address)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._poller = zmq.Poller()
+        for one in (self._data, self._control):
+            self._poller.register(one, zmq.POLLIN)
+
+    def watch(self, descriptor: int) -> None:
+        """Let ``poll`` return when a file can be read, too."""
+        self._poller.register(descriptor, zmq.POLLIN)
+
+    def poll(self, seconds: float) -> None:
+        """Wait until something has come, or for so long."""
+        self._poller.poll(round(seconds * 1000))
+
+    def receive(self, *, control: bool) -> Incoming | None:
+        """The next message of a socket, or None."""
+        one = self._control if control else self._data
+        try:
+            first = one.recv(zmq.DONTWAIT, copy=self._secret is None)
+        except zmq.Again:
+            return None
+        parts: list[bytes] = []
+        while one.getsockopt(zmq.RCVMORE):
+            part = one.recv()
+            if len(parts) <= _PARTS:
+                parts.append(part)
+        if isinstance(first, zmq.Frame):
+            return Incoming(control, first.bytes, str(first.get("User-Id")), parts)
+        return Incoming(control, first, "", parts)
+
+    def send(self, identity: bytes, parts: list[Any], *, control: bool) -> bool:
+        """Send to one connection; False if there is no room. To one that is gone there always is."""
+        one = self._control if control else self._data
+        try:
+            one.send_multipart([identity, *parts], zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+        return True
+
+    def close(self) -> None:
+        """Close both; what was sent leaves first, as far as that takes no longer than a second."""
+        for one in (self._data, self._control):
+            one.close(linger=_LINGER_MS)
+        self._stack.close()
+
+    def _bind(self, address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes], str]:
+        """Data socket, control socket and the data socket's address. A port that is left open is tried again
+        until the next one is free, too."""
+        _check_free(address)
+        for left in reversed(range(_TRIES if address.endswith(":*") else 1)):
+            data, control = self._socket(), self._socket()
+            try:
+                bound = _bind(data, address)
+                _bind(control, control_address(bound))
+            except BridgeError:
+                data.close()
+                control.close()
+                if not left:
+                    raise
+            else:
+                return data, control, bound
+        raise AssertionError("the last try returns or raises")
+
+    def _socket(self) -> zmq.Socket[bytes]:
+        made = self._context.socket(zmq.ROUTER)
+        made.sndhwm = made.rcvhwm = _HIGH_WATER
+        made.linger = 0
+        made.maxmsgsize = REQUEST.payload
+        made.router_mandatory = True
+        made.heartbeat_ivl, made.heartbeat_timeout = 1000, 3000
+        made.ipv6 = True
+        if self._secret is not None:
+            self._secret.guard(made)
+        return made
+
+
+def _bind(one: zmq.Socket[bytes], address: str) -> str:
+    """Bind; the file of an ``ipc://`` address is its owner's alone from the first moment."""
+    mask = os.umask(0o177)
+    try:
+        one.bind(address)
+    except zmq.ZMQError as error:
+        rule, remedy = "an address must be free and well-formed", "name another one with --bind"
+        raise BridgeError(rule, f"{address}: {error}", remedy) from error
+    finally:
+        os.umask(mask)
+    return one.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+def _check_free(address: str) -> None:
+    """ZeroMQ takes an ``ipc://`` address away from whoever has it; that is refused here."""
+    kind, _, path = address.partition("://")
+    if kind != "ipc" or path.startswith("@") or not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    rule, remedy = "an address must be free", "end the server that has it, or name another with --bind"
+    raise BridgeError(rule, address, remedy)

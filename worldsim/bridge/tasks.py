@@ -1,0 +1,197 @@
+"""What can be asked of a session, and how a journal writes it down."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from worldsim.bridge.fields import Fields
+from worldsim.bridge.protocol import read_array
+from worldsim.checkpoint import Context
+from worldsim.controls import Control
+from worldsim.errors import BridgeError, DataError
+
+__all__ = [
+    "Advance",
+    "Close",
+    "Fork",
+    "Open",
+    "Restore",
+    "Rewind",
+    "Snap",
+    "Task",
+    "read_context",
+    "read_control",
+]
+
+_KEYS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Begin a session."""
+
+    session: str
+    seed: int
+    start: int | None
+    given: dict[str, Any] | None
+    """The header's entry of a given context."""
+    payloads: bytes
+    """Its arrays, one after another."""
+    sizes: tuple[int, ...]
+    """How many bytes each of them has."""
+    context: Context | None
+
+    def record(self) -> dict[str, Any]:
+        """For the journal; ``of_record`` reads it."""
+        row: dict[str, Any] = {"op": "open", "session": self.session, "seed": self.seed, "start": self.start}
+        if self.context is not None:
+            row |= {"context": self.given, "sizes": list(self.sizes), "blob": self.payloads}
+        return row
+
+    @classmethod
+    def of_record(cls, row: dict[str, Any]) -> Open:
+        """The task that a record tells of."""
+        given, sizes, blob = row.get("context"), tuple(row.get("sizes", ())), row.get("blob") or b""
+        ends = np.cumsum((0, *sizes)).tolist()
+        parts = [blob[first:last] for first, last in pairwise(ends)]
+        context = None if given is None else read_context(given, parts)
+        return cls(row["session"], row["seed"], row["start"], given, blob, sizes, context)
+
+    def origin(self) -> tuple[Any, ...]:
+        """What is the same when it is asked again."""
+        return "open", self.seed, self.start, zlib.crc32(self.payloads) if self.context is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Begin a session from a snapshot."""
+
+    session: str
+    blob: bytes
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"op": "restore", "session": self.session, "blob": self.blob}
+
+    def origin(self) -> tuple[Any, ...]:
+        """What is the same when it is asked again."""
+        return "restore", None, None, zlib.crc32(self.blob)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One frame."""
+
+    session: str
+    seq: int
+    control: Control
+    frames: bool
+    """Whether anybody wants to see it; otherwise the latent will do."""
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        control: dict[str, Any] = {"keys": sorted(self.control.keys), "look": self.control.look}
+        if self.control.pose is not None:
+            control["pose"] = self.control.pose.ravel().tolist()
+        return {"op": "step", "session": self.session, "seq": self.seq, "control": control}
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Some frames back."""
+
+    session: str
+    seq: int
+    frames: int
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"op": "rewind", "session": self.session, "seq": self.seq, "frames": self.frames}
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Copies of a session."""
+
+    session: str
+    seq: int
+    children: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"op": "fork", "session": self.session, "seq": self.seq, "children": list(self.children)}
+
+    def origin(self) -> tuple[Any, ...]:
+        """What is the same when it is asked again."""
+        return "fork", self.session, self.seq, None
+
+
+@dataclass(frozen=True, slots=True)
+class Snap:
+    """A session as bytes."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The end of a session."""
+
+    session: str
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"op": "close", "session": self.session}
+
+
+Task = Open | Restore | Advance | Rewind | Fork | Snap | Close
+
+
+def origin_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The origin of a session by the journal's record of it."""
+    if row["op"] == "fork":
+        return "fork", row["session"], row["seq"], None
+    return row["op"], row.get("seed"), row.get("start"), row.get("crc")
+
+
+def read_control(entry: Any) -> Control:
+    """A control from a header.
+
+    Raises:
+        BridgeError: it is malformed.
+    """
+    fields = Fields({} if entry is None else entry, "a control")
+    keys = fields.maybe("keys", lambda name: fields.texts(name, _KEYS))
+    look = fields.maybe("look", fields.real)
+    pose = fields.maybe("pose", lambda name: np.reshape(fields.reals(name, 16), (4, 4)))
+    fields.end()
+    return Control(keys or (), pose, look or 0.0)
+
+
+def read_context(entry: Any, payloads: Sequence[Any]) -> Context:
+    """A context from a header and its payloads, in memory of its own.
+
+    Raises:
+        BridgeError: it is malformed, or its arrays do not belong together.
+    """
+    fields = Fields(entry, "a context")
+    frames, controls, poses = (fields.any(name) for name in ("frames", "controls", "poses"))
+    fields.end()
+    shown, held = _array(frames, payloads, "u1"), _array(controls, payloads, "f4")
+    try:
+        return Context(shown, held, None if poses is None else _array(poses, payloads, "f8"))
+    except DataError as error:
+        raise BridgeError(error.rule, error.value, error.remedy) from error
+
+
+def _array(entry: Any, payloads: Sequence[Any], kind: str) -> np.ndarray:
+    array = read_array(entry, payloads)
+    if entry["dtype"] != kind:
+        raise BridgeError(f"this array of a context must be {kind}", entry["dtype"])
+    return array.copy()
