@@ -17,6 +17,7 @@ from worldsim.bench.machine import Limits, facts
 from worldsim.bench.reproduce import reproduce
 from worldsim.bench.sessions import time_handling, time_long_run
 from worldsim.bench.steps import Case, Timing, time_steps
+from worldsim.bench.wire import time_wire
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.sampling.flow import check_steps
@@ -61,6 +62,8 @@ def _everything(world: World, limits: Limits, args: argparse.Namespace, say: Say
     run = time_long_run(world, args.long, 30.0 if args.quick else None)
     say("environment ...")
     env = env_overhead(world, 64, 4 if args.quick else 12)
+    say("wire ...")
+    wire = time_wire(world, name, seconds=6.0 if args.quick else 20.0)
     by_case = {(one.batch, one.steps): one for one in timings if one.frames}
     result: Result = {
         "window_fps": seen["fps"],
@@ -73,6 +76,9 @@ def _everything(world: World, limits: Limits, args: argparse.Namespace, say: Say
         "long_run_frames": run.frames,
         "fork_ms": handling.fork_ms,
         "snapshot_restore_ms": round(handling.snapshot_ms + handling.restore_ms, 4),
+        "wire64_ratio": round(wire.ratio, 4),
+        "wire64_fps": wire.wire_fps,
+        "wire64_p99_ms": wire.p99_ms,
         "env64_overhead_share": round(env.share, 4),
         "hardware": {"processor": facts(world, limits)["processor"], "threads": torch.get_num_threads()},
         "sessions": asdict(handling),
