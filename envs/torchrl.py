@@ -25,7 +25,7 @@ __all__ = ["TorchRLEnv"]
 
 
 class TorchRLEnv(EnvBase):
-    """An ``EnvBase`` of batch size [N] over one batched engine; nothing leaves the world's device.
+    """An ``EnvBase`` of batch size [N] over one batched engine, in tensors on the world's device.
 
     Observations are ``pixels`` uint8 [N, H, W, 3] (``torchrl.envs.ToTensorImage`` turns them round) and, in a
     world with a camera, ``pose`` float64 [N, 4, 4], camera-to-world. TorchRL itself resets what is over: an
