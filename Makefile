@@ -11,13 +11,20 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python; do \
 	$$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: play test lint types clean
+.PHONY: play test stress nightly lint types clean
 
 play: $(VENV)/play.stamp
 	@$(BIN)/python play.py $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# A server under hostile messages, kill -9, broken networks, churn and overload: minutes, and the same for hours.
+stress: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.stress $(ARGS)
+
+nightly: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.stress --night $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -1,0 +1,118 @@
+"""Clients and sessions that come and go for long: memory must not grow, nor open files, nor taken slots."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.house import House
+from benchmarks.stress.visitor import UnansweredError, Visitor, new_name
+from benchmarks.stress.walks import RefusedError, Walk, go_together
+
+__all__ = ["run"]
+
+CLIENTS, SESSIONS = 3, 8
+
+
+class _Guests(threading.Thread):
+    """Comes, opens sessions, steps and forks them, leaves: politely, or by falling silent."""
+
+    def __init__(self, address: str, number: int, end: float) -> None:
+        super().__init__(daemon=True)
+        self.address, self.end = address, end
+        self.chance = random.Random(number)
+        self.steps = self.visits = self.opened = 0
+        self.refused: list[str] = []
+
+    def run(self) -> None:
+        while time.monotonic() < self.end:
+            visitor = Visitor(self.address)
+            try:
+                self._visit(visitor)
+            except (RefusedError, UnansweredError) as error:
+                self.refused.append(f"{type(error).__name__}: {error}")
+            finally:
+                visitor.close()
+            self.visits += 1
+
+    def _visit(self, visitor: Visitor) -> None:
+        visitor.hello()
+        walks = [Walk(seed=self.chance.getrandbits(32)) for _ in range(SESSIONS)]
+        for walk in walks:
+            walk.open(visitor)
+        for _ in range(20):
+            go_together(walks, visitor, self.chance)
+        child = new_name()
+        parent = walks[0]
+        visitor.ask("fork", session=parent.name, children=[child], seq=parent.seq)
+        blob = visitor.ask("snapshot", session=parent.name).payloads[0]
+        copy = new_name()
+        visitor.ask("restore", [blob], session=copy)
+        for name in (*(walk.name for walk in walks), child, copy):
+            visitor.ask("close", session=name)
+        self.steps += 20 * SESSIONS
+        self.opened += SESSIONS + 2
+
+
+def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict[str, Any]:
+    """Let guests come and go for ``seconds``, the first third of which is warm-up.
+
+    Returns:
+        counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``slots_left``, ..
+    """
+    address = f"ipc://{folder}/churn.sock"
+    state = ["--state", str(folder / "churned")] if journal else []
+    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", *state]
+    with House(world, address, options, folder / "churn.log") as house:
+        end = time.monotonic() + seconds
+        guests = [_Guests(address, number, end) for number in range(CLIENTS)]
+        for one in guests:
+            one.start()
+        rows = _watch(house, seconds)
+        for one in guests:
+            one.join(60)
+        visitor = Visitor(address)
+        info = visitor.ask("info", kind="control").header
+        visitor.close()
+        crashed = not house.alive
+    times, memory, files = np.array([row for row in rows if row[0] > seconds / 3]).T
+    slope, spread = _slope(times, memory)
+    return {
+        "crashes": int(crashed),
+        "churn_s": round(seconds),
+        "churn_steps": sum(one.steps for one in guests),
+        "churn_sessions": sum(one.opened for one in guests),
+        "churn_visits": sum(one.visits for one in guests),
+        "memory_mb_per_h": slope,
+        "memory_mb_per_h_error": spread,
+        "memory_mb": round(float(memory[-1]), 1),
+        "memory_growth_mb": round(
+            float(memory[-len(memory) // 5 :].mean() - memory[: len(memory) // 5].mean()), 2
+        ),
+        "fd_growth": int(files[-5:].min() - files.min()),
+        "sessions_left": info["sessions"] + info["parked"],
+        "refused": functools.reduce(operator.iadd, (one.refused for one in guests), []),
+        "stuck": sum(one.is_alive() for one in guests),
+    }
+
+
+def _watch(house: House, seconds: float) -> list[tuple[float, float, int]]:
+    """(seconds, MiB, open files) about four times a second at first, 2,000 times at most."""
+    rows, begun = [], time.monotonic()
+    while (now := time.monotonic() - begun) < seconds and house.alive:
+        rows.append((now, house.memory, house.files))
+        time.sleep(max(0.25, seconds / 2000))
+    return rows
+
+
+def _slope(times: np.ndarray, memory: np.ndarray) -> tuple[float, float]:
+    """MiB an hour by least squares, and its standard error as if samples were independent."""
+    fit, cover = np.polyfit(times / 3600, memory, 1, cov=True)
+    return round(float(fit[0]), 2), round(float(np.sqrt(cover[0, 0])), 2)

@@ -1,0 +1,97 @@
+"""A well-behaved client in a process of its own: whatever others do, its steps must come as fast as ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.visitor import UnansweredError, Visitor
+from benchmarks.stress.walks import RefusedError, Walk
+
+__all__ = ["Companion", "walk_steadily"]
+
+
+class Companion:
+    """Walks through one session, ``rate`` steps a second.
+
+    Args:
+        address: of a server's data socket.
+        rate: steps a second.
+    """
+
+    def __init__(self, address: str, rate: float = 40.0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.resume = context.Event()
+        self.resume.set()
+        self._process = context.Process(target=_run, args=(theirs, self.resume, address, rate), daemon=True)
+        self._process.start()
+        self.session: str = self._pipe.recv()
+        self.pid: int = self._process.pid or 0
+
+    def mark(self) -> dict[str, Any]:
+        """What happened since the last mark: ``steps``, ``p50_ms``, ``p99_ms``, ``max_ms``, ``refused``."""
+        self._pipe.send("mark")
+        found: dict[str, Any] = self._pipe.recv()
+        return found
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """What happens in the next ``seconds``."""
+        self.mark()
+        time.sleep(seconds)
+        return self.mark()
+
+    def end(self) -> Walk | None:
+        """Close its session. Returns its walk; None if it does not answer."""
+        self._pipe.send("end")
+        walk: Walk | None = self._pipe.recv() if self._pipe.poll(60) else None
+        self._process.join(5)
+        self._process.kill()
+        return walk
+
+
+def walk_steadily(
+    pipe: Connection, visitor: Visitor, walk: Walk, chance: random.Random, rate: float, resume: Event
+) -> None:
+    """Step until told to end, answering marks."""
+    times: list[float] = []
+    refused: list[str] = []
+    due = time.monotonic()
+    while True:
+        while pipe.poll(0):
+            if pipe.recv() == "end":
+                visitor.ask("close", session=walk.name, patience=10)
+                return
+            pipe.send(_summary(times, refused))
+            times.clear()
+            refused.clear()
+        resume.wait()
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = max(due + 1 / rate, time.monotonic() - 1)
+        begun = time.monotonic()
+        try:
+            walk.go(visitor, chance)
+            times.append(1000 * (time.monotonic() - begun))
+        except (RefusedError, UnansweredError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+
+
+def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
+    visitor, chance = Visitor(address), random.Random(3)
+    visitor.hello()
+    walk = Walk(seed=33)
+    walk.open(visitor)
+    pipe.send(walk.name)
+    walk_steadily(pipe, visitor, walk, chance, rate, resume)
+    pipe.send(walk)
+
+
+def _summary(times: list[float], refused: list[str]) -> dict[str, Any]:
+    p50, p99, most = np.percentile(times or [float("nan")], [50, 99, 100]).round(2).tolist()
+    return {"steps": len(times), "p50_ms": p50, "p99_ms": p99, "max_ms": most, "refused": list(refused)}

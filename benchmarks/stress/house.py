@@ -1,0 +1,94 @@
+"""A real server process of a tiny world: started, killed, looked into."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.stress.visitor import Visitor
+
+__all__ = ["House"]
+
+
+class House:
+    """``worldsim serve`` in a process of its own.
+
+    Args:
+        world: the folder of a world.
+        address: of its data socket.
+        options: further ones of the command line.
+        log: where what it says goes.
+    """
+
+    def __init__(
+        self, world: Path, address: str, options: Sequence[str] = (), log: Path | None = None
+    ) -> None:
+        self.address, self.log = address, log or Path(os.devnull)
+        self._words = [sys.executable, "-m", "worldsim.cli", "serve", str(world), "--bind", address]
+        self._words += ["--threads", "1", *options]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, patience: float = 60.0) -> float:
+        """Start it and wait for its first answer. Returns the seconds that took."""
+        begun = time.monotonic()
+        self.launch()
+        visitor = Visitor(self.address)
+        try:
+            visitor.ask("info", kind="control", patience=patience, repeat=0.2)
+        finally:
+            visitor.close()
+        return time.monotonic() - begun
+
+    def launch(self) -> None:
+        """Start it and do not wait."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._words, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, patience: float = 30.0) -> int:
+        """SIGTERM. Returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -9
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def memory(self) -> float:
+        """Resident anonymous memory in MiB."""
+        lines = self._proc("status").read_text().splitlines()
+        row = next(line for line in lines if line.startswith("RssAnon"))
+        return int(row.split()[1]) / 1024
+
+    @property
+    def files(self) -> int:
+        """Open file descriptors."""
+        return len(list(self._proc("fd").iterdir()))
+
+    def _proc(self, name: str) -> Path:
+        assert self.process is not None
+        return Path("/proc") / str(self.process.pid) / name
+
+    def __enter__(self) -> House:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.alive:
+            self.stop()

@@ -1,0 +1,143 @@
+"""Four times as much asked as can be done: what is done must stay as much, and refusals must come at once."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import operator
+import time
+from collections import defaultdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.house import House
+from benchmarks.stress.visitor import Visitor, new_name
+
+__all__ = ["run"]
+
+CLIENTS, SESSIONS = 2, 32
+
+
+def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
+    """Step 64 sessions with one request under way for each; then the same sessions with four.
+
+    At one a client stays below what may wait (64 requests); at four, two thirds and more of what it asks is
+    refused, and asked again when the server says so.
+
+    Returns:
+        counts: ``goodput`` (steps a second at four times the load over those at the load), ``reject_p50_ms``,
+        ``reject_p99_ms``, ``rejects``, ..
+    """
+    address = f"ipc://{folder}/overload.sock"
+    options = ["--slots", str(CLIENTS * SESSIONS), "--steps", "1"]
+    with House(world, address, options, folder / "overload.log") as house:
+        rows = [_load(address, depth, seconds) for depth in (1, 4, 1, 4)]
+        crashed = not house.alive
+    peak = [rows[0]["rate"], rows[2]["rate"]]
+    loaded = [rows[1]["rate"], rows[3]["rate"]]
+    rejects = rows[1]["rejects"] + rows[3]["rejects"]
+    p50, p99 = np.percentile(rejects or [0.0], [50, 99]).round(2).tolist()
+    return {
+        "crashes": int(crashed),
+        "peak_steps_per_s": [round(rate) for rate in peak],
+        "overload_steps_per_s": [round(rate) for rate in loaded],
+        "goodput": round(sum(loaded) / sum(peak), 3),
+        "rejects": len(rejects),
+        "reject_p50_ms": p50,
+        "reject_p99_ms": p99,
+        "other_refusals": rows[1]["others"] + rows[3]["others"],
+    }
+
+
+def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
+    """Steps a second of all clients together, how long refusals took, and refusals that were not BUSY."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for _ in range(CLIENTS):
+        pipe, theirs = context.Pipe()
+        processes.append(context.Process(target=_press, args=(theirs, address, depth, seconds), daemon=True))
+        processes[-1].start()
+        pipes.append(pipe)
+    for pipe in pipes:
+        pipe.recv()
+    for pipe in pipes:
+        pipe.send("go")
+    found = [pipe.recv() for pipe in pipes]
+    for process in processes:
+        process.join(10)
+    return {
+        "rate": sum(one["rate"] for one in found),
+        "rejects": functools.reduce(operator.iadd, (one["rejects"] for one in found), []),
+        "others": sum(one["others"] for one in found),
+    }
+
+
+class _Press:
+    """Keeps ``depth`` steps of each session under way, in the order of their seq."""
+
+    def __init__(self, visitor: Visitor, depth: int) -> None:
+        self.visitor, self.depth = visitor, depth
+        self.taken = {new_name(): 0 for _ in range(SESSIONS)}
+        self.asked: dict[int, tuple[str, int, float]] = {}
+        self.under_way: dict[str, set[int]] = defaultdict(set)
+        self.quiet: dict[str, float] = {}
+        self.steps = self.others = 0
+        self.rejects: list[float] = []
+
+    def fill(self) -> None:
+        """Ask for what is not asked for yet."""
+        now = time.monotonic()
+        for ahead in range(1, self.depth + 1):
+            for name, taken in self.taken.items():
+                if taken + ahead not in self.under_way[name] and self.quiet.get(name, 0.0) <= now:
+                    self._ask(name, taken + ahead)
+
+    def take(self, wait: float) -> None:
+        """Take the replies that are there."""
+        reply = self.visitor.next(wait)
+        while reply is not None:
+            asked = self.asked.pop(reply.header["id"], None)
+            if asked is not None:
+                self._note(reply.header, *asked)
+            reply = self.visitor.next(0) if self.visitor.sockets["data"].poll(0) else None
+
+    def _ask(self, name: str, seq: int) -> None:
+        parts, number = self.visitor.request("step", session=name, seq=seq, control={}, codec="none")
+        self.under_way[name].add(seq)
+        self.asked[number] = name, seq, time.monotonic()
+        self.visitor.post(parts)
+
+    def _note(self, header: dict[str, Any], name: str, seq: int, asked: float) -> None:
+        self.under_way[name].discard(seq)
+        if header["ok"]:
+            self.steps += 1
+            self.taken[name] = max(self.taken[name], seq)
+            return
+        error = header["error"]
+        if error["code"] == "BUSY":
+            self.rejects.append(1000 * (time.monotonic() - asked))
+            self.quiet[name] = time.monotonic() + (error["retry_after_ms"] or 10) / 1000
+        elif error["code"] != "GAP":  # what follows a refused step cannot be taken either
+            self.others += 1
+
+
+def _press(pipe: Connection, address: str, depth: int, seconds: float) -> None:
+    visitor = Visitor(address)
+    visitor.hello()
+    press = _Press(visitor, depth)
+    for number, name in enumerate(press.taken):
+        visitor.ask("open", session=name, seed=number)
+    pipe.send("ready")
+    pipe.recv()
+    begun = time.monotonic()
+    while time.monotonic() < begun + seconds:
+        press.fill()
+        press.take(0.02)
+    rate = press.steps / (time.monotonic() - begun)
+    for name in press.taken:
+        visitor.ask("close", session=name)
+    visitor.close()
+    pipe.send({"rate": rate, "rejects": press.rejects, "others": press.others})

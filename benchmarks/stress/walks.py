@@ -1,0 +1,138 @@
+"""Walks through worlds over the wire, and the same in a bare engine: acknowledged frames must be equal."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.visitor import Reply, UnansweredError, Visitor, new_name
+
+__all__ = ["RefusedError", "Tally", "Walk", "compare"]
+
+KEYS = ("forward", "backward", "turn_left", "turn_right")
+
+
+class RefusedError(Exception):
+    """The server refused what it should have done."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was counted."""
+
+    acknowledged: int = 0
+    lost_steps: int = 0
+    """Acknowledged steps that a server did not know any more."""
+    duplicate_steps: int = 0
+    """Steps that a server took although nobody asked for them."""
+    refused: list[str] = field(default_factory=list)
+    """Refusals that should not have been."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """One session: what was asked of it and the hash of each frame that was acknowledged."""
+
+    seed: int
+    keys: tuple[str, ...] = KEYS
+    name: str = field(default_factory=new_name)
+    seq: int = 0
+    depth: int = 0
+    done: list[dict[str, Any]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+
+    def open(self, visitor: Visitor) -> None:
+        """Begin the session."""
+        reply = _checked(visitor.ask("open", session=self.name, seed=self.seed))
+        self.hashes.append(_hash(reply.payloads[0]))
+
+    def plan(self, chance: random.Random) -> dict[str, Any]:
+        """The next request: mostly a step, sometimes a rewind."""
+        if self.depth and chance.random() < 0.05:
+            return {"op": "rewind", "frames": chance.randint(1, min(4, self.depth))}
+        keys = [key for key in self.keys if chance.random() < 0.3]
+        return {"op": "step", "control": {"keys": keys, "look": round(chance.uniform(-0.2, 0.2), 3)}}
+
+    def take(self, request: Mapping[str, Any], frame: bytes) -> None:
+        """Note what was acknowledged."""
+        self.seq += 1
+        self.depth += 1 if request["op"] == "step" else -request["frames"]
+        self.done.append(dict(request))
+        self.hashes.append(_hash(frame))
+
+    def go(self, visitor: Visitor, chance: random.Random, patience: float = 60.0) -> None:
+        """One request and its acknowledgement."""
+        request = self.plan(chance)
+        fields = {**request, "session": self.name, "seq": self.seq + 1}
+        reply = _checked(visitor.ask(fields.pop("op"), patience=patience, **fields))
+        self.take(request, reply.payloads[0])
+
+    def checked(self, sessions: Mapping[str, int], tally: Tally, in_flight: int = 1) -> None:
+        """Hold the last seq that a server knows against what was acknowledged."""
+        seq = sessions.get(self.name, -1)
+        tally.lost_steps += max(0, self.seq - seq)
+        tally.duplicate_steps += max(0, seq - self.seq - in_flight)
+
+
+def go_together(walks: list[Walk], visitor: Visitor, chance: random.Random, patience: float = 60.0) -> None:
+    """One step of each walk in one request; items that are refused for now are asked for again."""
+    left = {
+        walk.name: (walk, {"op": "step", "control": walk.plan(chance).get("control", {})}) for walk in walks
+    }
+    while left:
+        items = [
+            {"session": name, "seq": walk.seq + 1, "control": request["control"]}
+            for name, (walk, request) in left.items()
+        ]
+        reply = _checked(visitor.ask("step_many", patience=patience, items=items))
+        answers = reply.header["items"]
+        good = [answer for answer in answers if "step" in answer]
+        frames = np.split(np.frombuffer(reply.payloads[0], np.uint8), len(good)) if good else []
+        for answer, frame in zip(good, frames, strict=True):
+            walk, request = left.pop(answer["session"])
+            walk.take(request, frame.tobytes())
+        for answer in answers:
+            if "error" in answer and answer["error"]["code"] not in ("BUSY", "LATE", "DRAINING"):
+                raise RefusedError(str(answer["error"]))
+
+
+def compare(world: Path, walks: list[Walk], steps: int, history: int) -> int:
+    """Go the same walks in a bare engine of this process. Returns how many acknowledged frames differ."""
+    import torch
+
+    import worldsim
+    from worldsim.controls import Control
+
+    torch.set_num_threads(1)
+    engine = worldsim.load(world).engine(slots=1, steps=steps, history=history)
+    differ = 0
+    for walk in walks:
+        session = engine.open(walk.seed)
+        differ += _hash(session.frame.tobytes()) != walk.hashes[0]
+        for request, expected in zip(walk.done, walk.hashes[1:], strict=True):
+            if request["op"] == "rewind":
+                session.rewind(request["frames"])
+            else:
+                session.step(Control(**request["control"]))
+            differ += _hash(session.frame.tobytes()) != expected
+        session.close()
+    return differ
+
+
+def _hash(frame: bytes) -> str:
+    return hashlib.blake2b(frame, digest_size=8).hexdigest()
+
+
+def _checked(reply: Reply) -> Reply:
+    if not reply.ok:
+        raise RefusedError(str(reply.header["error"]))
+    return reply
+
+
+__all__ += ["UnansweredError", "go_together"]
