@@ -95,6 +95,8 @@ class FakeServer:
         self.sessions: dict[str, FakeSession] = {}
         self.faults: deque[str] = deque()
         self.seen: list[dict[str, Any]] = []
+        self.pause = 5.0
+        """Milliseconds after which a refused request may be welcome."""
         self.heard = threading.Event()
         """Set by every heartbeat."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -136,7 +138,7 @@ class FakeServer:
             fault = self.faults.popleft() if self.faults else "OK"
         reply = {"op": header["op"], "id": header["id"]}
         if fault not in ("OK", "DROP", "DEAF"):
-            return [encode({**reply, "ok": False, "error": refusal(fault)})]
+            return [encode({**reply, "ok": False, "error": refusal(fault, self.pause)})]
         if fault == "DEAF":
             return []
         body, payloads = self._operation(header["op"])(header, request.payloads)
@@ -230,5 +232,5 @@ class FakeServer:
         return {"step": session.step() | {"frame": describe(array)}}, [array.tobytes()]
 
 
-def refusal(code: str) -> dict[str, Any]:
-    return {"code": code, "rule": f"rule of {code}", "value": "", "remedy": "", "retry_after_ms": 5}
+def refusal(code: str, pause: float = 5) -> dict[str, Any]:
+    return {"code": code, "rule": f"rule of {code}", "value": "", "remedy": "", "retry_after_ms": pause}

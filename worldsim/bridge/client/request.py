@@ -38,6 +38,7 @@ class Request:
     """When to look at it again, on the monotonic clock."""
     _end: float = field(init=False)
     _tries: int = field(init=False, default=0)
+    _refusals: list[Any] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.parts = encode(self.header, self.payloads)
@@ -65,13 +66,17 @@ class Request:
             self.answer.set_result(reply)
             return True
         error = error_of(reply.header.get("error"))
-        if error.code in AGAIN and not self.over and not self.heart:
-            wait = 0.1 if error.retry_after_ms is None else error.retry_after_ms / 1000
-            self.again(max(0.001, wait) * random.uniform(1.0, 1.5))
+        wait = 0.1 if error.retry_after_ms is None else max(0.001, error.retry_after_ms / 1000)
+        if error.code in AGAIN and not self.heart and time.monotonic() + wait < self._end:
+            self._refusals.append(reply.header["error"])
+            self.again(wait * random.uniform(1.0, 1.5))
             return False
         self.answer.set_exception(failure_of(reply.header.get("error")))
         return True
 
     def give_up(self) -> None:
-        """Answer that no answer came."""
-        self.answer.set_exception(UnansweredError(str(self.header["op"]), self.seconds))
+        """Answer that no answer came, or, where each try was refused, the last refusal."""
+        if self._refusals and len(self._refusals) == self._tries:
+            self.answer.set_exception(failure_of(self._refusals[-1]))
+        else:
+            self.answer.set_exception(UnansweredError(str(self.header["op"]), self.seconds))
