@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.stress.visitor import UnansweredError, Visitor
 from benchmarks.stress.walks import RefusedError, Walk
 
-__all__ = ["Companion", "walk_steadily"]
+__all__ = ["Companion", "quantile", "walk_steadily"]
 
 
 class Companion:
@@ -36,7 +36,7 @@ class Companion:
         self.pid: int = self._process.pid or 0
 
     def mark(self) -> dict[str, Any]:
-        """What happened since the last mark: ``steps``, ``p50_ms``, ``p99_ms``, ``max_ms``, ``refused``."""
+        """What happened since the last mark: ``steps``, ``times_ms`` of each, ``refused``."""
         self._pipe.send("mark")
         found: dict[str, Any] = self._pipe.recv()
         return found
@@ -92,6 +92,11 @@ def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
     pipe.send(walk)
 
 
+def quantile(rows: list[dict[str, Any]], percent: float) -> float:
+    """Of the milliseconds of all steps that some marks tell of."""
+    times = [time for row in rows for time in row["times_ms"]]
+    return round(float(np.percentile(times or [float("nan")], percent)), 2)
+
+
 def _summary(times: list[float], refused: list[str]) -> dict[str, Any]:
-    p50, p99, most = np.percentile(times or [float("nan")], [50, 99, 100]).round(2).tolist()
-    return {"steps": len(times), "p50_ms": p50, "p99_ms": p99, "max_ms": most, "refused": list(refused)}
+    return {"steps": len(times), "times_ms": list(times), "refused": list(refused)}

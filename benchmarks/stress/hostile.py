@@ -162,21 +162,16 @@ class Flood:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_flood, args=(theirs, address, session, rate), daemon=True)
         self._process.start()
-        self.read("ready")
+        self.read()
 
     def start(self, messages: int) -> None:
         """Send so many messages from now on."""
         self._pipe.send(messages)
 
-    @property
-    def done(self) -> bool:
-        """Whether all are sent and the server has answered a last, honest question on every connection."""
-        return self._pipe.poll(0)
-
-    def read(self, kind: str = "done", patience: float = 7200.0) -> dict[str, Any]:
-        """What it has to say at the end: ``messages``, ``seconds``, ``unanswered``."""
+    def read(self, patience: float = 7200.0) -> dict[str, Any]:
+        """What it has to say once all are sent: ``messages``, ``seconds``, ``unanswered``."""
         if not self._pipe.poll(patience):
-            return {"kind": kind, "messages": 0, "seconds": patience, "unanswered": 1}
+            return {"messages": 0, "seconds": patience, "unanswered": 1}
         found: dict[str, Any] = self._pipe.recv()
         return found
 
@@ -186,11 +181,21 @@ class Flood:
 
 
 def _flood(pipe: Connection, address: str, session: str, rate: float) -> None:
-    visitor = Visitor(address)
-    lease = visitor.hello()["lease"]
-    pipe.send({"kind": "ready"})
-    messages, chance = pipe.recv(), random.Random(messages_seed(session))
-    context = zmq.Context.instance()
+    visitor, chance = Visitor(address), random.Random(session)
+    visitor.hello()
+    pipe.send({})
+    while True:
+        while not pipe.poll(1):
+            visitor.beat()
+        pipe.send(_attack(visitor, pipe.recv(), chance, session, rate))
+
+
+def _attack(
+    visitor: Visitor, messages: int, chance: random.Random, session: str, rate: float
+) -> dict[str, Any]:
+    """Send so many messages, then ask on every connection whether anybody is still there."""
+    address, lease = visitor.address, str(visitor.lease)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     sockets = {"data": _dealer(context, address), "control": _dealer(context, control_address(address))}
     begun, unanswered, sent = time.monotonic(), 0, 0
     while sent < messages:
@@ -213,12 +218,7 @@ def _flood(pipe: Connection, address: str, session: str, rate: float) -> None:
     with contextlib.suppress(UnansweredError):
         visitor.ask("info", kind="control", patience=10)
         unanswered -= 1
-    pipe.send({"kind": "done", "messages": sent, "seconds": seconds, "unanswered": unanswered + 1})
-
-
-def messages_seed(session: str) -> int:
-    """Another flood for another session."""
-    return int(session[:8], 16)
+    return {"messages": sent, "seconds": seconds, "unanswered": unanswered + 1}
 
 
 def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
@@ -250,7 +250,7 @@ def _still_answers(dealer: zmq.Socket[bytes]) -> bool:
             [MAGIC, msgpack.packb({"op": "close", "id": 77, "lease": new_name(), "session": new_name()})],
         )
         end = time.monotonic() + 1
-        while (left := end - time.monotonic()) > 0 and dealer.poll(left * 1000):
+        while (left := end - time.monotonic()) > 0 and dealer.poll(int(left * 1000)):
             reply = dealer.recv_multipart()
             with contextlib.suppress(ValueError, IndexError):
                 if msgpack.unpackb(reply[1])["id"] == 77:
