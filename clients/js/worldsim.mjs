@@ -124,7 +124,12 @@ export class Client {
 
   async #begin(op, fields, payloads) {
     const name = newName();
-    const { header, payloads: frames } = await this.ask({ op, session: name, ...fields }, payloads);
+    const ask = () => this.ask({ op, session: name, ...fields }, payloads);
+    const { header, payloads: frames } = await ask().catch(async (error) => {
+      if (error.code !== "UNKNOWN_SESSION") throw error;
+      await this.resume(); // the lease ended: this machine slept, or the server began anew
+      return ask();
+    });
     const session = new Session(this, name);
     session.take(stepOf(header.step, frames));
     return this.adopt(session);

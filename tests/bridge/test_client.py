@@ -256,6 +256,16 @@ def test_sessions_that_the_server_lost_are_closed_by_resuming(client: Client, se
     session.close()
 
 
+def test_a_lease_that_ended_is_renewed_by_the_next_open(client: Client, server: FakeServer) -> None:
+    old = client.open()
+    server.sessions.clear()
+    server.faults.append("UNKNOWN_SESSION")
+    session = client.open(seed=2)
+    assert old.closed
+    assert client.sessions == (session,)
+    assert session.step().seq == 1
+
+
 def test_a_server_may_come_back_and_nobody_notices(server: FakeServer) -> None:
     with Client(server.address, timeout=30) as client:
         session = client.open(seed=4)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from worldsim.bridge.client.failures import UnknownSessionError
 from worldsim.bridge.client.keys import ClientKeys
 from worldsim.bridge.client.link import Link
 from worldsim.bridge.client.round import Round
@@ -224,7 +225,12 @@ class Client:
         start: int | None = None,
     ) -> RemoteSession:
         session = RemoteSession(self, new_name(), seed=seed, start=start)
-        reply = self.wait(self.ask({**fields, "session": session.name}, payloads))
+        header = {**fields, "session": session.name}
+        try:
+            reply = self.wait(self.ask(header, payloads))
+        except UnknownSessionError:  # the lease ended: this machine slept, or the server began anew
+            self.resume()
+            reply = self.wait(self.ask(header, payloads))
         return self.adopt(session, read_step(reply.header["step"], reply.payloads))
 
 
