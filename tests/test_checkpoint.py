@@ -13,6 +13,7 @@ import torch
 from tests.tiny import lively_world
 from worldsim import checkpoint
 from worldsim.checkpoint import (
+    FORMAT,
     Context,
     find_world,
     load_world,
@@ -122,11 +123,12 @@ def test_sums_that_were_cut_or_spoilt_are_noticed(folder: Path) -> None:
         load_world(folder)
 
 
-def test_a_newer_format_says_so(folder: Path) -> None:
+@pytest.mark.parametrize(("step", "remedy"), [(1, "newer worldsim"), (-1, "train the world again")])
+def test_another_format_says_so(folder: Path, step: int, remedy: str) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2, "smell": "damp"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + step, "smell": "damp"}))
     resum(folder)
-    with pytest.raises(CheckpointError, match="newer worldsim"):
+    with pytest.raises(CheckpointError, match=remedy):
         load_world(folder)
 
 

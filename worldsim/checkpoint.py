@@ -191,7 +191,8 @@ def _read_config(path: Path) -> WorldConfig:
     """The format is looked at first: a newer one may have fields that are unknown here."""
     row = json.loads(path.read_text())
     if row["format"] != FORMAT:
-        raise CheckpointError(f"a world's format must be {FORMAT}", row["format"], "install a newer worldsim")
+        remedy = "install a newer worldsim" if row["format"] > FORMAT else "train the world again"
+        raise CheckpointError(f"a world's format must be {FORMAT}", row["format"], remedy)
     return configs.from_dict(WorldConfig, row)
 
 
