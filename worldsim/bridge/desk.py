@@ -18,7 +18,7 @@ from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.protocol import Code, Limits, decode
 from worldsim.bridge.replies import accept, refuse, reply_to
-from worldsim.bridge.requests import Envelope, Reader, Request, read_envelope
+from worldsim.bridge.requests import Envelope, Reader, Request, read_envelope, read_name
 from worldsim.bridge.sessions import Sessions
 from worldsim.bridge.sockets import Incoming, Sockets
 from worldsim.errors import BridgeError
@@ -145,7 +145,9 @@ class Desk:
         envelope = Envelope()
         try:
             message = decode(incoming.parts)
-            envelope, fields = read_envelope(message)
+            fields = Fields(message.header, "a request")
+            envelope = read_name(fields)
+            envelope = read_envelope(fields, envelope)
             self._check_rate(peer, now)
             if peer.control:
                 self._answer_control(envelope, fields, message.payloads, peer, now)

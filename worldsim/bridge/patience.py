@@ -1,9 +1,9 @@
 """How long a batch waits for sessions that are about to ask again.
 
 Clients that step in a loop ask for the next frame a moment after they got the last. A batch that leaves
-without them makes them wait a whole step, and the batches split up. So a batch waits a small part of a step's
-time, but only for sessions that came in time when last seen: a client that thinks for longer is not waited for
-again until it is quick.
+without them makes them wait a whole step, and the batches split up. So a batch waits a small part of a
+step's time, but only for sessions that came in time when last seen: a client that thinks for longer is not
+waited for again until it is quick.
 """
 
 from __future__ import annotations

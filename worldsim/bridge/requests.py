@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.bridge.fields import Fields
-from worldsim.bridge.protocol import CODECS, Code, Limits, Message
+from worldsim.bridge.protocol import CODECS, Code, Limits
 from worldsim.bridge.tasks import (
     Advance,
     Close,
@@ -24,7 +24,7 @@ from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
-__all__ = ["Answer", "Envelope", "Reader", "Request", "read_envelope", "refusal"]
+__all__ = ["Answer", "Envelope", "Reader", "Request", "read_envelope", "read_name", "refusal"]
 
 _START = 2**31
 
@@ -89,18 +89,25 @@ def refusal(error: WorldsimError) -> BridgeError:
     return BridgeError(error.rule, error.value, error.remedy, code=Code.ENGINE)
 
 
-def read_envelope(message: Message) -> tuple[Envelope, Fields]:
-    """What every request has, and the keys that are left.
+def read_name(fields: Fields) -> Envelope:
+    """Of a request no more than its reply has to repeat.
+
+    Raises:
+        BridgeError: even that is malformed.
+    """
+    return Envelope(fields.text("op", 32), fields.number("id"))
+
+
+def read_envelope(fields: Fields, name: Envelope) -> Envelope:
+    """What every request has; ``fields`` then holds the rest.
 
     Raises:
         BridgeError: a part of it is malformed.
     """
-    fields = Fields(message.header, "a request")
-    op, number = fields.text("op", 32), fields.number("id")
-    trace = fields.maybe("trace", lambda name: fields.text(name, 64))
-    patience = fields.maybe("deadline_ms", lambda name: fields.real(name, 0, 1e9) / 1000)
+    trace = fields.maybe("trace", lambda key: fields.text(key, 64))
+    patience = fields.maybe("deadline_ms", lambda key: fields.real(key, 0, 1e9) / 1000)
     lease = fields.maybe("lease", fields.token) or ""
-    return Envelope(op, number, lease, trace, patience), fields
+    return Envelope(name.op, name.id, lease, trace, patience)
 
 
 class Reader:

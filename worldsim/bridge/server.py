@@ -101,13 +101,18 @@ class Server:
             "parked": engine.scheduler.parked,
             "slots": engine.slots,
             "free": engine.free,
+            "waiting": self._desk.waiting,
             "draining": self._desk.draining,
             **self.meter.summary(),
         }
 
+    def refuse(self) -> None:
+        """From now on answer new requests ``DRAINING``."""
+        self._desk.draining = True
+
     def stop(self) -> None:
         """Refuse what is new, do what was asked for, answer it, and end. Stopping twice is fine."""
-        self._desk.draining = True
+        self.refuse()
         self._batcher.stop()
         for thread in self._threads:
             thread.join()

@@ -1,0 +1,415 @@
+"""A server of a tiny world, asked over its sockets."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+
+from tests.bridge.asker import Asker, Gate, name
+from tests.tiny import lively_world
+from worldsim.bridge.protocol import MAGIC, Limits, control_address, describe, read_array
+from worldsim.bridge.server import Options, Server
+from worldsim.engine.engine import Engine
+from worldsim.engine.world import World, load
+from worldsim.errors import BridgeError
+
+SLOTS = 4
+FORWARD = {"keys": ["forward"]}
+Serve = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return load(lively_world(tmp_path_factory.mktemp("world")), "cpu", torch.float32)
+
+
+@pytest.fixture
+def engine(world: World) -> Engine:
+    return world.engine(slots=SLOTS, steps=1, history=4)
+
+
+@pytest.fixture
+def serve(engine: Engine, tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers with options of one's own; they end with the test."""
+    servers: list[Server] = []
+
+    def start(engine: Engine = engine, **options: object) -> Server:
+        servers.append(Server(engine, Options(**{"address": f"ipc://{tmp_path}/s", **options})))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+        assert server.fault is None
+
+
+@pytest.fixture
+def ask(serve: Serve) -> Iterator[Callable[..., Asker]]:
+    """Clients of servers; they end with the test."""
+    askers: list[Asker] = []
+
+    def connect(server: Server | None = None, **options: bool) -> Asker:
+        askers.append(Asker((server or serve()).address, **options))
+        return askers[-1]
+
+    yield connect
+    for asker in askers:
+        asker.close()
+
+
+Ask = Callable[..., Asker]
+
+
+def test_hello_tells_all_that_a_client_needs(ask: Ask, world: World) -> None:
+    hello = ask().ask("hello", client="x")
+    assert hello["world"] == world.name
+    assert hello["size"] == [60, 80]
+    assert hello["keys"] == list(world.spec.control_space.keys)
+    assert hello["latent"] == [world.networks.tokenizer.tokens, 4]
+    assert (hello["starts"], hello["steps"], hello["sessions"]) == (2, 1, {})
+    assert hello["limits"] == Limits().to_dict()
+    assert len(hello["lease"]) == 32
+
+
+def test_a_repeated_seq_is_answered_from_memory(ask: Ask) -> None:
+    asker = ask()
+    session = asker.open()
+    replies = [asker.fetch("step", session=session, seq=seq, control=FORWARD) for seq in range(1, 11)]
+    for seq in range(3, 11):
+        again = asker.fetch("step", session=session, seq=seq, control={})
+        assert again.payloads == replies[seq - 1].payloads
+        assert again.header["step"] == replies[seq - 1].header["step"]
+    for seq in (2, 12):
+        error = asker.ask("step", session=session, seq=seq)["error"]
+        assert (error["code"], error["value"]) == ("GAP", "10")
+    assert asker.ask("step", session=session, seq=11)["step"]["seq"] == 11
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg", "latent"])
+def test_the_same_step_is_the_same_bytes(ask: Ask, codec: str) -> None:
+    asker = ask()
+    session = asker.open()
+    first, again = (asker.fetch("step", session=session, seq=1, codec=codec) for _ in range(2))
+    assert first.payloads == again.payloads
+
+
+def test_what_was_not_seen_cannot_be_seen_later(ask: Ask) -> None:
+    asker = ask()
+    session = asker.open()
+    asker.ask("step", session=session, seq=1, codec="none")
+    assert asker.ask("step", session=session, seq=1)["step"]["frame"] is None
+    items = asker.ask("step_many", items=[{"session": session, "seq": 1}])["items"]
+    assert items[0]["error"]["code"] == "BAD_REQUEST"
+
+
+def test_requests_that_make_sessions_can_be_repeated(ask: Ask) -> None:
+    asker = ask()
+    session, children = name(), [name(), name()]
+    opened = [asker.fetch("open", session=session, seed=3) for _ in range(2)]
+    assert opened[0].payloads == opened[1].payloads
+    assert asker.refusal("open", session=session, seed=4) == "BAD_REQUEST"
+    asker.ask("step", session=session, seq=1)
+    forked = [asker.ask("fork", session=session, seq=1, children=children) for _ in range(2)]
+    assert forked[0]["step"] == forked[1]["step"]
+    assert asker.refusal("fork", session=session, seq=1, children=[children[0], name()]) == "BAD_REQUEST"
+    blob = asker.fetch("snapshot", session=session).payloads[0]
+    restored = name()
+    assert all(asker.ask("restore", blob, session=restored)["ok"] for _ in range(2))
+    assert asker.refusal("restore", blob + b"x", session=restored) == "BAD_REQUEST"
+    assert all(asker.ask("close", session=session)["ok"] for _ in range(2))
+
+
+def test_given_frames_begin_a_session(ask: Ask, world: World) -> None:
+    asker, start, session = ask(), world.starts[0], name()
+    arrays = [start.frames, start.controls, start.poses]
+    entries = dict(zip(("frames", "controls", "poses"), map(describe, arrays, range(3)), strict=True))
+    payloads = [array.tobytes() for array in arrays]
+    reply = asker.fetch("open", *payloads, session=session, seed=0, context=entries)
+    np.testing.assert_array_equal(read_array(reply.header["step"]["frame"], reply.payloads), start.frames[-1])
+    wrong = {**entries, "frames": {**entries["frames"], "part": 1}}
+    assert asker.refusal("open", *payloads, session=name(), seed=0, context=wrong) == "BAD_REQUEST"
+    assert asker.refusal("open", *payloads, session=name(), seed=0) == "BAD_REQUEST"
+
+
+def test_all_that_wait_go_in_one_batch(ask: Ask, serve: Serve, engine: Engine) -> None:
+    gate = Gate(engine)
+    server = serve()
+    askers = [ask(server) for _ in range(SLOTS)]
+    sessions = [asker.open(seed) for seed, asker in enumerate(askers)]
+    with gate.closed():
+        askers[0].send("step", session=sessions[0], seq=1)
+        gate.await_step()
+        for asker, session in zip(askers[1:], sessions[1:], strict=True):
+            asker.send("step", session=session, seq=1)
+        askers[0].send("step", session=sessions[0], seq=2)
+        while server.info()["waiting"] < SLOTS + 1:
+            askers[0].ask("info")
+    seqs = [askers[0].receive().header["step"]["seq"], askers[0].receive().header["step"]["seq"]]
+    assert seqs == [1, 2]
+    for asker in askers[1:]:
+        assert asker.receive().header["ok"]
+    assert gate.batches == [1, SLOTS]
+
+
+def test_late_is_said_and_uses_up_no_seq(ask: Ask, serve: Serve, engine: Engine) -> None:
+    gate = Gate(engine)
+    asker = ask(serve())
+    session, other = asker.open(), asker.open()
+    with gate.closed():
+        asker.send("step", session=session, seq=1)
+        gate.await_step()
+        asker.send("step", session=other, seq=1, deadline_ms=0.001)
+        asker.ask("info")
+    assert asker.receive().header["ok"]
+    assert asker.receive().header["error"]["code"] == "LATE"
+    assert asker.ask("step", session=other, seq=1, deadline_ms=10_000)["ok"]
+
+
+def test_one_client_may_have_only_so_many_requests_waiting(ask: Ask, serve: Serve, engine: Engine) -> None:
+    gate = Gate(engine)
+    server = serve(limits=Limits(waiting=3))
+    asker, other = ask(server), ask(server)
+    session = asker.open()
+    with gate.closed():
+        for seq in range(1, 5):
+            asker.send("step", session=session, seq=seq)
+        busy = asker.receive().header
+        assert busy["error"]["code"] == "BUSY"
+        assert busy["error"]["retry_after_ms"] > 0
+        assert other.ask("info")["waiting"] == 3
+    assert [asker.receive().header["step"]["seq"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_full_server_is_busy_and_a_lease_has_its_limit(ask: Ask, serve: Serve) -> None:
+    server = serve(limits=Limits(sessions=3))
+    asker, other = ask(server), ask(server)
+    sessions = [asker.open() for _ in range(3)]
+    assert asker.refusal("open", session=name(), seed=0) == "LIMIT"
+    assert asker.refusal("fork", session=sessions[0], seq=0, children=[name()]) == "LIMIT"
+    other.open()
+    assert other.refusal("open", session=name(), seed=0) == "BUSY"
+    asker.ask("close", session=sessions[0])
+    other.open()
+
+
+def test_many_steps_may_fail_one_by_one(ask: Ask) -> None:
+    asker = ask()
+    good, bad = asker.open(1), asker.open(2)
+    items = [
+        {"session": good, "seq": 1, "control": FORWARD},
+        {"session": bad, "seq": 1, "control": {"keys": ["fly"]}},
+        {"session": bad, "seq": 5},
+        {"session": name(), "seq": 1},
+        {"session": good, "seq": 2, "control": FORWARD},
+    ]
+    reply = asker.fetch("step_many", items=items)
+    codes = [item.get("error", {}).get("code") for item in reply.header["items"]]
+    assert codes == [None, "ENGINE", "GAP", "UNKNOWN_SESSION", None]
+    assert len(reply.payloads[0]) == 2 * 60 * 80 * 3
+    assert asker.ask("step", session=bad, seq=1)["ok"]
+    assert asker.refusal("step_many", items=[items[0]] * 257) == "LIMIT"
+    assert asker.refusal("step_many", items=[]) == "LIMIT"
+
+
+def test_sessions_are_their_leases(ask: Ask, serve: Serve) -> None:
+    server = serve()
+    asker, other, nobody = ask(server), ask(server), ask(server, greet=False)
+    session = asker.open()
+    assert other.refusal("step", session=session, seq=1) == "NOT_YOURS"
+    assert other.refusal("open", session=session, seed=0) == "NOT_YOURS"
+    assert other.refusal("close", session=session) == "NOT_YOURS"
+    assert nobody.refusal("step", session=session, seq=1) == "BAD_REQUEST"
+    assert nobody.refusal("step", session=session, seq=1, lease=name()) == "UNKNOWN_SESSION"
+    assert nobody.refusal("heartbeat", lease=name()) == "UNKNOWN_SESSION"
+    again = nobody.ask("hello", client="back", lease=asker.lease)
+    assert (again["lease"], again["sessions"]) == (asker.lease, {session: 0})
+
+
+def test_a_silent_lease_ends_and_its_sessions_with_it(ask: Ask, serve: Serve) -> None:
+    server = serve(ttl=0.3)
+    asker, other = ask(server), ask(server)
+    session = asker.open()
+    while other.ask("info")["sessions"]:
+        assert other.ask("heartbeat")["ok"]
+    assert asker.refusal("step", session=session, seq=1) == "UNKNOWN_SESSION"
+    assert other.open()
+
+
+@pytest.mark.parametrize(
+    ("op", "keys"),
+    [
+        ("fly", {}),
+        ("step", {}),
+        ("step", {"session": "x", "seq": 1}),
+        ("step", {"session": "0" * 32, "seq": -1}),
+        ("step", {"session": "0" * 32, "seq": True}),
+        ("step", {"session": "0" * 32, "seq": 1, "codec": "gif"}),
+        ("step", {"session": "0" * 32, "seq": 1, "frames": 1}),
+        ("step", {"session": "0" * 32, "seq": 1, "control": {"look": "left"}}),
+        ("step", {"session": "0" * 32, "seq": 1, "control": {"jump": True}}),
+        ("step", {"session": "0" * 32, "seq": 1, "control": {"pose": [1] * 15}}),
+        ("step", {"session": "0" * 32, "seq": 1, "deadline_ms": -1}),
+        ("open", {"session": "0" * 32, "seed": 2**64 - 1, "start": 0, "context": {}}),
+        ("open", {"session": "0" * 32, "seed": 1.5}),
+        ("fork", {"session": "0" * 32, "seq": 0, "children": []}),
+        ("fork", {"session": "0" * 32, "seq": 0, "children": ["1" * 32] * 2}),
+        ("rewind", {"session": "0" * 32, "seq": 1, "frames": 0}),
+        ("restore", {"session": "0" * 32}),
+        ("hello", {"client": 3}),
+        ("hello", {}),
+        ("info", {"more": 1}),
+    ],
+)
+def test_what_is_malformed_is_refused(ask: Ask, op: str, keys: dict[str, object]) -> None:
+    assert ask().refusal(op, **keys) == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_message_that_is_none_is_answered_and_forgotten(ask: Ask, control: bool) -> None:
+    asker = ask()
+    for parts in (
+        [b""],
+        [b"GET / HTTP/1.1"],
+        [MAGIC, b"\xc1"],
+        [MAGIC] * 9,
+        [MAGIC, msgpack.packb({"op": "step"})],
+    ):
+        reply = asker.raw(*parts, control=control)
+        assert (reply["id"], reply["error"]["code"]) == (0, "BAD_REQUEST")
+    reply = asker.raw(b"WSIM\x07", b"", control=control)
+    assert (reply["error"]["code"], reply["error"]["value"]) == ("VERSION", "1")
+    assert asker.open()
+
+
+def test_too_many_malformed_messages_are_dropped(ask: Ask, serve: Serve) -> None:
+    asker = ask(serve(limits=Limits(malformed=2, rate=10**6)))
+    for _ in range(500):
+        asker.data.send_multipart([b"nonsense"])
+    session = asker.send("open", session=name(), seed=0)
+    answers = 0
+    while (header := asker.receive().header)["id"] != session:
+        answers += 1
+    assert header["ok"]
+    assert answers < 100
+
+
+def test_too_many_requests_a_second_are_busy(ask: Ask, serve: Serve) -> None:
+    asker = ask(serve(limits=Limits(rate=2)))
+    codes = [asker.ask("info").get("error", {}).get("code") for _ in range(12)]
+    assert "BUSY" in codes
+
+
+def test_a_fault_of_the_engine_ends_its_sessions_only(
+    ask: Ask, serve: Serve, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = ask(serve())
+    session = asker.open()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", fail)
+        assert asker.refusal("step", session=session, seq=1) == "INTERNAL"
+    assert asker.refusal("step", session=session, seq=1) == "UNKNOWN_SESSION"
+    assert asker.ask("step", session=asker.open(), seq=1)["ok"]
+    assert engine.free == SLOTS - 1
+
+
+def test_a_server_that_ends_does_what_was_asked_for(ask: Ask, serve: Serve, engine: Engine) -> None:
+    gate = Gate(engine)
+    server = serve()
+    asker = ask(server)
+    session = asker.open()
+    with gate.closed():
+        asker.send("step", session=session, seq=1)
+        gate.await_step()
+        server.refuse()
+        assert asker.refusal("step", session=session, seq=2) == "DRAINING"
+        assert asker.ask("info")["draining"]
+    assert asker.receive().header["step"]["seq"] == 1
+    server.stop()
+
+
+def test_nothing_is_lost_when_a_server_starts_again(world: World, tmp_path: Path) -> None:
+    options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state")
+    session, child = name(), name()
+    with Server(world.engine(slots=SLOTS, steps=1, history=4), options) as server:
+        asker = Asker(server.address)
+        asker.ask("open", session=session, seed=5)
+        replies = [asker.fetch("step", session=session, seq=seq, control=FORWARD) for seq in range(1, 5)]
+        asker.ask("rewind", session=session, seq=5, frames=2)
+        forked = asker.fetch("fork", session=session, seq=5, children=[child])
+    with Server(world.engine(slots=SLOTS, steps=1, history=4), options):
+        assert asker.ask("hello", client="x")["sessions"] == {session: 5, child: 0}
+        for seq, reply in enumerate(replies, 1):
+            again = asker.fetch("step", session=session, seq=seq)
+            assert again.payloads == reply.payloads
+            assert again.header["step"] == reply.header["step"]
+        assert asker.fetch("fork", session=session, seq=5, children=[child]).payloads == forked.payloads
+        for one in (session, child):
+            seq = 6 if one == session else 1
+            assert asker.fetch("step", session=one, seq=seq, control=FORWARD).payloads == replies[2].payloads
+        asker.close()
+
+
+def test_a_state_folder_belongs_to_one_world(world: World, tmp_path: Path) -> None:
+    options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state")
+    Server(world.engine(slots=1, steps=1), options).stop()
+    with pytest.raises(BridgeError, match="steps: 1 -> 2"):
+        Server(world.engine(slots=1, steps=2), options)
+
+
+def test_addresses_that_are_refused(serve: Serve, world: World, tmp_path: Path) -> None:
+    serve()
+    engine = world.engine(slots=1)
+    with pytest.raises(BridgeError, match="must be free"):
+        Server(engine, Options(address=f"ipc://{tmp_path}/s"))
+    for address in ("tcp://*:*", "tcp://0.0.0.0:5757", "tcp://10.1.2.3:5757"):
+        with pytest.raises(BridgeError, match="needs keys"):
+            Server(engine, Options(address=address))
+    with pytest.raises(BridgeError, match="free and well-formed"):
+        Server(engine, Options(address="ipc:///nowhere/at/all"))
+
+
+def test_only_its_owner_can_reach_a_socket_file(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    for address in (server.address, control_address(server.address)):
+        assert Path(address.removeprefix("ipc://")).stat().st_mode & 0o777 == 0o600
+
+
+def test_any_free_port(serve: Serve, ask: Ask) -> None:
+    assert ask(serve(address="tcp://127.0.0.1:*")).open()
+
+
+def test_the_status_page(serve: Serve, ask: Ask) -> None:
+    server = serve(metrics_port=0)
+    asker = ask(server)
+    asker.ask("step", session=asker.open(), seq=1)
+    asker.refusal("step", session=name(), seq=1)
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}{path}", timeout=20) as reply:
+            return str(reply.read().decode())
+
+    lines = page("/metrics").splitlines()
+    for line in (
+        "worldsim_frames_total 1.0",
+        "worldsim_sessions 1.0",
+        'worldsim_requests_total{op="step"} 2.0',
+    ):
+        assert line in lines
+    assert 'worldsim_refused_total{code="UNKNOWN_SESSION"} 1.0' in lines
+    assert page("/livez") == page("/readyz") == "ok\n"
+    server.refuse()
+    with pytest.raises(HTTPError, match="503"):
+        page("/readyz")
+    with pytest.raises(HTTPError, match="404"):
+        page("/secret")
