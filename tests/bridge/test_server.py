@@ -360,6 +360,30 @@ def test_nothing_is_lost_when_a_server_starts_again(world: World, tmp_path: Path
         asker.close()
 
 
+def test_what_cannot_be_written_down_is_not_acknowledged(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state")
+    server = Server(world.engine(slots=SLOTS, steps=1, history=4), options)
+    asker = Asker(server.address)
+    session = asker.open()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldsim.bridge.log.Log.append", fail)
+        asker.send("step", session=session, seq=1)
+        assert server.ended.wait(20)
+    assert not asker.data.poll(0)
+    assert not server.alive
+    server.stop()
+    assert server.fault is not None
+    with Server(world.engine(slots=SLOTS, steps=1, history=4), options):
+        assert asker.ask("hello", client="x")["sessions"] == {session: 0}
+    asker.close()
+
+
 def test_a_state_folder_belongs_to_one_world(world: World, tmp_path: Path) -> None:
     options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state")
     Server(world.engine(slots=1, steps=1), options).stop()

@@ -148,11 +148,10 @@ class Batcher:
         elif isinstance(item, End):
             self._end(item.lease)
         else:
-            now = time.monotonic()
             for position, task in enumerate(item.tasks):
                 if not isinstance(task, BridgeError):
                     self._queues.setdefault(task.session, deque()).append(Ticket(item, position, task))
-                    self._patience.asked(task.session, now)
+                    self._patience.asked(task.session, item.arrived)
             if not item.missing:
                 self._answered.append(item)
 

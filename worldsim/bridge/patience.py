@@ -21,7 +21,7 @@ class Patience:
         most: seconds that it waits at most.
     """
 
-    def __init__(self, share: float = 0.2, most: float = 0.1) -> None:
+    def __init__(self, share: float = 0.2, most: float = 0.25) -> None:
         self._share, self._most = share, most
         self._answered: dict[str, float] = {}
         self._slow: set[str] = set()
