@@ -61,8 +61,9 @@ def test_a_dream_follows_the_controls_given(world: World, true: Trajectories) ->
 
 
 def test_scores_of_a_dream(world: World, true: Trajectories) -> None:
-    scores = score_dream(world, true, walk(true), 0)
-    assert scores.keys() == {"psnr", "gradient", "motion", "metres", "degrees"}
+    scores = dict(score_dream(world, true, walk(true), 0))
+    assert scores.keys() == {"psnr", "gradient", "motion", "drift", "metres", "degrees", "track"}
+    assert scores.pop("track").shape == (3, 20, 4)
     assert all(values.shape == (3, 20) and np.isfinite(values).all() for values in scores.values())
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "Figure", "estimate", "figure"]
+__all__ = ["Estimate", "Figure", "estimate", "figure", "pooled"]
 
 RESAMPLES = 2000
+_POOLED_RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,20 @@ def estimate(values: np.ndarray, over: np.ndarray | None = None) -> Estimate:
     drawn = above[rows].sum(1) / below[rows].sum(1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Estimate(float(above.sum() / below.sum()), float(low), float(high))
+
+
+def pooled(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """A statistic of all frames of some trajectories together, e.g. an AUROC.
+
+    ``statistic`` gets the trajectories' numbers, drawn from 0..count - 1 with repeats. Draws for which it is
+    not defined (NaN) are left out; where it never is, so is the estimate.
+    """
+    rng = np.random.default_rng(0)
+    value = statistic(np.arange(count))
+    drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(_POOLED_RESAMPLES)])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (value, value)
+    return Estimate(float(value), float(low), float(high))
 
 
 def figure(

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldsim.evaluation.figure import Figure, estimate, figure
+from worldsim.evaluation.drift import frechet
+from worldsim.evaluation.figure import Figure, estimate, figure, pooled
+from worldsim.evaluation.foresight import foresight_figures
+from worldsim.evaluation.obedience import obedience_figures
 from worldsim.sampling.flow import STEPS
 
 __all__ = ["HORIZONS", "Scores", "figures_of"]
 
 Scores = Mapping[str, np.ndarray]
-"""Per trajectory, ``float64 [N, ...]``; see ``teacher_forced``, ``score_dream`` and ``score_true``."""
+"""Per trajectory, ``[N, ...]``; see ``score_batch`` and ``score_long``."""
 
 HORIZONS = (16, 64, 256)
 """Frames of the dreams that are reported on."""
@@ -26,7 +29,7 @@ _NEXT = "next frame dreamt from the true past"
 _BETWEEN = "floor: copy_psnr; ceiling: tokenizer_psnr"
 
 
-def figures_of(scores: Scores, steps: int) -> dict[str, Figure]:
+def figures_of(scores: Scores, steps: int, fps: float) -> dict[str, Figure]:
     """All figures, by name, in the order of the report; ``steps`` is the K of those that name none.
 
     Horizons that no dream reached are left out, and so are poses and places where the world has none.
@@ -39,7 +42,17 @@ def figures_of(scores: Scores, steps: int) -> dict[str, Figure]:
     for horizon in HORIZONS[1:]:
         if horizon <= scores["true.psnr"].shape[1]:
             figures |= _looks(scores, horizon)
-    return figures | _passes(scores, steps)
+    if "long.psnr" in scores:
+        figures |= _long(scores)
+    figures |= _passes(scores, steps)
+    if "held" in scores:
+        figures |= obedience_figures(scores, fps)
+        figures |= _frechet(scores)
+    if HORIZONS[1] <= scores["true.psnr"].shape[1]:
+        floor = scores["still.psnr"][:, : HORIZONS[1]].mean()
+        threshold = float(floor + scores["tokenizer"].mean()) / 2
+        figures |= foresight_figures(scores["true.drift"], scores["true.psnr"], threshold)
+    return figures
 
 
 def _next(scores: Scores, steps: int) -> dict[str, Figure]:
@@ -144,6 +157,42 @@ def _looks(scores: Scores, horizon: int) -> dict[str, Figure]:
             ceiling=1.0,
         ),
     }
+
+
+def _long(scores: Scores) -> dict[str, Figure]:
+    """The same as of the shorter dreams, of trajectories of their own."""
+    as_usual = {
+        name.removeprefix("long"): values for name, values in scores.items() if name.startswith("long")
+    }
+    renamed = {("true" + name if name.startswith(".") else name): values for name, values in as_usual.items()}
+    renamed["tokenizer"] = scores["tokenizer"]
+    horizon = renamed["true.psnr"].shape[1]
+    figures = _open(renamed, horizon) | _looks(renamed, horizon)
+    figures[f"open{horizon}_true"] = figures.pop(f"open{horizon}")
+    return figures | (_poses(renamed, horizon) if "true.metres" in renamed else {})
+
+
+def _frechet(scores: Scores) -> dict[str, Figure]:
+    """Dreamt against true frames, as sets."""
+    dream, real = scores["true.features"][:, 1:], scores["real.features"]
+    of = lambda frames, rows: frechet(_rows(frames[rows]), _rows(real[rows, 1:]))  # noqa: E731
+    count = real.shape[1] - 1
+    half = len(real) // 2
+    return {
+        "frechet": figure(
+            pooled(lambda rows: of(dream, rows), len(real)),
+            f"Frechet distance of the judge's features (not FVD), dreamt frames 1..{count} under the true "
+            "keys against the true ones; floor: the last given frame for ever; ceiling: one half of the true "
+            "trajectories against the other, which other places set apart",
+            unit="",
+            floor=of(np.repeat(real[:, :1], count, 1), np.arange(len(real))),
+            ceiling=frechet(_rows(real[:half, 1:]), _rows(real[half:, 1:])),
+        )
+    }
+
+
+def _rows(features: np.ndarray) -> np.ndarray:
+    return features.reshape(-1, features.shape[-1])
 
 
 def _passes(scores: Scores, steps: int) -> dict[str, Figure]:

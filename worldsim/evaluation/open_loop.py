@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.engine.world import World
+from worldsim.evaluation.judge import small
 from worldsim.evaluation.measures import gradient, motion, pose_errors, psnr
 from worldsim.evaluation.trajectories import Trajectories
 
@@ -33,6 +35,8 @@ class Walk:
     """``float32 [N, context + F, M]``: keys and look."""
     poses: np.ndarray | None = None
     """``float64 [N, context + F, 4, 4]``: explicit poses; None: predicted from the keys."""
+    keep: int = 0
+    """So many of the dreamt frames are kept for the judge."""
 
 
 def dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Iterator[list[Step]]:
@@ -53,8 +57,10 @@ def dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Iterator[l
 def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapping[str, np.ndarray]:
     """Scores ``float64 [N, F]`` of every dreamt frame against the true one of the same moment, by name.
 
-    ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the dream
-    alone; ``metres`` and ``degrees`` of its pose from the true one (worlds with poses).
+    ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, and ``drift``
+    as the engine tells it, of the dream alone; ``metres`` and ``degrees`` of its pose from the true one, and
+    ``track`` [N, F, 4], its x, y, z and yaw (worlds with poses). Kept frames: ``seen`` uint8 [N, keep, 60,
+    80, 3].
     """
     scores: dict[str, list[np.ndarray]] = {}
     before = true.frames[:, walk.context - 1]
@@ -64,10 +70,14 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
             "psnr": psnr(frames, true.frames[:, t]),
             "gradient": gradient(frames),
             "motion": motion(frames, before),
+            "drift": np.array([step.drift for step in steps]),
         }
+        if t < walk.context + walk.keep:
+            row["seen"] = small(frames)
         poses = [step.pose for step in steps if step.pose is not None]
         if poses and true.poses is not None:
             row["metres"], row["degrees"] = pose_errors(np.stack(poses), true.poses[:, t])
+            row["track"] = camera.planar(np.stack(poses))
         for name, values in row.items():
             scores.setdefault(name, []).append(values)
         before = frames
@@ -77,7 +87,7 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
 def score_true(true: Trajectories, context: int, frames: int) -> Mapping[str, np.ndarray]:
     """The same scores of a world that stands still: the last given frame, for ever; and of the true frames.
 
-    ``psnr``, ``metres``, ``degrees``: of the still picture. ``gradient``, ``motion``: of the true frames.
+    ``psnr``, ``metres``, ``degrees``: of the still picture. ``gradient``, ``motion``, ``track``: the truth's.
     ``blur``: the gradient of the mean of all true frames of a moment, which is what a blind world fades to.
     """
     then = slice(context, context + frames)
@@ -94,4 +104,5 @@ def score_true(true: Trajectories, context: int, frames: int) -> Mapping[str, np
     if true.poses is not None:
         still = np.broadcast_to(true.poses[:, context - 1, None], true.poses[:, then].shape)
         scores["metres"], scores["degrees"] = pose_errors(still, true.poses[:, then])
+        scores["track"] = camera.planar(true.poses[:, then])
     return scores

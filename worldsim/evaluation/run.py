@@ -22,9 +22,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World, load
 from worldsim.evaluation.films import FILM_FRAMES, write_films
+from worldsim.evaluation.judge import Judge, find_judge
 from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED
-from worldsim.evaluation.yardstick import CONTEXT, FULL, QUICK, Report, evaluate
+from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, Report, Scope, evaluate
 from worldsim.sampling.flow import STEPS
 
 __all__ = ["main"]
@@ -42,12 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
-    longest = CONTEXT + max(args.horizon, scope.teacher, FILM_FRAMES if args.videos else 0)
-    player = _player(world, longest + MOST_SKIPPED)
+    judge = Judge.load(args.judge) if args.judge else find_judge(world.spec)
+    player = _player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
     try:
         with _progress() as show, _torch_threads(threads // workers):
             report = evaluate(
-                world, player, scope, steps=args.steps, seed=args.seed, workers=workers, on_progress=show
+                world,
+                player,
+                scope,
+                stage=getattr(player, "source", None),
+                judge=judge,
+                steps=args.steps,
+                seed=args.seed,
+                workers=workers,
+                on_progress=show,
             )
         if args.videos:
             write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
@@ -83,12 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--horizon", type=int, default=256, help="frames of the longest dream (%(default)s)")
     parser.add_argument("--trajectories", type=int, help="how many")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="of `worldsim judge` (default: shipped)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
     parser.add_argument(
         "--threads", type=int, help="CPU threads; figures do not depend on them (default: all)"
     )
     return parser
+
+
+def _longest(scope: Scope, args: argparse.Namespace, fps: float) -> int:
+    """Frames of the longest episode that is asked for."""
+    films = FILM_FRAMES if args.videos else 0
+    out = round(max(scope.parts.seconds) * fps / 2) if scope.parts.loops else 0
+    return CONTEXT + max(scope.horizon, scope.teacher, films, out, LONG if scope.long else 0)
 
 
 def _player(world: World, frames: int) -> Player:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
 from worldsim.errors import SourceError
+from worldsim.evaluation.batch import Batch, score_batch, score_long
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.figures import figures_of
-from worldsim.evaluation.open_loop import Walk, score_dream, score_true
-from worldsim.evaluation.teacher import Plan, teacher_forced
+from worldsim.evaluation.judge import Judge, can_be_judged
+from worldsim.evaluation.parts import Parts, Sizes, prepare
+from worldsim.evaluation.stage import Stage
 from worldsim.evaluation.trajectories import Trajectories, check_seeds, collect, reporting_seeds
-from worldsim.sampling.flow import STEPS
 
-__all__ = ["CONTEXT", "FULL", "QUICK", "Report", "Scope", "evaluate"]
+__all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "Report", "Scope", "evaluate"]
 
 CONTEXT = 4
 """Frames that are given before a dream."""
+LONG = 1024
+"""Frames of the longest dreams that the truth is known of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +41,25 @@ class Scope:
     """Frames of the longest dream."""
     batch: int = 8
     """Trajectories at a time; controls are shuffled among them. Larger ones are slower on a CPU."""
+    long: int = 0
+    """Trajectories that are dreamt for 1,024 frames."""
+    parts: Sizes = field(default_factory=Sizes)
+    """Of keys, loops, long walks and ends."""
 
 
-QUICK = Scope(trajectories=16, teacher=64, every=4)
-FULL = Scope(trajectories=96, teacher=64, every=2)
+QUICK = Scope(
+    trajectories=16,
+    teacher=64,
+    every=4,
+    parts=Sizes(moments=6, loops=4, endings=12, walks=4, frames=160),
+)
+FULL = Scope(
+    trajectories=96,
+    teacher=64,
+    every=2,
+    long=8,
+    parts=Sizes(moments=32, loops=12, seconds=(2, 8, 24), endings=96, walks=8, frames=5000, walk_steps=1),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +68,13 @@ class Report:
 
     figures: Mapping[str, Figure]
     seeds: tuple[int, ...]
-    """Of the real episodes."""
+    """Of the real episodes that dreams are held against frame by frame."""
     scored: int
     """Teacher-forced frames that were scored."""
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    """What the figures are of, per trajectory."""
+    parts: Parts = field(default_factory=Parts, compare=False, repr=False)
+    """Likewise of keys, loops, long walks and ends."""
 
 
 def evaluate(
@@ -60,6 +82,8 @@ def evaluate(
     player: Player,
     scope: Scope,
     *,
+    stage: Stage | None = None,
+    judge: Judge | None = None,
     steps: int = 2,
     seed: int = 0,
     workers: int = 1,
@@ -71,6 +95,8 @@ def evaluate(
         world: the world.
         player: plays the source that it was learnt from, at the world's frame size.
         scope: how much to measure.
+        stage: the source itself, for chosen controls; None: keys, loops and long walks are left out.
+        judge: reads motion and keys from frames; None: what needs it is left out.
         steps: denoising passes K of all figures that do not name another.
         seed: which of the reporting runs: of its episodes, and of the dreams' chance.
         workers: batches that are scored side by side. On a CPU give each core one, and torch one thread: that
@@ -83,31 +109,82 @@ def evaluate(
     """
     _check_source(world, player)
     check_seeds(start.seed for start in world.starts)
+    judge = judge if can_be_judged(world.spec) else None
     seeds = reporting_seeds(seed)
-    sizes, length = _batches(scope.trajectories, scope.batch), CONTEXT + max(scope.horizon, scope.teacher)
-    progress = _Progress(len(sizes), on_progress)
-    batches: list[dict[str, np.ndarray]] = []
-    played: list[int] = []
-
-    def score(job: tuple[int, Trajectories]) -> dict[str, np.ndarray]:
-        number, true = job
-        return _score(world, true, scope, steps, seed * 1000 + number * scope.batch, progress.of(number))
-
+    recorded = _Recorded(world, player, scope, judge, steps, seed)
     with ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(sizes), workers):
-            wave = [collect(player, seeds, size, length) for size in sizes[first : first + workers]]
-            batches += pool.map(score, enumerate(wave, first))
-            played += [number for true in wave for number in true.seeds]
-    scores = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    return Report(figures_of(scores, steps), tuple(played), scores["copy"].size)
+        progress = _Progress(on_progress, recorded.costs, scope.parts)
+        scores = recorded.run(pool, workers, seeds, progress)
+        parts = prepare(
+            world, player, stage, judge, scope.parts, steps=steps, seeds=seeds, seed=seed * 1000 + 500
+        )
+        progress.expect(len(parts.jobs))
+        for name, found in pool.map(progress.counted, parts.jobs):
+            parts.add(name, found)
+    on_progress(1.0)
+    figures = figures_of(scores, steps, world.spec.fps)
+    floor, ceiling = float(scores["unrelated"].mean()), figures["tokenizer_psnr"].value
+    figures |= parts.figures(world.spec.control_space.keys, floor, ceiling)
+    return Report(figures, recorded.seeds, scores["copy"].size, scores, parts)
+
+
+class _Recorded:
+    """Recorded play, dreamt again, batch by batch."""
+
+    def __init__(
+        self, world: World, player: Player, scope: Scope, judge: Judge | None, steps: int, seed: int
+    ) -> None:
+        self._world, self._player, self._scope = world, player, scope
+        self._judge, self._steps, self._seed = judge, steps, seed
+        self._sizes = _batches(scope.trajectories, scope.batch)
+        self._longs = _batches(scope.long, scope.batch) if scope.long else []
+        self.costs = [1.0] * len(self._sizes) + [2.0] * len(self._longs)
+        """Of each batch, about."""
+        self.seeds: tuple[int, ...] = ()
+        """Of the episodes played."""
+
+    def run(
+        self, pool: ThreadPoolExecutor, workers: int, seeds: Iterator[int], progress: _Progress
+    ) -> dict[str, np.ndarray]:
+        """Play and score as many batches at a time as there are workers: not all fit into memory."""
+        scope = self._scope
+        found: list[dict[str, np.ndarray]] = []
+        length = CONTEXT + max(scope.horizon, scope.teacher)
+        jobs = [(size, length) for size in self._sizes] + [(size, CONTEXT + LONG) for size in self._longs]
+        for first in range(0, len(jobs), workers):
+            wave = [collect(self._player, seeds, *job) for job in jobs[first : first + workers]]
+            self.seeds += tuple(number for true in wave for number in true.seeds)
+            told = [progress.of(first + i) for i in range(len(wave))]
+            found += pool.map(self._score, range(first, first + len(wave)), wave, told)
+        usual, long = found[: len(self._sizes)], found[len(self._sizes) :]
+        scores = {name: np.concatenate([batch[name] for batch in usual]) for name in usual[0]}
+        return scores | (
+            {name: np.concatenate([batch[name] for batch in long]) for name in long[0]} if long else {}
+        )
+
+    def _score(self, number: int, true: Trajectories, told: Callable[[float], None]) -> dict[str, np.ndarray]:
+        scope = self._scope
+        batch = Batch(
+            world=self._world,
+            true=true,
+            judge=self._judge,
+            context=CONTEXT,
+            steps=self._steps,
+            seed=self._seed * 1000 + number * scope.batch,
+        )
+        if number >= len(self._sizes):
+            return score_long(batch, LONG, told)
+        return score_batch(batch, scope.teacher, scope.every, scope.horizon, told)
 
 
 class _Progress:
-    """The share done of all batches, from the shares done of each, whichever thread tells them."""
+    """The share done of everything, from the shares done of each batch and job, whichever thread tells."""
 
-    def __init__(self, batches: int, tell: Callable[[float], None]) -> None:
-        self._shares = [0.0] * batches
-        self._tell = tell
+    def __init__(self, tell: Callable[[float], None], costs: list[float], parts: Sizes) -> None:
+        self._tell, self._costs = tell, costs
+        self._shares = [0.0] * len(costs)
+        self._weight = 0.4 * len(costs) if parts.moments or parts.walks else 0.0
+        self._jobs, self._done = 1, 0
         self._lock = threading.Lock()
 
     def of(self, batch: int) -> Callable[[float], None]:
@@ -116,44 +193,28 @@ class _Progress:
         def told(share: float) -> None:
             with self._lock:
                 self._shares[batch] = share
-                self._tell(sum(self._shares) / len(self._shares))
+                self._told()
 
         return told
 
+    def expect(self, jobs: int) -> None:
+        """So many jobs will follow the batches."""
+        self._jobs = max(jobs, 1)
 
-def _score(
-    world: World,
-    true: Trajectories,
-    scope: Scope,
-    steps: int,
-    seed: int,
-    on_progress: Callable[[float], None],
-) -> dict[str, np.ndarray]:
-    """All scores of one batch; those of a dream are named ``<dream>.<score>``."""
-    others = [k for k in STEPS if k != steps]
-    plan = Plan(context=CONTEXT, frames=scope.teacher, every=scope.every, steps=(steps, *others))
-    scores = dict(teacher_forced(world, true, plan, seed))
-    still = score_true(true, CONTEXT, scope.horizon)
-    walks = _walks(world, true, scope.horizon, steps)
-    cost = [walk.frames for walk in walks.values()]
-    for i, (name, walk) in enumerate(walks.items()):
-        on_progress(0.3 + 0.7 * sum(cost[:i]) / sum(cost))
-        scores |= {f"{name}.{key}": values for key, values in score_dream(world, true, walk, seed).items()}
-    on_progress(1.0)
-    return scores | {f"still.{key}": values for key, values in still.items()}
+    def counted(
+        self, job: Callable[[], tuple[str, Mapping[str, np.ndarray]]]
+    ) -> tuple[str, Mapping[str, np.ndarray]]:
+        """Run a job and count it."""
+        result = job()
+        with self._lock:
+            self._done += 1
+            self._told()
+        return result
 
-
-def _walks(world: World, true: Trajectories, horizon: int, steps: int) -> dict[str, Walk]:
-    """The dreams that are scored: with the true controls, another trajectory's, true poses, and other K."""
-    longest = Walk(context=CONTEXT, frames=horizon, steps=steps, controls=true.controls)
-    middle = replace(longest, frames=min(horizon, 64))
-    walks = {"true": longest, "shuffled": replace(middle, controls=np.roll(true.controls, 1, 0))}
-    if world.networks.has_poses:
-        walks["pose"] = replace(middle, poses=true.poses)
-    for k in STEPS:
-        if k != steps:
-            walks[f"k{k}"] = replace(longest, frames=min(horizon, 16), steps=k)
-    return walks
+    def _told(self) -> None:
+        done = sum(share * cost for share, cost in zip(self._shares, self._costs, strict=True))
+        done += self._weight * self._done / self._jobs
+        self._tell(done / (sum(self._costs) + self._weight))
 
 
 def _batches(count: int, most: int) -> list[int]:

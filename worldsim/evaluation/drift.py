@@ -1,0 +1,211 @@
+"""Does a dream stay what it was? Its first 15 % against its last, beside how the environment itself varies.
+
+A picture that stands still drifts nowhere, so motion and sharpness stand beside every figure of drift.
+
+Shapes: N walks, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from worldsim.controls import Control, ControlSpace
+from worldsim.engine.world import World
+from worldsim.evaluation.figure import Figure, estimate, figure, pooled
+from worldsim.evaluation.judge import Judge, small
+from worldsim.evaluation.measures import gradient, motion, psnr
+from worldsim.evaluation.stage import Moment, Stage, act
+
+__all__ = [
+    "SHARE",
+    "frechet",
+    "idle_figures",
+    "idle_play",
+    "long_walk",
+    "play_figures",
+    "random_play",
+    "real_walks",
+    "spread",
+]
+
+SHARE = 0.15
+"""Of a walk at either end, that are compared."""
+_EVERY = 5
+"""One frame in so many is read by the judge."""
+
+
+def random_play(space: ControlSpace, rng: np.random.Generator, frames: int) -> np.ndarray:
+    """``float32 [F, M]``: random discrete actions, each held for 2 to 15 frames."""
+    rows: list[np.ndarray] = []
+    while len(rows) < frames:
+        action = space.vector(space.from_discrete(int(rng.integers(len(space.combos)))))
+        rows += [action] * int(rng.integers(2, 16))
+    return np.stack(rows[:frames])
+
+
+def idle_play(space: ControlSpace, walks: int, frames: int) -> np.ndarray:
+    """``float32 [N, F, M]``: no key at all."""
+    return np.tile(space.vector(Control()), (walks, frames, 1))
+
+
+def long_walk(
+    world: World,
+    judge: Judge | None,
+    moments: list[Moment],
+    controls: np.ndarray,
+    *,
+    steps: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Dream on from every moment under ``controls`` [N, F, M], in one batch.
+
+    ``gradient`` and ``motion`` of each frame [N, F], ``kept``: dB against the moment's own frame [N, F], and
+    where there is a judge ``features`` of one frame in five [N, F / 5, D].
+    """
+    engine, space = world.engine(slots=len(moments), steps=steps, history=0), world.spec.control_space
+    sessions = [engine.open(seed + i, moment.context) for i, moment in enumerate(moments)]
+    first = np.stack([session.frame for session in sessions])
+    looks, before, seen = _Looks(), first, []
+    for t in range(controls.shape[1]):
+        held = {
+            session: space.from_vector(row) for session, row in zip(sessions, controls[:, t], strict=True)
+        }
+        answers = engine.step(held)
+        frames = np.stack([answers[session].frame for session in sessions])
+        looks.add(frames, before, first)
+        before = frames
+        if t % _EVERY == 0:
+            seen.append(small(frames))
+    return looks.scores() | _features(judge, np.stack(seen, 1))
+
+
+def real_walks(
+    stage: Stage, judge: Judge | None, moments: list[Moment], frames: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The same of the environment, under random play, for walks that no end cuts short."""
+    rows: list[dict[str, np.ndarray]] = []
+    for i, moment in enumerate(moments):
+        controls = random_play(stage.spec.control_space, np.random.default_rng([seed, i]), frames)
+        run = act(stage, moment, map(stage.spec.control_space.from_vector, controls))
+        if run is None:
+            continue
+        looks = _Looks()
+        for before, frame in zip(run.frames[:-1], run.frames[1:], strict=True):
+            looks.add(frame[None], before[None], run.frames[:1])
+        rows.append(looks.scores() | _features(judge, small(run.frames[1::_EVERY])[None]))
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def play_figures(dream: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """``drift_ratio``, ``drift_sharp`` and ``drift_motion`` of walks under random play."""
+    frames = dream["motion"].shape[1]
+    end = slice(-max(round(SHARE * frames), 1), None)
+    figures = {
+        f"drift_{name}": figure(
+            estimate(dream[key][:, end] / real[key].mean()),
+            f"{text} of the last 15 % of {frames} frames of random play over the environment's; "
+            "a still, blank picture: 0; the environment itself: 1",
+            unit="ratio",
+            floor=0.0,
+            ceiling=1.0,
+        )
+        for name, key, text in (("sharp", "gradient", "brightness gradient"), ("motion", "motion", "change"))
+    }
+    if "features" not in dream or len(real["features"]) < 2:
+        return figures
+    own, apart = dream["features"], spread(real["features"])
+    return {
+        "drift_ratio": figure(
+            pooled(lambda rows: _first_to_last(own[rows]) / apart, len(own)),
+            f"first against last 15 % of {frames} frames of random play, Frechet distance of the judge's "
+            "features, over that between as many frames of either half of the environment's walks",
+            unit="ratio",
+            ceiling=1.0,
+        )
+    } | figures
+
+
+def idle_figures(dream: Mapping[str, np.ndarray], floor: float, ceiling: float) -> dict[str, Figure]:
+    """``idle_psnr`` and ``idle_motion`` of walks without any key, where nothing moves by itself."""
+    frames = dream["motion"].shape[1]
+    end = slice(-max(round(SHARE * frames), 1), None)
+    where = f"of {frames} frames without a key"
+    return {
+        "idle_psnr": figure(
+            estimate(dream["kept"][:, end]),
+            f"last 15 % {where}, against the given frame; floor: an unrelated frame; ceiling: tokenizer_psnr",
+            floor=floor,
+            ceiling=ceiling,
+        ),
+        "idle_motion": figure(
+            estimate(dream["motion"][:, end]),
+            f"change from frame to frame in the last 15 % {where}",
+            unit="grey levels",
+            ceiling=0.0,
+        ),
+    }
+
+
+def spread(features: np.ndarray) -> float:
+    """Frechet distance between the frames of one half of walks [N, F, D] and those of the other half.
+
+    From each as many frames as a first or last 15 % has, spread over the walk.
+    """
+    half = len(features) // 2
+    count = max(round(SHARE * features.shape[1]), 1)
+    at = np.linspace(0, features.shape[1] - 1, max(count, 2)).round().astype(int)
+    return frechet(_flat(features[:half, at]), _flat(features[half : 2 * half, at]))
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance between the Gaussians that fit two sets of features ``[N, D]``."""
+    (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
+    root = _root(cov_a)
+    cross = np.trace(_root(root @ cov_b @ root))
+    apart = float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    return max(apart, 0.0)
+
+
+class _Looks:
+    """How frames look, collected frame by frame."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, np.ndarray]] = []
+
+    def add(self, frames: np.ndarray, before: np.ndarray, first: np.ndarray) -> None:
+        """One frame of every walk, the one before it, and the first, ``uint8 [N, H, W, 3]``."""
+        looks = {"gradient": gradient(frames), "motion": motion(frames, before), "kept": psnr(frames, first)}
+        self._rows.append(looks)
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """``float64 [N, F]``, by name."""
+        return {name: np.stack([row[name] for row in self._rows], 1) for name in self._rows[0]}
+
+
+def _first_to_last(features: np.ndarray) -> float:
+    count = max(round(SHARE * features.shape[1]), 1)
+    return frechet(_flat(features[:, :count]), _flat(features[:, -count:]))
+
+
+def _features(judge: Judge | None, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Of small frames [N, T, 60, 80, 3]."""
+    return {} if judge is None else {"features": judge.features(frames)}
+
+
+def _flat(features: np.ndarray) -> np.ndarray:
+    return features.reshape(-1, features.shape[-1])
+
+
+def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = features.mean(0)
+    centred = features - mean
+    return mean, centred.T @ centred / len(features)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """Square root of a symmetric matrix without negative eigenvalues, but for rounding."""
+    values, vectors = np.linalg.eigh(matrix)
+    root: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return root

@@ -1,0 +1,134 @@
+"""Are rewards and ends foretold? The heads against what happened, with the true past given.
+
+Shapes: N stretches of episodes, T arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldsim.data.clips import shift
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.recorder import Player
+from worldsim.engine.world import World
+from worldsim.evaluation.figure import Figure, figure, pooled
+from worldsim.evaluation.foresight import auroc
+from worldsim.pixels import to_model
+from worldsim.sampling.rollout import Controls, begin, observe_unit
+
+__all__ = ["LENGTH", "Ending", "endings", "outcome_figures", "score_outcomes"]
+
+LENGTH = 24
+"""Frames of a stretch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last arrivals of an episode, with or without an end; an end repeats the last frame."""
+
+    frames: np.ndarray
+    """``uint8 [T, H, W, 3]``."""
+    controls: np.ndarray
+    """``float32 [T, M]``."""
+    poses: np.ndarray | None
+    rewards: np.ndarray
+    """``float32 [T]``."""
+    ends: np.ndarray
+    """``bool [T]``."""
+
+
+def endings(player: Player, seeds: Iterator[int], count: int) -> list[Ending]:
+    """The last arrivals of the next ``count`` episodes that are long enough, however they closed."""
+    found: list[Ending] = []
+    for _, seed in zip(range(4 * count), seeds, strict=False):
+        episode = player.play(seed)
+        if len(episode) >= LENGTH and len(found) < count:
+            found.append(_ending(episode))
+    return found
+
+
+def _ending(episode: EpisodeArrays) -> Ending:
+    led = shift(episode.controls, episode.rewards, episode.terminated)
+    at = led.frame[-LENGTH:]
+    poses = None if episode.poses is None else episode.poses[at]
+    last = slice(-LENGTH, None)
+    return Ending(episode.frames[at], led.controls[last], poses, led.rewards[last], led.ends[last])
+
+
+def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.ndarray]:
+    """``end`` (told probability) and ``reward`` (told), ``is_end`` and ``got`` (true), each [N, T - 1]."""
+    frames = np.stack([stretch.frames for stretch in stretches])
+    n, length = frames.shape[:2]
+    known = [stretch.poses for stretch in stretches if stretch.poses is not None]
+    poses = np.stack(known) if known else np.tile(np.eye(4), (n, length, 1, 1))
+    controls = np.stack([stretch.controls for stretch in stretches])
+    end, reward = [], []
+    with torch.inference_mode():
+        seeds = np.arange(n, dtype=np.uint64)
+        memory = begin(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
+        for t in range(1, length):
+            given = Controls(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
+            unit = observe_unit(world.networks, memory, to_model(frames[:, t], world.device), given)
+            end.append(1 - unit.going_on.double().cpu().numpy())
+            reward.append(unit.reward.double().cpu().numpy())
+    return {
+        "end": np.stack(end, 1),
+        "reward": np.stack(reward, 1),
+        "is_end": np.stack([stretch.ends[1:] for stretch in stretches]),
+        "got": np.stack([stretch.rewards[1:] for stretch in stretches]).astype(np.float64),
+    }
+
+
+def outcome_figures(scores: dict[str, np.ndarray]) -> dict[str, Figure]:
+    """How well rewards are told, and ends where there were any."""
+    count, got = len(scores["got"]), scores["got"]
+
+    def of(error: np.ndarray) -> float:
+        return float(np.sqrt(np.square(error).mean()))
+
+    figures = {
+        "reward_rmse": figure(
+            pooled(lambda rows: of(scores["reward"][rows] - got[rows]), count),
+            "told reward against the received one, at the end of episodes; floor: their mean",
+            unit="reward",
+            floor=of(got - got.mean()),
+            ceiling=0.0,
+        )
+    }
+    is_end, told = scores["is_end"], scores["end"]
+    if not is_end.any() or is_end.all():
+        return figures
+    share = is_end.mean()
+    return figures | {
+        "end_brier": figure(
+            pooled(lambda rows: float(np.square(told[rows] - is_end[rows]).mean()), count),
+            "squared error of the told chance of an end; floor: telling the share of ends always",
+            unit="",
+            floor=float(share * (1 - share)),
+            ceiling=0.0,
+        ),
+        "end_ece": figure(
+            pooled(lambda rows: _miscalibration(told[rows], is_end[rows]), count),
+            "told chance of an end against how often it came, over ten bins; floor: telling no end ever",
+            unit="",
+            floor=float(share),
+            ceiling=0.0,
+        ),
+        "end_auroc": figure(
+            pooled(lambda rows: auroc(told[rows], is_end[rows]), count),
+            "told chance of an end, at ends against other frames; floor: chance",
+            unit="AUROC",
+            floor=0.5,
+            ceiling=1.0,
+        ),
+    }
+
+
+def _miscalibration(told: np.ndarray, is_so: np.ndarray) -> float:
+    """Mean over all frames of how far their bin's mean chance is from their bin's share."""
+    bins = np.minimum((told * 10).astype(int), 9)
+    return float(sum(abs((told - is_so)[bins == i].sum()) for i in np.unique(bins)) / told.size)

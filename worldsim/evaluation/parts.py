@@ -1,0 +1,189 @@
+"""The parts of the yardstick beside the dreams of recorded play: keys, loops, long walks, ends.
+
+Each part first goes through the real environment, one part after the other; then its dreams are jobs that
+may run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from worldsim.data.recorder import Player
+from worldsim.engine.world import World
+from worldsim.evaluation import drift, keys, loops, outcomes
+from worldsim.evaluation.figure import Figure
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.stage import Moment, Stage, moments
+
+__all__ = ["Job", "Parts", "Sizes", "prepare"]
+
+_T = TypeVar("_T")
+_CONTEXT = 4
+_BATCH = 8
+"""Sessions of a job, about."""
+_LONGEST = 900
+"""Frames of a walk that the environment is asked for: its own episodes are cut at about a thousand."""
+
+Job = Callable[[], tuple[str, Mapping[str, np.ndarray]]]
+"""Gives the name of the part that it is of, and its scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How much is measured; 0: not at all."""
+
+    moments: int = 0
+    """Moments from which every key is tried."""
+    loops: int = 0
+    """Ways around or out and back, for each of the delays."""
+    seconds: tuple[int, ...] = (8,)
+    """How long these ways take."""
+    endings: int = 0
+    """Episodes whose last frames the heads are held against."""
+    walks: int = 0
+    """Long walks under random play, and half as many without a key."""
+    frames: int = 256
+    """Of these."""
+    walk_steps: int | None = None
+    """Denoising passes K of these; None: those of the other figures."""
+
+
+@dataclass
+class Parts:
+    """The real side of all parts, the jobs that dream, and what came out of them."""
+
+    jobs: list[Job] = field(default_factory=list)
+    real: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    dreamt: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def add(self, name: str, scores: Mapping[str, np.ndarray]) -> None:
+        """Take in what a job gave."""
+        held = self.dreamt.setdefault(name, {})
+        for key, values in scores.items():
+            held[key] = np.concatenate([held[key], values]) if key in held else values
+
+    def figures(self, names: tuple[str, ...], floor: float, ceiling: float) -> dict[str, Figure]:
+        """All figures of the parts, for a world of these keys.
+
+        ``floor`` and ``ceiling``: dB of an unrelated frame, and of a frame encoded and decoded.
+        """
+        figures: dict[str, Figure] = {}
+        if "keys" in self.dreamt:
+            figures |= keys.key_figures(self.dreamt["keys"]["motion"], self.real["keys"], names)
+        for name in sorted(
+            (name for name in self.dreamt if name.startswith("loop")), key=lambda n: int(n[4:])
+        ):
+            figures |= loops.loop_figures(self.dreamt[name], int(name[4:]), ceiling)
+        if "play" in self.dreamt:
+            figures |= drift.play_figures(self.dreamt["play"], self.real["play"])
+        if "idle" in self.dreamt:
+            figures |= drift.idle_figures(self.dreamt["idle"], floor, ceiling)
+        if "ends" in self.dreamt:
+            figures |= outcomes.outcome_figures(self.dreamt["ends"])
+        return figures
+
+
+def prepare(
+    world: World,
+    player: Player,
+    stage: Stage | None,
+    judge: Judge | None,
+    sizes: Sizes,
+    *,
+    steps: int,
+    seeds: Iterator[int],
+    seed: int,
+) -> Parts:
+    """Go through the real environment, and lay out the dreams.
+
+    Args:
+        world: the world.
+        player: plays its source.
+        stage: the source itself; None: only what needs no chosen controls is measured.
+        judge: None: nothing is measured that needs one.
+        sizes: how much.
+        steps: denoising passes K.
+        seeds: of the episodes that are played.
+        seed: of the dreams' chance.
+    """
+    parts, dream = Parts(), _Dreamer(world, steps, seed)
+    if sizes.endings:
+        stretches = outcomes.endings(player, seeds, sizes.endings)
+        if stretches:
+            parts.jobs.append(lambda: ("ends", outcomes.score_outcomes(world, stretches)))
+    if stage is None:
+        return parts
+    if judge is not None and sizes.moments:
+        found = moments(player, seeds, sizes.moments, _CONTEXT, 0)
+        parts.real["keys"], found = keys.real_pulls(stage, judge, found)
+        parts.jobs += [partial(dream.keys, judge, some, i) for i, some in _split(found, 2)]
+    if sizes.loops and loops.can_loop(stage):
+        for seconds in sizes.seconds:
+            frames = round(seconds * world.spec.fps)
+            found = moments(player, seeds, sizes.loops, _CONTEXT, frames // 2)
+            ways = loops.real_loops(stage, found, frames)
+            parts.jobs += [
+                partial(dream.loops, f"loop{seconds}", some, i) for i, some in _split(ways, _BATCH)
+            ]
+    if sizes.walks:
+        walker = replace(dream, steps=sizes.walk_steps or steps)
+        _prepare_walks(parts, walker, player, stage, judge, sizes, seeds)
+    return parts
+
+
+def _prepare_walks(
+    parts: Parts,
+    dream: _Dreamer,
+    player: Player,
+    stage: Stage,
+    judge: Judge | None,
+    sizes: Sizes,
+    seeds: Iterator[int],
+) -> None:
+    space, frames = stage.spec.control_space, sizes.frames
+    found = moments(player, seeds, 2 * sizes.walks, _CONTEXT, 0)
+    # No episode goes on for as long as a dream does: the environment's walks are some that it can make.
+    parts.real["play"] = drift.real_walks(stage, judge, found, min(frames, _LONGEST), dream.seed)
+    if not parts.real["play"]:
+        return
+    rng = np.random.default_rng([dream.seed, 1])
+    play = np.stack([drift.random_play(space, rng, frames) for _ in range(sizes.walks)])
+    half = max(sizes.walks // 2, 1)
+    idle = drift.idle_play(space, half, frames)
+    for name, walked in (("play", play), ("idle", idle)):
+        parts.jobs += [
+            partial(dream.walk, name, judge, some, walked[i : i + len(some)], i)
+            for i, some in _split(found[: len(walked)], _BATCH // 2)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Dreamer:
+    """Runs the dreams of a part."""
+
+    world: World
+    steps: int
+    seed: int
+
+    def keys(self, judge: Judge, some: list[Moment], first: int) -> tuple[str, Mapping[str, np.ndarray]]:
+        motion = keys.dreamt_pulls(self.world, judge, some, self.steps, self.seed + first)
+        return "keys", {"motion": motion}
+
+    def loops(self, name: str, some: list[loops.Loop], first: int) -> tuple[str, Mapping[str, np.ndarray]]:
+        return name, loops.score_loops(self.world, some, self.steps, self.seed + first)
+
+    def walk(
+        self, name: str, judge: Judge | None, some: list[Moment], controls: np.ndarray, first: int
+    ) -> tuple[str, Mapping[str, np.ndarray]]:
+        seed = self.seed + first
+        return name, drift.long_walk(self.world, judge, some, controls, steps=self.steps, seed=seed)
+
+
+def _split(items: list[_T], size: int) -> list[tuple[int, list[_T]]]:
+    """Parts of at most ``size``, each with the number of its first item."""
+    return [(i, items[i : i + size]) for i in range(0, len(items), size)]
