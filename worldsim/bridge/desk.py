@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from worldsim.bridge.keeper import BrokenError
 from worldsim.bridge.leases import Leases
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
+from worldsim.bridge.post import Post
 from worldsim.bridge.protocol import Code, Limits, decode
 from worldsim.bridge.replies import accept, refuse, reply_to
 from worldsim.bridge.requests import Envelope, Reader, Request, read_envelope, read_name
@@ -49,6 +52,7 @@ class Desk:
         hello: the unchanging part of its answer.
         info: all of that answer, made when asked.
         room: sessions that the server has room for.
+        front: whether all messages come from a front, which says whose they are.
     """
 
     def __init__(
@@ -65,18 +69,20 @@ class Desk:
         hello: Mapping[str, Any],
         info: Callable[[], dict[str, Any]],
         room: int,
+        front: bool = False,
     ) -> None:
         self._sockets, self._batcher, self._sessions = sockets, batcher, sessions
         self._leases, self._journal, self._reader = leases, journal, reader
         self._limits, self._meter = limits, meter
-        self._hello, self._info, self._room = dict(hello), info, room
+        self._hello, self._info, self._room, self._front = dict(hello), info, room, front
         self._peers = Peers(limits.rate, limits.malformed)
-        self._full: set[Peer] = set()
+        self._post = Post(sockets, limits.waiting)
         self._done: deque[Request] = deque()
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
         sockets.watch(self._wake_read)
+        self._waking, self._wakeable = threading.Lock(), True
         self.draining = self._stopping = False
         self.waiting = 0
         """Requests that the engine has not answered yet."""
@@ -90,10 +96,10 @@ class Desk:
 
     def wake(self) -> None:
         """Come round at once; from any thread."""
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:  # it is awake already
-            return
+        # Under a lock: a descriptor that is closed in between may be another file's by then.
+        with self._waking, contextlib.suppress(BlockingIOError):  # full: it is awake already
+            if self._wakeable:
+                os.write(self._wake_write, b"\0")
 
     def stop(self) -> None:
         """Send what is answered, then return from ``run``; from any thread."""
@@ -104,7 +110,7 @@ class Desk:
         """The thread's work. Closes the sockets at its end."""
         tick, goodbye = 0.0, None
         try:
-            while goodbye is None or (time.monotonic() < goodbye and (self._done or self._full)):
+            while goodbye is None or (time.monotonic() < goodbye and (self._done or self._post.waiting)):
                 self._sockets.poll(_TICK)
                 now = self.turned = time.monotonic()
                 self._quiet()
@@ -118,8 +124,10 @@ class Desk:
                     goodbye = now + _GOODBYE
         finally:
             self._sockets.close()
-            for end in (self._wake_read, self._wake_write):
-                os.close(end)
+            with self._waking:
+                self._wakeable = False
+                for end in (self._wake_read, self._wake_write):
+                    os.close(end)
 
     def _quiet(self) -> None:
         try:
@@ -147,7 +155,7 @@ class Desk:
             message = decode(incoming.parts)
             fields = Fields(message.header, "a request")
             envelope = read_name(fields)
-            envelope = read_envelope(fields, envelope)
+            envelope = read_envelope(fields, envelope, front=self._front)
             self._check_rate(peer, now)
             if peer.control:
                 self._answer_control(envelope, fields, message.payloads, peer, now)
@@ -162,7 +170,7 @@ class Desk:
             self._meter.malformed()
             if not peer.malformed.take(now):
                 return
-        self._send(peer, refuse(envelope, error))
+        self._post.send(peer, refuse(envelope, error))
 
     def _check_rate(self, peer: Peer, now: float) -> None:
         if not peer.requests.take(now):
@@ -178,7 +186,7 @@ class Desk:
             values = self._greet(envelope, fields, peer, now)
         elif envelope.op == "heartbeat":
             fields.end()
-            self._leases.need(envelope.lease, peer.key, now)
+            self._leases.need(envelope.lease, envelope.key or peer.key, now)
             values = {}
         elif envelope.op == "info":
             fields.end()
@@ -187,15 +195,16 @@ class Desk:
             known = "the control socket takes hello, heartbeat, info"
             raise BridgeError("a request's op must be known", envelope.op, known)
         self._meter.request(envelope.op)
-        self._send(peer, accept(envelope, values))
+        self._post.send(peer, accept(envelope, values))
 
     def _greet(self, envelope: Envelope, fields: Fields, peer: Peer, now: float) -> dict[str, Any]:
         client = fields.text("client", 64)
         fields.end()
-        lease = self._leases.find(envelope.lease, peer.key, now)
+        key = envelope.key or peer.key
+        lease = self._leases.find(envelope.lease, key, now)
         if lease is None:
             self._check_open()
-            lease = self._leases.grant(peer.key, client, now)
+            lease = self._leases.grant(key, client, now, envelope.lease if self._front else "")
             self._write(lease.record())
         sessions = {held.name: held.seq for held in self._sessions.of(lease.token)}
         return {**self._hello, "lease": lease.token, "ttl_s": self._leases.ttl, "sessions": sessions}
@@ -215,7 +224,7 @@ class Desk:
         self._check_open()
         self._check_queue(peer)
         request = self._reader.read(envelope, fields, payloads, peer, now)
-        lease = self._leases.need(envelope.lease, peer.key, now)
+        lease = self._leases.need(envelope.lease, envelope.key or peer.key, now)
         self._check_room(request)
         self._meter.request(envelope.op)
         peer.waiting += 1
@@ -257,22 +266,10 @@ class Desk:
             for answer in request.answers:
                 if isinstance(answer, BridgeError):
                     self._meter.refused(answer.code)
-            self._send(request.peer, reply_to(request))
-
-    def _send(self, peer: Peer, parts: list[Any]) -> None:
-        """Now, or when there is room; a client that reads nothing gets no more refusals either."""
-        if not peer.outbox and self._sockets.send(peer.identity, parts, control=peer.control):
-            return
-        if len(peer.outbox) < self._limits.waiting:
-            peer.outbox.append(parts)
-            self._full.add(peer)
+            self._post.send(request.peer, reply_to(request))
 
     def _look_around(self, now: float) -> None:
-        for peer in list(self._full):
-            while peer.outbox and self._sockets.send(peer.identity, peer.outbox[0], control=peer.control):
-                peer.outbox.popleft()
-            if not peer.outbox:
-                self._full.discard(peer)
+        self._post.flush()
         for lease in self._leases.expire(now):
             self._batcher.end(lease.token)
         self._peers.prune(now)
