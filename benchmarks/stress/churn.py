@@ -62,7 +62,7 @@ class _Guests(threading.Thread):
 
 
 def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict[str, Any]:
-    """Let guests come and go for ``seconds``, the first third of which is warm-up.
+    """Let guests come and go for ``seconds``, the first half of which is warm-up.
 
     Returns:
         counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``slots_left``, ..
@@ -82,8 +82,9 @@ def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict
         info = visitor.ask("info", kind="control").header
         visitor.close()
         crashed = not house.alive
-    times, memory, files = np.array([row for row in rows if row[0] > seconds / 3]).T
+    times, memory, files = np.array([row for row in rows if row[0] > seconds / 2]).T
     slope, spread = _slope(times, memory)
+    first, last = slice(len(times) // 4), slice(-(len(times) // 4), None)
     return {
         "crashes": int(crashed),
         "churn_s": round(seconds),
@@ -93,10 +94,8 @@ def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict
         "memory_mb_per_h": slope,
         "memory_mb_per_h_error": spread,
         "memory_mb": round(float(memory[-1]), 1),
-        "memory_growth_mb": round(
-            float(memory[-len(memory) // 5 :].mean() - memory[: len(memory) // 5].mean()), 2
-        ),
-        "fd_growth": int(files[-5:].min() - files.min()),
+        "memory_growth_mb": round(float(np.median(memory[last]) - np.median(memory[first])), 2),
+        "fd_growth": round(float(np.median(files[last]) - np.median(files[first]))),
         "sessions_left": info["sessions"] + info["parked"],
         "refused": functools.reduce(operator.iadd, (one.refused for one in guests), []),
         "stuck": sum(one.is_alive() for one in guests),

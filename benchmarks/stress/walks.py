@@ -110,18 +110,17 @@ def compare(world: Path, walks: list[Walk], steps: int, history: int) -> int:
     from worldsim.controls import Control
 
     torch.set_num_threads(1)
-    engine = worldsim.load(world).engine(slots=1, steps=steps, history=history)
+    engine = worldsim.load(world).engine(slots=max(1, len(walks)), steps=steps, history=history)
+    sessions = [(walk, engine.open(walk.seed)) for walk in walks]
     differ = 0
-    for walk in walks:
-        session = engine.open(walk.seed)
-        differ += _hash(session.frame.tobytes()) != walk.hashes[0]
-        for request, expected in zip(walk.done, walk.hashes[1:], strict=True):
+    for done in range(max((len(walk.hashes) for walk in walks), default=0)):
+        left = [(walk, session) for walk, session in sessions if done < len(walk.hashes)]
+        asked = [(session, walk.done[done - 1]) for walk, session in left if done]
+        for session, request in asked:
             if request["op"] == "rewind":
                 session.rewind(request["frames"])
-            else:
-                session.step(Control(**request["control"]))
-            differ += _hash(session.frame.tobytes()) != expected
-        session.close()
+        engine.step({one: Control(**row["control"]) for one, row in asked if row["op"] == "step"})
+        differ += sum(_hash(session.frame.tobytes()) != walk.hashes[done] for walk, session in left)
     return differ
 
 
