@@ -1,7 +1,7 @@
 // Two sockets, many requests under way: each is sent again until it is answered, as the protocol allows.
 
 import { Dealer } from "zeromq";
-import { WorldsimError, pack, unpack } from "./message.mjs";
+import { MAX_REPLY, WorldsimError, pack, unpack } from "./message.mjs";
 
 export const WAIT = new Set(["BUSY", "DRAINING"]); // nothing was done: the same request may be sent again
 const FIRST_RETRY = 1000;
@@ -21,7 +21,7 @@ function dealer(address, keys) {
     linger: 0,
     sendHighWaterMark: 64,
     receiveHighWaterMark: 64,
-    maxMessageSize: 8 * 1024 * 1024,
+    maxMessageSize: MAX_REPLY,
     heartbeatInterval: 1000,
     heartbeatTimeout: 3000,
     reconnectInterval: 50 + Math.random() * 100,

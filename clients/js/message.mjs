@@ -2,10 +2,11 @@
 
 import { decode, encode } from "@msgpack/msgpack";
 
-export const VERSION = 1;
-export const MAX_HEADER = 64 * 1024;
-export const MAX_PAYLOAD = 8 * 1024 * 1024;
-export const MAX_PAYLOADS = 4;
+const VERSION = 1;
+const MAX_HEADER = 64 * 1024;
+const MAX_PAYLOAD = 8 * 1024 * 1024;
+const MAX_PAYLOADS = 4;
+export const MAX_REPLY = 64 * 1024 * 1024;
 
 const MAGIC = Uint8Array.of(0x57, 0x53, 0x49, 0x4d, VERSION); // "WSIM" and the version
 

@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Link, WAIT, controlAddress } from "./link.mjs";
-import { Payloads, WorldsimError } from "./message.mjs";
+import { MAX_REPLY, Payloads, WorldsimError } from "./message.mjs";
 import { Session, controlOf, newName, stepOf, stepsOf } from "./session.mjs";
 
 export { Session, WorldsimError };
@@ -147,7 +147,7 @@ export class Client {
   /** As many items as the frames of which fit into one payload. */
   #itemsAtOnce(codec) {
     const [height, width] = this.world.size;
-    const room = Math.floor((8 * 1024 * 1024) / (height * width * 3));
+    const room = Math.floor(MAX_REPLY / (height * width * 3));
     return codec === "none" ? MAX_ITEMS : Math.max(1, Math.min(MAX_ITEMS, room));
   }
 
@@ -170,11 +170,22 @@ export class Client {
       seq: session.seq + 1,
       control: controlOf(control),
     }));
-    const { header, payloads } = await this.ask({ op: "step_many", items, codec, deadline_ms: deadline });
-    return stepsOf(header.items, payloads, codec, this.#shapes()).map(({ step, error }, i) => {
+    const header = { op: "step_many", items, codec, deadline_ms: deadline };
+    const asked = await (async () => this.ask(header))().catch((error) => {
+      if (error.code !== "LIMIT" || part.length === 1) throw error;
+    });
+    if (asked === undefined) return this.#stepHalves(part, codec, deadline);
+    return stepsOf(asked.header.items, asked.payloads, codec, this.#shapes()).map(({ step, error }, i) => {
       const [session] = part[i];
       return error ? { session, error: new WorldsimError(error) } : { session, step: session.take(step) };
     });
+  }
+
+  /** Two messages, where the controls are too long for one. */
+  async #stepHalves(part, codec, deadline) {
+    const half = part.length >> 1;
+    const halves = [part.slice(0, half), part.slice(half)];
+    return (await Promise.all(halves.map((one) => this.#stepNow(one, codec, deadline)))).flat();
   }
 
   #shapes() {

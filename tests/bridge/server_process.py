@@ -38,7 +38,7 @@ class ServerProcess:
     def kill(self) -> None:
         """End it as a crash does."""
         self._process.kill()
-        self._process.wait(30)
+        self._end()
 
     def stop(self) -> int:
         """End it as an operator does; its exit code."""
@@ -47,7 +47,12 @@ class ServerProcess:
             return self._process.wait(30)
         finally:
             self._process.kill()
-            self._process.wait()
+            self._end()
+
+    def _end(self) -> None:
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @contextmanager

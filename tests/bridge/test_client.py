@@ -161,6 +161,15 @@ def test_more_than_one_message_holds(client: Client, monkeypatch: pytest.MonkeyP
     assert {session.seq for session in sessions} == {1}
 
 
+def test_controls_too_long_for_one_message(client: Client, server: FakeServer) -> None:
+    sessions = client.open().fork(250)
+    control = Control(client.world.control_space.keys, pose=np.eye(4), look=0.1)
+    server.seen.clear()
+    client.step_many(dict.fromkeys(sessions, control), codec="none")
+    assert {len(header["items"]) for header in server.seen} == {125}
+    assert {session.seq for session in sessions} == {1}
+
+
 @pytest.mark.parametrize("fault", ["DROP", "DEAF", "BUSY", "DRAINING"])
 def test_nothing_happens_twice_and_nothing_is_lost(client: Client, server: FakeServer, fault: str) -> None:
     session, clean = client.open(seed=5), client.open(seed=5)

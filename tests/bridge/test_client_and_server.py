@@ -127,26 +127,42 @@ def test_futures(client: Client) -> None:
 
 def test_refusals(client: Client) -> None:
     session = client.open(seed=0)
-    with pytest.raises(LateError):
-        session.step(FORWARD, deadline=0.0)
     with pytest.raises(EngineError, match="rewind"):
         session.rewind(99)
     with pytest.raises(EngineError, match="start"):
         client.open(start=99)
     with pytest.raises(EngineError, match="snapshot"):
         client.restore(b"nonsense")
-    session.find(7)
+    session.find(6)
     with pytest.raises(GapError):
         session.step()
     assert client.resume() == (session,)
     assert session.step(FORWARD).seq == 1
 
 
+def test_what_comes_too_late_is_not_done(client: Client) -> None:
+    session, *others = client.open(seed=0).fork(4)
+
+    def hurry() -> None:
+        """The engine is busy at nearly every try."""
+        for _ in range(500):
+            for other in others:
+                other.step_async(codec="none")
+            session.step(deadline=0.001, codec="none")
+
+    with pytest.raises(LateError):
+        hurry()
+    taken = session.seq
+    assert session.step().seq == taken + 1
+
+
 def test_a_full_server_says_so(server: ServerProcess) -> None:
-    with Client(server.address, timeout=1.0) as client:
+    with Client(server.address, timeout=60) as client:
         sessions = client.open().fork(SLOTS - 1)
+        client.timeout = 0.5
         with pytest.raises((BusyError, UnansweredError)):
             client.open()
+        client.timeout = 60
         sessions[0].close()
         client.open()
 

@@ -119,6 +119,11 @@ test("many at once", async () => {
   const pictures = await client.stepMany(sessions.map((session) => [session, {}]), { codec: "jpeg" });
   for (const { step } of pictures) assert.deepEqual(sizeOfJpeg(step.frame.jpeg), client.world.size);
   await Promise.all([alone, sessions[0]].map((session) => session.close()));
+  const posed = { pose: Array.from({ length: 16 }, (_, i) => (i % 5 ? 0 : 1)), keys: client.world.keys };
+  const crowd = await sessions[1].fork(6);
+  const moved = await client.stepMany(crowd.map((session) => [session, posed]), { codec: "none" });
+  assert.ok(moved.every(({ step }) => step.seq === 1 && step.pose_given));
+  await Promise.all(crowd.map((session) => session.close()));
   const [gone, there] = await client.stepMany([[sessions[0], {}], [sessions[1], {}]], { codec: "none" });
   assert.equal(gone.error.code, "UNKNOWN_SESSION");
   assert.equal(there.step.seq, 3);

@@ -25,6 +25,9 @@ __all__ = ["Client", "GivenFrames"]
 
 T = TypeVar("T")
 
+_FAREWELL = 10.0
+"""Seconds at most that closing waits for the server to free the sessions; else they end with the lease."""
+
 
 class GivenFrames(Protocol):
     """Frames to start from, such as a ``worldsim.Context``."""
@@ -151,7 +154,11 @@ class Client:
         Args:
             keep_sessions: leave them to a client that is made with this one's ``lease`` before it ends.
         """
-        closing = [] if keep_sessions else [session.close_async(seconds=2.0) for session in self.sessions]
+        closing = (
+            []
+            if keep_sessions
+            else [session.close_async(min(_FAREWELL, self.timeout)) for session in self.sessions]
+        )
         for one in closing:
             one.exception()
         self._link.close()
@@ -179,11 +186,12 @@ class Client:
         return answer.result()
 
     def control_entry(self, control: Control | None) -> dict[str, Any]:
-        """A control as a header holds it; ControlError where the world does not take it."""
+        """A control as a header holds it: what is nothing is left out. ControlError where it is not taken."""
         control = control or Control()
         self.world.control_space.validate(control)
         pose = None if control.pose is None else control.pose.ravel().tolist()
-        return {"keys": sorted(control.keys), "look": control.look, "pose": pose}
+        entry = {"keys": sorted(control.keys), "look": control.look, "pose": pose}
+        return {name: value for name, value in entry.items() if value}
 
     def adopt(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
         """Take in a new session that begins at ``step``; a fork, too, counts its own from 0."""

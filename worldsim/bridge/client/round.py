@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldsim.bridge.client.failures import AGAIN, UnansweredError, failure_of
 from worldsim.bridge.client.step import read_steps
-from worldsim.bridge.protocol import REQUEST, Message
+from worldsim.bridge.protocol import REPLY, Code, Message
 from worldsim.errors import BridgeError, WorldsimError
 
 if TYPE_CHECKING:
@@ -69,10 +69,9 @@ class Round:
         return failures
 
     def _ask_all(self, sessions: Sequence[RemoteSession]) -> dict[RemoteSession, WorldsimError]:
-        parts = self._parts(sessions)
-        asked = [self._ask(part) for part in parts]
+        asked = [pair for part in self._parts(sessions) for pair in self._ask(part)]
         found: dict[RemoteSession, WorldsimError] = {}
-        for part, answer in zip(parts, asked, strict=True):
+        for part, answer in asked:
             found |= self._take(part, answer)
         return found
 
@@ -81,15 +80,22 @@ class Round:
         world = self._client.world
         most = world.limits.get("items", 256)
         if size := world.frame_bytes(self._codec):
-            most = max(1, min(most, REQUEST.payload // size))
+            most = max(1, min(most, REPLY.payload // size))
         return [sessions[i : i + most] for i in range(0, len(sessions), most)]
 
-    def _ask(self, part: Sequence[RemoteSession]) -> Future[Message]:
+    def _ask(self, part: Sequence[RemoteSession]) -> list[tuple[Sequence[RemoteSession], Future[Message]]]:
+        """Send one message, or two where the controls are too long for one."""
         items = [
             {"session": session.name, "seq": session.seq + 1, "control": self._entries[session]}
             for session in part
         ]
-        return self._client.ask({**self._fields, "items": items})
+        try:
+            return [(part, self._client.ask({**self._fields, "items": items}))]
+        except BridgeError as error:
+            if error.code != Code.LIMIT or len(part) == 1:
+                raise
+        half = len(part) // 2
+        return self._ask(part[:half]) + self._ask(part[half:])
 
     def _take(
         self, part: Sequence[RemoteSession], answer: Future[Message]
