@@ -13,6 +13,7 @@ from tests.evaluation.conftest import PretendedPlayer
 from worldsim.data.video import decode
 from worldsim.engine.world import World
 from worldsim.evaluation import films, run
+from worldsim.evaluation.player import open_player
 
 SHORT = ["--quick", "--trajectories", "2", "--horizon", "16", "--device", "cpu"]
 
@@ -26,7 +27,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[PretendedPlayer]:
         made.append(PretendedPlayer(world.spec, frames))
         return made[-1]
 
-    monkeypatch.setattr(run, "_player", make)
+    monkeypatch.setattr(run, "open_player", make)
     return made
 
 
@@ -78,5 +79,5 @@ def test_the_environment_is_opened_at_the_size_of_the_world(
         "worldsim.envs.player.MixturePlayer",
         lambda name, size, max_frames: seen.append((name, size, max_frames)),
     )
-    run._player(world, 324)
+    open_player(world, 324)
     assert seen == [("doom-maze", (60, 80), 324)]

@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worldsim.data.recorder import Player
 from worldsim.engine.world import World, load
 from worldsim.evaluation.films import FILM_FRAMES, write_films
 from worldsim.evaluation.judge import Judge, find_judge
+from worldsim.evaluation.player import open_player
 from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED
 from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, Report, Scope, evaluate
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
     judge = Judge.load(args.judge) if args.judge else find_judge(world.spec)
-    player = _player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
+    player = open_player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
     try:
         with _progress() as show, _torch_threads(threads // workers):
             report = evaluate(
@@ -106,13 +106,6 @@ def _longest(scope: Scope, args: argparse.Namespace, fps: float) -> int:
     films = FILM_FRAMES if args.videos else 0
     out = round(max(scope.parts.seconds) * fps / 2) if scope.parts.loops else 0
     return CONTEXT + max(scope.horizon, scope.teacher, films, out, LONG if scope.long else 0)
-
-
-def _player(world: World, frames: int) -> Player:
-    # Environments lie above and are optional: imported only where one is played.
-    from worldsim.envs.player import MixturePlayer
-
-    return MixturePlayer(world.spec.name, world.spec.size, max_frames=frames)
 
 
 def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, object]:

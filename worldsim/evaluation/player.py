@@ -1,0 +1,20 @@
+"""Opens the real environment."""
+
+from __future__ import annotations
+
+from worldsim.data.recorder import Player
+from worldsim.engine.world import World
+
+__all__ = ["open_player"]
+
+
+def open_player(world: World, frames: int) -> Player:
+    """A player of the world's source at the world's frame size, for episodes of at most ``frames`` frames.
+
+    Raises:
+        DependencyError: the package behind the source is missing.
+    """
+    # Environments lie above and are optional: imported only where one is played.
+    from worldsim.envs.player import MixturePlayer
+
+    return MixturePlayer(world.spec.name, world.spec.size, max_frames=frames)
