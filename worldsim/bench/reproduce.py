@@ -70,7 +70,7 @@ def control_at(world: World, seed: int, t: int) -> Control:
 def digest(step: Step) -> bytes:
     """sha256 of all that a step answers."""
     parts = [step.frame.tobytes(), b"" if step.pose is None else step.pose.tobytes()]
-    return hashlib.sha256(b"".join([*parts, np.float64([step.reward, step.drift]).tobytes()])).digest()
+    return hashlib.sha256(b"".join([*parts, np.array([step.reward, step.drift]).tobytes()])).digest()
 
 
 def told_alone(world: World, frames: int, seed: int) -> str:

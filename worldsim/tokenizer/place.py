@@ -175,16 +175,20 @@ class Place(nn.Module):
         """
         dtype = self.above.weight.dtype
         shared = torch.addmm(self.column.bias[:, None], self.column.weight, column.flatten(1).to(dtype))
-        surface, halves = [feature.to(dtype) for feature in surface], []
+        shared, surface = shared.unflatten(1, column.shape[1:]), [feature.to(dtype) for feature in surface]
+        halves = []
         for layer, rows in ((self.above, slice(None, horizon)), (self.below, slice(horizon, None))):
             seen = torch.cat([feature[:, rows] for feature in surface])
-            mixed = (layer.weight @ seen.flatten(1)).unflatten(1, seen.shape[1:])
-            halves.append(mixed + shared.unflatten(1, column.shape[1:])[:, None])
-        x = torch.cat(halves, 1)
-        shape, x = x.shape[1:], x.flatten(1)
+            mixed = (layer.weight @ seen.flatten(1)).unflatten(1, seen.shape[1:]).add_(shared[:, None])
+            halves.append(self._colour(mixed.flatten(1)).unflatten(1, seen.shape[1:]))
+        return torch.cat(halves, 1)
+
+    def _colour(self, x: Tensor) -> Tensor:
+        """The rest of the network: [hidden, pixels] to [3, pixels], in place: it waits for memory."""
         for part in self.colour:
-            x = torch.addmm(part.bias[:, None], part.weight, x) if isinstance(part, nn.Linear) else part(x)
-        return x.unflatten(1, shape)
+            is_linear = isinstance(part, nn.Linear)
+            x = torch.addmm(part.bias[:, None], part.weight, x) if is_linear else x.relu_()
+        return x
 
     def surroundings(self, planar: Tensor) -> Tensor:
         """What is around cameras [B, 4], for dynamics: occupancy on a polar fan, then ground features.

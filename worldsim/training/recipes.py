@@ -31,7 +31,7 @@ class Recipe:
     """"history" (decoder sees the past) or "frame" (each frame alone)."""
     width: int = 192
     """Of the generator."""
-    layers: int = 4
+    layers: int = 2
     heads: int = 6
     context: int = 8
     tokenizer_width: int = 64
