@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.bridge import journal as module
+from worldsim.bridge import log
+from worldsim.bridge.blobs import Blobs
 from worldsim.bridge.journal import Journal, Recovered
+from worldsim.bridge.log import Log
 from worldsim.errors import BridgeError
 
 HISTORY, REPLIES, EVERY = 5, 3, 4
@@ -240,8 +243,8 @@ def test_a_session_of_the_same_name_does_not_get_the_old_ones_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = threading.Event()
-    save = Journal._save_blob
-    monkeypatch.setattr(Journal, "_save_blob", lambda self, blob: go.wait(5) and save(self, blob))
+    save = Blobs.save
+    monkeypatch.setattr(Blobs, "save", lambda self, blob: go.wait(5) and save(self, blob))
     with reopen(tmp_path) as journal:
         journal.append(opened("s", seed=1), *[stepped(seq) for seq in range(1, 9)])
         journal.snapshot("s", b"old")
@@ -263,6 +266,23 @@ def test_a_long_log_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(list(tmp_path.glob("log-*"))) == 1
     with reopen(tmp_path) as journal:
         assert [session.session for session in journal.recover()] == ["last"]
+
+
+def test_another_journals_sessions_are_taken_over_once(tmp_path: Path) -> None:
+    lease = {"op": "lease", "lease": "l", "key": "", "client": "me"}
+    with reopen(tmp_path / "b") as old:
+        old.append(lease, {**opened("s"), "blob": b"context"}, stepped(1))
+    shutil.copytree(tmp_path / "b", tmp_path / "c")  # as a crash before its end leaves it
+    with reopen(tmp_path / "a") as journal:
+        for folder in ("b", "c"):
+            with journal.sibling(tmp_path / folder) as other:
+                journal.take_over(other)
+                assert other.recover() == []
+                assert other.leases == {}
+            journal.append(stepped(2)) if folder == "b" else None
+    with reopen(tmp_path / "a") as journal:
+        (session,) = journal.recover()
+        assert (session.seq, session.base["blob"], journal.leases) == (2, b"context", {"l": lease})
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -304,15 +324,47 @@ def test_after_a_failed_write_nothing_more_is_taken(tmp_path: Path) -> None:
         assert [session.seq for session in journal.recover()] == [1]
 
 
+@pytest.mark.parametrize("step", ["replace", "open"])
+def test_a_log_that_cannot_be_written_anew_is_kept_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    with reopen(tmp_path) as journal:
+        monkeypatch.setattr(journal, "_limit", 0)
+        owner, name = (module, "Log") if step == "open" else (log, "sync_folder")
+        monkeypatch.setattr(owner, name, fail)
+        journal.append(opened(), stepped(1))
+        journal.flush()
+        assert "No space left" in caplog.text
+        monkeypatch.undo()
+        journal.append(stepped(2))
+    assert len(list(tmp_path.glob("log-*"))) == 1
+    with reopen(tmp_path) as journal:
+        assert [session.seq for session in journal.recover()] == [2]
+
+
+def test_a_log_that_cannot_be_mended_takes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reopen(tmp_path) as journal:
+        journal.append(opened(), *[stepped(seq) for seq in range(1, 9)])
+        monkeypatch.setattr(Log, "append", fail)
+        journal.snapshot("s", b"state")
+        journal.flush()
+        monkeypatch.undo()
+        with pytest.raises(BridgeError, match="broken"):
+            journal.append(stepped(9))
+
+
+def fail(*_: object) -> None:
+    raise OSError("No space left on device")
+
+
 def test_a_snapshot_that_cannot_be_written_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> str:
-        raise OSError("No space left on device")
-
     with reopen(tmp_path) as journal:
         journal.append(opened(), *[stepped(seq) for seq in range(1, 9)])
-        monkeypatch.setattr(Journal, "_save_blob", full)
+        monkeypatch.setattr(Blobs, "save", fail)
         assert journal.due("s")
         journal.snapshot("s", b"state")
         journal.flush()

@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import threading
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldsim.bridge.ledger import BLOB, Held, Ledger
-from worldsim.bridge.log import Log, Record, as_read, read_log, sync_folder, write_log
+from worldsim.bridge.blobs import BLOB, Blobs
+from worldsim.bridge.ledger import Held, Ledger
+from worldsim.bridge.log import Log, Record, as_read, read_log, write_log
 from worldsim.data.lock import locked
 from worldsim.errors import BridgeError
 
@@ -142,7 +141,7 @@ class Journal:
         """
         with self._lock:
             self._check_usable()
-            stored = [self._store(record) for record in records]
+            stored = [self._blobs.store(record) for record in records]
             self._broken = True
             self._apply(stored)
             self._log.append(stored)
@@ -151,6 +150,43 @@ class Journal:
             self._broken = False
             if self._log.size > self._limit:
                 self._wake()
+
+    def sibling(self, folder: Path) -> Journal:
+        """The journal of another server of the same world and settings, which has ended.
+
+        Raises:
+            BridgeError: it has not, or its world or settings are others.
+        """
+        return Journal(
+            folder,
+            self._head["meta"],
+            history=self._head["history"],
+            replies=self._ledger.replies,
+            every=self.every,
+            durable=self.durable,
+        )
+
+    def take_over(self, other: Journal) -> None:
+        """Have all sessions of another journal written here; there they end afterwards.
+
+        What is here already stays as it is: it was taken over before a crash kept it from ending there.
+
+        Raises:
+            BridgeError: as ``append``.
+        """
+        with self._lock:  # blobs must not be swept before the records that name them are there
+            here = {*self._ledger.leases, *self._ledger.sessions}
+            rows = [row for row in other._ledger.records() if row.get("session", row["lease"]) not in here]
+            self.append(*(self._with_blobs(row, other) for row in rows))
+        other.append(*({"op": "end", "lease": lease} for lease in other._ledger.owners()))
+
+    def _with_blobs(self, row: Record, other: Journal) -> Record:
+        """A record of another journal whose blobs are copied to files here."""
+        moments = []
+        for seq, depth, record in row.get("moments", ()):
+            loaded = other._blobs.load(record)
+            moments.append([seq, depth, self._blobs.store(loaded)])
+        return {**row, "moments": moments} if "moments" in row else row
 
     def due(self, session: str) -> bool:
         """Whether the time has come to call ``snapshot``: ``every`` steps after the last."""
@@ -205,9 +241,7 @@ class Journal:
             )
             raise BridgeError(rule, str(self.folder), remedy) from error
         try:
-            self._blobs = self.folder / "blobs"
-            self._blobs.mkdir(mode=0o700, exist_ok=True)
-            self._next_blob = max((int(path.stem, 16) for path in self._blobs.glob("*.blob")), default=0) + 1
+            self._blobs = Blobs(self.folder / "blobs")
             self._log = self._read()
             self._limit = max(_COMPACT, 2 * self._log.size)
             self._sweep()
@@ -223,7 +257,7 @@ class Journal:
         records, size = read_log(paths[-1])
         self._check_head(records[0] if records else {}, paths[-1])
         self._apply(records[1:])
-        for path in [*paths[:-1], *self.folder.glob("*.tmp"), *self._blobs.glob("*.tmp")]:
+        for path in [*paths[:-1], *self.folder.glob("*.tmp")]:
             path.unlink()
         return Log(paths[-1], size)
 
@@ -256,45 +290,8 @@ class Journal:
             state = "closed" if self._closed else "broken by an earlier failure"
             raise BridgeError("a journal must be open and whole", state, "start the server again")
 
-    def _store(self, record: Record) -> Record:
-        """The record with its blob in a file."""
-        blob = record.get(BLOB)
-        if blob is None:
-            return record
-        name = self._save_blob(blob)
-        return {**record, BLOB: name, "crc": zlib.crc32(blob)}
-
-    def _save_blob(self, blob: bytes) -> str:
-        with self._lock:
-            name = f"{self._next_blob:012x}.blob"
-            self._next_blob += 1
-        path = self._blobs / name
-        building = path.with_suffix(".tmp")
-        with building.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        building.replace(path)
-        sync_folder(self._blobs)
-        return name
-
-    def _load_blob(self, record: Record) -> Record:
-        """The record with its blob as bytes."""
-        if record.get(BLOB) is None:
-            return record
-        path = self._blobs / record[BLOB]
-        data = path.read_bytes() if path.exists() else b""
-        if zlib.crc32(data) != record["crc"]:
-            state = "damaged" if path.exists() else "missing"
-            rule, remedy = (
-                "a journal's blobs must match their checksums",
-                "put a copy of the folder in its place",
-            )
-            raise BridgeError(rule, f"{path} is {state}", remedy)
-        return {**record, BLOB: data}
-
     def _recovered(self, name: str, held: Held) -> Recovered:
-        base = self._load_blob(held.moments[0].record)
+        base = self._blobs.load(held.moments[0].record)
         return Recovered(name, held.lease, held.origin, base, list(held.events), held.seq)
 
     def _wake(self) -> None:
@@ -325,26 +322,33 @@ class Journal:
 
     def _write_shot(self, shot: _Shot) -> None:
         try:
-            name = self._save_blob(shot.blob)
-            record = {
-                "op": "snapshot",
-                "session": shot.session,
-                "seq": shot.seq,
-                "depth": shot.depth,
-                BLOB: name,
-            }
+            stored = self._blobs.store({BLOB: shot.blob})
+            place = {"session": shot.session, "seq": shot.seq, "depth": shot.depth}
+            record = {"op": "snapshot", **place, **stored}
             with self._lock:
                 if self._ledger.sessions.get(shot.session) is shot.held and not self._broken:
-                    self._log.append([{**record, "crc": zlib.crc32(shot.blob)}])
-                    self._ledger.apply({**record, "crc": zlib.crc32(shot.blob)})
+                    with self._breakable():
+                        self._log.append([record])
+                    self._ledger.apply(record)
         finally:
             self._pending.discard(shot.session)
+
+    @contextlib.contextmanager
+    def _breakable(self) -> Iterator[None]:
+        """A failure that has been made good is a ``BridgeError``; after any other the journal is broken."""
+        self._broken = True
+        try:
+            yield
+        except BridgeError:
+            self._broken = False
+            raise
+        self._broken = False
 
     def _sweep(self) -> None:
         """Delete files that no session needs, once the records that say so cannot be lost."""
         with self._lock:
             needed = self._ledger.blobs()
-            spare = [path for path in self._blobs.glob("*.blob") if path.name not in needed]
+            spare = self._blobs.spare(needed)
         if spare:
             self._log.sync()
         for path in spare:
@@ -357,8 +361,17 @@ class Journal:
                 return
             old, number = self._log, int(self._log.path.name.removeprefix("log-")) + 1
             path = self.folder / f"log-{number:08}"
-            write_log(path, [self._head, *self._ledger.records()])
-            self._log = Log(path, path.stat().st_size)
+            with self._breakable():
+                self._log = self._rewrite(path)
             self._limit = max(_COMPACT, 2 * self._log.size)
         old.close()
         old.path.unlink()
+
+    def _rewrite(self, path: Path) -> Log:
+        """What counts, in a new log; one that is there only in part must not be taken for the newest."""
+        try:
+            write_log(path, [self._head, *self._ledger.records()])
+            return Log(path, path.stat().st_size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise BridgeError("a long journal is written anew", f"{path}: {error}", "make room") from error

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from worldsim.bridge.blobs import BLOB
 from worldsim.bridge.log import Record
 
 __all__ = ["Held", "Ledger", "Moment"]
-
-BLOB = "blob"
-"""The key under which a record names the file with its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,10 @@ class Ledger:
         """The shortest log that amounts to the same."""
         yield from self.leases.values()
         yield from ({"op": "held", "session": name, **_plain(held)} for name, held in self.sessions.items())
+
+    def owners(self) -> set[str]:
+        """Leases, of sessions too."""
+        return {*self.leases, *(held.lease for held in self.sessions.values())}
 
     def blobs(self) -> set[str]:
         """Files that some session needs."""

@@ -1,0 +1,41 @@
+"""Blobs: whole or not there, found again, told from damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worldsim.bridge.blobs import Blobs
+from worldsim.errors import BridgeError
+
+
+def test_bytes_come_back(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    stored = blobs.store({"op": "open", "blob": b"\x00bytes"})
+    assert stored["blob"] != b"\x00bytes"
+    assert Blobs(tmp_path / "blobs").load(stored)["blob"] == b"\x00bytes"
+    plain = {"op": "open"}
+    assert blobs.store(plain) is plain
+    assert blobs.load(plain) is plain
+
+
+def test_names_are_never_used_again(tmp_path: Path) -> None:
+    names = {Blobs(tmp_path).save(b"x") for _ in range(3)} | {Blobs(tmp_path).save(b"x")}
+    assert len(names) == 4
+    assert {path.name for path in Blobs(tmp_path).spare({min(names)})} == names - {min(names)}
+
+
+def test_what_an_interrupted_write_left_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.tmp").write_bytes(b"half")
+    Blobs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_spoilt_one_is_noticed(tmp_path: Path, harm: str) -> None:
+    stored = Blobs(tmp_path).store({"blob": b"bytes"})
+    path = tmp_path / stored["blob"]
+    path.write_bytes(b"bytez") if harm == "damaged" else path.unlink()
+    with pytest.raises(BridgeError, match=harm):
+        Blobs(tmp_path).load(stored)

@@ -1,0 +1,72 @@
+"""A folder of bytes that a journal names: snapshots and given contexts, each written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+from worldsim.bridge.log import Record, sync_folder
+from worldsim.errors import BridgeError
+
+__all__ = ["BLOB", "Blobs"]
+
+BLOB = "blob"
+"""The key under which a record has its bytes, and once they are stored their file's name."""
+
+
+class Blobs:
+    """Files of bytes; may be used from any thread.
+
+    Args:
+        folder: made if need be; what an interrupted write left there is deleted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for path in folder.glob("*.tmp"):
+            path.unlink()
+        self._folder, self._lock = folder, threading.Lock()
+        self._next = max((int(path.stem, 16) for path in folder.glob("*.blob")), default=0) + 1
+
+    def save(self, blob: bytes) -> str:
+        """Write bytes; when this returns they are on the disk itself. Returns the file's name."""
+        with self._lock:
+            name = f"{self._next:012x}.blob"
+            self._next += 1
+        path = self._folder / name
+        building = path.with_suffix(".tmp")
+        with building.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        building.replace(path)
+        sync_folder(self._folder)
+        return name
+
+    def store(self, record: Record) -> Record:
+        """The record with its bytes in a file, or the record itself where it has none."""
+        blob = record.get(BLOB)
+        return record if blob is None else {**record, BLOB: self.save(blob), "crc": zlib.crc32(blob)}
+
+    def load(self, record: Record) -> Record:
+        """What was given to ``store``, and ``crc``.
+
+        Raises:
+            BridgeError: the file is missing or damaged.
+        """
+        if record.get(BLOB) is None:
+            return record
+        path = self._folder / record[BLOB]
+        data = path.read_bytes() if path.exists() else b""
+        if zlib.crc32(data) != record["crc"]:
+            state = "damaged" if path.exists() else "missing"
+            rule = "a journal's blobs must match their checksums"
+            raise BridgeError(rule, f"{path} is {state}", "put a copy of the folder in its place")
+        return {**record, BLOB: data}
+
+    def spare(self, needed: Collection[str]) -> list[Path]:
+        """Files that are not among those needed."""
+        return [path for path in self._folder.glob("*.blob") if path.name not in needed]
