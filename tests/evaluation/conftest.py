@@ -10,10 +10,15 @@ import torch
 
 from tests.tiny import lively_world
 from worldsim.camera import from_planar
-from worldsim.controls import ControlSpace
+from worldsim.controls import DOOM_KEYS, Control, ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.spec import SourceSpec
 from worldsim.engine.world import World, load
+from worldsim.envs.sources import Observation
+from worldsim.evaluation.drift import random_play
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.judge_network import JudgeConfig, JudgeNetwork
+from worldsim.evaluation.stage import Moment, moments
 
 
 class PretendedPlayer:
@@ -74,3 +79,81 @@ def player(world: World) -> PretendedPlayer:
 @pytest.fixture
 def other_space() -> ControlSpace:
     return ControlSpace(keys=("left",), look=False, pose=False, combos=((), ("left",)))
+
+
+class PretendedStage:
+    """A square room with striped walls, steered by keys: it moves at once and stops at once."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.spec = spec
+        self._at = np.zeros(3)
+
+    def reset(self, seed: int) -> Observation:
+        self._at = np.array([2.0, 2.0, 0.3 * (seed % 7)])
+        return self._seen()
+
+    def step(self, control: Control) -> Observation:
+        x, y, yaw = self._at
+        ahead = ("forward" in control.keys) - float("backward" in control.keys)
+        right = ("strafe_right" in control.keys) - float("strafe_left" in control.keys)
+        turn = 0.1 * (("turn_right" in control.keys) - float("turn_left" in control.keys)) + control.look
+        x += 0.1 * (ahead * np.cos(yaw) + right * np.sin(yaw))
+        y += 0.1 * (ahead * np.sin(yaw) - right * np.cos(yaw))
+        self._at = np.array([np.clip(x, 0.5, 3.5), np.clip(y, 0.5, 3.5), yaw - turn])
+        return self._seen()
+
+    def _seen(self) -> Observation:
+        x, y, yaw = self._at
+        height, width = self.spec.size
+        column = yaw - np.arange(width) / width * 1.5
+        shade = 128 + 60 * np.sin(8 * column) + 20 * np.sin(3 * x + 2 * y)
+        frame = np.broadcast_to(shade[None, :, None], (height, width, 3)).astype(np.uint8)
+        return Observation(frame.copy(), from_planar(x, y, 1.3, yaw))
+
+
+class StagedPlayer:
+    """Plays the room with random keys; every second episode ends by itself."""
+
+    def __init__(self, spec: SourceSpec, frames: int = 90) -> None:
+        self.spec, self.frames = spec, frames
+        self.source = PretendedStage(spec)
+        self.is_closed = False
+
+    def play(self, seed: int) -> EpisodeArrays:
+        space, seen = self.spec.control_space, [self.source.reset(seed)]
+        rows = random_play(space, np.random.default_rng(seed), self.frames)
+        for row in rows[:-1]:
+            seen.append(self.source.step(space.from_vector(row)))
+        is_last = np.arange(len(rows)) == len(rows) - 1
+        return EpisodeArrays(
+            frames=np.stack([row.frame for row in seen]),
+            controls=rows,
+            poses=np.stack([row.pose for row in seen if row.pose is not None]),
+            rewards=is_last.astype(np.float32) * (seed % 2),
+            terminated=is_last & (seed % 2 == 1),
+            truncated=is_last & (seed % 2 == 0),
+            seed=seed,
+        )
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    """One that has learnt nothing."""
+    torch.manual_seed(0)
+    return Judge(
+        JudgeNetwork(JudgeConfig(keys=DOOM_KEYS, columns=8, features=4)), "doom-maze", {"forward": 0.5}
+    )
+
+
+@pytest.fixture
+def staged(world: World) -> StagedPlayer:
+    return StagedPlayer(world.spec)
+
+
+@pytest.fixture
+def found(staged: StagedPlayer) -> list[Moment]:
+    """Moments of three episodes, with 20 controls after each."""
+    return moments(staged, iter(range(3)), 3, 4, 20)

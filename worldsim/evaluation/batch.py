@@ -43,7 +43,7 @@ def score_batch(
     """All scores; those of a dream are named ``<dream>.<score>``, those of the truth ``still.<score>``.
 
     With a judge also ``<dream>.keys``, ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of
-    ``true``, ``pose`` and ``real``, and the truth ``held`` and ``moved``.
+    ``true``, ``pose`` and ``real``, and the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
     """
     others = [k for k in STEPS if k != batch.steps]
     plan = Plan(context=batch.context, frames=teacher, every=every, steps=(batch.steps, *others))
@@ -57,6 +57,7 @@ def score_batch(
         scores |= {f"{name}.{key}": values for key, values in dreamt.items()}
     scores |= {f"still.{key}": values for key, values in still.items()}
     scores |= _judged(batch, scores)
+    scores["chance"] = batch.seed + np.arange(len(batch.true))
     on_progress(1.0)
     return {name: values for name, values in scores.items() if not name.endswith(".seen")}
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
-from worldsim.errors import DependencyError
+from worldsim.evaluation.mp4 import encode
 from worldsim.evaluation.open_loop import Walk, dream
 from worldsim.evaluation.trajectories import check_seeds, collect, reporting_seeds
 
@@ -21,8 +19,6 @@ FILM_FRAMES = 350
 """Twenty seconds at 17.5 frames a second."""
 _CONTEXT = 4
 _COLUMNS = 11
-_HEIGHT = 360
-"""Of a video in pixels, about."""
 _BAR = 16
 """Height of a caption in pixels."""
 
@@ -55,7 +51,8 @@ def write_films(
     pairs = np.stack([np.stack(dreamt, 1), true.frames[:, _CONTEXT - 1 :]], 1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, pair in zip(true.seeds, pairs, strict=True):
-        _write_video(folder / f"{name}.mp4", np.concatenate(list(pair), 2), world.spec.fps)
+        video = encode(np.concatenate(list(pair), 2), world.spec.fps)
+        (folder / f"{name}.mp4").write_bytes(video)
     Image.fromarray(_sheet(pairs, true.seeds, world.spec.fps)).save(folder / "sheet.png")
 
 
@@ -75,30 +72,3 @@ def _caption(texts: list[str], width: int) -> np.ndarray:
     for i, text in enumerate(texts):
         ImageDraw.Draw(bar).text((i * width // len(texts) + 3, 2), text, fill="white")
     return np.asarray(bar)
-
-
-def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """``uint8 [T, H, W, 3]`` to H.264 that browsers show: whole-number enlarged, sides even."""
-    av = _av()
-    scale = max(round(_HEIGHT / frames.shape[1] / 2), 1) * 2
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}
-        )
-        stream.height, stream.width, stream.pix_fmt = (
-            frames.shape[1] * scale,
-            frames.shape[2] * scale,
-            "yuv420p",
-        )
-        for frame in frames:
-            large = frame.repeat(scale, 0).repeat(scale, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise DependencyError("videos need the package av", None, "pip install 'worldsim[train]'") from error
-    return av

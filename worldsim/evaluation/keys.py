@@ -127,20 +127,28 @@ def confusion(motion: np.ndarray, real: Pulls, keys: tuple[str, ...]) -> tuple[t
     """Names, and ``int64 [C, C]``: how often a held key (row) looked like which (column).
 
     A net motion looks like the key along whose way it goes furthest, measured by what the environment does
-    under that key, and like none where that is less than a third.
+    under that key, and like none where that is less than a third. Only where the environment's own motion
+    looks like the key does it count: along a wall one slides elsewhere.
     """
     held = choices(keys)
     net, true = motion[:, :, _SETTLED:].sum(2), real["true"][:, :, _SETTLED:].sum(2)
-    usual, table = np.ones(3), np.zeros((len(held), len(held)), np.int64)
+    usual = np.ones(3)
     for axis in range(3):
         own = [np.abs(true[:, i, axis]) for i, key in enumerate(held) if key and _PULLS[key][0] == axis]
         usual[axis] = max(np.median(own), 1e-3) if own else np.inf
-    for i, key in enumerate(held):
-        able = np.ones(len(net), bool) if key is None else _goes(true, held, key, _LEAST)
-        for row in (net[:, i] / usual)[able]:
-            along = [1 / 3, *(row[_PULLS[name][0]] * _PULLS[name][1] for name in held if name)]
-            table[i, int(np.argmax(along))] += 1
+    table = np.zeros((len(held), len(held)), np.int64)
+    seen, truth = _looks(net / usual, held), _looks(true / usual, held)
+    for i in range(len(held)):
+        np.add.at(table[i], seen[truth[:, i] == i, i], 1)
     return tuple(key or "none" for key in held), table
+
+
+def _looks(net: np.ndarray, held: tuple[str | None, ...]) -> np.ndarray:
+    """Which choice each net motion [..., 3], in usual ways, looks like."""
+    pulls = [_PULLS[key] for key in held if key]
+    along = [np.full(net.shape[:-1], 1 / 3), *(sign * net[..., axis] for axis, sign in pulls)]
+    looks: np.ndarray = np.argmax(np.stack(along, -1), -1)
+    return looks
 
 
 def _net(dream: np.ndarray, real: Pulls) -> _Net:

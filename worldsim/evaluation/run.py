@@ -14,14 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.engine.world import World, load
+from worldsim.errors import ConfigError
+from worldsim.evaluation.compare import comparison, read_report
+from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.films import FILM_FRAMES, write_films
 from worldsim.evaluation.judge import Judge, find_judge
+from worldsim.evaluation.page.cases import cases_of
+from worldsim.evaluation.page.page import page_of
 from worldsim.evaluation.player import open_player
 from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED
@@ -36,22 +42,44 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
+    if bool(args.compare) == bool(args.world):
+        raise ConfigError(
+            "eval needs one world, or --compare with two", args.world, "worldsim eval doom-maze"
+        )
+    if args.compare:
+        if args.out or args.videos:
+            raise ConfigError("a comparison has no page and no videos", None, "leave --out and --videos out")
+        found = [read_report(Path(it)) if Path(it).is_file() else _measure(it, args) for it in args.compare]
+        print(json.dumps(found, indent=1)) if args.json else Console().print(comparison(*found))
+        return 0
+    told = _measure(args.world, args)
+    if args.json:
+        print(json.dumps(told, indent=1))
+    else:
+        figures = {name: Figure(**row) for name, row in told.pop("figures").items()}
+        Console().print(table_of(figures, told))
+    return 0
+
+
+def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a world; what the figures depend on, and the figures. Writes the page and the videos."""
     began = time.monotonic()
     threads = args.threads or torch.get_num_threads()
-    world = load(args.world, args.device, _DTYPES.get(args.dtype))
+    world = load(name, args.device, _DTYPES.get(args.dtype))
     workers = threads if world.device.type == "cpu" else 1
     scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
     judge = Judge.load(args.judge) if args.judge else find_judge(world.spec)
     player = open_player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
+    stage = getattr(player, "source", None)
     try:
         with _progress() as show, _torch_threads(threads // workers):
             report = evaluate(
                 world,
                 player,
                 scope,
-                stage=getattr(player, "source", None),
+                stage=stage,
                 judge=judge,
                 steps=args.steps,
                 seed=args.seed,
@@ -60,24 +88,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if args.videos:
             write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
+        cases = cases_of(world, player, report, args.steps) if args.out else []
     finally:
         player.close()
     seconds = round(time.monotonic() - began, 1)
     facts = {**_facts(world, report, args.steps, args.seed), "threads": threads, "seconds": seconds}
-    if args.json:
-        figures = {name: asdict(figure) for name, figure in report.figures.items()}
-        print(json.dumps({**facts, "figures": figures}, indent=1))
-    else:
-        Console().print(table_of(report.figures, facts))
-    return 0
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        page = page_of(report, facts, world.spec.control_space.keys, cases)
+        (args.out / "index.html").write_text(page, encoding="utf-8")
+    return {**facts, "figures": {key: asdict(figure) for key, figure in report.figures.items()}}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip()
     )
-    parser.add_argument("world", help="a shipped world's name, or a folder")
+    parser.add_argument("world", nargs="?", help="a shipped world's name, or a folder")
     parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two worlds, or files that --json printed, side by side",
+    )
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--full", action="store_true", help="all of it, under forty minutes (the default)")
+    scope.add_argument(
         "--quick", action="store_true", help=f"{QUICK.trajectories} trajectories, not {FULL.trajectories}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -86,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="which reporting run; each has its own episodes (%(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="also write DIR/index.html, a page to look at"
     )
     parser.add_argument(
         "--videos", type=Path, metavar="DIR", help="also write videos, dream | engine, and a contact sheet"

@@ -71,6 +71,8 @@ class Report:
     """Of the real episodes that dreams are held against frame by frame."""
     scored: int
     """Teacher-forced frames that were scored."""
+    length: int
+    """Frames of each of these stretches."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     """What the figures are of, per trajectory."""
     parts: Parts = field(default_factory=Parts, compare=False, repr=False)
@@ -125,7 +127,7 @@ def evaluate(
     figures = figures_of(scores, steps, world.spec.fps)
     floor, ceiling = float(scores["unrelated"].mean()), figures["tokenizer_psnr"].value
     figures |= parts.figures(world.spec.control_space.keys, floor, ceiling)
-    return Report(figures, recorded.seeds, scores["copy"].size, scores, parts)
+    return Report(figures, recorded.seeds, scores["copy"].size, recorded.length, scores, parts)
 
 
 class _Recorded:
@@ -138,6 +140,7 @@ class _Recorded:
         self._judge, self._steps, self._seed = judge, steps, seed
         self._sizes = _batches(scope.trajectories, scope.batch)
         self._longs = _batches(scope.long, scope.batch) if scope.long else []
+        self.length = CONTEXT + max(scope.horizon, scope.teacher)
         self.costs = [1.0] * len(self._sizes) + [2.0] * len(self._longs)
         """Of each batch, about."""
         self.seeds: tuple[int, ...] = ()
@@ -147,10 +150,10 @@ class _Recorded:
         self, pool: ThreadPoolExecutor, workers: int, seeds: Iterator[int], progress: _Progress
     ) -> dict[str, np.ndarray]:
         """Play and score as many batches at a time as there are workers: not all fit into memory."""
-        scope = self._scope
         found: list[dict[str, np.ndarray]] = []
-        length = CONTEXT + max(scope.horizon, scope.teacher)
-        jobs = [(size, length) for size in self._sizes] + [(size, CONTEXT + LONG) for size in self._longs]
+        jobs = [(size, self.length) for size in self._sizes] + [
+            (size, CONTEXT + LONG) for size in self._longs
+        ]
         for first in range(0, len(jobs), workers):
             wave = [collect(self._player, seeds, *job) for job in jobs[first : first + workers]]
             self.seeds += tuple(number for true in wave for number in true.seeds)

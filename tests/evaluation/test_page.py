@@ -1,0 +1,142 @@
+"""The page: well-formed, self-contained, and it opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import StagedPlayer
+from worldsim.engine.world import World
+from worldsim.errors import DataError
+from worldsim.evaluation.compare import comparison, read_report
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.page.cases import cases_of
+from worldsim.evaluation.page.page import page_of
+from worldsim.evaluation.page.svg import heat, lines, paths
+from worldsim.evaluation.parts import Sizes
+from worldsim.evaluation.yardstick import Report, Scope, evaluate
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+SIZES = Sizes(moments=2, loops=2, seconds=(1,), endings=4, walks=2, frames=20)
+
+
+@pytest.fixture(scope="module")
+def player(world: World) -> StagedPlayer:
+    return StagedPlayer(world.spec)
+
+
+@pytest.fixture(scope="module")
+def report(world: World, player: StagedPlayer, judge: Judge) -> Report:
+    scope = Scope(trajectories=3, teacher=4, every=2, horizon=64, batch=2, parts=SIZES)
+    return evaluate(world, player, scope, stage=player.source, judge=judge, steps=1)
+
+
+@pytest.fixture(scope="module")
+def page(world: World, player: StagedPlayer, report: Report) -> str:
+    pytest.importorskip("av")
+    cases = cases_of(world, player, report, 1)
+    return page_of(report, {"world": "<tiny>", "source": "a room"}, world.spec.control_space.keys, cases)
+
+
+class Reader(HTMLParser):
+    """Checks that every tag is closed, and collects what is referred to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_all_figures_of_the_parts_are_there(report: Report) -> None:
+    assert {
+        "key_accuracy", "key_pairs", "key_latency", "rot_deg_s", "trans_pct_s", "frechet", "loop1_psnr",
+        "loop1_poseless", "drift_ratio", "drift_sharp", "drift_motion", "idle_psnr", "end_auroc", "reward_rmse",
+    } <= report.figures.keys()  # fmt: skip
+    for name, figure in report.figures.items():
+        assert np.isfinite(figure.value), name
+        assert figure.ci[0] <= figure.ci[1], name
+
+
+def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -> None:
+    reader = Reader()
+    reader.feed(page.removeprefix("<!doctype html>"))
+    assert reader.open == []
+    assert all(reference.startswith("data:") for reference in reader.references)
+    assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script"))
+    assert reader.tags.count("video") == 3
+    assert reader.tags.count("svg") == 2 + 3 + 2 + 2
+    assert all(f"<code>{name}</code>" in page for name in report.figures)
+    assert "&lt;tiny&gt; against a room" in page
+    assert "nan" not in page.replace(page[page.find("base64") :], "")
+
+
+def test_cases_are_the_dreams_that_were_scored(world: World, player: StagedPlayer, report: Report) -> None:
+    pytest.importorskip("av")
+    best, _, worst = cases_of(world, player, report, 1)
+    score = report.scores["true.psnr"].mean(1)
+    assert f"{score.max():.1f} dB" in best.title
+    assert f"{score.min():.1f} dB" in worst.title
+    assert best.video[4:8] == b"ftyp"
+    assert best.true is not None
+    assert best.true.shape == (64, 2)
+
+
+def test_a_browser_opens_it_without_errors(page: str, tmp_path: Path) -> None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium on the path")
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *flags, (tmp_path / "index.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<video") == 3
+
+
+def test_plots_have_what_they_are_given() -> None:
+    plot = lines({"a & b": np.arange(2000.0), "c": np.ones(10)}, x="frame", y="dB")
+    assert plot.count("<polyline") == 2
+    assert "a &amp; b" in plot
+    assert plot.count(",") < 900, "long lines are thinned"
+    assert lines({"flat": np.full(5, 3.0)}, x="x", y="y").count("<polyline") == 1
+    assert heat(["none", "forward"], np.array([[2, 0], [1, 3]])).count("<rect") == 4
+    assert paths({"a": np.zeros((5, 2)), "b": np.ones((5, 2))}).count("<circle") == 2
+
+
+def test_two_reports_are_compared(tmp_path: Path) -> None:
+    row = {"value": 20.0, "ci": [19.0, 21.0], "floor": 10.0, "ceiling": 30.0, "unit": "dB", "about": ""}
+    first = {"world": "a", "steps": 2, "figures": {"next_psnr": row, "gone": row}}
+    second = {"world": "b", "steps": 2, "figures": {"next_psnr": {**row, "value": 25.0, "ci": [24.0, 26.0]}}}
+    (tmp_path / "a.json").write_text(json.dumps(first))
+    table = comparison(read_report(tmp_path / "a.json"), second)
+    assert table.row_count == 1
+    assert [list(column.cells)[0] for column in table.columns][5] == "+5.00 *"
+    assert str(table.title) == "a | b: world a | b"
+    (tmp_path / "b.json").write_text("[]")
+    with pytest.raises(DataError, match="must be what `worldsim eval --json` printed"):
+        read_report(tmp_path / "b.json")

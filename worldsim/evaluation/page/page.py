@@ -1,0 +1,154 @@
+"""One HTML file: figures between floor and ceiling, plots, and what the dreams look like."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+
+from worldsim.evaluation.drift import frechet
+from worldsim.evaluation.figure import Figure
+from worldsim.evaluation.keys import confusion
+from worldsim.evaluation.page.cases import Case
+from worldsim.evaluation.page.svg import heat, lines, paths
+from worldsim.evaluation.yardstick import Report
+
+__all__ = ["page_of"]
+
+_BLOCKS = 40
+"""Points of a drift curve."""
+_STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;
+padding:0 1rem}table{border-collapse:collapse;font-size:13px}th,td{padding:.2rem .6rem;text-align:right;
+border-bottom:1px solid #8883}
+th:first-child,td:first-child,td:last-child{text-align:left}
+td:last-child{opacity:.75;max-width:32rem}code{font-size:13px}svg text{font-size:11px;fill:currentColor}
+.row{display:flex;flex-wrap:wrap;gap:1.2rem;align-items:flex-start}
+.legend span{margin-right:1rem;font-size:12px}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:2px}
+video{width:100%;image-rendering:pixelated;background:#000}figure{margin:1rem 0}figcaption{font-size:13px}
+.bar{position:relative;width:120px;height:10px;background:#8883;border-radius:5px}
+.bar b{position:absolute;top:-2px;width:4px;height:14px;border-radius:2px;background:#2f6fde}
+"""
+
+
+def page_of(report: Report, facts: Mapping[str, object], keys: tuple[str, ...], cases: list[Case]) -> str:
+    """The page; nothing in it refers to anything outside."""
+    title = escape(f"{facts['world']} against {facts['source']}")
+    told = ", ".join(f"{name} {value}" for name, value in facts.items())
+    sections = [
+        _section("Figures", _table(report.figures)),
+        _section("How near the dream stays to the environment", _horizon(report)),
+        _section("Where the dream believes to be", _tracks(cases)),
+        _section("Which key a motion looks like", _keys(report, keys)),
+        _section("How long dreams change", _drift(report)),
+        _section("Dream | environment | difference", "".join(_case(case) for case in cases)),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p><code>{escape(told)}</code></p>"
+        f"{''.join(sections)}</body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _table(figures: Mapping[str, Figure]) -> str:
+    head = ("figure", "value", "95 %", "floor", "ceiling", "unit", "floor to ceiling", "what it is")
+    rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
+    for name, figure in figures.items():
+        low, high = figure.ci
+        cells = (
+            f"<code>{escape(name)}</code>", f"<b>{figure.value:.2f}</b>", f"{low:.2f} to {high:.2f}",
+            _number(figure.floor), _number(figure.ceiling), escape(figure.unit), _bar(figure),
+            escape(figure.about),
+        )  # fmt: skip
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _bar(figure: Figure) -> str:
+    """Where the value is between floor and ceiling."""
+    if figure.floor is None or figure.ceiling is None or figure.floor == figure.ceiling:
+        return ""
+    share = np.clip((figure.value - figure.floor) / (figure.ceiling - figure.floor), 0, 1)
+    return f'<div class="bar"><b style="left:{116 * share:.0f}px"></b></div>'
+
+
+def _horizon(report: Report) -> str:
+    names = {
+        "true": "true keys", "pose": "true keys and poses", "shuffled": "another trajectory's keys",
+        "still": "last given frame",
+    }  # fmt: skip
+    scores = report.scores
+    curves = {
+        text: scores[f"{name}.psnr"].mean(0) for name, text in names.items() if f"{name}.psnr" in scores
+    }
+    longest = max(len(curve) for curve in curves.values())
+    curves["encoded and decoded"] = np.full(longest, scores["tokenizer"].mean())
+    plots = [lines(curves, x="frame", y="PSNR in dB")]
+    if "true.metres" in scores:
+        off = {"dream": scores["true.metres"].mean(0), "standing still": scores["still.metres"].mean(0)}
+        plots.append(lines(off, x="frame", y="metres from the true pose, keys alone"))
+    return f'<div class="row">{"".join(plots)}</div>'
+
+
+def _keys(report: Report, keys: tuple[str, ...]) -> str:
+    if "keys" not in report.parts.dreamt:
+        return ""
+    real = report.parts.real["keys"]
+    tables = []
+    for title, motion in (("dream", report.parts.dreamt["keys"]["motion"]), ("environment", real["motion"])):
+        names, table = confusion(motion, real, keys)
+        tables.append(
+            f"<figure><figcaption>{title}: held (rows), seen</figcaption>{heat(names, table)}</figure>"
+        )
+    return f'<div class="row">{"".join(tables)}</div>'
+
+
+def _drift(report: Report) -> str:
+    if "play" not in report.parts.dreamt:
+        return ""
+    dream, real = report.parts.dreamt["play"], report.parts.real["play"]
+    frames = dream["motion"].shape[1]
+    curves = {
+        f"{text} over the environment's": _blocks(dream[key]).mean(0) / real[key].mean()
+        for text, key in (("sharpness", "gradient"), ("motion", "motion"))
+    }
+    plots = [lines(curves, x="frame of random play", y="ratio", end=frames)]
+    if "features" in dream:
+        own, true = dream["features"], real["features"].reshape(-1, real["features"].shape[-1])
+        parts = np.array_split(own, min(_BLOCKS // 2, own.shape[1]), axis=1)
+        apart = [frechet(part.reshape(-1, part.shape[-1]), true) for part in parts]
+        curve = {"dream": np.array(apart)}
+        plots.append(lines(curve, x="frame of random play", y="Frechet distance to real frames", end=frames))
+    return f'<div class="row">{"".join(plots)}</div>'
+
+
+def _blocks(values: np.ndarray) -> np.ndarray:
+    """Means over about forty stretches of ``[N, F]``."""
+    return np.stack([part.mean(1) for part in np.array_split(values, min(_BLOCKS, values.shape[1]), 1)], 1)
+
+
+def _tracks(cases: list[Case]) -> str:
+    plots = [
+        f"<figure><figcaption>{escape(case.title)}</figcaption>"
+        f"{paths({'environment': case.true, 'dream': case.dreamt})}</figure>"
+        for case in cases
+        if case.true is not None and case.dreamt is not None
+    ]
+    return f'<div class="row">{"".join(plots)}</div>' if plots else ""
+
+
+def _case(case: Case) -> str:
+    data = base64.b64encode(case.video).decode()
+    video = f'<video controls loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
+    return f"<figure>{video}<figcaption>{escape(case.title)}</figcaption></figure>"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
