@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -14,6 +16,7 @@ import torch
 
 from tests.bridge.asker import Asker, Gate, name
 from tests.tiny import lively_world
+from worldsim.bridge import server as server_module
 from worldsim.bridge.protocol import MAGIC, Limits, control_address, describe, read_array
 from worldsim.bridge.server import Options, Server
 from worldsim.engine.engine import Engine
@@ -407,6 +410,28 @@ def test_only_its_owner_can_reach_a_socket_file(serve: Serve, tmp_path: Path) ->
     server = serve()
     for address in (server.address, control_address(server.address)):
         assert Path(address.removeprefix("ipc://")).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_long_replay_does_not_use_up_the_time_of_leases(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state", ttl=0.5)
+    with Server(world.engine(slots=SLOTS, steps=1, history=4), options) as server:
+        asker = Asker(server.address)
+        session = asker.open()
+    late: list[float] = []
+    recover = server_module.recover
+
+    def slow(*args: object, **keys: object) -> None:
+        recover(*args, **keys)
+        late.append(10.0)
+
+    clock = time.monotonic
+    monkeypatch.setattr(server_module, "recover", slow)
+    monkeypatch.setattr(server_module.time, "monotonic", lambda: clock() + sum(late))
+    with Server(world.engine(slots=SLOTS, steps=1, history=4), replace(options, ttl=5.0)):
+        assert asker.ask("hello", client="x")["sessions"] == {session: 0}
+        asker.close()
 
 
 def test_any_free_port(serve: Serve, ask: Ask) -> None:

@@ -144,10 +144,10 @@ class Server:
     def _remember(self, progress: Callable[[float], None] | None) -> None:
         if self._journal is None:
             return
-        now = time.monotonic()
+        recover(self.engine, self._journal, self.sessions, progress=progress)
+        now = time.monotonic()  # a long replay must not use up the time that leases have
         for record in self._journal.leases.values():
             self._leases.recover(record, now)
-        recover(self.engine, self._journal, self.sessions, progress=progress)
 
     def _begin(self) -> None:
         limits = self._options.limits
