@@ -35,6 +35,11 @@ class ServerProcess:
         guard.cancel()
         assert ready.startswith("serving "), f"no server: {ready!r}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a crash does."""
         self._process.kill()

@@ -7,9 +7,10 @@ from typing import Any
 
 from worldsim.bridge.journal import Journal
 from worldsim.bridge.protocol import Code
+from worldsim.bridge.recovery import recover
 from worldsim.bridge.requests import Answer, refusal
 from worldsim.bridge.sessions import Held, Sessions
-from worldsim.bridge.tasks import Advance, Close, Fork, Open, Restore, Rewind, Snap, Task
+from worldsim.bridge.tasks import Adopt, Advance, Close, Fork, Open, Restore, Rewind, Snap, Task
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
@@ -171,6 +172,21 @@ class Keeper:
         self.sessions.remove(task.session)
         return Answer(seq=held.seq)
 
+    def _adopt(self, task: Adopt, _: str) -> Answer:
+        if self.journal is None:
+            raise BridgeError("only a server with a journal takes over another's sessions")
+        with self.journal.sibling(task.folder) as other:
+            count = len(other.recover())
+            if count > self.engine.free or len(self.sessions) + count > self._most:
+                rule, remedy = f"the server has room for {self._most} sessions", "start that engine again"
+                raise BridgeError(rule, f"{len(self.sessions)} and {count} more", remedy, code=Code.BUSY)
+            recover(self.engine, other, self.sessions)
+            try:
+                self.journal.take_over(other)
+            except (BridgeError, OSError) as error:
+                raise BrokenError(str(error)) from error
+        return Answer()
+
     def _again(self, name: str, lease: str, origin: tuple[Any, ...]) -> Answer | None:
         """What a request that makes a session was answered before; None if it comes for the first time."""
         if name not in self.sessions:
@@ -203,4 +219,5 @@ _WORK: dict[type, Any] = {
     Rewind: Keeper._rewind,
     Snap: Keeper._snap,
     Close: Keeper._close,
+    Adopt: Keeper._adopt,
 }

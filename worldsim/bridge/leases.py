@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,16 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._leases.values()))
+
     def recover(self, record: dict[str, Any], now: float) -> None:
         """A lease from the journal; its time begins anew."""
         token = record["lease"]
         self._leases[token] = Lease(token, record["key"], record["client"], now + self.ttl)
 
-    def grant(self, key: str, client: str, now: float) -> Lease:
-        """A new one.
+    def grant(self, key: str, client: str, now: float, token: str = "") -> Lease:
+        """A new one; a front brings its own ``token``.
 
         Raises:
             BridgeError: ``BUSY``, there are too many.
@@ -60,7 +64,7 @@ class Leases:
             rule, remedy = f"a server has {_MOST} leases at most", "try again later"
             wait = self.ttl * 1000
             raise BridgeError(rule, len(self), remedy, code=Code.BUSY, retry_after_ms=wait)
-        lease = Lease(secrets.token_hex(16), key, client, now + self.ttl)
+        lease = Lease(token or secrets.token_hex(16), key, client, now + self.ttl)
         self._leases[lease.token] = lease
         return lease
 

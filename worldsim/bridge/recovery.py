@@ -30,13 +30,18 @@ def recover(
     Raises:
         WorldsimError: a session cannot be made again: damaged files, or an engine with other settings.
     """
-    tales = journal.recover()
-    replays = [_Replay(engine, tale) for tale in tales]
-    length = max((len(tale.events) for tale in tales), default=0)
-    for done in range(length):
-        _advance(engine, [replay for replay in replays if len(replay.tale.events) > done], done)
-        if progress is not None:
-            progress((done + 1) / length)
+    replays: list[_Replay] = []
+    try:
+        replays.extend(_Replay(engine, tale) for tale in journal.recover())
+        length = max((len(replay.tale.events) for replay in replays), default=0)
+        for done in range(length):
+            _advance(engine, [replay for replay in replays if len(replay.tale.events) > done], done)
+            if progress is not None:
+                progress((done + 1) / length)
+    except BaseException:
+        for replay in replays:
+            replay.session.close()
+        raise
     for replay in replays:
         sessions.add(replay.held)
 

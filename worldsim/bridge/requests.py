@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from worldsim.bridge.fields import Fields
 from worldsim.bridge.protocol import CODECS, Code, Limits
 from worldsim.bridge.tasks import (
+    Adopt,
     Advance,
     Close,
     Fork,
@@ -39,6 +41,8 @@ class Envelope:
     trace: str | None = None
     patience: float | None = None
     """Seconds after its arrival in which an answer is worth something."""
+    key: str = ""
+    """The authenticated key of a client, as a front tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,13 @@ def read_name(fields: Fields) -> Envelope:
     return Envelope(fields.text("op", 32), fields.number("id"))
 
 
-def read_envelope(fields: Fields, name: Envelope) -> Envelope:
+def read_envelope(fields: Fields, name: Envelope, *, front: bool = False) -> Envelope:
     """What every request has; ``fields`` then holds the rest.
+
+    Args:
+        fields: what ``read_name`` left.
+        name: what it read.
+        front: whether a front sent it, which says whose request it is.
 
     Raises:
         BridgeError: a part of it is malformed.
@@ -107,7 +116,8 @@ def read_envelope(fields: Fields, name: Envelope) -> Envelope:
     trace = fields.maybe("trace", lambda key: fields.text(key, 64))
     patience = fields.maybe("deadline_ms", lambda key: fields.real(key, 0, 1e9) / 1000)
     lease = fields.maybe("lease", fields.token) or ""
-    return Envelope(name.op, name.id, lease, trace, patience)
+    key = fields.text("key", 64) if front else ""
+    return Envelope(name.op, name.id, lease, trace, patience, key)
 
 
 class Reader:
@@ -116,10 +126,12 @@ class Reader:
     Args:
         check: raises a ``WorldsimError`` for a control that the world does not take.
         limits: what one request may ask for.
+        front: whether a front asks, which may move sessions from engine to engine.
     """
 
-    def __init__(self, check: Callable[[Control], None], limits: Limits) -> None:
+    def __init__(self, check: Callable[[Control], None], limits: Limits, *, front: bool = False) -> None:
         self._check, self._limits = check, limits
+        self._readers = _READERS | ({"adopt": Reader._adopt} if front else {})
 
     def read(
         self, envelope: Envelope, fields: Fields, payloads: Sequence[Any], peer: Any, now: float
@@ -129,9 +141,9 @@ class Reader:
         Raises:
             BridgeError: no such request, or a malformed one.
         """
-        method = _READERS.get(envelope.op)
+        method = self._readers.get(envelope.op)
         if method is None:
-            known = ", ".join(_READERS)
+            known = ", ".join(self._readers)
             raise BridgeError("a request's op must be known", envelope.op, f"the data socket takes {known}")
         if not envelope.lease:
             raise BridgeError("a request must have its client's lease", None, "say hello first")
@@ -207,6 +219,10 @@ class Reader:
     def _close(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 0)
         return [Close(fields.token("session"))]
+
+    def _adopt(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 0)
+        return [Adopt(fields.token("session"), Path(fields.text("folder", 4096)))]
 
 
 _READERS: dict[str, Callable[[Reader, Fields, Sequence[Any], bool], list[Task | BridgeError]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,8 +16,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from worldsim.bridge.protocol import control_address
+from worldsim.bridge.front import Front
+from worldsim.bridge.protocol import Limits, control_address
 from worldsim.bridge.server import Options, Server
+from worldsim.bridge.status import StatusPage
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import load
 from worldsim.sampling.flow import STEPS
@@ -27,6 +30,8 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _SWITCH = 0.001
 """Seconds after which a thread lets another go on: the engine's may wait at every one of its operations."""
 _MIB = 2**20
+_BEHIND = Limits(waiting=10**6, rate=10**9, malformed=10**9)
+"""A front bounds what its clients may ask."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     sys.setswitchinterval(_SWITCH)
+    return _serve_front(args) if args.engines > 1 else _serve_engine(args)
+
+
+def _serve_engine(args: argparse.Namespace) -> int:
     with _asked_to_end() as asked:
+        if args.behind_front:
+            threading.Thread(target=_await_front, args=(asked,), daemon=True).start()
         engine = _engine(args)
         with Progress(console=Console(file=sys.stderr), transient=True) as bar:
             task = bar.add_task("making earlier sessions again", total=1.0, visible=args.state is not None)
@@ -44,6 +55,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             pass
         server.stop()
     return 0 if server.fault is None else 1
+
+
+def _serve_front(args: argparse.Namespace) -> int:
+    with (
+        _asked_to_end() as asked,
+        Front(_address(args), engine_words(args), keys=args.keys, state=args.state, ttl=args.ttl) as front,
+    ):
+        front.await_engines(asked)
+        page = None
+        if args.metrics_port is not None:
+            front.watch()
+            page = StatusPage(args.metrics_port, front.meter.page, lambda: front.alive, lambda: front.ready)
+        where = f"{front.address} and {control_address(front.address)}"
+        print(f"serving {Path(args.world).name} at {where}, {args.engines} engines", flush=True)
+        while not asked.wait(0.2) and front.alive:
+            pass
+        if page is not None:
+            page.close()
+    return 0 if front.fault is None else 1
+
+
+def _await_front(asked: threading.Event) -> None:
+    """An engine behind a front ends when its standard input does, however the front ended."""
+    while os.read(0, 1):
+        pass
+    asked.set()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         default=30.0,
         help="seconds that a silent client keeps its sessions (%(default)s)",
     )
+    parser.add_argument(
+        "--engines",
+        type=int,
+        default=1,
+        help="processes, one per device, behind the one address (%(default)s)",
+    )
+    parser.add_argument("--behind-front", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
@@ -107,15 +151,33 @@ def _engine(args: argparse.Namespace) -> Engine:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    name = Path(args.world).name
     return Options(
-        address=args.bind or f"ipc:///tmp/worldsim-{name}.sock",
+        address=_address(args),
         keys=args.keys,
         state=args.state,
         metrics_port=args.metrics_port,
         ttl=args.ttl,
         durable=args.durable,
+        front=args.behind_front,
+        limits=_BEHIND if args.behind_front else Limits(),
     )
+
+
+def _address(args: argparse.Namespace) -> str:
+    return args.bind or f"ipc:///tmp/worldsim-{Path(args.world).name}.sock"
+
+
+def engine_words(args: argparse.Namespace) -> list[list[str]]:
+    """The command lines of the engines behind a front: as its own, each with its share of the machine."""
+    shared = ["serve", args.world]
+    for name in ("slots", "parking", "steps", "history", "context", "ttl", "dtype"):
+        value = getattr(args, name)
+        shared += [] if value is None else [f"--{name}", str(value)]
+    shared += ["--durable"] if args.durable else []
+    cards = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
+    threads = args.threads or max(1, torch.get_num_threads() // args.engines)
+    devices = [f"cuda:{number % cards}" if cards else args.device for number in range(args.engines)]
+    return [[*shared, "--threads", str(threads), "--device", device] for device in devices]
 
 
 def _tell(server: Server) -> None:

@@ -51,6 +51,8 @@ class Options:
     ttl: float = 30.0
     """Seconds that a lease lasts without a sign of life."""
     limits: Limits = field(default_factory=Limits)
+    front: bool = False
+    """Whether all requests come through a front, which says whose each is and bounds what clients ask."""
     durable: bool = False
     """Whether answers wait for the disk itself, so that a loss of power takes nothing either."""
 
@@ -159,12 +161,13 @@ class Server:
             self.sessions,
             self._leases,
             self._journal,
-            Reader(lambda control: check_control(self.engine, control), limits),
+            Reader(lambda control: check_control(self.engine, control), limits, front=self._options.front),
             limits,
             self.meter,
             hello=facts_of(self.engine, limits),
             info=self.info,
             room=self._room,
+            front=self._options.front,
         )
         self._watch()
         self._page = None

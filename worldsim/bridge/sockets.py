@@ -67,9 +67,13 @@ class Sockets:
         for one in (self._data, self._control):
             self._poller.register(one, zmq.POLLIN)
 
-    def watch(self, descriptor: int) -> None:
-        """Let ``poll`` return when a file can be read, too."""
-        self._poller.register(descriptor, zmq.POLLIN)
+    def watch(self, other: int | zmq.Socket[bytes]) -> None:
+        """Let ``poll`` return when a file or another socket can be read, too."""
+        self._poller.register(other, zmq.POLLIN)
+
+    def forget(self, other: int | zmq.Socket[bytes]) -> None:
+        """The opposite of ``watch``."""
+        self._poller.unregister(other)
 
     def poll(self, seconds: float) -> None:
         """Wait until something has come, or for so long."""

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from worldsim.controls import Control
 from worldsim.errors import BridgeError, DataError
 
 __all__ = [
+    "Adopt",
     "Advance",
     "Close",
     "Fork",
@@ -150,7 +152,17 @@ class Close:
         return {"op": "close", "session": self.session}
 
 
-Task = Open | Restore | Advance | Rewind | Fork | Snap | Close
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """All sessions of an engine that ended."""
+
+    session: str
+    """A name for the task itself."""
+    folder: Path
+    """Of that engine's journal."""
+
+
+Task = Open | Restore | Advance | Rewind | Fork | Snap | Close | Adopt
 
 
 def origin_of(row: dict[str, Any]) -> tuple[Any, ...]:

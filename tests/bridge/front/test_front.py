@@ -1,0 +1,131 @@
+"""Two engines, each a process, behind one address."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bridge.asker import Asker, name
+from tests.bridge.server_process import ServerProcess
+from tests.tiny import lively_world
+from worldsim.bridge.protocol import Message
+
+FORWARD = {"keys": ["forward"]}
+OPTIONS = ("--engines", "2", "--slots", "4", "--steps", "1", "--history", "4")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lively_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def address(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ServerProcess(world, f"ipc://{tmp_path_factory.mktemp('s')}/s", *OPTIONS)
+    yield server.address
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def asker(address: str) -> Iterator[Asker]:
+    asker = Asker(address)
+    yield asker
+    for session in asker.ask("hello", client="x", lease=asker.lease)["sessions"]:
+        asker.ask("close", session=session)
+    asker.close()
+
+
+def patient(asker: Asker, op: str, *payloads: bytes, **keys: Any) -> Message:
+    """Ask again for as long as the answer is to try again later, as clients do."""
+    for _ in range(300):
+        reply = asker.fetch(op, *payloads, **keys)
+        if reply.header["ok"] or reply.header["error"]["code"] != "BUSY":
+            return reply
+        asker.control.poll(200)
+    raise AssertionError("busy for ever")
+
+
+def engines_of(pid: int) -> list[int]:
+    """Process ids of a front's engines."""
+    done = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
+    return sorted(map(int, done.stdout.split()))
+
+
+def test_sessions_are_spread_and_one_is_as_good_as_another(asker: Asker) -> None:
+    sessions = [asker.open(seed=7) for _ in range(6)]
+    frames = {asker.fetch("step", session=one, seq=1, control=FORWARD).payloads[0] for one in sessions}
+    assert len(frames) == 1
+    info = asker.ask("info")
+    assert (info["sessions"], info["slots"], info["engines"]) == (6, 8, 2)
+    assert asker.ask("hello", client="x", lease=asker.lease)["sessions"] == dict.fromkeys(sessions, 1)
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg", "latent", "none"])
+def test_many_steps_are_those_of_one_engine(asker: Asker, codec: str) -> None:
+    sessions = [asker.open(seed) for seed in range(4)]
+    items: list[dict[str, Any]] = [{"session": one, "seq": 1, "control": FORWARD} for one in sessions]
+    items.insert(2, {"session": name(), "seq": 1})
+    reply = asker.fetch("step_many", items=items, codec=codec)
+    rows = reply.header["items"]
+    assert [row["session"] for row in rows] == [item["session"] for item in items]
+    assert rows[2]["error"]["code"] == "UNKNOWN_SESSION"
+    alone = [asker.fetch("step", session=one, seq=1, codec=codec).payloads for one in sessions]
+    assert b"".join(reply.payloads) == b"".join(payloads[0] for payloads in alone if payloads)
+    assert asker.refusal("step_many", items=[]) == "LIMIT"
+
+
+def test_forks_snapshots_and_closes(asker: Asker) -> None:
+    session, child, copy = asker.open(seed=1), name(), name()
+    asker.ask("step", session=session, seq=1)
+    assert asker.ask("fork", session=session, seq=1, children=[child])["ok"]
+    blob = asker.fetch("snapshot", session=session).payloads[0]
+    assert asker.ask("restore", blob, session=copy)["ok"]
+    future = {asker.fetch("step", session=one, seq=seq).payloads[0] for one, seq in
+              ((session, 2), (child, 1), (copy, 1))}  # fmt: skip
+    assert len(future) == 1
+    assert asker.ask("rewind", session=session, seq=3, frames=1)["ok"]
+    assert all(asker.ask("close", session=session)["ok"] for _ in range(2))
+    assert asker.refusal("step", session=session, seq=4) == "UNKNOWN_SESSION"
+
+
+def test_nobody_gets_at_sessions_of_others(asker: Asker, address: str) -> None:
+    session = asker.open()
+    other, nobody = Asker(address), Asker(address, greet=False)
+    assert other.refusal("step", session=session, seq=1) == "NOT_YOURS"
+    assert other.refusal("adopt", session=name(), folder="/tmp") == "BAD_REQUEST"
+    assert other.refusal("heartbeat", key="") == "BAD_REQUEST"
+    assert nobody.refusal("step", session=session, seq=1, lease=name()) == "UNKNOWN_SESSION"
+    assert nobody.refusal("open", session="short", seed=0, lease=asker.lease) == "BAD_REQUEST"
+    other.close()
+    nobody.close()
+
+
+def test_an_engine_that_dies_loses_nothing(world: Path, tmp_path: Path) -> None:
+    server = ServerProcess(world, f"ipc://{tmp_path}/s", *OPTIONS, "--state", str(tmp_path / "state"))
+    try:
+        asker = Asker(server.address)
+        sessions = [asker.open(seed=3) for _ in range(4)]
+        for seq in (1, 2):
+            replies = [asker.fetch("step", session=one, seq=seq, control=FORWARD) for one in sessions]
+        os.kill(engines_of(server.pid)[0], signal.SIGKILL)
+        again = [patient(asker, "step", session=one, seq=2) for one in sessions]
+        assert [reply.payloads for reply in again] == [reply.payloads for reply in replies]
+        ahead = {patient(asker, "step", session=one, seq=3).payloads[0] for one in sessions}
+        assert len(ahead) == 1
+        known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
+        assert known == dict.fromkeys(sessions, 3)
+        server.kill()
+        server = ServerProcess(world, server.address, *OPTIONS, "--state", str(tmp_path / "state"))
+        known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
+        assert known == dict.fromkeys(sessions, 3)
+        further = {patient(asker, "step", session=one, seq=4).payloads[0] for one in sessions}
+        assert len(further) == 1
+        asker.close()
+    finally:
+        server.stop()
