@@ -65,7 +65,7 @@ class Link:
     def start(self) -> None:
         """Start the process; it is ready once it answers ``hello``."""
         command = [sys.executable, "-c", _START, *self._words]
-        # It ends when its standard input does, so that it never outlives the front; Ctrl-C is the front's alone.
+        # It ends when its standard input does, so it never outlives the front. Ctrl-C is the front's alone.
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
