@@ -91,9 +91,10 @@ class _Press:
         """Ask for what is not asked for yet."""
         now = time.monotonic()
         for ahead in range(1, self.depth + 1):
-            for name, taken in self.taken.items():
+            for name, taken in list(self.taken.items()):
                 if taken + ahead not in self.under_way[name] and self.quiet.get(name, 0.0) <= now:
                     self._ask(name, taken + ahead)
+                    self.take(0)  # or the time that all the asking takes would count as the server's
 
     def take(self, wait: float) -> None:
         """Take the replies that are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ class Visitor:
     def next(self, seconds: float, kind: str = "data") -> Reply | None:
         """The next reply, whatever it answers."""
         self.beat()
-        if not self.sockets[kind].poll(max(1, int(seconds * 1000))):
+        if not self.sockets[kind].poll(math.ceil(seconds * 1000)):
             return None
         message = decode(self.sockets[kind].recv_multipart(), REPLY)
         return Reply(message.header, message.payloads)
