@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from tests.tiny import stir
+from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.training.batch import Batch
 from worldsim.training.dream_objective import draw_levels, picture_loss, unroll
+from worldsim.training.motion_objective import walk
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import Recipe, plan_networks
 from worldsim.training.stage import Stage
@@ -120,8 +122,9 @@ def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> Non
     losses = []
     for step in range(12):
         optimizer.zero_grad()
-        loss, _ = stage.objective(np.random.default_rng(step), 0.5)
+        loss, _ = stage.objective(np.random.default_rng(step), 0.1)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)  # as the trainer does
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -181,3 +184,14 @@ def test_the_picture_loss_asks_for_sharp_edges() -> None:
     assert picture_loss(edge, edge) == 0
     flat = edge + (blurred - edge).abs().mean()  # as wrong on average, but as sharp
     assert picture_loss(blurred, edge) > picture_loss(flat, edge) > 0
+
+
+def test_a_walk_is_the_camera_s_own_motion() -> None:
+    rng = np.random.default_rng(0)
+    planar = rng.uniform(-2, 2, (20, 4))
+    twists = np.zeros((20, 6))
+    twists[:, [0, 2, 4]] = rng.uniform(-1.5, 1.5, (20, 3))
+    true = camera.planar(camera.from_planar(*planar.T) @ camera.exp(twists))
+    walked = walk(torch.from_numpy(planar), torch.from_numpy(twists)).numpy()
+    np.testing.assert_allclose(walked[:, :3], true[:, :3], atol=1e-9)
+    np.testing.assert_allclose(np.exp(1j * walked[:, 3]), np.exp(1j * true[:, 3]), atol=1e-9)

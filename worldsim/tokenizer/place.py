@@ -78,7 +78,8 @@ class Rays:
         """All columns and rows of a frame of ``height`` x ``width`` pixels."""
         columns = (torch.arange(width) + 0.5 - intrinsics.cx) / intrinsics.fx
         rows = (torch.arange(height) + 0.5 - intrinsics.cy) / intrinsics.fy
-        return Rays(columns.float(), rows.float(), int((rows <= 0).sum()))
+        horizon = min(height, max(0, math.floor(intrinsics.cy + 0.5)))
+        return Rays(columns.float(), rows.float(), horizon)
 
 
 def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
