@@ -69,7 +69,8 @@ class Reader(HTMLParser):
 def test_all_figures_of_the_parts_are_there(report: Report) -> None:
     assert {
         "key_accuracy", "key_pairs", "key_latency", "rot_deg_s", "trans_pct_s", "frechet", "loop1_psnr",
-        "loop1_poseless", "drift_ratio", "drift_sharp", "drift_motion", "idle_psnr", "end_auroc", "reward_rmse",
+        "loop1_poseless", "drift_ratio", "drift_sharp", "drift_motion", "idle_psnr", "end_auroc",
+        "reward_rmse",
     } <= report.figures.keys()  # fmt: skip
     for name, figure in report.figures.items():
         assert np.isfinite(figure.value), name
@@ -135,7 +136,7 @@ def test_two_reports_are_compared(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(first))
     table = comparison(read_report(tmp_path / "a.json"), second)
     assert table.row_count == 1
-    assert [list(column.cells)[0] for column in table.columns][5] == "+5.00 *"
+    assert list(table.columns[5].cells) == ["+5.00 *"]
     assert str(table.title) == "a | b: world a | b"
     (tmp_path / "b.json").write_text("[]")
     with pytest.raises(DataError, match="must be what `worldsim eval --json` printed"):

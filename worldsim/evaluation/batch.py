@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worldsim.engine.world import World
+from worldsim.evaluation.baselines.baseline import Baseline
+from worldsim.evaluation.baselines.score import score_baseline
 from worldsim.evaluation.judge import Judge, planar_motion, small
 from worldsim.evaluation.open_loop import Walk, score_dream, score_true
 from worldsim.evaluation.teacher import Plan, teacher_forced
@@ -32,6 +34,7 @@ class Batch:
     world: World
     true: Trajectories
     judge: Judge | None
+    baselines: tuple[Baseline, ...]
     context: int
     steps: int
     seed: int
@@ -42,8 +45,8 @@ def score_batch(
 ) -> dict[str, np.ndarray]:
     """All scores; those of a dream are named ``<dream>.<score>``, those of the truth ``still.<score>``.
 
-    With a judge also ``<dream>.keys``, ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of
-    ``true``, ``pose`` and ``real``, and the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
+    Those of a baseline are named ``<baseline>.<score>``. With a judge also ``<dream>.keys``,
+    ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``, and the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
     """
     others = [k for k in STEPS if k != batch.steps]
     plan = Plan(context=batch.context, frames=teacher, every=every, steps=(batch.steps, *others))
@@ -57,6 +60,9 @@ def score_batch(
         scores |= {f"{name}.{key}": values for key, values in dreamt.items()}
     scores |= {f"still.{key}": values for key, values in still.items()}
     scores |= _judged(batch, scores)
+    for baseline in batch.baselines:
+        frames = min(horizon, _OTHERS)
+        scores |= score_baseline(baseline, batch.true, batch.judge, batch.context, frames)
     scores["chance"] = batch.seed + np.arange(len(batch.true))
     on_progress(1.0)
     return {name: values for name, values in scores.items() if not name.endswith(".seen")}

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
+from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.compare import comparison, read_report
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.films import FILM_FRAMES, write_films
@@ -81,6 +82,7 @@ def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 scope,
                 stage=stage,
                 judge=judge,
+                baselines=tuple(map(Baseline.load, args.baseline)),
                 steps=args.steps,
                 seed=args.seed,
                 workers=workers,
@@ -131,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--horizon", type=int, default=256, help="frames of the longest dream (%(default)s)")
     parser.add_argument("--trajectories", type=int, help="how many")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"
+    )
     parser.add_argument("--judge", type=Path, metavar="FILE", help="of `worldsim judge` (default: shipped)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")

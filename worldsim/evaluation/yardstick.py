@@ -12,6 +12,8 @@ import numpy as np
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
 from worldsim.errors import SourceError
+from worldsim.evaluation.baselines.baseline import Baseline
+from worldsim.evaluation.baselines.score import baseline_figures
 from worldsim.evaluation.batch import Batch, score_batch, score_long
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.figures import figures_of
@@ -86,6 +88,7 @@ def evaluate(
     *,
     stage: Stage | None = None,
     judge: Judge | None = None,
+    baselines: tuple[Baseline, ...] = (),
     steps: int = 2,
     seed: int = 0,
     workers: int = 1,
@@ -99,6 +102,7 @@ def evaluate(
         scope: how much to measure.
         stage: the source itself, for chosen controls; None: keys, loops and long walks are left out.
         judge: reads motion and keys from frames; None: what needs it is left out.
+        baselines: what the world is to be better than, on the same trajectories.
         steps: denoising passes K of all figures that do not name another.
         seed: which of the reporting runs: of its episodes, and of the dreams' chance.
         workers: batches that are scored side by side. On a CPU give each core one, and torch one thread: that
@@ -113,7 +117,8 @@ def evaluate(
     check_seeds(start.seed for start in world.starts)
     judge = judge if can_be_judged(world.spec) else None
     seeds = reporting_seeds(seed)
-    recorded = _Recorded(world, player, scope, judge, steps, seed)
+    how = _How(judge, baselines, steps, seed)
+    recorded = _Recorded(world, player, scope, how)
     with ThreadPoolExecutor(workers) as pool:
         progress = _Progress(on_progress, recorded.costs, scope.parts)
         scores = recorded.run(pool, workers, seeds, progress)
@@ -126,18 +131,27 @@ def evaluate(
     on_progress(1.0)
     figures = figures_of(scores, steps, world.spec.fps)
     floor, ceiling = float(scores["unrelated"].mean()), figures["tokenizer_psnr"].value
+    for baseline in baselines:
+        figures |= baseline_figures(baseline.name, scores)
     figures |= parts.figures(world.spec.control_space.keys, floor, ceiling)
     return Report(figures, recorded.seeds, scores["copy"].size, recorded.length, scores, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How batches are scored."""
+
+    judge: Judge | None
+    baselines: tuple[Baseline, ...]
+    steps: int
+    seed: int
 
 
 class _Recorded:
     """Recorded play, dreamt again, batch by batch."""
 
-    def __init__(
-        self, world: World, player: Player, scope: Scope, judge: Judge | None, steps: int, seed: int
-    ) -> None:
-        self._world, self._player, self._scope = world, player, scope
-        self._judge, self._steps, self._seed = judge, steps, seed
+    def __init__(self, world: World, player: Player, scope: Scope, how: _How) -> None:
+        self._world, self._player, self._scope, self._how = world, player, scope, how
         self._sizes = _batches(scope.trajectories, scope.batch)
         self._longs = _batches(scope.long, scope.batch) if scope.long else []
         self.length = CONTEXT + max(scope.horizon, scope.teacher)
@@ -170,10 +184,11 @@ class _Recorded:
         batch = Batch(
             world=self._world,
             true=true,
-            judge=self._judge,
+            judge=self._how.judge,
+            baselines=self._how.baselines,
             context=CONTEXT,
-            steps=self._steps,
-            seed=self._seed * 1000 + number * scope.batch,
+            steps=self._how.steps,
+            seed=self._how.seed * 1000 + number * scope.batch,
         )
         if number >= len(self._sizes):
             return score_long(batch, LONG, told)

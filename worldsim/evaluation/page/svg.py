@@ -109,7 +109,9 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
 
 def _ticks(low: float, high: float) -> np.ndarray:
     """Round numbers that enclose the range."""
-    span = max(high - low, 1e-6)
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    span = high - low
     step = 10 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
     return np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step

@@ -1,0 +1,101 @@
+"""Recurrent baselines: they learn, are saved, and dream beside a world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.evaluation.conftest import StagedPlayer
+from worldsim.controls import DOOM_KEYS
+from worldsim.data.clips import Clip
+from worldsim.engine.world import World
+from worldsim.errors import CheckpointError, ConfigError
+from worldsim.evaluation.baselines import run
+from worldsim.evaluation.baselines.baseline import Baseline
+from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork, Kind
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.yardstick import Scope, evaluate
+
+CONTROL = len(DOOM_KEYS) + 1
+
+
+def network(kind: Kind, size: tuple[int, int] = (10, 20)) -> BaselineNetwork:
+    torch.manual_seed(0)
+    return BaselineNetwork(BaselineConfig(kind=kind, size=size, control=CONTROL, hidden=8))
+
+
+class Slides:
+    """Clips of a bar that goes right while the first key is held."""
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator) -> Clip:
+        controls = np.zeros((batch, length, CONTROL), np.float32)
+        controls[..., 0] = rng.random((batch, 1)) < 0.5
+        at = (rng.integers(0, 20, (batch, 1)) + controls[..., 0].cumsum(1)) % 20
+        bar = (np.arange(20) == at[..., None]) * 200
+        frames = np.broadcast_to(bar[:, :, None, :, None], (batch, length, 10, 20, 3)).astype(np.uint8)
+        flat = np.zeros((batch, length))
+        return Clip(frames, controls, None, flat, flat.astype(bool))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_given_is_read_and_then_its_own(kind: Kind) -> None:
+    net = network(kind)
+    frames = torch.rand(2, 6, 3, 10, 20) * 2 - 1
+    controls = torch.rand(2, 6, CONTROL)
+    shown = net(frames, controls, 3)
+    assert shown.shape == (2, 5, 3, 10, 20)
+    other = frames.clone()
+    other[:, 3:] = 0
+    assert torch.equal(net(other, controls, 3), shown), "frames that are not given are not read"
+    other[:, 2] = 0
+    assert not torch.allclose(net(other, controls, 3)[:, 2:], shown[:, 2:])
+    mask = torch.arange(6).expand(2, -1) < 3
+    assert torch.allclose(net(frames, controls, mask), shown, atol=0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns(kind: Kind) -> None:
+    clips, config = Slides(), network(kind).config
+
+    def error(baseline: Baseline) -> float:
+        clip = clips.sample(16, 8, np.random.default_rng(9))
+        shown = baseline.dream(clip.frames, clip.controls, 4)
+        return float(np.abs(shown.astype(float) - clip.frames[:, 4:]).mean())
+
+    before = error(Baseline(network(kind), 0))
+    assert error(run.train(clips, config, 0.03)) < 0.9 * before  # type: ignore[arg-type]
+
+
+def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
+    baseline = Baseline(network("predrnn"), 2.0)
+    baseline.save(tmp_path / "runs" / "predrnn.safetensors")
+    again = Baseline.load(tmp_path / "runs" / "predrnn.safetensors")
+    assert (again.name, again.minutes) == ("predrnn", 2.0)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 10, 20, 3), dtype=np.uint8)
+    controls = np.zeros((1, 7, CONTROL), np.float32)
+    dreams = [it.dream(frames, controls, 4) for it in (baseline, again)]
+    assert dreams[0].shape == (1, 3, 10, 20, 3)
+    assert np.abs(dreams[0].astype(int) - dreams[1]).max() <= 2, "float16 on disk"
+    (tmp_path / "x.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="worldsim baseline"):
+        Baseline.load(tmp_path / "x.safetensors")
+
+
+def test_frames_must_be_whole_patches() -> None:
+    with pytest.raises(ConfigError, match="whole patches of 5"):
+        network("convlstm", (11, 20))
+
+
+def test_a_world_is_held_against_them(world: World, judge: Judge) -> None:
+    player = StagedPlayer(world.spec)
+    rivals = tuple(Baseline(network(kind, (60, 80)), 1.0) for kind in KINDS)
+    scope = Scope(trajectories=2, teacher=4, every=2, horizon=64, batch=2)
+    figures = evaluate(world, player, scope, judge=judge, baselines=rivals, steps=1).figures
+    for kind in KINDS:
+        for horizon in (16, 64):
+            theirs, over = figures[f"{kind}_open{horizon}"], figures[f"over_{kind}_{horizon}"]
+            assert over.value == pytest.approx(figures[f"open{horizon}_true"].value - theirs.value)
+        assert figures[f"{kind}_frechet"].ceiling == pytest.approx(figures["frechet"].value)

@@ -1,0 +1,79 @@
+"""``worldsim baseline``: train a ConvLSTM or a PredRNN on the data that a world is learnt from.
+
+Clips of ten frames, the first few given; then more and more of its own frames are read back (scheduled
+sampling), so that it is trained for what it is measured on. Mean absolute error, AdamW, a rate that falls to
+zero over the minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldsim.data.clips import ClipStore
+from worldsim.evaluation.baselines.baseline import Baseline
+from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork
+from worldsim.pixels import to_model
+
+__all__ = ["main", "train"]
+
+_LENGTH, _GIVEN, _BATCH, _RATE = 10, 4, 8, 1e-3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = _parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    clips = ClipStore(args.data)
+    space, size = clips.spec.control_space, clips.spec.size
+    config = BaselineConfig(kind=args.kind, size=size, control=space.size, hidden=args.hidden)
+    baseline = train(clips, config, args.minutes, args.seed)
+    baseline.save(args.out)
+    count = sum(weight.numel() for weight in baseline.network.parameters())
+    print(f"{args.kind}, {count / 1e6:.1f}M parameters, {args.minutes:g} minutes: {args.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="worldsim baseline", description="Train a recurrent baseline.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file to write, e.g. runs/convlstm.safetensors"
+    )
+    parser.add_argument("--minutes", type=float, default=60, help="of training (%(default)s)")
+    parser.add_argument("--hidden", type=int, default=48, help="channels of a layer (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    return parser
+
+
+def train(clips: ClipStore, config: BaselineConfig, minutes: float, seed: int = 0) -> Baseline:
+    """Train for so many minutes."""
+    torch.manual_seed(seed)
+    network = BaselineNetwork(config)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
+    rng, began, progress = np.random.default_rng(seed), time.monotonic(), 0.0
+    while progress < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * min(1.0, 40 * progress + 0.05) * (1 - progress)
+        clip = clips.sample(_BATCH, _LENGTH, rng)
+        frames, controls = to_model(clip.frames), torch.from_numpy(clip.controls)
+        # Ever fewer true frames are read after the given ones; none in the last quarter.
+        is_true = rng.random(clip.ends.shape) < 1 - progress / 0.75
+        is_true[:, :_GIVEN] = True
+        with torch.autocast("cpu", torch.bfloat16):
+            shown = network(frames, controls, torch.from_numpy(is_true))
+        loss = (shown.float() - frames[:, 1:]).abs().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        progress = (time.monotonic() - began) / (60 * minutes)
+    return Baseline(network, minutes)
