@@ -96,6 +96,11 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return found[:, :, 0].transpose(0, 1).reshape(plane.shape[1], *x.shape)
 
 
+def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer`` over the first axis of ``x`` [inputs, n]."""
+    return torch.addmm(layer.bias[:, None], layer.weight, x)
+
+
 def _octaves(angle: Tensor, count: int) -> list[Tensor]:
     """sin and cos of ``angle``, twice it, four times it, ...: each pair doubles the angle of the last."""
     sin, cos = angle.sin(), angle.cos()
@@ -175,7 +180,7 @@ class Place(nn.Module):
         have weights of their own, so rows above and below the horizon are multiplied apart.
         """
         dtype = self.above.weight.dtype
-        shared = torch.addmm(self.column.bias[:, None], self.column.weight, column.flatten(1).to(dtype))
+        shared = _affine(self.column, column.flatten(1).to(dtype))
         shared, surface = shared.unflatten(1, column.shape[1:]), [feature.to(dtype) for feature in surface]
         halves = []
         for layer, rows in ((self.above, slice(None, horizon)), (self.below, slice(horizon, None))):
@@ -187,8 +192,7 @@ class Place(nn.Module):
     def _colour(self, x: Tensor) -> Tensor:
         """The rest of the network: [hidden, pixels] to [3, pixels], in place: it waits for memory."""
         for part in self.colour:
-            is_linear = isinstance(part, nn.Linear)
-            x = torch.addmm(part.bias[:, None], part.weight, x) if is_linear else x.relu_()
+            x = _affine(part, x) if isinstance(part, nn.Linear) else x.relu_()
         return x
 
     def surroundings(self, planar: Tensor) -> Tensor:
