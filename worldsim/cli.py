@@ -1,4 +1,4 @@
-"""The command line: ``worldsim record | train | eval | play | serve | keys | bench``.
+"""The command line: ``worldsim record | train | eval | judge | baseline | play | serve | keys | bench``.
 
 A thin dispatcher: each command's own module reads the rest of the line and is imported only when called. So
 ``worldsim --help`` answers at once, and a user's mistake is one line, not a traceback.
@@ -21,6 +21,8 @@ _COMMANDS = {
     "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
     "train": ("worldsim.training.run", "learn a world from recorded data"),
     "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
+    "judge": ("worldsim.evaluation.judge_training", "train what reads motion and keys from frames, for eval"),
+    "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or a PredRNN to be better than"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
     "serve": ("worldsim.bridge.serve", "let other programs step a world, over ZeroMQ"),
     "keys": ("worldsim.bridge.keys", "make keys for programs on other machines"),

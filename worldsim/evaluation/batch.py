@@ -46,7 +46,8 @@ def score_batch(
     """All scores; those of a dream are named ``<dream>.<score>``, those of the truth ``still.<score>``.
 
     Those of a baseline are named ``<baseline>.<score>``. With a judge also ``<dream>.keys``,
-    ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``, and the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
+    ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``, and
+    the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
     """
     others = [k for k in STEPS if k != batch.steps]
     plan = Plan(context=batch.context, frames=teacher, every=every, steps=(batch.steps, *others))

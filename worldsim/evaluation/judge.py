@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from worldsim import camera, checkpoints, config
 from worldsim.data.spec import SourceSpec
@@ -77,7 +77,7 @@ class Judge:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         building = path.with_suffix(".tmp")
-        save_file(weights, building, {"judge": json.dumps(about)})
+        building.write_bytes(save(weights, {"judge": json.dumps(about)}))
         building.replace(path)
 
     @staticmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +107,14 @@ def play(player: Player, seeds: Iterator[int], count: int) -> Footage:
     return Footage(*(np.concatenate(parts) for parts in (frames, controls, poses, starts)))
 
 
-def train(footage: Footage, keys: tuple[str, ...], minutes: float, seed: int = 0) -> JudgeNetwork:
-    """Train a network for so many minutes; the learning rate falls to zero over them."""
+def train(
+    footage: Footage,
+    keys: tuple[str, ...],
+    minutes: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> JudgeNetwork:
+    """Train for so many minutes of ``clock``, which tells seconds; the rate falls to zero over them."""
     torch.manual_seed(seed)
     ground = footage.poses[:, :2, 3]
     low, high = ground.min(0), ground.max(0)
@@ -117,7 +123,7 @@ def train(footage: Footage, keys: tuple[str, ...], minutes: float, seed: int = 0
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
     down = footage.controls[:, : len(keys)].mean(0).clip(0.02, 0.98)
     weight = torch.from_numpy((1 - down) / down).float()
-    rng, began, progress = np.random.default_rng(seed), time.monotonic(), 0.0
+    rng, began, progress = np.random.default_rng(seed), clock(), 0.0
     while progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, 40 * progress + 0.05) * (1 - progress)
@@ -128,7 +134,7 @@ def train(footage: Footage, keys: tuple[str, ...], minutes: float, seed: int = 0
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        progress = (time.monotonic() - began) / (60 * minutes)
+        progress = (clock() - began) / (60 * minutes)
     return network
 
 

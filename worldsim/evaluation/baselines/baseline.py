@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from worldsim import config
 from worldsim.errors import CheckpointError, WorldsimError
@@ -49,7 +49,7 @@ class Baseline:
         about = {"config": config.to_dict(self.network.config), "minutes": self.minutes}
         path.parent.mkdir(parents=True, exist_ok=True)
         building = path.with_suffix(".tmp")
-        save_file(weights, building, {"baseline": json.dumps(about)})
+        building.write_bytes(save(weights, {"baseline": json.dumps(about)}))
         building.replace(path)
 
     @staticmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +54,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(clips: ClipStore, config: BaselineConfig, minutes: float, seed: int = 0) -> Baseline:
-    """Train for so many minutes."""
+def train(
+    clips: ClipStore,
+    config: BaselineConfig,
+    minutes: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Baseline:
+    """Train for so many minutes of ``clock``, which tells seconds."""
     torch.manual_seed(seed)
     network = BaselineNetwork(config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
-    rng, began, progress = np.random.default_rng(seed), time.monotonic(), 0.0
+    rng, began, progress = np.random.default_rng(seed), clock(), 0.0
     while progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1.0, 40 * progress + 0.05) * (1 - progress)
@@ -75,5 +81,5 @@ def train(clips: ClipStore, config: BaselineConfig, minutes: float, seed: int = 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        progress = (time.monotonic() - began) / (60 * minutes)
+        progress = (clock() - began) / (60 * minutes)
     return Baseline(network, minutes)

@@ -20,11 +20,14 @@ __all__ = ["page_of"]
 _BLOCKS = 40
 """Points of a drift curve."""
 _STYLE = """
-:root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;
+:root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;max-width:1500px;margin:2rem auto;
 padding:0 1rem}table{border-collapse:collapse;font-size:13px}th,td{padding:.2rem .6rem;text-align:right;
 border-bottom:1px solid #8883}
 th:first-child,td:first-child,td:last-child{text-align:left}
-td:last-child{opacity:.75;max-width:32rem}code{font-size:13px}svg text{font-size:11px;fill:currentColor}
+td{white-space:nowrap}
+td:last-child{opacity:.75;min-width:20rem;white-space:normal}
+code{font-size:13px}
+svg text{font-size:11px;fill:currentColor}
 .row{display:flex;flex-wrap:wrap;gap:1.2rem;align-items:flex-start}
 .legend span{margin-right:1rem;font-size:12px}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:2px}
