@@ -47,3 +47,20 @@ def test_heads_read_the_surroundings_or_else_the_agent(surroundings: int) -> Non
 
 def test_a_source_without_poses_has_no_motion() -> None:
     assert Heads(HeadsConfig(width=6, control=3, poses=False)).motion is None
+
+
+def test_what_nobody_pushes_slows_down() -> None:
+    heads = Heads(HeadsConfig(width=8, control=3, coasting=0.5))
+    agent, twists = torch.randn(4, 8), torch.randn(4, 4, 6)
+    free = Heads(HeadsConfig(width=8, control=3))
+    free.load_state_dict(heads.state_dict())
+    pushed = torch.tensor([[0.0, 1.0, 0.0]]).expand(4, -1)
+    torch.testing.assert_close(
+        heads.move(agent, None, pushed, twists), free.move(agent, None, pushed, twists)
+    )
+    twists[..., -1, :] *= 1e-3
+    still, last = heads.move(agent, None, torch.zeros(4, 3), twists), twists[..., -1, :]
+    for part in (slice(0, 3), slice(3, 6)):
+        assert (still[:, part].norm(dim=-1) <= 0.5 * last[:, part].norm(dim=-1) * 1.001).all()
+    twists[..., -1, :] = 0
+    assert not heads.move(agent, None, torch.zeros(4, 3), twists).any()

@@ -30,6 +30,10 @@ class HeadsConfig:
     """Past twists that the motion head sees."""
     poses: bool = True
     """Whether the source has poses."""
+    coasting: float | None = None
+    """Without keys and look the camera moves and turns by at most this share of its last step: what nobody
+    pushes slows down. None: no such rule. Recordings hardly show idleness, and small errors would add up to
+    a walk."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -73,13 +77,24 @@ class Heads(nn.Module):
         assert self.motion is not None, "only a source with poses has motion"
         seen = surroundings if surroundings is not None else agent
         state = torch.cat([seen, control, twists.flatten(-2)], -1)
-        return self.motion(state.to(_dtype(self.motion))).float()
+        twist = self.motion(state.to(_dtype(self.motion))).float()
+        if self.config.coasting is None:
+            return twist
+        idle = (control == 0).all(-1, keepdim=True)
+        return torch.where(idle, _slowed(twist, twists[..., -1, :], self.config.coasting), twist)
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward logits [..., 41] and the logit of going on [...], from the frame just made."""
         seen = agent if surroundings is None else torch.cat([agent, surroundings.to(agent.dtype)], -1)
         out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :BINS], out[..., BINS]
+
+
+def _slowed(twist: Tensor, last: Tensor, share: float) -> Tensor:
+    """``twist`` [..., 6]: translation and rotation, each no longer than ``share`` of that of ``last``."""
+    both, before = twist.unflatten(-1, (2, 3)), last.unflatten(-1, (2, 3))
+    limit = share * before.norm(dim=-1, keepdim=True)
+    return (both * (limit / both.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)).flatten(-2)
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -86,6 +86,10 @@ SCENES: dict[str, tuple[float, float]] = {"doom-maze": (0.0, 4.0)}
 """Sources that are one still place, and the heights of its floor and its ceiling in metres."""
 
 
+_COASTING = 0.85
+"""Of what walks on a floor; ViZDoom's friction leaves 0.82 of a speed after two tics."""
+
+
 def recipe_of(name: str) -> Recipe:
     """Raises ConfigError for an unknown name."""
     if name not in RECIPES:
@@ -119,7 +123,11 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
     return NetworksConfig(
         generator=generator,
         heads=HeadsConfig(
-            width=recipe.width, control=keys, surroundings=surroundings, poses=poses is not None
+            width=recipe.width,
+            control=keys,
+            surroundings=surroundings,
+            poses=poses is not None,
+            coasting=_COASTING if spec.name in SCENES else None,
         ),
         history=history,
         frame=tokenizer if isinstance(tokenizer, FrameConfig) else None,
