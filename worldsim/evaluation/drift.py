@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldsim.controls import Control, ControlSpace
 from worldsim.engine.world import World
@@ -163,9 +165,9 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance between the Gaussians that fit two sets of features ``[N, D]``."""
     (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
     root = _root(cov_a)
-    cross = np.trace(_root(root @ cov_b @ root))
-    apart = float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
-    return max(apart, 0.0)
+    cross = _root(root @ cov_b @ root).trace()
+    apart = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(float(apart), 0.0)
 
 
 class _Looks:
@@ -198,14 +200,15 @@ def _flat(features: np.ndarray) -> np.ndarray:
     return features.reshape(-1, features.shape[-1])
 
 
-def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = features.mean(0)
-    centred = features - mean
-    return mean, centred.T @ centred / len(features)
+def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    # torch, not NumPy: its threads are those that the caller set, and such small matrices want one.
+    rows = torch.from_numpy(np.ascontiguousarray(features, np.float64))
+    mean = rows.mean(0)
+    centred = rows - mean
+    return mean, centred.T @ centred / len(rows)
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
+def _root(matrix: Tensor) -> Tensor:
     """Square root of a symmetric matrix without negative eigenvalues, but for rounding."""
-    values, vectors = np.linalg.eigh(matrix)
-    root: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    return root
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -5,7 +5,7 @@ Shapes: N trajectories, F dreamt frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +39,15 @@ class Walk:
     """So many of the dreamt frames are kept for the judge."""
 
 
-def dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Iterator[list[Step]]:
-    """Dream on from the context of every trajectory in one batch; a list of N steps per frame."""
+def dream(world: World, true: Trajectories, walk: Walk, seed: int | Sequence[int]) -> Iterator[list[Step]]:
+    """Dream on from the context of every trajectory in one batch; a list of N steps per frame.
+
+    ``seed`` is of the first, whose next numbers the others get, or of each.
+    """
     n, space = len(true), world.spec.control_space
     engine = world.engine(slots=n, steps=walk.steps, history=0)
-    sessions = [engine.open(seed + i, true.context(i, walk.context)) for i in range(n)]
+    seeds = range(seed, seed + n) if isinstance(seed, int) else seed
+    sessions = [engine.open(one, true.context(i, walk.context)) for i, one in enumerate(seeds)]
     for t in range(walk.context, walk.context + walk.frames):
         controls = {}
         for i, session in enumerate(sessions):

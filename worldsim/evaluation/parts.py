@@ -118,35 +118,33 @@ def prepare(
             parts.jobs.append(lambda: ("ends", outcomes.score_outcomes(world, stretches)))
     if stage is None:
         return parts
+    found = moments(player, seeds, max(sizes.moments, 2 * sizes.walks), _CONTEXT, 0)
     if judge is not None and sizes.moments:
-        found = moments(player, seeds, sizes.moments, _CONTEXT, 0)
-        parts.real["keys"], found = keys.real_pulls(stage, judge, found)
-        parts.jobs += [partial(dream.keys, judge, some, i) for i, some in _split(found, 2)]
+        parts.real["keys"], able = keys.real_pulls(stage, judge, found[: sizes.moments])
+        parts.jobs += [partial(dream.keys, judge, some, i) for i, some in _split(able, 2)]
     if sizes.loops and loops.can_loop(stage):
         for seconds in sizes.seconds:
             frames = round(seconds * world.spec.fps)
-            found = moments(player, seeds, sizes.loops, _CONTEXT, frames // 2)
-            ways = loops.real_loops(stage, found, frames)
+            begun = moments(player, seeds, sizes.loops, _CONTEXT, frames // 2)
+            ways = loops.real_loops(stage, begun, frames)
             parts.jobs += [
                 partial(dream.loops, f"loop{seconds}", some, i) for i, some in _split(ways, _BATCH)
             ]
     if sizes.walks:
         walker = replace(dream, steps=sizes.walk_steps or steps)
-        _prepare_walks(parts, walker, player, stage, judge, sizes, seeds)
+        _prepare_walks(parts, walker, stage, judge, sizes, found[: 2 * sizes.walks])
     return parts
 
 
 def _prepare_walks(
     parts: Parts,
     dream: _Dreamer,
-    player: Player,
     stage: Stage,
     judge: Judge | None,
     sizes: Sizes,
-    seeds: Iterator[int],
+    found: list[Moment],
 ) -> None:
     space, frames = stage.spec.control_space, sizes.frames
-    found = moments(player, seeds, 2 * sizes.walks, _CONTEXT, 0)
     # No episode goes on for as long as a dream does: the environment's walks are some that it can make.
     parts.real["play"] = drift.real_walks(stage, judge, found, min(frames, _LONGEST), dream.seed)
     if not parts.real["play"]:

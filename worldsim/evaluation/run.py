@@ -88,9 +88,9 @@ def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 workers=workers,
                 on_progress=show,
             )
+            cases = cases_of(world, player, report, args.steps) if args.out else []
         if args.videos:
             write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
-        cases = cases_of(world, player, report, args.steps) if args.out else []
     finally:
         player.close()
     seconds = round(time.monotonic() - began, 1)

@@ -53,7 +53,7 @@ QUICK = Scope(
     trajectories=16,
     teacher=64,
     every=4,
-    parts=Sizes(moments=6, loops=4, endings=12, walks=4, frames=160),
+    parts=Sizes(moments=4, loops=2, endings=8, walks=2, frames=160, walk_steps=1),
 )
 FULL = Scope(
     trajectories=96,

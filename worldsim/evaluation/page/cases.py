@@ -37,26 +37,37 @@ def cases_of(world: World, player: Player, report: Report, steps: int) -> list[C
         DependencyError: PyAV is missing.
     """
     score = report.scores["true.psnr"].mean(1)
-    order = np.argsort(score)
-    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
-    frames = report.scores["true.psnr"].shape[1]
+    frames, order = report.scores["true.psnr"].shape[1], np.argsort(score)
+    chosen = {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
+    numbers = list(chosen.values())
+    true = _joined([collect(player, iter([report.seeds[number]]), 1, report.length) for number in numbers])
+    walk = Walk(context=CONTEXT, frames=frames, steps=steps, controls=true.controls)
+    chance = [int(report.scores["chance"][number]) for number in numbers]
+    shown = _triptychs(world, true, walk, chance)
     cases = []
-    for name, number in chosen.items():
-        true = collect(player, iter([report.seeds[number]]), 1, report.length)
-        title = f"{name}: episode {true.seeds[0]}, {score[number]:.1f} dB over {frames} frames of keys alone"
-        walk = Walk(context=CONTEXT, frames=frames, steps=steps, controls=true.controls)
-        shown = _triptych(world, true, walk, int(report.scores["chance"][number]))
-        video = encode(shown, world.spec.fps, height=240, crf=24)
-        cases.append(Case(title, video, *_ways(report.scores, int(number))))
+    for i, (name, number) in enumerate(chosen.items()):
+        title = f"{name}: episode {true.seeds[i]}, {score[number]:.1f} dB over {frames} frames of keys alone"
+        video = encode(shown[i], world.spec.fps, height=240, crf=24)
+        cases.append(Case(title, video, *_ways(report.scores, number)))
     return cases
 
 
-def _triptych(world: World, true: Trajectories, walk: Walk, seed: int) -> np.ndarray:
-    """``uint8 [F, H, 3 W, 3]``."""
-    dreamt = np.stack([steps[0].frame for steps in dream(world, true, walk, seed)])
-    real = true.frames[0, walk.context : walk.context + walk.frames]
+def _joined(parts: list[Trajectories]) -> Trajectories:
+    poses = [part.poses for part in parts if part.poses is not None]
+    return Trajectories(
+        np.concatenate([part.frames for part in parts]),
+        np.concatenate([part.controls for part in parts]),
+        np.concatenate(poses) if poses else None,
+        tuple(seed for part in parts for seed in part.seeds),
+    )
+
+
+def _triptychs(world: World, true: Trajectories, walk: Walk, chance: list[int]) -> np.ndarray:
+    """``uint8 [N, F, H, 3 W, 3]``."""
+    rows = [np.stack([step.frame for step in steps]) for steps in dream(world, true, walk, chance)]
+    dreamt, real = np.stack(rows, 1), true.frames[:, walk.context : walk.context + walk.frames]
     apart = np.abs(dreamt.astype(np.int16) - real).astype(np.uint8)
-    return np.concatenate([dreamt, real, apart], 2)
+    return np.concatenate([dreamt, real, apart], 3)
 
 
 def _ways(scores: Mapping[str, np.ndarray], number: int) -> tuple[np.ndarray | None, np.ndarray | None]:
