@@ -38,7 +38,7 @@ from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
-FORMAT = 2
+FORMAT = 3
 _SUMS = "SHA256SUMS"
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 

@@ -66,7 +66,7 @@ class Heads(nn.Module):
         hidden = 256
         state = seen + config.control + 6 * config.twists
         self.motion = _perceptron(state, hidden, 6, layers=4) if config.poses else None
-        self.outcome = _perceptron(config.width + config.surroundings, hidden, BINS + 1, layers=2)
+        self.outcome = _perceptron(seen, hidden, BINS + 1, layers=3)
 
     def move(self, agent: Tensor, surroundings: Tensor | None, control: Tensor, twists: Tensor) -> Tensor:
         """The next normalised twist [..., 6] of the camera, from the state before and the keys now.
@@ -84,8 +84,11 @@ class Heads(nn.Module):
         return torch.where(idle, _slowed(twist, twists[..., -1, :], self.config.coasting), twist)
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [..., 41] and the logit of going on [...], from the frame just made."""
-        seen = agent if surroundings is None else torch.cat([agent, surroundings.to(agent.dtype)], -1)
+        """Reward logits [..., 41] and the logit of going on [...], from the camera's place or the frame just made.
+
+        A still place pays for where one is: the agent's token, which errs with the picture, is not asked.
+        """
+        seen = agent if surroundings is None else surroundings
         out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :BINS], out[..., BINS]
 

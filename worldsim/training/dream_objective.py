@@ -148,20 +148,17 @@ def _two_half_steps(
 
 
 def heads_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
-    """Reward and continuation; ends, which are rare, weigh ten times.
+    """Reward, continuation and motion, read from the agent [B, T, D]; ends, which are rare, weigh ten times.
 
-    Without a place the motion head learns here as well.
+    0 with a place: there the motion stage teaches the heads, which ask the place and not the agent.
     """
-    planar = None if batch.planar is None else batch.planar.flatten(0, 1)
-    around = networks.tokenizer.surroundings(planar)
-    flat = agent.flatten(0, 1)
-    reward, going_on = networks.heads.judge(flat, None if around is None else around.detach())
+    if networks.config.heads.surroundings:
+        return agent.new_zeros(())
+    reward, going_on = networks.heads.judge(agent.flatten(0, 1), None)
     ends = batch.ends.flatten().float()
     loss = -(two_hot(batch.rewards.flatten()) * reward.log_softmax(-1)).sum(-1).mean()
     loss = loss + F.binary_cross_entropy_with_logits(going_on, 1 - ends, weight=1 + 9 * ends)
-    if networks.has_poses and around is None:
-        loss = loss + _motion_loss(networks, batch, agent)
-    return loss
+    return loss + _motion_loss(networks, batch, agent) if networks.has_poses else loss
 
 
 def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learning how keys move the camera: needs poses and a learnt place, but no frames, so it is quick.
+"""Learning how keys move the camera, and what it is paid where: needs a learnt place but no frames.
 
 The motion head's own errors are what it meets in play, so it learns on walks of its own: from a true moment
 it goes on by what it predicts, and is held against where the camera truly went. Walks grow from one step to
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
+from worldsim.model.heads import two_hot
 from worldsim.networks import Networks
 from worldsim.training.stage import Logs, Objective
 
@@ -70,11 +71,26 @@ def motion_objective(networks: Networks, clips: ClipStore, batch: int = 512, lon
             error = _error(at, true[:, t])
             loss = loss + F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
             loss = loss + F.smooth_l1_loss(twist, twists[:, t], beta=0.1)
+        loss = loss / length + _outcome_loss(networks, clips, rng)
         size = error.detach().abs().mean(0).tolist()
         metres, degrees = _METRES * (size[0] + size[1]), float(np.degrees(_RADIANS * size[2]))
-        return loss / length, {"metres": metres, "degrees": degrees, "walk": float(length)}
+        return loss, {"metres": metres, "degrees": degrees, "walk": float(length)}
 
     return objective
+
+
+def _outcome_loss(networks: Networks, clips: ClipStore, rng: np.random.Generator, batch: int = 512) -> Tensor:
+    """Of reward and continuation where cameras were; a tenth of the moments are ends."""
+    clip = clips.sample(batch, 2, rng, frames=False, ends=0.1)
+    assert clip.poses is not None
+    planar = torch.from_numpy(camera.planar(clip.poses[:, -1])).float().to(networks.device)
+    with torch.no_grad():
+        around = networks.tokenizer.surroundings(planar)
+    reward, going_on = networks.heads.judge(planar.new_zeros(batch, 0), around)
+    ends = torch.from_numpy(clip.ends[:, -1]).float().to(networks.device)
+    wanted = two_hot(torch.from_numpy(clip.rewards[:, -1]).to(networks.device))
+    loss = -(wanted * reward.log_softmax(-1)).sum(-1).mean()
+    return loss + F.binary_cross_entropy_with_logits(going_on, 1 - ends)
 
 
 def _forget(twists: Tensor, rng: np.random.Generator) -> Tensor:

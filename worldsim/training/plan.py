@@ -27,7 +27,7 @@ def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) 
         rates = _place_rates(tokenizer.place, recipe.rate)
         stages.append(Stage("place", recipe.place_share, rates, objective, start))
         if networks.heads.motion is not None:
-            rates = [Rate(list(networks.heads.motion.parameters()), 2e-3 * recipe.rate)]
+            rates = [Rate(list(networks.heads.parameters()), 2e-3 * recipe.rate)]
             stages.append(Stage("motion", recipe.motion_share, rates, motion_objective(networks, clips)))
     learn = _dream_parameters(networks)
     dream = dream_objective(networks, clips, recipe.batch, recipe.length)
@@ -47,7 +47,7 @@ def _place_rates(place: Place, rate: float) -> list[Rate]:
 
 
 def _dream_parameters(networks: Networks) -> list[nn.Parameter]:
-    """All but the place; the motion head too where the place's own stage has taught it."""
+    """All but the place, and the heads where the motion stage has taught them."""
     has_place = networks.config.heads.surroundings > 0
-    taught = ("tokenizer.place.", "heads.motion.") if has_place else ("tokenizer.place.",)
+    taught = ("tokenizer.place.", "heads.") if has_place else ("tokenizer.place.",)
     return [parameter for name, parameter in networks.named_parameters() if not name.startswith(taught)]
