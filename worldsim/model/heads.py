@@ -84,7 +84,7 @@ class Heads(nn.Module):
         return torch.where(idle, _slowed(twist, twists[..., -1, :], self.config.coasting), twist)
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [..., 41] and the logit of going on [...], from the camera's place or the frame just made.
+        """Reward logits [..., 41] and the logit of going on [...], from the place or the frame just made.
 
         A still place pays for where one is: the agent's token, which errs with the picture, is not asked.
         """
