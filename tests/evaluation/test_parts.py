@@ -12,6 +12,7 @@ from worldsim.controls import DOOM_KEYS, Control
 from worldsim.engine.world import World
 from worldsim.evaluation import keys, loops, outcomes
 from worldsim.evaluation.drift import (
+    at_rest,
     frechet,
     idle_figures,
     idle_play,
@@ -112,7 +113,8 @@ def test_random_play_holds_its_actions(world: World) -> None:
 def test_long_walks(staged: StagedPlayer, found: list[Moment], world: World, judge: Judge) -> None:
     space = world.spec.control_space
     controls = np.stack([random_play(space, np.random.default_rng(i), 20) for i in range(3)])
-    dream = long_walk(world, judge, found, controls, steps=1, seed=0)
+    rest = np.stack([at_rest(staged.source, moment) for moment in found])
+    dream = long_walk(world, judge, found, controls, rest, steps=1, seed=0)
     assert dream["motion"].shape == (3, 20)
     assert dream["features"].shape == (3, 4, 4)
     real = real_walks(staged.source, judge, found, 20, 0)
@@ -120,7 +122,7 @@ def test_long_walks(staged: StagedPlayer, found: list[Moment], world: World, jud
     assert set(figures) == {"drift_ratio", "drift_sharp", "drift_motion"}
     same = play_figures(real, real)
     assert same["drift_motion"].value > 0
-    idle = long_walk(world, None, found[:2], idle_play(space, 2, 10), steps=1, seed=0)
+    idle = long_walk(world, None, found[:2], idle_play(space, 2, 10), rest[:2], steps=1, seed=0)
     assert set(idle_figures(idle, 10.0, 30.0)) == {"idle_psnr", "idle_motion"}
 
 

@@ -22,6 +22,7 @@ from worldsim.evaluation.stage import Moment, Stage, act
 
 __all__ = [
     "SHARE",
+    "at_rest",
     "frechet",
     "idle_figures",
     "idle_play",
@@ -34,6 +35,8 @@ __all__ = [
 
 SHARE = 0.15
 """Of a walk at either end, that are compared."""
+_RESTING = 40
+"""Frames in which all motion dies away."""
 _EVERY = 5
 """One frame in so many is read by the judge."""
 
@@ -57,26 +60,28 @@ def long_walk(
     judge: Judge | None,
     moments: list[Moment],
     controls: np.ndarray,
+    rest: np.ndarray,
     *,
     steps: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Dream on from every moment under ``controls`` [N, F, M], in one batch.
 
-    ``gradient`` and ``motion`` of each frame [N, F], ``kept``: dB against the moment's own frame [N, F], and
-    where there is a judge ``features`` of one frame in five [N, F / 5, D].
+    ``gradient`` and ``motion`` of each frame [N, F]; ``kept`` [N, F]: dB against ``rest`` uint8 [N, H, W, 3],
+    what the environment shows once it has come to rest; with a judge ``features`` [N, F / 5, D] of one frame
+    in five.
     """
     engine, space = world.engine(slots=len(moments), steps=steps, history=0), world.spec.control_space
     sessions = [engine.open(seed + i, moment.context) for i, moment in enumerate(moments)]
-    first = np.stack([session.frame for session in sessions])
-    looks, before, seen = _Looks(), first, []
+    before = np.stack([session.frame for session in sessions])
+    looks, seen = _Looks(), []
     for t in range(controls.shape[1]):
         held = {
             session: space.from_vector(row) for session, row in zip(sessions, controls[:, t], strict=True)
         }
         answers = engine.step(held)
         frames = np.stack([answers[session].frame for session in sessions])
-        looks.add(frames, before, first)
+        looks.add(frames, before, rest)
         before = frames
         if t % _EVERY == 0:
             seen.append(small(frames))
@@ -137,7 +142,8 @@ def idle_figures(dream: Mapping[str, np.ndarray], floor: float, ceiling: float) 
     return {
         "idle_psnr": figure(
             estimate(dream["kept"][:, end]),
-            f"last 15 % {where}, against the given frame; floor: an unrelated frame; ceiling: tokenizer_psnr",
+            f"last 15 % {where}, against the environment's at rest; floor: an unrelated frame; "
+            "ceiling: tokenizer_psnr",
             floor=floor,
             ceiling=ceiling,
         ),
@@ -148,6 +154,12 @@ def idle_figures(dream: Mapping[str, np.ndarray], floor: float, ceiling: float) 
             ceiling=0.0,
         ),
     }
+
+
+def at_rest(stage: Stage, moment: Moment) -> np.ndarray:
+    """``uint8 [H, W, 3]``: what the environment shows when no key has been held for a while."""
+    run = act(stage, moment, [Control()] * _RESTING)
+    return moment.context.frames[-1] if run is None else run.frames[-1]
 
 
 def spread(features: np.ndarray) -> float:
@@ -176,9 +188,9 @@ class _Looks:
     def __init__(self) -> None:
         self._rows: list[dict[str, np.ndarray]] = []
 
-    def add(self, frames: np.ndarray, before: np.ndarray, first: np.ndarray) -> None:
-        """One frame of every walk, the one before it, and the first, ``uint8 [N, H, W, 3]``."""
-        looks = {"gradient": gradient(frames), "motion": motion(frames, before), "kept": psnr(frames, first)}
+    def add(self, frames: np.ndarray, before: np.ndarray, rest: np.ndarray) -> None:
+        """One frame of every walk, the one before it, and that at rest, ``uint8 [N, H, W, 3]``."""
+        looks = {"gradient": gradient(frames), "motion": motion(frames, before), "kept": psnr(frames, rest)}
         self._rows.append(looks)
 
     def scores(self) -> dict[str, np.ndarray]:

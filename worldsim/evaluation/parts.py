@@ -151,11 +151,11 @@ def _prepare_walks(
         return
     rng = np.random.default_rng([dream.seed, 1])
     play = np.stack([drift.random_play(space, rng, frames) for _ in range(sizes.walks)])
-    half = max(sizes.walks // 2, 1)
-    idle = drift.idle_play(space, half, frames)
+    idle = drift.idle_play(space, min(max(sizes.walks // 2, 2), len(found)), frames)
+    rest = np.stack([drift.at_rest(stage, moment) for moment in found])
     for name, walked in (("play", play), ("idle", idle)):
         parts.jobs += [
-            partial(dream.walk, name, judge, some, walked[i : i + len(some)], i)
+            partial(dream.walk, name, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i)
             for i, some in _split(found[: len(walked)], _BATCH // 2)
         ]
 
@@ -176,10 +176,16 @@ class _Dreamer:
         return name, loops.score_loops(self.world, some, self.steps, self.seed + first)
 
     def walk(
-        self, name: str, judge: Judge | None, some: list[Moment], controls: np.ndarray, first: int
+        self,
+        name: str,
+        judge: Judge | None,
+        some: list[Moment],
+        given: tuple[np.ndarray, np.ndarray],
+        first: int,
     ) -> tuple[str, Mapping[str, np.ndarray]]:
+        """``given``: controls, and what is seen at rest."""
         seed = self.seed + first
-        return name, drift.long_walk(self.world, judge, some, controls, steps=self.steps, seed=seed)
+        return name, drift.long_walk(self.world, judge, some, *given, steps=self.steps, seed=seed)
 
 
 def _split(items: list[_T], size: int) -> list[tuple[int, list[_T]]]:
