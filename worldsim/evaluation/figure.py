@@ -56,13 +56,16 @@ def pooled(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
     """A statistic of all frames of some trajectories together, e.g. an AUROC.
 
     ``statistic`` gets the trajectories' numbers, drawn from 0..count - 1 with repeats. Draws for which it is
-    not defined (NaN) are left out; where it never is, so is the estimate.
+    not defined (NaN) are left out; where it never is, so is the estimate. The interval is that of the draws,
+    moved so that their median is the value: repeats alone make a Frechet distance grow.
     """
     rng = np.random.default_rng(0)
     value = statistic(np.arange(count))
     drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(_POOLED_RESAMPLES)])
     drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (value, value)
+    low, high = (
+        np.quantile(drawn, (0.025, 0.975)) - np.median(drawn) + value if len(drawn) else (value, value)
+    )
     return Estimate(float(value), float(low), float(high))
 
 

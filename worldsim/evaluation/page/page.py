@@ -149,7 +149,7 @@ def _tracks(cases: list[Case]) -> str:
 
 def _case(case: Case) -> str:
     data = base64.b64encode(case.video).decode()
-    video = f'<video controls loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
+    video = f'<video controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
     return f"<figure>{video}<figcaption>{escape(case.title)}</figcaption></figure>"
 
 

@@ -33,7 +33,7 @@ def lines(series: Mapping[str, np.ndarray], *, x: str, y: str, end: float | None
     parts = [_grid(across(0), down(tick), across(last), _number(tick)) for tick in ticks]
     for tick in _ticks(0, last)[:-1]:
         parts.append(_text(across(tick), _HEIGHT - _BOTTOM + 16, _number(tick), "middle"))
-    parts += [_text(_WIDTH - 10, _HEIGHT - 4, x, "end"), _text(4, _TOP, y, "start")]
+    parts += [_text(_WIDTH - 10, _HEIGHT - 4, x, "end"), _text(_LEFT + 6, _TOP, y, "start")]
     for number, values in enumerate(known.values()):
         at = np.arange(0, len(values), -(-len(values) // _MOST))
         place = at + 1 if end is None else (at + 0.5) * last / len(values)
