@@ -7,6 +7,7 @@ import operator
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ CLIENTS, SESSIONS = 3, 8
 class _Guests(threading.Thread):
     """Comes, opens sessions, steps and forks them, leaves: politely, or by falling silent."""
 
-    def __init__(self, address: str, number: int, end: float) -> None:
+    def __init__(self, address: str, number: int, ended: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.address, self.end = address, end
+        self.address, self.ended = address, ended
         self.chance = random.Random(number)
         self.steps = self.visits = self.opened = 0
         self.refused: list[str] = []
 
     def run(self) -> None:
-        while time.monotonic() < self.end:
+        while not self.ended.is_set():
             visitor = Visitor(self.address)
             try:
                 self._visit(visitor)
@@ -61,34 +62,38 @@ class _Guests(threading.Thread):
         self.opened += SESSIONS + 2
 
 
-def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict[str, Any]:
-    """Let guests come and go for ``seconds``, the first half of which is warm-up.
+def run(
+    folder: Path, world: Path, seconds: float, steps: int = 10**9, journal: bool = True
+) -> dict[str, Any]:
+    """Let guests come and go for ``seconds``, or for ``steps`` if that is sooner; the first half is warm-up.
 
     Returns:
-        counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``slots_left``, ..
+        counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``sessions_left``, ..
     """
     address = f"ipc://{folder}/churn.sock"
     state = ["--state", str(folder / "churned")] if journal else []
-    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", *state]
+    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", "--ttl", "120", *state]
     with House(world, address, options, folder / "churn.log") as house:
-        end = time.monotonic() + seconds
-        guests = [_Guests(address, number, end) for number in range(CLIENTS)]
+        ended = threading.Event()
+        guests = [_Guests(address, number, ended) for number in range(CLIENTS)]
         for one in guests:
             one.start()
-        rows = _watch(house, seconds)
+        rows = _watch(house, seconds, lambda: sum(one.steps for one in guests) >= steps)
+        ended.set()
         for one in guests:
             one.join(60)
         visitor = Visitor(address)
         info = visitor.ask("info", kind="control").header
         visitor.close()
         crashed = not house.alive
-    times, memory, files = np.array([row for row in rows if row[0] > seconds / 2]).T
+    times, memory, files = np.array([row for row in rows if row[0] > rows[-1][0] / 2]).T
     slope, spread = _slope(times, memory)
     first, last = slice(len(times) // 4), slice(-(len(times) // 4), None)
     return {
         "crashes": int(crashed),
-        "churn_s": round(seconds),
+        "churn_s": round(rows[-1][0]),
         "churn_steps": sum(one.steps for one in guests),
+        "churn_steps_per_s": round(sum(one.steps for one in guests) / rows[-1][0]),
         "churn_sessions": sum(one.opened for one in guests),
         "churn_visits": sum(one.visits for one in guests),
         "memory_mb_per_h": slope,
@@ -102,12 +107,12 @@ def run(folder: Path, world: Path, seconds: float, journal: bool = True) -> dict
     }
 
 
-def _watch(house: House, seconds: float) -> list[tuple[float, float, int]]:
-    """(seconds, MiB, open files) about four times a second at first, 2,000 times at most."""
+def _watch(house: House, seconds: float, enough: Callable[[], bool]) -> list[tuple[float, float, int]]:
+    """(seconds, MiB, open files) a few times a second."""
     rows, begun = [], time.monotonic()
-    while (now := time.monotonic() - begun) < seconds and house.alive:
+    while (now := time.monotonic() - begun) < seconds and house.alive and not enough():
         rows.append((now, house.memory, house.files))
-        time.sleep(max(0.25, seconds / 2000))
+        time.sleep(max(0.25, seconds / 8000))
     return rows
 
 

@@ -1,0 +1,58 @@
+"""What runs found, added up, and what of it is not as it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["add", "failures"]
+
+_ZERO = (
+    "crashes",
+    "lost_steps",
+    "duplicate_steps",
+    "hash_mismatches",
+    "stuck",
+    "messages_unanswered",
+    "sessions_left",
+    "others_refused",
+    "other_refusals",
+)
+_MOST = {"p99_ratio": 2.0, "fd_growth": 2, "hostile_fd_growth": 2, "reject_p99_ms": 10.0}
+_LEAST = {"goodput": 0.9}
+_HOUR = 3600
+
+
+def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
+    """Take one more part or run in.
+
+    Counts and lists are added up, of what has a limit the worst is kept, of the rest the newest.
+    """
+    for key, value in row.items():
+        old = total.get(key)
+        if old is None:
+            total[key] = value
+        elif key in _MOST:
+            total[key] = max(old, value)
+        elif key in _LEAST:
+            total[key] = min(old, value)
+        elif isinstance(value, dict):
+            total[key] = {**old, **{name: old.get(name, 0) + one for name, one in value.items()}}
+        elif isinstance(value, int | list):
+            total[key] = old + value
+        else:
+            total[key] = value
+
+
+def failures(total: Mapping[str, Any]) -> list[str]:
+    """What is not as it must be."""
+    found = [f"{key} {total[key]}" for key in _ZERO if total.get(key)]
+    found += [f"refused {len(total['refused'])}"] if total.get("refused") else []
+    # A slope is told from noise in hours only; in a slice of seconds none but a gross leak shows.
+    slope = {"memory_mb_per_h": 1.0} if total.get("churn_s", 0) >= _HOUR else {"memory_growth_mb": 8.0}
+    most = {**_MOST, **slope}
+    found += [f"{key} {total[key]} > {limit}" for key, limit in most.items() if total.get(key, 0) > limit]
+    found += [
+        f"{key} {total[key]} < {limit}" for key, limit in _LEAST.items() if total.get(key, limit) < limit
+    ]
+    return found
