@@ -77,16 +77,9 @@ def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16
         counts: ``kills``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, ..
     """
     address = f"ipc://{folder}/kills.sock"
-    options = [
-        "--state",
-        str(folder / "state"),
-        "--slots",
-        "32",
-        "--steps",
-        str(steps),
-        "--history",
-        str(history),
-    ]
+    # A machine that is stopped for a while must not be taken for a client that is gone.
+    options = ["--state", str(folder / "state"), "--slots", "32", "--ttl", "600"]
+    options += ["--steps", str(steps), "--history", str(history)]
     house = House(world, address, options, folder / "kills.log")
     chance, recoveries = random.Random(1), []
     house.start()
