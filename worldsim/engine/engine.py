@@ -21,10 +21,12 @@ from worldsim.engine.snapshots import Snapshot, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.undo import Undo, undo
 from worldsim.errors import ControlError, EngineError
+from worldsim.model.cache import Rows
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.flow import check_steps
 from worldsim.sampling.noise import normal
-from worldsim.sampling.rollout import Controls, Memory, Unit, begin, blank, observe_unit, step_unit
+from worldsim.sampling.philox import signed
+from worldsim.sampling.rollout import Controls, Memory, Unit, begin, blank, observe_unit, rows_of, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -136,7 +138,7 @@ class Engine:
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks = []
         for seed in own:
-            memory.seeds = np.array([seed % 2**64], np.uint64)
+            memory.seeds = torch.full_like(memory.seeds, signed(seed))
             forks.append(
                 self._seat(memory, seed=seed, start=session.start, step=session.last, history=history)
             )
@@ -165,7 +167,7 @@ class Engine:
         """Take a session's newest frames back, the newest first; returns what it had answered before them."""
         self._check_open(session)
         self._make_room([session])
-        rows = np.array([self._row(session)])
+        rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
             memory = self._memory.over(rows)
             undo(memory, undone)
@@ -214,20 +216,24 @@ class Engine:
         self, sessions: list[Session], slots: np.ndarray, controls: Controls, steps: int, frames: bool
     ) -> list[tuple[Step, Undo | None]]:
         """Step some slots; runs in a thread of its own."""
+        rows = self._rows(slots)
         with torch.inference_mode():
-            memory = self._memory.over(slots)
+            memory = self._memory.over(rows)
             undos: list[Undo | None] = [None] * len(slots)
             if self.history:
                 page = memory.cache.page()
                 undos = [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
             unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
-            self._memory.take(slots, memory)
-            return list(zip(self._steps_of(unit, memory, controls.given, steps, frames), undos, strict=True))
+            self._memory.take(rows, memory)
+            return list(zip(self._steps_of(unit, memory, controls, steps, frames), undos, strict=True))
 
     def _row(self, session: Session) -> int:
         slot = session.slot
         assert slot is not None, "room was made"
         return slot
+
+    def _rows(self, slots: np.ndarray) -> Rows:
+        return rows_of(slots, self.world.device)
 
     def _make_room(self, sessions: Sequence[Session]) -> None:
         """Give every session a slot; idle ones are parked for it."""
@@ -273,7 +279,7 @@ class Engine:
         """The newest given frame, as if it had been dreamt."""
         return Step(
             frame=context.frames[-1].copy(),
-            pose=memory.poses[0].copy() if self.world.networks.has_poses else None,
+            pose=memory.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
             pose_given=context.poses is not None,
             reward=0.0,
             terminated=False,
@@ -299,24 +305,26 @@ class Engine:
         return Controls(vector, poses, given)
 
     def _steps_of(
-        self, unit: Unit, memory: Memory, given: np.ndarray, steps: int, frames: bool
+        self, unit: Unit, memory: Memory, controls: Controls, steps: int, frames: bool
     ) -> list[Step]:
         """A step for each row of a batch; the drift is a share of the pixel range, which is 2 wide."""
-        count = len(given)
+        count, given = len(controls.vector), controls.given
+        assert given is not None, "made by _controls"
         seen = to_frame(unit.frame).cpu().numpy() if frames else np.empty((count, 0, 0, 3), np.uint8)
         latents = unit.latent.float().cpu().numpy()
         reward, going_on = unit.reward.float().tolist(), unit.going_on.float().tolist()
-        surprise = unit.surprise.float().tolist()
+        surprise, indices = unit.surprise.float().tolist(), memory.indices.tolist()
+        poses = memory.poses.cpu().numpy()
         has_poses = self.world.networks.has_poses
         return [
             Step(
                 frame=seen[i],
-                pose=memory.poses[i].copy() if has_poses else None,
+                pose=poses[i].copy() if has_poses else None,
                 pose_given=bool(given[i]),
                 reward=reward[i],
                 terminated=going_on[i] < 0.5,
                 drift=surprise[i] / 2,
-                index=int(memory.indices[i]) - 1,
+                index=indices[i] - 1,
                 steps=steps,
                 latent=latents[i],
             )
@@ -350,6 +358,8 @@ class Engine:
         if self.world.networks.has_poses and context.poses is None:
             rule = "a world learnt with poses needs a context with poses"
             raise EngineError(rule, None, "give Context(poses=...)")
+        if context.poses is not None:
+            camera.check_pose(context.poses)
 
     def _check_open(self, session: Session) -> None:
         if session.engine is not self or session.closed:

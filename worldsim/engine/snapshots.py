@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -16,6 +15,7 @@ from torch import Tensor
 from worldsim.engine.step import Step
 from worldsim.errors import EngineError
 from worldsim.model.cache import Cache
+from worldsim.sampling.philox import signed
 from worldsim.sampling.rollout import Memory
 from worldsim.tokenizer.protocol import Past
 
@@ -46,7 +46,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
         "reach": memory.past.reach,
         "agent": memory.agent,
         "twists": memory.twists,
-        "poses": torch.from_numpy(memory.poses),
+        "poses": memory.poses,
         "seen": torch.from_numpy(step.frame.copy()),
     }
     header = {
@@ -55,7 +55,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
         "sinks": memory.cache.sinks,
         "seed": snapshot.seed,
         "start": snapshot.start,
-        "session_seed": int(memory.seeds[0]),
+        "session_seed": int(memory.seeds[0]) % 2**64,
         "frames": int(memory.indices[0]),
         "index": step.index,
         "steps": step.steps,
@@ -115,9 +115,9 @@ def _memory(tensors: dict[str, Tensor], header: dict[str, Any]) -> Memory:
         past=Past(tensors["frame"], tensors["reach"]),
         agent=tensors["agent"],
         twists=tensors["twists"],
-        poses=tensors["poses"].cpu().numpy(),
-        seeds=np.array([header["session_seed"]], np.uint64),
-        indices=np.array([header["frames"]], np.int64),
+        poses=tensors["poses"],
+        seeds=torch.tensor([signed(header["session_seed"])], device=tensors["index"].device),
+        indices=torch.tensor([header["frames"]], device=tensors["index"].device),
     )
 
 

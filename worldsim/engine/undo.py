@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from worldsim.engine.step import Step
@@ -22,7 +21,7 @@ class Undo:
     past: Past
     agent: Tensor
     twists: Tensor
-    pose: np.ndarray
+    pose: Tensor
     step: Step
     """What the session had answered before."""
 
@@ -31,7 +30,7 @@ class Undo:
         """Of one row of ``memory`` before it is stepped; tensors are shared with it."""
         one, past = slice(row, row + 1), memory.past
         kept = Past(past.frame[one], past.reach[one])
-        return Undo(page.row(row), kept, memory.agent[one], memory.twists[one], memory.poses[row], step)
+        return Undo(page.row(row), kept, memory.agent[one], memory.twists[one], memory.poses[one], step)
 
 
 def undo(memory: Memory, undone: Sequence[Undo]) -> None:
@@ -40,5 +39,5 @@ def undo(memory: Memory, undone: Sequence[Undo]) -> None:
         memory.cache.unwrite(one.page)
     last = undone[-1]
     memory.past, memory.agent, memory.twists = last.past, last.agent, last.twists
-    memory.poses = last.pose[None].copy()
+    memory.poses = last.pose
     memory.indices = memory.indices - len(undone)

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim import camera
-from worldsim.model.cache import Cache
+from worldsim.model.cache import Cache, Rows
 from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
 from worldsim.networks import Networks
+from worldsim.sampling import philox, se3
 from worldsim.sampling.flow import denoise, levels
 from worldsim.sampling.noise import normal_batch
+from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import Motion, Past, View
 
 
@@ -32,37 +33,33 @@ class Memory:
     """Agent token of the last frame [B, D]."""
     twists: Tensor
     """Last normalised twists, newest last [B, P, 6]."""
-    poses: np.ndarray
+    poses: Tensor
     """Camera-to-world of the last frame, float64 [B, 4, 4]; identity where the source has no poses."""
-    seeds: np.ndarray
-    """uint64 [B]"""
-    indices: np.ndarray
+    seeds: Tensor
+    """int64 [B], of the bits of an unsigned number."""
+    indices: Tensor
     """Frames so far, int64 [B]."""
 
-    def pick(self, rows: np.ndarray) -> Memory:
+    def pick(self, rows: np.ndarray | Rows) -> Memory:
         """A copy of some worlds."""
-        return self._gather(rows, self.cache.pick(_index(rows, self.agent.device)))
+        index = self._index(rows)
+        return self._gather(index, self.cache.pick(index))
 
-    def over(self, rows: np.ndarray) -> Memory:
+    def over(self, rows: Rows) -> Memory:
         """Some worlds, to be stepped: their cache is this memory's own, the rest is a copy; see ``take``."""
-        numbers, index = np.asarray(rows), _index(rows, self.agent.device)
-        dense = (
-            len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all()
-        )
-        cache = self.cache.over(slice(int(numbers[0]), int(numbers[-1]) + 1) if dense else index)
-        return self._gather(rows, cache)
+        return self._gather(rows, self.cache.over(rows))
 
-    def take(self, rows: np.ndarray, other: Memory) -> None:
+    def take(self, rows: Rows, other: Memory) -> None:
         """Overwrite all of some worlds but their cache."""
-        index = _index(rows, self.agent.device)
-        self.past.put(index, other.past)
-        self.agent[index], self.twists[index] = other.agent.to(self.agent.dtype), other.twists
+        self.past.frame[rows], self.past.reach[rows] = other.past.frame, other.past.reach
+        self.agent[rows], self.twists[rows] = other.agent.to(self.agent.dtype), other.twists
         self.poses[rows], self.seeds[rows], self.indices[rows] = other.poses, other.seeds, other.indices
 
-    def put(self, rows: np.ndarray, other: Memory) -> None:
+    def put(self, rows: np.ndarray | Rows, other: Memory) -> None:
         """Overwrite some worlds with those of ``other``, in this memory's number type."""
-        self.cache.put(_index(rows, self.agent.device), other.cache)
-        self.take(rows, other)
+        index = self._index(rows)
+        self.cache.put(index, other.cache)
+        self.take(index, other)
 
     def to(self, device: torch.device) -> Memory:
         """The same on another device."""
@@ -71,49 +68,79 @@ class Memory:
             past=Past(self.past.frame.to(device), self.past.reach.to(device)),
             agent=self.agent.to(device),
             twists=self.twists.to(device),
-            poses=self.poses,
-            seeds=self.seeds,
-            indices=self.indices,
+            poses=self.poses.to(device),
+            seeds=self.seeds.to(device),
+            indices=self.indices.to(device),
         )
 
     def bytes_per_world(self) -> int:
         """How much memory one world takes."""
-        cache, rows = self.cache, len(self.agent)
-        tensors = (cache.keys, cache.values, cache.written, cache.index, self.past.frame, self.past.reach)
-        held = sum(part.nbytes for part in (*tensors, self.agent, self.twists))
-        return (held + self.poses.nbytes + self.seeds.nbytes + self.indices.nbytes) // rows
+        cache, past = self.cache, self.past
+        tensors = (cache.keys, cache.values, cache.written, cache.index, past.frame, past.reach)
+        own = (self.agent, self.twists, self.poses, self.seeds, self.indices)
+        return sum(part.nbytes for part in (*tensors, *own)) // len(self.agent)
 
-    def _gather(self, rows: np.ndarray, cache: Cache) -> Memory:
-        index = _index(rows, self.agent.device)
-        return Memory(
-            cache=cache,
-            past=self.past.pick(index),
-            agent=self.agent[index],
-            twists=self.twists[index],
-            poses=self.poses[rows].copy(),
-            seeds=self.seeds[rows].copy(),
-            indices=self.indices[rows].copy(),
-        )
+    def _gather(self, rows: Rows, cache: Cache) -> Memory:
+        parts = (self.past.frame, self.past.reach, self.agent, self.twists, self.poses)
+        frame, reach, agent, twists, poses = (_copied(part, rows) for part in parts)
+        seeds, indices = _copied(self.seeds, rows), _copied(self.indices, rows)
+        return Memory(cache, Past(frame, reach), agent, twists, poses, seeds, indices)
+
+    def _index(self, rows: np.ndarray | Rows) -> Rows:
+        return upload(rows.astype(np.int64), self.agent.device) if isinstance(rows, np.ndarray) else rows
 
 
-def _index(rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(rows, np.int64)).to(device)
+def _copied(part: Tensor, rows: Rows) -> Tensor:
+    return part[rows].clone() if isinstance(rows, slice) else part[rows]
+
+
+def rows_of(numbers: np.ndarray, device: torch.device) -> Rows:
+    """Numbers in rising order as what reads fastest: a slice where none is left out."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first == len(numbers) - 1:
+        return slice(first, last + 1)
+    return upload(numbers.astype(np.int64), device)
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What leads into the new frame."""
+    """What leads into the new frame: NumPy arrays, or tensors where the networks are."""
 
-    vector: np.ndarray
+    vector: np.ndarray | Tensor
     """Keys and look, float32 [B, M]."""
-    poses: np.ndarray
+    poses: np.ndarray | Tensor | None = None
     """Explicit camera-to-world of the new frame, float64 [B, 4, 4]; read where ``given``."""
-    given: np.ndarray
-    """bool [B]"""
+    given: np.ndarray | Tensor | None = None
+    """bool [B]; None: nowhere."""
 
-    def pick(self, rows: np.ndarray) -> Controls:
+    def pick(self, rows: np.ndarray | slice) -> Controls:
         """Those of some worlds."""
-        return Controls(self.vector[rows], self.poses[rows], self.given[rows])
+        poses, given = self.poses, self.given
+        kept = None if poses is None else poses[rows]
+        return Controls(self.vector[rows], kept, None if given is None else given[rows])
+
+    def on(self, device: torch.device) -> Lead:
+        """The same as tensors."""
+        vector = _tensor(self.vector, device)
+        if self.poses is None or self.given is None:
+            return Lead(vector, None, None)
+        if isinstance(self.given, np.ndarray) and not self.given.any():
+            return Lead(vector, None, None)
+        return Lead(vector, _tensor(self.poses, device), _tensor(self.given, device))
+
+
+def _tensor(value: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    return upload(value, device) if isinstance(value, np.ndarray) else value.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """``Controls`` where the networks are."""
+
+    vector: Tensor
+    poses: Tensor | None
+    """None: nobody is given a pose."""
+    given: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +169,23 @@ def blank(networks: Networks, batch: int, context: int | None = None) -> Memory:
         past=networks.tokenizer.blank(batch, device),
         agent=networks.generator.latent_in.weight.new_zeros(batch, config.generator.width),
         twists=torch.zeros(batch, config.heads.twists, 6, device=device),
-        poses=np.tile(np.eye(4), (batch, 1, 1)),
-        seeds=np.zeros(batch, np.uint64),
-        indices=np.zeros(batch, np.int64),
+        poses=torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1),
+        seeds=torch.zeros(batch, dtype=torch.int64, device=device),
+        indices=torch.zeros(batch, dtype=torch.int64, device=device),
     )
 
 
 def begin(
     networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
 ) -> Memory:
-    """Memory after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]."""
+    """Memory after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]; ``seeds`` are int [B]."""
     batch = len(frames)
     memory = blank(networks, batch, context)
-    memory.poses, memory.seeds = poses.astype(np.float64), seeds.astype(np.uint64)
-    still = np.zeros((batch, networks.config.heads.control), np.float32)
-    observe_unit(networks, memory, frames, Controls(still, memory.poses, np.ones(batch, bool)))
+    memory.poses = upload(poses.astype(np.float64), networks.device)  # a copy: memory is written to
+    memory.seeds = upload(seeds.astype(np.uint64).view(np.int64), networks.device)
+    still = torch.zeros(batch, networks.config.heads.control, device=networks.device)
+    everywhere = torch.ones(batch, dtype=torch.bool, device=networks.device)
+    observe_unit(networks, memory, frames, Controls(still, memory.poses, everywhere))
     return memory
 
 
@@ -167,12 +196,12 @@ def step_unit(
 
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
     """
-    move = _move(networks, memory, controls)
-    view = _view(networks, memory, controls, move)
+    lead = controls.on(networks.device)
+    move = _move(networks, memory, lead)
+    view = _view(networks, memory, lead, move)
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
-    noise = normal_batch(memory.seeds, memory.indices, 0, (generator.tokens, generator.config.channels))
-    latent = torch.from_numpy(noise).to(view.prior.device)
+    latent = _noise(memory, (generator.tokens, generator.config.channels))
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
@@ -183,8 +212,9 @@ def step_unit(
 
 def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: Controls) -> Unit:
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``memory`` in place."""
-    move = _move(networks, memory, controls)
-    view = _view(networks, memory, controls, move)
+    lead = controls.on(networks.device)
+    move = _move(networks, memory, lead)
+    view = _view(networks, memory, lead, move)
     latent = networks.tokenizer.encode(frames, view)
     clean = _Passes.over(networks, memory, view, 0).run(latent, 0)
     return _commit(networks, memory, frames, latent, view, move, clean)
@@ -230,36 +260,47 @@ class _Move:
 
     twist: Tensor
     """Normalised [B, 6]."""
-    poses: np.ndarray
+    poses: Tensor
     """The new frame's camera-to-world, float64 [B, 4, 4]."""
     planar: Tensor | None
     back: Tensor | None
 
 
-def _move(networks: Networks, memory: Memory, controls: Controls) -> _Move:
+def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
     """The explicit pose where one is given, the motion head's prediction elsewhere."""
-    batch, device = len(controls.vector), networks.device
     if not networks.has_poses:
-        return _Move(torch.zeros(batch, 6, device=device), memory.poses, None, None)
-    scale = np.asarray(networks.config.twist_scale)
-    twist, given = np.zeros((batch, 6)), np.flatnonzero(controls.given)
-    if len(given) < batch:
-        around = networks.tokenizer.surroundings(_planar(memory.poses, device))
-        vector = torch.from_numpy(controls.vector).to(device)
-        moved = networks.heads.move(memory.agent.float(), around, vector, memory.twists)
-        twist = moved.double().cpu().numpy() * scale
-    motion = camera.exp(twist)
-    if len(given):
-        motion[given] = camera.relative(memory.poses[given], controls.poses[given])
-        twist[given] = camera.log(motion[given])
+        return _Move(memory.poses.new_zeros(len(lead.vector), 6).float(), memory.poses, None, None)
+    scale, divisor = _scales(networks.config.twist_scale, networks.device)
+    around = networks.tokenizer.surroundings(se3.planar(memory.poses))
+    moved = networks.heads.move(memory.agent.float(), around, lead.vector, memory.twists)
+    twist = moved.double() * scale
+    motion = se3.exp(twist)
     poses = memory.poses @ motion  # both are rigid by now
-    poses[given] = controls.poses[given]
-    back = torch.from_numpy(motion).float().to(device)
-    return _Move(torch.from_numpy(networks.normalise(twist)).to(device), poses, _planar(poses, device), back)
+    if lead.poses is not None and lead.given is not None:
+        asked, given = se3.relative(memory.poses, lead.poses), lead.given[:, None]
+        twist = torch.where(given, se3.log(asked), twist)
+        motion = torch.where(given[:, None], asked, motion)
+        poses = torch.where(given[:, None], lead.poses, poses)
+    return _Move((twist / divisor).float(), poses, se3.planar(poses), motion.float())
 
 
-def _view(networks: Networks, memory: Memory, controls: Controls, move: _Move) -> View:
-    control = torch.cat([torch.from_numpy(controls.vector).to(move.twist.device), move.twist], -1)
+@cache
+def _scales(scale: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a normalised twist is multiplied by, and what one in metres and radians is divided by."""
+    with torch.inference_mode(False):
+        factor = torch.tensor(scale, dtype=torch.float64, device=device)
+        return factor, torch.where(factor > 0, factor, 1.0)
+
+
+def _noise(memory: Memory, shape: tuple[int, ...]) -> Tensor:
+    """Of every world's new frame, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
+    if memory.seeds.device.type != "cpu":
+        return philox.normal_rows(memory.seeds, memory.indices, 0, shape)
+    return torch.from_numpy(normal_batch(memory.seeds.numpy(), memory.indices.numpy(), 0, shape))
+
+
+def _view(networks: Networks, memory: Memory, lead: Lead, move: _Move) -> View:
+    control = torch.cat([lead.vector, move.twist], -1)
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 
@@ -282,7 +323,3 @@ def _commit(
     known = (frame - view.warped).abs() * view.valid
     surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05)
     return Unit(frame, expected(reward), going_on.sigmoid(), surprise, latent, view)
-
-
-def _planar(poses: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(camera.planar(poses)).float().to(device)
