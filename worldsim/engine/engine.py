@@ -14,6 +14,7 @@ from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine.lanes import Lanes
+from worldsim.engine.openings import Openings
 from worldsim.engine.pace import Pace
 from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.session import Session
@@ -22,17 +23,13 @@ from worldsim.engine.step import Step
 from worldsim.engine.undo import Undo, undo
 from worldsim.errors import ControlError, EngineError
 from worldsim.model.cache import Rows
-from worldsim.pixels import to_frame, to_model
+from worldsim.pixels import to_frame
 from worldsim.sampling.flow import check_steps
-from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Memory, Unit, begin, blank, observe_unit, rows_of, step_unit
+from worldsim.sampling.rollout import Controls, Memory, Unit, blank, rows_of, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
-
-_START_DRAW = 2**32
-"""The draw of a seed's chance that picks the start; frames use lower ones."""
 
 
 class Engine:
@@ -56,6 +53,7 @@ class Engine:
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
         self._parked: dict[int, Memory] = {}
         self._lanes, self._pace = Lanes(world.device, world.dtype), Pace()
+        self._openings = Openings(world, self.context)
 
     @property
     def steps(self) -> int:
@@ -80,17 +78,13 @@ class Engine:
 
         Raises:
             EngineError: no room, no such start, or a context that does not fit the world.
+            CameraError: a context whose poses are none.
         """
         seed = operator.index(seed)
         self.scheduler.check()
-        if isinstance(start, Context):
-            number, context = None, start
-        else:
-            number = self._pick_start(seed) if start is None else operator.index(start)
-            context = self._start(number)
-        self._check_context(context)
+        number, context = self._openings.find(seed, start)
         with torch.inference_mode():
-            memory, unit = self._take_in(context, seed)
+            memory, unit = self._openings.take_in(context, seed)
         return self._seat(memory, seed=seed, start=number, step=self._first_step(context, unit, memory))
 
     def step(
@@ -262,19 +256,6 @@ class Engine:
         self._make_room([session])
         return session
 
-    def _take_in(self, context: Context, seed: int) -> tuple[Memory, Unit | None]:
-        """Memory (one row) after all frames of ``context``, and the last frame taken in on top of a first."""
-        networks = self.world.networks
-        frames = to_model(context.frames, self.world.device)
-        poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
-        given = np.array([networks.has_poses])
-        seeds = np.array([seed % 2**64], np.uint64)
-        memory, unit = begin(networks, frames[:1], poses[:1], seeds, self.context), None
-        for t in range(1, len(frames)):
-            controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
-            unit = observe_unit(networks, memory, frames[t : t + 1], controls)
-        return memory, unit
-
     def _first_step(self, context: Context, unit: Unit | None, memory: Memory) -> Step:
         """The newest given frame, as if it had been dreamt."""
         return Step(
@@ -330,36 +311,6 @@ class Engine:
             )
             for i in range(count)
         ]
-
-    def _pick_start(self, seed: int) -> int:
-        if not self.world.starts:
-            rule = "a world without starts needs given frames"
-            raise EngineError(rule, self.world.name, "open(start=Context(...))")
-        spread = normal(seed, 0, _START_DRAW, 2)
-        return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
-
-    def _start(self, index: int) -> Context:
-        starts = self.world.starts
-        if not 0 <= index < len(starts):
-            raise EngineError(f"a start must be in 0..{len(starts) - 1}", index)
-        return starts[index].newest(self.context)
-
-    def _check_context(self, context: Context) -> None:
-        spec, (length, *size, _) = self.world.spec, context.frames.shape
-        columns = spec.control_space.size
-        if tuple(size) != tuple(spec.size):
-            rule = f"a context's frames must be {spec.size[0]}x{spec.size[1]}"
-            raise EngineError(rule, size, "resize them")
-        if context.controls.shape[1] != columns:
-            raise EngineError(f"a context's controls must have {columns} columns", context.controls.shape[1])
-        if length > self.context:
-            rule = f"a context must have at most {self.context} frames"
-            raise EngineError(rule, length, "give the newest ones")
-        if self.world.networks.has_poses and context.poses is None:
-            rule = "a world learnt with poses needs a context with poses"
-            raise EngineError(rule, None, "give Context(poses=...)")
-        if context.poses is not None:
-            camera.check_pose(context.poses)
 
     def _check_open(self, session: Session) -> None:
         if session.engine is not self or session.closed:

@@ -1,0 +1,90 @@
+"""How a session begins: which start, whether given frames fit, and what is remembered of them."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldsim import camera
+from worldsim.checkpoint import Context
+from worldsim.errors import EngineError
+from worldsim.pixels import to_model
+from worldsim.sampling.noise import normal
+from worldsim.sampling.rollout import Controls, Memory, Unit, begin, observe_unit
+
+if TYPE_CHECKING:
+    from worldsim.engine.world import World
+
+_START_DRAW = 2**32
+"""The draw of a seed's chance that picks the start; frames use lower ones."""
+
+
+class Openings:
+    """The ways into ``world`` for an engine that holds ``length`` frames of past."""
+
+    def __init__(self, world: World, length: int) -> None:
+        self.world, self.length = world, length
+
+    def find(self, seed: int, start: int | Context | None) -> tuple[int | None, Context]:
+        """The start's number, None for given frames, and its newest frames.
+
+        Raises:
+            EngineError: no such start, or a context that does not fit the world.
+            CameraError: a context whose poses are none.
+        """
+        if isinstance(start, Context):
+            number, context = None, start
+        else:
+            number = self.pick(seed) if start is None else operator.index(start)
+            context = self._start(number)
+        self._check(context)
+        return number, context
+
+    def pick(self, seed: int) -> int:
+        """The number of the start that a seed chooses."""
+        if not self.world.starts:
+            rule = "a world without starts needs given frames"
+            raise EngineError(rule, self.world.name, "open(start=Context(...))")
+        spread = normal(seed, 0, _START_DRAW, 2)
+        return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
+
+    def take_in(self, context: Context, seed: int) -> tuple[Memory, Unit | None]:
+        """Memory (one row) after all frames of ``context``, and the last frame taken in on top of a first.
+
+        The seed is only noted: nothing has been left to chance yet.
+        """
+        networks = self.world.networks
+        frames = to_model(context.frames, self.world.device)
+        poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
+        given = np.array([networks.has_poses])
+        seeds = np.array([seed % 2**64], np.uint64)
+        memory, unit = begin(networks, frames[:1], poses[:1], seeds, self.length), None
+        for t in range(1, len(frames)):
+            controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
+            unit = observe_unit(networks, memory, frames[t : t + 1], controls)
+        return memory, unit
+
+    def _start(self, index: int) -> Context:
+        starts = self.world.starts
+        if not 0 <= index < len(starts):
+            raise EngineError(f"a start must be in 0..{len(starts) - 1}", index)
+        return starts[index].newest(self.length)
+
+    def _check(self, context: Context) -> None:
+        spec, (length, *size, _) = self.world.spec, context.frames.shape
+        columns = spec.control_space.size
+        if tuple(size) != tuple(spec.size):
+            rule = f"a context's frames must be {spec.size[0]}x{spec.size[1]}"
+            raise EngineError(rule, size, "resize them")
+        if context.controls.shape[1] != columns:
+            raise EngineError(f"a context's controls must have {columns} columns", context.controls.shape[1])
+        if length > self.length:
+            rule = f"a context must have at most {self.length} frames"
+            raise EngineError(rule, length, "give the newest ones")
+        if self.world.networks.has_poses and context.poses is None:
+            rule = "a world learnt with poses needs a context with poses"
+            raise EngineError(rule, None, "give Context(poses=...)")
+        if context.poses is not None:
+            camera.check_pose(context.poses)
