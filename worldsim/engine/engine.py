@@ -14,7 +14,7 @@ from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine.lanes import Lanes
-from worldsim.engine.openings import Openings
+from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
 from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.session import Session
@@ -39,13 +39,10 @@ class Engine:
         self, world: World, slots: int, context: int | None, steps: int, history: int, parking: int
     ) -> None:
         self.world, self.slots, self.history = world, slots, history
-        config = world.config.networks.generator
-        self.context = config.context if context is None else context
         if slots < 1 or history < 0 or parking < 0:
             rule = "an engine needs slots >= 1, history >= 0 and parking >= 0"
             raise EngineError(rule, (slots, history, parking))
-        if self.context < max(2, config.sinks + 1):
-            raise EngineError(f"an engine's context must be at least {max(2, config.sinks + 1)}", context)
+        self.context = fitting(world, context)
         self._steps = check_steps(steps)
         self._memory = blank(world.networks, slots, self.context)
         self.session_bytes = self._memory.bytes_per_world()

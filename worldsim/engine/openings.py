@@ -21,6 +21,19 @@ _START_DRAW = 2**32
 """The draw of a seed's chance that picks the start; frames use lower ones."""
 
 
+def fitting(world: World, context: int | None) -> int:
+    """How many frames of past are held where ``context`` are asked for; None: as many as in training.
+
+    Raises:
+        EngineError: too few.
+    """
+    config = world.config.networks.generator
+    length, least = config.context if context is None else context, max(2, config.sinks + 1)
+    if length < least:
+        raise EngineError(f"an engine's context must be at least {least}", context)
+    return length
+
+
 class Openings:
     """The ways into ``world`` for an engine that holds ``length`` frames of past."""
 

@@ -8,6 +8,7 @@ import torch
 
 from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_world
 from worldsim.data.spec import SourceSpec
+from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
 from worldsim.engine.precision import best_dtype, prepare
 from worldsim.networks import find_device
@@ -75,6 +76,15 @@ class World:
             ConfigError: another number of denoising passes.
         """
         return Engine(self, slots, context, steps, history, parking)
+
+    def batch(self, count: int, context: int | None = None, steps: int = 2) -> Batch:
+        """``count`` worlds that are always stepped together, in tensors on the world's device.
+
+        Raises:
+            EngineError: no world, or too short a context.
+            ConfigError: another number of denoising passes.
+        """
+        return Batch(self, count, context, steps)
 
 
 def load(

@@ -140,6 +140,15 @@ class Cache:
         self.written[rows], self.index[rows] = other.written, other.index
         self._past = None
 
+    def replace(self, mask: Tensor, other: Cache) -> None:
+        """Overwrite the batch rows in ``mask``, bool [B], with those of ``other``, which has as many."""
+        wide = mask.view(1, -1, 1, 1, 1, 1)
+        self.keys.copy_(torch.where(wide, other.keys.to(self.keys.dtype), self.keys))
+        self.values.copy_(torch.where(wide, other.values.to(self.values.dtype), self.values))
+        self.written.copy_(torch.where(mask[:, None], other.written, self.written))
+        self.index.copy_(torch.where(mask, other.index, self.index))
+        self._past = None
+
     def to(self, device: torch.device) -> Cache:
         """The same on another device."""
         keys, values = self.keys.to(device), self.values.to(device)

@@ -5,8 +5,9 @@ Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and look.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -61,6 +62,13 @@ class Memory:
         self.cache.put(index, other.cache)
         self.take(index, other)
 
+    def replace(self, mask: Tensor, other: Memory) -> None:
+        """Overwrite the worlds in ``mask``, bool [B], with those of ``other``, which has as many."""
+        for mine, theirs in zip(self._parts(), other._parts(), strict=True):
+            chosen = mask.view(-1, *[1] * (mine.ndim - 1))
+            mine.copy_(torch.where(chosen, theirs.to(mine.dtype), mine))
+        self.cache.replace(mask, other.cache)
+
     def to(self, device: torch.device) -> Memory:
         """The same on another device."""
         return Memory(
@@ -75,16 +83,18 @@ class Memory:
 
     def bytes_per_world(self) -> int:
         """How much memory one world takes."""
-        cache, past = self.cache, self.past
-        tensors = (cache.keys, cache.values, cache.written, cache.index, past.frame, past.reach)
+        cache = self.cache
+        tensors = (cache.keys, cache.values, cache.written, cache.index, *self._parts())
+        return sum(part.nbytes for part in tensors) // len(self.agent)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """All but the cache, worlds first."""
         own = (self.agent, self.twists, self.poses, self.seeds, self.indices)
-        return sum(part.nbytes for part in (*tensors, *own)) // len(self.agent)
+        return (self.past.frame, self.past.reach, *own)
 
     def _gather(self, rows: Rows, cache: Cache) -> Memory:
-        parts = (self.past.frame, self.past.reach, self.agent, self.twists, self.poses)
-        frame, reach, agent, twists, poses = (_copied(part, rows) for part in parts)
-        seeds, indices = _copied(self.seeds, rows), _copied(self.indices, rows)
-        return Memory(cache, Past(frame, reach), agent, twists, poses, seeds, indices)
+        frame, reach, *own = (_copied(part, rows) for part in self._parts())
+        return Memory(cache, Past(frame, reach), *own)
 
     def _index(self, rows: np.ndarray | Rows) -> Rows:
         return upload(rows.astype(np.int64), self.agent.device) if isinstance(rows, np.ndarray) else rows
@@ -113,19 +123,21 @@ class Controls:
     given: np.ndarray | Tensor | None = None
     """bool [B]; None: nowhere."""
 
-    def pick(self, rows: np.ndarray | slice) -> Controls:
+    def pick(self, rows: np.ndarray | slice) -> Self:
         """Those of some worlds."""
         poses, given = self.poses, self.given
         kept = None if poses is None else poses[rows]
-        return Controls(self.vector[rows], kept, None if given is None else given[rows])
+        return replace(
+            self, vector=self.vector[rows], poses=kept, given=None if given is None else given[rows]
+        )
 
     def on(self, device: torch.device) -> Lead:
         """The same as tensors."""
         vector = _tensor(self.vector, device)
         if self.poses is None or self.given is None:
-            return Lead(vector, None, None)
+            return Lead(vector)
         if isinstance(self.given, np.ndarray) and not self.given.any():
-            return Lead(vector, None, None)
+            return Lead(vector)
         return Lead(vector, _tensor(self.poses, device), _tensor(self.given, device))
 
 
@@ -134,13 +146,15 @@ def _tensor(value: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(Controls):
     """``Controls`` where the networks are."""
 
     vector: Tensor
-    poses: Tensor | None
-    """None: nobody is given a pose."""
-    given: Tensor | None
+    poses: Tensor | None = None
+    given: Tensor | None = None
+
+    def on(self, device: torch.device) -> Lead:
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,157 @@
+"""Worlds that are always stepped together, in tensors where the networks are: a vector environment's engine.
+
+Beside ``Engine`` it is small: no sessions, no parking, no way back. On a GPU a step and a restart wait for
+nothing and copy nothing to the host.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.checkpoint import Context
+from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.lanes import Lanes
+from worldsim.engine.openings import Openings, fitting
+from worldsim.errors import EngineError
+from worldsim.sampling.flow import check_steps
+from worldsim.sampling.philox import signed
+from worldsim.sampling.rollout import Controls, Memory, Unit, blank, step_unit
+
+if TYPE_CHECKING:
+    from worldsim.engine.world import World
+
+
+class Batch:
+    """``count`` worlds side by side; see ``World.batch``.
+
+    The same seed, start and controls give the frames that a session of an ``Engine`` dreams, on a CPU to the
+    bit. All that is returned is new: later steps leave it alone.
+    """
+
+    def __init__(self, world: World, count: int, context: int | None, steps: int) -> None:
+        if count < 1:
+            raise EngineError("a batch must have at least one world", count)
+        self.world, self.count = world, count
+        self.context, self.steps = fitting(world, context), check_steps(steps)
+        self.now = self._room(count)
+        """What every world shows now."""
+        self._memory = blank(world.networks, count, self.context)
+        self._openings = Openings(world, self.context)
+        self._lanes = Lanes(world.device, world.dtype)
+        self._taken: dict[int, tuple[Memory, BatchStep]] = {}
+        self._bank: tuple[Memory, BatchStep] | None = None
+
+    def begin(
+        self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[int | Context | None]
+    ) -> None:
+        """Begin worlds anew.
+
+        Args:
+            rows: which.
+            seeds: of each one's chance.
+            starts: of each: a number of the world's starts, given frames, or None: what its seed picks.
+
+        Raises:
+            EngineError, CameraError: as ``Engine.open``; no world has begun then.
+        """
+        seeds = [operator.index(seed) for seed in seeds]
+        found = [self._openings.find(seed, start) for seed, start in zip(seeds, starts, strict=True)]
+        seen = self._room(len(seeds))
+        for i, (row, seed, (number, context)) in enumerate(zip(rows, seeds, found, strict=True)):
+            memory, first = self._take_in(number, context)
+            seen.write(slice(i, i + 1), first)
+            seen.seed[i] = signed(seed)
+            with torch.inference_mode():
+                self._memory.put(slice(row, row + 1), memory)
+                self._memory.seeds[row] = signed(seed)
+        self.now = self.now.put(torch.tensor(list(rows), dtype=torch.int64, device=self.world.device), seen)
+
+    def restart(self, mask: Tensor, seeds: Tensor, starts: Tensor) -> None:
+        """Begin the worlds of ``mask`` anew without asking on the host which these are.
+
+        Args:
+            mask: bool [N].
+            seeds, starts: int64 [N], of which those in the mask are read; numbers of the world's starts.
+        """
+        if self._bank is None:
+            self._bank = self._fill_bank()
+        with torch.inference_mode():
+            memory = self._bank[0].pick(starts)
+            memory.seeds = seeds
+            self._memory.replace(mask, memory)
+        self.now = self.now.where(mask, replace(self._bank[1].pick(starts), seed=seeds))
+
+    def pick_start(self, seed: int) -> int:
+        """The number of the start that a seed chooses where none is asked for."""
+        return self._openings.pick(seed)
+
+    def step(self, controls: Controls) -> BatchStep:
+        """Dream one frame of every world."""
+        room = self._room(self.count)
+        generator = self.world.networks.generator
+        latent = torch.empty(
+            self.count, generator.tokens, generator.config.channels, device=self.world.device
+        )
+        step = replace(room, latent=latent, steps=self.steps)
+        controls = controls.on(self.world.device)
+
+        def work(rows: np.ndarray) -> None:
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            with torch.inference_mode():
+                memory, led = self._memory.over(part), controls.pick(part)
+                unit = step_unit(self.world.networks, memory, led, self.steps)
+                self._memory.take(part, memory)
+                step.fill(part, unit, memory, led.given)
+
+        self._lanes.run(self.count, work)
+        self.now = step
+        return step
+
+    def _take_in(self, number: int | None, context: Context) -> tuple[Memory, BatchStep]:
+        """Memory after given frames, and what is seen; those of the world's own starts are kept."""
+        if number is not None and number in self._taken:
+            return self._taken[number]
+        with torch.inference_mode():
+            memory, unit = self._openings.take_in(context, 0)
+        taken = memory, self._first(context, unit, memory)
+        if number is not None:
+            self._taken[number] = taken
+        return taken
+
+    def _first(self, context: Context, unit: Unit | None, memory: Memory) -> BatchStep:
+        """The newest given frame, as if it had been dreamt."""
+        seen, device = self._room(1), self.world.device
+        seen.frame[0] = torch.from_numpy(context.frames[-1].copy()).to(device)
+        if seen.pose is not None:
+            seen.pose.copy_(memory.poses)
+        seen.pose_given.fill_(context.poses is not None)
+        seen.reward.zero_()
+        seen.terminated.zero_()
+        seen.drift.zero_()
+        if unit is not None:
+            seen.drift.copy_(unit.surprise.float() / 2)
+        seen.index.fill_(len(context.frames) - 1)
+        return seen
+
+    def _fill_bank(self) -> tuple[Memory, BatchStep]:
+        """All starts of the world, a row each."""
+        count = len(self.world.starts)
+        memory, seen = blank(self.world.networks, count, self.context), self._room(count)
+        for number in range(count):
+            one = slice(number, number + 1)
+            first, shown = self._take_in(*self._openings.find(0, number))
+            with torch.inference_mode():
+                memory.put(one, first)
+            seen.write(one, shown)
+        return memory, seen
+
+    def _room(self, count: int) -> BatchStep:
+        spec, poses = self.world.spec, self.world.networks.has_poses
+        return BatchStep.empty(count, spec.size, poses, self.world.device)
