@@ -33,6 +33,8 @@ class Amounts:
     rate: float
     """Hostile messages a second."""
     kills: int
+    engine_kills: int
+    """And a quarter as many of the front before them."""
     fault_s: float
     churn_s: float
     overload_s: float
@@ -42,11 +44,14 @@ class Amounts:
     """Processes that send hostile messages."""
 
 
-SLICE = Amounts(messages=100_000, rate=4000.0, kills=20, fault_s=4.0, churn_s=40.0, overload_s=4.0)
+SLICE = Amounts(
+    messages=100_000, rate=4000.0, kills=20, engine_kills=8, fault_s=4.0, churn_s=40.0, overload_s=4.0
+)
 NIGHT = Amounts(
     messages=10_000_000,
     rate=4000.0,
     kills=200,
+    engine_kills=60,
     fault_s=60.0,
     churn_s=2 * 3600.0,
     overload_s=60.0,
@@ -95,6 +100,7 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {
     "hostile": hostile,
     "kills": lambda folder, world, amounts: kills.run(folder, world, amounts.kills, 1, HISTORY),
+    "fleet": lambda folder, world, amounts: kills.run_fleet(folder, world, amounts.engine_kills, 1, HISTORY),
     "faults": lambda folder, world, amounts: faults.run(folder, world, amounts.fault_s, 1, HISTORY),
     "churn": lambda folder, _, amounts: churn.run(folder, _light(folder), amounts.churn_s, amounts.steps),
     "overload": lambda folder, world, amounts: overload.run(folder, world, amounts.overload_s),
@@ -131,9 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--messages", type=int, metavar="N", help="hostile messages")
     parser.add_argument("--rate", type=float, metavar="N", help="of them a second; 0: as fast as they go")
     parser.add_argument("--floods", type=int, metavar="N", help="processes that send them")
-    parser.add_argument(
-        "--kills", type=int, metavar="N", help="kill -9 of the server, of engines and of fronts"
-    )
+    parser.add_argument("--kills", type=int, metavar="N", help="kill -9 of a server")
+    parser.add_argument("--engine-kills", type=int, metavar="N", help="kill -9 of engines behind a front")
     parser.add_argument(
         "--steps", type=int, metavar="N", help="steps of the churn, in no more than --churn-s"
     )
@@ -147,7 +152,7 @@ def _amounts(arguments: argparse.Namespace) -> Amounts:
     """The slice's or the night's, but for what is given."""
     if arguments.resume and not arguments.out:
         raise SystemExit("--resume needs --out: the file to add to")
-    names = ("messages", "rate", "floods", "kills", "steps", "churn_s")
+    names = ("messages", "rate", "floods", "kills", "engine_kills", "steps", "churn_s")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return replace(NIGHT if arguments.night else SLICE, **given)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.stress.visitor import Visitor
@@ -55,6 +57,17 @@ class House:
         self.process.kill()
         self.process.wait()
 
+    def kill_child(self, chance: random.Random) -> int:
+        """kill -9 of one of its engines, processes of their own; 1, or 0 where none runs."""
+        assert self.process is not None
+        children = [int(row[0]) for row in _processes() if int(row[1]) == self.process.pid]
+        if not children:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(children), signal.SIGKILL)
+            return 1
+        return 0
+
     def stop(self, patience: float = 30.0) -> int:
         """SIGTERM. Returns the exit code."""
         assert self.process is not None
@@ -92,3 +105,13 @@ class House:
     def __exit__(self, *_: object) -> None:
         if self.alive:
             self.stop()
+
+
+def _processes() -> Iterator[tuple[str, str]]:
+    """Id and parent of all that run."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            number, _, rest = path.read_text().partition(" ")
+            state, parent = rest.rpartition(")")[2].split()[:2]
+            if state != "Z":
+                yield number, parent

@@ -1,4 +1,7 @@
-"""kill -9 at random points: nothing acknowledged is lost or done twice, every frame is as if undisturbed."""
+"""kill -9 at random points: nothing acknowledged is lost or done twice, every frame is as if undisturbed.
+
+First of a server that is one process, then of engines behind a front, and of the front itself.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from benchmarks.stress.house import House
 from benchmarks.stress.visitor import UnansweredError, Visitor
 from benchmarks.stress.walks import RefusedError, Tally, Walk, compare, go_together
 
-__all__ = ["run"]
+__all__ = ["run", "run_fleet"]
 
 CLIENTS, SESSIONS = 4, 8
 """32 sessions in all."""
+ENGINES = 2
+PATIENCE = 600.0
+"""Seconds: a machine that does other things, too, may take long to start a server."""
 
 
 class _Walker(threading.Thread):
@@ -33,14 +39,14 @@ class _Walker(threading.Thread):
     def run(self) -> None:
         visitor = Visitor(self.address)
         try:
-            visitor.hello()
+            visitor.hello(PATIENCE)
             for walk in self.walks:
                 walk.open(visitor)
             self.opened.set()
             while not self.ended.is_set():
                 self._go(visitor)
             for walk in self.walks:
-                walk.go(visitor, self.chance)
+                walk.go(visitor, self.chance, PATIENCE)
         except (RefusedError, UnansweredError) as error:
             self.tally.refused.append(f"{type(error).__name__}: {error}")
             self.opened.set()
@@ -50,24 +56,65 @@ class _Walker(threading.Thread):
     def _go(self, visitor: Visitor) -> None:
         if self.house_died.is_set():
             self.house_died.clear()
-            known = visitor.hello()["sessions"]
+            known = visitor.hello(PATIENCE)["sessions"]
             for walk in self.walks:
                 walk.checked(known, self.tally)
         if self.chance.random() < 0.2:
-            self.chance.choice(self.walks).go(visitor, self.chance)
+            self.chance.choice(self.walks).go(visitor, self.chance, PATIENCE)
         else:
-            go_together(self.walks, visitor, self.chance)
+            go_together(self.walks, visitor, self.chance, PATIENCE)
 
 
-def _wait_for_steps(walkers: list[_Walker], steps: int, patience: float = 20.0) -> None:
-    """Until so many more steps are acknowledged."""
-    end, goal = time.monotonic() + patience, _steps(walkers) + steps
-    while _steps(walkers) < goal and time.monotonic() < end:
-        time.sleep(0.002)
+class _Walkers:
+    """All clients of one house.
 
+    Args:
+        address: of its data socket.
+        first: number of the first of them, which their sessions' seeds follow from.
+    """
 
-def _steps(walkers: list[_Walker]) -> int:
-    return sum(walk.seq for walker in walkers for walk in walker.walks)
+    def __init__(self, address: str, first: int) -> None:
+        self._all = [_Walker(first + number, address) for number in range(CLIENTS)]
+        for walker in self._all:
+            walker.start()
+        for walker in self._all:
+            walker.opened.wait(PATIENCE)
+
+    def wait(self, steps: int, patience: float = 20.0) -> None:
+        """Until so many more steps are acknowledged."""
+        end, goal = time.monotonic() + patience, self.steps + steps
+        while self.steps < goal and time.monotonic() < end:
+            time.sleep(0.002)
+
+    def told(self) -> None:
+        """Something died: have them look whether all is there when they are next answered."""
+        for walker in self._all:
+            walker.house_died.set()
+
+    def end(self) -> None:
+        """Let each go one step more, and leave."""
+        for walker in self._all:
+            walker.ended.set()
+        for walker in self._all:
+            walker.join(PATIENCE)
+
+    @property
+    def steps(self) -> int:
+        return sum(walk.seq for walker in self._all for walk in walker.walks)
+
+    def counts(self, world: Path, steps: int, history: int) -> dict[str, Any]:
+        """What came of it, every acknowledged frame held against those of an engine that nobody killed."""
+        walks = [walk for walker in self._all for walk in walker.walks if walk.hashes]
+        tallies = [walker.tally for walker in self._all]
+        return {
+            "kill_sessions": len(walks),
+            "kill_steps": self.steps,
+            "lost_steps": sum(tally.lost_steps for tally in tallies),
+            "duplicate_steps": sum(tally.duplicate_steps for tally in tallies),
+            "hash_mismatches": compare(world, walks, steps, history),
+            "refused": functools.reduce(operator.iadd, (tally.refused for tally in tallies), []),
+            "stuck": sum(walker.is_alive() for walker in self._all),
+        }
 
 
 def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16) -> dict[str, Any]:
@@ -76,21 +123,12 @@ def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16
     Returns:
         counts: ``kills``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, ..
     """
-    address = f"ipc://{folder}/kills.sock"
-    # A machine that is stopped for a while must not be taken for a client that is gone.
-    options = ["--state", str(folder / "state"), "--slots", "32", "--ttl", "600"]
-    options += ["--steps", str(steps), "--history", str(history)]
-    house = House(world, address, options, folder / "kills.log")
-    chance, recoveries = random.Random(1), []
-    house.start()
-    walkers = [_Walker(number, address) for number in range(CLIENTS)]
-    for walker in walkers:
-        walker.start()
-    for walker in walkers:
-        walker.opened.wait(120)
-    crashes = 0
+    house = _house(folder, world, "kills", steps, history)
+    chance, recoveries, crashes = random.Random(1), [], 0
+    house.start(PATIENCE)
+    walkers = _Walkers(house.address, 0)
     for _ in range(kills):
-        _wait_for_steps(walkers, chance.randint(0, 600))
+        walkers.wait(chance.randint(0, 600))
         time.sleep(chance.uniform(0.0, 0.02))
         crashes += not house.alive
         house.kill()
@@ -98,25 +136,70 @@ def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16
             house.launch()
             time.sleep(chance.uniform(0.2, 3.0))
             house.kill()
-        for walker in walkers:
-            walker.house_died.set()
-        recoveries.append(house.start())
-    for walker in walkers:
-        walker.ended.set()
-    for walker in walkers:
-        walker.join(120)
+        walkers.told()
+        recoveries.append(house.start(PATIENCE))
+    walkers.end()
     house.stop()
-    walks = [walk for walker in walkers for walk in walker.walks if walk.hashes]
-    tallies = [walker.tally for walker in walkers]
+    found = walkers.counts(world, steps, history)
     return {
         "kills": kills,
-        "kill_sessions": len(walks),
-        "kill_steps": _steps(walkers),
         "crashes": crashes,
-        "lost_steps": sum(tally.lost_steps for tally in tallies),
-        "duplicate_steps": sum(tally.duplicate_steps for tally in tallies),
-        "hash_mismatches": compare(world, walks, steps, history),
-        "refused": functools.reduce(operator.iadd, (tally.refused for tally in tallies), []),
-        "stuck": sum(walker.is_alive() for walker in walkers),
-        "recovery_s_max": round(max(recoveries, default=0.0), 2),
+        **found,
+        "recovery_s_max": round(max(recoveries, default=0), 2),
     }
+
+
+def run_fleet(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16) -> dict[str, Any]:
+    """Kill single engines behind a front ``kills`` times, also while they start or take over; then the front.
+
+    Returns:
+        counts: as ``run``, with ``engine_kills`` and, a quarter as many, ``front_kills``.
+    """
+    house = _house(folder, world, "fleet", steps, history, "--engines", str(ENGINES))
+    chance = random.Random(2)
+    fronts, crashes, killed = kills // 4, 0, 0
+    house.start(PATIENCE)
+    _whole(house)
+    walkers = _Walkers(house.address, CLIENTS)
+    while killed < kills:
+        walkers.wait(chance.randint(0, 400))
+        killed += house.kill_child(chance)
+        walkers.told()
+        crashes += not house.alive
+        if chance.random() < 0.7:
+            _whole(house)
+        else:
+            time.sleep(chance.uniform(0.0, 5.0))
+    for _ in range(fronts):
+        _whole(house)
+        walkers.wait(chance.randint(0, 400))
+        crashes += not house.alive
+        house.kill()
+        walkers.told()
+        house.start(PATIENCE)
+    walkers.end()
+    house.stop()
+    found = walkers.counts(world, steps, history)
+    return {"engine_kills": killed, "front_kills": fronts, "crashes": crashes, **found}
+
+
+def _house(folder: Path, world: Path, name: str, steps: int, history: int, *more: str) -> House:
+    # A machine that is stopped for a while must not be taken for a client that is gone.
+    options = ["--state", str(folder / f"{name}-state"), "--slots", str(CLIENTS * SESSIONS), "--ttl", "600"]
+    options += ["--steps", str(steps), "--history", str(history), *more]
+    return House(world, f"ipc://{folder}/{name}.sock", options, folder / f"{name}.log")
+
+
+def _whole(house: House) -> None:
+    """Wait until all engines behind a front are ready."""
+    visitor = Visitor(house.address)
+    end = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < end:
+            reply = visitor.ask("info", kind="control", patience=PATIENCE)
+            if reply.header["engines"] == ENGINES:
+                return
+            time.sleep(0.1)
+    finally:
+        visitor.close()
+    raise UnansweredError("engines")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,9 +98,11 @@ def go_together(walks: list[Walk], visitor: Visitor, chance: random.Random, pati
         for answer, frame in zip(good, frames, strict=True):
             walk, request = left.pop(answer["session"])
             walk.take(request, frame.tobytes())
-        for answer in answers:
-            if "error" in answer and answer["error"]["code"] not in ("BUSY", "LATE", "DRAINING"):
-                raise RefusedError(str(answer["error"]))
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        for error in errors:
+            if error["code"] not in ("BUSY", "LATE", "DRAINING"):
+                raise RefusedError(str(error))
+        time.sleep(max((error["retry_after_ms"] or 0.0 for error in errors), default=0.0) / 1000)
 
 
 def compare(world: Path, walks: list[Walk], steps: int, history: int) -> int:

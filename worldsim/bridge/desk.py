@@ -15,7 +15,7 @@ from worldsim.bridge.batcher import Batcher
 from worldsim.bridge.fields import Fields
 from worldsim.bridge.journal import Journal
 from worldsim.bridge.keeper import BrokenError
-from worldsim.bridge.leases import Leases
+from worldsim.bridge.leases import Leases, pack_records
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.post import Post
@@ -182,6 +182,7 @@ class Desk:
     ) -> None:
         if payloads:
             raise BridgeError("a control request has no payloads", len(payloads))
+        told: list[bytes] = []
         if envelope.op == "hello":
             values = self._greet(envelope, fields, peer, now)
         elif envelope.op == "heartbeat":
@@ -191,11 +192,14 @@ class Desk:
         elif envelope.op == "info":
             fields.end()
             values = self._info()
+        elif envelope.op == "leases" and self._front:
+            fields.end()
+            values, told = {}, [pack_records(lease.record() for lease in self._leases)]
         else:
             known = "the control socket takes hello, heartbeat, info"
             raise BridgeError("a request's op must be known", envelope.op, known)
         self._meter.request(envelope.op)
-        self._post.send(peer, accept(envelope, values))
+        self._post.send(peer, accept(envelope, values, told))
 
     def _greet(self, envelope: Envelope, fields: Fields, peer: Peer, now: float) -> dict[str, Any]:
         client = fields.text("client", 64)

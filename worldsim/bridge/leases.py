@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import msgpack
 
 from worldsim.bridge.protocol import Code
 from worldsim.errors import BridgeError
 
-__all__ = ["Lease", "Leases"]
+__all__ = ["Lease", "Leases", "pack_records", "read_records"]
 
 _MOST = 4096
 
@@ -45,6 +47,9 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._leases
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
@@ -111,3 +116,15 @@ class Leases:
         for lease in ended:
             del self._leases[lease.token]
         return ended
+
+
+def pack_records(records: Iterable[dict[str, Any]]) -> bytes:
+    """Records of leases as an engine tells its front."""
+    packed: bytes = msgpack.packb(list(records))
+    return packed
+
+
+def read_records(packed: bytes) -> list[dict[str, Any]]:
+    """What ``pack_records`` packed."""
+    records: list[dict[str, Any]] = msgpack.unpackb(packed)
+    return records

@@ -19,9 +19,9 @@ __all__ = ["accept", "refuse", "reply_to"]
 _QUALITY = 92
 
 
-def accept(envelope: Envelope, values: dict[str, Any]) -> list[Any]:
+def accept(envelope: Envelope, values: dict[str, Any], payloads: Sequence[bytes] = ()) -> list[Any]:
     """A reply that is ok."""
-    return encode({**_head(envelope, ok=True), **values}, bounds=REPLY)
+    return encode({**_head(envelope, ok=True), **values}, payloads, REPLY)
 
 
 def refuse(envelope: Envelope, error: BridgeError) -> list[Any]:

@@ -100,6 +100,7 @@ def test_nobody_gets_at_sessions_of_others(asker: Asker, address: str) -> None:
     assert other.refusal("step", session=session, seq=1) == "NOT_YOURS"
     assert other.refusal("adopt", session=name(), folder="/tmp") == "BAD_REQUEST"
     assert other.refusal("heartbeat", key="") == "BAD_REQUEST"
+    assert other.refusal("leases") == "BAD_REQUEST"
     assert nobody.refusal("step", session=session, seq=1, lease=name()) == "UNKNOWN_SESSION"
     assert nobody.refusal("open", session="short", seed=0, lease=asker.lease) == "BAD_REQUEST"
     other.close()
@@ -122,10 +123,10 @@ def test_an_engine_that_dies_loses_nothing(world: Path, tmp_path: Path) -> None:
         assert known == dict.fromkeys(sessions, 3)
         server.kill()
         server = ServerProcess(world, server.address, *OPTIONS, "--state", str(tmp_path / "state"))
-        known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
-        assert known == dict.fromkeys(sessions, 3)
         further = {patient(asker, "step", session=one, seq=4).payloads[0] for one in sessions}
         assert len(further) == 1
+        known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
+        assert known == dict.fromkeys(sessions, 4)
         asker.close()
     finally:
         server.stop()

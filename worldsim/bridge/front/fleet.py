@@ -117,15 +117,23 @@ class Fleet:
                 if asked is not None:
                     asked[1](reply)
 
-    def look_around(self, now: float, leases: Callable[[], Iterator[Lease]]) -> None:
-        """Start what has to be started, and take note of what has ended."""
+    def look_around(
+        self, now: float, leases: Callable[[], Iterator[Lease]], recall: Callable[[bytes], list[Lease]]
+    ) -> None:
+        """Start what has to be started, and take note of what has ended.
+
+        Args:
+            now: on the monotonic clock, in seconds.
+            leases: those that are alive.
+            recall: takes in the leases that an engine has, and returns those that were not known.
+        """
         for link in self.links:
             if link.ended(now):
                 logging.getLogger("worldsim").warning("engine %d has ended", link.number)
                 self._lose(link)
             if link.due(now):
                 link.start()
-                self._greet(link, [self._lease, *leases()])
+                self._greet(link, leases, recall)
 
     def beat(self, leases: Iterator[Lease]) -> None:
         """Keep leases alive on all engines."""
@@ -147,7 +155,26 @@ class Fleet:
         for socket in (link.data, link.control):
             self._sockets.watch(socket)
 
-    def _greet(self, link: Link, leases: Sequence[Lease]) -> None:
+    def _greet(
+        self, link: Link, leases: Callable[[], Iterator[Lease]], recall: Callable[[bytes], list[Lease]]
+    ) -> None:
+        """Have an engine say which leases it has written down: a front that was ended has forgotten them."""
+
+        def told(reply: Message | None) -> None:
+            if reply is None:
+                return
+            for lease in recall(reply.payloads[0]):
+                for other in self.ready:
+                    self.hello(other, lease, lambda reply, to=other, of=lease: self._seat(reply, to, of))  # type: ignore[misc]
+            self._introduce(link, [self._lease, *leases()])
+
+        self.ask(link, {"op": "leases"}, key="", then=told, control=True)
+
+    def _seat(self, reply: Message | None, link: Link, lease: Lease) -> None:
+        if reply is not None:
+            self.seat(reply.header.get("sessions", {}), link, lease.token)
+
+    def _introduce(self, link: Link, leases: Sequence[Lease]) -> None:
         """An engine is ready when it knows all leases."""
         left, claimed = len(leases), set[str]()
 

@@ -18,7 +18,7 @@ from worldsim.bridge.fields import Fields
 from worldsim.bridge.front.fleet import Fleet, Seat
 from worldsim.bridge.front.gather import Gathered, Replies, busy, join_steps, row_of, split_items, sum_info
 from worldsim.bridge.front.link import Link
-from worldsim.bridge.leases import Lease, Leases
+from worldsim.bridge.leases import Lease, Leases, read_records
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.post import Post
@@ -72,6 +72,8 @@ class Front:
         self._post = Post(self._sockets, self.limits.waiting)
         self.fleet = Fleet(words, state, self._sockets)
         self._draining = self._stopping = False
+        self._settled = False
+        """Whether all engines have said which leases they have."""
         self.turned = time.monotonic()
         self.ended = threading.Event()
         self.fault: BaseException | None = None
@@ -147,7 +149,22 @@ class Front:
             for name in [name for name, seat in self.fleet.seats.items() if seat.lease == lease.token]:
                 del self.fleet.seats[name]
         self._peers.prune(now)
-        self.fleet.look_around(now, lambda: iter(self._leases))
+        self.fleet.look_around(now, lambda: iter(self._leases), self._recall)
+        self._settled = self._settled or self.fleet.whole
+
+    def _recall(self, packed: bytes) -> list[Lease]:
+        """Take in leases that an engine has; returns those that are new here."""
+        new = [record for record in read_records(packed) if record["lease"] not in self._leases]
+        for record in new:
+            self._leases.recover(record, self.turned)
+        tokens = {record["lease"] for record in new}
+        return [lease for lease in self._leases if lease.token in tokens]
+
+    def _need(self, envelope: Envelope, peer: Peer, now: float) -> Lease:
+        """The lease of a request; before all engines have told theirs, one that is not known may be alive."""
+        if envelope.lease not in self._leases and not self._settled:
+            raise busy("a server's engines must be ready", 500)
+        return self._leases.need(envelope.lease, peer.key, now)
 
     def _receive(self, now: float, *, control: bool) -> None:
         for _ in range(_AT_ONCE):
@@ -193,7 +210,7 @@ class Front:
             return
         fields.end()
         if envelope.op == "heartbeat":
-            self._leases.need(envelope.lease, peer.key, now)
+            self._need(envelope, peer, now)
             self._post.send(peer, accept(envelope, {}))
         elif envelope.op == "info":
             self._tell(envelope, peer)
@@ -253,7 +270,7 @@ class Front:
         used = peer.waiting + len(peer.outbox)
         if used >= self.limits.waiting:
             raise busy(f"a client may have {self.limits.waiting} requests waiting", 100)
-        lease = self._leases.need(envelope.lease, peer.key, now)
+        lease = self._need(envelope, peer, now)
         if envelope.op == "step_many":
             self._split(envelope, message, peer, lease)
             return
