@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from worldsim.engine.world import load
 from worldsim.envs.actions import Actions, make_actions
 from worldsim.envs.referee import Referees
 from worldsim.envs.reset_options import Start
+from worldsim.envs.session_batch import SessionBatch
 from worldsim.envs.starts import Starts, StartStates
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from worldsim.engine.batch import Batch
+    from worldsim.engine.engine import Engine
     from worldsim.engine.session import Session
     from worldsim.engine.step import Step
     from worldsim.engine.world import World
@@ -52,12 +56,24 @@ class Dream:
         if drift_limit is not None and not drift_limit > 0:
             raise ConfigError("drift_limit must be above 0", drift_limit, "pass None for no limit")
         self.world = load(os.fspath(world), device) if isinstance(world, str | os.PathLike) else world
-        self.engine = self.world.engine(slots=slots, steps=steps, history=0)  # nobody rewinds an environment
+        self._slots, self._steps = slots, steps
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
         self.observation_space = spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
         self.referees = Referees(referee, slots)
-        self._starts = StartStates(starts, len(self.world.starts))
-        self._drift_limit = drift_limit
+        self.starts = StartStates(starts, len(self.world.starts))
+        self.drift_limit = drift_limit
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What dreams episodes that are stepped one by one."""
+        return self.world.engine(slots=self._slots, steps=self._steps, history=0)  # nobody rewinds an episode
+
+    @cached_property
+    def batch(self) -> Batch | SessionBatch:
+        """What dreams episodes that are stepped together."""
+        if hasattr(self.world, "batch"):
+            return self.world.batch(self._slots, steps=self._steps)
+        return SessionBatch(self.engine, self._slots, self.world.spec.control_space)
 
     @property
     def fps(self) -> int:
@@ -66,7 +82,7 @@ class Dream:
 
     def open(self, slot: int, seed: int, start: Start) -> Session:
         """Begin an episode in ``slot``; its ``last`` step is what is seen before the first one."""
-        session = self.engine.open(seed=seed, start=self._starts.draw(seed) if start is None else start)
+        session = self.engine.open(seed=seed, start=self.start(seed) if start is None else start)
         try:
             self.referees.begin(slot, session.last)
         except BaseException:
@@ -74,9 +90,13 @@ class Dream:
             raise
         return session
 
+    def start(self, seed: int) -> Start:
+        """Where an episode with ``seed`` begins that is not told; None: where the engine likes."""
+        return self.starts.draw(seed)
+
     def lost(self, step: Step) -> bool:
         """Whether an episode has drifted too far from what the world learnt to be worth going on."""
-        return self._drift_limit is not None and step.drift > self._drift_limit
+        return self.drift_limit is not None and step.drift > self.drift_limit
 
 
 def info_of(session: Session) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from gymnasium.vector import VectorWrapper
 from torch import Tensor
 
-from worldsim.envs.reset_options import read_mask
+from worldsim.envs.reset_options import mask_on
 from worldsim.envs.vector import ImaginedVectorEnv
 
 __all__ = ["EpisodeStatistics"]
@@ -34,7 +34,7 @@ class EpisodeStatistics(VectorWrapper):
     ) -> tuple[Tensor, dict[str, Any]]:
         """As the vector environment's; forgets the counts of the episodes that are reset."""
         result = self.env.reset(seed=seed, options=options)
-        self._forget(torch.from_numpy(read_mask(options, self.num_envs)).to(self._returns.device))
+        self._forget(mask_on(options, self.num_envs, self._returns.device))
         return result
 
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

@@ -7,14 +7,19 @@ import inspect
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
 
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from worldsim.engine.batch_step import BatchStep
     from worldsim.engine.step import Step
 
-__all__ = ["Referee", "Referees"]
+__all__ = ["Referee", "Referees", "Together"]
 
 
 class Referee(Protocol):
@@ -27,6 +32,35 @@ class Referee(Protocol):
 
     def __call__(self, step: Step) -> tuple[float, bool]:
         """The reward for arriving at this frame, finite, and whether it ends the episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """A referee of a whole vector at once, whose figures need not leave the device.
+
+        make_vec(..., referee=Together(lambda steps: (-steps.drift, steps.terminated)))
+    """
+
+    rule: Callable[[BatchStep], tuple[Tensor, Tensor]]
+    """From all episodes' steps to rewards float [N] and whether each is over, bool [N], on their device."""
+
+    def __call__(self, steps: BatchStep) -> tuple[Tensor, Tensor]:
+        """Rewards float32 [N] and ends bool [N].
+
+        Raises:
+            ConfigError: the function returned something else.
+        """
+        ruling: Any = self.rule(steps)
+        shape = steps.reward.shape
+        if not (
+            isinstance(ruling, tuple)
+            and len(ruling) == 2
+            and all(isinstance(part, Tensor) and part.shape == shape for part in ruling)
+            and ruling[1].dtype == torch.bool
+        ):
+            rule = f"a referee of a vector must return two tensors of shape {tuple(shape)}, the second bool"
+            raise ConfigError(rule, ruling, "return (rewards, terminated)")
+        return ruling[0].float(), ruling[1]
 
 
 class Referees:
@@ -50,6 +84,8 @@ class Referees:
         if referee is not None and not callable(referee):
             rule, remedy = "a referee must be callable", "pass a function (step) -> (reward, terminated)"
             raise ConfigError(rule, referee, remedy)
+        self.imagined = referee is None
+        """Whether the model's own reward and end hold."""
         self._appoint = _appointing(_imagined if referee is None else referee)
         self.of: list[Referee | None] = [None] * slots
         """The referee of each slot's newest episode; None before the first."""

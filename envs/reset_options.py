@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldsim.checkpoint import Context
 from worldsim.controls import Control, ControlSpace
 from worldsim.errors import ConfigError, ControlError, DataError, nearest
+from worldsim.sampling.upload import upload
 
-__all__ = ["Start", "read_mask", "read_start", "read_starts"]
+__all__ = ["Start", "mask_on", "read_mask", "read_start", "read_starts"]
 
 Start: TypeAlias = int | Context | None
 """Where an episode begins: the world's start of that number, given frames, or what the seed chooses."""
@@ -60,6 +63,17 @@ def read_mask(options: Mapping[str, Any] | None, n: int) -> np.ndarray:
             "mark the worlds that are to begin anew",
         )
     return array
+
+
+def mask_on(options: Mapping[str, Any] | None, n: int, device: torch.device) -> Tensor:
+    """As ``read_mask``, bool [n] on ``device``; a tensor on a GPU is not asked what it holds."""
+    mask = (options or {}).get("reset_mask")
+    if not isinstance(mask, Tensor) or mask.device.type == "cpu":
+        return upload(read_mask(options, n), device)
+    if mask.shape != (n,) or mask.dtype != torch.bool:
+        rule = f"reset_mask must be a bool tensor of shape ({n},)"
+        raise ConfigError(rule, (tuple(mask.shape), mask.dtype))
+    return mask.to(device)
 
 
 def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -37,6 +37,9 @@ class StartStates:
 
     def __init__(self, starts: Starts, count: int) -> None:
         self._draw = None if starts is None else _drawing(starts, count)
+        listed = () if starts is None or callable(starts) else starts
+        self.numbered = not callable(starts) and not any(isinstance(start, Context) for start in listed)
+        """Whether all are known to be numbers of the world's starts."""
 
     def draw(self, seed: int) -> int | Context | None:
         """The start of the episode with ``seed``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,13 +13,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldsim.controls import Control
-from worldsim.envs.dream import Dream, draw_seed, info_of
-from worldsim.envs.reset_options import read_mask, read_starts
-from worldsim.errors import ConfigError, ControlError, EngineError
+from worldsim.checkpoint import Context
+from worldsim.engine.batch import Batch
+from worldsim.envs.action_rows import ActionRows
+from worldsim.envs.dream import Dream, draw_seed
+from worldsim.envs.referee import Together
+from worldsim.envs.reset_options import mask_on, read_mask, read_starts
+from worldsim.envs.session_batch import SessionBatch
+from worldsim.envs.upcoming import Upcoming
+from worldsim.errors import ConfigError, EngineError
+from worldsim.sampling.upload import upload
 
 if TYPE_CHECKING:
-    from worldsim.engine.session import Session
+    from worldsim.engine.batch_step import BatchStep
     from worldsim.engine.world import World
     from worldsim.envs.reset_options import Start
     from worldsim.envs.starts import Starts
@@ -43,9 +49,16 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     batch.) With ``AutoresetMode.DISABLED`` the caller resets those that are over:
     ``reset(options={"reset_mask": terminations | truncations})``.
 
+    On a GPU nothing is copied to the host and nothing is waited for: not the actions (see ``ActionRows``), nor
+    who ends (``final_obs`` is then always there; a step that DISABLED would refuse goes on), nor the next
+    episodes' seeds and starts, which are drawn ahead. The host is asked once a step where only it can say:
+    with a referee that is given single steps (``referee.Together`` is not), with starts that are frames or a
+    callable's, and with "dict" actions.
+
     Args:
         num_envs: number of episodes.
-        world, actions, steps, device, drift_limit, referee, starts: as in ``ImaginedEnv``.
+        world, actions, steps, device, drift_limit, starts: as in ``ImaginedEnv``.
+        referee: as there, or a ``referee.Together`` that rules on all episodes at once.
         render_mode: None or "rgb_array".
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
         autoreset_mode: SAME_STEP or DISABLED, or their values "SameStep" and "Disabled".
@@ -75,12 +88,12 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     ) -> None:
-        self._sessions: list[Session] = []  # first: Gymnasium closes even what failed to be made
         if num_envs < 1:
             raise ConfigError("num_envs must be at least 1", num_envs)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError("a vector's render_mode must be None or 'rgb_array'", render_mode)
         self.autoreset_mode = _autoreset(autoreset_mode)
+        self._together = referee if isinstance(referee, Together) else None
         self.dream = Dream(
             world,
             slots=num_envs,
@@ -88,7 +101,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             steps=steps,
             device=device,
             drift_limit=drift_limit,
-            referee=referee,
+            referee=None if self._together else referee,
             starts=starts,
         )
         self.num_envs = num_envs
@@ -101,10 +114,13 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.single_observation_space = self.dream.observation_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.batch = self.dream.batch
         self._limit = _limit(max_episode_steps)
-        self._elapsed = np.zeros(num_envs, np.int64)
-        self._over = np.zeros(num_envs, bool)
+        self._actions = ActionRows(self.dream.actions, num_envs, self.device)
+        self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._rngs: list[np.random.Generator] = []
+        self._upcoming: Upcoming | None = None
 
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
@@ -117,85 +133,150 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             options: ``reset_mask``, and ``start`` or ``context`` as in ``ImaginedEnv.reset``, one for all
                 episodes or a list of N. Not changed.
         """
-        mask = read_mask(options, self.num_envs)
         starts = read_starts(options, self.dream.world.spec.control_space, self.num_envs)
-        if not self._sessions and not mask.all():
+        if self._upcoming is not None and seed is None and not any(start is not None for start in starts):
+            mask = mask_on(options, self.num_envs, self.device)
+            self._restart(mask)
+            return self._seen(mask)
+        known = read_mask(options, self.num_envs)
+        if not self._rngs and not known.all():
             raise EngineError(
-                "the first reset must be of all episodes", mask.tolist(), "leave out reset_mask"
+                "the first reset must be of all episodes", known.tolist(), "leave out reset_mask"
             )
+        rows = np.flatnonzero(known).tolist()
         seeds = self._seeds(seed)
-        if not self._sessions:
-            self._begin_first(seeds, starts)
+        if self._rngs:
+            self._begin(rows, [seeds[i] for i in rows], [starts[i] for i in rows])
         else:
-            for i in np.flatnonzero(mask).tolist():
-                self._begin(i, seeds[i], starts[i])
-        return self._frames(), self._info(mask)
+            self._begin_first(seeds, starts)
+        return self._seen(upload(known, self.device))
 
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Move every episode one frame.
 
         Raises:
-            EngineError: before the first reset, or (DISABLED) while an episode that ended is not reset.
+            EngineError: before the first reset, or (DISABLED, where the host knows of it) while an episode
+                that ended is not reset.
             ControlError, CameraError: actions that mean nothing.
         """
-        if not self._sessions or self._over.any():
-            which = np.flatnonzero(self._over).tolist() or "all"
+        if not self._rngs or (self._upcoming is None and bool(self._over.any())):
+            which = self._over.nonzero().flatten().tolist() or "all"
             raise EngineError("an episode must be reset before it is stepped", which, "call reset()")
-        controls = self._decode(actions)
-        steps = self.dream.engine.step(dict(zip(self._sessions, controls, strict=True)))
-        arrived = [steps[session] for session in self._sessions]
-        self._elapsed += 1
-        rulings = [self.dream.referees.rule(i, s) for i, s in enumerate(arrived)]
-        rewards = np.array([reward for reward, _ in rulings], np.float32)
-        terminated = np.array([ended for _, ended in rulings], bool)
-        truncated = np.array([self.dream.lost(s) for s in arrived], bool)
-        truncated |= self._elapsed >= self._limit
-        observations, info = self._autoreset(terminated | truncated)
-        return observations, self._tensor(rewards), self._tensor(terminated), self._tensor(truncated), info
+        arrived = self.batch.step(self._actions.controls(actions))
+        self._elapsed = self._elapsed + 1
+        rewards, terminated = self._rule(arrived)
+        truncated = self._elapsed >= self._limit
+        if self.dream.drift_limit is not None:
+            truncated = truncated | (arrived.drift > self.dream.drift_limit)
+        observations, info = self._autoreset(arrived, terminated | truncated)
+        return observations, rewards, terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The frames, N x uint8 [H, W, 3], in mode "rgb_array"; else None."""
-        return tuple(session.frame.copy() for session in self._sessions) if self.render_mode else None
+        return tuple(self.batch.now.frame.cpu().numpy().copy()) if self.render_mode else None
 
     def close_extras(self, **kwargs: Any) -> None:
         """End all episodes."""
-        for session in self._sessions:
-            session.close()
-        self._sessions = []
+        self._rngs, self._upcoming = [], None
+        if isinstance(self.batch, SessionBatch):
+            self.batch.close()
 
-    def _autoreset(self, over: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
+    def _rule(self, arrived: BatchStep) -> tuple[Tensor, Tensor]:
+        """Rewards and ends, by the world itself or by the referee."""
+        if self._together is not None:
+            return self._together(arrived)
+        if self.dream.referees.imagined:
+            return arrived.reward, arrived.terminated
+        rulings = [self.dream.referees.rule(i, step) for i, step in enumerate(arrived.rows())]
+        rewards = np.array([reward for reward, _ in rulings], np.float32)
+        ended = np.array([end for _, end in rulings], bool)
+        return upload(rewards, self.device), upload(ended, self.device)
+
+    def _autoreset(self, arrived: BatchStep, over: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Begin the episodes that are over, unless that is the caller's work, and say what is seen now."""
-        everyone = np.ones(self.num_envs, bool)
+        everyone = torch.ones_like(over)
         if self.autoreset_mode is AutoresetMode.DISABLED:
             self._over = over
-        if self.autoreset_mode is AutoresetMode.DISABLED or not over.any():
-            return self._frames(), self._info(everyone)
-        final_obs, final_info = self._frames(), self._info(over)
-        for i in np.flatnonzero(over).tolist():
-            self._begin(i, None, None)
-        info = self._info(everyone)
-        info |= {"final_obs": final_obs, "_final_obs": self._tensor(over)}
-        info |= {"final_info": final_info, "_final_info": self._tensor(over)}
-        return self._frames(), info
+            return self._seen(everyone)
+        if self._upcoming is not None:
+            self._restart(over)
+        elif bool(over.any()):
+            rows = over.nonzero().flatten().tolist()
+            self._begin(rows, [None] * len(rows), [None] * len(rows))
+        else:
+            return self._seen(everyone)
+        observations, info = self._seen(everyone)
+        info |= {"final_obs": arrived.frame, "_final_obs": over}
+        info |= {"final_info": _info(arrived, over), "_final_info": over}
+        return observations, info
+
+    def _restart(self, mask: Tensor) -> None:
+        """Begin episodes anew that the host does not know."""
+        assert self._upcoming is not None
+        assert isinstance(self.batch, Batch)
+        self.batch.restart(mask, *self._upcoming.take(mask))
+        self._elapsed = self._elapsed.masked_fill(mask, 0)
+        self._over = self._over & ~mask
 
     def _begin_first(self, seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         self._rngs = [seeding.np_random(seed)[0] for seed in seeds]
         try:
-            for i, (rng, seed, start) in enumerate(zip(self._rngs, seeds, starts, strict=True)):
-                self._sessions.append(self.dream.open(i, draw_seed(rng) if seed is None else seed, start))
+            self._start(range(self.num_envs), self._filled(range(self.num_envs), seeds), starts)
         except Exception:
             self.close_extras()  # all or none: the next reset is the first one again
             raise
+        if not self._waits:
+            self._upcoming = Upcoming(self.num_envs, self.device, self._draw)
 
-    def _begin(self, i: int, seed: int | None, start: Start) -> None:
-        """Begin episode ``i`` anew, with ``seed`` or the next one of its own sequence."""
-        if seed is None:
-            seed = draw_seed(self._rngs[i])
+    def _begin(self, rows: Sequence[int], seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
+        """Begin episodes anew, with ``seeds`` or the next one of each one's own sequence."""
+        told = [row for row, seed in zip(rows, seeds, strict=True) if seed is not None]
+        filled = self._filled(rows, seeds)
+        for row, seed in zip(rows, seeds, strict=True):
+            if seed is not None:
+                self._rngs[row] = seeding.np_random(seed)[0]
+        if self._upcoming is not None and told:
+            self._upcoming.forget(told)
+        self._start(rows, filled, starts)
+
+    def _start(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:
+        """Begin episodes where they are told to or where their seeds send them."""
+        places = [
+            self.dream.start(seed) if start is None else start
+            for seed, start in zip(seeds, starts, strict=True)
+        ]
+        self.batch.begin(rows, seeds, places)
+        if not self.dream.referees.imagined:
+            shown = self.batch.now.rows()
+            for row in rows:
+                self.dream.referees.begin(row, shown[row])
+        self._elapsed[list(rows)] = 0
+        self._over[list(rows)] = False
+
+    def _filled(self, rows: Sequence[int], seeds: Sequence[int | None]) -> list[int]:
+        """``seeds`` of episodes ``rows``, those that are None drawn."""
+        open_ = [row for row, seed in zip(rows, seeds, strict=True) if seed is None]
+        if self._upcoming is None:
+            drawn = [draw_seed(self._rngs[row]) for row in open_]
         else:
-            self._rngs[i] = seeding.np_random(seed)[0]
-        self._sessions[i].close()
-        self._sessions[i] = self.dream.open(i, seed, start)
-        self._elapsed[i], self._over[i] = 0, False
+            drawn = self._upcoming.draw(open_) if open_ else []
+        rest = iter(drawn)
+        return [next(rest) if seed is None else seed for seed in seeds]
+
+    def _draw(self, i: int) -> tuple[int, int]:
+        """The next seed of place ``i``, and the number of the start that it leads to."""
+        assert isinstance(self.batch, Batch)
+        seed = draw_seed(self._rngs[i])
+        start = self.dream.start(seed)
+        assert not isinstance(start, Context)
+        return seed, self.batch.pick_start(seed) if start is None else start
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the host learns at each step which episodes are over, which on a GPU is to wait for it."""
+        if not isinstance(self.batch, Batch) or not self.dream.referees.imagined:
+            return True
+        return not self.dream.starts.numbered or not self.dream.world.starts or self.device.type == "cpu"
 
     def _seeds(self, seed: Seeds) -> Sequence[int | None]:
         if isinstance(seed, int | np.integer):
@@ -207,25 +288,21 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             raise ConfigError(f"a list of seeds must have one for each of {self.num_envs}", len(seed))
         return [None if one is None else int(one) for one in seed]
 
-    def _decode(self, actions: Any) -> list[Control]:
-        rows = _rows(actions)
-        if len(rows) != self.num_envs:
-            raise ControlError(f"there must be an action for each of {self.num_envs} episodes", len(rows))
-        return [self.dream.actions.decode(row) for row in rows]
+    def _seen(self, mask: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What is seen now, the caller's own, and the info about the episodes in ``mask``."""
+        now = self.batch.now
+        return now.frame.clone(), _info(now, mask)
 
-    def _frames(self) -> Tensor:
-        return self._tensor(np.stack([session.frame for session in self._sessions]))
 
-    def _info(self, mask: np.ndarray) -> dict[str, Any]:
-        rows = [info_of(session) for session in self._sessions]
-        info: dict[str, Any] = {}
-        for name in rows[0]:
-            info[name] = self._tensor(np.stack([np.asarray(row[name]) for row in rows]))
-            info[f"_{name}"] = self._tensor(mask.copy())
-        return info
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
+    told = {} if step.pose is None else {"pose": step.pose}
+    told |= {
+        "pose_given": step.pose_given,
+        "drift": step.drift,
+        "frame_index": step.index,
+        "seed": step.seed,
+    }
+    return told | {f"_{name}": mask.clone() for name in told}
 
 
 def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
@@ -243,13 +320,3 @@ def _limit(max_episode_steps: int | None) -> float:
         raise ConfigError("max_episode_steps must be at least 1", max_episode_steps, "pass None for no limit")
     return max_episode_steps
 
-
-def _rows(actions: Any) -> list[Any]:
-    """Batched actions, in tensors or arrays, as a list of NumPy ones."""
-    if isinstance(actions, Mapping):
-        columns = {name: _rows(column) for name, column in actions.items() if column is not None}
-        lengths = {len(column) for column in columns.values()}
-        if len(lengths) > 1:
-            raise ControlError("all entries of a batch of actions must be equally long", sorted(lengths))
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return list(np.asarray(actions.detach().cpu() if isinstance(actions, Tensor) else actions))

@@ -83,7 +83,7 @@ def test_options_stay_as_they_were() -> None:
     assert options == {"reset_mask": mask, "start": [1, None, 2, None]}
     assert mask.tolist() == [True, False, True, False]
     assert info["seed"].tolist() == [5, 1, 6, 3]
-    assert [session.start for session in envs.env._sessions] == [1, None, 2, None]
+    assert [session.start for session in envs.env.batch._sessions] == [1, None, 2, None]
     envs.step(np.zeros(N, int))
     assert mask.tolist() == info["_seed"].tolist() == [True, False, True, False]
 

@@ -57,7 +57,7 @@ def test_frames_come_back_and_nothing_warns(tiny_loaded: World) -> None:
         seen, _ = envs.reset(seed=0)
         seen, rewards, terminated, truncated, _ = envs.step(torch.tensor([[1], [2]]))
     frames = unflatten_tensorized_space(envs.observation_space, seen)
-    assert torch.equal(frames, vector._frames())
+    assert torch.equal(frames, vector.batch.now.frame)
     assert (seen.dtype, rewards.shape, terminated.shape, truncated.dtype) == (
         torch.uint8,
         (2, 1),

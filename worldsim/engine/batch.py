@@ -136,7 +136,7 @@ class Batch:
         seen.terminated.zero_()
         seen.drift.zero_()
         if unit is not None:
-            seen.drift.copy_(unit.surprise.float() / 2)
+            seen.drift.copy_(unit.surprise.double() / 2)
         seen.index.fill_(len(context.frames) - 1)
         return seen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class BatchStep:
     terminated: Tensor
     """bool [N]"""
     drift: Tensor
-    """float32 [N]"""
+    """float64 [N]"""
     index: Tensor
     """Frames since the world began, given ones included, int64 [N]."""
     seed: Tensor
@@ -59,7 +59,7 @@ class BatchStep:
             pose_given=new(count, dtype=torch.bool),
             reward=new(count),
             terminated=new(count, dtype=torch.bool),
-            drift=new(count),
+            drift=new(count, dtype=torch.float64),
             index=new(count, dtype=torch.int64),
             seed=new(count, dtype=torch.int64),
         )
@@ -72,7 +72,7 @@ class BatchStep:
         self.pose_given[rows] = torch.zeros_like(unit.reward, dtype=torch.bool) if given is None else given
         self.reward[rows] = unit.reward.float()
         self.terminated[rows] = unit.going_on.float() < 0.5
-        self.drift[rows] = unit.surprise.float() / 2
+        self.drift[rows] = unit.surprise.double() / 2
         self.index[rows] = memory.indices - 1
         self.seed[rows] = memory.seeds
         if self.latent is not None:
@@ -124,7 +124,8 @@ class BatchStep:
 
     def _with(self, other: BatchStep, mix: Callable[[Tensor, Tensor], Tensor]) -> BatchStep:
         parts = [mix(mine, theirs) for mine, theirs in zip(self._shown(), other._shown(), strict=True)]
-        return BatchStep(*parts)
+        told: dict[str, Any] = dict(zip(_SHOWN, parts, strict=False))  # no pose where there is none
+        return replace(self, steps=0, latent=None, single=None, **told)
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,13 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     grid = grid.view(parts, 1, -1, 2)
     found = F.grid_sample(plane.expand(parts, -1, -1, -1), grid, padding_mode="border", align_corners=False)
     return found[:, :, 0].transpose(0, 1).reshape(plane.shape[1], *x.shape)
+
+
+@cache
+def _fan(device: torch.device) -> Tensor:
+    """The radii [1, 1, 6], made once: a tensor of the host's numbers is waited for."""
+    with torch.inference_mode(False):
+        return torch.tensor(_FAN_RADII, device=device)[None, None]
 
 
 def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -202,7 +210,7 @@ class Place(nn.Module):
         """
         x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
         angle = torch.arange(_FAN_RAYS, device=planar.device)[None, :, None] * (2 * math.pi / _FAN_RAYS) + yaw
-        radius = torch.tensor(_FAN_RADII, device=planar.device)[None, None]
+        radius = _fan(planar.device)
         fan_x, fan_y = x + radius * angle.cos(), y + radius * angle.sin()
         fan = _lookup(self.occupancy, self._unit_x(fan_x), self._unit_y(fan_y))
         here = _lookup(self.ground, self._unit_x(x[:, 0]), self._unit_y(y[:, 0]))

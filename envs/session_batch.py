@@ -1,0 +1,97 @@
+"""Sessions of any engine behind the interface of ``worldsim.engine.batch.Batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from worldsim.controls import Control
+from worldsim.engine.batch_step import BatchStep
+from worldsim.envs.reset_options import Start
+from worldsim.errors import EngineError
+from worldsim.sampling.rollout import Controls
+
+__all__ = ["SessionBatch"]
+
+
+class _Engine(Protocol):
+    """What is asked of the engine: a server's, for example."""
+
+    def open(self, seed: int = 0, start: Any = None) -> Any:
+        """A session."""
+
+    def step(self, controls: Any) -> Any:
+        """Step of every session."""
+
+
+class SessionBatch:
+    """``count`` sessions stepped together: for worlds whose engine is elsewhere. All on the host.
+
+    Args:
+        engine: opens sessions and steps them.
+        count: how many.
+        space: the world's ``ControlSpace``.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, engine: _Engine, count: int, space: Any) -> None:
+        self.engine, self.count = engine, count
+        self._space = space
+        self._sessions: list[Any] = [None] * count
+
+    @property
+    def now(self) -> BatchStep:
+        """What every world shows now."""
+        return _gathered([session.last for session in self._sessions], self._seeds())
+
+    def begin(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:
+        """Begin worlds anew; see ``Batch.begin``. One that cannot begin leaves its row empty."""
+        for row, seed, start in zip(rows, seeds, starts, strict=True):
+            self._end(row)
+            self._sessions[row] = self.engine.open(seed=seed, start=start)
+
+    def step(self, controls: Controls) -> BatchStep:
+        """Step every world; see ``Batch.step``."""
+        if None in self._sessions:
+            raise EngineError("a world must have begun before it is stepped", self._sessions.index(None))
+        held = [self._control(controls, i) for i in range(self.count)]
+        steps = self.engine.step(dict(zip(self._sessions, held, strict=True)))
+        return _gathered([steps[session] for session in self._sessions], self._seeds())
+
+    def close(self) -> None:
+        """Close all sessions."""
+        for row in range(self.count):
+            self._end(row)
+
+    def _end(self, row: int) -> None:
+        session, self._sessions[row] = self._sessions[row], None
+        if session is not None:
+            session.close()
+
+    def _control(self, controls: Controls, i: int) -> Control:
+        vector = np.asarray(controls.vector[i])
+        given = controls.given is not None and controls.poses is not None and bool(controls.given[i])
+        pose = np.asarray(controls.poses[i]) if given and controls.poses is not None else None
+        return Control(self._space.keys_of(vector), look=float(vector[-1]), pose=pose)
+
+    def _seeds(self) -> list[int]:
+        return [session.seed for session in self._sessions]
+
+
+def _gathered(steps: Sequence[Any], seeds: Sequence[int]) -> BatchStep:
+    posed = all(step.pose is not None for step in steps)
+    return BatchStep(
+        frame=torch.from_numpy(np.stack([step.frame for step in steps])),
+        pose_given=torch.tensor([step.pose_given for step in steps]),
+        reward=torch.tensor([step.reward for step in steps], dtype=torch.float32),
+        terminated=torch.tensor([step.terminated for step in steps]),
+        drift=torch.tensor([step.drift for step in steps], dtype=torch.float64),
+        index=torch.tensor([step.index for step in steps]),
+        seed=torch.tensor(seeds),
+        pose=torch.from_numpy(np.stack([step.pose for step in steps])) if posed else None,
+        single=steps,
+    )
