@@ -11,7 +11,7 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worldsim.bridge.keeper import BrokenError, Keeper
@@ -77,15 +77,15 @@ class Batcher:
         self, keeper: Keeper, meter: Meter, done: Callable[[list[Request]], None], *, batch: int
     ) -> None:
         self._keeper, self._meter, self._done, self._batch = keeper, meter, done, batch
-        self._inbox: queue.SimpleQueue[Request | End | Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sequence[Request] | End | Stop] = queue.SimpleQueue()
         self._queues: dict[str, deque[Ticket]] = {}
         self._patience = Patience()
         self._answered: list[Request] = []
         self._stopping = False
 
-    def put(self, request: Request) -> None:
-        """Ask for something; from any thread. The request comes back through ``done``."""
-        self._inbox.put(request)
+    def put(self, requests: Sequence[Request]) -> None:
+        """Ask for some things; from any thread. The requests come back through ``done``."""
+        self._inbox.put(requests)
 
     def end(self, lease: str) -> None:
         """Close the sessions of a lease; from any thread."""
@@ -142,18 +142,22 @@ class Batcher:
         heads = [waiting[0].task for waiting in self._queues.values()]
         return 0 < len(heads) < self._batch and all(isinstance(task, Advance) for task in heads)
 
-    def _take(self, item: Request | End | Stop) -> None:
+    def _take(self, item: Sequence[Request] | End | Stop) -> None:
         if isinstance(item, Stop):
             self._stopping = True
         elif isinstance(item, End):
             self._end(item.lease)
         else:
-            for position, task in enumerate(item.tasks):
-                if not isinstance(task, BridgeError):
-                    self._queues.setdefault(task.session, deque()).append(Ticket(item, position, task))
-                    self._patience.asked(task.session, item.arrived)
-            if not item.missing:
-                self._answered.append(item)
+            for request in item:
+                self._line_up(request)
+
+    def _line_up(self, request: Request) -> None:
+        for position, task in enumerate(request.tasks):
+            if not isinstance(task, BridgeError):
+                self._queues.setdefault(task.session, deque()).append(Ticket(request, position, task))
+                self._patience.asked(task.session, request.arrived)
+        if not request.missing:
+            self._answered.append(request)
 
     def _end(self, lease: str) -> None:
         """Close a lease's sessions; what it still asked for is refused."""
@@ -222,7 +226,9 @@ class Batcher:
         for (ticket, held, _), answer in zip(batch, answers, strict=True):
             self._drop_head(held.name)
             self._answer(ticket, answer)
-            self._patience.answered(held.name, now)
+            # Neither who has asked already is waited for, nor who was told to ask later.
+            if held.name not in self._queues and ticket.request.peer.refused < began:
+                self._patience.answered(held.name, now)
         self._deliver()
         self._keeper.keep(held.name for _, held, _ in batch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
 from collections import deque
@@ -12,24 +13,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from worldsim.bridge.batcher import Batcher
-from worldsim.bridge.fields import Fields
 from worldsim.bridge.journal import Journal
 from worldsim.bridge.keeper import BrokenError
 from worldsim.bridge.leases import Leases, pack_records
+from worldsim.bridge.letter import Letter
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.post import Post
-from worldsim.bridge.protocol import Code, Limits, decode
+from worldsim.bridge.protocol import Code, Limits
 from worldsim.bridge.replies import accept, refuse, reply_to
-from worldsim.bridge.requests import Envelope, Reader, Request, read_envelope, read_name
+from worldsim.bridge.requests import Reader, Request
 from worldsim.bridge.sessions import Sessions
-from worldsim.bridge.sockets import Incoming, Sockets
+from worldsim.bridge.sockets import Sockets
 from worldsim.errors import BridgeError
 
 __all__ = ["Desk"]
 
 _AT_ONCE = 64
 """Messages that are taken from one socket before the other gets its turn."""
+_READ = 16
+"""Requests for the engine that are read in one turn."""
 _TICK = 0.05
 """Seconds between two looks at outboxes, leases and the rest."""
 _GOODBYE = 2.0
@@ -77,6 +80,10 @@ class Desk:
         self._hello, self._info, self._room, self._front = dict(hello), info, room, front
         self._peers = Peers(limits.rate, limits.malformed)
         self._post = Post(sockets, limits.waiting)
+        self._unread: deque[Letter] = deque()
+        """Requests for the engine whose envelope alone has been looked at."""
+        self._accepted: list[Request] = []
+        """Requests for the engine that have just come in."""
         self._done: deque[Request] = deque()
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
@@ -110,13 +117,14 @@ class Desk:
         """The thread's work. Closes the sockets at its end."""
         tick, goodbye = 0.0, None
         try:
-            while goodbye is None or (time.monotonic() < goodbye and (self._done or self._post.waiting)):
-                self._sockets.poll(_TICK)
+            while goodbye is None or (time.monotonic() < goodbye and self._busy):
+                self._sockets.poll(0 if self._unread else _TICK)
                 now = self.turned = time.monotonic()
                 self._quiet()
                 self._send_answers()
                 for control in (True, False):
                     self._receive(now, control=control)
+                self._read()
                 if now - tick > _TICK:
                     tick = now
                     self._look_around(now)
@@ -129,6 +137,11 @@ class Desk:
                 for end in (self._wake_read, self._wake_write):
                     os.close(end)
 
+    @property
+    def _busy(self) -> bool:
+        """Whether there is anything left to answer or to send."""
+        return bool(self._done or self._unread or self._post.waiting)
+
     def _quiet(self) -> None:
         try:
             os.read(self._wake_read, 65536)
@@ -136,58 +149,69 @@ class Desk:
             return
 
     def _receive(self, now: float, *, control: bool) -> None:
+        """Take in what has come, and answer what can be answered at once: refusals, above all."""
         for _ in range(_AT_ONCE):
             incoming = self._sockets.receive(control=control)
             if incoming is None:
                 return
             peer = self._peers.meet(control, incoming.identity, incoming.key, now)
-            try:
-                self._take(incoming, peer, now)
-            except BrokenError:
-                raise
-            except Exception:  # one message must never end the service of all others
-                logging.getLogger("worldsim").exception("a message could not be handled")
-                self._meter.refused(Code.INTERNAL)
+            self._handle(Letter(incoming.parts, peer, now), self._take)
 
-    def _take(self, incoming: Incoming, peer: Peer, now: float) -> None:
-        envelope = Envelope()
+    def _read(self) -> None:
+        """Read some of the requests for the engine."""
+        for _ in range(min(len(self._unread), _READ)):
+            letter = self._unread.popleft()
+            letter.peer.unread -= 1
+            self._handle(letter, self._pass_on)
+        if self._accepted:  # together: to wake the engine's thread for each would hold up those that follow
+            accepted, self._accepted = self._accepted, []
+            self._batcher.put(accepted)
+
+    def _handle(self, letter: Letter, work: Callable[[Letter], None]) -> None:
         try:
-            message = decode(incoming.parts)
-            fields = Fields(message.header, "a request")
-            envelope = read_name(fields)
-            envelope = read_envelope(fields, envelope, front=self._front)
-            self._check_rate(peer, now)
-            if peer.control:
-                self._answer_control(envelope, fields, message.payloads, peer, now)
-            else:
-                self._pass_on(envelope, fields, message.payloads, peer, now)
+            work(letter)
         except BridgeError as error:
-            self._refuse(peer, envelope, error, now)
+            self._refuse(letter, error)
+        except BrokenError:
+            raise
+        except Exception:  # one message must never end the service of all others
+            logging.getLogger("worldsim").exception("a message could not be handled")
+            self._meter.refused(Code.INTERNAL)
 
-    def _refuse(self, peer: Peer, envelope: Envelope, error: BridgeError, now: float) -> None:
+    def _take(self, letter: Letter) -> None:
+        letter.open(front=self._front)
+        self._check_rate(letter.peer, letter.arrived)
+        if letter.peer.control:
+            self._answer_control(letter)
+            return
+        self._check_open()
+        self._check_queue(letter.peer)
+        letter.peer.unread += 1
+        self._unread.append(letter)
+
+    def _refuse(self, letter: Letter, error: BridgeError) -> None:
         self._meter.refused(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self._meter.malformed()
-            if not peer.malformed.take(now):
+            if not letter.peer.malformed.take(letter.arrived):
                 return
-        self._post.send(peer, refuse(envelope, error))
+        self._post.send(letter.peer, refuse(letter.envelope, error))
 
     def _check_rate(self, peer: Peer, now: float) -> None:
         if not peer.requests.take(now):
             rule = f"a client may send {self._limits.rate} requests a second"
             raise BridgeError(rule, None, "send fewer", code=Code.BUSY, retry_after_ms=1000 * (1 - now % 1))
 
-    def _answer_control(
-        self, envelope: Envelope, fields: Fields, payloads: list[Any], peer: Peer, now: float
-    ) -> None:
-        if payloads:
-            raise BridgeError("a control request has no payloads", len(payloads))
+    def _answer_control(self, letter: Letter) -> None:
+        envelope, fields = letter.envelope, letter.fields
+        if letter.payloads:
+            raise BridgeError("a control request has no payloads", len(letter.payloads))
         told: list[bytes] = []
         if envelope.op == "hello":
-            values = self._greet(envelope, fields, peer, now)
+            values = self._greet(letter)
         elif envelope.op == "heartbeat":
             fields.end()
-            self._leases.need(envelope.lease, envelope.key or peer.key, now)
+            self._leases.need(envelope.lease, letter.key, letter.arrived)
             values = {}
         elif envelope.op == "info":
             fields.end()
@@ -199,16 +223,15 @@ class Desk:
             known = "the control socket takes hello, heartbeat, info"
             raise BridgeError("a request's op must be known", envelope.op, known)
         self._meter.request(envelope.op)
-        self._post.send(peer, accept(envelope, values, told))
+        self._post.send(letter.peer, accept(envelope, values, told))
 
-    def _greet(self, envelope: Envelope, fields: Fields, peer: Peer, now: float) -> dict[str, Any]:
-        client = fields.text("client", 64)
-        fields.end()
-        key = envelope.key or peer.key
-        lease = self._leases.find(envelope.lease, key, now)
+    def _greet(self, letter: Letter) -> dict[str, Any]:
+        client, old, now = letter.fields.text("client", 64), letter.envelope.lease, letter.arrived
+        letter.fields.end()
+        lease = self._leases.find(old, letter.key, now)
         if lease is None:
             self._check_open()
-            lease = self._leases.grant(key, client, now, envelope.lease if self._front else "")
+            lease = self._leases.grant(letter.key, client, now, old if self._front else "")
             self._write(lease.record())
         sessions = {held.name: held.seq for held in self._sessions.of(lease.token)}
         return {**self._hello, "lease": lease.token, "ttl_s": self._leases.ttl, "sessions": sessions}
@@ -221,20 +244,18 @@ class Desk:
         except (BridgeError, OSError) as error:
             raise BrokenError(str(error)) from error
 
-    def _pass_on(
-        self, envelope: Envelope, fields: Fields, payloads: list[Any], peer: Peer, now: float
-    ) -> None:
+    def _pass_on(self, letter: Letter) -> None:
         """To the engine."""
-        self._check_open()
-        self._check_queue(peer)
-        request = self._reader.read(envelope, fields, payloads, peer, now)
-        lease = self._leases.need(envelope.lease, envelope.key or peer.key, now)
+        request = self._reader.read(
+            letter.envelope, letter.fields, letter.payloads, letter.peer, letter.arrived
+        )
+        lease = self._leases.need(letter.envelope.lease, letter.key, letter.arrived)
         self._check_room(request)
-        self._meter.request(envelope.op)
-        peer.waiting += 1
+        self._meter.request(letter.envelope.op)
+        letter.peer.waiting += 1
         lease.waiting += 1
         self.waiting += 1
-        self._batcher.put(request)
+        self._accepted.append(request)
 
     def _check_open(self) -> None:
         if self.draining:
@@ -243,14 +264,20 @@ class Desk:
             )
 
     def _check_queue(self, peer: Peer) -> None:
-        used, wait = peer.waiting + len(peer.outbox), max(10.0, 1000 * self._batcher.step_seconds)
+        used = peer.used
         if used >= self._limits.waiting:
+            peer.refused = self.turned
             rule = f"a client may have {self._limits.waiting} requests waiting"
-            raise BridgeError(rule, used, "await some", code=Code.BUSY, retry_after_ms=wait)
+            raise BridgeError(rule, used, "await some", code=Code.BUSY, retry_after_ms=self._wait())
         most = max(1024, 8 * self._room)
-        if self.waiting >= most:
+        if self.waiting + len(self._unread) >= most:
             rule = f"a server may have {most} requests waiting"
-            raise BridgeError(rule, self.waiting, "try again later", code=Code.BUSY, retry_after_ms=2 * wait)
+            wait = 2 * self._wait()
+            raise BridgeError(rule, self.waiting, "try again later", code=Code.BUSY, retry_after_ms=wait)
+
+    def _wait(self) -> float:
+        """Milliseconds, about a batch: those who are refused together must not come back together."""
+        return max(10.0, 1000 * self._batcher.step_seconds * random.uniform(0.75, 1.25))
 
     def _check_room(self, request: Request) -> None:
         """A full server says so at once; the last word is the engine's thread's."""

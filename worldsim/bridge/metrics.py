@@ -27,6 +27,8 @@ class Meter:
         self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
         self._requests = Counter("worldsim_requests", "Requests by operation.", ["op"], registry=registry)
         self._refused = Counter("worldsim_refused", "Requests refused, by code.", ["code"], registry=registry)
+        self._counts: dict[tuple[Counter, str], Counter] = {}
+        """By counter and label; to look one up there takes longer than to count."""
         self._malformed = Counter("worldsim_malformed", "Messages that are none.", registry=registry)
         self._frames = Counter("worldsim_frames", "Frames dreamt.", registry=registry)
         self._step = _histogram("step_seconds", "Time of a batch.", _SECONDS, registry)
@@ -39,11 +41,17 @@ class Meter:
 
     def request(self, op: str) -> None:
         """A request of a known operation came in."""
-        self._requests.labels(op).inc()
+        self._count(self._requests, op)
 
     def refused(self, code: str) -> None:
         """A request was refused; ``LATE`` is a missed deadline."""
-        self._refused.labels(code).inc()
+        self._count(self._refused, code)
+
+    def _count(self, counter: Counter, label: str) -> None:
+        one = self._counts.get((counter, label))
+        if one is None:
+            one = self._counts[counter, label] = counter.labels(label)
+        one.inc()
 
     def malformed(self) -> None:
         """A message that is none."""

@@ -42,13 +42,22 @@ class Peer:
     seen: float = 0.0
     waiting: int = 0
     """Requests that the engine has not answered yet."""
+    unread: int = 0
+    """Requests that have come and were not read yet."""
+    refused: float = 0.0
+    """When it was last told to ask later."""
     outbox: deque[list[Any]] = field(default_factory=deque)
     """Replies that its socket has no room for."""
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way to it."""
-        return not self.waiting and not self.outbox
+        return not (self.waiting or self.unread or self.outbox)
+
+    @property
+    def used(self) -> int:
+        """All that is under way for it."""
+        return self.waiting + self.unread + len(self.outbox)
 
 
 class Peers:

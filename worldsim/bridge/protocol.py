@@ -46,7 +46,7 @@ CODECS = ("raw", "jpeg", "latent", "none")
 REMEMBERED = 8
 """Replies of a session that are kept for retries."""
 _DTYPES = {"u1": "<u1", "f2": "<f2", "f4": "<f4", "f8": "<f8"}
-_PLAIN = (str, int, type(None))
+_PLAIN = frozenset((str, int, bool, type(None)))
 _DEPTH = 6
 _MIB = 2**20
 
@@ -291,22 +291,24 @@ def _refuse_extension(code: int, _: bytes) -> None:
     raise BridgeError("a header may hold no extension types", code)
 
 
-def _check_plain(value: Any, depth: int) -> None:
+def _check_plain(value: dict[str, Any] | list[Any], depth: int) -> None:
     """Plain values only, at most ``depth`` containers deep."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise BridgeError("a header's numbers must be finite", value)
-    elif isinstance(value, (dict, list)):
-        if depth == 0:
-            raise BridgeError(f"a header may be nested {_DEPTH} deep", "deeper")
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
+    if depth == 0:
+        raise BridgeError(f"a header may be nested {_DEPTH} deep", "deeper")
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) is not str:
                 raise BridgeError("a header's keys must be strings", _short(list(value)))
-            value = value.values()
-        for inner in value:
+    for inner in value.values() if isinstance(value, dict) else value:
+        kind = type(inner)
+        if kind in _PLAIN:
+            continue
+        if kind is dict or kind is list:
             _check_plain(inner, depth - 1)
-    elif not isinstance(value, _PLAIN):
-        raise BridgeError("a header must hold plain values", type(value).__name__)
+        elif kind is not float:
+            raise BridgeError("a header must hold plain values", kind.__name__)
+        elif not math.isfinite(inner):
+            raise BridgeError("a header's numbers must be finite", inner)
 
 
 def _is_count(value: Any, most: int) -> bool:

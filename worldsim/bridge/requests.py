@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.bridge.fields import Fields
+from worldsim.bridge.peers import Peer
 from worldsim.bridge.protocol import CODECS, Code, Limits
 from worldsim.bridge.tasks import (
     Adopt,
@@ -31,7 +32,7 @@ __all__ = ["Answer", "Envelope", "Reader", "Request", "read_envelope", "read_nam
 _START = 2**31
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """What every request has."""
 
@@ -59,7 +60,7 @@ class Request:
     """One request, and its answers as they come in."""
 
     envelope: Envelope
-    peer: Any
+    peer: Peer
     """Who asked."""
     codec: str
     tasks: list[Task | BridgeError]
@@ -134,7 +135,7 @@ class Reader:
         self._readers = _READERS | ({"adopt": Reader._adopt} if front else {})
 
     def read(
-        self, envelope: Envelope, fields: Fields, payloads: Sequence[Any], peer: Any, now: float
+        self, envelope: Envelope, fields: Fields, payloads: Sequence[Any], peer: Peer, now: float
     ) -> Request:
         """The request of an envelope and the rest of its header.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,7 @@ def _serve_engine(args: argparse.Namespace) -> int:
         with Progress(console=Console(file=sys.stderr), transient=True) as bar:
             task = bar.add_task("making earlier sessions again", total=1.0, visible=args.state is not None)
             server = Server(engine, _options(args), progress=lambda share: bar.update(task, completed=share))
+        _settle()
         _tell(server)
         while not asked.wait(0.2) and not server.ended.is_set():
             pass
@@ -68,12 +70,19 @@ def _serve_front(args: argparse.Namespace) -> int:
             front.watch()
             page = StatusPage(args.metrics_port, front.meter.page, lambda: front.alive, lambda: front.ready)
         where = f"{front.address} and {control_address(front.address)}"
+        _settle()
         print(f"serving {Path(args.world).name} at {where}, {args.engines} engines", flush=True)
         while not asked.wait(0.2) and front.alive:
             pass
         if page is not None:
             page.close()
     return 0 if front.fault is None else 1
+
+
+def _settle() -> None:
+    """What there is now stays: a search through all of it for garbage would hold up every client."""
+    gc.collect()
+    gc.freeze()
 
 
 def _await_front(asked: threading.Event) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from worldsim.bridge.batcher import Batcher
 from worldsim.bridge.desk import Desk
 from worldsim.bridge.facts import check_control, facts_of
+from worldsim.bridge.haste import hasten
 from worldsim.bridge.journal import Journal
 from worldsim.bridge.keeper import Keeper
 from worldsim.bridge.leases import Leases
@@ -207,6 +208,7 @@ class Server:
 
     def _serve(self) -> None:
         """The sockets' thread."""
+        hasten()
         try:
             self._desk.run()
         except BaseException as error:

@@ -1,0 +1,48 @@
+"""A message on its way through a server's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from worldsim.bridge.fields import Fields
+from worldsim.bridge.peers import Peer
+from worldsim.bridge.protocol import decode
+from worldsim.bridge.requests import Envelope, read_envelope, read_name
+
+__all__ = ["Letter"]
+
+
+@dataclass(slots=True)
+class Letter:
+    """As it came; from ``open`` on with what is known of it, even if the rest turns out to be malformed."""
+
+    parts: Sequence[bytes]
+    peer: Peer
+    arrived: float
+    """On the monotonic clock, in seconds."""
+    envelope: Envelope = field(default_factory=Envelope)
+    fields: Fields = field(default_factory=lambda: Fields({}, "a request"))
+
+    @property
+    def key(self) -> str:
+        """Whose it is: the authenticated key of the client, by way of a front or not."""
+        return self.envelope.key or self.peer.key
+
+    @property
+    def payloads(self) -> Sequence[bytes]:
+        """Raw bytes each."""
+        return self.parts[2:]
+
+    def open(self, *, front: bool) -> None:
+        """Read the envelope; ``fields`` then holds the rest.
+
+        Args:
+            front: whether a front sent it.
+
+        Raises:
+            BridgeError: it is malformed.
+        """
+        self.fields = Fields(decode(self.parts).header, "a request")
+        self.envelope = read_name(self.fields)
+        self.envelope = read_envelope(self.fields, self.envelope, front=front)
