@@ -49,7 +49,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     batch.) With ``AutoresetMode.DISABLED`` the caller resets those that are over:
     ``reset(options={"reset_mask": terminations | truncations})``.
 
-    On a GPU nothing is copied to the host and nothing is waited for: not the actions (see ``ActionRows``), nor
+    On a GPU nothing is copied to the host and nothing is waited for: neither actions (see ``ActionRows``) nor
     who ends (``final_obs`` is then always there; a step that DISABLED would refuse goes on), nor the next
     episodes' seeds and starts, which are drawn ahead. The host is asked once a step where only it can say:
     with a referee that is given single steps (``referee.Together`` is not), with starts that are frames or a
