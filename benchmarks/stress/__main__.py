@@ -63,7 +63,9 @@ PAUSE = 60.0
 
 def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
     """Hostile messages beside a good session, whose p99 is compared with that in the pauses between them."""
-    with House(world, f"ipc://{folder}/hostile.sock", ["--slots", "16"], folder / "hostile.log") as house:
+    # A machine that is stopped for a while must not be taken for a client that is gone.
+    options = ["--slots", "16", "--ttl", "600"]
+    with House(world, f"ipc://{folder}/hostile.sock", options, folder / "hostile.log") as house:
         companion = Companion(house.address)
         count = amounts.floods
         floods = [Flood(house.address, companion.session, amounts.rate / count) for _ in range(count)]
@@ -92,6 +94,7 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
             _ratio(amounts): round(quantile(siege, 99) / quantile(peace, 99), 2),
             "p50_ms": [quantile(peace, 50), quantile(siege, 50)],
             "others_refused": sum(len(row["refused"]) for row in (*siege, *peace)),
+            "others_refused_as": sorted({text for row in (*siege, *peace) for text in row["refused"]})[:3],
         }
         companion.end()
     return found
