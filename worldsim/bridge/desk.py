@@ -246,6 +246,7 @@ class Desk:
 
     def _pass_on(self, letter: Letter) -> None:
         """To the engine."""
+        self._check_open()
         request = self._reader.read(
             letter.envelope, letter.fields, letter.payloads, letter.peer, letter.arrived
         )
