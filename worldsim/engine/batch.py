@@ -17,12 +17,13 @@ from torch import Tensor
 
 from worldsim.checkpoint import Context
 from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.errors import EngineError
 from worldsim.sampling.flow import check_steps
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Memory, Unit, blank, step_unit
+from worldsim.sampling.rollout import Controls, Lead, Memory, Unit, blank, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -47,6 +48,7 @@ class Batch:
         self._lanes = Lanes(world.device, world.dtype)
         self._taken: dict[int, tuple[Memory, BatchStep]] = {}
         self._bank: tuple[Memory, BatchStep] | None = None
+        self._steppers: dict[bool, Work] = {}
 
     def begin(
         self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[int | Context | None]
@@ -94,25 +96,34 @@ class Batch:
 
     def step(self, controls: Controls) -> BatchStep:
         """Dream one frame of every world."""
-        room = self._room(self.count)
-        generator = self.world.networks.generator
-        latent = torch.empty(
-            self.count, generator.tokens, generator.config.channels, device=self.world.device
-        )
-        step = replace(room, latent=latent, steps=self.steps)
-        controls = controls.on(self.world.device)
+        lead = controls.on(self.world.device)
+        self.now = self._captured(lead) if self.world.device.type == "cuda" else self._work(lead)
+        return self.now
+
+    def _work(self, lead: Lead, rows: Tensor | None = None) -> BatchStep:
+        """Step all worlds, a few in each lane."""
+        step = BatchStep.room(self.world.networks, self.count, self.world.spec.size, self.steps)
 
         def work(rows: np.ndarray) -> None:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             with torch.inference_mode():
-                memory, led = self._memory.over(part), controls.pick(part)
+                memory, led = self._memory.over(part), lead.pick(part)
                 unit = step_unit(self.world.networks, memory, led, self.steps)
                 self._memory.take(part, memory)
                 step.fill(part, unit, memory, led.given)
 
         self._lanes.run(self.count, work)
-        self.now = step
         return step
+
+    def _captured(self, lead: Lead) -> BatchStep:
+        """As ``_work``, recorded at the first call, which leaves the worlds where they were."""
+        posed = lead.poses is not None
+        if posed not in self._steppers:
+            with torch.inference_mode():
+                before = self._memory.pick(slice(None))
+                self._steppers[posed] = recorded(self._work, lead, None)
+                self._memory.put(slice(None), before)
+        return self._steppers[posed](lead, None)
 
     def _take_in(self, number: int | None, context: Context) -> tuple[Memory, BatchStep]:
         """Memory after given frames, and what is seen; those of the world's own starts are kept."""

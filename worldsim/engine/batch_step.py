@@ -16,6 +16,7 @@ from worldsim.pixels import to_frame
 
 if TYPE_CHECKING:
     from worldsim.model.cache import Rows
+    from worldsim.networks import Networks
     from worldsim.sampling.rollout import Memory, Unit
 
 _SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "index", "seed", "pose")
@@ -48,6 +49,14 @@ class BatchStep:
     """The frames' codes, float32 [N, tokens, C]; None where worlds have begun since."""
     single: Sequence[Any] | None = None
     """The rows as single steps, where they were made one by one."""
+
+    @staticmethod
+    def room(networks: Networks, count: int, size: tuple[int, int], steps: int) -> BatchStep:
+        """Room for what ``count`` worlds answer to a step in ``steps`` passes, with latents."""
+        device, generator = networks.device, networks.generator
+        latent = torch.empty(count, generator.tokens, generator.config.channels, device=device)
+        empty = BatchStep.empty(count, size, networks.has_poses, device)
+        return replace(empty, latent=latent, steps=steps)
 
     @staticmethod
     def empty(count: int, size: tuple[int, int], poses: bool, device: torch.device) -> BatchStep:
@@ -93,14 +102,20 @@ class BatchStep:
         """A copy in which the rows in ``mask``, bool [N], are those of ``other``, which has as many rows."""
         return self._with(other, lambda mine, theirs: torch.where(_wide(mask, mine), theirs, mine))
 
-    def pick(self, rows: Tensor) -> BatchStep:
+    def pick(self, rows: Rows) -> BatchStep:
         """Some rows."""
-        return self._with(self, lambda mine, _: mine[rows])
+        latent = None if self.latent is None else self.latent[rows]
+        return replace(self._with(self, lambda mine, _: mine[rows]), steps=self.steps, latent=latent)
 
-    def rows(self) -> Sequence[Any]:
+    def copy(self) -> BatchStep:
+        """The same in tensors of its own."""
+        latent = None if self.latent is None else self.latent.clone()
+        return replace(self._with(self, lambda mine, _: mine.clone()), steps=self.steps, latent=latent)
+
+    def rows(self) -> list[Any]:
         """The same as single steps on the host, which waits for the device."""
         if self.single is not None:
-            return self.single
+            return list(self.single)
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         host = {name: part.cpu().numpy() for name, part in told.items() if isinstance(part, Tensor)}
         return [self._row(host, i) for i in range(len(self.reward))]

@@ -13,6 +13,7 @@ import torch
 from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
+from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
@@ -44,13 +45,17 @@ class Engine:
             raise EngineError(rule, (slots, history, parking))
         self.context = fitting(world, context)
         self._steps = check_steps(steps)
-        self._memory = blank(world.networks, slots, self.context)
+        padded = wants_buckets(world.device)
+        self._memory = blank(world.networks, slots + padded, self.context)
         self.session_bytes = self._memory.bytes_per_world()
         """Of a session's memory; its history comes on top."""
+        self._buckets = Buckets(world.networks, self._memory, world.spec.size) if padded else None
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
         self._parked: dict[int, Memory] = {}
         self._lanes, self._pace = Lanes(world.device, world.dtype), Pace()
         self._openings = Openings(world, self.context)
+        if self._buckets is not None:
+            self._buckets.warm(self._steps)
 
     @property
     def steps(self) -> int:
@@ -214,9 +219,13 @@ class Engine:
             if self.history:
                 page = memory.cache.page()
                 undos = [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
-            unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
-            self._memory.take(rows, memory)
-            return list(zip(self._steps_of(unit, memory, controls, steps, frames), undos, strict=True))
+            if self._buckets is not None:
+                told = self._buckets.step(slots, controls, steps, frames)
+            else:
+                unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
+                self._memory.take(rows, memory)
+                told = self._steps_of(unit, memory, controls, steps, frames)
+            return list(zip(told, undos, strict=True))
 
     def _row(self, session: Session) -> int:
         slot = session.slot
