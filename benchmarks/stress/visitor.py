@@ -136,7 +136,7 @@ class Visitor:
     def _connect(self, kind: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
-        socket.sndhwm = socket.rcvhwm = 1000
+        socket.sndhwm, socket.rcvhwm = 1000, 0
         socket.reconnect_ivl, socket.reconnect_ivl_max = 20, 200
         socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
         socket.connect(self.address if kind == "data" else self.control)

@@ -20,7 +20,8 @@ function dealer(address, keys) {
   const socket = new Dealer({
     linger: 0,
     sendHighWaterMark: 64,
-    receiveHighWaterMark: 64,
+    // With a bound, and heartbeats, libzmq aborts where a connection fails while the queue is full.
+    receiveHighWaterMark: 0,
     maxMessageSize: MAX_REPLY,
     heartbeatInterval: 1000,
     heartbeatTimeout: 3000,

@@ -143,7 +143,11 @@ class Sockets:
         made.linger = 0
         made.maxmsgsize = REQUEST.payload
         made.router_mandatory = True
-        made.heartbeat_ivl, made.heartbeat_timeout = 1000, 3000
+        # No heartbeats of ZeroMQ's own: a client that fills its queue and leaves would end this process, for
+        # libzmq 4.3.5 aborts when one is due on a connection that failed unread. TCP finds out who is gone.
+        made.tcp_keepalive, made.tcp_keepalive_idle = 1, 3
+        made.tcp_keepalive_intvl, made.tcp_keepalive_cnt = 1, 3
+        made.tcp_maxrt = 5000
         made.ipv6 = True
         if self._secret is not None:
             self._secret.guard(made)

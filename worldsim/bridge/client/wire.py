@@ -34,7 +34,9 @@ class Wire:
         options = {
             zmq.LINGER: 0,
             zmq.SNDHWM: 64,
-            zmq.RCVHWM: 64,
+            # No bound but that on requests under way: with one, and heartbeats, libzmq 4.3.5 aborts where a
+            # connection fails while the queue is full.
+            zmq.RCVHWM: 0,
             zmq.MAXMSGSIZE: REPLY.payload,
             zmq.HEARTBEAT_IVL: 1000,
             zmq.HEARTBEAT_TIMEOUT: 3000,
