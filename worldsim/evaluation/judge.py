@@ -8,6 +8,7 @@ Shapes: N clips, T frames.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,16 @@ from worldsim import camera, checkpoints, config
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, WorldsimError
 from worldsim.evaluation.judge_network import HEIGHT, WIDTH, JudgeConfig, JudgeNetwork
+from worldsim.evaluation.judge_track import between
 from worldsim.pixels import resize_area, to_model
 
 __all__ = ["Judge", "Verdict", "can_be_judged", "find_judge", "planar_motion", "small"]
+
+_WINDOW, _MARGIN = 64, 12
+"""Steps that are told from one window, and frames before and after them that are looked at as well: as far as
+the network sees in time."""
+_AT_ONCE = 256
+"""Frames that are read at once, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +50,54 @@ class Judge:
     """A trained network and what it was trained on."""
 
     def __init__(self, network: JudgeNetwork, source: str, accuracy: dict[str, float]) -> None:
-        self._network = network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
+        """In evaluation mode."""
         self.source = source
         """Name of the environment."""
         self.accuracy = accuracy
         """How well it did on held-out real frames when it was trained."""
 
     def read(self, frames: np.ndarray) -> Verdict:
-        """Judge clips ``uint8 [N, T, 60, 80, 3]``, T >= 2; see :func:`small`."""
-        keys, motion, features = [], [], []
-        scale = np.array(self._network.config.scale)
-        with torch.inference_mode():
-            for clip in frames:
-                reading = self._network(to_model(clip[None]))
-                motion.append(reading.motion[0].double().numpy() * scale)
-                keys.append(reading.keys[0].numpy() > 0)
-                features.append(reading.features[0].double().numpy())
-        return Verdict(np.stack(motion), np.stack(keys), np.stack(features))
+        """Judge clips ``uint8 [N, T, 60, 80, 3]``, T >= 2; see :func:`small`.
+
+        Long ones are read in windows that overlap, so that each motion has its past and future in view.
+        """
+        parts = [self._read(frames[:, window.seen], window) for window in _windows(frames.shape[1])]
+        return Verdict(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts], 1)
+                for field in dataclasses.fields(Verdict)
+            )
+        )
 
     def features(self, frames: np.ndarray) -> np.ndarray:
         """Codes ``float64 [..., D]`` of frames ``uint8 [..., 60, 80, 3]``, each judged alone."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         with torch.inference_mode():
-            codes = [self._network.encode(to_model(flat[i : i + 256])) for i in range(0, len(flat), 256)]
+            codes = [self.network.encode(to_model(flat[i : i + 256])) for i in range(0, len(flat), 256)]
         return torch.cat(codes).double().numpy().reshape(*frames.shape[:-3], -1)
 
+    def _read(self, clips: np.ndarray, window: _Window) -> Verdict:
+        """Read what a window shows of clips, a few at a time; what it does not tell is left out."""
+        some, told = max(_AT_ONCE // clips.shape[1], 1), window.told
+        frames = slice(told.start + 1 if window.seen.start + told.start else 0, told.stop + 1)
+        motion, keys, features = [], [], []
+        with torch.inference_mode():
+            for first in range(0, len(clips), some):
+                reading = self.network(to_model(clips[first : first + some]))
+                motion.append(between(reading.track)[:, told].double().numpy())
+                keys.append(reading.keys[:, told].numpy() > 0)
+                features.append(reading.features[:, frames].double().numpy())
+        return Verdict(np.concatenate(motion), np.concatenate(keys), np.concatenate(features))
+
     def save(self, path: Path) -> None:
-        """Write it: weights in float16, the rest as metadata."""
-        weights = {name: value.half().contiguous() for name, value in self._network.state_dict().items()}
+        """Write it: matrices in float16, vectors as they are, the rest as metadata."""
+        weights = {
+            name: (value.half() if value.ndim > 1 else value).contiguous()
+            for name, value in self.network.state_dict().items()
+        }
         about = {
-            "config": config.to_dict(self._network.config),
+            "config": config.to_dict(self.network.config),
             "source": self.source,
             "accuracy": self.accuracy,
         }
@@ -90,7 +116,7 @@ class Judge:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["judge"])
-                weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             network = JudgeNetwork(config.from_dict(JudgeConfig, about["config"]))
             network.load_state_dict(weights)
         except (
@@ -121,6 +147,26 @@ def can_be_judged(spec: SourceSpec) -> bool:
 def small(frames: np.ndarray) -> np.ndarray:
     """Frames ``uint8 [..., H, W, 3]`` at the size that the judge reads."""
     return resize_area(frames, (HEIGHT, WIDTH))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Of a long clip."""
+
+    seen: slice
+    """Frames that are read."""
+    told: slice
+    """Steps between them that count."""
+
+
+def _windows(length: int) -> list[_Window]:
+    """Windows whose steps, one after the other, are those of a clip of ``length`` frames."""
+    windows = []
+    for first in range(0, length - 1, _WINDOW):
+        last = min(first + _WINDOW, length - 1)
+        start = max(first - _MARGIN, 0)
+        windows.append(_Window(slice(start, last + 1 + _MARGIN), slice(first - start, last - start)))
+    return windows
 
 
 def planar_motion(poses: np.ndarray) -> np.ndarray:

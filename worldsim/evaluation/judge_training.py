@@ -1,70 +1,70 @@
-"""``worldsim judge``: train the judge of a source on the real environment's own frames, minutes on one core.
+"""``worldsim judge``: train the judge of a source on the real environment's own frames, on one core.
 
 It plays episodes of its own; their seeds are neither those that worlds are trained on nor those reported on.
+Short clips from many places come first, then long ones, in which the readings of many frames become one
+track. At last the eye is closed: what it sees in all frames is kept, and what follows from that is taught
+many times over.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from worldsim import camera, checkpoints
-from worldsim.data.clips import shift
+from worldsim import checkpoints
 from worldsim.data.recorder import Player
-from worldsim.errors import SourceError
-from worldsim.evaluation.judge import Judge, planar_motion
-from worldsim.evaluation.judge_network import HEIGHT, WIDTH, JudgeConfig, JudgeNetwork, Reading
-from worldsim.pixels import to_model
+from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.judge_accuracy import accuracy_of
+from worldsim.evaluation.judge_footage import JUDGE_SEEDS, Footage, play
+from worldsim.evaluation.judge_lessons import Lessons, Seen
+from worldsim.evaluation.judge_loss import judge_loss
+from worldsim.evaluation.judge_network import HEIGHT, WIDTH, JudgeConfig, JudgeNetwork
+from worldsim.evaluation.judge_optimizer import Muon
 
-__all__ = ["JUDGE_SEEDS", "Footage", "accuracy_of", "main", "play", "train"]
+__all__ = ["main", "train"]
 
-JUDGE_SEEDS = range(4_200_000_000, 4_290_000_000)
-"""Seeds of the episodes that judges are trained on; the last tenth is for their own accuracy."""
-_LENGTH = 8
-"""Frames of a training clip."""
-_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Footage:
-    """F real frames, episode after episode."""
-
-    frames: np.ndarray
-    """``uint8 [F, 60, 80, 3]``."""
-    controls: np.ndarray
-    """``float32 [F, M + 1]``: what led into each frame."""
-    poses: np.ndarray
-    """``float64 [F, 4, 4]``."""
-    starts: np.ndarray
-    """``int64``: frames from which a clip lies within one episode."""
-
-    def clips(self, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames, controls and poses of the clips that begin there, ``[B, length, ...]``."""
-        at = starts[:, None] + np.arange(length)
-        return self.frames[at], self.controls[at], self.poses[at]
+_SHORT, _LONG = 4, 20
+"""Frames of a clip, at first and later."""
+_FRAMES, _KEPT_FRAMES = 100, 640
+"""Of a batch, with the eye open and closed."""
+_SHORT_UNTIL, _LONG_UNTIL, _SEEN_UNTIL = 0.5, 0.75, 0.85
+"""Shares of the time: clips are short; long; what is seen is kept. In the rest the eye is closed."""
+_RATES = (0.03, 3e-3)
+"""Of Muon and of AdamW."""
+_WARM = 0.02
+"""Share of the time in which the rates rise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
     torch.set_num_threads(args.threads)
+    path = args.out or checkpoints.FOLDER / "judges" / f"{args.source}.safetensors"
+    begun = Judge.load(path).network if args.resume else None
     player = _player(args.source)
     try:
-        held_out = play(player, iter(JUDGE_SEEDS[-len(JUDGE_SEEDS) // 10 :]), max(args.frames // 10, 1000))
-        footage = play(player, iter(JUDGE_SEEDS), args.frames)
+        with _progress("playing") as show:
+            held_out = play(player, iter(JUDGE_SEEDS[-len(JUDGE_SEEDS) // 10 :]), args.frames // 10)
+            footage = play(player, iter(JUDGE_SEEDS), args.frames, show)
     finally:
         player.close()
-    network = train(footage, player.spec.control_space.keys, args.minutes, args.seed)
-    judge = Judge(network, player.spec.name, accuracy_of(network, held_out))
-    judge.save(args.out or checkpoints.FOLDER / "judges" / f"{args.source}.safetensors")
+    # Processor time: whoever else is busy on the machine, or stops this for a while, costs no training.
+    clock = lambda: time.process_time() / args.threads  # noqa: E731
+    with _progress("training, Ctrl-C to end it") as show:
+        keys = player.spec.control_space.keys
+        network = train(footage, keys, args.minutes, args.seed, clock, begun=begun, on_progress=show)
+    judge = Judge(network, player.spec.name, accuracy_of(network, held_out, player.spec.fps))
+    judge.save(path)
     print(", ".join(f"{name} {value:.3f}" for name, value in judge.accuracy.items()))
     return 0
 
@@ -73,8 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="worldsim judge", description="Train the judge of a source.")
     parser.add_argument("source", help="a source with camera poses, e.g. doom-maze")
     parser.add_argument("--out", type=Path, help="file (default: among the shipped ones)")
-    parser.add_argument("--frames", type=int, default=60_000, help="real frames (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="of training (%(default)s)")
+    parser.add_argument(
+        "--frames", type=int, default=200_000, help="real frames, 15 KB of memory each (%(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=40, help="of training, in processor time (%(default)s)"
+    )
+    parser.add_argument("--resume", action="store_true", help="train the judge in that file further")
     parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     return parser
@@ -87,24 +92,12 @@ def _player(source: str) -> Player:
     return MixturePlayer(source, (HEIGHT, WIDTH), max_frames=400)
 
 
-def play(player: Player, seeds: Iterator[int], count: int) -> Footage:
-    """Play about ``count`` frames.
-
-    Raises:
-        SourceError: the source has no camera poses.
-    """
-    frames, controls, poses, starts, total = [], [], [], [], 0
-    while total < count:
-        episode = player.play(next(seeds))
-        if episode.poses is None:
-            raise SourceError("a judge needs a source with camera poses", player.spec.name)
-        frames.append(episode.frames)
-        led = shift(episode.controls, episode.rewards, episode.terminated)
-        controls.append(led.controls[: len(episode)])
-        poses.append(episode.poses)
-        starts.append(total + np.arange(max(len(episode) - _LENGTH + 1, 0)))
-        total += len(episode)
-    return Footage(*(np.concatenate(parts) for parts in (frames, controls, poses, starts)))
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[float], None]]:
+    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
 
 
 def train(
@@ -113,79 +106,92 @@ def train(
     minutes: float,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    begun: JudgeNetwork | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> JudgeNetwork:
-    """Train for so many minutes of ``clock``, which tells seconds; the rate falls to zero over them."""
+    """Train for so many minutes of ``clock``, which tells seconds; the rates fall to zero over them.
+
+    A network that was ``begun`` before is trained further. Ctrl-C ends it early, with what has been
+    learnt until then.
+    """
     torch.manual_seed(seed)
-    ground = footage.poses[:, :2, 3]
-    low, high = ground.min(0), ground.max(0)
-    centre, spread = (low + high) / 2, float(np.maximum(high - low, 1e-3).max() / 2)
-    network = JudgeNetwork(JudgeConfig(keys=keys, centre=(float(centre[0]), float(centre[1])), spread=spread))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
-    down = footage.controls[:, : len(keys)].mean(0).clip(0.02, 0.98)
-    weight = torch.from_numpy((1 - down) / down).float()
-    rng, began, progress = np.random.default_rng(seed), clock(), 0.0
-    while progress < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, 40 * progress + 0.05) * (1 - progress)
-        clip = footage.clips(rng.choice(footage.starts, _BATCH), _LENGTH)
+    network = JudgeNetwork(_config(footage, keys)) if begun is None else begun.requires_grad_().train()
+    lessons = Lessons(footage, network.config, np.random.default_rng(seed))
+    pace = _Pace(60 * minutes, clock, on_progress)
+    try:
+        _teach_to_see(network, lessons, pace)
+        network.eval()
+        _teach_to_understand(network, lessons.seen_by(network, lambda: pace.share() < _SEEN_UNTIL), pace)
+    except KeyboardInterrupt:
+        print("ended early; what has been learnt is kept", file=sys.stderr)
+    return network.eval()
+
+
+class _Pace:
+    """How far the time has gone."""
+
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], on_progress: Callable[[float], None]
+    ) -> None:
+        self._seconds, self._clock, self._tell, self._began = seconds, clock, on_progress, clock()
+
+    def share(self) -> float:
+        """Of the time, in [0, 1]."""
+        share = min((self._clock() - self._began) / self._seconds, 1.0)
+        self._tell(share)
+        return share
+
+
+def _teach_to_see(network: JudgeNetwork, lessons: Lessons, pace: _Pace) -> None:
+    """Train all of the network on clips."""
+    optimizers, share = _optimizers(network), pace.share()
+    while share < _LONG_UNTIL:
+        for optimizer, rate in zip(optimizers, _RATES, strict=True):
+            warm = min(1.0, 0.05 + share / _WARM)
+            optimizer.param_groups[0]["lr"] = rate * warm * (1 - share / _LONG_UNTIL)
+        length = _SHORT if share < _SHORT_UNTIL else _LONG
+        frames, truth = lessons.draw(length, _FRAMES // length)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = _loss(network, *clip, weight, rng)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            reading = network(frames)
+        _learn(network, judge_loss(network, reading, truth), optimizers)
+        share = pace.share()
+
+
+def _teach_to_understand(network: JudgeNetwork, kept: Seen, pace: _Pace) -> None:
+    """Train what follows from what was seen."""
+    parts = network.where, network.moved, network.code, network.recall, network.time, network.mend
+    weights = [weight for part in (*parts, network.held) for weight in part.parameters()]
+    optimizer = torch.optim.AdamW(weights, _RATES[1], weight_decay=1e-2, betas=(0.9, 0.98))
+    began = share = pace.share()
+    while share < 1:
+        left = (1 - share) / max(1 - began, 1e-6)
+        optimizer.param_groups[0]["lr"] = _RATES[1] * min(1.0, 0.05 + (share - began) / _WARM) * left
+        look, pair, truth = kept.draw(max(_KEPT_FRAMES // kept.length, 1))
+        _learn(network, judge_loss(network, network.understand(look, pair), truth), (optimizer,))
+        share = pace.share()
+
+
+def _learn(network: JudgeNetwork, loss: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    network.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    for optimizer in optimizers:
         optimizer.step()
-        progress = (clock() - began) / (60 * minutes)
-    return network
 
 
-def _loss(
-    network: JudgeNetwork,
-    frames: np.ndarray,
-    controls: np.ndarray,
-    poses: np.ndarray,
-    weight: Tensor,
-    rng: np.random.Generator,
-) -> Tensor:
-    config = network.config
-    reading: Reading = network(_disturbed(to_model(frames), rng))
-    motion = torch.from_numpy(planar_motion(poses) / config.scale).float()
-    held = torch.from_numpy(controls[:, 1:, : len(config.keys)])
-    place = torch.from_numpy(_places(poses, config)).float()
-    return (
-        F.smooth_l1_loss(reading.motion, motion, beta=0.1)
-        + 0.1 * F.binary_cross_entropy_with_logits(reading.keys, held, pos_weight=weight)
-        + 0.3 * F.smooth_l1_loss(reading.place, place, beta=0.1)
-    )
+def _config(footage: Footage, keys: tuple[str, ...]) -> JudgeConfig:
+    ground = footage.tracks[:, :2]
+    low, high = ground.min(0), ground.max(0)
+    x, y = ((low + high) / 2).tolist()
+    return JudgeConfig(keys=keys, centre=(x, y), spread=float(np.maximum(high - low, 1e-3).max() / 2))
 
 
-def _places(poses: np.ndarray, config: JudgeConfig) -> np.ndarray:
-    x, y, _, yaw = np.moveaxis(camera.planar(poses), -1, 0)
-    cx, cy = config.centre
-    return np.stack([(x - cx) / config.spread, (y - cy) / config.spread, np.cos(yaw), np.sin(yaw)], -1)
-
-
-def _disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """A third of the clips is softened, all are a little noisy: the judge must not go by fine grain alone."""
-    soft = F.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(frames)
-    is_soft = torch.from_numpy(rng.random(len(frames)) < 1 / 3)[:, None, None, None, None]
-    return torch.where(is_soft, soft, frames) + 0.02 * torch.randn_like(frames)
-
-
-def accuracy_of(network: JudgeNetwork, footage: Footage) -> dict[str, float]:
-    """On held-out real frames: error per frame of the motion, balanced accuracy per key."""
-    judge = Judge(network, "", {})
-    starts = footage.starts[::_LENGTH]
-    frames, controls, poses = footage.clips(starts, _LENGTH)
-    verdict, true = judge.read(frames), planar_motion(poses)
-    metres = np.linalg.norm((verdict.motion - true)[..., :2], axis=-1)
-    accuracy = {
-        "metres_per_frame": float(metres.mean()),
-        "degrees_per_frame": float(np.degrees(np.abs(verdict.motion - true)[..., 2]).mean()),
-        "metres_moved": float(np.linalg.norm(true[..., :2], axis=-1).mean()),
-        "degrees_moved": float(np.degrees(np.abs(true[..., 2])).mean()),
-    }
-    for i, key in enumerate(network.config.keys):
-        held, seen = controls[:, 1:, i] > 0.5, verdict.keys[..., i]
-        rates = [np.mean(seen[held]), np.mean(~seen[~held])] if held.any() and not held.all() else [np.nan]
-        accuracy[key] = float(np.mean(rates))
-    return accuracy
+def _optimizers(network: JudgeNetwork) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for what looks at pictures, AdamW for the rest."""
+    looking = [network.eye, network.look, network.pair]
+    large = [weight for part in looking for weight in part.parameters() if weight.ndim > 1]
+    chosen = {id(weight) for weight in large}
+    rest = [weight for weight in network.parameters() if id(weight) not in chosen]
+    adam = torch.optim.AdamW(rest, _RATES[1], weight_decay=1e-2, betas=(0.9, 0.98))
+    return Muon(large, _RATES[0]), adam

@@ -11,9 +11,9 @@ import numpy as np
 
 from worldsim.evaluation.figure import Figure, estimate, figure, pooled
 
-__all__ = ["obedience_figures"]
+__all__ = ["LEAST_WAY", "in_seconds", "obedience_figures"]
 
-_LEAST_WAY = 0.5
+LEAST_WAY = 0.5
 """Metres that a second must lead along for its error to be a share of the way."""
 
 
@@ -45,11 +45,11 @@ def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Figure]:
     """Errors of the motion in one second of frames that were dreamt with keys and poses given."""
     if scores["moved"].shape[1] < second:
         return {}
-    true = _seconds(scores["moved"], second)
-    dream, real = (_seconds(scores[f"{name}.moved"], second) for name in ("pose", "real"))
+    true = in_seconds(scores["moved"], second)
+    dream, real = (in_seconds(scores[f"{name}.moved"], second) for name in ("pose", "real"))
     turned = [np.degrees(np.abs(_wrapped(seen[..., 2] - true[..., 2]))) for seen in (dream, real)]
     way = np.linalg.norm(true[..., :2], axis=-1)
-    is_way = way > _LEAST_WAY
+    is_way = way > LEAST_WAY
     off = [100 * np.linalg.norm((seen - true)[..., :2], axis=-1) * is_way for seen in (dream, real)]
     keys = "keys and poses given, as the judge sees it; floor: standing still; ceiling: the judge on the"
     figures = {
@@ -72,7 +72,7 @@ def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Figure]:
     return figures
 
 
-def _seconds(moved: np.ndarray, second: int) -> np.ndarray:
+def in_seconds(moved: np.ndarray, second: int) -> np.ndarray:
     """``[N, S, 3]``: motions [N, F, 3] composed over each whole second."""
     count = moved.shape[1] // second
     steps = moved[:, : count * second].reshape(len(moved), count, second, 3)

@@ -1,0 +1,104 @@
+"""What the judge is taught by: where each frame was, how the camera moved in one frame and in many, the keys.
+
+Shapes: B clips, T frames, M keys.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.evaluation.judge_network import TYPICAL, JudgeNetwork, Reading
+from worldsim.evaluation.judge_track import between, wrapped
+
+__all__ = ["Truth", "judge_loss"]
+
+_WIDTH = 0.75
+"""Of the bell over bins that stands for a place, in bins."""
+_MOST = 50.0
+"""Errors count up to so many typical ones where it is told how large they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Of clips."""
+
+    track: Tensor
+    """[B, T, 3]: metres from the centre, radians."""
+    held: Tensor
+    """[B, T - 1, M]: 1 where a key was held on the way."""
+    weight: Tensor
+    """[M]: of a held key, as keys are mostly up."""
+
+
+def judge_loss(network: JudgeNetwork, reading: Reading, truth: Truth) -> Tensor:
+    """The sum of all losses."""
+    keys = F.binary_cross_entropy_with_logits(reading.keys, truth.held, pos_weight=truth.weight)
+    return (
+        _place_loss(network, reading, truth.track)
+        + _motion_loss(network, reading, truth.track)
+        + 0.05 * _error_loss(network, reading, truth.track)
+        + 0.2 * keys
+    )
+
+
+def _place_loss(network: JudgeNetwork, reading: Reading, true: Tensor) -> Tensor:
+    """Of each frame alone: bells over the bins, and their means."""
+    spread, seen = network.config.spread, reading.place.track
+    x, y, yaw = reading.place.logits
+    axis, headings = network.axis(true.device), network.headings(true.device)
+    coarse = sum(
+        (
+            _crossed(logits, (axis - true[..., i, None] / spread) / (axis[1] - axis[0]))
+            for i, logits in enumerate((x, y))
+        ),
+        _crossed(yaw, wrapped(headings - true[..., 2, None]) / (2 * math.pi / len(headings))),
+    )
+    fine = _robust((seen - true)[..., :2].norm(dim=-1), 0.25) + _robust(wrapped(seen - true)[..., 2], 0.05)
+    angle = true[..., 2]
+    where = torch.stack([true[..., 0] / spread, true[..., 1] / spread, angle.cos(), angle.sin()], -1)
+    recalled = F.smooth_l1_loss(network.recall(reading.features), where, beta=0.1)
+    return 0.3 * coarse + 0.25 * fine + 0.3 * recalled
+
+
+def _motion_loss(network: JudgeNetwork, reading: Reading, true: Tensor) -> Tensor:
+    """Of single motions, and of the track over one, a few and many frames."""
+    scale = true.new_tensor(network.config.scale)
+    single = between(true) / scale
+    loss = F.smooth_l1_loss(reading.pair, single, beta=0.1)
+    loss = loss + F.smooth_l1_loss(reading.motion, single, beta=0.1)
+    longest = true.shape[1] - 1
+    for lag, unit in ((1, 1.0), (min(4, longest), 2.0), (max(longest - 2, 1), 4.0)):
+        off = between(reading.track, lag) - between(true, lag)
+        off = torch.cat([off[..., :2], wrapped(off[..., 2:])], -1)
+        loss = loss + 0.3 * _robust(off / scale, 0.3 * unit)
+    return loss + 0.15 * _robust((reading.track - true)[..., :2].norm(dim=-1), 0.15)
+
+
+def _error_loss(network: JudgeNetwork, reading: Reading, true: Tensor) -> Tensor:
+    """Of the errors to expect, which may not change what is read."""
+    glimpse = (reading.place.track - true).detach()
+    motion = reading.motion.detach() * true.new_tensor(network.config.scale) - between(true)
+    found = (
+        glimpse[..., :2].norm(dim=-1), wrapped(glimpse[..., 2]).abs(),
+        motion[..., :2].norm(dim=-1), motion[..., 2].abs(),
+    )  # fmt: skip
+    loss = true.new_zeros(())
+    for i, (error, typical) in enumerate(zip(found, TYPICAL, strict=True)):
+        told = reading.errors[:, -error.shape[1] :, i]
+        loss = loss + (told + (error / typical).clamp(max=_MOST) * (-told).exp()).mean()
+    return loss
+
+
+def _crossed(logits: Tensor, off: Tensor) -> Tensor:
+    """Cross entropy against a bell over bins that are ``off`` by so many bins."""
+    return -((-0.5 * (off / _WIDTH).square()).softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def _robust(error: Tensor, unit: Tensor | float) -> Tensor:
+    """Squares of errors well below the unit, logarithms of those beyond: mistaken rooms must not rule."""
+    return 0.5 * torch.log1p((error / unit).square()).mean()
