@@ -78,7 +78,7 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
             siege.append(companion.mark())
             memory.append(house.memory)
             files.append(house.files)
-            peace.append(companion.measure(min(PAUSE, ends[-1]["seconds"])))
+            peace.append(companion.measure(min(PAUSE if _paced(amounts) else 2.0, ends[-1]["seconds"])))
         for flood in floods:
             flood.close()
         sent, lasted = (sum(end[name] for end in ends) for name in ("messages", "seconds"))
@@ -91,7 +91,9 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
             "hostile_memory_mb": [round(value, 1) for value in memory],
             "hostile_steps": sum(row["steps"] for row in siege),
             "p99_ms": [quantile(peace, 99), quantile(siege, 99)],
-            _ratio(amounts): round(quantile(siege, 99) / quantile(peace, 99), 2),
+            "p99_ratio" if _paced(amounts) else "p99_ratio_unpaced": round(
+                quantile(siege, 99) / quantile(peace, 99), 2
+            ),
             "p50_ms": [quantile(peace, 50), quantile(siege, 50)],
             "others_refused": sum(len(row["refused"]) for row in (*siege, *peace)),
             "others_refused_as": sorted({text for row in (*siege, *peace) for text in row["refused"]})[:3],
@@ -100,9 +102,9 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
     return found
 
 
-def _ratio(amounts: Amounts) -> str:
-    """What the p99 under attack over that in peace is called: faster, the machine has no time for others."""
-    return "p99_ratio" if 0 < amounts.rate <= SLICE.rate else "p99_ratio_unpaced"
+def _paced(amounts: Amounts) -> bool:
+    """Whether an attack leaves the machine time for others: only then do their times say something."""
+    return 0 < amounts.rate <= SLICE.rate
 
 
 PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {

@@ -20,6 +20,8 @@ from benchmarks.stress.walks import RefusedError, Walk, go_together
 __all__ = ["run"]
 
 CLIENTS, SESSIONS = 3, 8
+PATIENCE = 600.0
+"""Seconds: a machine that is stopped for a while is no fault of the server's."""
 
 
 class _Guests(threading.Thread):
@@ -34,7 +36,7 @@ class _Guests(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.is_set():
-            visitor = Visitor(self.address)
+            visitor = Visitor(self.address, patience=PATIENCE)
             try:
                 self._visit(visitor)
             except (RefusedError, UnansweredError) as error:
@@ -72,7 +74,7 @@ def run(
     """
     address = f"ipc://{folder}/churn.sock"
     state = ["--state", str(folder / "churned")] if journal else []
-    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", "--ttl", "120", *state]
+    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", "--ttl", "240", *state]
     with House(world, address, options, folder / "churn.log") as house:
         ended = threading.Event()
         guests = [_Guests(address, number, ended) for number in range(CLIENTS)]
@@ -81,7 +83,7 @@ def run(
         rows = _watch(house, seconds, lambda: sum(one.steps for one in guests) >= steps)
         ended.set()
         for one in guests:
-            one.join(60)
+            one.join(PATIENCE)
         visitor = Visitor(address)
         info = visitor.ask("info", kind="control").header
         visitor.close()

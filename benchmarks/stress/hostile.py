@@ -20,6 +20,8 @@ from worldsim.bridge.protocol import MAGIC, control_address
 
 __all__ = ["Flood", "message"]
 
+_GIVE_UP = 10
+"""Messages that were not taken, after which nobody is there."""
 _OPS = (
     "open",
     "step",
@@ -198,7 +200,7 @@ def _attack(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     sockets = {"data": _dealer(context, address), "control": _dealer(context, control_address(address))}
     begun, unanswered, sent = time.monotonic(), 0, 0
-    while sent < messages:
+    while sent < messages and unanswered < _GIVE_UP:
         kind = "control" if chance.random() < 0.25 else "data"
         unanswered += not _send(sockets[kind], message(chance, lease, session))
         sent += 1

@@ -84,15 +84,17 @@ class House:
 
     @property
     def memory(self) -> float:
-        """Resident anonymous memory in MiB."""
+        """Resident anonymous memory in MiB; 0 where it has ended."""
+        if not self.alive:
+            return 0.0
         lines = self._proc("status").read_text().splitlines()
         row = next(line for line in lines if line.startswith("RssAnon"))
         return int(row.split()[1]) / 1024
 
     @property
     def files(self) -> int:
-        """Open file descriptors."""
-        return len(list(self._proc("fd").iterdir()))
+        """Open file descriptors; 0 where it has ended."""
+        return 0 if not self.alive else len(list(self._proc("fd").iterdir()))
 
     def _proc(self, name: str) -> Path:
         assert self.process is not None

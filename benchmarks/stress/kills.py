@@ -37,16 +37,16 @@ class _Walker(threading.Thread):
         self.opened, self.ended, self.house_died = (threading.Event() for _ in range(3))
 
     def run(self) -> None:
-        visitor = Visitor(self.address)
+        visitor = Visitor(self.address, patience=PATIENCE)
         try:
-            visitor.hello(PATIENCE)
+            visitor.hello()
             for walk in self.walks:
                 walk.open(visitor)
             self.opened.set()
             while not self.ended.is_set():
                 self._go(visitor)
             for walk in self.walks:
-                walk.go(visitor, self.chance, PATIENCE)
+                walk.go(visitor, self.chance)
         except (RefusedError, UnansweredError) as error:
             self.tally.refused.append(f"{type(error).__name__}: {error}")
             self.opened.set()
@@ -56,13 +56,13 @@ class _Walker(threading.Thread):
     def _go(self, visitor: Visitor) -> None:
         if self.house_died.is_set():
             self.house_died.clear()
-            known = visitor.hello(PATIENCE)["sessions"]
+            known = visitor.hello()["sessions"]
             for walk in self.walks:
                 walk.checked(known, self.tally)
         if self.chance.random() < 0.2:
-            self.chance.choice(self.walks).go(visitor, self.chance, PATIENCE)
+            self.chance.choice(self.walks).go(visitor, self.chance)
         else:
-            go_together(self.walks, visitor, self.chance, PATIENCE)
+            go_together(self.walks, visitor, self.chance)
 
 
 class _Walkers:
@@ -192,11 +192,11 @@ def _house(folder: Path, world: Path, name: str, steps: int, history: int, *more
 
 def _whole(house: House) -> None:
     """Wait until all engines behind a front are ready."""
-    visitor = Visitor(house.address)
+    visitor = Visitor(house.address, patience=PATIENCE)
     end = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < end:
-            reply = visitor.ask("info", kind="control", patience=PATIENCE)
+            reply = visitor.ask("info", kind="control")
             if reply.header["engines"] == ENGINES:
                 return
             time.sleep(0.1)

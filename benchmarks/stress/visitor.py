@@ -49,9 +49,11 @@ class Visitor:
     Args:
         address: of the server's data socket.
         control: of its control socket where that is not beside it, as behind a proxy.
+        patience: seconds in which a request must be answered, unless it says otherwise.
     """
 
-    def __init__(self, address: str, control: str | None = None) -> None:
+    def __init__(self, address: str, control: str | None = None, patience: float = 60.0) -> None:
+        self.patience = patience
         self.address, self.control = address, control or control_address(address)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._ids = itertools.count(1)
@@ -59,7 +61,7 @@ class Visitor:
         self.sockets = {kind: self._connect(kind) for kind in ("data", "control")}
         self._beat = time.monotonic()
 
-    def hello(self, patience: float = 60.0) -> dict[str, Any]:
+    def hello(self, patience: float | None = None) -> dict[str, Any]:
         """Take up the old lease, or a new one; returns what the server says of itself."""
         reply = self.ask("hello", kind="control", patience=patience, client="stress", lease=self.lease)
         if not reply.ok:
@@ -73,13 +75,13 @@ class Visitor:
         payloads: Sequence[bytes] = (),
         *,
         kind: str = "data",
-        patience: float = 60.0,
+        patience: float | None = None,
         repeat: float = 1.0,
         **fields: Any,
     ) -> Reply:
         """Ask until there is an answer: again after ``repeat`` seconds of silence, later when BUSY."""
         parts, number = self.request(op, payloads, **fields)
-        end = time.monotonic() + patience
+        end = time.monotonic() + (self.patience if patience is None else patience)
         while time.monotonic() < end:
             self.post(parts, kind)
             reply = self.wait(number, repeat, kind)

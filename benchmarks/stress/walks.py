@@ -67,7 +67,7 @@ class Walk:
         self.done.append(dict(request))
         self.hashes.append(_hash(frame))
 
-    def go(self, visitor: Visitor, chance: random.Random, patience: float = 60.0) -> None:
+    def go(self, visitor: Visitor, chance: random.Random, patience: float | None = None) -> None:
         """One request and its acknowledgement."""
         request = self.plan(chance)
         fields = {**request, "session": self.name, "seq": self.seq + 1}
@@ -81,7 +81,9 @@ class Walk:
         tally.duplicate_steps += max(0, seq - self.seq - in_flight)
 
 
-def go_together(walks: list[Walk], visitor: Visitor, chance: random.Random, patience: float = 60.0) -> None:
+def go_together(
+    walks: list[Walk], visitor: Visitor, chance: random.Random, patience: float | None = None
+) -> None:
     """One step of each walk in one request; items that are refused for now are asked for again."""
     left = {
         walk.name: (walk, {"op": "step", "control": walk.plan(chance).get("control", {})}) for walk in walks
