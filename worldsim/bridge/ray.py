@@ -1,0 +1,150 @@
+"""The engines of ``worldsim serve`` on the machines of a Ray cluster, one for each device.
+
+Each is a server of its own with an address of its own; a session lives and ends with the engine that it was
+opened on. Ray starts them, holds their devices and ends them; what clients say never passes through it.
+
+    python -m worldsim.bridge.ray doom-maze --engines 8 --keys DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldsim.bridge.server import Options, Server
+from worldsim.engine.world import load
+from worldsim.errors import ConfigError, DependencyError
+
+__all__ = ["Cluster", "Host", "launch", "main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What is needed to serve a world on a machine; made on one, opened on another."""
+
+    world: str
+    """A shipped name, or a folder that every machine has."""
+    keys: str | None = None
+    """A folder of keys that every machine has; needed unless ``host`` is a loopback address."""
+    host: str | None = None
+    """The address to bind on each machine; None: the one by which Ray knows the machine."""
+    slots: int = 64
+    steps: int = 2
+    history: int = 16
+    device: str = "auto"
+
+    def open(self, own: str) -> Server:
+        """Serve from now on, at any free port of ``host`` or of this machine's ``own`` address.
+
+        Raises:
+            BridgeError: an address that needs keys. CheckpointError: no such world here.
+        """
+        engine = load(self.world, self.device).engine(
+            slots=self.slots, steps=self.steps, history=self.history
+        )
+        keys = None if self.keys is None else Path(self.keys)
+        return Server(engine, Options(address=f"tcp://{self.host or own}:*", keys=keys))
+
+
+class _Engine:
+    """A server in a process of Ray's."""
+
+    def __init__(self, host: Host) -> None:
+        own: str = _ray().util.get_node_ip_address()
+        self._server, self._at = host.open(own), host.host or own
+
+    def address(self) -> str:
+        return f"tcp://{self._at}:{self._server.address.rpartition(':')[2]}"
+
+    def info(self) -> dict[str, Any]:
+        return self._server.info()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Cluster:
+    """Engines that run. Ends them on ``close``, or as a context manager."""
+
+    def __init__(self, engines: Sequence[Any]) -> None:
+        self._ray, self._engines = _ray(), list(engines)
+        self.addresses: list[str] = self._ray.get([engine.address.remote() for engine in self._engines])
+        """Of the engines' data sockets; a client connects to one of them."""
+
+    def info(self) -> list[dict[str, Any]]:
+        """What each engine's ``info`` answers: its free slots, for one."""
+        told: list[dict[str, Any]] = self._ray.get([engine.info.remote() for engine in self._engines])
+        return told
+
+    def close(self) -> None:
+        """Let every engine finish what it was asked for, and end it. Closing twice is fine."""
+        engines, self._engines = self._engines, []
+        self._ray.get([engine.stop.remote() for engine in engines])
+        for engine in engines:
+            self._ray.kill(engine)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def launch(host: Host, engines: int, *, gpus: float = 1.0, cpus: float = 1.0) -> Cluster:
+    """Start ``engines`` engines on the Ray cluster that this process is connected to.
+
+    Args:
+        host: what each of them serves, and how.
+        gpus, cpus: that Ray reserves for each; ``gpus=0`` on machines without.
+
+    Raises:
+        ConfigError: no engine. DependencyError: Ray is not installed. Ray's own errors where an engine fails.
+    """
+    if engines < 1:
+        raise ConfigError("a cluster must have at least one engine", engines)
+    actor = _ray().remote(_Engine).options(num_gpus=gpus, num_cpus=cpus)
+    return Cluster([actor.remote(host) for _ in range(engines)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Launch engines, print their addresses, one a line, and end them at SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m worldsim.bridge.ray", description="Serve with Ray.")
+    parser.add_argument("world", help="a shipped world's name, or a folder that every machine has")
+    parser.add_argument("--engines", type=int, default=1, help="one per device (%(default)s)")
+    parser.add_argument("--gpus", type=float, default=1.0, help="of each engine (%(default)s)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="of each engine (%(default)s)")
+    parser.add_argument("--slots", type=int, default=64, help="sessions of an engine (%(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="denoising passes per frame, K (%(default)s)")
+    parser.add_argument("--keys", metavar="DIR", help="a folder of keys that every machine has")
+    parser.add_argument("--host", help="address to bind on each machine (default: as Ray knows it)")
+    parser.add_argument("--cluster", help="Ray's address (default: RAY_ADDRESS, or this machine alone)")
+    args = parser.parse_args(argv)
+    _ray().init(address=args.cluster, log_to_driver=False)
+    host = Host(world=args.world, keys=args.keys, host=args.host, slots=args.slots, steps=args.steps)
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    with launch(host, args.engines, gpus=args.gpus, cpus=args.cpus) as cluster:
+        print(*cluster.addresses, sep="\n", flush=True)
+        while not asked.wait(0.2):
+            pass
+    return 0
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "worldsim.bridge.ray needs Ray", None, "pip install 'worldsim[ray,bridge]'"
+        ) from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
