@@ -31,6 +31,7 @@ from worldsim.camera import Intrinsics, from_planar
 from worldsim.controls import DOOM_KEYS, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, DataError, WorldsimError, nearest
+from worldsim.model.footing import FootingConfig
 from worldsim.model.generator import GeneratorConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -38,7 +39,7 @@ from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
-FORMAT = 3
+FORMAT = 4
 _SUMS = "SHA256SUMS"
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
@@ -144,7 +145,9 @@ def _write_world(
     (folder / "starts").mkdir(parents=True)
     configs.save(config, folder / "config.json")
     weights = {
-        name: value.detach().to("cpu", torch.float16).contiguous()
+        name: value.detach()
+        .to("cpu", torch.float16 if value.is_floating_point() else value.dtype)
+        .contiguous()
         for name, value in networks.state_dict().items()
     }
     (folder / "weights.safetensors").write_bytes(save_tensors(weights, {"format": str(config.format)}))
@@ -213,8 +216,10 @@ def tiny_world(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     starts = [_tiny_start(source, number, rng) for number in range(2)]
-    world = WorldConfig(name=name, source=source, networks=config)
-    save_world(parent / name, world, Networks(config), starts, "# tiny\n")
+    world, networks = WorldConfig(name=name, source=source, networks=config), Networks(config)
+    if networks.footing is not None:
+        networks.footing.stood[8:-8, 8:-8] = 1
+    save_world(parent / name, world, networks, starts, "# tiny\n")
     return parent / name
 
 
@@ -235,10 +240,11 @@ def _tiny_source(poses: bool) -> SourceSpec:
 def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
     keys = source.control_space.size
     sizes: dict[str, Any] = {"size": source.size, "control": keys + 6, "width": 8, "depth": 1, "channels": 4}
-    history = frame = place = None
+    history = frame = place = footing = None
     if source.has_pose:
         place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
     if tokenizer == "history":
+        footing = FootingConfig(bounds=place.bounds) if place else None
         history = HistoryConfig(**sizes, intrinsics=source.intrinsics, place=place)
     else:
         frame = FrameConfig(**sizes, patch=10)
@@ -251,10 +257,13 @@ def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
             width=16,
             control=keys,
             surroundings=history.surroundings if history else 0,
+            felt=footing.felt if footing else 0,
+            eye=1.3,
             poses=source.has_pose,
         ),
         history=history,
         frame=frame,
+        footing=footing,
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from worldsim.errors import ConfigError, EngineError
+from worldsim.model.footing import Footing, FootingConfig
 from worldsim.model.generator import Generator, GeneratorConfig
 from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.tokenizer.build import build_tokenizer
@@ -29,6 +30,8 @@ class NetworksConfig:
     """The per-frame tokenizer."""
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
+    footing: FootingConfig | None = None
+    """Of sources that are one still place: the map of where one can stand."""
 
     def __post_init__(self) -> None:
         if (self.history is None) == (self.frame is None):
@@ -48,6 +51,7 @@ class Networks(nn.Module):
         unit = Frame(tokens=self.tokenizer.tokens, grid=self.tokenizer.grid)
         self.generator = Generator(config.generator, unit)
         self.heads = Heads(config.heads)
+        self.footing = Footing(config.footing) if config.footing is not None else None
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""
@@ -63,6 +67,13 @@ class Networks(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def around(self, planar: Tensor) -> Tensor | None:
+        """What dynamics are told of what is around cameras [B, 4] (x, y, z, yaw); None without a place."""
+        seen = self.tokenizer.surroundings(planar)
+        if seen is None or self.footing is None:
+            return seen
+        return torch.cat([seen, self.footing.feel(planar)], -1)
 
     def parameter_count(self) -> int:
         """Numbers in all weights."""

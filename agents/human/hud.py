@@ -30,7 +30,7 @@ from worldsim.agents.human.pen import Pen
 from worldsim.agents.human.player import STEPS, Player
 
 GAP, PAD = 10, 14  # at interface scale 1
-LOST = 0.2  # a drift with which nothing of the past is left in the picture
+LOST = 0.75  # a drift that means three metres off, or a picture that has nothing of its past
 ORDER = ("turn_left", "forward", "turn_right", "strafe_left", "backward", "strafe_right")
 
 

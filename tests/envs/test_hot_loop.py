@@ -23,6 +23,7 @@ from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.referee import Together
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import ConfigError
+from worldsim.model import footing
 from worldsim.sampling import philox, rollout
 
 N = 4
@@ -72,6 +73,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
     noise = lambda memory, shape: philox.normal_rows(memory.seeds, memory.indices, 0, shape)  # noqa: E731
     monkeypatch.setattr(rollout, "_noise", noise)
+    monkeypatch.setattr(footing, "asks", lambda device: False)
     decode = lambda self, actions: rollout.Controls(self.unchecked(actions))  # noqa: E731
     monkeypatch.setattr(ActionRows, "controls", decode)
     return monkeypatch

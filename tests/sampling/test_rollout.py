@@ -60,7 +60,7 @@ def same(a: Memory, b: Memory, rows: list[int] | None = None) -> None:
         assert torch.equal(getattr(a.cache, name), getattr(b.cache, name)), name
     for name in ("frame", "reach"):
         assert torch.equal(getattr(a.past, name), getattr(b.past, name)), name
-    for name in ("agent", "twists", "poses", "seeds", "indices"):
+    for name in ("agent", "moves", "doubt", "poses", "seeds", "indices"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
@@ -72,7 +72,7 @@ def test_a_step_moves_memory_on(networks: Networks, steps: int) -> None:
     assert unit.frame.abs().max() <= 1
     assert unit.latent.abs().max() <= 1
     assert ((unit.going_on >= 0) & (unit.going_on <= 1)).all()
-    assert (unit.surprise >= 0).all()
+    assert ((unit.drift >= 0) & (unit.drift <= 1)).all()
     assert torch.equal(memory.past.frame, unit.frame)
     assert memory.indices.tolist() == [2, 2, 2]
     assert memory.cache.index.tolist() == [2, 2, 2]
@@ -94,14 +94,36 @@ def test_keys_move_the_camera_by_the_predicted_twist(networks: Networks) -> None
     if not networks.has_poses:
         pytest.skip("without poses")
     memory = first(networks)
-    around = networks.tokenizer.surroundings(torch.from_numpy(camera.planar(memory.poses.numpy())).float())
+    planar = torch.from_numpy(camera.planar(memory.poses.numpy())).float()
     held = controls(memory)
-    moved = networks.heads.move(memory.agent, around, torch.from_numpy(held.vector), memory.twists)
-    twist = moved.double().numpy() * np.asarray(networks.config.twist_scale)
-    expected = camera.compose(memory.poses.numpy(), camera.exp(twist))
-    step_unit(networks, memory, held, 2)
+    vectors = torch.cat([memory.moves[..., 6:], torch.from_numpy(held.vector)[:, None]], 1)
+    scale = torch.tensor(networks.config.twist_scale)
+    twists, around = memory.moves[..., :6] * scale, networks.around(planar)
+    with torch.inference_mode():
+        twist = (
+            networks.heads.move(memory.agent, around, vectors, twists, planar[:, 2]).twist.double().numpy()
+        )
+        expected = camera.compose(memory.poses.numpy(), camera.exp(twist))
+        step_unit(networks, memory, held, 2)
     np.testing.assert_allclose(memory.poses, expected, atol=1e-12)
-    np.testing.assert_allclose(memory.twists[:, -1].numpy(), networks.normalise(twist), atol=1e-6)
+    np.testing.assert_allclose(memory.moves[:, -1, :6].numpy(), networks.normalise(twist), atol=1e-6)
+    np.testing.assert_array_equal(memory.moves[:, -1, 6:].numpy(), held.vector)
+
+
+def test_keys_do_not_move_the_camera_off_the_ground(tmp_path: Path) -> None:
+    networks = load_world(lively_world(tmp_path)).networks
+    assert networks.footing is not None
+    assert networks.heads.motion is not None
+    memory = first(networks)
+    networks.footing.stood.zero_()
+    spot = memory.poses[:, :2, 3].clone()
+    networks.footing.mark(spot)  # nothing but the cells that they stand on
+    networks.heads.motion.push.bias += 0.3
+    step_unit(networks, memory, controls(memory), 1)
+    moved = (memory.poses[:, :2, 3] - spot).norm(dim=1)
+    assert ((moved > 0) & (moved < 2 * networks.footing.config.cell)).all()
+    twist = memory.moves[:, -1, :6].double().numpy() * np.asarray(networks.config.twist_scale)
+    assert (np.linalg.norm(twist[:, :3], axis=1) < 0.6).all()  # what is remembered is what was done
 
 
 def test_without_poses_the_camera_stays_where_it_is(networks: Networks) -> None:
@@ -124,7 +146,7 @@ def test_observing_takes_the_given_frame_as_it_is(networks: Networks) -> None:
 def test_a_world_begins_at_the_pose_it_is_given(networks: Networks) -> None:
     memory = first(networks)
     assert memory.indices.tolist() == [1, 1, 1]
-    assert not memory.twists.any()
+    assert not memory.moves.any()
     if networks.has_poses:
         np.testing.assert_allclose(camera.planar(memory.poses)[:, 3], [0, 0.5, 1.0])
 

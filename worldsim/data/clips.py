@@ -122,7 +122,16 @@ class ClipStore:
     def sample(
         self, batch: int, length: int, rng: np.random.Generator, *, ends: float = 0.0, frames: bool = True
     ) -> Clip:
-        """Draw ``batch`` windows of ``length`` frames, all windows within an episode being equally likely.
+        """Draw ``batch`` windows of ``length`` frames; see :meth:`draw`.
+
+        Args:
+            batch, length, rng, ends: as of :meth:`draw`.
+            frames: False leaves the frames out, for what needs tracks alone: they come as [B, T, 0, 0, 3].
+        """
+        return self._clip(self.draw(batch, length, rng, ends=ends), length, frames)
+
+    def draw(self, batch: int, length: int, rng: np.random.Generator, *, ends: float = 0.0) -> np.ndarray:
+        """``int64 [B]``: the first arrivals of windows, all windows within an episode being equally likely.
 
         Args:
             batch: number of windows.
@@ -130,7 +139,6 @@ class ClipStore:
             rng: the source of chance.
             ends: share in [0, 1] of the windows that are drawn among those that close with a task's end,
                 which are rare otherwise. Without effect where the split has none.
-            frames: False leaves the frames out, for what needs tracks alone: they come as [B, T, 0, 0, 3].
 
         Raises:
             DataError: no episode is long enough.
@@ -147,7 +155,19 @@ class ClipStore:
         closing = (self._starts + self._lengths - length)[self._is_ended & (windows > 0)]
         if closing.size:
             starts = np.where(rng.random(batch) < ends, rng.choice(closing, batch), starts)
-        return self._clip(starts, length, frames)
+        first: np.ndarray = starts
+        return first
+
+    @property
+    def arrivals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Controls ``float32 [A, n + 1]`` that led to each arrival, and poses ``float64 [A, 4, 4]``.
+
+        Raises:
+            DataError: the source has no poses.
+        """
+        if self._poses is None:
+            raise DataError("tracks need a source with poses", self.spec.name)
+        return self._controls, self._poses[self._frame]
 
     def window(self, episode: int, start: int, length: int) -> Clip:
         """One window (B = 1) of the split's episode number ``episode``, from its arrival ``start`` on.

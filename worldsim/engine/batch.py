@@ -147,7 +147,7 @@ class Batch:
         seen.terminated.zero_()
         seen.drift.zero_()
         if unit is not None:
-            seen.drift.copy_(unit.surprise.double() / 2)
+            seen.drift.copy_(unit.drift.double())
         seen.index.fill_(len(context.frames) - 1)
         return seen
 

@@ -81,7 +81,7 @@ class BatchStep:
         self.pose_given[rows] = torch.zeros_like(unit.reward, dtype=torch.bool) if given is None else given
         self.reward[rows] = unit.reward.float()
         self.terminated[rows] = unit.going_on.float() < 0.5
-        self.drift[rows] = unit.surprise.double() / 2
+        self.drift[rows] = unit.drift.double()
         self.index[rows] = memory.indices - 1
         self.seed[rows] = memory.seeds
         if self.latent is not None:

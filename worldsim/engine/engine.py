@@ -270,7 +270,7 @@ class Engine:
             pose_given=context.poses is not None,
             reward=0.0,
             terminated=False,
-            drift=0.0 if unit is None else float(unit.surprise[0]) / 2,
+            drift=0.0 if unit is None else float(unit.drift[0]),
             index=len(context.frames) - 1,
         )
 
@@ -300,7 +300,7 @@ class Engine:
         seen = to_frame(unit.frame).cpu().numpy() if frames else np.empty((count, 0, 0, 3), np.uint8)
         latents = unit.latent.float().cpu().numpy()
         reward, going_on = unit.reward.float().tolist(), unit.going_on.float().tolist()
-        surprise, indices = unit.surprise.float().tolist(), memory.indices.tolist()
+        drift, indices = unit.drift.float().tolist(), memory.indices.tolist()
         poses = memory.poses.cpu().numpy()
         has_poses = self.world.networks.has_poses
         return [
@@ -310,7 +310,7 @@ class Engine:
                 pose_given=bool(given[i]),
                 reward=reward[i],
                 terminated=going_on[i] < 0.5,
-                drift=surprise[i] / 2,
+                drift=drift[i],
                 index=indices[i] - 1,
                 steps=steps,
                 latent=latents[i],

@@ -36,10 +36,12 @@ def prepare(networks: Networks, dtype: torch.dtype) -> None:
     """Cast once what multiplies; it casts what it is given, so that no autocast is needed.
 
     A place's planes stay float32: they are looked up, not multiplied. So do the generator's own weights and
-    its last norm, which work on float32.
+    its last norm, which work on float32, and dynamics, whose errors add up.
     """
     tokenizer = networks.tokenizer
     kept: set[nn.Module] = {networks.generator.norm}
+    if networks.heads.motion is not None:
+        kept.add(networks.heads.motion)
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
         kept.add(tokenizer.place)
         for _, module in tokenizer.place.named_children():

@@ -19,7 +19,7 @@ from worldsim.sampling.philox import signed
 from worldsim.sampling.rollout import Memory
 from worldsim.tokenizer.protocol import Past
 
-FORMAT = 2
+FORMAT = 3
 _SUM = hashlib.sha256().digest_size
 
 
@@ -45,7 +45,8 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
         "frame": memory.past.frame,
         "reach": memory.past.reach,
         "agent": memory.agent,
-        "twists": memory.twists,
+        "moves": memory.moves,
+        "doubt": memory.doubt,
         "poses": memory.poses,
         "seen": torch.from_numpy(step.frame.copy()),
     }
@@ -114,7 +115,8 @@ def _memory(tensors: dict[str, Tensor], header: dict[str, Any]) -> Memory:
         ),
         past=Past(tensors["frame"], tensors["reach"]),
         agent=tensors["agent"],
-        twists=tensors["twists"],
+        moves=tensors["moves"],
+        doubt=tensors["doubt"],
         poses=tensors["poses"],
         seeds=torch.tensor([signed(header["session_seed"])], device=tensors["index"].device),
         indices=torch.tensor([header["frames"]], device=tensors["index"].device),

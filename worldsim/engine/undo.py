@@ -20,7 +20,8 @@ class Undo:
     page: Page
     past: Past
     agent: Tensor
-    twists: Tensor
+    moves: Tensor
+    doubt: Tensor
     pose: Tensor
     step: Step
     """What the session had answered before."""
@@ -30,7 +31,8 @@ class Undo:
         """Of one row of ``memory`` before it is stepped; tensors are shared with it."""
         one, past = slice(row, row + 1), memory.past
         kept = Past(past.frame[one], past.reach[one])
-        return Undo(page.row(row), kept, memory.agent[one], memory.twists[one], memory.poses[one], step)
+        moved = memory.moves[one], memory.doubt[one], memory.poses[one]
+        return Undo(page.row(row), kept, memory.agent[one], *moved, step)
 
 
 def undo(memory: Memory, undone: Sequence[Undo]) -> None:
@@ -38,6 +40,6 @@ def undo(memory: Memory, undone: Sequence[Undo]) -> None:
     for one in undone:
         memory.cache.unwrite(one.page)
     last = undone[-1]
-    memory.past, memory.agent, memory.twists = last.past, last.agent, last.twists
-    memory.poses = last.pose
+    memory.past, memory.agent, memory.moves = last.past, last.agent, last.moves
+    memory.doubt, memory.poses = last.doubt, last.pose
     memory.indices = memory.indices - len(undone)

@@ -1,6 +1,6 @@
 """What the agent feels: how the camera moves, the reward, whether the episode goes on.
 
-Shapes: ... batch axes, D agent width, S surroundings, M keys and look, P past twists, 6 twist.
+Shapes: ... batch axes, B cameras, D agent width, S surroundings.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldsim.model.dynamics import Dynamics, Prediction
 
 BINS = 41
 """Of the reward, even in symlog from -5 to 5."""
@@ -26,14 +28,16 @@ class HeadsConfig:
     """Keys and look, M."""
     surroundings: int = 0
     """Length of what the tokenizer tells of the surroundings; 0: none, the agent token is read instead."""
+    felt: int = 0
+    """Length of what a footing tells dynamics besides."""
     twists: int = 4
-    """Past twists that the motion head sees."""
+    """Past twists and controls that dynamics see."""
     poses: bool = True
     """Whether the source has poses."""
+    eye: float = 0.0
+    """Height of the camera at rest, in metres."""
     coasting: float | None = None
-    """Without keys and look the camera moves and turns by at most this share of its last step: what nobody
-    pushes slows down. None: no such rule. Recordings hardly show idleness, and small errors would add up to
-    a walk."""
+    """See ``Dynamics``."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -63,25 +67,23 @@ class Heads(nn.Module):
         super().__init__()
         self.config = config
         seen = config.surroundings or config.width
-        hidden = 256
-        state = seen + config.control + 6 * config.twists
-        self.motion = _perceptron(state, hidden, 6, layers=4) if config.poses else None
-        self.outcome = _perceptron(seen, hidden, BINS + 1, layers=3)
+        self.motion = self._dynamics(seen + config.felt) if config.poses else None
+        self.outcome = _perceptron(seen, 256, BINS + 1, layers=3)
 
-    def move(self, agent: Tensor, surroundings: Tensor | None, control: Tensor, twists: Tensor) -> Tensor:
-        """The next normalised twist [..., 6] of the camera, from the state before and the keys now.
+    def _dynamics(self, around: int) -> Dynamics:
+        config = self.config
+        return Dynamics(config.control, around, config.twists, config.eye, config.coasting)
 
-        ``agent`` [..., D], ``surroundings`` [..., S], ``control`` [..., M],
-        ``twists`` [..., P, 6], newest last.
+    def move(
+        self, agent: Tensor, around: Tensor | None, controls: Tensor, twists: Tensor, height: Tensor
+    ) -> Prediction:
+        """The next step of the camera; see ``Dynamics``.
+
+        Without surroundings, ``around`` is None and the agent token [B, D] is read.
         """
         assert self.motion is not None, "only a source with poses has motion"
-        seen = surroundings if surroundings is not None else agent
-        state = torch.cat([seen, control, twists.flatten(-2)], -1)
-        twist = self.motion(state.to(_dtype(self.motion))).float()
-        if self.config.coasting is None:
-            return twist
-        idle = (control == 0).all(-1, keepdim=True)
-        return torch.where(idle, _slowed(twist, twists[..., -1, :], self.config.coasting), twist)
+        step: Prediction = self.motion(agent if around is None else around, controls, twists, height)
+        return step
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward logits [..., 41] and the logit of going on [...], from the place or the frame just made.
@@ -91,13 +93,6 @@ class Heads(nn.Module):
         seen = agent if surroundings is None else surroundings
         out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :BINS], out[..., BINS]
-
-
-def _slowed(twist: Tensor, last: Tensor, share: float) -> Tensor:
-    """``twist`` [..., 6]: translation and rotation, each no longer than ``share`` of that of ``last``."""
-    both, before = twist.unflatten(-1, (2, 3)), last.unflatten(-1, (2, 3))
-    limit = share * before.norm(dim=-1, keepdim=True)
-    return (both * (limit / both.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)).flatten(-2)
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -32,8 +32,10 @@ class Memory:
     past: Past
     agent: Tensor
     """Agent token of the last frame [B, D]."""
-    twists: Tensor
-    """Last normalised twists, newest last [B, P, 6]."""
+    moves: Tensor
+    """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and look that led to it."""
+    doubt: Tensor
+    """How far off the camera may be, in metres [B]; 0 where it was given."""
     poses: Tensor
     """Camera-to-world of the last frame, float64 [B, 4, 4]; identity where the source has no poses."""
     seeds: Tensor
@@ -53,8 +55,9 @@ class Memory:
     def take(self, rows: Rows, other: Memory) -> None:
         """Overwrite all of some worlds but their cache."""
         self.past.frame[rows], self.past.reach[rows] = other.past.frame, other.past.reach
-        self.agent[rows], self.twists[rows] = other.agent.to(self.agent.dtype), other.twists
-        self.poses[rows], self.seeds[rows], self.indices[rows] = other.poses, other.seeds, other.indices
+        self.agent[rows], self.moves[rows] = other.agent.to(self.agent.dtype), other.moves
+        self.doubt[rows], self.poses[rows] = other.doubt, other.poses
+        self.seeds[rows], self.indices[rows] = other.seeds, other.indices
 
     def put(self, rows: np.ndarray | Rows, other: Memory) -> None:
         """Overwrite some worlds with those of ``other``, in this memory's number type."""
@@ -75,7 +78,8 @@ class Memory:
             cache=self.cache.to(device),
             past=Past(self.past.frame.to(device), self.past.reach.to(device)),
             agent=self.agent.to(device),
-            twists=self.twists.to(device),
+            moves=self.moves.to(device),
+            doubt=self.doubt.to(device),
             poses=self.poses.to(device),
             seeds=self.seeds.to(device),
             indices=self.indices.to(device),
@@ -89,7 +93,7 @@ class Memory:
 
     def _parts(self) -> tuple[Tensor, ...]:
         """All but the cache, worlds first."""
-        own = (self.agent, self.twists, self.poses, self.seeds, self.indices)
+        own = (self.agent, self.moves, self.doubt, self.poses, self.seeds, self.indices)
         return (self.past.frame, self.past.reach, *own)
 
     def _gather(self, rows: Rows, cache: Cache) -> Memory:
@@ -167,8 +171,8 @@ class Unit:
     """[B]"""
     going_on: Tensor
     """Probability that the episode goes on [B]."""
-    surprise: Tensor
-    """Where the past speaks, how far the frame is from what it said: mean absolute difference [B]."""
+    drift: Tensor
+    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``_drift``."""
     latent: Tensor
     """[B, N, C]"""
     view: View
@@ -182,7 +186,8 @@ def blank(networks: Networks, batch: int, context: int | None = None) -> Memory:
         cache=networks.generator.empty_cache(batch, context),
         past=networks.tokenizer.blank(batch, device),
         agent=networks.generator.latent_in.weight.new_zeros(batch, config.generator.width),
-        twists=torch.zeros(batch, config.heads.twists, 6, device=device),
+        moves=torch.zeros(batch, config.heads.twists, 6 + config.heads.control, device=device),
+        doubt=torch.zeros(batch, device=device),
         poses=torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1),
         seeds=torch.zeros(batch, dtype=torch.int64, device=device),
         indices=torch.zeros(batch, dtype=torch.int64, device=device),
@@ -212,7 +217,7 @@ def step_unit(
     """
     lead = controls.on(networks.device)
     move = _move(networks, memory, lead)
-    view = _view(networks, memory, lead, move)
+    view = _view(networks, memory, move)
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
     latent = _noise(memory, (generator.tokens, generator.config.channels))
@@ -228,7 +233,7 @@ def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: C
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``memory`` in place."""
     lead = controls.on(networks.device)
     move = _move(networks, memory, lead)
-    view = _view(networks, memory, lead, move)
+    view = _view(networks, memory, move)
     latent = networks.tokenizer.encode(frames, view)
     clean = _Passes.over(networks, memory, view, 0).run(latent, 0)
     return _commit(networks, memory, frames, latent, view, move, clean)
@@ -272,8 +277,12 @@ def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
 class _Move:
     """How the camera gets to the new frame."""
 
+    vector: Tensor
+    """Keys and look [B, M]."""
     twist: Tensor
     """Normalised [B, 6]."""
+    doubt: Tensor
+    """How far off the camera may then be, in metres [B]."""
     poses: Tensor
     """The new frame's camera-to-world, float64 [B, 4, 4]."""
     planar: Tensor | None
@@ -281,21 +290,42 @@ class _Move:
 
 
 def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
-    """The explicit pose where one is given, the motion head's prediction elsewhere."""
+    """The explicit pose where one is given, elsewhere the motion head's prediction, kept on the ground."""
     if not networks.has_poses:
-        return _Move(memory.poses.new_zeros(len(lead.vector), 6).float(), memory.poses, None, None)
+        still = memory.poses.new_zeros(len(lead.vector), 6).float()
+        return _Move(lead.vector, still, memory.doubt, memory.poses, None, None)
     scale, divisor = _scales(networks.config.twist_scale, networks.device)
-    around = networks.tokenizer.surroundings(se3.planar(memory.poses))
-    moved = networks.heads.move(memory.agent.float(), around, lead.vector, memory.twists)
-    twist = moved.double() * scale
+    planar, twists = se3.planar(memory.poses), memory.moves[..., :6] * scale.float()
+    controls = torch.cat([memory.moves[..., 6:], lead.vector[:, None]], 1)
+    around = networks.around(planar)
+    step = networks.heads.move(memory.agent.float(), around, controls, twists, planar[:, 2])
+    doubt = memory.doubt * (1 + step.spread) + step.slip
+    twist = step.twist.double() * (scale > 0)
     motion = se3.exp(twist)
-    poses = memory.poses @ motion  # both are rigid by now
+    wanted = memory.poses @ motion  # both are rigid by now
+    poses = _stand(networks, memory.poses, wanted)
+    if poses is not wanted:
+        motion = se3.relative(memory.poses, poses)
+        twist = se3.log(motion)
     if lead.poses is not None and lead.given is not None:
         asked, given = se3.relative(memory.poses, lead.poses), lead.given[:, None]
         twist = torch.where(given, se3.log(asked), twist)
         motion = torch.where(given[:, None], asked, motion)
         poses = torch.where(given[:, None], lead.poses, poses)
-    return _Move((twist / divisor).float(), poses, se3.planar(poses), motion.float())
+        doubt = torch.where(lead.given, 0.0, doubt)
+    return _Move(lead.vector, (twist / divisor).float(), doubt, poses, se3.planar(poses), motion.float())
+
+
+def _stand(networks: Networks, poses: Tensor, wanted: Tensor) -> Tensor:
+    """Where cameras [B, 4, 4] come to stand that want to be at ``wanted``; the same tensor where all may."""
+    if networks.footing is None:
+        return wanted
+    ground = networks.footing.hold(poses[:, :2, 3], wanted[:, :2, 3])
+    if ground is None:
+        return wanted
+    held = wanted.clone()
+    held[:, :2, 3] = ground
+    return held
 
 
 @cache
@@ -313,8 +343,8 @@ def _noise(memory: Memory, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(normal_batch(memory.seeds.numpy(), memory.indices.numpy(), 0, shape))
 
 
-def _view(networks: Networks, memory: Memory, lead: Lead, move: _Move) -> View:
-    control = torch.cat([lead.vector, move.twist], -1)
+def _view(networks: Networks, memory: Memory, move: _Move) -> View:
+    control = torch.cat([move.vector, move.twist], -1)
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 
@@ -331,9 +361,19 @@ def _commit(
     memory.cache.write(clean.keys[:, :, 0], clean.values[:, :, 0])
     memory.past = Past(frame, view.reach)
     memory.agent = clean.agent[:, 0]
-    memory.twists = torch.cat([memory.twists[:, 1:], move.twist[:, None]], 1)
-    memory.poses, memory.indices = move.poses, memory.indices + 1
+    memory.moves = torch.cat([memory.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
+    memory.doubt, memory.poses, memory.indices = move.doubt, move.poses, memory.indices + 1
     reward, going_on = networks.heads.judge(memory.agent, networks.tokenizer.surroundings(move.planar))
+    return Unit(frame, expected(reward), going_on.sigmoid(), _drift(frame, view, move.doubt), latent, view)
+
+
+def _drift(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
+    """What picture and camera may have lost, [B] in [0, 1].
+
+    Of the picture: where the past speaks, how far the frame is from what it said, as a share of the pixel
+    range. Of the camera: half at a metre of expected error, which is learnt on walks and adds up until a pose
+    is given.
+    """
     known = (frame - view.warped).abs() * view.valid
-    surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05)
-    return Unit(frame, expected(reward), going_on.sigmoid(), surprise, latent, view)
+    surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05) / 2
+    return 1 - (1 - surprise) / (1 + doubt)

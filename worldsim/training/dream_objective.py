@@ -22,6 +22,7 @@ from worldsim.networks import Networks
 from worldsim.sampling.flow import advance, mix
 from worldsim.tokenizer.protocol import Past
 from worldsim.training.batch import Batch
+from worldsim.training.motion_objective import doubt_loss
 from worldsim.training.stage import Logs, Objective
 
 
@@ -163,12 +164,19 @@ def heads_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
 
 def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
     """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the frame before."""
-    past, twists = networks.config.heads.twists, batch.control[..., -6:]
-    before = (
-        F.pad(twists, (0, 0, past, 0)).unfold(1, past, 1)[:, 1:-1].transpose(-1, -2)
-    )  # [B, T - 1, past, 6]
-    moved = networks.heads.move(agent[:, :-1].float(), None, batch.control[:, 1:, :-6], before)
-    return F.smooth_l1_loss(moved, twists[:, 1:], beta=0.1)
+    assert networks.heads.motion is not None
+    assert batch.planar is not None
+    past, scale = networks.config.heads.twists, batch.control.new_tensor(networks.config.twist_scale)
+    moves = F.pad(batch.control, (0, 0, past, 0)).unfold(1, past + 1, 1)[:, 1:].transpose(-1, -2)
+    moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, M]
+    controls, twists = moves[..., :-6], moves[..., -6:]
+    state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
+    step = networks.heads.move(state, None, controls, twists[:, :-1] * scale, height)
+    turn = networks.heads.motion.turns(controls, twists[:, :-1] * scale)
+    moved = torch.cat([step.twist[:, :3], turn], 1) / scale.clamp(min=1e-6)
+    error = (moved - twists[:, -1]).masked_fill(scale == 0, 0)
+    doubt = doubt_loss(step.slip, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6))))
+    return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * doubt
 
 
 def dream_objective(networks: Networks, clips: ClipStore, batch: int, length: int) -> Objective:

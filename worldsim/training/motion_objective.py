@@ -1,11 +1,13 @@
 """Learning how keys move the camera, and what it is paid where: needs a learnt place but no frames.
 
-The motion head's own errors are what it meets in play, so it learns on walks of its own: from a true moment
-it goes on by what it predicts, and is held against where the camera truly went. Walks grow from one step to
-many.
+What is nearly linear is solved for at once. Dynamics' own errors are what they meet in play, so the rest is
+learnt on walks: from a true moment they go on by what they predict, and are held against where the camera
+truly went. First comes the turn, then walks of one step, then ever longer ones.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,12 +16,17 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
+from worldsim.model.dynamics import LEVER, Dynamics, as_moved, as_twist
 from worldsim.model.heads import two_hot
 from worldsim.networks import Networks
 from worldsim.training.stage import Logs, Objective
+from worldsim.training.tracks import Track, Tracks
 
 _METRES, _RADIANS = 0.1, 0.05
 """Errors of place and direction that count as 1."""
+_TURNING, _STEPPING = 0.2, 0.6
+"""Shares of the stage at which walks begin, and at which they become longer than one step."""
+_error = partial(F.smooth_l1_loss, beta=0.02)
 
 
 def twists_of(networks: Networks, poses: np.ndarray) -> np.ndarray:
@@ -31,52 +38,118 @@ def twists_of(networks: Networks, poses: np.ndarray) -> np.ndarray:
 def walk(planar: Tensor, twist: Tensor) -> Tensor:
     """Where level cameras ``planar`` [B, 4] (x, y, z, yaw) are after ``twist`` [B, 6] (metres, radians).
 
-    The planar case of ``camera.exp``, with gradients: what leaves the ground or tilts is left out.
+    The planar case of ``camera.exp``, with gradients: what tilts is left out.
     """
     x, y, z, yaw = planar.unbind(-1)
-    right, forward, turn = twist[:, 0], twist[:, 2], twist[:, 4]
-    sine = torch.sinc(turn / torch.pi)
-    cosine = torch.sinc(turn / (2 * torch.pi)) * torch.sin(turn / 2)  # (1 - cos turn) / turn
-    right, forward = sine * right + cosine * forward, sine * forward - cosine * right
+    right, down, forward = as_moved(twist[:, :3], twist[:, 4]).unbind(-1)
     x = x + right * yaw.sin() + forward * yaw.cos()
     y = y - right * yaw.cos() + forward * yaw.sin()
-    return torch.stack([x, y, z, yaw - turn], -1)
+    return torch.stack([x, y, z - down, yaw - twist[:, 4]], -1)
 
 
-def motion_objective(networks: Networks, clips: ClipStore, batch: int = 512, longest: int = 16) -> Objective:
-    """Smooth L1 errors of a walk's twists, places and directions, under the true controls.
+def motion_objective(
+    networks: Networks, clips: ClipStore, batch: int = 1024, longest: int = 16, warm: bool = False
+) -> Objective:
+    """Smooth L1 errors of turns, walks under the true controls, and outcomes; and what errors to expect.
 
-    Walks are of 1 step at first and of ``longest`` steps from the middle of the stage on. The batch shrinks
-    with their length, so that a step of training takes about as long.
+    The batch shrinks with the length of the walks, so that a step of training takes about as long. ``warm``
+    dynamics, which have learnt to turn, begin with walks.
     """
-    past = networks.config.heads.twists
-    scale = torch.tensor(networks.config.twist_scale)
+    tracks, past = Tracks(clips), networks.config.heads.twists
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        device = networks.device
-        length = max(1, min(longest, round(2 * progress * longest)))
-        clip = clips.sample(max(64, 2 * batch // (1 + length)), past + 1 + length, rng, frames=False)
-        assert clip.poses is not None
-        true = torch.from_numpy(camera.planar(clip.poses)).float().to(device)
-        twists = torch.from_numpy(twists_of(networks, clip.poses)).to(device)
-        controls = torch.from_numpy(clip.controls).to(device)
-        before = _forget(twists[:, 1 : past + 1], rng)
-        agent = torch.zeros(len(true), networks.config.heads.width, device=device)
-        at, loss = true[:, past], true.new_zeros(())
-        for t in range(past + 1, past + 1 + length):
-            with torch.no_grad():
-                around = networks.tokenizer.surroundings(at)
-            twist = networks.heads.move(agent, around, controls[:, t], before)
-            at, before = walk(at, twist * scale.to(device)), torch.cat([before[:, 1:], twist[:, None]], 1)
-            error = _error(at, true[:, t])
-            loss = loss + F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
-            loss = loss + F.smooth_l1_loss(twist, twists[:, t], beta=0.1)
-        loss = loss / length + _outcome_loss(networks, clips, rng)
-        size = error.detach().abs().mean(0).tolist()
-        metres, degrees = _METRES * (size[0] + size[1]), float(np.degrees(_RADIANS * size[2]))
-        return loss, {"metres": metres, "degrees": degrees, "walk": float(length)}
+        loss = _turn_loss(networks, tracks.sample(4 * batch, past + 2, rng))
+        loss, logs = loss + _outcome_loss(networks, clips, rng), {"turn": loss.item()}
+        if warm:
+            progress = _TURNING + progress * (1 - _TURNING)
+        if progress >= _TURNING:
+            share = (progress - _STEPPING) / (1 - _STEPPING)
+            length = max(1, min(longest, round(2 * share * longest)))
+            track = tracks.sample(max(64, 2 * batch // (1 + length)), past + 1 + length, rng)
+            walked, off = _walk_loss(networks, track, rng)
+            loss, logs = loss + walked, logs | off | {"walk": float(length)}
+        return loss, logs
 
     return objective
+
+
+def solve_pushes(networks: Networks, clips: ClipStore, batch: int = 60_000) -> None:
+    """Set the linear part of dynamics by robust least squares (iteratively reweighted, for the mean absolute
+    error): steps into walls, which are not linear, count for little."""
+    dynamics = _dynamics(networks)
+    past, rng = networks.config.heads.twists, np.random.default_rng(0)
+    track = Tracks(clips).sample(batch, past + 2, rng)
+    now = track.twists[:, -1]
+    with torch.no_grad():
+        told = dynamics.pushes(track.controls[:, 1:], track.twists[:, 1:-1], now[:, 3:]).double()
+        moved = as_moved(now[:, :3], now[:, 4]).double()
+        told = torch.cat([told, torch.ones_like(told[:, :1])], 1)
+        weight, ridge = torch.ones_like(told[:, :1]), 1e-6 * torch.eye(told.shape[1]).double()
+        for _ in range(30):
+            mixture = torch.linalg.solve((told * weight).T @ told + ridge, (told * weight).T @ moved)
+            weight = 1 / ((told @ mixture - moved)[:, ::2].norm(dim=1, keepdim=True) + 2e-3)
+        mixture[:, 1] = 0  # the swing of a walk is no mixture of pushes
+        dynamics.push.weight.copy_(mixture[:-1].T)
+        dynamics.push.bias.copy_(mixture[-1])
+
+
+def _dynamics(networks: Networks) -> Dynamics:
+    motion = networks.heads.motion
+    assert motion is not None, "only a source with poses has dynamics"
+    return motion
+
+
+def _turn_loss(networks: Networks, track: Track) -> Tensor:
+    """Of one step's rotation."""
+    device = networks.device
+    controls, before = track.controls[:, 1:].to(device), track.twists[:, 1:-1].to(device)
+    error = (_dynamics(networks).turns(controls, before) - track.twists[:, -1, 3:].to(device)) / _RADIANS
+    return _error(error, torch.zeros_like(error)) + 0.1 * error.square().mean()
+
+
+def _walk_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tuple[Tensor, Logs]:
+    """Of places, heights, directions and twists on the way; and how far off the last ones are."""
+    device, past = networks.device, networks.config.heads.twists
+    true, twists, controls = (part.to(device) for part in (track.planar, track.twists, track.controls))
+    at, before, loss = true[:, past], _shaken(twists[:, 1 : past + 1], rng), true.new_zeros(())
+    doubt = torch.zeros_like(at[:, 0])
+    for t in range(past + 1, true.shape[1]):
+        with torch.no_grad():
+            around = networks.around(at)
+        assert around is not None, "the motion stage is for sources with a place"
+        step = _dynamics(networks)(around, controls[:, t - past : t + 1], before, at[:, 2])
+        at, twist = _on_ground(networks, at, step.twist)
+        doubt = doubt * (1 + step.spread) + step.slip
+        before = torch.cat([before[:, 1:], twist[:, None]], 1)
+        off, slip = _off(at, true[:, t]), (twist - twists[:, t])[:, :3] / _METRES
+        loss = loss + _error(off, torch.zeros_like(off)) + _error(slip, torch.zeros_like(slip))
+        loss = loss + 0.1 * doubt_loss(doubt, _METRES * off[:, :2].norm(dim=1), _RADIANS * off[:, 3].abs())
+    size = off.detach().abs().mean(0).tolist()
+    degrees = float(np.degrees(_RADIANS * size[3]))
+    return loss / (true.shape[1] - past - 1), {"metres": _METRES * (size[0] + size[1]), "degrees": degrees}
+
+
+def doubt_loss(doubt: Tensor, metres: Tensor, radians: Tensor) -> Tensor:
+    """Of a doubt [B] as the mean of an exponential distribution of errors: of place [B] and direction [B]."""
+    error, scale = (metres + LEVER * radians).detach(), doubt + 1e-3
+    return (scale.log() + error / scale).mean()
+
+
+def _on_ground(networks: Networks, at: Tensor, twist: Tensor) -> tuple[Tensor, Tensor]:
+    """Where ``twist`` [B, 6] brings cameras ``at`` [B, 4], as the footing lets it, and the twist made of it.
+
+    Gradients pass as if there were no walls.
+    """
+    after = walk(at, twist)
+    held = None
+    if networks.footing is not None:
+        held = networks.footing.hold(at[:, :2].detach().double(), after[:, :2].detach().double())
+    if held is None:
+        return after, twist
+    after = torch.cat([after[:, :2] + (held - after[:, :2].detach()).float(), after[:, 2:]], 1)
+    (x, y), yaw = (after - at)[:, :2].unbind(-1), at[:, 3]
+    moved = [x * yaw.sin() - y * yaw.cos(), twist[:, 1], x * yaw.cos() + y * yaw.sin()]
+    return after, torch.cat([as_twist(torch.stack(moved, -1), twist[:, 4]), twist[:, 3:]], 1)
 
 
 def _outcome_loss(networks: Networks, clips: ClipStore, rng: np.random.Generator, batch: int = 512) -> Tensor:
@@ -93,15 +166,15 @@ def _outcome_loss(networks: Networks, clips: ClipStore, rng: np.random.Generator
     return loss + F.binary_cross_entropy_with_logits(going_on, 1 - ends)
 
 
-def _forget(twists: Tensor, rng: np.random.Generator) -> Tensor:
-    """A tenth of the pasts withheld, as in the first frames of a dream, the others a little wrong."""
-    kept = torch.from_numpy(rng.random((len(twists), 1, 1)) >= 0.1).to(twists.device)
-    noise = torch.from_numpy(rng.standard_normal(tuple(twists.shape), np.float32)).to(twists.device)
-    return twists * kept + 0.02 * noise
+def _shaken(twists: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pasts that are a millimetre and a milliradian wrong, as in a dream."""
+    return twists + 1e-3 * torch.from_numpy(rng.standard_normal(tuple(twists.shape), np.float32)).to(
+        twists.device
+    )
 
 
-def _error(at: Tensor, true: Tensor) -> Tensor:
-    """x, y and yaw [B, 3] in multiples of what counts as 1; full turns do not count."""
+def _off(at: Tensor, true: Tensor) -> Tensor:
+    """x, y, z and yaw [B, 4] in multiples of what counts as 1; full turns do not count."""
     yaw = at[:, 3] - true[:, 3]
     yaw = torch.atan2(yaw.sin(), yaw.cos())
-    return torch.stack([*((at - true)[:, :2] / _METRES).unbind(-1), yaw / _RADIANS], -1)
+    return torch.stack([*((at - true)[:, :3] / _METRES).unbind(-1), yaw / _RADIANS], -1)

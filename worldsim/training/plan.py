@@ -7,11 +7,12 @@ from functools import partial
 from torch import nn
 
 from worldsim.data.clips import ClipStore
+from worldsim.model.heads import Heads
 from worldsim.networks import Networks
 from worldsim.tokenizer.history import HistoryTokenizer
 from worldsim.tokenizer.place import Place
 from worldsim.training.dream_objective import dream_objective
-from worldsim.training.motion_objective import motion_objective
+from worldsim.training.motion_objective import motion_objective, solve_pushes
 from worldsim.training.place_objective import place_objective
 from worldsim.training.recipes import Recipe, prepare_place
 from worldsim.training.rollout_objective import rollout_objective
@@ -27,8 +28,12 @@ def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) 
         rates = _place_rates(tokenizer.place, recipe.rate)
         stages.append(Stage("place", recipe.place_share, rates, objective, start))
         if networks.heads.motion is not None:
-            rates = [Rate(list(networks.heads.parameters()), 2e-3 * recipe.rate)]
-            stages.append(Stage("motion", recipe.motion_share, rates, motion_objective(networks, clips)))
+            start = None if warm else partial(solve_pushes, networks, clips)
+            objective, rates = (
+                motion_objective(networks, clips, warm=warm),
+                _heads_rates(networks.heads, recipe.rate),
+            )
+            stages.append(Stage("motion", recipe.motion_share, rates, objective, start))
     learn = _dream_parameters(networks)
     dream = dream_objective(networks, clips, recipe.batch, recipe.length)
     stages.append(Stage("dream", recipe.dream_share, [Rate(learn, 1e-3 * recipe.rate, 0.01)], dream))
@@ -44,6 +49,13 @@ def _place_rates(place: Place, rate: float) -> list[Rate]:
     planes = [place.ground, place.level, place.wall_x, place.wall_y]
     colour = [weight for module in place.children() for weight in module.parameters()]
     return [Rate([place.occupancy], 1e-2 * rate), Rate(planes, 2e-2 * rate), Rate(colour, 3e-3 * rate)]
+
+
+def _heads_rates(heads: Heads, rate: float) -> list[Rate]:
+    """What was solved for is only touched up."""
+    solved = [] if heads.motion is None else list(heads.motion.push.parameters())
+    others = [weight for weight in heads.parameters() if all(weight is not it for it in solved)]
+    return [Rate(others, 2e-3 * rate), Rate(solved, 1e-4 * rate)]
 
 
 def _dream_parameters(networks: Networks) -> list[nn.Parameter]:

@@ -11,6 +11,7 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, nearest
+from worldsim.model.footing import FootingConfig
 from worldsim.model.generator import GeneratorConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -120,18 +121,23 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
         context=recipe.context,
     )
     surroundings = history.surroundings if history else 0
+    bounds = history.place.bounds if history and history.place else None
+    footing = FootingConfig(bounds=bounds) if bounds else None
     return NetworksConfig(
         generator=generator,
         heads=HeadsConfig(
             width=recipe.width,
             control=keys,
             surroundings=surroundings,
+            felt=footing.felt if footing else 0,
             poses=poses is not None,
+            eye=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
             coasting=_COASTING if spec.name in SCENES else None,
         ),
         history=history,
         frame=tokenizer if isinstance(tokenizer, FrameConfig) else None,
         twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
+        footing=footing,
     )
 
 
@@ -147,10 +153,13 @@ def _plan_tokenizer(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) 
 
 
 def prepare_place(networks: Networks, clips: ClipStore) -> None:
-    """Mark what the camera has visited as free space."""
+    """Mark what the camera has visited as free space, and as ground to stand on."""
     tokenizer = networks.tokenizer
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None and clips.poses is not None:
-        tokenizer.place.mark_free(torch.from_numpy(clips.poses[:, :2, 3]).float())
+        visited = torch.from_numpy(clips.poses[:, :2, 3])
+        tokenizer.place.mark_free(visited.float())
+        if networks.footing is not None:
+            networks.footing.mark(visited)
 
 
 def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:

@@ -1,0 +1,67 @@
+"""Dynamics from tracks: the linear part is solved for, the rest is learnt on walks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldsim import camera
+from worldsim.data.clips import ClipStore
+from worldsim.model.dynamics import as_moved
+from worldsim.networks import Networks
+from worldsim.training.motion_objective import motion_objective, solve_pushes
+from worldsim.training.recipes import Recipe, plan_networks, prepare_place
+from worldsim.training.tracks import Tracks
+
+
+def build(recipe: Recipe, clips: ClipStore) -> Networks:
+    torch.manual_seed(0)
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    prepare_place(networks, clips)
+    return networks
+
+
+def test_tracks_are_those_of_the_clips(clips: ClipStore) -> None:
+    track = Tracks(clips).sample(6, 5, np.random.default_rng(3))
+    clip = clips.sample(6, 5, np.random.default_rng(3), frames=False)
+    assert clip.poses is not None
+    np.testing.assert_allclose(track.planar, camera.planar(clip.poses), atol=1e-5)
+    np.testing.assert_array_equal(track.controls[:, 1:], clip.controls[:, 1:])
+    twists = camera.log(camera.relative(clip.poses[:, :-1], clip.poses[:, 1:]))
+    np.testing.assert_allclose(track.twists[:, 1:], twists, atol=1e-5)
+
+
+def test_pushes_are_solved_for(recipe: Recipe, clips: ClipStore) -> None:
+    networks, past = build(recipe, clips), 4
+    solve_pushes(networks, clips, batch=500)
+    assert networks.heads.motion is not None
+    track = Tracks(clips).sample(50, past + 2, np.random.default_rng(1))
+    now = track.twists[:, -1]
+    told = networks.heads.motion.pushes(track.controls[:, 1:], track.twists[:, 1:-1], now[:, 3:])
+    torch.testing.assert_close(
+        networks.heads.motion.push(told), as_moved(now[:, :3], now[:, 4]), atol=2e-3, rtol=0
+    )
+
+
+def test_walks_get_better(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    solve_pushes(networks, clips, batch=500)
+    objective = motion_objective(networks, clips, batch=64, longest=4)
+    optimizer = torch.optim.Adam(networks.heads.parameters(), 3e-3)
+    off = []
+    for step in range(60):
+        loss, logs = objective(np.random.default_rng(step), 0.9)
+        assert logs["walk"] == 4
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        off.append(logs["metres"] + logs["degrees"])
+    assert np.mean(off[-5:]) < 0.5 * np.mean(off[:5])
+
+
+def test_turns_are_learnt_first(recipe: Recipe, clips: ClipStore) -> None:
+    objective = motion_objective(build(recipe, clips), clips, batch=16)
+    assert "walk" not in objective(np.random.default_rng(0), 0.0)[1]
+    lengths = [objective(np.random.default_rng(0), progress)[1]["walk"] for progress in (0.3, 0.7, 1.0)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (1, 16)

@@ -1,0 +1,168 @@
+"""How keys move a camera: laws that are nearly linear, and a network for what they leave over.
+
+A body with inertia and friction moves by a fixed mixture of its last displacements and of the pushes of the
+keys, once all are told in the frame in which it now looks; how it turns depends on how long a key was held.
+So the turn comes first, the mixture is linear and can be solved for, and a network adds what walls, steps and
+the swing of a walk change. A network alone takes hours to learn the mixture to the centimetre that a linear
+layer is exact to at once, and errors of a centimetre a frame add up to metres.
+
+Shapes: B cameras, M keys and look, P past twists, S of what is around; a twist is 6 long: metres right, down
+and forward, then radians about these axes, in the camera's frame before the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_HIDDEN_TURN, _HIDDEN_REST, _HIDDEN_SLIP = 128, 256, 64
+
+LEVER = 3.0
+"""Metres: what is looked at lies about so far, and a wrong direction shifts it."""
+
+
+class _Alone(nn.Linear):
+    """A linear layer that multiplies every row alone when it is not taught.
+
+    How a float32 product rounds depends on how many rows it has; a camera must move alike, bit for bit, in
+    every batch, and bfloat16 would err by millimetres a frame.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.linear(x, self.weight, self.bias)
+        return torch.baddbmm(self.bias, x[:, None], self.weight.T.expand(len(x), -1, -1))[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A step of the camera, and how far it may be wrong."""
+
+    twist: Tensor
+    """[B, 6] in metres and radians."""
+    slip: Tensor
+    """Error in metres that the step is expected to add, [B]; a radian counts as ``LEVER`` metres."""
+    spread: Tensor
+    """Share by which the step is expected to make earlier errors grow, [B]."""
+
+
+class Dynamics(nn.Module):
+    """Predicts the next twist, and what error to expect of it.
+
+    Args:
+        control: keys and look, M.
+        around: length of what is told of the surroundings, S.
+        twists: past twists that are looked at, P.
+        eye: height of the camera at rest, in metres.
+        coasting: without keys and look the camera moves and turns by at most this share of its last step:
+            what nobody pushes slows down. None: no such rule. Recordings hardly show idleness, and small
+            errors would add up to a walk.
+    """
+
+    def __init__(self, control: int, around: int, twists: int, eye: float, coasting: float | None) -> None:
+        super().__init__()
+        self.eye, self.coasting = eye, coasting
+        turning, pushing = control * (twists + 1) + 3 * twists, 3 * twists + 4 * control
+        self.turn = _network(turning, _HIDDEN_TURN, 3)
+        self.push = _Alone(pushing, 3)
+        self.rest = _network(turning + pushing + 6 + around, _HIDDEN_REST, 3)
+        self.slip = _network(turning + pushing + 6 + around, _HIDDEN_SLIP, 2)
+        last = self.rest[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, around: Tensor, controls: Tensor, twists: Tensor, height: Tensor) -> Prediction:
+        """The next step. Its rotation is taught by ``turns`` alone; the errors teach nothing but themselves.
+
+        ``around`` [B, S]; ``controls`` [B, P + 1, M], those of the step last; ``twists`` [B, P, 6] in metres
+        and radians, newest last; ``height`` [B] of the camera in metres. All float32.
+        """
+        held, turn = _held(controls, twists), self.turns(controls, twists).detach()
+        pushes = self.pushes(controls, twists, turn)
+        pushed = self.push(pushes)
+        rise, (right, down, forward) = height - self.eye, pushes[:, :3].unbind(1)
+        speed = right * right + down * down + forward * forward
+        swing = torch.stack([5 * rise, 5 * (rise + twists[:, -1, 1]), 4 * speed], 1)
+        state = torch.cat([held, pushes, 5 * pushed, swing, around], 1)
+        moved = pushed + 0.1 * self.rest(state)
+        slip, spread = (0.02 * F.softplus(self.slip(state.detach()))).unbind(1)
+        twist = torch.cat([as_twist(moved, turn[:, 1].contiguous()), turn], 1)
+        if self.coasting is not None:
+            idle = (controls[:, -1] == 0).all(-1, keepdim=True)
+            twist = torch.where(idle, _slowed(twist, twists[:, -1], self.coasting), twist)
+        return Prediction(twist, slip, spread)
+
+    def turns(self, controls: Tensor, twists: Tensor) -> Tensor:
+        """The rotation [B, 3] of the next twist; arguments as of ``forward``."""
+        turn: Tensor = 0.1 * self.turn(_held(controls, twists))
+        return turn
+
+    def pushes(self, controls: Tensor, twists: Tensor, turn: Tensor) -> Tensor:
+        """What displacement is a mixture of [B, 3 P + 4 M]: the last ones, newest first, and the keys'.
+
+        All are told in the frame before the step. A key pushes along directions between those before and
+        after the ``turn`` [B, 3], hence by a mixture of its sine and cosine; so did those of the step before.
+        """
+        past, yaw = [], torch.zeros_like(turn[:, 1])
+        for i in range(1, twists.shape[1] + 1):
+            turned = twists[:, -i, 4].contiguous()  # what is not contiguous is rounded otherwise
+            moved = as_moved(twists[:, -i, :3], turned)
+            yaw = yaw + turned
+            past.append(_turned(moved, -yaw))
+        both = torch.stack([turn[:, 1], twists[:, -1, 4]], 1)[..., None]
+        keys = torch.stack([controls[:, -1], controls[:, -2]], 1)
+        return torch.cat([*past, (keys * both.sin()).flatten(1), (keys * both.cos()).flatten(1)], 1)
+
+
+def _held(controls: Tensor, twists: Tensor) -> Tensor:
+    """What turns a camera: the keys and for how long they have been held, and how it turned."""
+    return torch.cat([controls.flatten(1), 10 * twists[..., 3:].flatten(1)], 1)
+
+
+def as_moved(twist: Tensor, yaw: Tensor) -> Tensor:
+    """Where a camera gets [B, 3] by translations [B, 3] while it turns by ``yaw`` [B], in its first frame."""
+    sine, cosine = _mean_of_turn(yaw)
+    right, down, forward = twist.unbind(-1)
+    return torch.stack([sine * right + cosine * forward, down, sine * forward - cosine * right], -1)
+
+
+def as_twist(moved: Tensor, yaw: Tensor) -> Tensor:
+    """The inverse of ``as_moved``."""
+    sine, cosine = _mean_of_turn(yaw)
+    right, down, forward = moved.unbind(-1)
+    size = sine.square() + cosine.square()
+    return torch.stack(
+        [(sine * right - cosine * forward) / size, down, (sine * forward + cosine * right) / size], -1
+    )
+
+
+def _mean_of_turn(yaw: Tensor) -> tuple[Tensor, Tensor]:
+    """sin(yaw) / yaw and (1 - cos(yaw)) / yaw."""
+    return torch.sinc(yaw / torch.pi), torch.sinc(yaw / (2 * torch.pi)) * (yaw / 2).sin()
+
+
+def _turned(vector: Tensor, yaw: Tensor) -> Tensor:
+    """Vectors [B, 3] of a camera turned by ``yaw`` [B] to the right, in the frame before the turn."""
+    sine, cosine = yaw.sin(), yaw.cos()
+    right, down, forward = vector.unbind(-1)
+    return torch.stack([cosine * right + sine * forward, down, cosine * forward - sine * right], -1)
+
+
+def _slowed(twist: Tensor, last: Tensor, share: float) -> Tensor:
+    """``twist`` [B, 6]: translation and rotation, each no longer than ``share`` of that of ``last``."""
+    both, before = twist.unflatten(-1, (2, 3)), last.unflatten(-1, (2, 3))
+    limit = share * before.norm(dim=-1, keepdim=True)
+    return (both * (limit / both.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)).flatten(-2)
+
+
+def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    sizes = [inputs, hidden, hidden, hidden]
+    parts: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        parts += [_Alone(before, after), nn.SiLU()]
+    return nn.Sequential(*parts, _Alone(hidden, outputs))

@@ -1,0 +1,137 @@
+"""Where one can stand: a map of the ground that cameras were seen on, which a dreamt one does not leave.
+
+A motion head errs by centimetres a frame, and nothing it is told brings it back once it is inside a wall,
+where no recording ever was. What was visited is the free space of occupancy mapping, eroded by the body
+already: a camera at its edge touches the wall. Sliding along it is the nearest point of that ground.
+
+Shapes: B cameras.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import ConfigError
+
+_REACH = 0.75
+"""Metres beyond the ground at which its nearest point is still looked for: more than a step is long."""
+_RADII = (0.04, 0.12, 0.25, 0.45)
+_DIRECTIONS = 16
+_GAP = 4
+"""Cells: gaps between visits as wide as twice this are taken for ground, too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FootingConfig:
+    """Extent and resolution of the map. Metres."""
+
+    bounds: tuple[float, float, float, float]
+    """x0, y0, x1, y1: the mapped rectangle."""
+    cell: float = 0.0625
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.bounds
+        if not (x1 > x0 and y1 > y0 and self.cell > 0):
+            raise ConfigError("a footing needs x1 > x0, y1 > y0 and a cell > 0", (self.bounds, self.cell))
+
+    @property
+    def felt(self) -> int:
+        """Length of what ``Footing.feel`` tells."""
+        return len(_RADII) * _DIRECTIONS
+
+
+def asks(device: torch.device) -> bool:
+    """Whether values may be looked at: elsewhere than on a CPU that is to wait for the device."""
+    return device.type == "cpu"
+
+
+class Footing(nn.Module):
+    """The map: which cells cameras stood on."""
+
+    stood: Tensor
+    radius: Tensor
+    angle: Tensor
+
+    def __init__(self, config: FootingConfig) -> None:
+        super().__init__()
+        self.config = config
+        x0, y0, x1, y1 = config.bounds
+        rows, columns = round((y1 - y0) / config.cell), round((x1 - x0) / config.cell)
+        self.register_buffer("stood", torch.zeros(max(rows, 1), max(columns, 1), dtype=torch.uint8))
+        angle = torch.arange(_DIRECTIONS)[None, :, None] * (2 * math.pi / _DIRECTIONS)
+        self.register_buffer("radius", torch.tensor(_RADII)[None, None], persistent=False)
+        self.register_buffer("angle", angle, persistent=False)
+
+    def mark(self, visited: Tensor) -> None:
+        """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""
+        count = torch.zeros(1, 1, *self.stood.shape)
+        row, column = self._cells(visited)
+        count[0, 0, row.clamp(0, count.shape[2] - 1), column.clamp(0, count.shape[3] - 1)] = 1
+        wide = F.max_pool2d(count, 2 * _GAP + 1, 1, _GAP)
+        closed = -F.max_pool2d(-wide, 2 * _GAP + 1, 1, _GAP)
+        self.stood.copy_(closed[0, 0])
+
+    def hold(self, start: Tensor, wanted: Tensor) -> Tensor | None:
+        """Where cameras on their way from ``start`` to ``wanted``, both float64 [B, 2], come to stand.
+
+        That is where they want to be or, if it is no ground, the nearest point that is. One that starts off
+        the ground, as an explicit pose may, goes as it likes. None: all come to where they want to be, which
+        is only found out where asking does not mean to wait for the device.
+        """
+        free = self._is_ground(wanted) | ~self._is_ground(start)
+        if not asks(wanted.device):
+            return torch.where(free[:, None], wanted, self._nearest(wanted))
+        left = (~free).nonzero()[:, 0]
+        return wanted.index_put((left,), self._nearest(wanted[left])) if len(left) else None
+
+    def feel(self, planar: Tensor) -> Tensor:
+        """Whether there is ground around cameras [B, 4] (x, y, z, yaw): 0 or 1 on a polar fan [B, felt].
+
+        What touches a wall, and on which side, is told within centimetres.
+        """
+        x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
+        angle, radius = yaw + self.angle, self.radius
+        fan = torch.stack([x + radius * angle.cos(), y + radius * angle.sin()], -1)
+        return self._is_ground(fan).float().flatten(1)
+
+    def _nearest(self, point: Tensor) -> Tensor:
+        """The nearest point of the ground [B, 2]; the point itself where there is none in reach."""
+        cell, reach = self.config.cell, round(_REACH / self.config.cell)
+        row, column = self._cells(point)
+        around = torch.arange(-reach, reach + 1, device=point.device)
+        rows, columns = (row[:, None, None] + around[:, None]), (column[:, None, None] + around[None])
+        rows, columns = torch.broadcast_tensors(rows, columns)
+        x0, y0 = self.config.bounds[:2]
+        # Of each cell its point that is nearest: along a straight wall what runs along it is not rounded.
+        x = _between(point[:, 0, None, None], x0 + columns * cell, cell)
+        y = _between(point[:, 1, None, None], y0 + rows * cell, cell)
+        square = (x - point[:, 0, None, None]).square() + (y - point[:, 1, None, None]).square()
+        square = square.masked_fill(~self._at(rows, columns), torch.inf).flatten(1)
+        least, index = square.min(1, keepdim=True)
+        found = torch.cat([x.flatten(1).gather(1, index), y.flatten(1).gather(1, index)], 1)
+        return torch.where(least.isfinite(), found, point)
+
+    def _is_ground(self, point: Tensor) -> Tensor:
+        return self._at(*self._cells(point))
+
+    def _at(self, row: Tensor, column: Tensor) -> Tensor:
+        height, width = self.stood.shape
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return inside & (self.stood[row.clamp(0, height - 1), column.clamp(0, width - 1)] > 0)
+
+    def _cells(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of points [..., 2]."""
+        x0, y0 = self.config.bounds[:2]
+        column = ((point[..., 0] - x0) / self.config.cell).floor().long()
+        return ((point[..., 1] - y0) / self.config.cell).floor().long(), column
+
+
+def _between(value: Tensor, low: Tensor, cell: float) -> Tensor:
+    """``value`` brought into the cell that begins at ``low``, a hair inside, so that it counts as of it."""
+    hair = cell * 1e-3
+    return torch.maximum(torch.minimum(value, low + (cell - hair)), low + hair)
