@@ -16,6 +16,9 @@ from benchmarks.stress.walks import RefusedError, Walk
 
 __all__ = ["Companion", "quantile", "walk_steadily"]
 
+_PATIENCE = 600.0
+"""Seconds: a machine that is stopped for a while is no fault of the server's."""
+
 
 class Companion:
     """Walks through one session, ``rate`` steps a second.
@@ -83,7 +86,7 @@ def walk_steadily(
 
 
 def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
-    visitor, chance = Visitor(address), random.Random(3)
+    visitor, chance = Visitor(address, patience=_PATIENCE), random.Random(3)
     visitor.hello()
     walk = Walk(seed=33)
     walk.open(visitor)

@@ -20,6 +20,7 @@ _ZERO = (
 )
 _MOST = {"p99_ratio": 2.0, "fd_growth": 2, "hostile_fd_growth": 2, "reject_p99_ms": 10.0}
 _LEAST = {"goodput": 0.9}
+_NEWEST = ("message_rate", "churn_steps_per_s")
 _HOUR = 3600
 
 
@@ -30,7 +31,7 @@ def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
     """
     for key, value in row.items():
         old = total.get(key)
-        if old is None:
+        if old is None or key in _NEWEST:
             total[key] = value
         elif key in _MOST:
             total[key] = max(old, value)
