@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +25,10 @@ from worldsim.engine.step import Step
 from worldsim.engine.undo import Undo, undo
 from worldsim.errors import ControlError, EngineError
 from worldsim.model.cache import Rows
-from worldsim.pixels import to_frame
+from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.flow import check_steps
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Memory, Unit, blank, rows_of, step_unit
+from worldsim.sampling.rollout import Controls, Memory, Unit, blank, observe_unit, rows_of, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -122,6 +123,28 @@ class Engine:
             answers |= self._step_wave(wave, [controls[session] for session in wave], frames, deadline)
         return {session: answers[session] for session in controls}
 
+    def anchor(
+        self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: Control | None
+    ) -> Step:
+        """Take a real frame as a session's next one; see ``Session.anchor``."""
+        self._check_open(session)
+        control = replace(control or Control(), pose=pose)
+        self._check_control(control)
+        self._check_frame(frame, pose)
+        self._make_room([session])
+        slots = np.array([self._row(session)])
+        with torch.inference_mode():
+            memory = self._memory.over(self._rows(slots))
+            (undo,) = self._undos([session], memory)
+            controls = self._controls([control])
+            unit = observe_unit(
+                self.world.networks, memory, to_model(frame[None], self.world.device), controls
+            )
+            self._memory.take(self._rows(slots), memory)
+            (step,) = self._steps_of(unit, memory, controls, 0, True)
+        session.advance(replace(step, frame=frame.copy(), drift=0.0, latent=None), undo)
+        return session.last
+
     def fork(self, session: Session, count: int, seeds: Sequence[int] | None = None) -> list[Session]:
         """``count`` copies of a session; see ``Session.fork``."""
         self._check_open(session)
@@ -215,10 +238,7 @@ class Engine:
         rows = self._rows(slots)
         with torch.inference_mode():
             memory = self._memory.over(rows)
-            undos: list[Undo | None] = [None] * len(slots)
-            if self.history:
-                page = memory.cache.page()
-                undos = [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
+            undos = self._undos(sessions, memory)
             if self._buckets is not None:
                 told = self._buckets.step(slots, controls, steps, frames)
             else:
@@ -226,6 +246,13 @@ class Engine:
                 self._memory.take(rows, memory)
                 told = self._steps_of(unit, memory, controls, steps, frames)
             return list(zip(told, undos, strict=True))
+
+    def _undos(self, sessions: list[Session], memory: Memory) -> list[Undo | None]:
+        """How to take back what is about to be done to ``memory``, a row for each session."""
+        if not self.history:
+            return [None] * len(sessions)
+        page = memory.cache.page()
+        return [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
 
     def _row(self, session: Session) -> int:
         slot = session.slot
@@ -281,6 +308,15 @@ class Engine:
                 rule = "a pose needs a world that was learnt with poses"
                 raise ControlError(rule, self.world.name, "leave Control.pose out")
             camera.check_pose(control.pose)
+
+    def _check_frame(self, frame: np.ndarray, pose: np.ndarray | None) -> None:
+        height, width = self.world.spec.size
+        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+            rule = f"a frame must be uint8 [{height}, {width}, 3]"
+            raise EngineError(rule, f"{frame.dtype} {list(frame.shape)}", "resize it")
+        if pose is None and self.world.networks.has_poses:
+            rule = "a frame of a world learnt with poses needs its pose"
+            raise EngineError(rule, None, "give anchor(frame, pose)")
 
     def _controls(self, controls: list[Control]) -> Controls:
         space = self.world.spec.control_space

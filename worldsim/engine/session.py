@@ -77,6 +77,25 @@ class Session:
         """
         return self.engine.fork(self, count, seeds)
 
+    def anchor(
+        self, frame: np.ndarray, pose: np.ndarray | None = None, control: Control | None = None
+    ) -> Step:
+        """Take a real frame as the next one, so that the dream goes on from what is true.
+
+        Nothing that was shown changes: the frame counts as one more step, which ``rewind`` takes back. Doubt
+        about where the camera is ends here.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            pose: its camera-to-world [4, 4]; needed where the world was learnt with poses.
+            control: what was held while getting there, no key by default; its own pose is not read.
+
+        Raises:
+            EngineError: a frame of another size or type, no pose where one is needed, or a closed session.
+            ControlError, CameraError: as of ``Engine.step``.
+        """
+        return self.engine.anchor(self, frame, pose, control)
+
     def rewind(self, frames: int = 1) -> Step:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again.
 
