@@ -226,6 +226,14 @@ def test_forks_with_seeds_of_their_own_dream_apart(world: World) -> None:
     assert differ(walk(other, 1), first)
 
 
+def test_forks_of_a_parked_session_leave_its_chance_alone(world: World) -> None:
+    engine = world.engine(1, steps=1, parking=3 * world.engine(1).session_bytes)
+    session, twin = engine.open(3, 0), engine.open(3, 0)
+    engine.park(session)
+    session.fork(1, seeds=[4])
+    assert_same(walk(session, 2), walk(twin, 2))
+
+
 def test_a_step_may_be_asked_for_latents_alone(any_world: World) -> None:
     engine = any_world.engine(2, steps=1)
     session, twin = engine.open(3, 0), engine.open(3, 0)

@@ -62,3 +62,8 @@ def test_pace_gives_what_fits() -> None:
     assert [pace.fitting(1, 4, deadline) for deadline in (1.0, 0.03, 0.02, 0.005)] == [4, 2, 2, 1]
     assert pace.fitting(1, 2, 1.0) == 2
     assert pace.fitting(8, 4, 0.001) == 4  # never measured: try
+
+
+@given(st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_no_part_is_empty(count: int, dtype: torch.dtype) -> None:
+    assert all(len(rows) for rows, _ in Lanes(CPU, dtype).run(count, lambda rows: None))

@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,9 +158,9 @@ class Engine:
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks = []
         for seed in own:
-            memory.seeds = torch.full_like(memory.seeds, signed(seed))
+            own_chance = replace(memory, seeds=torch.full_like(memory.seeds, signed(seed)))
             forks.append(
-                self._seat(memory, seed=seed, start=session.start, step=session.last, history=history)
+                self._seat(own_chance, seed=seed, start=session.start, step=session.last, history=history)
             )
         return forks
 

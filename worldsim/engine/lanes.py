@@ -43,7 +43,8 @@ class Lanes:
         if self._device.type != "cpu" or count == 1:
             return [rows]
         lanes = min(count, self._threads)
-        return np.array_split(rows, -(-count // (lanes * self._rows)) * lanes)
+        parts = np.array_split(rows, -(-count // (lanes * self._rows)) * lanes)
+        return [part for part in parts if len(part)]
 
     def _workers(self) -> ThreadPoolExecutor:
         """One thread a core, each of which computes alone: torch counts its threads for every caller."""

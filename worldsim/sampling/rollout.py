@@ -304,9 +304,10 @@ def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
     motion = se3.exp(twist)
     wanted = memory.poses @ motion  # both are rigid by now
     poses = _stand(networks, memory.poses, wanted)
-    if poses is not wanted:
-        motion = se3.relative(memory.poses, poses)
-        twist = se3.log(motion)
+    if poses is not wanted:  # row by row: who shares the batch with one that is held must not round otherwise
+        held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(memory.poses, poses)
+        motion = torch.where(held[:, None], short, motion)
+        twist = torch.where(held, se3.log(short), twist)
     if lead.poses is not None and lead.given is not None:
         asked, given = se3.relative(memory.poses, lead.poses), lead.given[:, None]
         twist = torch.where(given, se3.log(asked), twist)
