@@ -6,7 +6,6 @@ import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
