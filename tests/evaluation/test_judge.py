@@ -56,6 +56,8 @@ def test_the_maze_has_its_judge(world: World) -> None:
     assert judge.source == "doom-maze"
     assert judge.accuracy["turn_left"] > 0.9
     assert judge.accuracy["degrees_per_frame"] < 0.25 * judge.accuracy["degrees_moved"]
+    assert judge.accuracy["degrees_per_second"] < 4
+    assert judge.accuracy["percent_per_second"] < 6
 
 
 def test_motion_is_forward_right_and_turned_right(world: World) -> None:

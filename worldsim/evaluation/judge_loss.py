@@ -19,6 +19,8 @@ __all__ = ["Truth", "judge_loss"]
 
 _WIDTH = 0.75
 """Of the bell over bins that stands for a place, in bins."""
+_LAGS = ((1, 0.1), (4, 0.2), (17, 0.4))
+"""Frames that motions are composed over, and what is a small error then, in scales."""
 _MOST = 50.0
 """Errors count up to so many typical ones where it is told how large they are."""
 
@@ -71,11 +73,11 @@ def _motion_loss(network: JudgeNetwork, reading: Reading, true: Tensor) -> Tenso
     single = between(true) / scale
     loss = F.smooth_l1_loss(reading.pair, single, beta=0.1)
     loss = loss + F.smooth_l1_loss(reading.motion, single, beta=0.1)
-    longest = true.shape[1] - 1
-    for lag, unit in ((1, 1.0), (min(4, longest), 2.0), (max(longest - 2, 1), 4.0)):
+    for lag, unit in _LAGS:
+        lag = min(lag, true.shape[1] - 1)
         off = between(reading.track, lag) - between(true, lag)
         off = torch.cat([off[..., :2], wrapped(off[..., 2:])], -1)
-        loss = loss + 0.3 * _robust(off / scale, 0.3 * unit)
+        loss = loss + 0.1 * _absolute(off / scale, unit)
     return loss + 0.15 * _robust((reading.track - true)[..., :2].norm(dim=-1), 0.15)
 
 
@@ -102,3 +104,8 @@ def _crossed(logits: Tensor, off: Tensor) -> Tensor:
 def _robust(error: Tensor, unit: Tensor | float) -> Tensor:
     """Squares of errors well below the unit, logarithms of those beyond: mistaken rooms must not rule."""
     return 0.5 * torch.log1p((error / unit).square()).mean()
+
+
+def _absolute(error: Tensor, unit: float) -> Tensor:
+    """Squares of errors well below the unit, else the errors themselves, in units."""
+    return ((1 + (error / unit).square()).sqrt() - 1).mean()
