@@ -31,7 +31,7 @@ from worldsim.camera import Intrinsics, from_planar
 from worldsim.controls import DOOM_KEYS, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, DataError, WorldsimError, nearest
-from worldsim.model.footing import FootingConfig
+from worldsim.model.footing import MET, FootingConfig
 from worldsim.model.generator import GeneratorConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -258,6 +258,7 @@ def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
             control=keys,
             surroundings=history.surroundings if history else 0,
             felt=footing.felt if footing else 0,
+            met=MET if footing else 0,
             eye=1.3,
             poses=source.has_pose,
         ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError, EngineError
+from worldsim.model.dynamics import Meeting
 from worldsim.model.footing import Footing, FootingConfig
 from worldsim.model.generator import Generator, GeneratorConfig
 from worldsim.model.heads import Heads, HeadsConfig
@@ -74,6 +76,10 @@ class Networks(nn.Module):
         if seen is None or self.footing is None:
             return seen
         return torch.cat([seen, self.footing.feel(planar)], -1)
+
+    def meeting(self, planar: Tensor) -> Meeting | None:
+        """What dynamics are told of what is in the way of cameras [B, 4]; None without a footing."""
+        return None if self.footing is None else partial(self.footing.meet, planar)
 
     def parameter_count(self) -> int:
         """Numbers in all weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tests.engine.walks import assert_same, differ, given, walk
 from worldsim import camera
@@ -252,3 +253,16 @@ def test_passes_are_dropped_before_a_deadline_is_missed(world: World) -> None:
     assert engine.step({session: Control()}, deadline=0.0)[session].steps == 1
     assert engine.step({session: Control()}, deadline=60.0)[session].steps == 4
     assert session.step().steps == 4
+
+
+def test_at_walls_too_nothing_depends_on_who_shares_the_batch(world: World) -> None:
+    engine, alone = world.engine(16), world.engine(16)
+    many, single = ([of.open(seed) for seed in range(16)] for of in (engine, alone))
+    for _ in range(40):  # far enough for some to walk against the edge of their ground
+        together = engine.step(
+            {session: Control({"forward"}, look=0.02 * i) for i, session in enumerate(many)}
+        )
+        for i, session in enumerate(single):
+            assert_same([session.step(Control({"forward"}, look=0.02 * i))], [together[many[i]]])
+    assert torch.equal(engine._memory.moves, alone._memory.moves)
+    assert engine._memory.moves.isfinite().all()

@@ -100,9 +100,9 @@ def test_keys_move_the_camera_by_the_predicted_twist(networks: Networks) -> None
     scale = torch.tensor(networks.config.twist_scale)
     twists, around = memory.moves[..., :6] * scale, networks.around(planar)
     with torch.inference_mode():
-        twist = (
-            networks.heads.move(memory.agent, around, vectors, twists, planar[:, 2]).twist.double().numpy()
-        )
+        meet = networks.meeting(planar)
+        step = networks.heads.move(memory.agent, around, vectors, twists, planar[:, 2], meet)
+        twist = step.twist.double().numpy()
         expected = camera.compose(memory.poses.numpy(), camera.exp(twist))
         step_unit(networks, memory, held, 2)
     np.testing.assert_allclose(memory.poses, expected, atol=1e-12)

@@ -36,3 +36,14 @@ def test_planar_coordinates() -> None:
     got = se3.planar(torch.from_numpy(poses))
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), camera.planar(poses), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_a_row_is_moved_alike_in_every_batch(size: int) -> None:
+    a, b = torch.from_numpy(camera.exp(twists(32, 0.7))), torch.from_numpy(camera.exp(twists(32, 2.0)[::-1]))
+    twist = torch.from_numpy(twists(32, 0.3))
+    for moved, given in ((se3.exp, (twist,)), (se3.log, (a,)), (se3.relative, (a, b)), (se3.planar, (a,))):
+        whole = moved(*given)
+        for first in range(0, 32, size):
+            part = moved(*(value[first : first + size] for value in given))
+            assert torch.equal(part, whole[first : first + size]), moved.__name__

@@ -12,6 +12,7 @@ and forward, then radians about these axes, in the camera's frame before the ste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,6 +39,10 @@ class _Alone(nn.Linear):
         return torch.baddbmm(self.bias, x[:, None], self.weight.T.expand(len(x), -1, -1))[:, 0]
 
 
+Meeting = Callable[[Tensor], Tensor]
+"""From displacements [B, 3] (right, down, forward; metres) to what is in their way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A step of the camera, and how far it may be wrong."""
@@ -58,29 +63,36 @@ class Dynamics(nn.Module):
         around: length of what is told of the surroundings, S.
         twists: past twists that are looked at, P.
         eye: height of the camera at rest, in metres.
+        met: length of what is told of what is in the way.
         coasting: without keys and look the camera moves and turns by at most this share of its last step:
             what nobody pushes slows down. None: no such rule. Recordings hardly show idleness, and small
             errors would add up to a walk.
     """
 
-    def __init__(self, control: int, around: int, twists: int, eye: float, coasting: float | None) -> None:
+    def __init__(
+        self, control: int, around: int, twists: int, eye: float, coasting: float | None, met: int = 0
+    ) -> None:
         super().__init__()
         self.eye, self.coasting = eye, coasting
         turning, pushing = control * (twists + 1) + 3 * twists, 3 * twists + 4 * control
         self.turn = _network(turning, _HIDDEN_TURN, 3)
         self.push = _Alone(pushing, 3)
-        self.rest = _network(turning + pushing + 6 + around, _HIDDEN_REST, 3)
-        self.slip = _network(turning + pushing + 6 + around, _HIDDEN_SLIP, 2)
+        state = turning + pushing + 6 + around + met
+        self.rest = _network(state, _HIDDEN_REST, 3)
+        self.slip = _network(state, _HIDDEN_SLIP, 2)
         last = self.rest[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, around: Tensor, controls: Tensor, twists: Tensor, height: Tensor) -> Prediction:
+    def forward(
+        self, around: Tensor, controls: Tensor, twists: Tensor, height: Tensor, meet: Meeting | None = None
+    ) -> Prediction:
         """The next step. Its rotation is taught by ``turns`` alone; the errors teach nothing but themselves.
 
         ``around`` [B, S]; ``controls`` [B, P + 1, M], those of the step last; ``twists`` [B, P, 6] in metres
-        and radians, newest last; ``height`` [B] of the camera in metres. All float32.
+        and radians, newest last; ``height`` [B] of the camera in metres. All float32. ``meet`` tells what is
+        in the way of displacements [B, 3] of the camera, [B, ``met``].
         """
         held, turn = _held(controls, twists), self.turns(controls, twists).detach()
         pushes = self.pushes(controls, twists, turn)
@@ -89,8 +101,11 @@ class Dynamics(nn.Module):
         speed = right * right + down * down + forward * forward
         swing = torch.stack([5 * rise, 5 * (rise + twists[:, -1, 1]), 4 * speed], 1)
         state = torch.cat([held, pushes, 5 * pushed, swing, around], 1)
+        if meet is not None:
+            state = torch.cat([state, 5 * meet(pushed.detach())], 1)
         moved = pushed + 0.1 * self.rest(state)
-        slip, spread = (0.02 * F.softplus(self.slip(state.detach()))).unbind(1)
+        # softplus, but of torch's own the last few of many rows are rounded otherwise
+        slip, spread = (0.02 * self.slip(state.detach()).clamp(max=20).exp().log1p()).unbind(1)
         twist = torch.cat([as_twist(moved, turn[:, 1].contiguous()), turn], 1)
         if self.coasting is not None:
             idle = (controls[:, -1] == 0).all(-1, keepdim=True)
@@ -156,8 +171,14 @@ def _turned(vector: Tensor, yaw: Tensor) -> Tensor:
 def _slowed(twist: Tensor, last: Tensor, share: float) -> Tensor:
     """``twist`` [B, 6]: translation and rotation, each no longer than ``share`` of that of ``last``."""
     both, before = twist.unflatten(-1, (2, 3)), last.unflatten(-1, (2, 3))
-    limit = share * before.norm(dim=-1, keepdim=True)
-    return (both * (limit / both.norm(dim=-1, keepdim=True).clamp(min=1e-9)).clamp(max=1)).flatten(-2)
+    limit = share * _length(before)
+    return (both * (limit / _length(both).clamp(min=1e-9)).clamp(max=1)).flatten(-2)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Of [..., 3], [..., 1], without gradient, which has no bounds at 0; the same bits in every batch."""
+    x, y, z = vectors.detach().unbind(-1)
+    return (x * x + y * y + z * z).sqrt()[..., None]
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -22,6 +22,10 @@ _REACH = 0.75
 """Metres beyond the ground at which its nearest point is still looked for: more than a step is long."""
 _RADII = (0.04, 0.12, 0.25, 0.45)
 _DIRECTIONS = 16
+_SPOTS = 16
+"""Of a way, at which one looks whether it is ground."""
+MET = 6
+"""Length of what ``Footing.meet`` tells."""
 _GAP = 4
 """Cells: gaps between visits as wide as twice this are taken for ground, too."""
 
@@ -56,6 +60,7 @@ class Footing(nn.Module):
     stood: Tensor
     radius: Tensor
     angle: Tensor
+    steps: Tensor
 
     def __init__(self, config: FootingConfig) -> None:
         super().__init__()
@@ -66,6 +71,8 @@ class Footing(nn.Module):
         angle = torch.arange(_DIRECTIONS)[None, :, None] * (2 * math.pi / _DIRECTIONS)
         self.register_buffer("radius", torch.tensor(_RADII)[None, None], persistent=False)
         self.register_buffer("angle", angle, persistent=False)
+        steps = torch.arange(1, _SPOTS + 1, dtype=torch.float64) / _SPOTS
+        self.register_buffer("steps", steps, persistent=False)
 
     def mark(self, visited: Tensor) -> None:
         """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""
@@ -98,6 +105,28 @@ class Footing(nn.Module):
         angle, radius = yaw + self.angle, self.radius
         fan = torch.stack([x + radius * angle.cos(), y + radius * angle.sin()], -1)
         return self._is_ground(fan).float().flatten(1)
+
+    def meet(self, planar: Tensor, moved: Tensor) -> Tensor:
+        """What cameras [B, 4] meet that want to move by ``moved`` [B, 3] (right, down, forward; metres).
+
+        Returns [B, MET]: the share of the way that is free, and how far right and forward the ground holds
+        them back; of half the way, and of all of it. How much speed a wall leaves depends on when it is hit.
+        """
+        start, yaw = planar[:, :2].double(), planar[:, 3].double()
+        right, forward = moved[:, 0].double(), moved[:, 2].double()
+        way = torch.stack(
+            [right * yaw.sin() + forward * yaw.cos(), forward * yaw.sin() - right * yaw.cos()], 1
+        )
+        told = []
+        for share in (0.5, 1.0):
+            wanted = start + share * way
+            spots = start[:, None] + share * way[:, None] * self.steps[:, None]
+            free = self._is_ground(spots).long().cumprod(1).sum(1) / len(self.steps)
+            held = self.hold(start, wanted)
+            back = torch.zeros_like(wanted) if held is None else held - wanted
+            x, y = back.unbind(1)
+            told += [free, x * yaw.sin() - y * yaw.cos(), x * yaw.cos() + y * yaw.sin()]
+        return torch.stack(told, 1).float()
 
     def _nearest(self, point: Tensor) -> Tensor:
         """The nearest point of the ground [B, 2]; the point itself where there is none in reach."""

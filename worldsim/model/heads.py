@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.model.dynamics import Dynamics, Prediction
+from worldsim.model.dynamics import Dynamics, Meeting, Prediction
 
 BINS = 41
 """Of the reward, even in symlog from -5 to 5."""
@@ -30,6 +30,8 @@ class HeadsConfig:
     """Length of what the tokenizer tells of the surroundings; 0: none, the agent token is read instead."""
     felt: int = 0
     """Length of what a footing tells dynamics besides."""
+    met: int = 0
+    """Length of what it tells of what is in the way."""
     twists: int = 4
     """Past twists and controls that dynamics see."""
     poses: bool = True
@@ -72,17 +74,23 @@ class Heads(nn.Module):
 
     def _dynamics(self, around: int) -> Dynamics:
         config = self.config
-        return Dynamics(config.control, around, config.twists, config.eye, config.coasting)
+        return Dynamics(config.control, around, config.twists, config.eye, config.coasting, config.met)
 
     def move(
-        self, agent: Tensor, around: Tensor | None, controls: Tensor, twists: Tensor, height: Tensor
+        self,
+        agent: Tensor,
+        around: Tensor | None,
+        controls: Tensor,
+        twists: Tensor,
+        height: Tensor,
+        meet: Meeting | None = None,
     ) -> Prediction:
         """The next step of the camera; see ``Dynamics``.
 
         Without surroundings, ``around`` is None and the agent token [B, D] is read.
         """
         assert self.motion is not None, "only a source with poses has motion"
-        step: Prediction = self.motion(agent if around is None else around, controls, twists, height)
+        step: Prediction = self.motion(agent if around is None else around, controls, twists, height, meet)
         return step
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:

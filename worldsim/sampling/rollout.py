@@ -23,6 +23,11 @@ from worldsim.sampling.noise import normal_batch
 from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import Motion, Past, View
 
+_FASTEST = 10
+"""Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
+_LOST = 100.0
+"""Metres of doubt beyond which there is no more to doubt."""
+
 
 @dataclass(slots=True)
 class Memory:
@@ -298,9 +303,10 @@ def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
     planar, twists = se3.planar(memory.poses), memory.moves[..., :6] * scale.float()
     controls = torch.cat([memory.moves[..., 6:], lead.vector[:, None]], 1)
     around = networks.around(planar)
-    step = networks.heads.move(memory.agent.float(), around, controls, twists, planar[:, 2])
-    doubt = memory.doubt * (1 + step.spread) + step.slip
-    twist = step.twist.double() * (scale > 0)
+    meet = networks.meeting(planar)
+    step = networks.heads.move(memory.agent.float(), around, controls, twists, planar[:, 2], meet)
+    doubt = (memory.doubt * (1 + step.spread) + step.slip).clamp(max=_LOST)
+    twist = step.twist.double().clamp(-_FASTEST * scale, _FASTEST * scale)
     motion = se3.exp(twist)
     wanted = memory.poses @ motion  # both are rigid by now
     poses = _stand(networks, memory.poses, wanted)

@@ -16,7 +16,7 @@ _SMALL_ANGLE = 0.1
 def exp(twist: Tensor) -> Tensor:
     """Twists (translation in metres, rotation vector in radians) to poses."""
     rho, omega = twist[:, :3], twist[:, 3:]
-    angle = omega.norm(dim=-1)[:, None, None]
+    angle = _length(omega)[:, None, None]
     w = _hat(omega)
     w2 = w @ w
     a, b = torch.sinc(angle / torch.pi), 0.5 * torch.sinc(0.5 * angle / torch.pi).square()
@@ -28,7 +28,7 @@ def exp(twist: Tensor) -> Tensor:
 def log(pose: Tensor) -> Tensor:
     """Poses to twists, the inverse of ``exp`` for rotations of up to pi."""
     omega = _rotation_vector(pose[:, :3, :3])
-    angle = omega.norm(dim=-1)[:, None, None]
+    angle = _length(omega)[:, None, None]
     w = _hat(omega)
     eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
     inverse_jacobian = eye - 0.5 * w + _cotangent_remainder(angle) * (w @ w)
@@ -43,8 +43,23 @@ def relative(a: Tensor, b: Tensor) -> Tensor:
 
 def planar(pose: Tensor) -> Tensor:
     """x, y, z and the yaw of the forward axis on the ground, float32 [B, 4]."""
-    yaw = torch.atan2(pose[:, 1, 2], pose[:, 0, 2])
+    yaw = _angle(pose[:, 1, 2], pose[:, 0, 2])
     return torch.cat([pose[:, :3, 3], yaw[:, None]], -1).float()
+
+
+def _angle(y: Tensor, x: Tensor) -> Tensor:
+    """atan2 by way of the half angle's tangent: torch's own rounds the last few of many rows otherwise."""
+    size = (x.square() + y.square()).sqrt()
+    ahead = y.abs() / (size + x).clamp(min=1e-300)
+    behind = (size - x) / y.abs().clamp(min=1e-300)
+    half = torch.where(x >= 0, ahead, behind).atan()
+    return torch.where(y >= 0, 2 * half, -2 * half)
+
+
+def _length(v: Tensor) -> Tensor:
+    """Of vectors [B, 3], [B]."""
+    x, y, z = v.unbind(-1)
+    return (x * x + y * y + z * z).sqrt()
 
 
 def _pose(rotation: Tensor, translation: Tensor) -> Tensor:
@@ -64,9 +79,9 @@ def _rotation_vector(rotation: Tensor) -> Tensor:
     """[B, 3, 3] to [B, 3] through the quaternion, which stays accurate near 0 and near pi."""
     quaternion = _quaternion(rotation)
     w, v = quaternion[:, :1], quaternion[:, 1:]
-    sine = v.norm(dim=-1, keepdim=True)
+    sine = _length(v)[:, None]
     tiny = sine < 1e-12  # there the half angle is its sine to the last bit
-    return torch.where(tiny, 2.0, 2 * torch.atan2(sine, w) / sine.clamp(min=1e-12)) * v
+    return torch.where(tiny, 2.0, 2 * _angle(sine, w) / sine.clamp(min=1e-12)) * v
 
 
 def _quaternion(rotation: Tensor) -> Tensor:

@@ -117,7 +117,9 @@ def _walk_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tu
         with torch.no_grad():
             around = networks.around(at)
         assert around is not None, "the motion stage is for sources with a place"
-        step = _dynamics(networks)(around, controls[:, t - past : t + 1], before, at[:, 2])
+        step = _dynamics(networks)(
+            around, controls[:, t - past : t + 1], before, at[:, 2], networks.meeting(at.detach())
+        )
         at, twist = _on_ground(networks, at, step.twist)
         doubt = doubt * (1 + step.spread) + step.slip
         before = torch.cat([before[:, 1:], twist[:, None]], 1)

@@ -11,7 +11,7 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, nearest
-from worldsim.model.footing import FootingConfig
+from worldsim.model.footing import MET, FootingConfig
 from worldsim.model.generator import GeneratorConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -130,6 +130,7 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
             control=keys,
             surroundings=surroundings,
             felt=footing.felt if footing else 0,
+            met=MET if footing else 0,
             poses=poses is not None,
             eye=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
             coasting=_COASTING if spec.name in SCENES else None,
