@@ -132,15 +132,13 @@ class Engine:
         self._check_control(control)
         self._check_frame(frame, pose)
         self._make_room([session])
-        slots = np.array([self._row(session)])
+        rows, controls = self._rows(np.array([self._row(session)])), self._controls([control])
         with torch.inference_mode():
-            memory = self._memory.over(self._rows(slots))
+            memory = self._memory.over(rows)
             (undo,) = self._undos([session], memory)
-            controls = self._controls([control])
-            unit = observe_unit(
-                self.world.networks, memory, to_model(frame[None], self.world.device), controls
-            )
-            self._memory.take(self._rows(slots), memory)
+            given = to_model(frame[None], self.world.device)
+            unit = observe_unit(self.world.networks, memory, given, controls)
+            self._memory.take(rows, memory)
             (step,) = self._steps_of(unit, memory, controls, 0, True)
         session.advance(replace(step, frame=frame.copy(), drift=0.0, latent=None), undo)
         return session.last
@@ -330,7 +328,7 @@ class Engine:
     def _steps_of(
         self, unit: Unit, memory: Memory, controls: Controls, steps: int, frames: bool
     ) -> list[Step]:
-        """A step for each row of a batch; the drift is a share of the pixel range, which is 2 wide."""
+        """A step for each row of a batch."""
         count, given = len(controls.vector), controls.given
         assert given is not None, "made by _controls"
         seen = to_frame(unit.frame).cpu().numpy() if frames else np.empty((count, 0, 0, 3), np.uint8)

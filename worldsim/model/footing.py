@@ -41,7 +41,8 @@ class FootingConfig:
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.bounds
         if not (x1 > x0 and y1 > y0 and self.cell > 0):
-            raise ConfigError("a footing needs x1 > x0, y1 > y0 and a cell > 0", (self.bounds, self.cell))
+            rule = "a footing needs x1 > x0, y1 > y0 and a cell > 0"
+            raise ConfigError(rule, (self.bounds, self.cell), "swap the bounds, or give a cell in metres")
 
     @property
     def felt(self) -> int:
@@ -129,7 +130,7 @@ class Footing(nn.Module):
         return torch.stack(told, 1).float()
 
     def _nearest(self, point: Tensor) -> Tensor:
-        """The nearest point of the ground [B, 2]; the point itself where there is none in reach."""
+        """The nearest ground to ``point`` [B, 2], [B, 2]; the point itself where there is none in reach."""
         cell, reach = self.config.cell, round(_REACH / self.config.cell)
         row, column = self._cells(point)
         around = torch.arange(-reach, reach + 1, device=point.device)
