@@ -15,7 +15,7 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
-    {"pixels", "config", "peak"},
+    {"pixels", "config", "peak", "ticker"},
     {"camera", "controls", "units"},
     {"bridge.protocol"},
     {"bridge.client"},

@@ -34,6 +34,8 @@ class NetworksConfig:
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
     footing: FootingConfig | None = None
     """Of sources that are one still place: the map of where one can stand."""
+    hears_keys: bool = True
+    """Whether pictures are made knowing the keys beside the camera's motion."""
 
     def __post_init__(self) -> None:
         if (self.history is None) == (self.frame is None):
@@ -59,6 +61,11 @@ class Networks(nn.Module):
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""
         scale = np.asarray(self.config.twist_scale)
         return (twist / np.where(scale > 0, scale, 1)).astype(np.float32)
+
+    def control(self, vector: Tensor, twist: Tensor) -> Tensor:
+        """Keys and look [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""
+        heard = vector if self.config.hears_keys else torch.zeros_like(vector)
+        return torch.cat([heard, twist], -1)
 
     @property
     def has_poses(self) -> bool:

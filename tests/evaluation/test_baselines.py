@@ -71,6 +71,28 @@ def test_it_learns(kind: Kind) -> None:
     assert error(learnt) < 0.95 * before
 
 
+def test_one_that_is_ended_early_keeps_what_it_learnt_and_goes_on(tmp_path: Path) -> None:
+    clips, config = Slides(), network("convlstm").config
+    told: list[float] = []
+
+    def end(seconds: float, text: str) -> None:
+        told.append(seconds)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    clock = itertools.count(step=6).__next__
+    early = run.train(clips, config, 1, clock=clock, on_progress=end)  # type: ignore[arg-type]
+    assert told == [6, 12, 18]
+    assert early.minutes == pytest.approx(0.5)  # the clock was asked six times
+    early.save(tmp_path / "early.safetensors")
+    begun = Baseline.load(tmp_path / "early.safetensors")
+    weights = {name: weight.clone() for name, weight in begun.network.state_dict().items()}
+    later = run.train(clips, config, 0.2, clock=clock, begun=begun)  # type: ignore[arg-type]
+    assert later.minutes == pytest.approx(0.7)
+    assert all(torch.isfinite(weight).all() for weight in later.network.state_dict().values())
+    assert any((weights[name] != weight).any() for name, weight in later.network.state_dict().items())
+
+
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     baseline = Baseline(network("predrnn"), 2.0)
     baseline.save(tmp_path / "runs" / "predrnn.safetensors")

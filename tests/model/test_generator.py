@@ -137,3 +137,12 @@ def test_a_new_generator_knows_nothing() -> None:
 def test_sizes_that_do_not_fit_are_errors(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         dataclasses.replace(CONFIG, **wrong)
+
+
+def test_a_velocity_leads_from_the_noise_to_the_clean_latent() -> None:
+    velocity = make(dataclasses.replace(CONFIG, prediction="velocity"))
+    inputs = clip()
+    torch.testing.assert_close(velocity(**inputs).clean, inputs["noisy"], atol=0, rtol=0)  # at level 1
+    inputs["level"] = torch.full((BATCH, FRAMES), 0.25)
+    way = make()(**inputs).clean
+    torch.testing.assert_close(velocity(**inputs).clean, inputs["noisy"] + 0.75 * way)

@@ -176,6 +176,49 @@ def test_levels_are_those_of_the_step_s_grid() -> None:
     assert kinds == {True, False}
 
 
+def test_without_context_noise_only_the_last_frame_is_asked_for() -> None:
+    for seed in range(4):
+        drawn = draw_levels(np.random.default_rng(seed), torch.zeros(3, 5, 2), context_noise=False)
+        assert drawn.is_context[:, :-1].all()
+        assert not drawn.is_context[:, -1].any()
+        assert (drawn.level[:, :-1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"prediction": "velocity"}, {"conditioning": "pose"}, {"context_noise": False}]
+)
+def test_a_changed_recipe_still_descends(recipe: Recipe, clips: ClipStore, change: dict[str, object]) -> None:
+    recipe = dataclasses.replace(recipe, **change)  # type: ignore[arg-type]
+    networks = build(recipe, clips)
+    stage = planned(networks, recipe, clips)["dream"]
+    optimizer = torch.optim.Adam([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
+    losses = []
+    for step in range(12):
+        optimizer.zero_grad()
+        loss, _ = stage.objective(np.random.default_rng(step), 0.1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_a_world_that_hears_no_keys_is_conditioned_on_motion_alone(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(dataclasses.replace(recipe, conditioning="pose"), clips)
+    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    assert batch.vector.any()
+    assert not batch.control[..., :-6].any()
+    torch.testing.assert_close(batch.control[..., -6:], batch.twist)
+
+
+def test_a_world_conditioned_on_keys_alone_has_no_poses(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(dataclasses.replace(recipe, conditioning="keys"), clips)
+    assert not networks.has_poses
+    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    assert batch.planar is None
+    assert not batch.twist.any()
+
+
 def test_the_picture_loss_asks_for_sharp_edges() -> None:
     edge = torch.zeros(1, 3, 8, 8)
     edge[..., 4:] = 1

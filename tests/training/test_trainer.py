@@ -160,10 +160,10 @@ def test_stages_without_a_share_are_an_error(world: Path, tmp_path: Path) -> Non
         Trainer(toy.networks, [toy.stage("none", 0, [])], tmp_path, 1, 0)
 
 
-def test_figures_and_pictures_come_out(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_and_looks_come_out(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, toy = toy_trainer(world, tmp_path / "run", monkeypatch)
     figures: dict[str, list[int]] = {}
-    pictures: list[tuple[str, int]] = []
+    looks: list[tuple[str, int]] = []
 
     class Figures:
         def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
@@ -171,10 +171,15 @@ def test_figures_and_pictures_come_out(world: Path, tmp_path: Path, monkeypatch:
             figures.setdefault(tag, []).append(global_step)
 
     trainer.writer, trainer.save_every = Figures(), 3.5
-    trainer.picture = lambda stage, step: pictures.append((stage, step))
+
+    def look(stage: str, step: int) -> Logs:
+        looks.append((stage, step))
+        return {"gap": 1.5}
+
+    trainer.look = look
     trainer.budgets = [3, 20]
     trainer.run()
-    assert pictures == [
+    assert looks == [
         ("one", 3),
         ("two", 4),
         ("two", 8),
@@ -184,5 +189,8 @@ def test_figures_and_pictures_come_out(world: Path, tmp_path: Path, monkeypatch:
         ("two", 20),
     ]
     names = ("loss", "target", "steps_per_s", "peak_share")
-    assert figures == {f"two/{name}": [10, 20] for name in names}
+    assert {name: steps for name, steps in figures.items() if not name.endswith("/gap")} == {
+        f"two/{name}": [10, 20] for name in names
+    }
+    assert (figures["one/gap"], figures["two/gap"]) == ([3], [4, 8, 12, 16, 20, 20])
     assert len(toy.drawn) == 23

@@ -11,14 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from worldsim import checkpoints
@@ -30,6 +27,7 @@ from worldsim.evaluation.judge_lessons import Lessons, Seen
 from worldsim.evaluation.judge_loss import judge_loss
 from worldsim.evaluation.judge_network import HEIGHT, WIDTH, JudgeConfig, JudgeNetwork
 from worldsim.evaluation.judge_optimizer import Muon
+from worldsim.ticker import Ticker
 
 __all__ = ["main", "train"]
 
@@ -53,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun = Judge.load(path).network if args.resume else None
     player = _player(args.source)
     try:
-        with _progress("playing") as show:
+        with Ticker("playing", 1.0) as ticker:
             held_out = play(player, iter(JUDGE_SEEDS[-len(JUDGE_SEEDS) // 10 :]), args.frames // 10)
-            footage = play(player, iter(JUDGE_SEEDS), args.frames, show)
+            footage = play(player, iter(JUDGE_SEEDS), args.frames, ticker.update)
     finally:
         player.close()
     # Processor time: whoever else is busy on the machine, or stops this for a while, costs no training.
     clock = lambda: time.process_time() / args.threads  # noqa: E731
-    with _progress("training, Ctrl-C to end it") as show:
+    with Ticker("training, Ctrl-C to end it", 1.0) as ticker:
         keys = player.spec.control_space.keys
-        network = train(footage, keys, args.minutes, args.seed, clock, begun=begun, on_progress=show)
+        network = train(footage, keys, args.minutes, args.seed, clock, begun=begun, on_progress=ticker.update)
     judge = Judge(network, player.spec.name, accuracy_of(network, held_out, player.spec.fps))
     judge.save(path)
     print(", ".join(f"{name} {value:.3f}" for name, value in judge.accuracy.items()))
@@ -90,14 +88,6 @@ def _player(source: str) -> Player:
     from worldsim.envs.player import MixturePlayer
 
     return MixturePlayer(source, (HEIGHT, WIDTH), max_frames=400)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[float], None]]:
-    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
 
 
 def train(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
@@ -34,6 +32,7 @@ from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED
 from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, Report, Scope, evaluate
 from worldsim.sampling.flow import STEPS
+from worldsim.ticker import Ticker
 
 __all__ = ["main"]
 
@@ -75,7 +74,7 @@ def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     player = open_player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
     stage = getattr(player, "source", None)
     try:
-        with _progress() as show, _torch_threads(threads // workers):
+        with Ticker("measuring", 1.0) as ticker, _torch_threads(threads // workers):
             report = evaluate(
                 world,
                 player,
@@ -86,7 +85,7 @@ def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 steps=args.steps,
                 seed=args.seed,
                 workers=workers,
-                on_progress=show,
+                on_progress=ticker.update,
             )
             cases = cases_of(world, player, report, args.steps) if args.out else []
         if args.videos:
@@ -182,17 +181,3 @@ def _torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[float], None]]:
-    columns = (
-        TextColumn("measuring"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share: bar.update(task, completed=share)

@@ -6,6 +6,7 @@ Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V vi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ class GeneratorConfig:
     context: int = 12
     """Frames of context at most."""
     sinks: int = 1
+    prediction: Literal["clean", "velocity"] = "clean"
+    """What the last layer gives: the clean latent, or what leads from the noise to it (flow matching)."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:
@@ -57,7 +60,7 @@ class Prediction:
     """What one pass gives."""
 
     clean: Tensor
-    """The predicted clean latent (x-prediction) [B, T, N, C]."""
+    """The predicted clean latent [B, T, N, C]."""
     agent: Tensor
     """The agent token [B, T, D]."""
     keys: Tensor
@@ -148,13 +151,16 @@ class Generator(nn.Module):
             cache: the frames before; read, never written. With a cache T is 1.
             known: False where the control is withheld, bool [B, T].
         """
-        return self.run(noisy, self.embed(view), self.condition(control, level, step, known), cache)
+        modulation = self.condition(control, level, step, known)
+        return self.run(noisy, level, self.embed(view), modulation, cache)
 
     def embed(self, view: Tensor) -> Tensor:
         """What every pass over a frame adds to its latents, float32: view [B, T, N, V] to [B, T, N, D]."""
         return self.view_in(view.to(self.view_in.weight.dtype)).float() + self.place
 
-    def run(self, noisy: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None) -> Prediction:
+    def run(
+        self, noisy: Tensor, level: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None
+    ) -> Prediction:
         """``forward`` from ``embed``'s [B, T, N, D] and ``Conditioning``'s modulation [B, T, 3, L, D].
 
         Passes over the same frames share the first, and get their modulations from one call.
@@ -171,4 +177,6 @@ class Generator(nn.Module):
         x = self.norm(x)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         clean = self.out(x[:, :, : self.tokens].to(self.out.weight.dtype)).float()
+        if self.config.prediction == "velocity":
+            clean = noisy + (1 - level)[..., None, None] * clean
         return Prediction(clean, x[:, :, self.tokens], keys, values)

@@ -254,6 +254,8 @@ class _Passes:
     """The view, as the generator takes it [B, 1, N, D]."""
     modulation: Tensor
     """Of every pass [B, steps + 1, 3, L, D]."""
+    level: Tensor
+    """Of every pass [1, steps + 1]."""
 
     @staticmethod
     def over(networks: Networks, memory: Memory, view: View, steps: int) -> _Passes:
@@ -261,12 +263,13 @@ class _Passes:
         level, size = _schedule(steps, view.tokens.device)
         rows = len(view.tokens)
         modulation = generator.condition(view.control[:, None], level.expand(rows, -1), size.expand(rows, -1))
-        return _Passes(generator, memory.cache, generator.embed(view.tokens[:, None]), modulation)
+        return _Passes(generator, memory.cache, generator.embed(view.tokens[:, None]), modulation, level)
 
     def run(self, latent: Tensor, number: int) -> Prediction:
         """The pass of this number over ``latent`` [B, N, C]; reads the cache."""
-        modulation = self.modulation[:, number : number + 1]
-        return self.generator.run(latent[:, None], self.embedded, modulation, self.cache)
+        now = slice(number, number + 1)
+        modulation, level = self.modulation[:, now], self.level[:, now]
+        return self.generator.run(latent[:, None], level, self.embedded, modulation, self.cache)
 
 
 @cache
@@ -351,7 +354,7 @@ def _noise(memory: Memory, shape: tuple[int, ...]) -> Tensor:
 
 
 def _view(networks: Networks, memory: Memory, move: _Move) -> View:
-    control = torch.cat([move.vector, move.twist], -1)
+    control = networks.control(move.vector, move.twist)
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 

@@ -22,8 +22,12 @@ class Batch:
 
     frames: Tensor
     """[B, T, 3, H, W] in [-1, 1]."""
+    vector: Tensor
+    """Keys and look that led into each frame [B, T, M]."""
+    twist: Tensor
+    """Normalised, likewise [B, T, 6]."""
     control: Tensor
-    """Keys, look and normalised twist that led into each frame [B, T, M]."""
+    """What pictures are conditioned on of the two [B, T, M + 6]."""
     planar: Tensor | None
     """x, y, z, yaw of each frame's camera [B, T, 4]; None without poses."""
     back: Tensor | None
@@ -44,9 +48,12 @@ class Batch:
             before = np.concatenate([clip.poses[:, :1], clip.poses[:, :-1]], 1)
             planar = torch.from_numpy(camera.planar(clip.poses)).to(device).float()
             back = torch.from_numpy(camera.relative(before, clip.poses)).to(device).float()
+        vector, twist = torch.from_numpy(clip.controls).to(device), torch.from_numpy(twists).to(device)
         return Batch(
             frames=to_model(clip.frames, device),
-            control=torch.from_numpy(np.concatenate([clip.controls, twists], -1)).to(device),
+            vector=vector,
+            twist=twist,
+            control=networks.control(vector, twist),
             planar=planar,
             back=back,
             rewards=torch.from_numpy(clip.rewards).to(device),

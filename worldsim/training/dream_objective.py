@@ -99,8 +99,11 @@ class Levels:
     """Whether steps are larger than the smallest, learnt from two of half the size."""
 
 
-def draw_levels(rng: np.random.Generator, like: Tensor) -> Levels:
-    """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step."""
+def draw_levels(rng: np.random.Generator, like: Tensor, context_noise: bool = True) -> Levels:
+    """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
+
+    Without ``context_noise`` all frames but the last are context.
+    """
     frames = like.shape[:2]
 
     def put(array: np.ndarray) -> Tensor:
@@ -111,16 +114,22 @@ def draw_levels(rng: np.random.Generator, like: Tensor) -> Levels:
     level = put(rng.random(frames))
     level = torch.floor(level / size) * size if shortcut else level
     is_context = put(rng.random(frames)) < 0.4
+    if not context_noise:
+        is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
     level = torch.where(is_context, torch.ones_like(level), level)
     known = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
     return Levels(level, size, is_context, known, shortcut)
 
 
 def forcing_loss(
-    networks: Networks, batch: Batch, unrolled: Unrolled, rng: np.random.Generator
+    networks: Networks, batch: Batch, unrolled: Unrolled, drawn: Levels, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Diffusion forcing with x-prediction and shortcut steps. Returns the loss and the agent [B, T, D]."""
-    clean, drawn = unrolled.latents, draw_levels(rng, unrolled.latents)
+    """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
+
+    Errors are of what the generator predicts: of clean latents, those of frames that are nearly clean weigh
+    more (Dreamer 4's ramp); of velocities all weigh the same.
+    """
+    clean = unrolled.latents
     noisy = mix(clean, _normal(rng, clean), drawn.level)
 
     def predict(latent: Tensor, level: Tensor, size: Tensor) -> Prediction:
@@ -132,8 +141,12 @@ def forcing_loss(
             two = _two_half_steps(lambda *step: predict(*step).clean, noisy, drawn)
         target = torch.where(drawn.is_context[..., None, None], clean, two)
     made = predict(noisy, drawn.level, drawn.size)
-    weight = (0.9 * drawn.level + 0.1) * (~drawn.is_context)
+    weight = ~drawn.is_context * torch.ones_like(drawn.level)
     error = (made.clean - target).square().mean((-1, -2))
+    if networks.config.generator.prediction == "velocity":
+        error = error / (1 - drawn.level).clamp(min=0.02).square()
+    else:
+        weight = weight * (0.9 * drawn.level + 0.1)
     return (error * weight).sum() / weight.sum().clamp(min=1e-3), made.agent
 
 
@@ -166,8 +179,12 @@ def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
     """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the frame before."""
     assert networks.heads.motion is not None
     assert batch.planar is not None
-    past, scale = networks.config.heads.twists, batch.control.new_tensor(networks.config.twist_scale)
-    moves = F.pad(batch.control, (0, 0, past, 0)).unfold(1, past + 1, 1)[:, 1:].transpose(-1, -2)
+    past, scale = networks.config.heads.twists, batch.twist.new_tensor(networks.config.twist_scale)
+    moves = (
+        F.pad(torch.cat([batch.vector, batch.twist], -1), (0, 0, past, 0))
+        .unfold(1, past + 1, 1)[:, 1:]
+        .transpose(-1, -2)
+    )
     moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, M]
     controls, twists = moves[..., :-6], moves[..., -6:]
     state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
@@ -179,18 +196,23 @@ def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
     return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * doubt
 
 
-def dream_objective(networks: Networks, clips: ClipStore, batch: int, length: int) -> Objective:
+def dream_objective(
+    networks: Networks, clips: ClipStore, batch: int, length: int, context_noise: bool = True
+) -> Objective:
     """Tokenizer, generator and heads together: the generator learns the latents that play will need.
 
     The first half of the stage takes clips of three frames, the second of ``length``: short unrolls teach
-    more a minute, long ones are what play needs.
+    more a minute, long ones are what play needs. Without ``context_noise`` the past is as clean as in play
+    that makes no errors.
     """
+    noise = 0.1 if context_noise else 0.0
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         frames = min(3, length) if progress < 0.5 else length
         data = Batch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
-        unrolled = unroll(networks, data, rng)
-        forcing, agent = forcing_loss(networks, data, unrolled, rng)
+        unrolled = unroll(networks, data, rng, noise=noise)
+        drawn = draw_levels(rng, unrolled.latents, context_noise)
+        forcing, agent = forcing_loss(networks, data, unrolled, drawn, rng)
         heads = heads_loss(networks, data, agent)
         psnr = -10 * torch.log10(unrolled.squared / 4)
         logs = {

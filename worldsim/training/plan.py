@@ -35,7 +35,7 @@ def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) 
             )
             stages.append(Stage("motion", recipe.motion_share, rates, objective, start))
     learn = _dream_parameters(networks)
-    dream = dream_objective(networks, clips, recipe.batch, recipe.length)
+    dream = dream_objective(networks, clips, recipe.batch, recipe.length, recipe.context_noise)
     stages.append(Stage("dream", recipe.dream_share, [Rate(learn, 1e-3 * recipe.rate, 0.01)], dream))
     rollout = rollout_objective(networks, clips, recipe.batch, 2 * recipe.length)
     decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith("place.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ class Recipe:
     layers: int = 2
     heads: int = 6
     context: int = 8
+    conditioning: Literal["both", "keys", "pose"] = "both"
+    """What pictures are conditioned on; with "keys" alone the world has no poses at all, and no place."""
+    prediction: Literal["clean", "velocity"] = "clean"
+    context_noise: bool = True
+    """Is the past noisy in training (diffusion forcing, shaken latents), or clean (teacher forcing)."""
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
     channels: int = 96
@@ -108,6 +114,7 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
     """
     if recipe.tokenizer not in ("history", "frame"):
         raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
+    poses = None if recipe.conditioning == "keys" else poses
     keys = spec.control_space.size
     tokenizer = _plan_tokenizer(recipe, spec, poses)
     history = tokenizer if isinstance(tokenizer, HistoryConfig) else None
@@ -119,6 +126,7 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
         layers=recipe.layers,
         heads=recipe.heads,
         context=recipe.context,
+        prediction=recipe.prediction,
     )
     surroundings = history.surroundings if history else 0
     bounds = history.place.bounds if history and history.place else None
@@ -139,6 +147,7 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
         frame=tokenizer if isinstance(tokenizer, FrameConfig) else None,
         twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
         footing=footing,
+        hears_keys=recipe.conditioning != "pose",
     )
 
 

@@ -19,12 +19,13 @@ from worldsim.data.dataset import Split
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks, find_device
+from worldsim.ticker import Ticker
+from worldsim.training.dreams import obedience_gap
 from worldsim.training.pictures import write_strip
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
-from worldsim.training.stage import Stage
+from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
-from worldsim.training.ticker import Ticker
 from worldsim.training.trainer import Trainer, Writer
 
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", help="frame size HxW; must divide the dataset's (default: the dataset's)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add("--stages", help="comma-separated: of place,motion,dream,rollout those to run (default: all)")
-    add("--init", help="world to start from: a shipped name or a folder")
+    add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
     add("--seed", type=int, default=0, help="of all chance (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
@@ -113,11 +114,12 @@ def _chosen(stages: list[Stage], names: str | None) -> list[Stage]:
 def _train(args: argparse.Namespace, networks: Networks, stages: list[Stage], held_out: ClipStore) -> bool:
     """Run the stages; False where Ctrl-C or a polite kill ended them early."""
 
-    def picture(stage: str, step: int) -> None:
+    def look(stage: str, step: int) -> Logs:
         write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
+        return {"obedience_gap": obedience_gap(networks, held_out)}
 
     with _figures(args.out) as writer, _term_as_ctrl_c():
-        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, picture)
+        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look)
         if args.resume:
             trainer.resume()
         size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12

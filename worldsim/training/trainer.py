@@ -14,10 +14,10 @@ import torch
 from worldsim.errors import CheckpointError, ConfigError
 from worldsim.networks import Networks
 from worldsim.peak import matmul_peak
+from worldsim.ticker import Ticker
 from worldsim.training.stage import Logs, Stage, rate_at
 from worldsim.training.state import Clock, Moments, load_state, save_state
 from worldsim.training.throughput import Throughput
-from worldsim.training.ticker import Ticker
 
 _SPEED = ("steps_per_s", "peak_share")
 """Figures that are told in words of their own."""
@@ -40,7 +40,7 @@ class Trainer:
         minutes: wall clock that the stages share, saving and pictures included.
         seed: of all chance.
         writer: where figures go.
-        picture: called with the stage and the step whenever the state is saved.
+        look: called with the stage and the step whenever the state is saved; tells figures to log.
         save_every: seconds between saves.
     """
 
@@ -52,11 +52,11 @@ class Trainer:
         minutes: float,
         seed: int,
         writer: Writer | None = None,
-        picture: Callable[[str, int], None] | None = None,
+        look: Callable[[str, int], Logs] | None = None,
         save_every: float = 120.0,
     ) -> None:
         self.networks, self.stages, self.out, self.seed = networks, stages, out, seed
-        self.writer, self.picture, self.save_every = writer, picture, save_every
+        self.writer, self.look, self.save_every = writer, look, save_every
         whole = sum(stage.share for stage in stages)
         if whole <= 0:
             raise ConfigError("stages must have a share of the minutes", [stage.name for stage in stages])
@@ -66,6 +66,7 @@ class Trainer:
         self.peak = matmul_peak(networks.device)
         """FLOP/s of the machine's matmuls."""
         self._optimizer: torch.optim.Optimizer | None = None
+        self._seen: Logs = {}  # what the last look told
         self._moments: Moments = {}  # of a state that was read, until an optimizer takes them up
 
     def resume(self) -> None:
@@ -108,12 +109,12 @@ class Trainer:
             self._tell(stage, logs, ticker)
             if now - saved > self.save_every:
                 self._save()
-                self._draw(stage)
+                self._look(stage)
                 saved = now
         step = self.clock.step
         self.clock, self._optimizer = self._clock(number + 1), None
         self._save()
-        self._draw(stage, step)
+        self._look(stage, step)
 
     def _step(self, stage: Stage, optimizer: torch.optim.Optimizer) -> Logs:
         """One step. Its chance hangs on (seed, stage, step) alone: a resumed run draws what it would have."""
@@ -156,10 +157,15 @@ class Trainer:
 
     def _tell(self, stage: Stage, logs: Logs, ticker: Ticker) -> None:
         step = self.clock.step
-        figures = " ".join(f"{name} {value:.3f}" for name, value in logs.items() if name not in _SPEED)
+        told = {name: value for name, value in logs.items() if name not in _SPEED} | self._seen
+        figures = " ".join(f"{name} {value:.3f}" for name, value in told.items())
         speed = f", {logs['steps_per_s']:.1f} steps/s, {logs['peak_share']:.0%} of peak"
         ticker.update(self._spent(), f"{stage.name} {step}: {figures}{speed}")
-        if self.writer is not None and step % 10 == 0:
+        if step % 10 == 0:
+            self._write(stage, logs, step)
+
+    def _write(self, stage: Stage, logs: Logs, step: int) -> None:
+        if self.writer is not None:
             for name, value in logs.items():
                 self.writer.add_scalar(f"{stage.name}/{name}", value, step)
 
@@ -168,6 +174,8 @@ class Trainer:
             return  # interrupted before going on: the state on disk is whole, this one would lack them
         save_state(self.out, self.networks, self._optimizer, self.clock)
 
-    def _draw(self, stage: Stage, step: int | None = None) -> None:
-        if self.picture is not None:
-            self.picture(stage.name, self.clock.step if step is None else step)
+    def _look(self, stage: Stage, step: int | None = None) -> None:
+        if self.look is not None:
+            step = self.clock.step if step is None else step
+            self._seen = self.look(stage.name, step)
+            self._write(stage, self._seen, step)

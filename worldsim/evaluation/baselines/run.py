@@ -8,6 +8,7 @@ zero over the minutes.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 
 from worldsim.data.clips import ClipStore
+from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork
 from worldsim.pixels import to_model
+from worldsim.ticker import Ticker
 
 __all__ = ["main", "train"]
 
@@ -33,10 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     clips = ClipStore(args.data)
     space, size = clips.spec.control_space, clips.spec.size
     config = BaselineConfig(kind=args.kind, size=size, control=space.size, hidden=args.hidden)
-    baseline = train(clips, config, args.minutes, args.seed)
+    begun = Baseline.load(args.out) if args.resume else None
+    if begun is not None and begun.network.config != config:
+        raise ConfigError("--resume needs a baseline of the same kind, sizes and keys", begun.network.config)
+    with Ticker(f"training {args.kind}, Ctrl-C to end it", 60 * args.minutes) as ticker:
+        baseline = train(clips, config, args.minutes, args.seed, begun=begun, on_progress=ticker.update)
     baseline.save(args.out)
     count = sum(weight.numel() for weight in baseline.network.parameters())
-    print(f"{args.kind}, {count / 1e6:.1f}M parameters, {args.minutes:g} minutes: {args.out}")
+    print(f"{args.kind}, {count / 1e6:.1f}M parameters, {baseline.minutes:.3g} minutes: {args.out}")
     return 0
 
 
@@ -48,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="file to write, e.g. runs/convlstm.safetensors"
     )
     parser.add_argument("--minutes", type=float, default=60, help="of training (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="train the baseline in that file further")
     parser.add_argument("--hidden", type=int, default=48, help="channels of a layer (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
@@ -60,12 +68,36 @@ def train(
     minutes: float,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    begun: Baseline | None = None,
+    on_progress: Callable[[float, str], None] = lambda seconds, text: None,
 ) -> Baseline:
-    """Train for so many minutes of ``clock``, which tells seconds."""
+    """Train for so many minutes of ``clock``, which tells seconds.
+
+    A baseline that was ``begun`` before is trained further. Ctrl-C ends it early, with what has been learnt
+    until then.
+    """
     torch.manual_seed(seed)
-    network = BaselineNetwork(config)
+    network = BaselineNetwork(config) if begun is None else begun.network.requires_grad_().train()
+    before, began = begun.minutes if begun is not None else 0.0, clock()
+    rng = np.random.default_rng([seed, round(60 * before)])
+    try:
+        _teach(network, clips, rng, 60 * minutes, clock, on_progress)
+    except KeyboardInterrupt:
+        print("ended early; what has been learnt is kept", file=sys.stderr)
+    return Baseline(network, before + min((clock() - began) / 60, minutes))
+
+
+def _teach(
+    network: BaselineNetwork,
+    clips: ClipStore,
+    rng: np.random.Generator,
+    seconds: float,
+    clock: Callable[[], float],
+    on_progress: Callable[[float, str], None],
+) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
-    rng, began, progress = np.random.default_rng(seed), clock(), 0.0
+    began, progress = clock(), 0.0
     while progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1.0, 40 * progress + 0.05) * (1 - progress)
@@ -81,5 +113,6 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        progress = (clock() - began) / (60 * minutes)
-    return Baseline(network, minutes)
+        spent = clock() - began
+        progress = spent / seconds
+        on_progress(min(spent, seconds), f"error {loss.item():.4f}")

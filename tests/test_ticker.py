@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.training import ticker as ticker_module
+from worldsim import ticker as ticker_module
+from worldsim.ticker import Ticker
 from worldsim.training.stage import Logs
 from worldsim.training.throughput import Throughput
-from worldsim.training.ticker import Ticker
 
 
 class Watch:

@@ -1,0 +1,165 @@
+"""``python -m benchmarks.ablation``: what parts of a recipe are worth, one thing changed at a time.
+
+All worlds are trained for the same minutes on the same data, from the same place and motion (``--init``);
+only the generator and the rest of the tokenizer are learnt anew. Then the yardstick measures them. What is
+done is kept under ``--out``: the same command goes on where an interrupted one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from worldsim import config as configs
+from worldsim.checkpoint import Stored, WorldConfig, find_world, load_world, save_world
+from worldsim.data.clips import ClipStore
+from worldsim.engine.world import load
+from worldsim.evaluation.judge import find_judge
+from worldsim.evaluation.player import open_player
+from worldsim.evaluation.trajectories import MOST_SKIPPED
+from worldsim.evaluation.yardstick import CONTEXT, Scope, evaluate
+from worldsim.networks import Networks, NetworksConfig
+from worldsim.ticker import Ticker
+from worldsim.training.plan import stages_of
+from worldsim.training.recipes import Recipe, plan_networks, recipe_of
+from worldsim.training.stage import Logs
+from worldsim.training.trainer import Trainer
+
+__all__ = ["SCOPE", "VARIANTS", "main", "measure", "train"]
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "all": {},
+    "keys-only": {"conditioning": "keys"},
+    "pose-only": {"conditioning": "pose"},
+    "no-context-noise": {"context_noise": "false"},
+    "no-self-rollout": {"rollout_share": "0"},
+    "velocity": {"prediction": "velocity"},
+    "context-16": {"context": "16", "length": "17"},
+    "context-32": {"context": "32", "length": "33"},
+    "context-64": {"context": "64", "length": "65"},
+}
+"""What each changes in the recipe; "all" has a context of 8. "keys-only" has no poses, and so no place."""
+SCOPE = Scope(trajectories=16, teacher=64, every=4, horizon=64)
+FIGURES = (
+    "next_psnr",
+    "next_gain",
+    "open16_true",
+    "open16_gap",
+    "open64_true",
+    "open64_gap",
+    "sharp64",
+    "frechet",
+    "key_accuracy",
+)
+_INHERITED = ("tokenizer.place.", "heads.", "footing.")
+_STAGES = ("dream", "rollout")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = _parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    names = args.only or list(VARIANTS)
+    clips = ClipStore(args.data)
+    for name in names:
+        if not (args.out / f"{name}.json").exists():
+            row = train(name, recipe_of(args.recipe), clips, args.init, args.minutes, args.seed, args.out)
+            if row is None:
+                print("interrupted; the same command goes on", file=sys.stderr)
+                return 130
+            row["figures"] = measure(args.out / name)
+            (args.out / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    rows = {name: json.loads((args.out / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    for name, row in rows.items():
+        values = " ".join(f"{figure} {row['figures'][figure][0]:.2f}" for figure in row["figures"])
+        print(f"{name}: {row['steps']} steps, {values}", file=sys.stderr)
+    print(json.dumps(rows))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description="What parts of a recipe are worth, at equal minutes.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for worlds and figures")
+    parser.add_argument("--minutes", type=float, default=10, help="of training, for each (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these alone")
+    parser.add_argument(
+        "--init", default="doom-maze", help="world that place and motion are of (%(default)s)"
+    )
+    parser.add_argument("--recipe", default="small", help="sizes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    return parser
+
+
+def train(
+    name: str, recipe: Recipe, clips: ClipStore, init: str, minutes: float, seed: int, out: Path
+) -> dict[str, object] | None:
+    """Train a variant into ``out / name``. Returns what is told of it, or None where it was interrupted."""
+    recipe = configs.override(recipe, VARIANTS[name])
+    stored = load_world(find_world(init))
+    torch.manual_seed(seed)
+    networks = Networks(_planned(recipe, clips, stored))
+    _inherit(networks, stored.networks)
+    plan = [stage for stage in stages_of(recipe, networks.train(), clips, warm=True) if stage.name in _STAGES]
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    steps: dict[str, int] = {}
+
+    def count(stage: str, step: int) -> Logs:
+        steps[stage] = step
+        return {}
+
+    trainer = Trainer(networks, plan, folder, minutes, seed, look=count)
+    if (folder / "state.safetensors").exists():
+        trainer.resume()
+    if not trainer.run():
+        return None
+    world = WorldConfig(name=stored.config.name, source=clips.spec, networks=networks.config)
+    save_world(folder / "world", world, networks, stored.starts, f"# {name}\n")
+    return {"changed": VARIANTS[name], "minutes": minutes, "steps": steps}
+
+
+def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Figures of the world in ``folder / "world"``: value, and the ends of its interval."""
+    world = load(folder / "world")
+    player = open_player(world, CONTEXT + SCOPE.horizon + MOST_SKIPPED)
+    try:
+        with Ticker(f"measuring {folder.name}", 1.0) as ticker:
+            report = evaluate(world, player, SCOPE, judge=find_judge(world.spec), on_progress=ticker.update)
+    finally:
+        player.close()
+    found = {name: report.figures[name] for name in FIGURES if name in report.figures}
+    return {name: (figure.value, *(figure.ci or (figure.value,) * 2)) for name, figure in found.items()}
+
+
+def _planned(recipe: Recipe, clips: ClipStore, stored: Stored) -> NetworksConfig:
+    """Networks of the recipe's sizes around the place and the motion of those that are stored."""
+    planned, held = plan_networks(recipe, clips.spec, clips.poses), stored.config.networks
+    if planned.history is None or planned.history.place is None or held.history is None:
+        return planned
+    history = replace(planned.history, place=held.history.place)
+    return replace(
+        planned, history=history, heads=held.heads, footing=held.footing, twist_scale=held.twist_scale
+    )
+
+
+def _inherit(networks: Networks, stored: Networks) -> None:
+    """Take over place, motion and footing where there is room for them."""
+    if networks.footing is not None:
+        given = {name: value for name, value in stored.state_dict().items() if name.startswith(_INHERITED)}
+        networks.load_state_dict(networks.state_dict() | given)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
