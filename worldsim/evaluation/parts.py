@@ -153,11 +153,12 @@ def _prepare_walks(
     play = np.stack([drift.random_play(space, rng, frames) for _ in range(sizes.walks)])
     idle = drift.idle_play(space, min(max(sizes.walks // 2, 2), len(found)), frames)
     rest = np.stack([drift.at_rest(stage, moment) for moment in found])
-    for name, walked in (("play", play), ("idle", idle)):
-        parts.jobs += [
-            partial(dream.walk, name, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i)
-            for i, some in _split(found[: len(walked)], _BATCH // 2)
-        ]
+    # The longest of all jobs: first, so that shorter ones fill what one worker has left when another ends.
+    parts.jobs[:0] = [
+        partial(dream.walk, name, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i)
+        for name, walked in (("play", play), ("idle", idle))
+        for i, some in _split(found[: len(walked)], _BATCH // 2)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
