@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "all": {},
     "keys-only": {"conditioning": "keys"},
     "pose-only": {"conditioning": "pose"},
-    "no-context-noise": {"context_noise": "false"},
+    "no-context-noise": {"context_noise": "0"},
     "no-self-rollout": {"rollout_share": "0"},
     "velocity": {"prediction": "velocity"},
     "context-16": {"context": "16", "length": "17"},

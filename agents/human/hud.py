@@ -30,7 +30,7 @@ from worldsim.agents.human.pen import Pen
 from worldsim.agents.human.player import STEPS, Player
 
 GAP, PAD = 10, 14  # at interface scale 1
-LOST = 0.75  # a drift that means three metres off, or a picture that has nothing of its past
+LOST = 0.65  # a drift that means three metres off in a usual picture, or one that has little of its past
 ORDER = ("turn_left", "forward", "turn_right", "strafe_left", "backward", "strafe_right")
 
 

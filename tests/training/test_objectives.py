@@ -101,6 +101,21 @@ def test_without_a_place_the_dream_teaches_motion_too(
     assert gradients(networks, rollout, draws=1) == decoders(names_of(networks, rollout))
 
 
+def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: ClipStore) -> None:
+    networks = build(recipe, clips)
+    stage = planned(networks, recipe, clips)["motion"]
+    before = {name: weight.clone() for name, weight in networks.named_parameters()}
+    optimizer = torch.optim.AdamW([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
+    for step in range(2):
+        loss, logs = stage.objective(np.random.default_rng(step), 0.9)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    assert set(logs) == {"metres", "doubt"}
+    changed = {name for name, weight in networks.named_parameters() if (weight != before[name]).any()}
+    assert changed == {name for name in before if name.startswith("heads.motion.slip.")}
+
+
 def test_a_warm_start_keeps_what_the_place_knows(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     assert all(stage.start is None for stage in stages_of(recipe, networks, clips, warm=True))
@@ -176,16 +191,16 @@ def test_levels_are_those_of_the_step_s_grid() -> None:
     assert kinds == {True, False}
 
 
-def test_without_context_noise_only_the_last_frame_is_asked_for() -> None:
+def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
     for seed in range(4):
-        drawn = draw_levels(np.random.default_rng(seed), torch.zeros(3, 5, 2), context_noise=False)
+        drawn = draw_levels(np.random.default_rng(seed), torch.zeros(3, 5, 2), is_past_clean=True)
         assert drawn.is_context[:, :-1].all()
         assert not drawn.is_context[:, -1].any()
         assert (drawn.level[:, :-1] == 1).all()
 
 
 @pytest.mark.parametrize(
-    "change", [{"prediction": "velocity"}, {"conditioning": "pose"}, {"context_noise": False}]
+    "change", [{"prediction": "velocity"}, {"conditioning": "pose"}, {"context_noise": 0.0}]
 )
 def test_a_changed_recipe_still_descends(recipe: Recipe, clips: ClipStore, change: dict[str, object]) -> None:
     recipe = dataclasses.replace(recipe, **change)  # type: ignore[arg-type]

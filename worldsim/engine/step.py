@@ -22,7 +22,7 @@ class Step:
     drift: float
     """How far the dream may be from the truth, from 0 (not at all) to 1 (all is lost): how far the frame is
     from what its past foretold, as a share of the pixel range, and how far off the camera may be, half at a
-    metre."""
+    metre in a picture of usual contrast."""
     index: int
     """Frames since the session began, given ones included."""
     steps: int = 0

@@ -18,6 +18,7 @@ from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
 from worldsim.networks import Networks
 from worldsim.sampling import philox, se3
+from worldsim.sampling.drift import drift_of
 from worldsim.sampling.flow import denoise, levels
 from worldsim.sampling.noise import normal_batch
 from worldsim.sampling.upload import upload
@@ -177,7 +178,7 @@ class Unit:
     going_on: Tensor
     """Probability that the episode goes on [B]."""
     drift: Tensor
-    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``_drift``."""
+    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``."""
     latent: Tensor
     """[B, N, C]"""
     view: View
@@ -374,16 +375,4 @@ def _commit(
     memory.moves = torch.cat([memory.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
     memory.doubt, memory.poses, memory.indices = move.doubt, move.poses, memory.indices + 1
     reward, going_on = networks.heads.judge(memory.agent, networks.tokenizer.surroundings(move.planar))
-    return Unit(frame, expected(reward), going_on.sigmoid(), _drift(frame, view, move.doubt), latent, view)
-
-
-def _drift(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
-    """What picture and camera may have lost, [B] in [0, 1].
-
-    Of the picture: where the past speaks, how far the frame is from what it said, as a share of the pixel
-    range. Of the camera: half at a metre of expected error, which is learnt on walks and adds up until a pose
-    is given.
-    """
-    known = (frame - view.warped).abs() * view.valid
-    surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05) / 2
-    return 1 - (1 - surprise) / (1 + doubt)
+    return Unit(frame, expected(reward), going_on.sigmoid(), drift_of(frame, view, move.doubt), latent, view)

@@ -99,10 +99,10 @@ class Levels:
     """Whether steps are larger than the smallest, learnt from two of half the size."""
 
 
-def draw_levels(rng: np.random.Generator, like: Tensor, context_noise: bool = True) -> Levels:
+def draw_levels(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> Levels:
     """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
 
-    Without ``context_noise`` all frames but the last are context.
+    Where ``is_past_clean``, all frames but the last are context.
     """
     frames = like.shape[:2]
 
@@ -114,7 +114,7 @@ def draw_levels(rng: np.random.Generator, like: Tensor, context_noise: bool = Tr
     level = put(rng.random(frames))
     level = torch.floor(level / size) * size if shortcut else level
     is_context = put(rng.random(frames)) < 0.4
-    if not context_noise:
+    if is_past_clean:
         is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
     level = torch.where(is_context, torch.ones_like(level), level)
     known = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
@@ -197,21 +197,20 @@ def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
 
 
 def dream_objective(
-    networks: Networks, clips: ClipStore, batch: int, length: int, context_noise: bool = True
+    networks: Networks, clips: ClipStore, batch: int, length: int, noise: float = 0.1
 ) -> Objective:
     """Tokenizer, generator and heads together: the generator learns the latents that play will need.
 
     The first half of the stage takes clips of three frames, the second of ``length``: short unrolls teach
-    more a minute, long ones are what play needs. Without ``context_noise`` the past is as clean as in play
-    that makes no errors.
+    more a minute, long ones are what play needs. Without ``noise`` the past is as clean as in play that
+    makes no errors.
     """
-    noise = 0.1 if context_noise else 0.0
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         frames = min(3, length) if progress < 0.5 else length
         data = Batch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
         unrolled = unroll(networks, data, rng, noise=noise)
-        drawn = draw_levels(rng, unrolled.latents, context_noise)
+        drawn = draw_levels(rng, unrolled.latents, is_past_clean=noise == 0)
         forcing, agent = forcing_loss(networks, data, unrolled, drawn, rng)
         heads = heads_loss(networks, data, agent)
         psnr = -10 * torch.log10(unrolled.squared / 4)

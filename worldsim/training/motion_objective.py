@@ -2,11 +2,14 @@
 
 What is nearly linear is solved for at once. Dynamics' own errors are what they meet in play, so the rest is
 learnt on walks: from a true moment they go on by what they predict, and are held against where the camera
-truly went. First comes the turn, then walks of one step, then ever longer ones.
+truly went. First comes the turn, then walks of one step, then ever longer ones. At last all but the doubt is
+left as it is, and walks are as long as play: a doubt that has only seen short ones grows without bounds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,8 +27,8 @@ from worldsim.training.tracks import Track, Tracks
 
 _METRES, _RADIANS = 0.1, 0.05
 """Errors of place and direction that count as 1."""
-_TURNING, _STEPPING = 0.2, 0.6
-"""Shares of the stage at which walks begin, and at which they become longer than one step."""
+_TURNING, _STEPPING, _DOUBTING = 0.2, 0.5, 0.8
+"""Shares of the stage at which walks begin, become longer than one step, and teach doubt alone."""
 _error = partial(F.smooth_l1_loss, beta=0.02)
 
 
@@ -48,22 +51,32 @@ def walk(planar: Tensor, twist: Tensor) -> Tensor:
 
 
 def motion_objective(
-    networks: Networks, clips: ClipStore, batch: int = 1024, longest: int = 16, warm: bool = False
+    networks: Networks,
+    clips: ClipStore,
+    batch: int = 1024,
+    longest: int = 16,
+    play: int = 192,
+    warm: bool = False,
 ) -> Objective:
     """Smooth L1 errors of turns, walks under the true controls, and outcomes; and what errors to expect.
 
-    The batch shrinks with the length of the walks, so that a step of training takes about as long. ``warm``
-    dynamics, which have learnt to turn, begin with walks.
+    Walks have up to ``longest`` steps and, where they teach doubt alone, ``play`` or what episodes allow. The
+    batch shrinks with their length, so that a step of training takes about as long. ``warm`` dynamics, which
+    have learnt to turn, begin with walks.
     """
     tracks, past = Tracks(clips), networks.config.heads.twists
+    play = min(play, max(episode.length for episode in clips.episodes) - past - 1)
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        if progress >= _DOUBTING:
+            track = tracks.sample(max(64, batch // play), past + 1 + play, rng)
+            return _doubt_loss(networks, track, rng)
         loss = _turn_loss(networks, tracks.sample(4 * batch, past + 2, rng))
         loss, logs = loss + _outcome_loss(networks, clips, rng), {"turn": loss.item()}
         if warm:
             progress = _TURNING + progress * (1 - _TURNING)
         if progress >= _TURNING:
-            share = (progress - _STEPPING) / (1 - _STEPPING)
+            share = (progress - _STEPPING) / (_DOUBTING - _STEPPING)
             length = max(1, min(longest, round(2 * share * longest)))
             track = tracks.sample(max(64, 2 * batch // (1 + length)), past + 1 + length, rng)
             walked, off = _walk_loss(networks, track, rng)
@@ -107,11 +120,25 @@ def _turn_loss(networks: Networks, track: Track) -> Tensor:
     return _error(error, torch.zeros_like(error)) + 0.1 * error.square().mean()
 
 
-def _walk_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tuple[Tensor, Logs]:
-    """Of places, heights, directions and twists on the way; and how far off the last ones are."""
+@dataclass(frozen=True, slots=True)
+class _Stride:
+    """A step of a walk."""
+
+    off: Tensor
+    """Of place, height and direction, in multiples of what counts as 1 [B, 4]."""
+    slip: Tensor
+    """Error of the step alone, likewise [B, 3]."""
+    doubt: Tensor
+    """Error to be expected until here, in metres [B]."""
+
+
+def _walk(
+    networks: Networks, track: Track, rng: np.random.Generator, *, teaches_steps: bool
+) -> Iterator[_Stride]:
+    """Walk along. Where it does not teach steps, only doubt gets a gradient."""
     device, past = networks.device, networks.config.heads.twists
     true, twists, controls = (part.to(device) for part in (track.planar, track.twists, track.controls))
-    at, before, loss = true[:, past], _shaken(twists[:, 1 : past + 1], rng), true.new_zeros(())
+    at, before = true[:, past], _shaken(twists[:, 1 : past + 1], rng)
     doubt = torch.zeros_like(at[:, 0])
     for t in range(past + 1, true.shape[1]):
         with torch.no_grad():
@@ -120,15 +147,38 @@ def _walk_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tu
         step = _dynamics(networks)(
             around, controls[:, t - past : t + 1], before, at[:, 2], networks.meeting(at.detach())
         )
-        at, twist = _on_ground(networks, at, step.twist)
+        at, twist = _on_ground(networks, at, step.twist if teaches_steps else step.twist.detach())
         doubt = doubt * (1 + step.spread) + step.slip
         before = torch.cat([before[:, 1:], twist[:, None]], 1)
-        off, slip = _off(at, true[:, t]), (twist - twists[:, t])[:, :3] / _METRES
-        loss = loss + _error(off, torch.zeros_like(off)) + _error(slip, torch.zeros_like(slip))
-        loss = loss + 0.1 * doubt_loss(doubt, _METRES * off[:, :2].norm(dim=1), _RADIANS * off[:, 3].abs())
+        yield _Stride(_off(at, true[:, t]), (twist - twists[:, t])[:, :3] / _METRES, doubt)
+
+
+def _walk_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tuple[Tensor, Logs]:
+    """Of places, heights, directions and twists on the way; and how far off the last ones are."""
+    losses = []
+    for stride in _walk(networks, track, rng, teaches_steps=True):
+        off, slip = stride.off, stride.slip
+        loss = _error(off, torch.zeros_like(off)) + _error(slip, torch.zeros_like(slip))
+        losses.append(loss + 0.1 * _doubt_of(stride))
     size = off.detach().abs().mean(0).tolist()
     degrees = float(np.degrees(_RADIANS * size[3]))
-    return loss / (true.shape[1] - past - 1), {"metres": _METRES * (size[0] + size[1]), "degrees": degrees}
+    return torch.stack(losses).mean(), {"metres": _METRES * (size[0] + size[1]), "degrees": degrees}
+
+
+def _doubt_loss(networks: Networks, track: Track, rng: np.random.Generator) -> tuple[Tensor, Logs]:
+    """Of the doubt on the way; and what is expected and what is so in the end."""
+    strides = list(_walk(networks, track, rng, teaches_steps=False))
+    doubt, off = strides[-1].doubt.mean().item(), strides[-1].off[:, :2].norm(dim=1).mean().item()
+    return torch.stack([_doubt_of(stride) for stride in strides]).mean(), {
+        "metres": _METRES * off,
+        "doubt": doubt,
+    }
+
+
+def _doubt_of(stride: _Stride) -> Tensor:
+    return doubt_loss(
+        stride.doubt, _METRES * stride.off[:, :2].norm(dim=1), _RADIANS * stride.off[:, 3].abs()
+    )
 
 
 def doubt_loss(doubt: Tensor, metres: Tensor, radians: Tensor) -> Tensor:

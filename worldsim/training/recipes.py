@@ -39,8 +39,8 @@ class Recipe:
     conditioning: Literal["both", "keys", "pose"] = "both"
     """What pictures are conditioned on; with "keys" alone the world has no poses at all, and no place."""
     prediction: Literal["clean", "velocity"] = "clean"
-    context_noise: bool = True
-    """Is the past noisy in training (diffusion forcing, shaken latents), or clean (teacher forcing)."""
+    context_noise: float = 0.1
+    """How far the past's latents are shaken in training; 0: it is clean (teacher, not diffusion forcing)."""
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
     channels: int = 96

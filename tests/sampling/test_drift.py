@@ -1,0 +1,44 @@
+"""The drift signal: what it rises with, and what it stays alike under."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tests.tiny import random_like
+from worldsim.sampling.drift import drift_of
+from worldsim.tokenizer.protocol import View
+
+
+def view_of(warped: Tensor) -> View:
+    blank = torch.zeros(len(warped), 1)
+    valid = torch.ones(len(warped), 1, *warped.shape[2:])
+    return View(warped, warped, valid, blank, warped, blank, blank, blank)
+
+
+def frames(rows: int, contrast: float = 0.1) -> Tensor:
+    return (contrast * random_like((rows, 3, 12, 16), 0)).clamp(-1, 1)
+
+
+def test_nothing_is_lost_where_the_past_was_right_and_nothing_is_in_doubt() -> None:
+    frame = frames(3)
+    torch.testing.assert_close(drift_of(frame, view_of(frame), torch.zeros(3)), torch.zeros(3))
+
+
+def test_it_rises_with_doubt_with_contrast_and_with_surprise() -> None:
+    frame, doubt = frames(4), torch.tensor([0.0, 0.1, 1.0, 100.0])
+    by_doubt = drift_of(frame[:1].expand(4, -1, -1, -1), view_of(frame[:1].expand(4, -1, -1, -1)), doubt)
+    assert (by_doubt.diff() > 0).all()
+    assert by_doubt[-1] < 1
+    one = torch.ones(4)
+    plain, rich = (drift_of(it, view_of(it), one) for it in (frames(4, 0.02), frames(4, 0.2)))
+    assert (plain < rich).all()
+    assert (drift_of(frame, view_of(frame.flip(3)), one) > drift_of(frame, view_of(frame), one)).all()
+
+
+def test_a_row_is_told_alike_in_every_batch() -> None:
+    frame, warped, doubt = frames(7), frames(7).flip(2), torch.linspace(0, 3, 7)
+    whole = drift_of(frame, view_of(warped), doubt)
+    for i in range(7):
+        part = slice(i, i + 1)
+        assert torch.equal(drift_of(frame[part], view_of(warped[part]), doubt[part]), whole[part])

@@ -1,0 +1,33 @@
+"""How far a dream may have come from the truth, as it can be told without knowing the truth.
+
+Shapes: B worlds, H x W frame.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from worldsim.tokenizer.protocol import View
+
+_USUAL = 0.052
+"""Contrast of a maze's picture, on the average."""
+
+
+def drift_of(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
+    """What picture and camera may have lost, float32 [B] in [0, 1]; ``doubt`` [B] is in metres.
+
+    Of the picture: where the past speaks, how far the frame is from what it said, as a share of the pixel
+    range. Of the camera: the error to be expected, which is learnt on walks and adds up until a pose is
+    given, as the picture shows it: seen from elsewhere, a wall without a seam looks the same. Half at one
+    metre, where there is as much to see as usual; pictures come apart with the root of the distance, about.
+    """
+    known = (frame - view.warped).abs() * view.valid
+    surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05) / 2
+    return 1 - (1 - surprise) / (1 + _contrast(frame) / _USUAL * doubt.sqrt())
+
+
+def _contrast(frame: Tensor) -> Tensor:
+    """Mean length of the brightness gradient [B] of frames [B, 3, H, W]."""
+    grey = frame.float().mean(1)
+    across, down = grey[:, :-1].diff(dim=2), grey.diff(dim=1)[:, :, :-1]
+    return (across.square() + down.square()).sqrt().mean((1, 2))
