@@ -42,6 +42,8 @@ class PlaceConfig:
     """How far from the nearest wall a camera stays: what it visits, grown by this, is free space."""
     cell: float = 0.125
     """Side of an occupancy and ground-feature cell."""
+    level_cell: float = 0.0625
+    """Side of a cell on the plane of floor and ceiling."""
     wall_cell: float = 0.04
     """Side of a cell on the two vertical planes."""
     channels: int = 16
@@ -139,11 +141,12 @@ class Place(nn.Module):
         self.config = config
         x0, y0, x1, y1 = config.bounds
         gw, gh = _cells(x1 - x0, config.cell), _cells(y1 - y0, config.cell)
+        lw, lh = _cells(x1 - x0, config.level_cell), _cells(y1 - y0, config.level_cell)
         ww, wh = _cells(x1 - x0, config.wall_cell), _cells(y1 - y0, config.wall_cell)
         rise = _cells((config.ceiling - config.floor) * 1.25, config.wall_cell)
         self.occupancy = nn.Parameter(torch.zeros(1, 1, gh, gw))
         self.ground = _plane(config.channels, gh, gw)
-        self.level = _plane(config.channels, gh * 2, gw * 2)
+        self.level = _plane(config.channels, lh, lw)
         self.wall_x = _plane(config.channels, rise, ww)
         self.wall_y = _plane(config.channels, rise, wh)
         hidden, pixel = config.hidden, 2 * config.channels + 10
