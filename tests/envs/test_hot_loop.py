@@ -71,7 +71,7 @@ def one_lane(envs: ImaginedVectorEnv) -> None:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The host does not learn which episodes end, and noise is drawn where the networks are."""
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
-    noise = lambda memory, shape: philox.normal_rows(memory.seeds, memory.indices, 0, shape)  # noqa: E731
+    noise = lambda seeds, moments, shape: philox.normal_rows(seeds, moments, 0, shape)  # noqa: E731
     monkeypatch.setattr(rollout, "_noise", noise)
     monkeypatch.setattr(footing, "asks", lambda device: False)
     decode = lambda self, actions: rollout.Controls(self.unchecked(actions))  # noqa: E731

@@ -167,18 +167,41 @@ def test_seeds_and_controls_decide(networks: Networks) -> None:
     assert not torch.equal(a.cache.keys, d.cache.keys)
 
 
-def test_every_frame_has_noise_of_its_own(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Seed and index of all noise that is drawn."""
+    found: list[tuple[int, int]] = []
 
     def record(seeds: np.ndarray, indices: np.ndarray, draw: int, shape: tuple[int, ...]) -> np.ndarray:
-        drawn.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
+        found.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
         return normal_batch(seeds, indices, draw, shape)
 
     monkeypatch.setattr(rollout, "normal_batch", record)
+    return found
+
+
+def test_every_frame_has_noise_of_its_own(networks: Networks, drawn: list[tuple[int, int]]) -> None:
     memory = first(networks)
     for _ in range(2):
         step_unit(networks, memory, controls(memory), 2)
-    assert drawn == [(3, 1), (4, 1), (5, 1), (3, 2), (4, 2), (5, 2)]
+    assert [seed for seed, _ in drawn] == [3, 4, 5, 3, 4, 5]
+    if networks.footing is None:
+        assert [index for _, index in drawn] == [1, 1, 1, 2, 2, 2]
+    assert len(set(drawn)) == 6
+    assert all(index >= 0 for _, index in drawn)
+
+
+def test_in_a_still_place_the_same_spot_has_the_same_noise(
+    networks: Networks, drawn: list[tuple[int, int]]
+) -> None:
+    memory = first(networks)
+    here = memory.poses.numpy().copy()
+    away = camera.compose(here, camera.exp(np.array([0, 0, 0.5, 0, 0.3, 0])))
+    for asked in (here, away, here):
+        step_unit(networks, memory, Controls(np.zeros((3, 7), np.float32), asked, np.ones(3, bool)), 1)
+    once, elsewhere, again = drawn[:3], drawn[3:6], drawn[6:]
+    assert (once == again) == (networks.footing is not None)
+    assert not set(once) & set(elsewhere)
 
 
 def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:

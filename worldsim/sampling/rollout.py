@@ -26,6 +26,8 @@ from worldsim.tokenizer.protocol import Motion, Past, View
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
+_SPOT = 0.004
+"""Metres and radians within which a camera is at the same spot."""
 _LOST = 100.0
 """Metres of doubt beyond which there is no more to doubt."""
 
@@ -226,7 +228,9 @@ def step_unit(
     view = _view(networks, memory, move)
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
-    latent = _noise(memory, (generator.tokens, generator.config.channels))
+    latent = _noise(
+        memory.seeds, _moment(networks, memory, move), (generator.tokens, generator.config.channels)
+    )
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
@@ -347,11 +351,23 @@ def _scales(scale: tuple[float, ...], device: torch.device) -> tuple[Tensor, Ten
         return factor, torch.where(factor > 0, factor, 1.0)
 
 
-def _noise(memory: Memory, shape: tuple[int, ...]) -> Tensor:
-    """Of every world's new frame, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
-    if memory.seeds.device.type != "cpu":
-        return philox.normal_rows(memory.seeds, memory.indices, 0, shape)
-    return torch.from_numpy(normal_batch(memory.seeds.numpy(), memory.indices.numpy(), 0, shape))
+def _noise(seeds: Tensor, moments: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Of every world, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
+    if seeds.device.type != "cpu":
+        return philox.normal_rows(seeds, moments, 0, shape)
+    return torch.from_numpy(normal_batch(seeds.numpy(), moments.numpy(), 0, shape))
+
+
+def _moment(networks: Networks, memory: Memory, move: _Move) -> Tensor:
+    """What the noise of a world's new frame is counted by, int64 [B], at least 0.
+
+    The frame's number. In one still place, where the camera is: what stands still does not shimmer, and looks
+    alike whenever it is seen from the same spot.
+    """
+    if networks.footing is None or move.planar is None:
+        return memory.indices
+    x, y, z, yaw = (move.planar / _SPOT).round().long().unbind(-1)
+    return ((x * 73856093) ^ (y * 19349663) ^ (z * 83492791) ^ (yaw * 49979687)) & (2**62 - 1)
 
 
 def _view(networks: Networks, memory: Memory, move: _Move) -> View:
