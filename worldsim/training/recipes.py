@@ -45,6 +45,10 @@ class Recipe:
     tokenizer_depth: int = 3
     channels: int = 96
     place_channels: int = 16
+    wall_cell: float = 0.0225
+    """Side of a cell of the place's walls, in metres; the maze's textures have 0.031."""
+    level_cell: float = 0.05
+    """Of its floor and ceiling, which are seen from farther away."""
     place_share: float = 0.4
     motion_share: float = 0.04
     dream_share: float = 0.44
@@ -157,7 +161,7 @@ def _plan_tokenizer(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) 
         return FrameConfig(size=spec.size, control=control, **recipe.tokenizer_sizes)
     place = None
     if poses is not None and spec.name in SCENES:
-        place = _place_around(poses, *SCENES[spec.name], channels=recipe.place_channels)
+        place = _place_around(poses, *SCENES[spec.name], recipe)
     sizes = recipe.tokenizer_sizes
     return HistoryConfig(size=spec.size, control=control, intrinsics=spec.intrinsics, place=place, **sizes)
 
@@ -181,8 +185,15 @@ def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
 
 
 def _place_around(
-    poses: np.ndarray, floor: float, ceiling: float, channels: int, margin: float = 1.0
+    poses: np.ndarray, floor: float, ceiling: float, recipe: Recipe, margin: float = 1.0
 ) -> PlaceConfig:
     low, high = poses[:, :2, 3].min(0) - margin, poses[:, :2, 3].max(0) + margin
     bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-    return PlaceConfig(bounds=bounds, floor=floor, ceiling=ceiling, channels=channels)
+    return PlaceConfig(
+        bounds=bounds,
+        floor=floor,
+        ceiling=ceiling,
+        level_cell=recipe.level_cell,
+        wall_cell=recipe.wall_cell,
+        channels=recipe.place_channels,
+    )
