@@ -1,4 +1,4 @@
-"""A folder of bytes that a journal names: snapshots and given contexts, each written whole or not at all."""
+"""A folder of bytes that a journal names: snapshots, given contexts and frames, each whole or not there."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Blobs:
         for path in folder.glob("*.tmp"):
             path.unlink()
         self._folder, self._lock = folder, threading.Lock()
+        self.saved = 0
+        """Files written so far."""
         self._next = max((int(path.stem, 16) for path in folder.glob("*.blob")), default=0) + 1
 
     def save(self, blob: bytes) -> str:
@@ -36,6 +38,7 @@ class Blobs:
         with self._lock:
             name = f"{self._next:012x}.blob"
             self._next += 1
+            self.saved += 1
         path = self._folder / name
         building = path.with_suffix(".tmp")
         with building.open("wb") as file:
