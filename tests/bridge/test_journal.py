@@ -271,6 +271,19 @@ def test_sessions_that_never_come_to_a_snapshot_leave_no_frames(tmp_path: Path) 
         assert len(list((tmp_path / "blobs").iterdir())) <= module._SWEEP
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_frames_given_come_to_the_disk_with_the_reply_or_soon_after(tmp_path: Path, durable: bool) -> None:
+    with reopen(tmp_path, durable=durable) as journal:
+        server = Server(journal)
+        server.open(0)
+        for count in range(3 * module._LOOSE):
+            server.anchor("s1.1", count)
+            assert journal._blobs.loose <= (0 if durable else module._LOOSE)
+        journal.flush()
+        assert journal._blobs.loose == 0
+        check(journal, server.fakes)
+
+
 def test_leases_come_back_until_they_end(tmp_path: Path) -> None:
     lease = {"op": "lease", "lease": "l", "key": "k", "client": "me"}
     with reopen(tmp_path) as journal:
@@ -288,7 +301,7 @@ def test_a_session_of_the_same_name_does_not_get_the_old_ones_snapshot(
 ) -> None:
     go = threading.Event()
     save = Blobs.save
-    monkeypatch.setattr(Blobs, "save", lambda self, blob: go.wait(5) and save(self, blob))
+    monkeypatch.setattr(Blobs, "save", lambda self, blob, **how: go.wait(5) and save(self, blob, **how))
     with reopen(tmp_path) as journal:
         journal.append(opened("s", seed=1), *[stepped(seq) for seq in range(1, 9)])
         journal.snapshot("s", b"old")
@@ -374,7 +387,7 @@ def test_a_log_that_cannot_be_written_anew_is_kept_as_it_is(
 ) -> None:
     with reopen(tmp_path) as journal:
         monkeypatch.setattr(journal, "_limit", 0)
-        owner, name = (module, "Log") if step == "open" else (log, "sync_folder")
+        owner, name = (module, "Log") if step == "open" else (log, "sync_name")
         monkeypatch.setattr(owner, name, fail)
         journal.append(opened(), stepped(1))
         journal.flush()
@@ -399,7 +412,7 @@ def test_a_log_that_cannot_be_mended_takes_nothing_more(
             journal.append(stepped(9))
 
 
-def fail(*_: object) -> None:
+def fail(*_: object, **__: object) -> None:
     raise OSError("No space left on device")
 
 

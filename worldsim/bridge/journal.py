@@ -41,6 +41,8 @@ _COMPACT = 8 * 2**20
 """A log is written anew when it has more bytes than this and twice what it had when last written anew."""
 _SWEEP = 16
 """Files written between two sweeps of those that are needed no more, or as many as are needed, if more."""
+_LOOSE = 16
+"""Frames given that may wait for the disk: clients that give more are as slow as it is."""
 _WAITING = 64
 """Snapshots that may wait for the disk."""
 
@@ -151,14 +153,17 @@ class Journal:
         """
         with self._lock:
             self._check_usable()
-            stored = [self._blobs.store(record) for record in records]
+            quick = () if self.durable else ("anchor",)  # a disk's pause for each would hold up all others
+            stored = [self._blobs.store(record, settled=record["op"] not in quick) for record in records]
+            if self._blobs.loose > _LOOSE:
+                self._blobs.settle()
             self._broken = True
             self._apply(stored)
             self._log.append(stored)
             if self.durable:
                 self._log.sync()
             self._broken = False
-            if self._log.size > self._limit or self._blobs.saved >= self._sweep_at:
+            if self._log.size > self._limit or self._blobs.saved >= self._sweep_at or self._blobs.loose:
                 self._wake()
 
     def sibling(self, folder: Path) -> Journal:
@@ -187,7 +192,9 @@ class Journal:
         with self._lock:  # blobs must not be swept before the records that name them are there
             here = {*self._ledger.leases, *self._ledger.sessions}
             rows = [row for row in other._ledger.records() if row.get("session", row["lease"]) not in here]
-            self.append(*(self._with_blobs(row, other) for row in rows))
+            copied = [self._with_blobs(row, other) for row in rows]
+            self._blobs.settle()
+            self.append(*copied)
         other.append(*({"op": "end", "lease": lease} for lease in other._ledger.owners()))
 
     def _with_blobs(self, row: Record, other: Journal) -> Record:
@@ -196,7 +203,7 @@ class Journal:
             return row
 
         def copied(record: Record) -> Record:
-            return self._blobs.store(other._blobs.load(record))
+            return self._blobs.store(other._blobs.load(record), settled=False)
 
         moments = [[seq, depth, copied(record)] for seq, depth, record in row["moments"]]
         return {**row, "moments": moments, "events": [[seq, copied(event)] for seq, event in row["events"]]}
@@ -308,18 +315,18 @@ class Journal:
         return Recovered(name, held.lease, held.origin, base, list(held.events), held.seq)
 
     def _wake(self) -> None:
-        with contextlib.suppress(
-            queue.Full
-        ):  # the writer looks at the log's length after each snapshot anyway
-            self._shots.put_nowait(None)
+        if self._shots.empty():  # otherwise the writer comes round anyway
+            with contextlib.suppress(queue.Full):
+                self._shots.put_nowait(None)
 
     def _write_shots(self) -> None:
-        """The writer's thread: snapshots to files, files that nobody needs away, long logs anew."""
+        """The writer's thread: files to the disk, those that nobody needs away, long logs anew."""
         while True:
             shot = self._shots.get()
             try:
                 if shot is not None:
                     self._write_shot(shot)
+                self._blobs.settle()
                 if self._blobs.saved >= self._sweep_at:
                     self._sweep()
                 self._compact()
