@@ -28,6 +28,7 @@ _OPS = (
     "step_many",
     "fork",
     "rewind",
+    "anchor",
     "snapshot",
     "restore",
     "close",
@@ -129,24 +130,23 @@ def _large(chance: random.Random, lease: str, session: str) -> list[bytes]:
     return [MAGIC, msgpack.packb(row), chance.randbytes(chance.choice((10_000, 50_000)))]
 
 
-def _context(chance: random.Random, lease: str, _: str) -> list[bytes]:
+def _given(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    """A context or a frame that is not what it says."""
     shape = chance.choice(([2, 60, 80, 3], [2**31, 2**31, 2**31, 3], [0], [-1, 60, 80, 3], [1] * 20))
     array = {
         "dtype": chance.choice(("u1", "f4", "O", "f2")),
         "shape": shape,
         "part": chance.choice((0, 1, 7, -1)),
     }
-    row = {"op": "open", "id": 1, "lease": lease, "session": new_name(), "seed": 1}
-    return [
-        MAGIC,
-        msgpack.packb({**row, "context": {"frames": array, "controls": array, "poses": None}}),
-        b"x" * 100,
-    ]
+    row = {"id": 1, "lease": lease, "session": new_name(), "seed": 1}
+    opening = {**row, "op": "open", "context": {"frames": array, "controls": array, "poses": None}}
+    anchor = {"op": "anchor", "id": 1, "lease": lease, "session": session, "seq": 1, "frame": array}
+    return [MAGIC, msgpack.packb(chance.choice((opening, anchor))), b"x" * 100]
 
 
 _KINDS = (
     *(_bent,) * 6, *(_nearly,) * 3, *(_flipped,) * 3, *(_cut,) * 2, *(_noise,) * 2, _noisy_header, _lying,
-    _many_parts, _another_version, _context, _large,
+    _many_parts, _another_version, _given, _large,
 )  # fmt: skip
 
 

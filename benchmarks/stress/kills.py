@@ -33,7 +33,7 @@ class _Walker(threading.Thread):
         super().__init__(daemon=True)
         self.chance = random.Random(number)
         self.address, self.tally = address, Tally()
-        self.walks = [Walk(seed=100 * number + i) for i in range(SESSIONS)]
+        self.walks = [Walk(seed=100 * number + i, anchors=0.05) for i in range(SESSIONS)]
         self.opened, self.ended, self.house_died = (threading.Event() for _ in range(3))
 
     def run(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.stress.visitor import Reply, UnansweredError, Visitor, new_name
+from worldsim.bridge.protocol import describe
 
 __all__ = ["RefusedError", "Tally", "Walk", "compare"]
 
@@ -45,6 +46,12 @@ class Walk:
     name: str = field(default_factory=new_name)
     seq: int = 0
     depth: int = 0
+    anchors: float = 0.0
+    """Share of its requests that are anchors, to frames of noise."""
+    shape: tuple[int, ...] = ()
+    """Of a frame."""
+    pose: list[float] | None = None
+    """Of the newest frame."""
     done: list[dict[str, Any]] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
 
@@ -52,26 +59,34 @@ class Walk:
         """Begin the session."""
         reply = _checked(visitor.ask("open", session=self.name, seed=self.seed))
         self.hashes.append(_hash(reply.payloads[0]))
+        self.shape, self.pose = tuple(reply.header["step"]["frame"]["shape"]), reply.header["step"]["pose"]
 
     def plan(self, chance: random.Random) -> dict[str, Any]:
-        """The next request: mostly a step, sometimes a rewind."""
+        """The next request: mostly a step, sometimes a rewind or an anchor."""
         if self.depth and chance.random() < 0.05:
             return {"op": "rewind", "frames": chance.randint(1, min(4, self.depth))}
         keys = [key for key in self.keys if chance.random() < 0.3]
+        if self.anchors and chance.random() < self.anchors:
+            control = {"keys": keys, "pose": self.pose}
+            return {"op": "anchor", "control": control, "noise": chance.getrandbits(32)}
         return {"op": "step", "control": {"keys": keys, "look": round(chance.uniform(-0.2, 0.2), 3)}}
 
     def take(self, request: Mapping[str, Any], frame: bytes) -> None:
         """Note what was acknowledged."""
         self.seq += 1
-        self.depth += 1 if request["op"] == "step" else -request["frames"]
+        self.depth += -request["frames"] if request["op"] == "rewind" else 1
         self.done.append(dict(request))
         self.hashes.append(_hash(frame))
 
     def go(self, visitor: Visitor, chance: random.Random, patience: float | None = None) -> None:
         """One request and its acknowledgement."""
         request = self.plan(chance)
-        fields = {**request, "session": self.name, "seq": self.seq + 1}
-        reply = _checked(visitor.ask(fields.pop("op"), patience=patience, **fields))
+        fields, payloads = {**request, "session": self.name, "seq": self.seq + 1}, []
+        if request["op"] == "anchor":
+            frame = _noise(fields.pop("noise"), self.shape)
+            fields["frame"], payloads = describe(frame), [frame.tobytes()]
+        reply = _checked(visitor.ask(fields.pop("op"), payloads, patience=patience, **fields))
+        self.pose = reply.header["step"]["pose"]
         self.take(request, reply.payloads[0])
 
     def checked(self, sessions: Mapping[str, int], tally: Tally, in_flight: int = 1) -> None:
@@ -85,9 +100,11 @@ def go_together(
     walks: list[Walk], visitor: Visitor, chance: random.Random, patience: float | None = None
 ) -> None:
     """One step of each walk in one request; items that are refused for now are asked for again."""
-    left = {
-        walk.name: (walk, {"op": "step", "control": walk.plan(chance).get("control", {})}) for walk in walks
-    }
+    left = {}
+    for walk in walks:
+        control = walk.plan(chance).get("control", {})
+        control.pop("pose", None)  # of an anchor
+        left[walk.name] = (walk, {"op": "step", "control": control})
     while left:
         items = [
             {"session": name, "seq": walk.seq + 1, "control": request["control"]}
@@ -99,6 +116,7 @@ def go_together(
         frames = np.split(np.frombuffer(reply.payloads[0], np.uint8), len(good)) if good else []
         for answer, frame in zip(good, frames, strict=True):
             walk, request = left.pop(answer["session"])
+            walk.pose = answer["step"]["pose"]
             walk.take(request, frame.tobytes())
         errors = [answer["error"] for answer in answers if "error" in answer]
         for error in errors:
@@ -124,9 +142,17 @@ def compare(world: Path, walks: list[Walk], steps: int, history: int) -> int:
         for session, request in asked:
             if request["op"] == "rewind":
                 session.rewind(request["frames"])
+            elif request["op"] == "anchor":
+                control, frame = request["control"], _noise(request["noise"], session.frame.shape)
+                pose = None if control["pose"] is None else np.reshape(control["pose"], (4, 4))
+                session.anchor(frame, pose, Control(control["keys"]))
         engine.step({one: Control(**row["control"]) for one, row in asked if row["op"] == "step"})
         differ += sum(_hash(session.frame.tobytes()) != walk.hashes[done] for walk, session in left)
     return differ
+
+
+def _noise(seed: int, shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _hash(frame: bytes) -> str:

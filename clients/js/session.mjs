@@ -1,6 +1,6 @@
 // A world that a server dreams, seen from here.
 
-import { arrayOf, typed } from "./message.mjs";
+import { Payloads, WorldsimError, arrayOf, typed } from "./message.mjs";
 
 /** Names of sessions are chosen by the client, so that making one can be repeated safely. */
 export function newName() {
@@ -48,6 +48,28 @@ export class Session {
     return this.inTurn(async () => {
       const rest = { control: controlOf(control), codec, deadline_ms: deadline };
       return this.#moved(await this.#ask("step", { seq: this.seq + 1, ...rest }));
+    });
+  }
+
+  /**
+   * Takes a real frame as the next one, so that the dream goes on from what is true; `rewind` takes it back.
+   *
+   * frame: Uint8Array [H * W * 3], copied; control: what was held while getting there, and in `pose` the
+   * frame's own, which a world with poses needs; deadline: milliseconds.
+   */
+  async anchor(frame, control = {}, { deadline } = {}) {
+    if (!(frame instanceof Uint8Array)) {
+      const rule = "a frame must be a Uint8Array of H * W * 3 bytes";
+      throw new WorldsimError({ code: "BAD_REQUEST", rule, value: frame?.constructor?.name ?? frame });
+    }
+    const shape = [...this.#client.world.size, 3];
+    const data = new Uint8Array(frame);
+    const payloads = new Payloads();
+    const rest = { frame: payloads.add(data, shape), control: controlOf(control), deadline_ms: deadline };
+    return this.inTurn(async () => {
+      const fields = { seq: this.seq + 1, ...rest, codec: "none" };
+      const { header } = await this.#ask("anchor", fields, payloads.list);
+      return this.take({ ...header.step, frame: { data, shape } });
     });
   }
 
@@ -102,7 +124,7 @@ export class Session {
     return this.take(stepOf(header.step, payloads));
   }
 
-  #ask(op, fields = {}) {
-    return this.#client.ask({ op, session: this.name, ...fields });
+  #ask(op, fields = {}, payloads = []) {
+    return this.#client.ask({ op, session: this.name, ...fields }, payloads);
   }
 }

@@ -40,6 +40,7 @@ HELLO = {
     "steps": 2,
     "context": 6,
     "codecs": CODECS,
+    "ops": ("open", "step", "step_many", "fork", "rewind", "anchor", "snapshot", "restore", "close"),
     "latent": [4, 3],
     "limits": Limits().to_dict(),
     "server": "0",
@@ -63,6 +64,10 @@ class FakeSession:
         self.given = control.get("pose") is not None
         self.pose = control.get("pose") or self.pose
         self.index, self.reward = self.index + 1, float("forward" in control.get("keys", ()))
+
+    def anchor(self, frame: bytes, control: Mapping[str, Any]) -> None:
+        self.move(control)
+        self.hash = zlib.crc32(frame, self.hash)
 
     def rewind(self, frames: int) -> None:
         self.hash, self.index = self.past[-frames]
@@ -168,6 +173,10 @@ class FakeServer:
         if session is None:
             return {"error": refusal("UNKNOWN_SESSION")}, []
         return self._once(session, header, lambda: session.move(header["control"]))
+
+    def anchor(self, header: dict[str, Any], payloads: list[bytes]) -> Any:
+        session = self.sessions[header["session"]]
+        return self._once(session, header, lambda: session.anchor(payloads[0], header["control"]))
 
     def rewind(self, header: dict[str, Any], _: Any) -> Any:
         session = self.sessions[header["session"]]

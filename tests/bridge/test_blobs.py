@@ -39,3 +39,13 @@ def test_a_spoilt_one_is_noticed(tmp_path: Path, harm: str) -> None:
     path.write_bytes(b"bytez") if harm == "damaged" else path.unlink()
     with pytest.raises(BridgeError, match=harm):
         Blobs(tmp_path).load(stored)
+
+
+def test_files_that_are_needed_no_more_need_not_come_to_the_disk(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    first, second = (blobs.save(blob, settled=False) for blob in (b"a", b"b"))
+    (tmp_path / "blobs" / first).unlink()
+    assert (blobs.loose, blobs.saved) == (2, 2)
+    blobs.settle()
+    assert blobs.loose == 0
+    assert (tmp_path / "blobs" / second).read_bytes() == b"b"

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from tests.bridge.fake_server import LEASE, FakeServer
+from tests.bridge.fake_server import HELLO, LEASE, SIZE, FakeServer
 from worldsim.bridge.client import (
     BusyError,
     Client,
@@ -113,6 +114,59 @@ def test_twins_a_rewind_and_a_snapshot_see_the_same_future(client: Client) -> No
     assert_array_equal(session.step(FORWARD).frame, future.frame)
 
 
+def test_a_real_frame_is_the_next_one(client: Client, server: FakeServer) -> None:
+    session, twin = client.open(seed=1), client.open(seed=1)
+    pose = np.diag([1.0, -1.0, -1.0, 1.0])
+    frame = np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3)
+    step = session.anchor(frame[:, ::-1], pose, Control({"forward"}, pose=np.eye(4)))
+    asked = server.seen[-1]
+    assert asked["frame"] == {"dtype": "u1", "shape": [12, 16, 3], "part": 0}
+    assert asked["control"] == {"keys": ["forward"], "pose": pose.ravel().tolist()}
+    assert (asked["codec"], step.seq, step.index, step.pose_given) == ("none", 1, 1, True)
+    assert_array_equal(step.frame, frame[:, ::-1])
+    assert session.frame is step.frame
+    future = twin.anchor_async(frame, pose, FORWARD, deadline=5.0)
+    mirrored, frame[:] = frame[:, ::-1].copy(), 0  # a camera's buffer is used again
+    assert future.result().frame.any()
+    assert server.seen[-1]["deadline_ms"] == 5000
+    assert not np.array_equal(session.step().frame, twin.step().frame)
+    twin.rewind(2)
+    twin.anchor(mirrored, pose, FORWARD)
+    assert_array_equal(session.rewind(1).pose, pose)
+    assert_array_equal(session.step().frame, twin.step().frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((12, 15, 3), np.uint8),
+        np.zeros((12, 16, 4), np.uint8),
+        np.zeros((12, 16, 3), np.float32),
+        np.zeros((12, 16, 3), np.int8),
+    ],
+)
+def test_what_is_no_frame_of_the_world_is_not_sent(
+    client: Client, server: FakeServer, frame: np.ndarray
+) -> None:
+    session = client.open()
+    with pytest.raises(EngineError, match="a frame must be uint8"):
+        session.anchor(frame)
+    for pose in (np.full((4, 4), np.nan), np.eye(3)):
+        with pytest.raises(ControlError):
+            session.anchor(np.zeros((12, 16, 3), np.uint8), pose)
+    assert "anchor" not in server.ops()
+
+
+def test_an_older_server_does_not_tell_its_operations(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(server.address) as client:
+        assert "anchor" in client.world.ops
+    monkeypatch.delitem(HELLO, "ops")
+    with Client(server.address) as client:
+        assert client.world.ops == ()
+
+
 def test_given_frames_travel(client: Client, server: FakeServer) -> None:
     class Given:
         frames = np.zeros((2, 12, 16, 3), np.uint8)
@@ -173,10 +227,12 @@ def test_controls_too_long_for_one_message(client: Client, server: FakeServer) -
 @pytest.mark.parametrize("fault", ["DROP", "DEAF", "BUSY", "DRAINING"])
 def test_nothing_happens_twice_and_nothing_is_lost(client: Client, server: FakeServer, fault: str) -> None:
     session, clean = client.open(seed=5), client.open(seed=5)
-    for op in (lambda: session.step(FORWARD), session.rewind, session.fork, session.snapshot):
+    anchor = partial(session.anchor, np.zeros((*SIZE, 3), np.uint8))
+    moves = (lambda: session.step(FORWARD), session.rewind, anchor, session.rewind)
+    for op in (*moves, session.fork, session.snapshot):
         server.faults.append(fault)
         op()
-    assert (session.seq, session.index) == (2, 0)
+    assert (session.seq, session.index) == (4, 0)
     server.faults.append(fault)
     assert_array_equal(session.step(FORWARD).frame, clean.step(FORWARD).frame)
     server.faults.append(fault)

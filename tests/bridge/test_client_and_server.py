@@ -65,6 +65,10 @@ def walk(session: RemoteSession, controls: list[Control]) -> list[np.ndarray]:
     return [session.step(control).frame for control in controls]
 
 
+def real(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
 def coarse(frame: np.ndarray) -> np.ndarray:
     """Brightness of squares of 20 pixels: what is left of noise in a JPEG."""
     return frame.mean(-1).reshape(3, 20, 4, 20).mean((1, 3))
@@ -81,6 +85,25 @@ def test_frames_are_those_of_the_engine(client: Client, engine: Engine, loaded: 
             for name in ("pose_given", "reward", "terminated", "drift", "index"):
                 assert getattr(expected, name) == getattr(got, name)
             assert got.steps == 1
+
+
+def test_a_real_frame_is_taken_as_the_engine_takes_it(client: Client, engine: Engine) -> None:
+    ours, theirs = engine.open(seed=2), client.open(seed=2)
+    frame = real(ours.frame.shape)
+    expected, got = ours.anchor(frame, ours.pose, FORWARD), theirs.anchor(frame, ours.pose, FORWARD)
+    assert_array_equal(got.frame, frame)
+    assert theirs.frame is got.frame
+    assert_array_equal(expected.pose, got.pose)
+    for name in ("pose_given", "reward", "terminated", "drift", "index", "steps"):
+        assert getattr(expected, name) == getattr(got, name)
+    assert_array_equal(ours.step(LEFT).frame, theirs.step(LEFT).frame)
+    theirs.rewind(2)
+    assert_array_equal(walk(theirs, [LEFT])[0], walk(client.open(seed=2), [LEFT])[0])
+    with pytest.raises(EngineError, match="needs its pose"):
+        theirs.anchor(frame)
+    with pytest.raises(EngineError, match="a pose"):
+        theirs.anchor(frame, np.ones((4, 4)))
+    assert theirs.anchor(frame, ours.pose).seq == 5
 
 
 def test_forks_rewinds_and_snapshots_dream_the_same(client: Client) -> None:
@@ -186,8 +209,14 @@ def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> 
     try:
         with Client(server.address, timeout=90) as client:
             session, ours = client.open(seed=9), engine.open(seed=9)
-            futures = [session.step_async(FORWARD) for _ in range(6)]
-            expected = [ours.step(FORWARD).frame for _ in range(6)]
+            frame, pose = real(ours.frame.shape), ours.pose
+            futures = [session.step_async(FORWARD), session.anchor_async(frame, pose)]
+            futures += [session.step_async(FORWARD), session.anchor_async(frame, pose)]
+            futures += [session.step_async(FORWARD) for _ in range(2)]
+            expected = [
+                (ours.anchor(frame, pose) if number in (1, 3) else ours.step(FORWARD)).frame
+                for number in range(6)
+            ]
             futures[2].result()
             server.kill()
             server = ServerProcess(world, server.address, *options)

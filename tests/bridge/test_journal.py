@@ -41,19 +41,22 @@ class Fake:
             self.state = self.past.pop()
 
     def take(self, seq: int, record: dict[str, Any]) -> None:
-        self.step(record["control"]) if record["op"] == "step" else self.rewind(record["frames"])
+        if record["op"] == "rewind":
+            self.rewind(record["frames"])
+        else:
+            self.step(f"{record['control']} {record.get('blob')}")
         self.replies = [*self.replies, (seq, self.state)][-REPLIES:]
 
     def fork(self) -> Fake:
         return Fake(self.state, tuple(self.past))
 
 
-def again(session: Recovered) -> Fake:
+def again(journal: Journal, session: Recovered) -> Fake:
     """What a server does with a recovered session."""
     base = session.base
     fake = Fake(f"seed {base['seed']}") if base["op"] == "open" else Fake(base["blob"].decode())
     for seq, event in session.events:
-        fake.take(seq, event)
+        fake.take(seq, journal.load(event))
     fake.replies = [(seq, state) for seq, state in fake.replies if seq > 0]
     return fake
 
@@ -73,7 +76,7 @@ def stepped(seq: int, name: str = "s") -> dict[str, Any]:
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["open", "step", "step", "step", "steps", "rewind", "fork", "close", "snapshot", "end"]
+            ["open", "step", "step", "step", "steps", "anchor", "rewind", "fork", "close", "snapshot", "end"]
         ),
         st.integers(0, 2**16),
     ),
@@ -106,8 +109,15 @@ class Server:
         self.fakes[name] = (lease, Fake(f"seed {chance}"), 0)
 
     def step(self, name: str, chance: int) -> None:
+        seq = self.fakes[name][2]
+        self.move(name, {"op": "step", "session": name, "seq": seq + 1, "control": f"c{chance}"})
+
+    def anchor(self, name: str, chance: int) -> None:
+        row = {"op": "anchor", "session": name, "seq": self.fakes[name][2] + 1, "control": "c"}
+        self.move(name, {**row, "shape": [1], "blob": f"frame {chance}".encode()})
+
+    def move(self, name: str, record: dict[str, Any]) -> None:
         lease, fake, seq = self.fakes[name]
-        record = {"op": "step", "session": name, "seq": seq + 1, "control": f"c{chance}"}
         fake.take(seq + 1, record)
         self.journal.append(record)
         self.fakes[name] = (lease, fake, seq + 1)
@@ -147,11 +157,12 @@ class Server:
         self.fakes = {name: row for name, row in self.fakes.items() if row[0] != lease}
 
 
-def check(found: list[Recovered], fakes: dict[str, tuple[str, Fake, int]]) -> None:
+def check(journal: Journal, fakes: dict[str, tuple[str, Fake, int]]) -> None:
+    found = journal.recover()
     assert {session.session for session in found} == set(fakes)
     for session in found:
         lease, fake, seq = fakes[session.session]
-        made = again(session)
+        made = again(journal, session)
         assert (session.lease, session.seq, made.state) == (lease, seq, fake.state)
         assert list(made.past) == list(fake.past)
         assert made.replies == fake.replies
@@ -174,14 +185,14 @@ def test_whatever_happened_a_replay_ends_in_the_same_state(
             for action in actions:
                 server.do(*action)
         with reopen(folder) as journal:
-            check(journal.recover(), server.fakes)
+            check(journal, server.fakes)
             server.journal = journal
             for action in more:
                 server.do(*action)
             journal.flush()
-            check(journal.recover(), server.fakes)
+            check(journal, server.fakes)
         with reopen(folder) as journal:
-            check(journal.recover(), server.fakes)
+            check(journal, server.fakes)
 
 
 def test_a_copy_taken_at_any_moment_recovers(tmp_path: Path) -> None:
@@ -195,7 +206,7 @@ def test_a_copy_taken_at_any_moment_recovers(tmp_path: Path) -> None:
             journal.flush()
             shutil.copytree(tmp_path / "a", copy)
             with reopen(copy) as other:
-                check(other.recover(), server.fakes)
+                check(other, server.fakes)
 
 
 def test_a_replay_is_short(tmp_path: Path) -> None:
@@ -227,6 +238,52 @@ def test_given_contexts_and_snapshots_come_back(tmp_path: Path) -> None:
     assert len(list((tmp_path / "blobs").iterdir())) == 1
 
 
+def test_frames_given_come_back_for_as_long_as_a_replay_needs_them(tmp_path: Path) -> None:
+    with reopen(tmp_path) as journal:
+        server = Server(journal)
+        server.open(0)
+        for count in range(100):
+            server.anchor("s1.1", count)
+            journal.flush()
+        (session,) = journal.recover()
+        assert session.base["op"] == "snapshot"
+        events = len(session.events)
+        assert events <= 3 * EVERY + HISTORY
+        assert len(list((tmp_path / "blobs").iterdir())) <= 2 * (events + 4) + module._SWEEP
+        server.fork("s1.1", 1)
+    with reopen(tmp_path) as journal:
+        check(journal, server.fakes)
+        assert len(list((tmp_path / "blobs").iterdir())) <= events + 4
+        for name in server.fakes:
+            journal.append({"op": "close", "session": name})
+    reopen(tmp_path).close()
+    assert not list((tmp_path / "blobs").iterdir())
+
+
+def test_sessions_that_never_come_to_a_snapshot_leave_no_frames(tmp_path: Path) -> None:
+    with reopen(tmp_path) as journal:
+        for count in range(50):
+            server = Server(journal)
+            server.open(count)
+            server.anchor("s1.1", count)
+            server.close("s1.1", 0)
+            journal.flush()
+        assert len(list((tmp_path / "blobs").iterdir())) <= module._SWEEP
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_frames_given_come_to_the_disk_with_the_reply_or_soon_after(tmp_path: Path, durable: bool) -> None:
+    with reopen(tmp_path, durable=durable) as journal:
+        server = Server(journal)
+        server.open(0)
+        for count in range(3 * module._LOOSE):
+            server.anchor("s1.1", count)
+            assert journal._blobs.loose <= (0 if durable else module._LOOSE)
+        journal.flush()
+        assert journal._blobs.loose == 0
+        check(journal, server.fakes)
+
+
 def test_leases_come_back_until_they_end(tmp_path: Path) -> None:
     lease = {"op": "lease", "lease": "l", "key": "k", "client": "me"}
     with reopen(tmp_path) as journal:
@@ -244,7 +301,7 @@ def test_a_session_of_the_same_name_does_not_get_the_old_ones_snapshot(
 ) -> None:
     go = threading.Event()
     save = Blobs.save
-    monkeypatch.setattr(Blobs, "save", lambda self, blob: go.wait(5) and save(self, blob))
+    monkeypatch.setattr(Blobs, "save", lambda self, blob, **how: go.wait(5) and save(self, blob, **how))
     with reopen(tmp_path) as journal:
         journal.append(opened("s", seed=1), *[stepped(seq) for seq in range(1, 9)])
         journal.snapshot("s", b"old")
@@ -330,7 +387,7 @@ def test_a_log_that_cannot_be_written_anew_is_kept_as_it_is(
 ) -> None:
     with reopen(tmp_path) as journal:
         monkeypatch.setattr(journal, "_limit", 0)
-        owner, name = (module, "Log") if step == "open" else (log, "sync_folder")
+        owner, name = (module, "Log") if step == "open" else (log, "sync_name")
         monkeypatch.setattr(owner, name, fail)
         journal.append(opened(), stepped(1))
         journal.flush()
@@ -355,7 +412,7 @@ def test_a_log_that_cannot_be_mended_takes_nothing_more(
             journal.append(stepped(9))
 
 
-def fail(*_: object) -> None:
+def fail(*_: object, **__: object) -> None:
     raise OSError("No space left on device")
 
 

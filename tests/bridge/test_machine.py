@@ -1,8 +1,9 @@
 """A server under any sequence of requests, against a model that knows only what was acknowledged.
 
-Two clients open, step, fork, rewind, restore and close; requests come twice, late, in the wrong order and for
-others' sessions; sessions are parked because there are few slots; and the server dies and comes back. A frame
-is a function of (seed, start, controls): whoever has the same past must show the same one, bit for bit.
+Two clients open, step, anchor, fork, rewind, restore and close; requests come twice, late, in the wrong order
+and for others' sessions; sessions are parked because there are few slots; and the server dies and comes back.
+A frame is a function of (seed, start, controls, real frames): whoever has the same past must show the same
+one, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ from worldsim.engine.world import World, load
 
 SLOTS, ROOM, HISTORY = 2, 5, 4
 CONTROLS = ({"keys": ["forward"]}, {"keys": ["turn_left"]}, {"look": 0.2})
+REAL = tuple(bytes([level]) * (60 * 80 * 3) for level in (40, 200))
+ANCHOR = {
+    "frame": {"dtype": "u1", "shape": [60, 80, 3], "part": 0},
+    "control": {"pose": [1, 0, 0, 2, 0, 0, 1, 2, 0, -1, 0, 1, 0, 0, 0, 1]},
+}
 NUMBERS = st.integers(0, 9)
 
 Past = tuple[int, int, tuple[int, ...]]
-"""Seed, start, numbers of the controls so far."""
+"""Seed, start, numbers of the controls so far; below 0 they are real frames, -1 being the first."""
 
 
 @dataclass(eq=False)
@@ -44,8 +50,13 @@ class Modelled:
     name: str = field(default_factory=name)
     seq: int = 0
     rewindable: int = 0
-    asked: dict[int, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
-    """The last requests that were acknowledged, and the frames that came."""
+    asked: dict[int, tuple[dict[str, Any], tuple[bytes, ...], bytes]] = field(default_factory=dict)
+    """The last requests that were acknowledged, their payloads, and the frames that came."""
+
+    def move(self, number: int) -> None:
+        """One frame more."""
+        seed, start, controls = self.past
+        self.past, self.rewindable = (seed, start, (*controls, number)), min(HISTORY, self.rewindable + 1)
 
 
 class Machine(RuleBasedStateMachine):
@@ -89,14 +100,18 @@ class Machine(RuleBasedStateMachine):
     def ask(self, one: Modelled, op: str, *payloads: bytes, **keys: Any) -> Message:
         return self.askers[one.owner].fetch(op, *payloads, session=one.name, **keys)
 
+    def send(self, one: Modelled, request: dict[str, Any], *payloads: bytes) -> Message:
+        keys = {key: value for key, value in request.items() if key != "op"}
+        return self.ask(one, request["op"], *payloads, **keys)
+
     def is_full(self, more: int = 1) -> bool:
         return len(self.open) + more > ROOM
 
     def check(self, past: Past, frame: bytes) -> None:
         assert self.shown.setdefault(past, frame) == frame
 
-    def take(self, one: Modelled, reply: Message, request: dict[str, Any]) -> None:
-        """A step or a rewind was acknowledged."""
+    def take(self, one: Modelled, reply: Message, request: dict[str, Any], *payloads: bytes) -> None:
+        """A step, an anchor or a rewind was acknowledged."""
         assert reply.header["ok"], reply.header
         one.seq += 1
         step = reply.header["step"]
@@ -104,7 +119,7 @@ class Machine(RuleBasedStateMachine):
         assert step["index"] == len(self.world.starts[one.past[1]].frames) - 1 + len(one.past[2])
         frame = bytes(reply.payloads[0])
         self.check(one.past, frame)
-        one.asked[one.seq] = (request, frame)
+        one.asked[one.seq] = (request, payloads, frame)
         one.asked.pop(one.seq - REMEMBERED, None)
 
     @rule(seed=st.integers(0, 2), start=st.integers(0, 1), owner=st.integers(0, 1))
@@ -125,9 +140,26 @@ class Machine(RuleBasedStateMachine):
         for _ in range(times):
             request = {"op": "step", "seq": one.seq + 1, "control": CONTROLS[control]}
             reply = self.ask(one, **request)
-            seed, start, controls = one.past
-            one.past, one.rewindable = (seed, start, (*controls, control)), min(HISTORY, one.rewindable + 1)
+            one.move(control)
             self.take(one, reply, request)
+
+    @precondition(lambda self: self.open)
+    @rule(number=NUMBERS, which=st.integers(0, len(REAL) - 1))
+    def anchor(self, number: int, which: int) -> None:
+        one = self.pick(number)
+        request = {"op": "anchor", "seq": one.seq + 1, **ANCHOR}
+        reply = self.send(one, request, REAL[which])
+        one.move(-1 - which)
+        self.take(one, reply, request, REAL[which])
+        assert bytes(reply.payloads[0]) == REAL[which]
+
+    @precondition(lambda self: self.open)
+    @rule(number=NUMBERS, size=st.sampled_from([0, 1, len(REAL[0]) - 3]))
+    def anchor_on_nothing(self, number: int, size: int) -> None:
+        one = self.pick(number)
+        frame = {"dtype": "u1", "shape": [size], "part": 0}
+        reply = self.ask(one, "anchor", bytes(size), seq=one.seq + 1, **{**ANCHOR, "frame": frame})
+        assert reply.header["error"]["code"] == "ENGINE"
 
     @precondition(lambda self: self.open)
     @rule(number=NUMBERS, frames=st.integers(1, HISTORY))
@@ -188,8 +220,8 @@ class Machine(RuleBasedStateMachine):
         one = self.pick(number)
         if one.asked:
             seq = max(min(one.asked), one.seq - back)
-            request, frame = one.asked[seq]
-            reply = self.ask(one, **request)
+            request, payloads, frame = one.asked[seq]
+            reply = self.send(one, request, *payloads)
             assert reply.header["step"]["seq"] == seq
             assert bytes(reply.payloads[0]) == frame
 

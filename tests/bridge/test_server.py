@@ -264,6 +264,7 @@ def test_a_silent_lease_ends_and_its_sessions_with_it(ask: Ask, serve: Serve) ->
         ("fork", {"session": "0" * 32, "seq": 0, "children": []}),
         ("fork", {"session": "0" * 32, "seq": 0, "children": ["1" * 32] * 2}),
         ("rewind", {"session": "0" * 32, "seq": 1, "frames": 0}),
+        ("anchor", {"session": "0" * 32, "seq": 1}),
         ("restore", {"session": "0" * 32}),
         ("hello", {"client": 3}),
         ("hello", {}),

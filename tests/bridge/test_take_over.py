@@ -15,6 +15,8 @@ def filled(folder: Path, session: str, lease: str) -> None:
         journal.append({"op": "lease", "lease": lease})
         journal.append({"op": "restore", "session": session, "lease": lease, "blob": session.encode()})
         journal.append({"op": "step", "session": session, "seq": 1, "control": {}})
+        frame = {"shape": [1], "blob": f"frame {session}".encode()}
+        journal.append({"op": "anchor", "session": session, "seq": 2, "control": {}, **frame})
 
 
 def test_sessions_move_with_all_that_a_replay_needs(tmp_path: Path) -> None:
@@ -26,9 +28,12 @@ def test_sessions_move_with_all_that_a_replay_needs(tmp_path: Path) -> None:
         assert (other.recover(), other.leases) == ([], {})
     with Journal(tmp_path / "new", {"digest": "d"}, history=2) as journal:
         assert list(journal.leases) == ["shared"]
-        told = {tale.session: (tale.lease, tale.base["blob"], len(tale.events)) for tale in journal.recover()}
-        assert told == {"a": ("shared", b"a", 1), "b": ("shared", b"b", 1)}
-        journal.append({"op": "step", "session": "a", "seq": 2, "control": {}})
+        tales = journal.recover()
+        told = {tale.session: (tale.lease, tale.base["blob"], len(tale.events)) for tale in tales}
+        assert told == {"a": ("shared", b"a", 2), "b": ("shared", b"b", 2)}
+        frames = [journal.load(tale.events[1][1])["blob"] for tale in tales]
+        assert sorted(frames) == [b"frame a", b"frame b"]
+        journal.append({"op": "step", "session": "a", "seq": 3, "control": {}})
     with Journal(tmp_path / "old", {"digest": "d"}, history=2) as journal:
         assert journal.recover() == []
 

@@ -20,7 +20,7 @@ from worldsim.bridge.patience import Patience
 from worldsim.bridge.protocol import Code
 from worldsim.bridge.requests import Answer, Request, refusal
 from worldsim.bridge.sessions import Held
-from worldsim.bridge.tasks import Advance, Task
+from worldsim.bridge.tasks import Advance, Anchor, Task
 from worldsim.errors import BridgeError, WorldsimError
 
 __all__ = ["Batcher"]
@@ -177,16 +177,25 @@ class Batcher:
     def _do_others(self) -> None:
         """What is no step, for a while."""
         until = time.monotonic() + max(0.01, _OTHERS * self._patience.step_seconds)
+        done: list[str] = []
         for name in list(self._queues):
-            waiting = self._queues[name]
-            while waiting and not isinstance(waiting[0].task, Advance):
-                self._do(waiting.popleft())
-                if time.monotonic() > until:
-                    break
-            if not waiting:
-                del self._queues[name]
+            if not isinstance(self._queues[name][0].task, Advance):
+                self._do_until(name, until)
+                done.append(name)
             if time.monotonic() > until:
-                return
+                break
+        self._deliver()
+        self._keeper.keep(done)
+
+    def _do_until(self, name: str, until: float) -> None:
+        """What a session asks for before its next step; what takes too long waits behind others."""
+        waiting = self._queues.pop(name)
+        while waiting and not isinstance(waiting[0].task, Advance):
+            self._do(waiting.popleft())
+            if time.monotonic() > until:
+                break
+        if waiting:
+            self._queues[name] = waiting
 
     def _do(self, ticket: Ticket) -> None:
         self._answer(ticket, self._attempt(ticket))
@@ -197,10 +206,11 @@ class Batcher:
             self._patience.forget(name)
 
     def _attempt(self, ticket: Ticket) -> Answer | BridgeError:
-        if ticket.late:
-            return _late()
         try:
-            return self._keeper.do(ticket.task, ticket.request.envelope.lease)
+            old = self._keeper.recall(ticket.task, ticket.request.envelope.lease)
+            if old is not None or ticket.late:
+                return old or _late()
+            return self._work(ticket)
         except WorldsimError as error:
             return refusal(error)
         except BrokenError:
@@ -209,6 +219,13 @@ class Batcher:
             logging.getLogger("worldsim").exception("%s failed", ticket.request.envelope.op)
             value = f"{type(error).__name__}: {error}"[:200]
             return BridgeError("the server must not fail", value, "report this", code=Code.INTERNAL)
+
+    def _work(self, ticket: Ticket) -> Answer:
+        began = time.monotonic()
+        answer = self._keeper.do(ticket.task, ticket.request.envelope.lease)
+        if isinstance(ticket.task, Anchor):
+            self._meter.anchored(time.monotonic() - began, began - ticket.request.arrived)
+        return answer
 
     def _do_steps(self) -> None:
         """One batch."""

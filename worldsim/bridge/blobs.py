@@ -1,14 +1,15 @@
-"""A folder of bytes that a journal names: snapshots and given contexts, each written whole or not at all."""
+"""A folder of bytes that a journal names: snapshots, given contexts and frames, each whole or not there."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from worldsim.bridge.log import Record, sync_folder
+from worldsim.bridge.log import Record, sync_name
 from worldsim.errors import BridgeError
 
 __all__ = ["BLOB", "Blobs"]
@@ -29,27 +30,58 @@ class Blobs:
         for path in folder.glob("*.tmp"):
             path.unlink()
         self._folder, self._lock = folder, threading.Lock()
+        self._loose: list[Path] = []
+        self.saved = 0
+        """Files written so far."""
         self._next = max((int(path.stem, 16) for path in folder.glob("*.blob")), default=0) + 1
 
-    def save(self, blob: bytes) -> str:
-        """Write bytes; when this returns they are on the disk itself. Returns the file's name."""
+    @property
+    def loose(self) -> int:
+        """Files that a loss of power may still take."""
+        return len(self._loose)
+
+    def save(self, blob: bytes, *, settled: bool = True) -> str:
+        """Write bytes; returns the file's name.
+
+        Args:
+            blob: the bytes.
+            settled: whether they are on the disk itself when this returns; otherwise after ``settle``.
+        """
         with self._lock:
             name = f"{self._next:012x}.blob"
             self._next += 1
+            self.saved += 1
         path = self._folder / name
         building = path.with_suffix(".tmp")
         with building.open("wb") as file:
             file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
+            if settled:
+                file.flush()
+                os.fsync(file.fileno())
         building.replace(path)
-        sync_folder(self._folder)
+        if settled:
+            sync_name(self._folder)
+        else:
+            with self._lock:
+                self._loose.append(path)
         return name
 
-    def store(self, record: Record) -> Record:
-        """The record with its bytes in a file, or the record itself where it has none."""
+    def settle(self) -> None:
+        """Wait until all files are on the disk itself."""
+        with self._lock:
+            loose, self._loose = self._loose, []
+        for path in loose:
+            with contextlib.suppress(FileNotFoundError):  # nobody needs it any more
+                sync_name(path)
+        if loose:
+            sync_name(self._folder)
+
+    def store(self, record: Record, *, settled: bool = True) -> Record:
+        """The record with its bytes in a file, see ``save``, or the record itself where it has none."""
         blob = record.get(BLOB)
-        return record if blob is None else {**record, BLOB: self.save(blob), "crc": zlib.crc32(blob)}
+        if blob is None:
+            return record
+        return {**record, BLOB: self.save(blob, settled=settled), "crc": zlib.crc32(blob)}
 
     def load(self, record: Record) -> Record:
         """What was given to ``store``, and ``crc``.

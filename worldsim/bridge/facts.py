@@ -7,6 +7,7 @@ from typing import Any
 import worldsim
 from worldsim import camera
 from worldsim.bridge.protocol import CODECS, Limits
+from worldsim.bridge.requests import OPERATIONS
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.errors import ControlError
@@ -38,6 +39,7 @@ def facts_of(engine: Engine, limits: Limits) -> dict[str, Any]:
         "steps": engine.steps,
         "context": engine.context,
         "codecs": list(CODECS),
+        "ops": list(OPERATIONS),
         "latent": tokens,
         "limits": limits.to_dict(),
         "server": worldsim.__version__,

@@ -2,7 +2,7 @@
 
 <folder>/
   log-00000001     records in the order in which they happened; the newest one counts
-  blobs/           snapshots and given contexts that records name
+  blobs/           snapshots, given contexts and frames that records name
   .lock            held by the process that serves from here
 
 A record is a map with ``op``:
@@ -13,6 +13,7 @@ A record is a map with ``op``:
 | ``open``, ``restore`` | ``session``, ``lease``, the request, ``blob``: bytes of a context or snapshot |
 | ``fork`` | ``session`` (the parent), ``lease`` and ``children``: they begin as it is now, at seq 0 |
 | ``step`` / ``rewind`` | ``session``, ``seq`` and the request's own keys / ``session``, ``seq``, ``frames`` |
+| ``anchor`` | ``session``, ``seq``, ``control``, ``shape`` and ``blob``: bytes of the frame |
 | ``close`` | ``session`` |
 """
 
@@ -39,7 +40,9 @@ FORMAT = 1
 _COMPACT = 8 * 2**20
 """A log is written anew when it has more bytes than this and twice what it had when last written anew."""
 _SWEEP = 16
-"""Snapshots between two sweeps of files that are needed no more."""
+"""Files written between two sweeps of those that are needed no more, or as many as are needed, if more."""
+_LOOSE = 16
+"""Frames given that may wait for the disk: clients that give more are as slow as it is."""
 _WAITING = 64
 """Snapshots that may wait for the disk."""
 
@@ -56,7 +59,8 @@ class Recovered:
     """``open``: begin as asked then, ``blob`` being the context's bytes if one was given; ``restore`` or
     ``snapshot``: ``blob`` is the engine's snapshot."""
     events: list[tuple[int, Record]]
-    """(seq, ``step`` or ``rewind``); seq <= 0 happened to its parent before a fork."""
+    """(seq, ``step``, ``anchor`` or ``rewind``); seq <= 0 happened to its parent before a fork. An anchor's
+    ``blob`` is still its file's name: ``Journal.load``."""
     seq: int
     """The last one taken."""
 
@@ -132,6 +136,14 @@ class Journal:
         with self._lock:
             return [self._recovered(name, held) for name, held in self._ledger.sessions.items()]
 
+    def load(self, event: Record) -> Record:
+        """An event with the bytes that it names, if it names any.
+
+        Raises:
+            BridgeError: the file is missing or damaged.
+        """
+        return self._blobs.load(event)
+
     def append(self, *records: Record) -> None:
         """Write down what has happened; acknowledge it only when this has returned.
 
@@ -141,14 +153,17 @@ class Journal:
         """
         with self._lock:
             self._check_usable()
-            stored = [self._blobs.store(record) for record in records]
+            quick = () if self.durable else ("anchor",)  # a disk's pause for each would hold up all others
+            stored = [self._blobs.store(record, settled=record["op"] not in quick) for record in records]
+            if self._blobs.loose > _LOOSE:
+                self._blobs.settle()
             self._broken = True
             self._apply(stored)
             self._log.append(stored)
             if self.durable:
                 self._log.sync()
             self._broken = False
-            if self._log.size > self._limit:
+            if self._log.size > self._limit or self._blobs.saved >= self._sweep_at or self._blobs.loose:
                 self._wake()
 
     def sibling(self, folder: Path) -> Journal:
@@ -177,16 +192,21 @@ class Journal:
         with self._lock:  # blobs must not be swept before the records that name them are there
             here = {*self._ledger.leases, *self._ledger.sessions}
             rows = [row for row in other._ledger.records() if row.get("session", row["lease"]) not in here]
-            self.append(*(self._with_blobs(row, other) for row in rows))
+            copied = [self._with_blobs(row, other) for row in rows]
+            self._blobs.settle()
+            self.append(*copied)
         other.append(*({"op": "end", "lease": lease} for lease in other._ledger.owners()))
 
     def _with_blobs(self, row: Record, other: Journal) -> Record:
         """A record of another journal whose blobs are copied to files here."""
-        moments = []
-        for seq, depth, record in row.get("moments", ()):
-            loaded = other._blobs.load(record)
-            moments.append([seq, depth, self._blobs.store(loaded)])
-        return {**row, "moments": moments} if "moments" in row else row
+        if row["op"] != "held":
+            return row
+
+        def copied(record: Record) -> Record:
+            return self._blobs.store(other._blobs.load(record), settled=False)
+
+        moments = [[seq, depth, copied(record)] for seq, depth, record in row["moments"]]
+        return {**row, "moments": moments, "events": [[seq, copied(event)] for seq, event in row["events"]]}
 
     def due(self, session: str) -> bool:
         """Whether the time has come to call ``snapshot``: ``every`` steps after the last."""
@@ -295,22 +315,19 @@ class Journal:
         return Recovered(name, held.lease, held.origin, base, list(held.events), held.seq)
 
     def _wake(self) -> None:
-        with contextlib.suppress(
-            queue.Full
-        ):  # the writer looks at the log's length after each snapshot anyway
-            self._shots.put_nowait(None)
+        if self._shots.empty():  # otherwise the writer comes round anyway
+            with contextlib.suppress(queue.Full):
+                self._shots.put_nowait(None)
 
     def _write_shots(self) -> None:
-        """The writer's thread: snapshots to files, files that nobody needs away, long logs anew."""
-        written = 0
+        """The writer's thread: files to the disk, those that nobody needs away, long logs anew."""
         while True:
             shot = self._shots.get()
             try:
                 if shot is not None:
                     self._write_shot(shot)
-                    written += 1
-                if written >= _SWEEP:
-                    written = 0
+                self._blobs.settle()
+                if self._blobs.saved >= self._sweep_at:
                     self._sweep()
                 self._compact()
             except (OSError, BridgeError) as error:
@@ -349,6 +366,7 @@ class Journal:
         with self._lock:
             needed = self._ledger.blobs()
             spare = self._blobs.spare(needed)
+            self._sweep_at = self._blobs.saved + max(_SWEEP, len(needed))
         if spare:
             self._log.sync()
         for path in spare:

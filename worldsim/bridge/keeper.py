@@ -10,7 +10,7 @@ from worldsim.bridge.protocol import Code
 from worldsim.bridge.recovery import recover
 from worldsim.bridge.requests import Answer, refusal
 from worldsim.bridge.sessions import Held, Sessions
-from worldsim.bridge.tasks import Adopt, Advance, Close, Fork, Open, Restore, Rewind, Snap, Task
+from worldsim.bridge.tasks import Adopt, Advance, Anchor, Close, Fork, Open, Restore, Rewind, Snap, Task
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
@@ -43,8 +43,18 @@ class Keeper:
         self.engine, self.sessions, self.journal = engine, sessions, journal
         self._most, self._per_lease = most, per_lease
 
+    def recall(self, task: Task, lease: str) -> Answer | None:
+        """What a task with a seq, but for a step, was answered before; None where it has to be done.
+
+        Raises:
+            BridgeError: its seq is neither the next one nor remembered, or the session is not the lease's.
+        """
+        if not isinstance(task, Anchor | Rewind):
+            return None
+        return self.sessions.find(task.session, lease).before(task.seq)
+
     def do(self, task: Task, lease: str) -> Answer:
-        """Do anything but a step.
+        """Do anything but a step, once ``recall`` knows no answer.
 
         Raises:
             WorldsimError: it cannot be done, and nothing was.
@@ -151,10 +161,18 @@ class Keeper:
 
     def _rewind(self, task: Rewind, lease: str) -> Answer:
         held = self.sessions.find(task.session, lease)
-        old = held.before(task.seq)
-        if old is not None:
-            return old
         step = held.session.rewind(task.frames)
+        self._write(task.record())
+        return held.take(task.seq, step)
+
+    def _anchor(self, task: Anchor, lease: str) -> Answer:
+        held = self.sessions.find(task.session, lease)
+        try:
+            step = task.take(held.session)
+        except WorldsimError:
+            raise
+        except Exception as error:
+            raise self._lose([held], error)[held] from error
         self._write(task.record())
         return held.take(task.seq, step)
 
@@ -217,6 +235,7 @@ _WORK: dict[type, Any] = {
     Restore: Keeper._restore,
     Fork: Keeper._fork,
     Rewind: Keeper._rewind,
+    Anchor: Keeper._anchor,
     Snap: Keeper._snap,
     Close: Keeper._close,
     Adopt: Keeper._adopt,

@@ -45,14 +45,14 @@ class Held:
     moments: list[Moment]
     """Oldest first; all but the oldest are snapshots."""
     events: list[tuple[int, Record]] = field(default_factory=list)
-    """(seq, ``step`` or ``rewind``) since the oldest moment."""
+    """(seq, ``step``, ``anchor`` or ``rewind``) since the oldest moment."""
     seq: int = 0
     """The last one taken."""
     depth: int = 0
     """Frames that can be rewound."""
 
     def take(self, record: Record, history: int) -> None:
-        """Add a step or a rewind."""
+        """Add a step, an anchor or a rewind."""
         self.seq = record["seq"]
         self.depth = _deeper(self.depth, record, history)
         self.events.append((self.seq, record))
@@ -82,7 +82,8 @@ class Held:
 
     def blobs(self) -> Iterator[str]:
         """Files that this session needs."""
-        return (moment.blob for moment in self.moments if moment.blob)
+        yield from (moment.blob for moment in self.moments if moment.blob)
+        yield from (event[BLOB] for _, event in self.events if BLOB in event)
 
 
 class Ledger:
@@ -161,6 +162,7 @@ _KINDS = {
     "open": Ledger._open,
     "restore": Ledger._open,
     "step": Ledger._event,
+    "anchor": Ledger._event,
     "rewind": Ledger._event,
     "fork": Ledger._fork,
     "snapshot": Ledger._snapshot,
@@ -170,7 +172,7 @@ _KINDS = {
 
 
 def _deeper(depth: int, event: Record, history: int) -> int:
-    """Frames that can be rewound after a step or a rewind; negative where the rewind reaches too far back."""
+    """Frames that can be rewound after one of them; negative where the rewind reaches too far back."""
     return depth - int(event["frames"]) if event["op"] == "rewind" else min(depth + 1, history)
 
 

@@ -99,12 +99,12 @@ def write_log(path: Path, records: Iterable[Record]) -> None:
         file.flush()
         os.fsync(file.fileno())
     building.replace(path)
-    sync_folder(path.parent)
+    sync_name(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk itself."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_name(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

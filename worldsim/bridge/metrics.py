@@ -33,6 +33,7 @@ class Meter:
         self._frames = Counter("worldsim_frames", "Frames dreamt.", registry=registry)
         self._step = _histogram("step_seconds", "Time of a batch.", _SECONDS, registry)
         self._wait = _histogram("queue_seconds", "From arrival to engine.", _SECONDS, registry)
+        self._anchor = _histogram("anchor_seconds", "Time of an anchor.", _SECONDS, registry)
         self._fill = _histogram("batch_sessions", "Sessions of a batch.", _FILL, registry)
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
@@ -65,6 +66,11 @@ class Meter:
         self._fill.observe(sessions)
         for wait in waits:
             self._wait.observe(wait)
+
+    def anchored(self, seconds: float, wait: float) -> None:
+        """A real frame was taken in; ``wait`` are the seconds that its request had waited."""
+        self._anchor.observe(seconds)
+        self._wait.observe(wait)
 
     def summary(self) -> dict[str, Any]:
         """What ``info`` tells of the last batches: their mean size, and percentiles of their time in ms."""

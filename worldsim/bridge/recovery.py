@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldsim.bridge.journal import Journal, Recovered
+from worldsim.bridge.log import Record
 from worldsim.bridge.protocol import REMEMBERED
 from worldsim.bridge.requests import Answer
 from worldsim.bridge.sessions import Held, Sessions
-from worldsim.bridge.tasks import Open, origin_of, read_control
+from worldsim.bridge.tasks import Anchor, Open, origin_of, read_control
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
@@ -35,7 +36,8 @@ def recover(
         replays.extend(_Replay(engine, tale) for tale in journal.recover())
         length = max((len(replay.tale.events) for replay in replays), default=0)
         for done in range(length):
-            _advance(engine, [replay for replay in replays if len(replay.tale.events) > done], done)
+            left = [replay for replay in replays if len(replay.tale.events) > done]
+            _advance(engine, journal, left, done)
             if progress is not None:
                 progress((done + 1) / length)
     except BaseException:
@@ -81,16 +83,23 @@ def _base(engine: Engine, tale: Recovered) -> Session:
     return engine.open(task.seed, task.start if task.context is None else task.context)
 
 
-def _advance(engine: Engine, replays: list[_Replay], done: int) -> None:
+def _advance(engine: Engine, journal: Journal, replays: list[_Replay], done: int) -> None:
     """The next event of each."""
     controls = {}
     for replay in replays:
         seq, event = replay.tale.events[done]
-        if event["op"] == "rewind":
-            replay.note(seq, replay.session.rewind(event["frames"]))
-        else:
+        if event["op"] == "step":
             controls[replay.session] = read_control(event["control"])
+        else:
+            replay.note(seq, _redo(journal, replay.session, event))
     steps = engine.step(controls) if controls else {}
     for replay in replays:
         if replay.session in steps:
             replay.note(replay.tale.events[done][0], steps[replay.session])
+
+
+def _redo(journal: Journal, session: Session, event: Record) -> Step:
+    """A rewind, or an anchor, whose frame is read only now: those of all sessions together may be many."""
+    if event["op"] == "rewind":
+        return session.rewind(event["frames"])
+    return Anchor.of_record(journal.load(event)).take(session)

@@ -13,6 +13,7 @@ from worldsim.bridge.protocol import CODECS, Code, Limits
 from worldsim.bridge.tasks import (
     Adopt,
     Advance,
+    Anchor,
     Close,
     Fork,
     Open,
@@ -22,12 +23,13 @@ from worldsim.bridge.tasks import (
     Task,
     read_context,
     read_control,
+    read_frame,
 )
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
-__all__ = ["Answer", "Envelope", "Reader", "Request", "read_envelope", "read_name", "refusal"]
+__all__ = ["OPERATIONS", "Answer", "Envelope", "Reader", "Request", "read_envelope", "read_name", "refusal"]
 
 _START = 2**31
 
@@ -189,6 +191,17 @@ class Reader:
 
     def _advance(self, fields: Fields, frames: bool) -> Task | BridgeError:
         session, seq = fields.token("session"), fields.number("seq", 1)
+        control = self._control(fields)
+        return control if isinstance(control, BridgeError) else Advance(session, seq, control, frames)
+
+    def _anchor(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
+        _check_payloads(payloads, 1)
+        session, seq = fields.token("session"), fields.number("seq", 1)
+        frame, control = read_frame(fields.any("frame"), payloads), self._control(fields)
+        return [control if isinstance(control, BridgeError) else Anchor(session, seq, frame, control)]
+
+    def _control(self, fields: Fields) -> Control | BridgeError:
+        """The control of a request, or why the world does not take it."""
         entry = fields.any("control")
         try:
             control = read_control(entry)
@@ -197,7 +210,7 @@ class Reader:
             raise
         except WorldsimError as error:
             return refusal(error)
-        return Advance(session, seq, control, frames)
+        return control
 
     def _fork(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 0)
@@ -232,10 +245,13 @@ _READERS: dict[str, Callable[[Reader, Fields, Sequence[Any], bool], list[Task | 
     "step_many": Reader._step_many,
     "fork": Reader._fork,
     "rewind": Reader._rewind,
+    "anchor": Reader._anchor,
     "snapshot": Reader._snapshot,
     "restore": Reader._restore,
     "close": Reader._close,
 }
+OPERATIONS = tuple(_READERS)
+"""What a client can ask on the data socket."""
 
 
 def _check_payloads(payloads: Sequence[Any], most: int) -> None:

@@ -15,11 +15,14 @@ from worldsim.bridge.fields import Fields
 from worldsim.bridge.protocol import read_array
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
+from worldsim.engine.session import Session
+from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, DataError
 
 __all__ = [
     "Adopt",
     "Advance",
+    "Anchor",
     "Close",
     "Fork",
     "Open",
@@ -29,6 +32,7 @@ __all__ = [
     "Task",
     "read_context",
     "read_control",
+    "read_frame",
 ]
 
 _KEYS = 64
@@ -98,10 +102,36 @@ class Advance:
 
     def record(self) -> dict[str, Any]:
         """For the journal."""
-        control: dict[str, Any] = {"keys": sorted(self.control.keys), "look": self.control.look}
-        if self.control.pose is not None:
-            control["pose"] = self.control.pose.ravel().tolist()
+        control = _control_entry(self.control)
         return {"op": "step", "session": self.session, "seq": self.seq, "control": control}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchor:
+    """A real frame as the next one."""
+
+    session: str
+    seq: int
+    frame: np.ndarray
+    """uint8; whether it is of the world's size, the engine says."""
+    control: Control
+    """What was held while getting there; its pose is the frame's."""
+
+    def record(self) -> dict[str, Any]:
+        """For the journal; ``of_record`` reads it."""
+        place = {"op": "anchor", "session": self.session, "seq": self.seq}
+        shown = {"shape": list(self.frame.shape), "blob": self.frame.tobytes()}
+        return {**place, "control": _control_entry(self.control), **shown}
+
+    @classmethod
+    def of_record(cls, row: dict[str, Any]) -> Anchor:
+        """The task that a record tells of."""
+        frame = np.frombuffer(row["blob"], np.uint8).reshape(row["shape"]).copy()
+        return cls(row["session"], row["seq"], frame, read_control(row["control"]))
+
+    def take(self, session: Session) -> Step:
+        """Have a session of the engine take it."""
+        return session.anchor(self.frame, self.control.pose, self.control)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +192,7 @@ class Adopt:
     """Of that engine's journal."""
 
 
-Task = Open | Restore | Advance | Rewind | Fork | Snap | Close | Adopt
+Task = Open | Restore | Advance | Anchor | Rewind | Fork | Snap | Close | Adopt
 
 
 def origin_of(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -202,8 +232,25 @@ def read_context(entry: Any, payloads: Sequence[Any]) -> Context:
         raise BridgeError(error.rule, error.value, error.remedy) from error
 
 
+def read_frame(entry: Any, payloads: Sequence[Any]) -> np.ndarray:
+    """A frame from a header and its payload, in memory of its own: uint8, of whatever shape it says.
+
+    Raises:
+        BridgeError: it is malformed.
+    """
+    return _array(entry, payloads, "u1")
+
+
+def _control_entry(control: Control) -> dict[str, Any]:
+    """A control as ``read_control`` reads it."""
+    entry: dict[str, Any] = {"keys": sorted(control.keys), "look": control.look}
+    if control.pose is not None:
+        entry["pose"] = control.pose.ravel().tolist()
+    return entry
+
+
 def _array(entry: Any, payloads: Sequence[Any], kind: str) -> np.ndarray:
     array = read_array(entry, payloads)
     if entry["dtype"] != kind:
-        raise BridgeError(f"this array of a context must be {kind}", entry["dtype"])
+        raise BridgeError(f"this array must be {kind}", entry["dtype"])
     return array.copy()

@@ -28,7 +28,7 @@ function sizeOfJpeg(bytes) {
 }
 
 test("hello tells of the world", () => {
-  const { world, size, fps, keys, combos, codecs, limits } = client.world;
+  const { world, size, fps, keys, combos, codecs, ops, limits } = client.world;
   assert.match(client.lease, /^[0-9a-f]{32}$/);
   assert.equal(typeof world, "string");
   assert.equal(size.length, 2);
@@ -36,6 +36,7 @@ test("hello tells of the world", () => {
   assert.ok(keys.includes("forward"));
   assert.deepEqual(combos[0], []);
   assert.deepEqual(codecs, ["raw", "jpeg", "latent", "none"]);
+  assert.ok(ops.includes("anchor"));
 });
 
 test("info is answered", async () => {
@@ -139,6 +140,33 @@ test("a given context is where a session begins", async () => {
   const session = await client.open({ seed: 1, context: { frames, controls, poses, length: 2 } });
   assert.deepEqual(session.last.frame.data, frames.slice(height * width * 3));
   await session.close();
+});
+
+test("a real frame is the next one, and a rewind takes it back", async () => {
+  const [height, width] = client.world.size;
+  const pose = client.world.pose ? [1, 0, 0, 2, 0, 0, 1, 2, 0, -1, 0, 1, 0, 0, 0, 1] : undefined;
+  const frame = Uint8Array.from({ length: height * width * 3 }, (_, i) => i % 251);
+  const [session, twin] = await (await client.open({ seed: 13 })).fork(2);
+  const dreamt = session.step(FORWARD);
+  const asked = session.anchor(frame, { keys: ["turn_left"], pose });
+  const expected = frame.slice();
+  frame.fill(0); // a camera's buffer is used again
+  const step = await asked;
+  assert.deepEqual(step.frame, { data: expected, shape: [height, width, 3] });
+  assert.deepEqual([step.seq, step.index, step.steps, step.drift], [2, (await dreamt).index + 1, 0, 0]);
+  assert.equal(session.last, step);
+  if (pose) assert.deepEqual(step.pose, pose);
+  await twin.step(FORWARD);
+  const future = await twin.step(FORWARD);
+  assert.notDeepEqual((await session.step(FORWARD)).frame.data, future.frame.data);
+  await session.rewind(2);
+  assert.deepEqual((await session.step(FORWARD)).frame.data, future.frame.data);
+  await assert.rejects(session.anchor(expected.slice(3), { pose }), { code: "BAD_REQUEST" });
+  await assert.rejects(session.anchor(Array.from(expected), { pose }), { code: "BAD_REQUEST" });
+  await assert.rejects(session.anchor(expected, { keys: ["forwart"], pose }), { code: "ENGINE" });
+  if (pose) await assert.rejects(session.anchor(expected), { code: "ENGINE" });
+  assert.equal((await session.anchor(expected, { pose })).seq, 6);
+  await Promise.all([session, twin].map((one) => one.close()));
 });
 
 test("steps that are not awaited keep their order", async () => {

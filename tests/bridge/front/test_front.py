@@ -17,6 +17,11 @@ from tests.tiny import lively_world
 from worldsim.bridge.protocol import Message
 
 FORWARD = {"keys": ["forward"]}
+REAL = bytes(range(200)) * 72
+ANCHOR = {
+    "frame": {"dtype": "u1", "shape": [60, 80, 3], "part": 0},
+    "control": {"pose": [1, 0, 0, 2, 0, 0, 1, 2, 0, -1, 0, 1, 0, 0, 0, 1]},
+}
 OPTIONS = ("--engines", "2", "--slots", "4", "--steps", "1", "--history", "4")
 
 
@@ -94,6 +99,20 @@ def test_forks_snapshots_and_closes(asker: Asker) -> None:
     assert asker.refusal("step", session=session, seq=4) == "UNKNOWN_SESSION"
 
 
+def test_real_frames_go_to_the_session_wherever_it_is(asker: Asker) -> None:
+    assert "anchor" in asker.ask("hello", client="x", lease=asker.lease)["ops"]
+    sessions = [asker.open(seed=7) for _ in range(4)]
+    for _ in range(2):
+        for one in sessions:
+            assert asker.fetch("anchor", REAL, session=one, seq=1, **ANCHOR).payloads == [REAL]
+    assert asker.ask("hello", client="x", lease=asker.lease)["sessions"] == dict.fromkeys(sessions, 1)
+    frames = {asker.fetch("step", session=one, seq=2, control=FORWARD).payloads[0] for one in sessions}
+    assert len(frames) == 1
+    assert asker.refusal("anchor", REAL[3:], session=sessions[0], seq=3, **ANCHOR) == "BAD_REQUEST"
+    assert asker.refusal("anchor", REAL, session=name(), seq=1, **ANCHOR) == "UNKNOWN_SESSION"
+    assert asker.ask("rewind", session=sessions[0], seq=3, frames=2)["ok"]
+
+
 def test_nobody_gets_at_sessions_of_others(asker: Asker, address: str) -> None:
     session = asker.open()
     other, nobody = Asker(address), Asker(address, greet=False)
@@ -114,19 +133,24 @@ def test_an_engine_that_dies_loses_nothing(world: Path, tmp_path: Path) -> None:
         sessions = [asker.open(seed=3) for _ in range(4)]
         for seq in (1, 2):
             replies = [asker.fetch("step", session=one, seq=seq, control=FORWARD) for one in sessions]
+        for one in sessions:
+            assert asker.fetch("anchor", REAL, session=one, seq=3, **ANCHOR).payloads == [REAL]
         os.kill(engines_of(server.pid)[0], signal.SIGKILL)
         again = [patient(asker, "step", session=one, seq=2) for one in sessions]
         assert [reply.payloads for reply in again] == [reply.payloads for reply in replies]
-        ahead = {patient(asker, "step", session=one, seq=3).payloads[0] for one in sessions}
+        for one in sessions:
+            assert patient(asker, "anchor", REAL, session=one, seq=3, **ANCHOR).payloads == [REAL]
+        ahead = {patient(asker, "step", session=one, seq=4).payloads[0] for one in sessions}
         assert len(ahead) == 1
         known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
-        assert known == dict.fromkeys(sessions, 3)
+        assert known == dict.fromkeys(sessions, 4)
         server.kill()
         server = ServerProcess(world, server.address, *OPTIONS, "--state", str(tmp_path / "state"))
-        further = {patient(asker, "step", session=one, seq=4).payloads[0] for one in sessions}
+        further = {patient(asker, "step", session=one, seq=5).payloads[0] for one in sessions}
         assert len(further) == 1
+        assert not further & ahead
         known = patient(asker, "hello", client="x", lease=asker.lease).header["sessions"]
-        assert known == dict.fromkeys(sessions, 4)
+        assert known == dict.fromkeys(sessions, 5)
         asker.close()
     finally:
         server.stop()

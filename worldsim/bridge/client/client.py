@@ -19,7 +19,7 @@ from worldsim.bridge.client.step import RemoteStep, read_step
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.protocol import CODECS, Message, describe
 from worldsim.controls import Control
-from worldsim.errors import BridgeError, nearest
+from worldsim.errors import BridgeError, EngineError, nearest
 
 __all__ = ["Client", "GivenFrames"]
 
@@ -192,6 +192,16 @@ class Client:
         pose = None if control.pose is None else control.pose.ravel().tolist()
         entry = {"keys": sorted(control.keys), "look": control.look, "pose": pose}
         return {name: value for name, value in entry.items() if value}
+
+    def given_frame(self, frame: np.ndarray) -> np.ndarray:
+        """A real frame as it travels: a copy, read-only. EngineError where the world does not take it."""
+        shape = (*self.world.size, 3)
+        if frame.shape != shape or frame.dtype != np.uint8:
+            rule = f"a frame must be uint8 {list(shape)}"
+            raise EngineError(rule, f"{frame.dtype} {list(frame.shape)}", "resize it")
+        copy = np.array(frame, order="C")
+        copy.flags.writeable = False
+        return copy
 
     def adopt(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
         """Take in a new session that begins at ``step``; a fork, too, counts its own from 0."""

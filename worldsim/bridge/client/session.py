@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ import numpy as np
 from worldsim.bridge.client.failures import UnansweredError, UnknownSessionError
 from worldsim.bridge.client.step import RemoteStep, read_step
 from worldsim.bridge.client.turns import Turns
-from worldsim.bridge.protocol import Message
+from worldsim.bridge.protocol import Message, describe
 from worldsim.controls import Control
 from worldsim.errors import BridgeError
 
@@ -33,7 +34,8 @@ class RemoteSession:
     """As ``worldsim.engine.session.Session``, on a server; safe to use from several threads.
 
     Made by ``Client.open``, ``fork``, ``Client.restore`` and ``Client.resume``. Its requests are carried out
-    one at a time, in the order in which they were asked for: a ``step_async`` may follow another at once.
+    one at a time, in the order in which they were asked for: a ``step_async`` may follow another at once, and
+    an ``anchor_async`` a step.
 
     Raises:
         UnansweredError: no reply in time. ``Client.resume`` then tells how far the session has come; until
@@ -48,7 +50,7 @@ class RemoteSession:
         self.start = start
         """The number asked for at ``open``; None where the seed chose, or where it is not known."""
         self.seq = 0
-        """Steps and rewinds that were taken."""
+        """Steps, anchors and rewinds that were taken."""
         self.closed = False
         self.turns = Turns()
         self._last: RemoteStep | None = None
@@ -67,7 +69,7 @@ class RemoteSession:
 
     @property
     def frame(self) -> np.ndarray | None:
-        """The newest frame, uint8 [H, W, 3], read-only; None where its codec was "latent" or "none"."""
+        """The newest frame, uint8 [H, W, 3], read-only; None where it was asked for as "latent" or "none"."""
         return self.last.frame
 
     @property
@@ -98,6 +100,44 @@ class RemoteSession:
         """As ``step``, but answers at once with a future of the step."""
         fields = {"control": self.client.control_entry(control), "codec": codec or self.client.codec}
         return self._move("step", fields, deadline)
+
+    def anchor(
+        self,
+        frame: np.ndarray,
+        pose: np.ndarray | None = None,
+        control: Control | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> RemoteStep:
+        """Take a real frame as the next one, so that the dream goes on from what is true.
+
+        It counts as one more step, which ``rewind`` takes back.
+
+        Args:
+            frame: uint8 [H, W, 3], copied; it does not travel back.
+            pose: its camera-to-world [4, 4]; needed where the world was learnt with poses.
+            control: what was held while getting there, no key by default; its own pose is not read.
+            deadline: as of ``step``.
+
+        Raises:
+            EngineError: a frame of another size or type, or no pose where one is needed.
+            ControlError: a key that the world does not know, or a pose of another shape or with NaN in it.
+        """
+        return self.client.wait(self.anchor_async(frame, pose, control, deadline=deadline))
+
+    def anchor_async(
+        self,
+        frame: np.ndarray,
+        pose: np.ndarray | None = None,
+        control: Control | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Future[RemoteStep]:
+        """As ``anchor``, but answers at once with a future of the step."""
+        given = self.client.given_frame(frame)
+        entry = self.client.control_entry(replace(control or Control(), pose=pose))
+        fields = {"frame": describe(given), "control": entry, "codec": "none"}
+        return self._move("anchor", fields, deadline, given)
 
     def rewind(self, frames: int = 1) -> RemoteStep:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again."""
@@ -163,26 +203,39 @@ class RemoteSession:
     def _child(self, name: str) -> RemoteSession:
         return RemoteSession(self.client, name, seed=self.seed, start=self.start)
 
-    def _move(self, op: str, fields: dict[str, Any], deadline: float | None = None) -> Future[RemoteStep]:
-        """Ask for what changes the session; its answer is the newest step."""
+    def _move(
+        self,
+        op: str,
+        fields: dict[str, Any],
+        deadline: float | None = None,
+        given: np.ndarray | None = None,
+    ) -> Future[RemoteStep]:
+        """Ask for what changes the session; its answer, with the frame that is given, is the newest step."""
         self.check()
         if deadline is not None:
             fields["deadline_ms"] = max(1, round(deadline * 1000))
 
         def send() -> Future[Message]:
             self.check()
-            asked = self._ask(op, {"seq": self.seq + 1, **fields})
+            sent = () if given is None else (given,)
+            asked = self._ask(op, {"seq": self.seq + 1, **fields}, payloads=sent)
             asked.add_done_callback(lambda _: self._doubt(asked))
             return asked
 
-        return self._in_turn(send, lambda reply: self.take(read_step(reply.header["step"], reply.payloads)))
+        def read(reply: Message) -> RemoteStep:
+            step = read_step(reply.header["step"], reply.payloads)
+            return self.take(step if given is None else replace(step, frame=given))
+
+        return self._in_turn(send, read)
 
     def _doubt(self, asked: Future[Message]) -> None:
         if isinstance(asked.exception(), UnansweredError):
             self.lose()
 
-    def _ask(self, op: str, fields: dict[str, Any], seconds: float | None = None) -> Future[Message]:
-        return self.client.ask({"op": op, "session": self.name, **fields}, seconds=seconds)
+    def _ask(
+        self, op: str, fields: dict[str, Any], seconds: float | None = None, payloads: Sequence[Any] = ()
+    ) -> Future[Message]:
+        return self.client.ask({"op": op, "session": self.name, **fields}, payloads, seconds=seconds)
 
     def _in_turn(self, send: Callable[[], Future[Message]], read: Callable[[Message], T]) -> Future[T]:
         """``read`` of the reply to what ``send`` asks for once it is its turn."""

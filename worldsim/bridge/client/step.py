@@ -21,7 +21,7 @@ class RemoteStep:
     """As ``worldsim.engine.step.Step``; arrays are read-only."""
 
     seq: int
-    """How many steps and rewinds the session has taken."""
+    """How many steps, anchors and rewinds the session has taken."""
     index: int
     """Frames since the session began, given ones included."""
     frame: np.ndarray | None
@@ -35,7 +35,7 @@ class RemoteStep:
     terminated: bool
     drift: float
     steps: int
-    """Denoising passes spent on it, K."""
+    """Denoising passes spent on it, K; 0 where the frame was given."""
 
 
 def read_step(step: Mapping[str, Any], payloads: Sequence[Any]) -> RemoteStep:

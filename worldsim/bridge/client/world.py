@@ -32,6 +32,8 @@ class RemoteWorld:
     context: int
     """Frames that it remembers."""
     codecs: tuple[str, ...]
+    ops: tuple[str, ...]
+    """What can be asked of its sessions, such as "anchor"; empty where the server is too old to tell."""
     latent: tuple[int, ...]
     """Shape of a frame's latent."""
     limits: Mapping[str, int]
@@ -73,6 +75,7 @@ class RemoteWorld:
             steps=hello["steps"],
             context=hello["context"],
             codecs=tuple(hello["codecs"]),
+            ops=tuple(hello.get("ops", ())),
             latent=tuple(hello["latent"]),
             limits=dict(hello["limits"]),
             ttl=float(hello["ttl_s"]),

@@ -35,7 +35,7 @@ _TICK = 0.05
 _BEAT = 1.0
 _DRAIN = 30.0
 _MAKERS = ("open", "restore")
-_SESSIONS = ("step", "rewind", "fork", "snapshot", "close")
+_SESSIONS = ("step", "rewind", "anchor", "fork", "snapshot", "close")
 
 
 class Front:
@@ -319,7 +319,7 @@ class Front:
             self.fleet.seats.update({child: Seat(link, lease.token) for child in header["children"]})
         elif ok and op == "close":
             self.fleet.seats.pop(str(name), None)
-        elif ok and seat is not None and op in ("step", "rewind"):
+        elif ok and seat is not None and op in ("step", "rewind", "anchor"):
             seat.seq = reply.header["step"]["seq"]
         elif not ok and seat is not None and seat.lease == lease.token and seat.seq == 0:
             made = op in _MAKERS and reply.header["error"]["code"] not in (Code.BAD_REQUEST, Code.GAP)
