@@ -111,7 +111,7 @@ def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: Cli
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    assert set(logs) == {"metres", "doubt"}
+    assert set(logs) == {"metres", "doubt", "walk"}
     changed = {name for name, weight in networks.named_parameters() if (weight != before[name]).any()}
     assert changed == {name for name in before if name.startswith("heads.motion.slip.")}
 

@@ -70,7 +70,8 @@ def motion_objective(
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         if progress >= _DOUBTING:
             track = tracks.sample(max(64, batch // play), past + 1 + play, rng)
-            return _doubt_loss(networks, track, rng)
+            loss, logs = _doubt_loss(networks, track, rng)
+            return loss, logs | {"walk": float(play)}
         loss = _turn_loss(networks, tracks.sample(4 * batch, past + 2, rng))
         loss, logs = loss + _outcome_loss(networks, clips, rng), {"turn": loss.item()}
         if warm:
