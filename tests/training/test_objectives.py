@@ -129,19 +129,24 @@ def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -
         assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize("name", ["motion", "dream"])
-def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> None:
-    networks = build(recipe, clips)
-    stage = planned(networks, recipe, clips)[name]
+def losses_of(networks: Networks, stage: Stage) -> list[float]:
+    """Of twelve steps, taken as the trainer takes them."""
     optimizer = torch.optim.Adam([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
     losses = []
     for step in range(12):
         optimizer.zero_grad()
         loss, _ = stage.objective(np.random.default_rng(step), 0.1)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)  # as the trainer does
+        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", ["motion", "dream"])
+def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> None:
+    networks = build(recipe, clips)
+    losses = losses_of(networks, planned(networks, recipe, clips)[name])
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
@@ -205,16 +210,7 @@ def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
 def test_a_changed_recipe_still_descends(recipe: Recipe, clips: ClipStore, change: dict[str, object]) -> None:
     recipe = dataclasses.replace(recipe, **change)  # type: ignore[arg-type]
     networks = build(recipe, clips)
-    stage = planned(networks, recipe, clips)["dream"]
-    optimizer = torch.optim.Adam([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
-    losses = []
-    for step in range(12):
-        optimizer.zero_grad()
-        loss, _ = stage.objective(np.random.default_rng(step), 0.1)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of(networks, planned(networks, recipe, clips)["dream"])
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 

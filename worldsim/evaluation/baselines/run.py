@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = BaselineConfig(kind=args.kind, size=size, control=space.size, hidden=args.hidden)
     begun = Baseline.load(args.out) if args.resume else None
     if begun is not None and begun.network.config != config:
-        raise ConfigError("--resume needs a baseline of the same kind, sizes and keys", begun.network.config)
+        rule, found = "--resume needs a baseline of the same kind, sizes and keys", begun.network.config
+        raise ConfigError(rule, found, "give the same kind and --hidden, or another --out without --resume")
     with Ticker(f"training {args.kind}, Ctrl-C to end it", 60 * args.minutes) as ticker:
         baseline = train(clips, config, args.minutes, args.seed, begun=begun, on_progress=ticker.update)
     baseline.save(args.out)
