@@ -236,7 +236,7 @@ def test_sessions_are_their_leases(ask: Ask, serve: Serve) -> None:
 
 
 def test_a_silent_lease_ends_and_its_sessions_with_it(ask: Ask, serve: Serve) -> None:
-    server = serve(ttl=0.3)
+    server = serve(ttl=1.0)
     asker, other = ask(server), ask(server)
     session = asker.open()
     while other.ask("info")["sessions"]:
