@@ -48,6 +48,15 @@ def test_same_seed_and_controls_same_frames(any_world: World) -> None:
     assert_same(*walks)
 
 
+def test_a_start_is_as_new_however_often_it_was_walked_from(any_world: World) -> None:
+    """Parked too, where a session lies in no slot of its own."""
+    engine = any_world.engine(2, parking=10**8)
+    first = walk(engine.open(5, 0), 4)
+    walk(engine.open(6, 0), 4)
+    walk(engine.open(7, 0).fork()[0], 4)
+    assert_same(first, walk(engine.open(5, 0), 4))
+
+
 def test_another_seed_or_other_controls_other_frames(any_world: World) -> None:
     engine = any_world.engine(8)
     usual = walk(engine.open(5, 0), 3)

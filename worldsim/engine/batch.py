@@ -23,7 +23,7 @@ from worldsim.engine.openings import Openings, fitting
 from worldsim.errors import EngineError
 from worldsim.sampling.flow import check_steps
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Lead, Memory, Unit, blank, step_unit
+from worldsim.sampling.rollout import Controls, Lead, Memory, blank, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -46,7 +46,6 @@ class Batch:
         self._memory = blank(world.networks, count, self.context)
         self._openings = Openings(world, self.context)
         self._lanes = Lanes(world.device, world.dtype)
-        self._taken: dict[int, tuple[Memory, BatchStep]] = {}
         self._bank: tuple[Memory, BatchStep] | None = None
         self._steppers: dict[bool, Work] = {}
 
@@ -126,18 +125,9 @@ class Batch:
         return self._steppers[posed](lead, None)
 
     def _take_in(self, number: int | None, context: Context) -> tuple[Memory, BatchStep]:
-        """Memory after given frames, and what is seen; those of the world's own starts are kept."""
-        if number is not None and number in self._taken:
-            return self._taken[number]
+        """Memory after given frames, and what is seen: the newest of them, as if it had been dreamt."""
         with torch.inference_mode():
-            memory, unit = self._openings.take_in(context, 0)
-        taken = memory, self._first(context, unit, memory)
-        if number is not None:
-            self._taken[number] = taken
-        return taken
-
-    def _first(self, context: Context, unit: Unit | None, memory: Memory) -> BatchStep:
-        """The newest given frame, as if it had been dreamt."""
+            memory, drift = self._openings.take_in(number, context, 0)
         seen, device = self._room(1), self.world.device
         seen.frame[0] = torch.from_numpy(context.frames[-1].copy()).to(device)
         if seen.pose is not None:
@@ -145,11 +135,9 @@ class Batch:
         seen.pose_given.fill_(context.poses is not None)
         seen.reward.zero_()
         seen.terminated.zero_()
-        seen.drift.zero_()
-        if unit is not None:
-            seen.drift.copy_(unit.drift.double())
+        seen.drift.copy_(drift.double())
         seen.index.fill_(len(context.frames) - 1)
-        return seen
+        return memory, seen
 
     def _fill_bank(self) -> tuple[Memory, BatchStep]:
         """All starts of the world, a row each."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldsim import camera
 from worldsim.checkpoint import Context
@@ -87,8 +88,8 @@ class Engine:
         self.scheduler.check()
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():
-            memory, unit = self._openings.take_in(context, seed)
-        return self._seat(memory, seed=seed, start=number, step=self._first_step(context, unit, memory))
+            memory, drift = self._openings.take_in(number, context, seed)
+        return self._seat(memory, seed=seed, start=number, step=self._first_step(context, drift, memory))
 
     def step(
         self,
@@ -287,7 +288,7 @@ class Engine:
         self._make_room([session])
         return session
 
-    def _first_step(self, context: Context, unit: Unit | None, memory: Memory) -> Step:
+    def _first_step(self, context: Context, drift: Tensor, memory: Memory) -> Step:
         """The newest given frame, as if it had been dreamt."""
         return Step(
             frame=context.frames[-1].copy(),
@@ -295,7 +296,7 @@ class Engine:
             pose_given=context.poses is not None,
             reward=0.0,
             terminated=False,
-            drift=0.0 if unit is None else float(unit.drift[0]),
+            drift=float(drift[0]),
             index=len(context.frames) - 1,
         )
 

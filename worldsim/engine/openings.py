@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
 from worldsim.sampling.noise import normal
-from worldsim.sampling.rollout import Controls, Memory, Unit, begin, observe_unit
+from worldsim.sampling.philox import signed
+from worldsim.sampling.rollout import Controls, Memory, begin, observe_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -35,10 +39,14 @@ def fitting(world: World, context: int | None) -> int:
 
 
 class Openings:
-    """The ways into ``world`` for an engine that holds ``length`` frames of past."""
+    """The ways into ``world`` for an engine that holds ``length`` frames of past.
+
+    A start is taken in once, when it is first asked for: its memory does not depend on seeds.
+    """
 
     def __init__(self, world: World, length: int) -> None:
         self.world, self.length = world, length
+        self._taken: dict[int, tuple[Memory, Tensor]] = {}
 
     def find(self, seed: int, start: int | Context | None) -> tuple[int | None, Context]:
         """The start's number, None for given frames, and its newest frames.
@@ -63,21 +71,31 @@ class Openings:
         spread = normal(seed, 0, _START_DRAW, 2)
         return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
 
-    def take_in(self, context: Context, seed: int) -> tuple[Memory, Unit | None]:
-        """Memory (one row) after all frames of ``context``, and the last frame taken in on top of a first.
+    def take_in(self, number: int | None, context: Context, seed: int) -> tuple[Memory, Tensor]:
+        """What ``find`` found, as memory and the newest frame's drift, float32 [1]; both to be read only.
 
         The seed is only noted: nothing has been left to chance yet.
         """
+        if number is None:
+            memory, drift = self._take_in(context)
+        else:
+            if number not in self._taken:
+                self._taken[number] = self._take_in(context)
+            memory, drift = self._taken[number]
+        return replace(memory, seeds=torch.full_like(memory.seeds, signed(seed))), drift
+
+    def _take_in(self, context: Context) -> tuple[Memory, Tensor]:
         networks = self.world.networks
         frames = to_model(context.frames, self.world.device)
         poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
         given = np.array([networks.has_poses])
-        seeds = np.array([seed % 2**64], np.uint64)
-        memory, unit = begin(networks, frames[:1], poses[:1], seeds, self.length), None
-        for t in range(1, len(frames)):
-            controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
-            unit = observe_unit(networks, memory, frames[t : t + 1], controls)
-        return memory, unit
+        with torch.inference_mode():
+            memory = begin(networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length)
+            drift = torch.zeros_like(memory.doubt)
+            for t in range(1, len(frames)):
+                controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
+                drift = observe_unit(networks, memory, frames[t : t + 1], controls).drift
+        return memory, drift
 
     def _start(self, index: int) -> Context:
         starts = self.world.starts
