@@ -118,16 +118,18 @@ class Footing(nn.Module):
         way = torch.stack(
             [right * yaw.sin() + forward * yaw.cos(), forward * yaw.sin() - right * yaw.cos()], 1
         )
-        told = []
-        for share in (0.5, 1.0):
-            wanted = start + share * way
-            spots = start[:, None] + share * way[:, None] * self.steps[:, None]
-            free = self._is_ground(spots).long().cumprod(1).sum(1) / len(self.steps)
-            held = self.hold(start, wanted)
-            back = torch.zeros_like(wanted) if held is None else held - wanted
-            x, y = back.unbind(1)
-            told += [free, x * yaw.sin() - y * yaw.cos(), x * yaw.cos() + y * yaw.sin()]
-        return torch.stack(told, 1).float()
+        # Half the way and all of it, one below the other: as many operations as for one of them.
+        ways = torch.stack([0.5 * way, way])
+        spots = start[:, None] + ways[:, :, None] * self.steps[:, None]
+        free = self._is_ground(spots).long().cumprod(-1).sum(-1) / len(self.steps)
+        starts = start.expand_as(ways).flatten(0, 1)
+        wanted = starts + ways.flatten(0, 1)
+        held = self.hold(starts, wanted)
+        back = torch.zeros_like(wanted) if held is None else held - wanted
+        x, y = back.view_as(ways).unbind(-1)
+        sine, cosine = yaw.sin(), yaw.cos()
+        told = torch.stack([free, x * sine - y * cosine, x * cosine + y * sine], -1)  # [2, B, 3]
+        return told.transpose(0, 1).flatten(1).float()
 
     def _nearest(self, point: Tensor) -> Tensor:
         """The nearest ground to ``point`` [B, 2], [B, 2]; the point itself where there is none in reach."""

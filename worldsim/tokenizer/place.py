@@ -85,8 +85,8 @@ class Rays:
         return Rays(columns.float(), rows.float(), horizon)
 
 
-def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Bilinear read of ``plane`` [1, C, h, w] at x, y [...] in [-1, 1] -> [C, ...].
+def _sampled(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear read of ``plane`` [1, C, h, w] at x, y [...] in [-1, 1] -> [parts, C, points of a part].
 
     Points share one grid instead of one for each view: expanding the plane would make its gradient as many
     planes big. A CPU's threads share the work by samples, so that without gradients there is one for each.
@@ -96,7 +96,12 @@ def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
         parts = math.gcd(x.numel(), torch.get_num_threads())
     grid = grid.view(parts, 1, -1, 2)
     found = F.grid_sample(plane.expand(parts, -1, -1, -1), grid, padding_mode="border", align_corners=False)
-    return found[:, :, 0].transpose(0, 1).reshape(plane.shape[1], *x.shape)
+    return found[:, :, 0]
+
+
+def _lookup(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear read of ``plane`` [1, C, h, w] at x, y [...] in [-1, 1] -> [C, ...]."""
+    return _sampled(plane, x, y).transpose(0, 1).reshape(plane.shape[1], *x.shape)
 
 
 @cache
@@ -107,8 +112,8 @@ def _fan(device: torch.device) -> Tensor:
 
 
 def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
-    """``layer`` over the first axis of ``x`` [inputs, n]."""
-    return torch.addmm(layer.bias[:, None], layer.weight, x)
+    """``layer`` over the first axis of ``x`` [inputs, n]; ``addmm`` would first copy the bias n times."""
+    return (layer.weight @ x).add_(layer.bias[:, None])
 
 
 def _octaves(angle: Tensor, count: int) -> list[Tensor]:
@@ -184,18 +189,16 @@ class Place(nn.Module):
         column = torch.cat([ground, depth.clamp(min=0.05).log()[None]])
         return self._paint(column, surface, rays.horizon).permute(2, 1, 3, 0), reach.transpose(0, 1)
 
-    def _paint(self, column: Tensor, surface: list[Tensor], horizon: int) -> Tensor:
+    def _paint(self, column: Tensor, surface: Tensor, horizon: int) -> Tensor:
         """Colour [3, R, B, N] of what is seen: ``column`` [C + 1, B, N] and ``surface`` [.., R, B, N].
 
         Features stay first, where they come from: moving them last would copy them all. Floor and ceiling
         have weights of their own, so rows above and below the horizon are multiplied apart.
         """
-        dtype = self.above.weight.dtype
-        shared = _affine(self.column, column.flatten(1).to(dtype))
-        shared, surface = shared.unflatten(1, column.shape[1:]), [feature.to(dtype) for feature in surface]
+        shared = _affine(self.column, column.flatten(1).to(surface.dtype)).unflatten(1, column.shape[1:])
         halves = []
         for layer, rows in ((self.above, slice(None, horizon)), (self.below, slice(horizon, None))):
-            seen = torch.cat([feature[:, rows] for feature in surface])
+            seen = surface[:, rows]
             mixed = (layer.weight @ seen.flatten(1)).unflatten(1, seen.shape[1:]).add_(shared[:, None])
             halves.append(self._colour(mixed.flatten(1)).unflatten(1, seen.shape[1:]))
         return torch.cat(halves, 1)
@@ -239,12 +242,12 @@ class Place(nn.Module):
         direction: tuple[Tensor, Tensor],
         depth: Tensor,
         down: Tensor,
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """What the wall and the floor or ceiling look like where each pixel may show them.
 
         ``camera`` is x, y, z [B, 1]; ``direction`` [B, N] is that of each column on the ground per unit of
-        forward depth; ``depth`` [B, N] is where its wall is. Returns features, each [.., R, B, N], and the
-        forward depth of each pixel [R, B, N].
+        forward depth; ``depth`` [B, N] is where its wall is. Returns features [.., R, B, N] and the forward
+        depth of each pixel [R, B, N].
         """
         config, (x, y, z), (dx, dy) = self.config, camera, direction
         down = down[:, None, None]
@@ -254,11 +257,15 @@ class Place(nn.Module):
         height = torch.addcmul((z - config.floor) / room, down / -room, depth)
         up = (height - 0.5) * 1.6  # the planes reach an eighth of the room beyond floor and ceiling
         wall_x, wall_y = self._unit_x(torch.addcmul(x, dx, depth)), self._unit_y(torch.addcmul(y, dy, depth))
-        both = _lookup(self.wall_x, wall_x.expand_as(up), up) * _lookup(self.wall_y, wall_y.expand_as(up), up)
+        both = _sampled(self.wall_x, wall_x.expand_as(up), up) * _sampled(
+            self.wall_y, wall_y.expand_as(up), up
+        )
         flat_x, flat_y = torch.addcmul(x, dx, reach), torch.addcmul(y, dy, reach)
-        flat = _lookup(self.level, self._unit_x(flat_x), self._unit_y(flat_y))
+        flat = _sampled(self.level, self._unit_x(flat_x), self._unit_y(flat_y))
         scalars = [*_octaves(height * math.pi, 4), height.clamp(-2, 3), reach.clamp(min=0.05).log()]
-        return [both, flat, torch.stack(scalars)], reach
+        told = torch.stack(scalars).view(len(scalars), len(both), -1).transpose(0, 1)
+        seen = torch.cat([part.to(self.above.weight.dtype) for part in (both, flat, told)], 1)
+        return seen.transpose(0, 1).reshape(-1, *up.shape), reach
 
     def _unit_x(self, x: Tensor) -> Tensor:
         x0, _, x1, _ = self.config.bounds
