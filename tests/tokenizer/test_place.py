@@ -103,6 +103,40 @@ def test_rays_end_where_free_space_does(place: Place) -> None:
     torch.testing.assert_close(ahead, torch.tensor([2.0, 1.5, 2.0, 1.5]), atol=0.35, rtol=0)
 
 
+def _walled(place: Place, at: float, rise: float = 20.0) -> None:
+    """A straight wall across x = ``at``, where occupancy rises by ``rise`` a metre through its level."""
+    x0, _, x1, _ = CONFIG.bounds
+    width = place.occupancy.shape[3]
+    x = x0 + (torch.arange(width) + 0.5) * (x1 - x0) / width
+    with torch.no_grad():
+        place.occupancy.copy_((1 + rise * (x - at)).expand_as(place.occupancy))
+
+
+def test_a_straight_wall_is_one_plane_from_wherever_it_is_seen(place: Place) -> None:
+    _walled(place, 3.3)
+    yaw = torch.linspace(-1.0, 1.0, 21)
+    planar = torch.stack([torch.tensor([x, 1.5, 1.0, one]) for x in (0.1, 1.7) for one in yaw])
+    _, reach = place(planar, RAYS)
+    depth, right = reach[:, RAYS.horizon - 1], RAYS.right[None]  # just above the horizon there is wall alone
+    forward = planar[:, 3:].cos() + right * planar[:, 3:].sin()
+    hit = planar[:, :1] + forward * depth
+    met = (forward > 0.25) & (depth < CONFIG.far * 0.9)
+    assert met.float().mean() > 0.5
+    torch.testing.assert_close(hit[met], torch.full_like(hit[met], 3.3), atol=0.004, rtol=0)
+
+
+def test_what_is_seen_moves_the_surface_as_far_as_occupancy_does(place: Place) -> None:
+    _walled(place, 3.3)
+    planar = torch.tensor([[1.0, 1.5, 1.0, 0.3]])
+    _, reach = place(planar, RAYS)
+    row = reach[0, RAYS.horizon - 1]
+    (slope,) = torch.autograd.grad(row.sum(), place.occupancy)
+    with torch.no_grad():
+        place.occupancy.add_(0.2)
+        nearer = place(planar, RAYS)[1][0, RAYS.horizon - 1]
+    torch.testing.assert_close((nearer - row).sum(), 0.2 * slope.sum(), atol=0, rtol=0.02)
+
+
 def test_surroundings_turn_with_the_camera(place: Place) -> None:
     place.mark_free(torch.tensor([[0.6, 1.5], [1.3, 1.5], [2.0, 1.5]]))
     ahead, turned = place.surroundings(torch.tensor([[2.0, 1.5, 1.0, 0.0], [2.0, 1.5, 1.0, np.pi / 8]]))

@@ -59,7 +59,7 @@ FULL = Scope(
     trajectories=96,
     teacher=64,
     every=2,
-    long=8,
+    long=16,
     parts=Sizes(moments=32, loops=12, seconds=(2, 8, 24), endings=96, walks=8, frames=5000, walk_steps=1),
 )
 

@@ -23,6 +23,12 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
 
+_SOLID = 1.0
+"""Occupancy from which on there is wall."""
+_NARROWINGS = 3
+"""Times that what encloses a surface is narrowed down: to millimetres."""
+_GENTLEST = 4.0
+"""Rise of occupancy a metre below which a surface is not moved any faster by what it is taught."""
 _FAN_RAYS = 16
 _FAN_RADII = (0.35, 0.5, 0.65, 0.85, 1.2, 2.0)
 """Metres from the camera at which dynamics feel for walls."""
@@ -165,8 +171,9 @@ class Place(nn.Module):
     def mark_free(self, visited: Tensor) -> None:
         """Start occupancy from experience: free around cameras seen at ``visited`` [n, 2], else solid."""
         h, w = self.occupancy.shape[2:]
-        column = ((self._unit_x(visited[:, 0]) + 1) / 2 * w).long().clamp(0, w - 1)
-        row = ((self._unit_y(visited[:, 1]) + 1) / 2 * h).long().clamp(0, h - 1)
+        across, along = self._unit(visited[:, 0], visited[:, 1])
+        column = ((across + 1) / 2 * w).long().clamp(0, w - 1)
+        row = ((along + 1) / 2 * h).long().clamp(0, h - 1)
         count = torch.zeros(1, 1, h, w)
         count[0, 0, row, column] = 1
         reach = round(self.config.body / self.config.cell)
@@ -217,24 +224,56 @@ class Place(nn.Module):
         x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
         angle = torch.arange(_FAN_RAYS, device=planar.device)[None, :, None] * (2 * math.pi / _FAN_RAYS) + yaw
         radius = _fan(planar.device)
-        fan_x, fan_y = x + radius * angle.cos(), y + radius * angle.sin()
-        fan = _lookup(self.occupancy, self._unit_x(fan_x), self._unit_y(fan_y))
-        here = _lookup(self.ground, self._unit_x(x[:, 0]), self._unit_y(y[:, 0]))
+        fan = _lookup(self.occupancy, *self._unit(x + radius * angle.cos(), y + radius * angle.sin()))
+        here = _lookup(self.ground, *self._unit(x[:, 0], y[:, 0]))
         return torch.cat([fan[0].flatten(1).tanh(), here[:, :, 0].T.tanh()], -1)
 
     def _march(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each column's ray ends [B, N] and the ground features found there [C, B, N]."""
-        px = self._unit_x(x[..., None] + dx[..., None] * self.depths)
-        py = self._unit_y(y[..., None] + dy[..., None] * self.depths)
-        step = F.pad(self.depths.diff(), (0, 1), value=1.0) * 4
-        density = F.softplus(_lookup(self.occupancy, px, py)[0] * 3) * step
-        through = torch.exp(density - density.cumsum(-1))
-        weight = through * -torch.expm1(-density)
-        best, index = weight.topk(4, -1)
-        best = best / (best.sum(-1, keepdim=True) + 1e-4)
-        depth = (best * self.depths[index]).sum(-1)
-        found = _lookup(self.ground, px.gather(-1, index), py.gather(-1, index))
-        return depth, (found * best).sum(-1)
+        """Where each column's ray ends [B, N] and the ground features found there [C, B, N].
+
+        It ends on the wall's surface, where occupancy rises through ``_SOLID``. A ray that fades out in
+        softly filled space ends the deeper, seen from the wall, the straighter it meets it, and textures
+        slide by texels as the camera turns (the bias that NeuS, 2106.10689, found in densities).
+        """
+        with torch.no_grad():
+            depth, slope = self._hit(x, y, dx, dy)
+        if torch.is_grad_enabled():  # implicit differentiation: how the surface moves with the occupancy
+            height = self._along((x, y), (dx, dy), depth[..., None])[..., 0]
+            depth = depth - (height - height.detach()) / slope
+        ground = _lookup(self.ground, *self._unit(torch.addcmul(x, dx, depth), torch.addcmul(y, dy, depth)))
+        return depth, ground
+
+    def _hit(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward depth [B, N] of the first surface along each ray, and how steeply occupancy rises there.
+
+        The first sample that is solid and the one before enclose it; false position narrows that down.
+        """
+        camera, direction = (x, y), (dx, dy)
+        sampled = self._along(camera, direction, self.depths)
+        solid = sampled > _SOLID
+        last = len(self.depths) - 1
+        index = torch.where(solid.any(-1), solid.int().argmax(-1), last)[..., None]
+        before, depths = (index - 1).clamp(min=0), self.depths.expand_as(sampled)
+        near, far = depths.gather(-1, before), depths.gather(-1, index)
+        low, high = sampled.gather(-1, before) - _SOLID, sampled.gather(-1, index) - _SOLID
+        slope = (high - low) / (far - near).clamp(min=1e-6)
+        for _ in range(_NARROWINGS):
+            share = (-low / (high - low).clamp(min=1e-6)).clamp(0.05, 0.95)
+            between = torch.lerp(near, far, share)
+            found = self._along(camera, direction, between) - _SOLID
+            beyond = found > 0
+            near, low = torch.where(beyond, near, between), torch.where(beyond, low, found)
+            far, high = torch.where(beyond, between, far), torch.where(beyond, found, high)
+        share = (-low / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        return torch.lerp(near, far, share)[..., 0], slope[..., 0].clamp(min=_GENTLEST)
+
+    def _along(
+        self, camera: tuple[Tensor, Tensor], direction: tuple[Tensor, Tensor], depth: Tensor
+    ) -> Tensor:
+        """Occupancy [B, N, S] of rays at forward depths [..., S]."""
+        (x, y), (dx, dy) = camera, direction
+        at = self._unit(x[..., None] + dx[..., None] * depth, y[..., None] + dy[..., None] * depth)
+        return _lookup(self.occupancy, *at)[0]
 
     def _surface(
         self,
@@ -256,21 +295,17 @@ class Place(nn.Module):
         reach = torch.minimum(drop / down.abs().clamp(min=1e-4), depth)
         height = torch.addcmul((z - config.floor) / room, down / -room, depth)
         up = (height - 0.5) * 1.6  # the planes reach an eighth of the room beyond floor and ceiling
-        wall_x, wall_y = self._unit_x(torch.addcmul(x, dx, depth)), self._unit_y(torch.addcmul(y, dy, depth))
+        wall_x, wall_y = self._unit(torch.addcmul(x, dx, depth), torch.addcmul(y, dy, depth))
         both = _sampled(self.wall_x, wall_x.expand_as(up), up) * _sampled(
             self.wall_y, wall_y.expand_as(up), up
         )
-        flat_x, flat_y = torch.addcmul(x, dx, reach), torch.addcmul(y, dy, reach)
-        flat = _sampled(self.level, self._unit_x(flat_x), self._unit_y(flat_y))
+        flat = _sampled(self.level, *self._unit(torch.addcmul(x, dx, reach), torch.addcmul(y, dy, reach)))
         scalars = [*_octaves(height * math.pi, 4), height.clamp(-2, 3), reach.clamp(min=0.05).log()]
         told = torch.stack(scalars).view(len(scalars), len(both), -1).transpose(0, 1)
         seen = torch.cat([part.to(self.above.weight.dtype) for part in (both, flat, told)], 1)
         return seen.transpose(0, 1).reshape(-1, *up.shape), reach
 
-    def _unit_x(self, x: Tensor) -> Tensor:
-        x0, _, x1, _ = self.config.bounds
-        return (x - (x0 + x1) / 2) * (2 / (x1 - x0))
-
-    def _unit_y(self, y: Tensor) -> Tensor:
-        _, y0, _, y1 = self.config.bounds
-        return (y - (y0 + y1) / 2) * (2 / (y1 - y0))
+    def _unit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Metres to what ``_sampled`` takes."""
+        x0, y0, x1, y1 = self.config.bounds
+        return (x - (x0 + x1) / 2) * (2 / (x1 - x0)), (y - (y0 + y1) / 2) * (2 / (y1 - y0))
