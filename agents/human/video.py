@@ -40,7 +40,7 @@ class VideoWriter:
             )
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"
-            self._stream.thread_count = 1
+            self._stream.thread_count = 1  # others would take the cores from the next step
         frame = self._frame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         self._file.mux(self._stream.encode(frame))
         self.frames += 1
