@@ -73,6 +73,11 @@ class Networks(nn.Module):
         return self.config.heads.poses
 
     @property
+    def hears_agent(self) -> bool:
+        """Whether anything follows from the agent's token: where a place tells of the surroundings it does not."""
+        return self.config.heads.surroundings == 0
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

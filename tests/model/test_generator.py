@@ -69,6 +69,19 @@ def test_cached_equals_uncached() -> None:
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [2, 3, 4])
+def test_what_is_remembered_is_what_a_whole_pass_leaves(layers: int) -> None:
+    generator, inputs = make(dataclasses.replace(CONFIG, layers=layers)), clip()
+    cache = generator.empty_cache(BATCH)
+    one_by_one(generator, at(inputs, [0, 1]), cache)
+    now = at(inputs, [2])
+    modulation = generator.condition(now["control"], now["level"], now["step"])
+    keys, values = generator.remember(now["noisy"], generator.embed(now["view"]), modulation, cache)
+    whole = generator(**now, cache=cache)
+    torch.testing.assert_close(keys, whole.keys)
+    torch.testing.assert_close(values, whole.values)
+
+
 def test_a_full_ring_sees_its_sink_and_the_newest_frames() -> None:
     """One temporal layer: keys depend on their own frame alone, so what was forgotten leaves no trace."""
     generator = make(dataclasses.replace(CONFIG, layers=2, context=4))

@@ -74,9 +74,8 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor, turn: Tensor, mask: Tensor | None, past: PastKeys | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """x [B, T, N, D], modulation [B, T, 3, D] to the shape of x, and this call's raw keys and values."""
-        scale, shift, share = modulation[:, :, None].unbind(3)
-        normed = torch.addcmul(shift, rms(x, _TINY), scale).to(self.into.weight.dtype)
-        qkv, opened, up = self.into(normed).split(self.sizes, -1)
+        share = modulation[:, :, None, 2]
+        qkv, opened, up = self.into(self._normed(x, modulation)).split(self.sizes, -1)
         # float32: casting small heads costs more than it saves
         qkv = qkv.float().unflatten(-1, (-1, self.heads, self.norm.shape[-1]))
         qk, v = qkv.split([len(self.norm), len(self.norm) // 2], -3)
@@ -88,3 +87,17 @@ class Block(nn.Module):
             fresh = qk[..., 1, :, :], v
         mixed = [part.flatten(-2).to(up.dtype) for part in parts]
         return torch.addcmul(x, share, self.back(torch.cat([*mixed, F.silu(opened) * up], -1)).float()), fresh
+
+    def remembered(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """The raw keys and values that ``forward`` of a temporal block gives, and nothing else."""
+        normed, groups = self._normed(x, modulation), self.into.weight[: self.sizes[0]]
+        groups = groups.unflatten(0, (-1, self.heads, self.norm.shape[-1]))
+        last_key, last_value = groups[len(self.norm) - 1].flatten(0, 1), groups[-1].flatten(0, 1)
+        keys, values = (
+            F.linear(normed, of).float().unflatten(-1, (self.heads, -1)) for of in (last_key, last_value)
+        )
+        return rms(keys, _EPSILON) * self.norm[-1], values
+
+    def _normed(self, x: Tensor, modulation: Tensor) -> Tensor:
+        scale, shift = modulation[:, :, None, :2].unbind(3)
+        return torch.addcmul(shift, rms(x, _TINY), scale).to(self.into.weight.dtype)

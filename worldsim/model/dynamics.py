@@ -34,9 +34,10 @@ class _Alone(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, 1, inputs] to [B, 1, outputs]."""
         if torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
-        return torch.baddbmm(self.bias, x[:, None], self.weight.T.expand(len(x), -1, -1))[:, 0]
+        return torch.baddbmm(self.bias, x, self.weight.T.expand(len(x), -1, -1))
 
 
 Meeting = Callable[[Tensor], Tensor]
@@ -96,16 +97,16 @@ class Dynamics(nn.Module):
         """
         held, turn = _held(controls, twists), self.turns(controls, twists).detach()
         pushes = self.pushes(controls, twists, turn)
-        pushed = self.push(pushes)
+        pushed = _each(self.push, pushes)
         rise, (right, down, forward) = height - self.eye, pushes[:, :3].unbind(1)
         speed = right * right + down * down + forward * forward
         swing = torch.stack([5 * rise, 5 * (rise + twists[:, -1, 1]), 4 * speed], 1)
         state = torch.cat([held, pushes, 5 * pushed, swing, around], 1)
         if meet is not None:
             state = torch.cat([state, 5 * meet(pushed.detach())], 1)
-        moved = pushed + 0.1 * self.rest(state)
+        moved = pushed + 0.1 * _each(self.rest, state)
         # softplus, but of torch's own the last few of many rows are rounded otherwise
-        slip, spread = (0.02 * self.slip(state.detach()).clamp(max=20).exp().log1p()).unbind(1)
+        slip, spread = (0.02 * _each(self.slip, state.detach()).clamp(max=20).exp().log1p()).unbind(1)
         twist = torch.cat([as_twist(moved, turn[:, 1].contiguous()), turn], 1)
         if self.coasting is not None:
             idle = (controls[:, -1] == 0).all(-1, keepdim=True)
@@ -114,8 +115,7 @@ class Dynamics(nn.Module):
 
     def turns(self, controls: Tensor, twists: Tensor) -> Tensor:
         """The rotation [B, 3] of the next twist; arguments as of ``forward``."""
-        turn: Tensor = 0.1 * self.turn(_held(controls, twists))
-        return turn
+        return 0.1 * _each(self.turn, _held(controls, twists))
 
     def pushes(self, controls: Tensor, twists: Tensor, turn: Tensor) -> Tensor:
         """What displacement is a mixture of [B, 3 P + 4 M]: the last ones, newest first, and the keys'.
@@ -123,15 +123,13 @@ class Dynamics(nn.Module):
         All are told in the frame before the step. A key pushes along directions between those before and
         after the ``turn`` [B, 3], hence by a mixture of its sine and cosine; so did those of the step before.
         """
-        past, yaw = [], torch.zeros_like(turn[:, 1])
-        for i in range(1, twists.shape[1] + 1):
-            turned = twists[:, -i, 4].contiguous()  # what is not contiguous is rounded otherwise
-            moved = as_moved(twists[:, -i, :3], turned)
-            yaw = yaw + turned
-            past.append(_turned(moved, -yaw))
-        both = torch.stack([turn[:, 1], twists[:, -1, 4]], 1)[..., None]
-        keys = torch.stack([controls[:, -1], controls[:, -2]], 1)
-        return torch.cat([*past, (keys * both.sin()).flatten(1), (keys * both.cos()).flatten(1)], 1)
+        newest_first = twists.flip(1)
+        turned = newest_first[..., 4].contiguous()  # what is not contiguous is rounded otherwise
+        past = _turned(as_moved(newest_first[..., :3], turned), -turned.cumsum(1))
+        both = torch.stack([turn[:, 1], turned[:, 0]], 1)[..., None]
+        keys = controls[:, -2:].flip(1)
+        told = (past, keys * both.sin(), keys * both.cos())
+        return torch.cat([part.flatten(1) for part in told], 1)
 
 
 def _held(controls: Tensor, twists: Tensor) -> Tensor:
@@ -139,8 +137,14 @@ def _held(controls: Tensor, twists: Tensor) -> Tensor:
     return torch.cat([controls.flatten(1), 10 * twists[..., 3:].flatten(1)], 1)
 
 
+def _each(network: nn.Module, x: Tensor) -> Tensor:
+    """A network of ``_Alone`` over rows [B, inputs]: [B, outputs]."""
+    out: Tensor = network(x[:, None])[:, 0]
+    return out
+
+
 def as_moved(twist: Tensor, yaw: Tensor) -> Tensor:
-    """Where a camera gets [B, 3] by translations [B, 3] while it turns by ``yaw`` [B], in its first frame."""
+    """Where a camera gets by translations [..., 3] while it turns by ``yaw`` [...], in its first frame."""
     sine, cosine = _mean_of_turn(yaw)
     right, down, forward = twist.unbind(-1)
     return torch.stack([sine * right + cosine * forward, down, sine * forward - cosine * right], -1)
@@ -162,7 +166,7 @@ def _mean_of_turn(yaw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _turned(vector: Tensor, yaw: Tensor) -> Tensor:
-    """Vectors [B, 3] of a camera turned by ``yaw`` [B] to the right, in the frame before the turn."""
+    """Vectors [..., 3] of a camera turned by ``yaw`` [...] to the right, in the frame before the turn."""
     sine, cosine = yaw.sin(), yaw.cos()
     right, down, forward = vector.unbind(-1)
     return torch.stack([cosine * right + sine * forward, down, cosine * forward - sine * right], -1)

@@ -62,6 +62,7 @@ class Footing(nn.Module):
     radius: Tensor
     angle: Tensor
     steps: Tensor
+    corner: Tensor
 
     def __init__(self, config: FootingConfig) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class Footing(nn.Module):
         self.register_buffer("angle", angle, persistent=False)
         steps = torch.arange(1, _SPOTS + 1, dtype=torch.float64) / _SPOTS
         self.register_buffer("steps", steps, persistent=False)
+        self.register_buffer("corner", torch.tensor([x0, y0], dtype=torch.float64), persistent=False)
 
     def mark(self, visited: Tensor) -> None:
         """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""
@@ -153,14 +155,13 @@ class Footing(nn.Module):
 
     def _at(self, row: Tensor, column: Tensor) -> Tensor:
         height, width = self.stood.shape
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        return inside & (self.stood[row.clamp(0, height - 1), column.clamp(0, width - 1)] > 0)
+        near, beside = row.clamp(0, height - 1), column.clamp(0, width - 1)
+        return (self.stood[near, beside] > 0) & (near == row) & (beside == column)
 
     def _cells(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Row and column of points [..., 2]."""
-        x0, y0 = self.config.bounds[:2]
-        column = ((point[..., 0] - x0) / self.config.cell).floor().long()
-        return ((point[..., 1] - y0) / self.config.cell).floor().long(), column
+        column, row = ((point - self.corner) / self.config.cell).floor().long().unbind(-1)
+        return row, column
 
 
 def _between(value: Tensor, low: Tensor, cell: float) -> Tensor:

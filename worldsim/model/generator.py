@@ -165,8 +165,7 @@ class Generator(nn.Module):
 
         Passes over the same frames share the first, and get their modulations from one call.
         """
-        x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
-        x = torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
+        x = self._entered(noisy, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
         for block, share in zip(self.blocks, modulation.unbind(3), strict=True):
@@ -180,3 +179,29 @@ class Generator(nn.Module):
         if self.config.prediction == "velocity":
             clean = noisy + (1 - level)[..., None, None] * clean
         return Prediction(clean, x[:, :, self.tokens], keys, values)
+
+    def remember(
+        self, clean: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values that ``run`` gives: all that later frames look at.
+
+        Nobody reads what the last block that looks at the past would add, so it only opens.
+        """
+        x = self._entered(clean, embedded)
+        fresh: list[tuple[Tensor, Tensor]] = []
+        pasts, shares = cache.read(), modulation.unbind(3)
+        for block, share in zip(self.blocks, shares, strict=True):
+            if block.temporal and len(fresh) == self.temporal_layers - 1:
+                fresh.append(block.remembered(x, share))
+                break
+            x, pair = block(x, share, self.turn, self.mask, pasts[len(fresh)] if block.temporal else None)
+            if pair is not None:
+                fresh.append(pair)
+        keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
+        return keys, values
+
+    def _entered(self, noisy: Tensor, embedded: Tensor) -> Tensor:
+        """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""
+        x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
+        return torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
+

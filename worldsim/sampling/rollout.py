@@ -39,7 +39,7 @@ class Memory:
     cache: Cache
     past: Past
     agent: Tensor
-    """Agent token of the last frame [B, D]."""
+    """Agent token of the last frame [B, D]; 0 where nothing hears it."""
     moves: Tensor
     """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and look that led to it."""
     doubt: Tensor
@@ -236,7 +236,8 @@ def step_unit(
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
     else:
         frame = memory.past.frame
-    return _commit(networks, memory, frame, latent, view, move, passes.run(latent, steps))
+    _remember(networks, memory, passes, latent)
+    return _commit(networks, memory, frame, latent, view, move)
 
 
 def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: Controls) -> Unit:
@@ -245,8 +246,8 @@ def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: C
     move = _move(networks, memory, lead)
     view = _view(networks, memory, move)
     latent = networks.tokenizer.encode(frames, view)
-    clean = _Passes.over(networks, memory, view, 0).run(latent, 0)
-    return _commit(networks, memory, frames, latent, view, move, clean)
+    _remember(networks, memory, _Passes.over(networks, memory, view, 0), latent)
+    return _commit(networks, memory, frames, latent, view, move)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,10 @@ class _Passes:
         now = slice(number, number + 1)
         modulation, level = self.modulation[:, now], self.level[:, now]
         return self.generator.run(latent[:, None], level, self.embedded, modulation, self.cache)
+
+    def remember(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of the clean pass over ``latent`` [B, N, C]."""
+        return self.generator.remember(latent[:, None], self.embedded, self.modulation[:, -1:], self.cache)
 
 
 @cache
@@ -321,7 +326,7 @@ def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
     if poses is not wanted:  # row by row: who shares the batch with one that is held must not round otherwise
         held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(memory.poses, poses)
         motion = torch.where(held[:, None], short, motion)
-        twist = torch.where(held, se3.log(short), twist)
+        twist = torch.where(held, se3.log(short, twist[:, 3:]), twist)
     if lead.poses is not None and lead.given is not None:
         asked, given = se3.relative(memory.poses, lead.poses), lead.given[:, None]
         twist = torch.where(given, se3.log(asked), twist)
@@ -375,19 +380,21 @@ def _view(networks: Networks, memory: Memory, move: _Move) -> View:
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
 
+def _remember(networks: Networks, memory: Memory, passes: _Passes, latent: Tensor) -> None:
+    """Write what the clean pass over ``latent`` [B, N, C] makes of the frame."""
+    if networks.hears_agent:
+        clean = passes.run(latent, passes.level.shape[1] - 1)
+        keys, values, memory.agent = clean.keys, clean.values, clean.agent[:, 0]
+    else:
+        keys, values = passes.remember(latent)
+    memory.cache.write(keys[:, :, 0], values[:, :, 0])
+
+
 def _commit(
-    networks: Networks,
-    memory: Memory,
-    frame: Tensor,
-    latent: Tensor,
-    view: View,
-    move: _Move,
-    clean: Prediction,
+    networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: _Move
 ) -> Unit:
-    """Remember the frame by what its ``clean`` pass gave, and move on."""
-    memory.cache.write(clean.keys[:, :, 0], clean.values[:, :, 0])
+    """Take ``frame`` for the last one and the camera's step for done."""
     memory.past = Past(frame, view.reach)
-    memory.agent = clean.agent[:, 0]
     memory.moves = torch.cat([memory.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
     memory.doubt, memory.poses, memory.indices = move.doubt, move.poses, memory.indices + 1
     reward, going_on = networks.heads.judge(memory.agent, networks.tokenizer.surroundings(move.planar))

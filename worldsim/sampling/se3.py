@@ -25,9 +25,12 @@ def exp(twist: Tensor) -> Tensor:
     return _pose(eye + a * w + b * w2, jacobian @ rho[..., None])
 
 
-def log(pose: Tensor) -> Tensor:
-    """Poses to twists, the inverse of ``exp`` for rotations of up to pi."""
-    omega = _rotation_vector(pose[:, :3, :3])
+def log(pose: Tensor, omega: Tensor | None = None) -> Tensor:
+    """Poses to twists, the inverse of ``exp`` for rotations of up to pi.
+
+    ``omega`` is their rotation vector [B, 3], where it is known: to find it is most of the work.
+    """
+    omega = _rotation_vector(pose[:, :3, :3]) if omega is None else omega
     angle = _length(omega)[:, None, None]
     w = _hat(omega)
     eye = torch.eye(3, dtype=pose.dtype, device=pose.device)
