@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.pace import Pace
 
-CPU = torch.device("cpu")
+CPU, SIZE = torch.device("cpu"), (120, 160)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,21 +26,27 @@ def two_threads() -> object:
 
 @given(st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_every_row_is_worked_on_once_and_in_order(count: int, dtype: torch.dtype) -> None:
-    parts = Lanes(CPU, dtype).run(count, lambda rows: rows * 10)
+    parts = Lanes(CPU, dtype, SIZE).run(count, lambda rows: rows * 10)
     rows = np.concatenate([rows for rows, _ in parts])
     np.testing.assert_array_equal(rows, np.arange(count))
     np.testing.assert_array_equal(np.concatenate([done for _, done in parts]), rows * 10)
     assert max(len(rows) for rows, _ in parts) <= (4 if dtype == torch.bfloat16 else 1)
 
 
+@pytest.mark.parametrize(("size", "rows"), [((240, 320), 1), ((120, 160), 4), ((60, 80), 16), ((8, 8), 16)])
+def test_the_smaller_frames_are_the_more_a_core_takes(size: tuple[int, int], rows: int) -> None:
+    parts = Lanes(CPU, torch.bfloat16, size).run(64, lambda rows: None)
+    assert max(len(part) for part, _ in parts) == rows
+
+
 def test_many_rows_are_shared_by_single_threads() -> None:
-    seen = Lanes(CPU, torch.bfloat16).run(8, lambda rows: (threading.get_ident(), torch.get_num_threads()))
+    seen = Lanes(CPU, torch.bfloat16, SIZE).run(8, lambda rows: (threading.get_ident(), torch.get_num_threads()))
     assert {threads for _, (_, threads) in seen} == {1}
     assert threading.get_ident() not in {ident for _, (ident, _) in seen}
 
 
 def test_one_row_has_all_threads() -> None:
-    ((rows, (ident, threads)),) = Lanes(CPU, torch.bfloat16).run(
+    ((rows, (ident, threads)),) = Lanes(CPU, torch.bfloat16, SIZE).run(
         1, lambda rows: (threading.get_ident(), torch.get_num_threads())
     )
     assert (list(rows), ident, threads) == ([0], threading.get_ident(), 2)
@@ -52,7 +58,7 @@ def test_an_error_in_a_lane_is_the_caller_s() -> None:
             raise ValueError("row 5")
 
     with pytest.raises(ValueError, match="row 5"):
-        Lanes(CPU, torch.bfloat16).run(8, work)
+        Lanes(CPU, torch.bfloat16, SIZE).run(8, work)
 
 
 def test_pace_gives_what_fits() -> None:
@@ -66,4 +72,4 @@ def test_pace_gives_what_fits() -> None:
 
 @given(st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_no_part_is_empty(count: int, dtype: torch.dtype) -> None:
-    assert all(len(rows) for rows, _ in Lanes(CPU, dtype).run(count, lambda rows: None))
+    assert all(len(rows) for rows, _ in Lanes(CPU, dtype, SIZE).run(count, lambda rows: None))
