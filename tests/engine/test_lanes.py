@@ -40,7 +40,8 @@ def test_the_smaller_frames_are_the_more_a_core_takes(size: tuple[int, int], row
 
 
 def test_many_rows_are_shared_by_single_threads() -> None:
-    seen = Lanes(CPU, torch.bfloat16, SIZE).run(8, lambda rows: (threading.get_ident(), torch.get_num_threads()))
+    lanes = Lanes(CPU, torch.bfloat16, SIZE)
+    seen = lanes.run(8, lambda rows: (threading.get_ident(), torch.get_num_threads()))
     assert {threads for _, (_, threads) in seen} == {1}
     assert threading.get_ident() not in {ident for _, (ident, _) in seen}
 

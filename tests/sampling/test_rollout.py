@@ -204,6 +204,20 @@ def test_in_a_still_place_the_same_spot_has_the_same_noise(
     assert not set(once) & set(elsewhere)
 
 
+@pytest.mark.parametrize("forward", [0.0, 0.5])
+def test_in_a_still_place_nothing_is_left_to_chance_while_one_stands(
+    networks: Networks, forward: float
+) -> None:
+    frames = []
+    for seed in (3, 1234):
+        memory = first(networks)
+        memory.seeds += seed
+        asked = camera.compose(memory.poses.numpy(), camera.exp(np.array([0, 0, forward, 0, 0, 0])))
+        held = Controls(np.zeros((3, 7), np.float32), asked, np.ones(3, bool))
+        frames.append(step_unit(networks, memory, held, 2).frame)
+    assert torch.equal(*frames) == (networks.footing is not None and forward == 0)
+
+
 def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:
     memory = first(networks)
     step_unit(networks, memory, controls(memory), 2)

@@ -228,9 +228,10 @@ def step_unit(
     view = _view(networks, memory, move)
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
-    latent = _noise(
-        memory.seeds, _moment(networks, memory, move), (generator.tokens, generator.config.channels)
-    )
+    shape = (generator.tokens, generator.config.channels)
+    latent = _noise(memory.seeds, _moment(networks, memory, move), shape)
+    if _stands(networks, move):
+        latent = latent * _pace(move.twist)[:, None, None]
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
@@ -369,10 +370,28 @@ def _moment(networks: Networks, memory: Memory, move: _Move) -> Tensor:
     The frame's number. In one still place, where the camera is: what stands still does not shimmer, and looks
     alike whenever it is seen from the same spot.
     """
-    if networks.footing is None or move.planar is None:
+    if not _stands(networks, move):
         return memory.indices
+    assert move.planar is not None
     x, y, z, yaw = (move.planar / _SPOT).round().long().unbind(-1)
     return ((x * 73856093) ^ (y * 19349663) ^ (z * 83492791) ^ (yaw * 49979687)) & (2**62 - 1)
+
+
+def _stands(networks: Networks, move: _Move) -> bool:
+    """Whether all but the camera stands still: one still place, seen from where the camera is."""
+    return networks.footing is not None and move.planar is not None
+
+
+def _pace(twist: Tensor) -> Tensor:
+    """How far cameras move, normalised ``twist`` [B, 6], as a share of a usual step [B]; 1 at most.
+
+    So much of a still place's noise is used: to who stands nothing new comes into view, and what chance
+    paints on a still picture would be warped along and painted over again, until it covers it.
+    """
+    total = torch.zeros_like(twist[:, 0])
+    for part in twist.detach().square().unbind(1):  # one by one: alike, to the bit, in every batch
+        total = total + part
+    return total.sqrt().clamp(max=1)
 
 
 def _view(networks: Networks, memory: Memory, move: _Move) -> View:
