@@ -191,6 +191,7 @@ class Generator(nn.Module):
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts, shares = cache.read(), modulation.unbind(3)
         for block, share in zip(self.blocks, shares, strict=True):
+            assert isinstance(block, Block)
             if block.temporal and len(fresh) == self.temporal_layers - 1:
                 fresh.append(block.remembered(x, share))
                 break
