@@ -185,7 +185,7 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The keys and values that ``run`` gives: all that later frames look at.
 
-        Nobody reads what the last block that looks at the past would add, so it only opens.
+        The last block that looks at the past gives its own before it looks; what it would add nobody reads.
         """
         x = self._entered(clean, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []

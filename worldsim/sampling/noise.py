@@ -1,7 +1,5 @@
 """Counter-based noise: what is drawn depends on (session seed, index, draw) and on nothing else.
 
-The index is a frame's number or, in one still place, the spot that it is seen from.
-
 Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3") gives the bits; Box-Muller makes them
 normal, so that the stream does not depend on how a library happens to draw normals.
 """

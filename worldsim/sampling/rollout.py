@@ -26,8 +26,6 @@ from worldsim.tokenizer.protocol import Motion, Past, View
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
-_SPOT = 0.004
-"""Metres and radians within which a camera is at the same spot."""
 _LOST = 100.0
 """Metres of doubt beyond which there is no more to doubt."""
 
@@ -229,8 +227,8 @@ def step_unit(
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
     shape = (generator.tokens, generator.config.channels)
-    latent = _noise(memory.seeds, _moment(networks, memory, move), shape)
-    if _stands(networks, move):
+    latent = _noise(memory.seeds, memory.indices, shape)
+    if networks.footing is not None:  # one still place
         latent = latent * _pace(move.twist)[:, None, None]
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
@@ -357,29 +355,11 @@ def _scales(scale: tuple[float, ...], device: torch.device) -> tuple[Tensor, Ten
         return factor, torch.where(factor > 0, factor, 1.0)
 
 
-def _noise(seeds: Tensor, moments: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _noise(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Of every world, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
     if seeds.device.type != "cpu":
-        return philox.normal_rows(seeds, moments, 0, shape)
-    return torch.from_numpy(normal_batch(seeds.numpy(), moments.numpy(), 0, shape))
-
-
-def _moment(networks: Networks, memory: Memory, move: _Move) -> Tensor:
-    """What the noise of a world's new frame is counted by, int64 [B], at least 0.
-
-    The frame's number. In one still place, where the camera is: what stands still does not shimmer, and looks
-    alike whenever it is seen from the same spot.
-    """
-    if not _stands(networks, move):
-        return memory.indices
-    assert move.planar is not None
-    x, y, z, yaw = (move.planar / _SPOT).round().long().unbind(-1)
-    return ((x * 73856093) ^ (y * 19349663) ^ (z * 83492791) ^ (yaw * 49979687)) & (2**62 - 1)
-
-
-def _stands(networks: Networks, move: _Move) -> bool:
-    """Whether all but the camera stands still: one still place, seen from where the camera is."""
-    return networks.footing is not None and move.planar is not None
+        return philox.normal_rows(seeds, indices, 0, shape)
+    return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
 
 
 def _pace(twist: Tensor) -> Tensor:
