@@ -26,6 +26,8 @@ from worldsim.tokenizer.protocol import Motion, Past, View
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
+_TEMPERATURE = 0.8
+"""Of the noise in one still place, where there is little to choose from and noise is mostly grain."""
 _LOST = 100.0
 """Metres of doubt beyond which there is no more to doubt."""
 
@@ -229,7 +231,7 @@ def step_unit(
     shape = (generator.tokens, generator.config.channels)
     latent = _noise(memory.seeds, memory.indices, shape)
     if networks.footing is not None:  # one still place
-        latent = latent * _pace(move.twist)[:, None, None]
+        latent = latent * (_TEMPERATURE * _pace(move.twist))[:, None, None]
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)

@@ -181,7 +181,8 @@ class HistoryTokenizer(nn.Module):
         trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + _believed(view))
         paint = F.pixel_shuffle(out[:, 2 + patch**2 :], patch)
         paint = paint + F.pixel_shuffle(self.unproject(coarse).float(), patch * self.config.pool)
-        moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1))
+        # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
+        moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1), "bicubic")
         return torch.lerp(view.prior, moved, trust) + paint
 
     def _patches(self, view: View) -> Tensor:
@@ -235,5 +236,5 @@ def _pixel_grid(height: int, width: int) -> Tensor:
     return torch.stack([x, y], -1)[None]
 
 
-def _read(image: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(image, grid.to(image.dtype), padding_mode="border", align_corners=False)
+def _read(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    return F.grid_sample(image, grid.to(image.dtype), mode, padding_mode="border", align_corners=False)
