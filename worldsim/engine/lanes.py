@@ -19,7 +19,7 @@ import torch
 
 T = TypeVar("T")
 
-_PIXELS = 4 * 120 * 160
+_PIXELS = 8 * 120 * 160
 """Of frames that a core steps at once: with more of them, what lies between layers leaves its cache."""
 _MOST = 16
 """Worlds that a core steps at once, however small; up to here the same bits were measured."""
