@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from worldsim.errors import DataError
@@ -34,10 +35,11 @@ def comparison(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
     """One row per figure that both have; * where neither interval holds the other's value."""
     differing = [name for name in a if name != "figures" and a[name] != b.get(name)]
     about = "; ".join(f"{name} {a[name]} | {b.get(name)}" for name in differing)
-    table = Table(title=f"a | b: {about}" if about else "a | b", title_justify="left")
+    title = f"a | b: {about}" if about else "a | b"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
     table.add_column("figure", no_wrap=True)
-    for name in ("a", "95 %", "b", "95 %", "b - a", "unit"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("a", "95 %", "b", "95 %", "b - a", "unit"):  # where it is narrow, intervals take two lines
+        table.add_column(name, justify="right", min_width=5 if name in ("a", "b") else 8)
     for name, left in a["figures"].items():
         right = b["figures"].get(name)
         if right is not None:
