@@ -21,13 +21,12 @@ from worldsim.sampling import philox, se3
 from worldsim.sampling.drift import drift_of
 from worldsim.sampling.flow import denoise, levels
 from worldsim.sampling.noise import normal_batch
+from worldsim.sampling.temperature import temperature_of
 from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import Motion, Past, View
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
-_TEMPERATURE = 0.8
-"""Of the noise in one still place, where there is little to choose from and noise is mostly grain."""
 _LOST = 100.0
 """Metres of doubt beyond which there is no more to doubt."""
 
@@ -231,7 +230,7 @@ def step_unit(
     shape = (generator.tokens, generator.config.channels)
     latent = _noise(memory.seeds, memory.indices, shape)
     if networks.footing is not None:  # one still place
-        latent = latent * (_TEMPERATURE * _pace(move.twist))[:, None, None]
+        latent = latent * temperature_of(move.twist)[:, None, None]
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
         frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
@@ -362,18 +361,6 @@ def _noise(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     if seeds.device.type != "cpu":
         return philox.normal_rows(seeds, indices, 0, shape)
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
-
-
-def _pace(twist: Tensor) -> Tensor:
-    """How far cameras move, normalised ``twist`` [B, 6], as a share of a usual step [B]; 1 at most.
-
-    So much of a still place's noise is used: to who stands nothing new comes into view, and what chance
-    paints on a still picture would be warped along and painted over again, until it covers it.
-    """
-    total = torch.zeros_like(twist[:, 0])
-    for part in twist.detach().square().unbind(1):  # one by one: alike, to the bit, in every batch
-        total = total + part
-    return total.sqrt().clamp(max=1)
 
 
 def _view(networks: Networks, memory: Memory, move: _Move) -> View:
