@@ -74,7 +74,7 @@ class Networks(nn.Module):
 
     @property
     def hears_agent(self) -> bool:
-        """Whether anything follows from the agent's token; of a place's world nothing does."""
+        """Whether anything follows from the agent's token; in a world with a place nothing does."""
         return self.config.heads.surroundings == 0
 
     @property

@@ -205,4 +205,3 @@ class Generator(nn.Module):
         """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""
         x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
         return torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
-
