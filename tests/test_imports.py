@@ -15,7 +15,7 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
-    {"pixels", "config", "peak", "ticker"},
+    {"pixels", "config", "peak", "ticker", "alone"},
     {"camera", "controls", "units"},
     {"bridge.protocol"},
     {"bridge.client"},

@@ -39,7 +39,7 @@ from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
-FORMAT = 5
+FORMAT = 6
 _SUMS = "SHA256SUMS"
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 

@@ -18,3 +18,9 @@ def test_every_frame_comes_again(tmp_path: Path, poses: bool) -> None:
     report = reproduce(load(folder, "cpu"), frames, name=str(folder))
     assert (report.mismatches, report.process) == (0, "same")
     assert {"fork", "park", "restore", "rewind", "batch of 1", "batch of 5"} <= set(report.events)
+
+
+def test_so_does_every_frame_of_a_shipped_world() -> None:
+    """Its layers are large enough for threads to share them, which those of a tiny world are not."""
+    report = reproduce(load("doom-maze", "cpu"), 60)
+    assert report.mismatches == 0

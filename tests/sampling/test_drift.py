@@ -42,3 +42,19 @@ def test_a_row_is_told_alike_in_every_batch() -> None:
     for i in range(7):
         part = slice(i, i + 1)
         assert torch.equal(drift_of(frame[part], view_of(warped[part]), doubt[part]), whole[part])
+
+
+def test_threads_that_share_a_picture_round_it_alike() -> None:
+    for seed in range(20):
+        frame, warped = (random_like((1, 3, 120, 160), 2 * seed + i).clamp(-1, 1) for i in range(2))
+        alone, shared = (told_by(threads, frame, warped) for threads in (1, 2))
+        assert torch.equal(alone, shared)
+
+
+def told_by(threads: int, frame: Tensor, warped: Tensor) -> Tensor:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return drift_of(frame, view_of(warped), torch.zeros(1))
+    finally:
+        torch.set_num_threads(usual)

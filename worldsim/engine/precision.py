@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from worldsim.alone import Alone
 from worldsim.networks import Networks
 from worldsim.tokenizer.history import HistoryTokenizer
 
@@ -33,20 +34,26 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def prepare(networks: Networks, dtype: torch.dtype) -> None:
-    """Cast once what multiplies; it casts what it is given, so that no autocast is needed.
+    """Cast once what multiplies many rows; it casts what it is given, so that no autocast is needed.
 
     A place's planes stay float32: they are looked up, not multiplied. So do the generator's own weights and
-    its last norm, which work on float32, and dynamics, whose errors add up.
+    its last norm, which work on float32, and what multiplies a few rows: ``Alone``, a place's columns.
     """
-    tokenizer = networks.tokenizer
-    kept: set[nn.Module] = {networks.generator.norm}
-    if networks.heads.motion is not None:
-        kept.add(networks.heads.motion)
+    tokenizer, kept = networks.tokenizer, [networks.generator.norm]
+    cast = [*networks.generator.children(), *networks.heads.children()]
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
-        kept.add(tokenizer.place)
-        for _, module in tokenizer.place.named_children():
-            module.to(dtype)
-    for network in (networks.generator, tokenizer, networks.heads):
-        for module in network.children():
-            if module not in kept:
-                module.to(dtype)
+        kept += [tokenizer.place, tokenizer.place.column]
+        cast += tokenizer.place.children()
+    for module in (*cast, *tokenizer.children()):
+        if module not in kept:
+            _cast(module, dtype)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    if isinstance(module, Alone):
+        return
+    for part in module.children():
+        _cast(part, dtype)
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if tensor.is_floating_point():
+            tensor.data = tensor.to(dtype)

@@ -18,7 +18,7 @@ from worldsim.model.rope import rotate, turns
 
 _EPSILON = 2.0**-7
 """Added to the mean square of a query or key: the rounding of the bfloat16 that it comes in."""
-_TINY = 2.0**-23
+TINY = 2.0**-23
 """Added to the mean square of a token, which is float32."""
 
 
@@ -50,11 +50,14 @@ def over_cache(qk: Tensor, v: Tensor, past: PastKeys) -> Tensor:
     """As ``over_clip`` with T = 1: a token sees itself now, which is not turned, and in the cached frames.
 
     One query a token: products and sums take less time than a batch of tiny matmuls and the copies they need.
+    The softmax is over the last axis: over another, threads share what it runs along, and round otherwise
+    where their shares end.
     """
     q, k = qk.unbind(-3)
     q = q * q.shape[-1] ** -0.5
     before = (q * past.keys).sum(-1).masked_fill(~past.filled[:, :, None, None], -torch.inf)
-    weight = torch.softmax(torch.cat([before, (q * k).sum(-1)], 1), 1)[..., None]
+    scores = torch.cat([before, (q * k).sum(-1)], 1)
+    weight = torch.softmax(scores.movedim(1, -1).contiguous(), -1).movedim(-1, 1)[..., None]
     return (weight[:, :-1] * past.values).sum(1, keepdim=True) + weight[:, -1:] * v
 
 
@@ -100,4 +103,4 @@ class Block(nn.Module):
 
     def _normed(self, x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = modulation[:, :, None, :2].unbind(3)
-        return torch.addcmul(shift, rms(x, _TINY), scale).to(self.into.weight.dtype)
+        return torch.addcmul(shift, rms(x, TINY), scale).to(self.into.weight.dtype)

@@ -6,17 +6,28 @@ Shapes: B batch, T frames, M control and twist, D width, L blocks.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.alone import Alone
 
-def waves(x: Tensor, dim: int) -> Tensor:
-    """Sine features [..., dim] of ``x`` [...] in [0, 1]."""
-    rates = torch.exp(torch.linspace(0, math.log(200.0), dim // 2, device=x.device))
-    angle = x.float()[..., None] * rates * math.pi
+_WAVES = 32
+"""Sine features of a level or size."""
+
+
+def _waves(x: Tensor) -> Tensor:
+    """Sine features [..., 32] of ``x`` [...] in [0, 1]."""
+    angle = x.float()[..., None] * _rates(x.device)
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+@cache
+def _rates(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.exp(torch.linspace(0, math.log(200.0), _WAVES // 2, device=device)) * math.pi
 
 
 class Conditioning(nn.Module):
@@ -27,9 +38,9 @@ class Conditioning(nn.Module):
 
     def __init__(self, control: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.control = nn.Sequential(nn.Linear(control, width), nn.SiLU(), nn.Linear(width, width))
+        self.control = nn.Sequential(Alone(control, width), nn.SiLU(), Alone(width, width))
         self.unknown = nn.Parameter(torch.randn(width) * 0.02)
-        self.level = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.level = nn.Sequential(Alone(2 * _WAVES, width), nn.SiLU(), Alone(width, width))
         self.modulate = nn.Linear(width, 3 * blocks * width)
         self.blocks = blocks
         nn.init.zeros_(self.modulate.weight)
@@ -39,13 +50,13 @@ class Conditioning(nn.Module):
         """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
 
         ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``level`` [B, T], 0 noise to 1
-        clean; ``step`` [B, T] in (0, 1]; ``known`` bool [B, T]: where ``known`` is False the control is
-        replaced by a learnt "unknown".
+        clean; ``step`` [B, T] in (0, 1]; both [1, T] where all worlds have the same; ``known`` bool [B, T]:
+        where ``known`` is False the control is replaced by a learnt "unknown".
         """
-        dtype = self.modulate.weight.dtype
-        embedded = self.control(control.to(dtype))
+        embedded = self.control(control)
         if known is not None:
             embedded = torch.where(known[..., None], embedded, self.unknown.to(embedded.dtype))
-        embedded = embedded + self.level(torch.cat([waves(level, 32), waves(step, 32)], -1).to(dtype))
-        modulation = self.modulate(F.silu(embedded)).float().unflatten(-1, (3, self.blocks, -1))
+        embedded = embedded + self.level(_waves(torch.stack([level, step], -1)).flatten(-2))
+        embedded = F.silu(embedded).to(self.modulate.weight.dtype)
+        modulation = self.modulate(embedded).float().unflatten(-1, (3, self.blocks, -1))
         return torch.cat([modulation[:, :, :1] + 1, modulation[:, :, 1:]], 2)

@@ -17,27 +17,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldsim.alone import Alone
 
 _HIDDEN_TURN, _HIDDEN_REST, _HIDDEN_SLIP = 128, 256, 64
 
 LEVER = 3.0
 """Metres: what is looked at lies about so far, and a wrong direction shifts it."""
-
-
-class _Alone(nn.Linear):
-    """A linear layer that multiplies every row alone when it is not taught.
-
-    How a float32 product rounds depends on how many rows it has; a camera must move alike, bit for bit, in
-    every batch, and bfloat16 would err by millimetres a frame.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 1, inputs] to [B, 1, outputs]."""
-        if torch.is_grad_enabled():
-            return F.linear(x, self.weight, self.bias)
-        return torch.baddbmm(self.bias, x, self.weight.T.expand(len(x), -1, -1))
 
 
 Meeting = Callable[[Tensor], Tensor]
@@ -77,7 +64,7 @@ class Dynamics(nn.Module):
         self.eye, self.coasting = eye, coasting
         turning, pushing = control * (twists + 1) + 3 * twists, 3 * twists + 4 * control
         self.turn = _network(turning, _HIDDEN_TURN, 3)
-        self.push = _Alone(pushing, 3)
+        self.push = Alone(pushing, 3)
         state = turning + pushing + 6 + around + met
         self.rest = _network(state, _HIDDEN_REST, 3)
         self.slip = _network(state, _HIDDEN_SLIP, 2)
@@ -95,18 +82,19 @@ class Dynamics(nn.Module):
         and radians, newest last; ``height`` [B] of the camera in metres. All float32. ``meet`` tells what is
         in the way of displacements [B, 3] of the camera, [B, ``met``].
         """
-        held, turn = _held(controls, twists), self.turns(controls, twists).detach()
+        held = _held(controls, twists)
+        turn = self._turned_by(held).detach()
         pushes = self.pushes(controls, twists, turn)
-        pushed = _each(self.push, pushes)
+        pushed: Tensor = self.push(pushes)
         rise, (right, down, forward) = height - self.eye, pushes[:, :3].unbind(1)
         speed = right * right + down * down + forward * forward
         swing = torch.stack([5 * rise, 5 * (rise + twists[:, -1, 1]), 4 * speed], 1)
         state = torch.cat([held, pushes, 5 * pushed, swing, around], 1)
         if meet is not None:
             state = torch.cat([state, 5 * meet(pushed.detach())], 1)
-        moved = pushed + 0.1 * _each(self.rest, state)
+        moved = pushed + 0.1 * self.rest(state)
         # softplus, but of torch's own the last few of many rows are rounded otherwise
-        slip, spread = (0.02 * _each(self.slip, state.detach()).clamp(max=20).exp().log1p()).unbind(1)
+        slip, spread = (0.02 * self.slip(state.detach()).clamp(max=20).exp().log1p()).unbind(1)
         twist = torch.cat([as_twist(moved, turn[:, 1].contiguous()), turn], 1)
         if self.coasting is not None:
             idle = (controls[:, -1] == 0).all(-1, keepdim=True)
@@ -115,7 +103,11 @@ class Dynamics(nn.Module):
 
     def turns(self, controls: Tensor, twists: Tensor) -> Tensor:
         """The rotation [B, 3] of the next twist; arguments as of ``forward``."""
-        return 0.1 * _each(self.turn, _held(controls, twists))
+        return self._turned_by(_held(controls, twists))
+
+    def _turned_by(self, held: Tensor) -> Tensor:
+        turn: Tensor = 0.1 * self.turn(held)
+        return turn
 
     def pushes(self, controls: Tensor, twists: Tensor, turn: Tensor) -> Tensor:
         """What displacement is a mixture of [B, 3 P + 4 M]: the last ones, newest first, and the keys'.
@@ -135,12 +127,6 @@ class Dynamics(nn.Module):
 def _held(controls: Tensor, twists: Tensor) -> Tensor:
     """What turns a camera: the keys and for how long they have been held, and how it turned."""
     return torch.cat([controls.flatten(1), 10 * twists[..., 3:].flatten(1)], 1)
-
-
-def _each(network: nn.Module, x: Tensor) -> Tensor:
-    """A network of ``_Alone`` over rows [B, inputs]: [B, outputs]."""
-    out: Tensor = network(x[:, None])[:, 0]
-    return out
 
 
 def as_moved(twist: Tensor, yaw: Tensor) -> Tensor:
@@ -189,5 +175,5 @@ def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     sizes = [inputs, hidden, hidden, hidden]
     parts: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        parts += [_Alone(before, after), nn.SiLU()]
-    return nn.Sequential(*parts, _Alone(hidden, outputs))
+        parts += [Alone(before, after), nn.SiLU()]
+    return nn.Sequential(*parts, Alone(hidden, outputs))

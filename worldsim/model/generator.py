@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
-from worldsim.model.blocks import Block
+from worldsim.model.blocks import TINY, Block, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
 from worldsim.model.rope import turns
@@ -173,7 +173,7 @@ class Generator(nn.Module):
             x, pair = block(x, share, self.turn, self.mask, past)
             if pair is not None:
                 fresh.append(pair)
-        x = self.norm(x)
+        x = rms(x, TINY) * self.norm.weight
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         clean = self.out(x[:, :, : self.tokens].to(self.out.weight.dtype)).float()
         if self.config.prediction == "velocity":

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.alone import Alone
 from worldsim.model.dynamics import Dynamics, Meeting, Prediction
 
 BINS = 41
@@ -112,5 +113,5 @@ def _perceptron(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Seque
     sizes = [inputs, *[hidden] * (layers - 1), outputs]
     parts: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        parts += [nn.Linear(before, after), nn.SiLU()]
+        parts += [Alone(before, after), nn.SiLU()]
     return nn.Sequential(*parts[:-1])

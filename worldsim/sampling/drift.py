@@ -22,7 +22,7 @@ def drift_of(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
     metre, where there is as much to see as usual; pictures come apart with the root of the distance, about.
     """
     known = (frame - view.warped).abs() * view.valid
-    surprise = known.mean((1, 2, 3)) / view.valid.mean((1, 2, 3)).clamp(min=0.05) / 2
+    surprise = _mean(known) / _mean(view.valid).clamp(min=0.05) / 2
     return 1 - (1 - surprise) / (1 + _contrast(frame) / _USUAL * doubt.sqrt())
 
 
@@ -30,4 +30,9 @@ def _contrast(frame: Tensor) -> Tensor:
     """Mean length of the brightness gradient [B] of frames [B, 3, H, W]."""
     grey = frame.float().mean(1)
     across, down = grey[:, :-1].diff(dim=2), grey.diff(dim=1)[:, :, :-1]
-    return (across.square() + down.square()).sqrt().mean((1, 2))
+    return _mean((across.square() + down.square()).sqrt())
+
+
+def _mean(image: Tensor) -> Tensor:
+    """Of [B, ..., W], [B]. Row by row first: threads share a long sum, and round it otherwise."""
+    return image.mean(-1).flatten(1).mean(-1)

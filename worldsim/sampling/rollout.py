@@ -267,8 +267,7 @@ class _Passes:
     def over(networks: Networks, memory: Memory, view: View, steps: int) -> _Passes:
         generator = networks.generator
         level, size = _schedule(steps, view.tokens.device)
-        rows = len(view.tokens)
-        modulation = generator.condition(view.control[:, None], level.expand(rows, -1), size.expand(rows, -1))
+        modulation = generator.condition(view.control[:, None], level, size)
         return _Passes(generator, memory.cache, generator.embed(view.tokens[:, None]), modulation, level)
 
     def run(self, latent: Tensor, number: int) -> Prediction:

@@ -106,7 +106,7 @@ class FrameTokenizer(nn.Module):
 
     def encode(self, frame: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the view is not used."""
-        embedding = self.embed.to(self.look.weight.dtype).expand(len(frame), -1)
+        embedding = self.embed.expand(len(frame), -1)
         patches = F.pixel_unshuffle(frame.to(self.look.weight.dtype), self.config.patch)
         hidden = self.look(patches)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
@@ -116,5 +116,5 @@ class FrameTokenizer(nn.Module):
         """Latent [B, N, C] to frame [B, 3, H, W]; the view is not used."""
         planes = latent.transpose(1, 2).unflatten(2, self.grid).to(self.from_latent.weight.dtype)
         planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.paint(self.from_latent(planes), self.embed.to(planes.dtype).expand(len(latent), -1))
+        hidden = self.paint(self.from_latent(planes), self.embed.expand(len(latent), -1))
         return F.pixel_shuffle(self.out(F.silu(hidden)).float(), self.config.patch)

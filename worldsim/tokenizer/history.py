@@ -11,12 +11,14 @@ Shapes: B batch, N = gh * gw tokens, C latent channels, H x W frame, h x w = H/p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.alone import Alone
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
 from worldsim.tokenizer.layers import Stack, check_blocks
@@ -82,10 +84,9 @@ class HistoryTokenizer(nn.Module):
         rays = Rays.of(config.intrinsics, height, width) if config.intrinsics is not None else None
         embedding, area = 2 * config.width, config.patch**2
         self.embed = nn.Sequential(
-            nn.Linear(config.control, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+            Alone(config.control, embedding), nn.SiLU(), Alone(embedding, embedding), nn.SiLU()
         )
-        self.see = nn.Conv2d(8 * area, config.width, 3, padding=1)
-        self.look = nn.Conv2d(3 * area, config.width, 3, padding=1)
+        self.see, self.look = _cells(8, config), _cells(3, config)
         self.compare = Stack(config.width, embedding, 1)
         self.squeeze = nn.Conv2d(config.width, 2 * config.width, config.pool, config.pool)
         self.distil = Stack(2 * config.width, embedding, 1)
@@ -151,7 +152,7 @@ class HistoryTokenizer(nn.Module):
             prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
             grid, valid = self.base.expand(len(reach), -1, -1, -1), torch.ones_like(reach)[:, None]
         warped = _read(past.frame, grid)
-        small = F.avg_pool2d(torch.cat([prior, warped], 1), self.config.patch)
+        small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in (prior, warped)], 1)
         tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
         return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
 
@@ -162,9 +163,9 @@ class HistoryTokenizer(nn.Module):
         latents; a network that sees more corrects it.
         """
         dtype = self.see.weight.dtype
-        embedding = self.embed(view.control.to(dtype))
+        embedding = self.embed(view.control)
         residual = (frame - _first_guess(view)).to(dtype)
-        hidden = self.see(self._patches(view)) + self.look(F.pixel_unshuffle(residual, self.config.patch))
+        hidden = self.see(self._images(view)) + self.look(residual)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         planes = self.project(residual).float() + self.to_latent(hidden)
         return planes.float().tanh().flatten(2).transpose(1, 2)
@@ -173,22 +174,24 @@ class HistoryTokenizer(nn.Module):
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
         patch, dtype = self.config.patch, self.see.weight.dtype
         coarse = latent.transpose(1, 2).unflatten(2, self.grid).to(dtype)
+        # How channels lie decides how a convolution rounds; those of a single world lie in both ways at once.
+        coarse = coarse.contiguous()
         planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.see(self._patches(view)) + self.from_latent(planes)
-        hidden = self.weigh(hidden, self.embed(view.control.to(dtype)))
+        hidden = self.see(self._images(view)) + self.from_latent(planes)
+        hidden = self.weigh(hidden, self.embed(view.control))
         out = self.out(F.silu(self.out_norm(hidden))).float()
         flow = F.interpolate(out[:, :2], scale_factor=patch, mode="bilinear", align_corners=False) * 0.1
-        trust = torch.sigmoid(F.pixel_shuffle(out[:, 2 : 2 + patch**2], patch) + _believed(view))
-        paint = F.pixel_shuffle(out[:, 2 + patch**2 :], patch)
-        paint = paint + F.pixel_shuffle(self.unproject(coarse).float(), patch * self.config.pool)
+        trust, paint = F.pixel_shuffle(out[:, 2:], patch).split([1, 3], 1)
+        trust = torch.sigmoid(trust + _believed(view))
+        paint = paint + F.pixel_shuffle(self.unproject(coarse), patch * self.config.pool).float()
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
         moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1), "bicubic")
         return torch.lerp(view.prior, moved, trust) + paint
 
-    def _patches(self, view: View) -> Tensor:
-        near = 1 / (1 + view.reach[:, None])
-        images = torch.cat([view.prior, view.warped, view.valid, near], 1)
-        return F.pixel_unshuffle(images.to(self.see.weight.dtype), self.config.patch)
+    def _images(self, view: View) -> Tensor:
+        """All that is known of each pixel [B, 8, H, W]."""
+        dtype, near = self.see.weight.dtype, 1 / (1 + view.reach[:, None])
+        return torch.cat([part.to(dtype) for part in (view.prior, view.warped, view.valid, near)], 1)
 
     def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.
@@ -218,6 +221,12 @@ class HistoryTokenizer(nn.Module):
         return grid.clamp(-2, 2), (inside * agrees)[:, None]
 
 
+def _cells(channels: int, config: HistoryConfig) -> nn.Conv2d:
+    """From pixels to cells: each sees its own and its neighbours'."""
+    patch = config.patch
+    return nn.Conv2d(channels, config.width, 3 * patch, stride=patch, padding=patch)
+
+
 def _believed(view: View) -> Tensor:
     """Log-odds of the warped past against the prior before anything is learnt [B, 1, H, W]."""
     return 2 * view.valid - 1
@@ -237,4 +246,13 @@ def _pixel_grid(height: int, width: int) -> Tensor:
 
 
 def _read(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    return F.grid_sample(image, grid.to(image.dtype), mode, padding_mode="border", align_corners=False)
+    """``image`` [B, C, H, W] at ``grid`` [B, h, w, 2]; a CPU's threads share the rows of a single one."""
+    parts = math.gcd(grid.shape[1], torch.get_num_threads()) if _alone(image) else 1
+    spread, asked = image.expand(parts * len(image), -1, -1, -1), grid.to(image.dtype)
+    asked = asked.reshape(len(spread), -1, *grid.shape[2:])
+    found = F.grid_sample(spread, asked, mode, padding_mode="border", align_corners=False)
+    return found if parts == 1 else torch.cat(found.split(1), 2)
+
+
+def _alone(image: Tensor) -> bool:
+    return len(image) == 1 and image.device.type == "cpu" and not torch.is_grad_enabled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.alone import Alone
 from worldsim.errors import ConfigError
 
 
@@ -23,15 +24,15 @@ class Residual(nn.Module):
         self.norm_in, self.norm_out = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * width)
+        self.film = Alone(embedding, 2 * width)
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, width, h, w], embedding [B, E] -> [B, width, h, w]."""
-        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = self.first(F.silu(self.norm_in(x)))
+        scale, shift = self.film(embedding).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
         return x + self.second(F.silu(self.norm_out(hidden) * (1 + scale) + shift))
 
 
