@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from worldsim.alone import Alone
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack, check_blocks
+from worldsim.tokenizer.layers import Stack, check_blocks, points
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -179,9 +179,10 @@ class HistoryTokenizer(nn.Module):
         planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
         hidden = self.see(self._images(view)) + self.from_latent(planes)
         hidden = self.weigh(hidden, self.embed(view.control))
-        out = self.out(F.silu(self.out_norm(hidden))).float()
-        flow = F.interpolate(out[:, :2], scale_factor=patch, mode="bilinear", align_corners=False) * 0.1
-        trust, paint = F.pixel_shuffle(out[:, 2:], patch).split([1, 3], 1)
+        out = self.out(F.silu(self.out_norm(hidden)))
+        flow = 0.1 * out[:, :2].float()
+        flow = F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False)
+        trust, paint = F.pixel_shuffle(out[:, 2:], patch).float().split([1, 3], 1)
         trust = torch.sigmoid(trust + _believed(view))
         paint = paint + F.pixel_shuffle(self.unproject(coarse), patch * self.config.pool).float()
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
@@ -190,7 +191,7 @@ class HistoryTokenizer(nn.Module):
 
     def _images(self, view: View) -> Tensor:
         """All that is known of each pixel [B, 8, H, W]."""
-        dtype, near = self.see.weight.dtype, 1 / (1 + view.reach[:, None])
+        dtype, near = self.see.weight.dtype, (1 + view.reach[:, None]).reciprocal()
         return torch.cat([part.to(dtype) for part in (view.prior, view.warped, view.valid, near)], 1)
 
     def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,8 +215,9 @@ class HistoryTokenizer(nn.Module):
         )
         front = z.clamp(min=0.05)
         column, row = camera.fx * x / front + camera.cx, camera.fy * y / front + camera.cy
-        grid = torch.stack([column * 2 / width - 1, row * 2 / height - 1], -1)
-        inside = (grid.abs().amax(-1) <= 1) & (z > 0.05)
+        across, below = column * (2 / width) - 1, row * (2 / height) - 1
+        grid = points(across, below)
+        inside = (across.abs() <= 1) & (below.abs() <= 1) & (z > 0.05)
         seen = _read(past_reach[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
         return grid.clamp(-2, 2), (inside * agrees)[:, None]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
+from worldsim.tokenizer.layers import points
 
 _SOLID = 1.0
 """Occupancy from which on there is wall."""
@@ -97,7 +98,7 @@ def _sampled(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Points share one grid instead of one for each view: expanding the plane would make its gradient as many
     planes big. A CPU's threads share the work by samples, so that without gradients there is one for each.
     """
-    grid, parts = torch.stack([x, y], -1).view(1, 1, -1, 2), 1
+    grid, parts = points(x, y).view(1, 1, -1, 2), 1
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         parts = math.gcd(x.numel(), torch.get_num_threads())
     grid = grid.view(parts, 1, -1, 2)
