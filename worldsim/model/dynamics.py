@@ -26,7 +26,6 @@ _HIDDEN_TURN, _HIDDEN_REST, _HIDDEN_SLIP = 128, 256, 64
 LEVER = 3.0
 """Metres: what is looked at lies about so far, and a wrong direction shifts it."""
 
-
 Meeting = Callable[[Tensor], Tensor]
 """From displacements [B, 3] (right, down, forward; metres) to what is in their way."""
 

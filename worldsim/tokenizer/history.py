@@ -204,20 +204,15 @@ class HistoryTokenizer(nn.Module):
         camera, rays = self.config.intrinsics, self.rays
         assert camera is not None
         height, width = self.config.size
-        across, below = rays.right * reach, rays.down[:, None] * reach
         # Products and sums, no matmul: autocast would make it bfloat16, which would move points by pixels.
-        x, y, z = (
-            back[:, i, 3, None, None]
-            + back[:, i, 0, None, None] * across
-            + back[:, i, 1, None, None] * below
-            + back[:, i, 2, None, None] * reach
-            for i in range(3)
-        )
+        along_right, along_down, along_depth, shift = back[:, :3, :, None, None].transpose(0, 1).unbind(2)
+        ray = along_right * rays.right + (along_down * rays.down[:, None] + along_depth)
+        x, y, z = ray * reach + shift
         front = z.clamp(min=0.05)
-        column, row = camera.fx * x / front + camera.cx, camera.fy * y / front + camera.cy
-        across, below = column * (2 / width) - 1, row * (2 / height) - 1
-        grid = points(across, below)
-        inside = (across.abs() <= 1) & (below.abs() <= 1) & (z > 0.05)
+        column = x / front * (2 * camera.fx / width) + (2 * camera.cx / width - 1)
+        row = y / front * (2 * camera.fy / height) + (2 * camera.cy / height - 1)
+        grid = points(column, row)
+        inside = (column.abs() <= 1) & (row.abs() <= 1) & (z > 0.05)
         seen = _read(past_reach[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
         return grid.clamp(-2, 2), (inside * agrees)[:, None]
