@@ -73,7 +73,7 @@ class Footing(nn.Module):
         angle = torch.arange(_DIRECTIONS)[None, :, None] * (2 * math.pi / _DIRECTIONS)
         self.register_buffer("radius", torch.tensor(_RADII)[None, None], persistent=False)
         self.register_buffer("angle", angle, persistent=False)
-        steps = torch.arange(1, _SPOTS + 1, dtype=torch.float64) / _SPOTS
+        steps = torch.arange(_SPOTS + 1, dtype=torch.float64) / _SPOTS
         self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("corner", torch.tensor([x0, y0], dtype=torch.float64), persistent=False)
 
@@ -93,7 +93,11 @@ class Footing(nn.Module):
         the ground, as an explicit pose may, goes as it likes. None: all come to where they want to be, which
         is only found out where asking does not mean to wait for the device.
         """
-        free = self._is_ground(wanted) | ~self._is_ground(start)
+        before, after = self._is_ground(torch.stack([start, wanted]))
+        return self._onto_ground(wanted, after | ~before)
+
+    def _onto_ground(self, wanted: Tensor, free: Tensor) -> Tensor | None:
+        """``hold`` where it is known who may stand where they want to, bool [B]."""
         if not asks(wanted.device):
             return torch.where(free[:, None], wanted, self._nearest(wanted))
         left = (~free).nonzero()[:, 0]
@@ -123,10 +127,10 @@ class Footing(nn.Module):
         # Half the way and all of it, one below the other: as many operations as for one of them.
         ways = torch.stack([0.5 * way, way])
         spots = start[:, None] + ways[:, :, None] * self.steps[:, None]
-        free = self._is_ground(spots).long().cumprod(-1).sum(-1) / len(self.steps)
-        starts = start.expand_as(ways).flatten(0, 1)
-        wanted = starts + ways.flatten(0, 1)
-        held = self.hold(starts, wanted)
+        ground = self._is_ground(spots)
+        free = ground[..., 1:].long().cumprod(-1).sum(-1) / _SPOTS
+        wanted = spots[:, :, -1].flatten(0, 1)
+        held = self._onto_ground(wanted, (ground[..., -1] | ~ground[..., 0]).flatten())
         back = torch.zeros_like(wanted) if held is None else held - wanted
         x, y = back.view_as(ways).unbind(-1)
         sine, cosine = yaw.sin(), yaw.cos()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,12 +13,18 @@ def turns(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tens
 
     ``dims[i]`` channels, in pairs, turn with axis i.
     """
-    parts = []
-    for axis, dim in enumerate(dims):
-        rates = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
-        parts.append(positions[..., axis, None].float() * rates)
+    parts = [
+        positions[..., axis, None].float() * _rates(dim, base, positions.device)
+        for axis, dim in enumerate(dims)
+    ]
     angle = torch.cat(parts, -1)
     return torch.polar(torch.ones_like(angle), angle)
+
+
+@cache
+def _rates(dim: int, base: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return base ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
