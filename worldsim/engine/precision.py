@@ -39,12 +39,15 @@ def prepare(networks: Networks, dtype: torch.dtype) -> None:
     A place's planes stay float32: they are looked up, not multiplied. So do the generator's own weights and
     its last norm, which work on float32, and what multiplies a few rows: ``Alone``, a place's columns.
     """
-    tokenizer, kept = networks.tokenizer, [networks.generator.norm]
-    cast = [*networks.generator.children(), *networks.heads.children()]
+    tokenizer = networks.tokenizer
+    kept: set[nn.Module] = {networks.generator.norm}
+    cast: list[nn.Module] = []
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
-        kept += [tokenizer.place, tokenizer.place.column]
+        kept |= {tokenizer.place, tokenizer.place.column}
         cast += tokenizer.place.children()
-    for module in (*cast, *tokenizer.children()):
+    for network in (networks.generator, tokenizer, networks.heads):
+        cast += network.children()
+    for module in cast:
         if module not in kept:
             _cast(module, dtype)
 
