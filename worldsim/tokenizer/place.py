@@ -124,8 +124,10 @@ def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _rectify(x: Tensor) -> Tensor:
-    """ReLU in place. The sign of a bfloat16 is that of an integer of the same bits, and those a CPU compares
-    six times as fast."""
+    """ReLU in place, any shape.
+
+    The sign of a bfloat16 is that of an integer of the same bits, and those a CPU compares six times as fast.
+    """
     if x.dtype == torch.bfloat16 and not x.requires_grad:
         x.view(torch.int16).clamp_(min=0)
         return x
@@ -258,6 +260,9 @@ class Place(nn.Module):
 
     def _march(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """Where each column's ray ends [B, N] and the ground features found there [C, B, N].
+
+        ``x``, ``y`` [B, 1] are cameras in the planes, ``dx``, ``dy`` [B, N] where a metre of forward depth
+        leads each column there.
 
         It ends on the wall's surface, where occupancy rises through ``_SOLID``. A ray that fades out in
         softly filled space ends the deeper, seen from the wall, the straighter it meets it, and textures
