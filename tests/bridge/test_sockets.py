@@ -16,6 +16,7 @@ from worldsim.bridge.sockets import Sockets
 sockets = Sockets(sys.argv[1])
 print(sockets.address, flush=True)
 sys.stdin.read()
+sockets.poll(1)
 count = 0
 while sockets.receive(control=False):
     count += 1

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import random
+import select
 import threading
 import time
 from collections import deque
@@ -35,6 +36,8 @@ _READ = 16
 """Requests for the engine that are read in one turn."""
 _TICK = 0.05
 """Seconds between two looks at outboxes, leases and the rest."""
+_REST = (0.001, 0.005)
+"""Seconds at least and at most that malformed messages have to wait once one was refused."""
 _GOODBYE = 2.0
 """Seconds that the last answers may take to leave."""
 _MAKERS = ("open", "restore", "fork")
@@ -89,8 +92,12 @@ class Desk:
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
         sockets.watch(self._wake_read)
+        self._answered = select.poll()
+        self._answered.register(self._wake_read, select.POLLIN)
         self._waking, self._wakeable = threading.Lock(), True
         self.draining = self._stopping = False
+        self._bothered = False
+        """Whether this turn brought malformed messages."""
         self.waiting = 0
         """Requests that the engine has not answered yet."""
         self.turned = time.monotonic()
@@ -120,11 +127,13 @@ class Desk:
             while goodbye is None or (time.monotonic() < goodbye and self._busy):
                 self._sockets.poll(0 if self._unread else _TICK)
                 now = self.turned = time.monotonic()
-                self._quiet()
+                if self._sockets.ready(self._wake_read):
+                    self._quiet()
                 self._send_answers()
                 for control in (True, False):
                     self._receive(now, control=control)
                 self._read()
+                self._rest(time.monotonic() - now)
                 if now - tick > _TICK:
                     tick = now
                     self._look_around(now)
@@ -141,6 +150,17 @@ class Desk:
     def _busy(self) -> bool:
         """Whether there is anything left to answer or to send."""
         return bool(self._done or self._unread or self._post.waiting)
+
+    def _rest(self, worked: float) -> None:
+        """After malformed messages nothing is taken in for twice as long as the turn took or until an answer.
+
+        The two threads share the interpreter, and to take each message as it comes slows the engine most. So
+        who sends a flood of them gets a third of this thread's time, and the steps of others go on.
+        """
+        if self._bothered:
+            self._bothered = False
+            least, most = _REST
+            self._answered.poll(1000 * min(max(2 * worked, least), most))
 
     def _quiet(self) -> None:
         try:
@@ -161,15 +181,17 @@ class Desk:
         """Read some of the requests for the engine."""
         for _ in range(min(len(self._unread), _READ)):
             letter = self._unread.popleft()
-            letter.peer.unread -= 1
-            self._handle(letter, self._pass_on)
+            if not self._handle(letter, self._pass_on):
+                letter.peer.release(letter.envelope.session)
         if self._accepted:  # together: to wake the engine's thread for each would hold up those that follow
             accepted, self._accepted = self._accepted, []
             self._batcher.put(accepted)
 
-    def _handle(self, letter: Letter, work: Callable[[Letter], None]) -> None:
+    def _handle(self, letter: Letter, work: Callable[[Letter], None]) -> bool:
+        """Whether it could be done."""
         try:
             work(letter)
+            return True
         except BridgeError as error:
             self._refuse(letter, error)
         except BrokenError:
@@ -177,6 +199,7 @@ class Desk:
         except Exception:  # one message must never end the service of all others
             logging.getLogger("worldsim").exception("a message could not be handled")
             self._meter.refused(Code.INTERNAL)
+        return False
 
     def _take(self, letter: Letter) -> None:
         letter.open(front=self._front)
@@ -185,14 +208,15 @@ class Desk:
             self._answer_control(letter)
             return
         self._check_open()
-        self._check_queue(letter.peer)
-        letter.peer.unread += 1
+        self._check_queue(letter.peer, letter.envelope.session)
+        letter.peer.take(letter.envelope.session)
         self._unread.append(letter)
 
     def _refuse(self, letter: Letter, error: BridgeError) -> None:
         self._meter.refused(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self._meter.malformed()
+            self._bothered = True
             if not letter.peer.malformed.take(letter.arrived):
                 return
         self._post.send(letter.peer, refuse(letter.envelope, error))
@@ -253,7 +277,6 @@ class Desk:
         lease = self._leases.need(letter.envelope.lease, letter.key, letter.arrived)
         self._check_room(request)
         self._meter.request(letter.envelope.op)
-        letter.peer.waiting += 1
         lease.waiting += 1
         self.waiting += 1
         self._accepted.append(request)
@@ -264,12 +287,11 @@ class Desk:
                 "a server takes no requests at its end", None, "reconnect later", code=Code.DRAINING
             )
 
-    def _check_queue(self, peer: Peer) -> None:
-        used = peer.used
-        if used >= self._limits.waiting:
+    def _check_queue(self, peer: Peer, session: str) -> None:
+        if not peer.has_room(session, self._limits.waiting):
             peer.refused = self.turned
-            rule = f"a client may have {self._limits.waiting} requests waiting"
-            raise BridgeError(rule, used, "await some", code=Code.BUSY, retry_after_ms=self._wait())
+            rule = f"a client may have {self._limits.waiting} requests waiting, each session an equal part"
+            raise BridgeError(rule, peer.used, "await some", code=Code.BUSY, retry_after_ms=self._wait())
         most = max(1024, 8 * self._room)
         if self.waiting + len(self._unread) >= most:
             rule = f"a server may have {most} requests waiting"
@@ -277,8 +299,8 @@ class Desk:
             raise BridgeError(rule, self.waiting, "try again later", code=Code.BUSY, retry_after_ms=wait)
 
     def _wait(self) -> float:
-        """Milliseconds, about a batch: those who are refused together must not come back together."""
-        return max(10.0, 1000 * self._batcher.step_seconds * random.uniform(0.75, 1.25))
+        """Milliseconds, a batch at most, until there is room; not so long for all, or they come together."""
+        return max(10.0, 1000 * self._batcher.step_seconds * random.uniform(0.5, 1.0))
 
     def _check_room(self, request: Request) -> None:
         """A full server says so at once; the last word is the engine's thread's."""
@@ -293,7 +315,7 @@ class Desk:
         while self._done:
             request = self._done.popleft()
             self.waiting -= 1
-            request.peer.waiting -= 1
+            request.peer.release(request.envelope.session)
             self._leases.release(request.envelope.lease, self.turned)
             for answer in request.answers:
                 if isinstance(answer, BridgeError):

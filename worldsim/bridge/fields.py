@@ -42,6 +42,11 @@ class Fields:
         """Whatever is there, or None."""
         return self._values.pop(name, None)
 
+    def peek(self, name: str) -> str:
+        """A key's string, left where it is and not checked yet; empty where there is none."""
+        value = self._values.get(name)
+        return value if isinstance(value, str) else ""
+
     def text(self, name: str, most: int) -> str:
         """A string of at most ``most`` characters."""
         value = self.any(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,8 @@ class Peer:
     requests: Allowance
     malformed: Allowance
     seen: float = 0.0
-    waiting: int = 0
-    """Requests that the engine has not answered yet."""
-    unread: int = 0
-    """Requests that have come and were not read yet."""
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Requests that have come and are not answered yet, by session."""
     refused: float = 0.0
     """When it was last told to ask later."""
     outbox: deque[list[Any]] = field(default_factory=deque)
@@ -52,12 +50,31 @@ class Peer:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way to it."""
-        return not (self.waiting or self.unread or self.outbox)
+        return not (self.under_way or self.outbox)
 
     @property
     def used(self) -> int:
         """All that is under way for it."""
-        return self.waiting + self.unread + len(self.outbox)
+        return self.under_way.total() + len(self.outbox)
+
+    def has_room(self, session: str, most: int) -> bool:
+        """Whether one more request of a session may wait, where ``most`` of all its sessions may.
+
+        Each session that has one under way gets an equal part: a few that ask far ahead would take the places
+        of all others, and batches would leave half full.
+        """
+        sessions = len(self.under_way) + (session not in self.under_way)
+        return self.used < most and self.under_way[session] < max(1, most // sessions)
+
+    def take(self, session: str) -> None:
+        """One more is under way."""
+        self.under_way[session] += 1
+
+    def release(self, session: str) -> None:
+        """One of them is answered."""
+        self.under_way[session] -= 1
+        if not self.under_way[session]:
+            del self.under_way[session]
 
 
 class Peers:

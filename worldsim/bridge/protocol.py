@@ -96,7 +96,7 @@ class Limits:
     """Items of one ``step_many``."""
     rate: int = 5000
     """Requests of one client a second."""
-    malformed: int = 1000
+    malformed: int = 100
     """Malformed messages of one client a second that are answered."""
     header: int = REQUEST.header
     payload: int = REQUEST.payload

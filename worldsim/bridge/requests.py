@@ -46,6 +46,8 @@ class Envelope:
     """Seconds after its arrival in which an answer is worth something."""
     key: str = ""
     """The authenticated key of a client, as a front tells it."""
+    session: str = ""
+    """The one that it is about, not checked yet; empty where there are several or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def read_envelope(fields: Fields, name: Envelope, *, front: bool = False) -> Env
     patience = fields.maybe("deadline_ms", lambda key: fields.real(key, 0, 1e9) / 1000)
     lease = fields.maybe("lease", fields.token) or ""
     key = fields.text("key", 64) if front else ""
-    return Envelope(name.op, name.id, lease, trace, patience, key)
+    return Envelope(name.op, name.id, lease, trace, patience, key, fields.peek("session"))
 
 
 class Reader:

@@ -28,7 +28,7 @@ from worldsim.sampling.flow import STEPS
 __all__ = ["main"]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-_SWITCH = 0.001
+_SWITCH = 0.0002
 """Seconds after which a thread lets another go on: the engine's may wait at every one of its operations."""
 _MIB = 2**20
 _BEHIND = Limits(waiting=10**6, rate=10**9, malformed=10**9)

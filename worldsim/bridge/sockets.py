@@ -70,6 +70,8 @@ class Sockets:
         self._poller = zmq.Poller()
         for one in (self._data, self._control):
             self._poller.register(one, zmq.POLLIN)
+        self._ready: set[int | zmq.Socket[bytes]] = set()
+        """What could be read at the last poll; to ask another in vain costs as much as a message."""
 
     def watch(self, other: int | zmq.Socket[bytes]) -> None:
         """Let ``poll`` return when a file or another socket can be read, too."""
@@ -81,14 +83,21 @@ class Sockets:
 
     def poll(self, seconds: float) -> None:
         """Wait until something has come, or for so long."""
-        self._poller.poll(round(seconds * 1000))
+        self._ready = {one for one, _ in self._poller.poll(round(seconds * 1000))}
+
+    def ready(self, other: int | zmq.Socket[bytes]) -> bool:
+        """Whether what is watched could be read at the last poll."""
+        return other in self._ready
 
     def receive(self, *, control: bool) -> Incoming | None:
-        """The next message of a socket, or None."""
+        """The next message of a socket that had some at the last poll, or None."""
         one = self._control if control else self._data
+        if one not in self._ready:
+            return None
         try:
             first = frame = one.recv(_NOW, copy=False)
         except zmq.Again:
+            self._ready.discard(one)
             return None
         parts: list[bytes] = []
         while frame.more:

@@ -267,9 +267,9 @@ class Front:
 
     def _pass_on(self, envelope: Envelope, message: Message, peer: Peer, now: float) -> None:
         self._check_open()
-        used = peer.waiting + len(peer.outbox)
-        if used >= self.limits.waiting:
-            raise busy(f"a client may have {self.limits.waiting} requests waiting", 100)
+        if not peer.has_room(envelope.session, self.limits.waiting):
+            most = self.limits.waiting
+            raise busy(f"a client may have {most} requests waiting, each session an equal part", 100)
         lease = self._need(envelope, peer, now)
         if envelope.op == "step_many":
             self._split(envelope, message, peer, lease)
@@ -284,10 +284,10 @@ class Front:
             return
         if link is None or not link.ready:
             raise self._nowhere(name)
-        self._await(peer, lease)
+        self._await(peer, lease, name)
 
         def answer(reply: Message | None) -> None:
-            self._release(peer, lease)
+            self._release(peer, lease, name)
             self._note(message.header, lease, link, reply)
             self._reply(peer, envelope, reply)
 
@@ -335,14 +335,14 @@ class Front:
         numbers = {name: seat.link.number for name, seat in self.fleet.seats.items() if seat.link.ready}
         parts, nowhere = split_items(items, numbers)
         rows = {at: row_of(items[at], self._nowhere(str(_name(items[at])))) for at in nowhere}
-        self._await(peer, lease)
+        self._await(peer, lease, envelope.session)
 
         def fail(error: BridgeError) -> None:
-            self._release(peer, lease)
+            self._release(peer, lease, envelope.session)
             self._post.send(peer, refuse(envelope, error))
 
         def join(replies: Replies) -> None:
-            self._release(peer, lease)
+            self._release(peer, lease, envelope.session)
             joined, payloads = join_steps(len(items), replies, rows)
             head = {"op": envelope.op, "id": envelope.id, "ok": True, "items": joined}
             head |= {} if envelope.trace is None else {"trace": envelope.trace}
@@ -357,12 +357,12 @@ class Front:
             link = self.fleet.links[number]
             self.fleet.ask(link, header, message.payloads, key=peer.key, then=gathered.of(positions))
 
-    def _await(self, peer: Peer, lease: Lease) -> None:
-        peer.waiting += 1
+    def _await(self, peer: Peer, lease: Lease, session: str) -> None:
+        peer.take(session)
         lease.waiting += 1
 
-    def _release(self, peer: Peer, lease: Lease) -> None:
-        peer.waiting -= 1
+    def _release(self, peer: Peer, lease: Lease, session: str) -> None:
+        peer.release(session)
         self._leases.release(lease.token, self.turned)
 
     def _reply(self, peer: Peer, envelope: Envelope, reply: Message | None) -> None:
