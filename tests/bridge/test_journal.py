@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections import deque
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -193,6 +194,94 @@ def test_whatever_happened_a_replay_ends_in_the_same_state(
             check(journal, server.fakes)
         with reopen(folder) as journal:
             check(journal, server.fakes)
+
+
+class Witness(Server):
+    """Remembers every state that a session was in."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self.states: dict[tuple[str, int], tuple[str, list[str]]] = {}
+
+    def do(self, action: str, chance: int) -> None:
+        super().do(action, chance)
+        self.look()
+
+    def move(self, name: str, record: dict[str, Any]) -> None:
+        super().move(name, record)
+        self.look()
+
+    def look(self) -> None:
+        for name, (_, fake, seq) in self.fakes.items():
+            self.states[name, seq] = fake.state, list(fake.past)
+
+
+@settings(max_examples=150)
+@given(actions=ACTIONS, more=ACTIONS, chance=st.randoms(use_true_random=False), empty=st.booleans())
+def test_where_frames_are_gone_a_replay_ends_in_a_state_that_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    actions: list[tuple[str, int]],
+    more: list[tuple[str, int]],
+    chance: Random,
+    empty: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    with reopen(folder) as journal:
+        server = Witness(journal)
+        for action in actions:
+            server.do(*action)
+    frames = [path for path in (folder / "blobs").iterdir() if path.read_bytes().startswith(b"frame")]
+    lost = [path for path in frames if chance.random() < 0.3]
+    for path in lost:
+        path.write_bytes(b"") if empty else path.unlink()
+    with reopen(folder) as journal:
+        found = journal.recover()
+        assert lost or {session.session for session in found} == set(server.fakes)
+        left = {}
+        for session in found:
+            lease, _, seq = server.fakes[session.session]
+            made = again(journal, session)
+            state, past = server.states[session.session, session.seq]
+            assert (session.lease, made.state) == (lease, state)
+            assert list(made.past) == past[len(past) - len(made.past) :]
+            assert session.seq <= seq
+            left[session.session] = lease, made, session.seq
+        server.journal, server.fakes = journal, left
+        for action in more:
+            server.do(*action)
+        journal.flush()
+        check(journal, server.fakes)
+    with reopen(folder) as journal:
+        check(journal, server.fakes)
+
+
+def test_what_is_gone_costs_no_more_than_must_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = {"op": "anchor", "session": "s", "control": "c", "shape": [1], "blob": b"frame"}
+    with reopen(tmp_path) as journal:
+        journal.append(opened(), opened("t"), stepped(1), {**given, "seq": 2}, stepped(3), stepped(1, "t"))
+        journal.append({"op": "fork", "session": "s", "lease": "l", "children": ["child"]})
+        journal.append(stepped(1, "child"))
+    (path,) = (tmp_path / "blobs").iterdir()
+    path.unlink()
+    with reopen(tmp_path) as journal:
+        assert {one.session: one.seq for one in journal.recover()} == {"s": 1, "t": 1}
+    assert "it goes on from seq 1, of 3. A loss of power took them" in caplog.text
+    assert "child: frames given to it are gone; it has ended" in caplog.text
+
+
+def test_a_snapshot_stands_for_frames_that_are_gone(tmp_path: Path) -> None:
+    given = {"op": "anchor", "session": "s", "control": "c", "shape": [1], "blob": b"frame"}
+    with reopen(tmp_path) as journal:
+        journal.append(opened(), {**given, "seq": 1}, stepped(2))
+        journal.snapshot("s", b"state")
+        journal.flush()
+        journal.append(stepped(3))
+    (path,) = (one for one in (tmp_path / "blobs").iterdir() if one.read_bytes() == b"frame")
+    path.unlink()
+    with reopen(tmp_path) as journal:
+        (session,) = journal.recover()
+        assert (session.seq, session.base["blob"]) == (3, b"state")
+        assert [seq for seq, _ in session.events] == [3]
 
 
 def test_a_copy_taken_at_any_moment_recovers(tmp_path: Path) -> None:

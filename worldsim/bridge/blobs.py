@@ -99,6 +99,11 @@ class Blobs:
             raise BridgeError(rule, f"{path} is {state}", "put a copy of the folder in its place")
         return {**record, BLOB: data}
 
+    def gone(self, record: Record) -> bool:
+        """Whether the record's file is not there or empty: a loss of power leaves that of one not settled."""
+        path = self._folder / record[BLOB]
+        return not path.exists() or not path.stat().st_size
+
     def spare(self, needed: Collection[str]) -> list[Path]:
         """Files that are not among those needed."""
         return [path for path in self._folder.glob("*.blob") if path.name not in needed]

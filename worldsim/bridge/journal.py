@@ -265,6 +265,7 @@ class Journal:
             self._log = self._read()
             self._limit = max(_COMPACT, 2 * self._log.size)
             self._sweep()
+            self.append(*self._ledger.mended(self._blobs.gone))
         except BaseException:
             self._stack.close()
             raise

@@ -8,7 +8,8 @@ are forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -17,6 +18,8 @@ from worldsim.bridge.blobs import BLOB
 from worldsim.bridge.log import Record
 
 __all__ = ["Held", "Ledger", "Moment"]
+
+_REMEDY = "A loss of power took them: serve with --durable, which waits for the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,27 @@ class Held:
                     return False
         return depth == self.depth and self.seq - moment.seq >= replies
 
+    def without(self, lost: set[int], history: int) -> Held | None:
+        """As much of it as can be made again without the events of some seqs; None where that is nothing.
+
+        A snapshot taken after them stands for them; without one the session ends before the first that is
+        missing.
+        """
+        newest = self.moments[-1].seq
+        end = min((seq - 1 for seq in lost if seq > newest), default=self.seq)
+        begin = max((seq for seq in lost if seq <= end), default=self.moments[0].seq)
+        moments = [moment for moment in self.moments if begin <= moment.seq]
+        left = Held(self.lease, self.origin, moments[:1], [], moments[0].seq)
+        for seq, event in self.events:
+            if left.seq < seq <= end:
+                depth = _deeper(left.depth, event, history)
+                if depth < 0:  # back to before it can be begun from
+                    break
+                left.seq, left.depth = seq, depth
+                left.events.append((seq, event))
+        left.moments = [moment for moment in moments if moment.seq <= left.seq]
+        return left if left.seq >= 0 else None  # what its parent was when it was forked is gone
+
     def blobs(self) -> Iterator[str]:
         """Files that this session needs."""
         yield from (moment.blob for moment in self.moments if moment.blob)
@@ -111,6 +135,27 @@ class Ledger:
         """The shortest log that amounts to the same."""
         yield from self.leases.values()
         yield from ({"op": "held", "session": name, **_plain(held)} for name, held in self.sessions.items())
+
+    def mended(self, gone: Callable[[Record], bool]) -> Iterator[Record]:
+        """Records that make every session one that can be made again although some frames given are gone.
+
+        Only they may be: other files are on the disk itself before a record names them.
+
+        Args:
+            gone: tells whether a record's file is.
+        """
+        for name, held in list(self.sessions.items()):
+            lost = {seq for seq, event in held.events if event["op"] == "anchor" and gone(event)}
+            if not lost:
+                continue
+            left, what = held.without(lost, self.history), f"session {name}: frames given to it are gone"
+            if left is None:
+                logging.getLogger("worldsim").warning("journal: %s; it has ended. %s", what, _REMEDY)
+                yield {"op": "close", "session": name}
+            else:
+                note = "journal: %s; it goes on from seq %d, of %d. %s"
+                logging.getLogger("worldsim").warning(note, what, left.seq, held.seq, _REMEDY)
+                yield {"op": "held", "session": name, **_plain(left)}
 
     def owners(self) -> set[str]:
         """Leases, of sessions too."""
