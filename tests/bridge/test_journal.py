@@ -169,6 +169,15 @@ def check(journal: Journal, fakes: dict[str, tuple[str, Fake, int]]) -> None:
         assert made.replies == fake.replies
 
 
+def go_on(journal: Journal, server: Server, actions: list[tuple[str, int]]) -> None:
+    """Serve on from a journal that was opened again."""
+    server.journal = journal
+    for action in actions:
+        server.do(*action)
+    journal.flush()
+    check(journal, server.fakes)
+
+
 @settings(max_examples=150)
 @given(actions=ACTIONS, more=ACTIONS, compact=st.booleans())
 def test_whatever_happened_a_replay_ends_in_the_same_state(
@@ -187,11 +196,7 @@ def test_whatever_happened_a_replay_ends_in_the_same_state(
                 server.do(*action)
         with reopen(folder) as journal:
             check(journal, server.fakes)
-            server.journal = journal
-            for action in more:
-                server.do(*action)
-            journal.flush()
-            check(journal, server.fakes)
+            go_on(journal, server, more)
         with reopen(folder) as journal:
             check(journal, server.fakes)
 
@@ -246,11 +251,8 @@ def test_where_frames_are_gone_a_replay_ends_in_a_state_that_was(
             assert list(made.past) == past[len(past) - len(made.past) :]
             assert session.seq <= seq
             left[session.session] = lease, made, session.seq
-        server.journal, server.fakes = journal, left
-        for action in more:
-            server.do(*action)
-        journal.flush()
-        check(journal, server.fakes)
+        server.fakes = left
+        go_on(journal, server, more)
     with reopen(folder) as journal:
         check(journal, server.fakes)
 

@@ -94,6 +94,7 @@ class Desk:
         sockets.watch(self._wake_read)
         self._answered = select.poll()
         self._answered.register(self._wake_read, select.POLLIN)
+        """Waits for the engine's answers alone."""
         self._waking, self._wakeable = threading.Lock(), True
         self.draining = self._stopping = False
         self._bothered = False

@@ -88,6 +88,10 @@ class Held:
 
         A snapshot taken after them stands for them; without one the session ends before the first that is
         missing.
+
+        Args:
+            lost: seqs, as ``events`` counts them.
+            history: frames that a session can rewind at most.
         """
         newest = self.moments[-1].seq
         end = min((seq - 1 for seq in lost if seq > newest), default=self.seq)

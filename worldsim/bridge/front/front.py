@@ -284,10 +284,10 @@ class Front:
             return
         if link is None or not link.ready:
             raise self._nowhere(name)
-        self._await(peer, lease, name)
+        self._await(peer, lease, envelope.session)
 
         def answer(reply: Message | None) -> None:
-            self._release(peer, lease, name)
+            self._release(peer, lease, envelope.session)
             self._note(message.header, lease, link, reply)
             self._reply(peer, envelope, reply)
 
