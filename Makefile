@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TYPES := build/types/worldsim
+INSTALLED := pyproject.toml setup.py constraints.txt $(wildcard worldsim/kernels/c/*)
 
 # The first Python that runs, is new enough and can make an environment with pip in it.
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -40,11 +41,11 @@ $(BIN)/python:
 		"install one, or name it: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/play.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/play.stamp: $(INSTALLED) | $(BIN)/python
 	$(PIP) --editable '.[play,doom]'
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/dev.stamp: $(INSTALLED) | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/play.stamp
 

@@ -15,8 +15,9 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
-    {"pixels", "config", "peak", "ticker", "alone"},
+    {"pixels", "config", "peak", "ticker", "alone", "processor"},
     {"camera", "controls", "units"},
+    {"kernels"},
     {"bridge.protocol"},
     {"bridge.client"},
     {"tokenizer", "model", "data"},

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.tiny import lively_world
 from worldsim.bench import command, sessions
@@ -26,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(folder: Path) -> World:
-    return load(folder, "cpu", torch.bfloat16)
+    return load(folder, "cpu")
 
 
 def test_steps_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

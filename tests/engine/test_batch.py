@@ -26,7 +26,6 @@ def led(world: World, controls: list[Control]) -> Controls:
     return Controls(vector, poses, np.array([one.pose is not None for one in controls]))
 
 
-
 def test_it_dreams_what_sessions_dream(any_world: World) -> None:
     batch, engine = any_world.batch(COUNT, steps=2), any_world.engine(COUNT, steps=2)
     batch.begin(range(COUNT), SEEDS, STARTS)

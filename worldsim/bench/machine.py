@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from worldsim.engine.world import World
+from worldsim.kernels.library import variant
 from worldsim.peak import matmul_peak, memory_bandwidth
+from worldsim.processor import processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Limits:
     """What the machine can do at most."""
 
     flops: float
-    """FLOP/s of a large bfloat16 matmul."""
+    """FLOP/s of a large matmul, in bfloat16 or float32, whichever is faster."""
     bandwidth: float
     """Bytes/s to and from memory."""
 
@@ -39,8 +40,9 @@ def facts(world: World, limits: Limits) -> dict[str, object]:
         "size": list(world.spec.size),
         "params": world.params,
         "device": str(world.device),
-        "processor": processor(world.device),
+        "processor": processor_name(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
+        "kernels": variant() if world.device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "peak_tflops": round(limits.flops / 1e12, 4),
@@ -48,13 +50,8 @@ def facts(world: World, limits: Limits) -> dict[str, object]:
     }
 
 
-def processor(device: torch.device) -> str:
+def processor_name(device: torch.device) -> str:
     """The name of the accelerator or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
+    return processor().name or platform.processor()

@@ -45,7 +45,7 @@ class Batch:
         """What every world shows now."""
         self._memory = blank(world.networks, count, self.context)
         self._openings = Openings(world, self.context)
-        self._lanes = Lanes(world.device, world.dtype, world.spec.size)
+        self._lanes = Lanes(world.device, world.spec.size, world.alike)
         self._bank: tuple[Memory, BatchStep] | None = None
         self._steppers: dict[bool, Work] = {}
 

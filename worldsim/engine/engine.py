@@ -54,7 +54,7 @@ class Engine:
         self._buckets = Buckets(world.networks, self._memory, world.spec.size) if padded else None
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
         self._parked: dict[int, Memory] = {}
-        self._lanes, self._pace = Lanes(world.device, world.dtype, world.spec.size), Pace()
+        self._lanes, self._pace = Lanes(world.device, world.spec.size, world.alike), Pace()
         self._openings = Openings(world, self.context)
         if self._buckets is not None:
             self._buckets.warm(self._steps)

@@ -4,8 +4,8 @@ A batch-wide operation on many worlds leaves the cores' caches, and its threads 
 every one of a thousand small operations. A few worlds a core at a time do neither.
 
 Which lane a row gets does not change its frames, to the bit. In bfloat16 no operation of a step rounds
-otherwise for other batch sizes or numbers of threads (measured; tests hold it). In float32 products with few
-rows do, so there every row is a lane of its own.
+otherwise for other batch sizes or numbers of threads (measured; tests hold it), and kernels never do. In
+float32 torch's products do, so there every row is a lane of its own, also when it is the only one.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ class Lanes:
 
     Args:
         size: height and width of a frame.
+        alike: whether rows come out the same whatever else is stepped with them.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, size: tuple[int, int]) -> None:
-        alike = _MOST if dtype == torch.bfloat16 else 1
-        self._rows = min(alike, max(1, _PIXELS // (size[0] * size[1])))
+    def __init__(self, device: torch.device, size: tuple[int, int], alike: bool) -> None:
+        self._alike, most = alike, _MOST if alike else 1
+        self._rows = min(most, max(1, _PIXELS // (size[0] * size[1])))
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._device, self._pool = device, None if self._threads == 1 else self._workers()
 
     def run(self, count: int, work: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
         """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order."""
         parts = self._split(count)
-        if self._pool is None or len(parts) == 1:
+        if self._pool is None or (len(parts) == 1 and self._alike):
             return [(rows, work(rows)) for rows in parts]
         return list(zip(parts, self._pool.map(work, parts), strict=True))
 

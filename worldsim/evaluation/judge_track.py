@@ -60,9 +60,7 @@ def fuse(seen: Tensor, motion: Tensor, trust: Tensor) -> Tensor:
 def _on_ground(motion: Tensor, yaw: Tensor) -> Tensor:
     """Steps [B, T, 2] along x and y, of motions begun under ``yaw`` [B, T]."""
     forward, right = motion[..., 0], motion[..., 1]
-    return torch.stack(
-        [yaw.cos() * forward + yaw.sin() * right, yaw.sin() * forward - yaw.cos() * right], -1
-    )
+    return torch.stack([yaw.cos() * forward + yaw.sin() * right, yaw.sin() * forward - yaw.cos() * right], -1)
 
 
 def _smooth(apart: Tensor, near: Tensor, stiff: Tensor) -> Tensor:

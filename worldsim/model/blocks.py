@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.kernels.generate import BlockWeights
 from worldsim.model.attention import attend
 from worldsim.model.cache import PastKeys
 from worldsim.model.rope import rotate, turns
@@ -90,6 +91,11 @@ class Block(nn.Module):
             fresh = qk[..., 1, :, :], v
         mixed = [part.flatten(-2).to(up.dtype) for part in parts]
         return torch.addcmul(x, share, self.back(torch.cat([*mixed, F.silu(opened) * up], -1)).float()), fresh
+
+    def packed(self) -> BlockWeights:
+        """What kernels take."""
+        looks = len(self.norm) // 2
+        return BlockWeights(self.into.weight, self.back.weight, self.norm[:, 0], looks, self.sizes[1])
 
     def remembered(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """The raw keys and values that ``forward`` of a temporal block gives, and nothing else."""

@@ -105,6 +105,10 @@ class Cache:
             self._past = [PastKeys(keys, values, written >= 0) for keys, values in layers]
         return self._past
 
+    def pasts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """``read`` as kernels take it."""
+        return [(past.keys, past.values, past.filled) for past in self.read()]
+
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
         place, numbers = self._next(), self._numbers()

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.alone import Alone
+from worldsim.kernels.dense import Dense
+from worldsim.kernels.library import may_run
 
 _WAVES = 32
 """Sine features of a level or size."""
@@ -45,6 +47,11 @@ class Conditioning(nn.Module):
         self.blocks = blocks
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
+        self._modulate: Dense | None = None
+
+    def quicken(self) -> None:
+        """Let a kernel multiply from now on, where nothing is taught; the weights must stay as they are."""
+        self._modulate = Dense(self.modulate.weight, self.modulate.bias)
 
     def forward(self, control: Tensor, level: Tensor, step: Tensor, known: Tensor | None = None) -> Tensor:
         """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
@@ -57,6 +64,10 @@ class Conditioning(nn.Module):
         if known is not None:
             embedded = torch.where(known[..., None], embedded, self.unknown.to(embedded.dtype))
         embedded = embedded + self.level(_waves(torch.stack([level, step], -1)).flatten(-2))
-        embedded = F.silu(embedded).to(self.modulate.weight.dtype)
-        modulation = self.modulate(embedded).float().unflatten(-1, (3, self.blocks, -1))
+        embedded = F.silu(embedded)
+        if self._modulate is not None and may_run():
+            modulation = self._modulate(embedded)
+        else:
+            modulation = self.modulate(embedded.to(self.modulate.weight.dtype)).float()
+        modulation = modulation.unflatten(-1, (3, self.blocks, -1))
         return torch.cat([modulation[:, :, :1] + 1, modulation[:, :, 1:]], 2)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
+from worldsim.kernels import generate
+from worldsim.kernels.dense import Dense
+from worldsim.kernels.library import may_run, variant
 from worldsim.model.blocks import TINY, Block, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
@@ -99,6 +102,30 @@ class Generator(nn.Module):
         self._turn: Tensor | None = None
         mask = np.pad(unit.mask(), (0, config.registers), constant_values=True)
         self.register_buffer("mask", None if mask.all() else torch.from_numpy(mask), persistent=False)
+        self._passes: generate.Passes | None = None
+        self._view_in: Dense | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether kernels pass, where nothing is taught."""
+        return self._passes is not None
+
+    def quicken(self) -> None:
+        """Let kernels pass from now on, where nothing is taught: float32 on a CPU; weights must stay."""
+        config, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
+        sizes = (config.width, config.width // config.heads, len(self.positions), blocks[0].sizes[1])
+        if variant() is None or self.mask is not None or not generate.suits(*sizes, config.layers):
+            return
+        self._passes = generate.Passes(
+            (self.latent_in.weight, self.latent_in.bias),
+            (self.out.weight, self.out.bias),
+            self.registers,
+            self.norm.weight,
+            self.turn,
+            [block.packed() for block in blocks],
+        )
+        self._view_in = Dense(self.view_in.weight, self.view_in.bias)
+        self.condition.quicken()
 
     @property
     def turn(self) -> Tensor:
@@ -156,6 +183,8 @@ class Generator(nn.Module):
 
     def embed(self, view: Tensor) -> Tensor:
         """What every pass over a frame adds to its latents, float32: view [B, T, N, V] to [B, T, N, D]."""
+        if self._view_in is not None and may_run():
+            return self._view_in(view) + self.place
         return self.view_in(view.to(self.view_in.weight.dtype)).float() + self.place
 
     def run(
@@ -165,6 +194,8 @@ class Generator(nn.Module):
 
         Passes over the same frames share the first, and get their modulations from one call.
         """
+        if self._passes is not None and cache is not None and may_run():
+            return self._pass(self._passes, noisy, level, embedded, modulation, cache)
         x = self._entered(noisy, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
@@ -176,9 +207,7 @@ class Generator(nn.Module):
         x = rms(x, TINY) * self.norm.weight
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         clean = self.out(x[:, :, : self.tokens].to(self.out.weight.dtype)).float()
-        if self.config.prediction == "velocity":
-            clean = noisy + (1 - level)[..., None, None] * clean
-        return Prediction(clean, x[:, :, self.tokens], keys, values)
+        return Prediction(self._cleaned(noisy, level, clean), x[:, :, self.tokens], keys, values)
 
     def remember(
         self, clean: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache
@@ -187,6 +216,9 @@ class Generator(nn.Module):
 
         The last block that looks at the past gives its own before it looks; what it would add nobody reads.
         """
+        if self._passes is not None and may_run():
+            made = self._passes(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts(), remembers=True)
+            return made[2][:, :, None], made[3][:, :, None]
         x = self._entered(clean, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts, shares = cache.read(), modulation.unbind(3)
@@ -200,6 +232,27 @@ class Generator(nn.Module):
                 fresh.append(pair)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         return keys, values
+
+    def _pass(
+        self,
+        passes: generate.Passes,
+        noisy: Tensor,
+        level: Tensor,
+        embedded: Tensor,
+        modulation: Tensor,
+        cache: Cache,
+    ) -> Prediction:
+        """``run`` over one frame by kernels."""
+        given = (noisy[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts())
+        clean, agent, keys, values = passes(*given, remembers=False)
+        clean = self._cleaned(noisy, level, clean[:, None])
+        return Prediction(clean, agent[:, None], keys[:, :, None], values[:, :, None])
+
+    def _cleaned(self, noisy: Tensor, level: Tensor, given: Tensor) -> Tensor:
+        """The clean latent from what the last layer gives, both [B, T, N, C]."""
+        if self.config.prediction == "velocity":
+            return noisy + (1 - level)[..., None, None] * given
+        return given
 
     def _entered(self, noisy: Tensor, embedded: Tensor) -> Tensor:
         """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""

@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from worldsim.alone import Alone
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.layers import Stack, check_blocks, points
+from worldsim.kernels.decode import Decoder, suits
+from worldsim.kernels.dense import Dense
+from worldsim.kernels.library import may_run, variant
+from worldsim.kernels.pictures import Pictures
+from worldsim.tokenizer.layers import Residual, Stack, check_blocks, points
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import Motion, Past, View
 
@@ -107,6 +111,32 @@ class HistoryTokenizer(nn.Module):
         self._horizon = 0 if rays is None else rays.horizon
         self.register_buffer("right", None if rays is None else rays.right, persistent=False)
         self.register_buffer("down", None if rays is None else rays.down, persistent=False)
+        self._pictures: Pictures | None = None
+        self._decoder: Decoder | None = None
+        self._paint: Dense | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether kernels make frames from first to last, where nothing is taught."""
+        return self.place is not None and self.place.is_quick and self._decoder is not None
+
+    def quicken(self, decodes: bool) -> None:
+        """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
+
+        ``decodes`` if the decoder's network is float32, as frames are.
+        """
+        config = self.config
+        if variant() is None or self.place is None or config.intrinsics is None:
+            return
+        self.place.quicken()
+        rays = self.rays
+        self._pictures = Pictures(config.intrinsics, rays.right, rays.down, config.patch, config.pool)
+        if decodes and suits(self._pictures.cells, config.width, config.depth, config.patch):
+            blocks = [block for block in self.weigh.blocks if isinstance(block, Residual)]
+            layers = [(one.norm_in, one.first, one.norm_out, one.second) for one in blocks]
+            last = (self.out_norm, self.out)
+            self._decoder = Decoder(self._pictures, self.see, self.from_latent, layers, last)
+            self._paint = Dense(self.unproject.weight[:, :, 0, 0])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -147,6 +177,10 @@ class HistoryTokenizer(nn.Module):
             with torch.no_grad():
                 colour, reach = self.place(motion.planar, self.rays)
                 prior = colour.permute(0, 3, 1, 2).float().clamp(-1, 1).contiguous()
+                if self._pictures is not None and may_run():
+                    seen = self._pictures.recall(motion.back, reach, prior, past.frame, past.reach)
+                    warped, valid, grid, tokens = seen
+                    return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
                 grid, valid = self._reproject(reach, past.reach, motion.back)
         else:
             prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
@@ -172,14 +206,10 @@ class HistoryTokenizer(nn.Module):
 
     def decode(self, latent: Tensor, view: View) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
-        patch, dtype = self.config.patch, self.see.weight.dtype
-        coarse = latent.transpose(1, 2).unflatten(2, self.grid).to(dtype)
-        # How channels lie decides how a convolution rounds; those of a single world lie in both ways at once.
-        coarse = coarse.contiguous()
-        planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.see(self._images(view)) + self.from_latent(planes)
-        hidden = self.weigh(hidden, self.embed(view.control))
-        out = self.out(F.silu(self.out_norm(hidden)))
+        if self._pictures is not None and may_run():
+            return self._composed(self._pictures, latent, view)
+        out, coarse = self._weighed(latent, view), self._coarse(latent)
+        patch = self.config.patch
         flow = 0.1 * out[:, :2].float()
         flow = F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False)
         trust, paint = F.pixel_shuffle(out[:, 2:], patch).float().split([1, 3], 1)
@@ -188,6 +218,34 @@ class HistoryTokenizer(nn.Module):
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
         moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1), "bicubic")
         return torch.lerp(view.prior, moved, trust) + paint
+
+    def _composed(self, pictures: Pictures, latent: Tensor, view: View) -> Tensor:
+        """``decode`` with kernels, as far as they go."""
+        if self._decoder is not None and self._paint is not None:
+            films = self.weigh.films(self.embed(view.control))
+            out = self._decoder(view.prior, view.warped, view.valid, view.reach, latent, films)
+            painted = self._paint(latent)
+        else:
+            out = self._weighed(latent, view).permute(0, 2, 3, 1)
+            painted = self.unproject(self._coarse(latent)).flatten(2).transpose(1, 2)
+        return pictures.compose(out, painted, view.prior, view.valid, view.grid, view.past)
+
+    def _coarse(self, latent: Tensor) -> Tensor:
+        """The latent as a picture [B, C, gh, gw].
+
+        Laid out anew: how channels lie decides how a convolution rounds; those of one world lie both ways.
+        """
+        return latent.transpose(1, 2).unflatten(2, self.grid).to(self.see.weight.dtype).contiguous()
+
+    def _weighed(self, latent: Tensor, view: View) -> Tensor:
+        """Flow, trust and paint of each cell [B, 2 + 4 patch^2, h, w]."""
+        planes = F.interpolate(
+            self._coarse(latent), scale_factor=self.config.pool, mode="bilinear", align_corners=False
+        )
+        hidden = self.see(self._images(view)) + self.from_latent(planes)
+        hidden = self.weigh(hidden, self.embed(view.control))
+        out: Tensor = self.out(F.silu(self.out_norm(hidden)))
+        return out
 
     def _images(self, view: View) -> Tensor:
         """All that is known of each pixel [B, 8, H, W]."""

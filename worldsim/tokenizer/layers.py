@@ -49,6 +49,11 @@ class Stack(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Residual(width, embedding) for _ in range(depth))
 
+    def films(self, embedding: Tensor) -> Tensor:
+        """What scales and shifts each block [B, depth, 2 width]."""
+        blocks = [block for block in self.blocks if isinstance(block, Residual)]
+        return torch.stack([block.film(embedding) for block in blocks], 1)
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """As ``Residual.forward``."""
         for block in self.blocks:

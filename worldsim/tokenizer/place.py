@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
+from worldsim.kernels.library import may_run, variant
+from worldsim.kernels.look import CHANNELS, HIDDEN, Look
 from worldsim.tokenizer.layers import points
 
 _SOLID = 1.0
@@ -188,6 +190,46 @@ class Place(nn.Module):
         even = torch.linspace(0.1, config.near, config.samples // 2 + 1)[:-1]
         far = torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2).exp()
         self.register_buffer("depths", torch.cat([even, far]), persistent=False)
+        self._look: Look | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether kernels look, where nothing is taught."""
+        return self._look is not None
+
+    def quicken(self) -> None:
+        """Let kernels look from now on, if there are any for such a place; its weights must stay."""
+        config, (_, first, _, last) = self.config, self.colour
+        if variant() is None or (config.channels, config.hidden) != (CHANNELS, HIDDEN):
+            return
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        planes = ("ground", "level", "wall_x", "wall_y")
+        x0, y0, x1, y1 = config.bounds
+        self._look = Look(
+            {
+                "occupancy": self.occupancy[0, 0],
+                **{name: getattr(self, name)[0].permute(1, 2, 0) for name in planes},
+                "depths": self.depths,
+                "column": self.column.weight.T,
+                "column_bias": self.column.bias,
+                "above": self.above.weight.T,
+                "below": self.below.weight.T,
+                "middle": first.weight.T,
+                "middle_bias": first.bias,
+                "last": last.weight,
+                "last_bias": last.bias,
+            },
+            {
+                "floor": config.floor,
+                "ceiling": config.ceiling,
+                "x0": (x0 + x1) / 2,
+                "y0": (y0 + y1) / 2,
+                "across": self._scale[0],
+                "along": self._scale[1],
+                "solid": _SOLID,
+            },
+        )
 
     def mark_free(self, visited: Tensor) -> None:
         """Start occupancy from experience: free around cameras seen at ``visited`` [n, 2], else solid."""
@@ -209,6 +251,9 @@ class Place(nn.Module):
         ``columns`` [B, N] picks columns per view (all by default). Returns colour [B, R, N, 3], about within
         [-1, 1], and forward depth [B, R, N] in metres.
         """
+        if self._look is not None and columns is None and may_run():
+            colour, reach = self._look(planar, rays.right, rays.down, rays.horizon)
+            return colour.permute(0, 2, 3, 1), reach
         right = rays.right[None].expand(len(planar), -1) if columns is None else rays.right[columns]
         x, y, z, yaw = (value[:, None] for value in planar.unbind(-1))
         cos, sin = yaw.cos(), yaw.sin()

@@ -1,0 +1,90 @@
+/* 3x3 convolutions of cells with their channels last, by Winograd's F(4x4, 3x3) (Lavin and Gray, 1509.09308): a tile
+   of 4x4 outputs takes 36 products for each pair of channels instead of 144. */
+
+enum { SPOTS = 36, OUT = 4, IN = 6 };
+
+typedef struct {
+    const float *weights, *bias; /* [SPOTS, panels, inputs, PANEL], [outputs] */
+    int32_t inputs, outputs;     /* inputs are a multiple of 16 */
+} ConvData;
+
+INLINE void into_tile(const vector *d, size_t step, vector *t, size_t to) {
+    vector far = d[4 * step] - 4 * d[2 * step], near = d[3 * step] - 4 * d[step];
+    vector wide = d[4 * step] - d[2 * step], slim = 2 * (d[3 * step] - d[step]);
+    t[0] = 4 * d[0] - 5 * d[2 * step] + d[4 * step];
+    t[to] = far + near, t[2 * to] = far - near;
+    t[3 * to] = wide + slim, t[4 * to] = wide - slim;
+    t[5 * to] = 4 * d[step] - 5 * d[3 * step] + d[5 * step];
+}
+
+INLINE void out_of_tile(const vector *m, size_t step, vector *y, size_t to) {
+    vector even = m[step] + m[2 * step], odd = m[step] - m[2 * step];
+    vector more = m[3 * step] + m[4 * step], less = m[3 * step] - m[4 * step];
+    y[0] = m[0] + even + more;
+    y[to] = odd + 2 * less;
+    y[2 * to] = even + 4 * more;
+    y[3 * to] = odd + 8 * less + m[5 * step];
+}
+
+/* One tile of cells [high, wide, inputs] to its place in spots [SPOTS, tiles, inputs]; beyond the edge are zeros. */
+INLINE void enter_tile(const float *cells, int high, int wide, int inputs, int tile, float *spots, size_t tiles) {
+    int top = tile / (wide / OUT) * OUT - 1, left = tile % (wide / OUT) * OUT - 1;
+    for (int c = 0; c < inputs; c += LANES) {
+        vector d[IN * IN], half[IN * IN], whole[IN * IN];
+        for (int y = 0; y < IN; y++)
+            for (int x = 0; x < IN; x++) {
+                int row = top + y, column = left + x, inside = row >= 0 && row < high && column >= 0 && column < wide;
+                d[y * IN + x] = inside ? load(cells + ((size_t)row * wide + column) * inputs + c) : (vector){0};
+            }
+        for (int x = 0; x < IN; x++) into_tile(d + x, IN, half + x, IN);
+        for (int y = 0; y < IN; y++) into_tile(half + y * IN, 1, whole + y * IN, 1);
+        for (int s = 0; s < SPOTS; s++) store(spots + s * tiles * inputs + c, whole[s]);
+    }
+}
+
+/* The other way: sums [SPOTS, tiles, panels * PANEL] to cells [high, wide, outputs], added to what is there if asked. */
+INLINE void leave_tile(const ConvData *conv, const float *sums, size_t tiles, int wide, int tile, int adds, float *cells) {
+    int top = tile / (wide / OUT) * OUT, left = tile % (wide / OUT) * OUT, outputs = conv->outputs;
+    size_t stride = (size_t)panels_of(outputs) * PANEL;
+    for (int c = 0; c < outputs; c += LANES) {
+        int width = outputs - c < LANES ? outputs - c : LANES;
+        vector m[IN * IN], half[OUT * IN], whole[OUT * OUT];
+        float bias[LANES] = {0};
+        memcpy(bias, conv->bias + c, width * sizeof(float));
+        for (int s = 0; s < SPOTS; s++) m[s] = load(sums + s * tiles * stride + c);
+        for (int x = 0; x < IN; x++) out_of_tile(m + x, IN, half + x, IN);
+        for (int y = 0; y < OUT; y++) out_of_tile(half + y * IN, 1, whole + y * OUT, 1);
+        for (int i = 0; i < OUT * OUT; i++) {
+            float *to = cells + ((size_t)(top + i / OUT) * wide + left + i % OUT) * outputs + c, told[LANES];
+            vector value = whole[i] + load(bias);
+            if (width == LANES) {
+                if (adds) value += load(to);
+                store(to, value);
+                continue;
+            }
+            store(told, value);
+            for (int j = 0; j < width; j++) to[j] = adds ? to[j] + told[j] : told[j];
+        }
+    }
+}
+
+/* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs]. spots and sums
+   are room for views x tiles x SPOTS x inputs, and x panels * PANEL. */
+INLINE void convolve(const ConvData *conv, int views, int high, int wide, const float *cells, int adds, float *to,
+                     float *spots, float *sums) {
+    int each = high / OUT * (wide / OUT), panels = panels_of(conv->outputs);
+    size_t tiles = (size_t)views * each, inputs = conv->inputs, stride = (size_t)panels * PANEL;
+    size_t area = (size_t)high * wide;
+#pragma omp for schedule(static)
+    for (int i = 0; i < views * each; i++)
+        enter_tile(cells + i / each * area * inputs, high, wide, inputs, i % each, spots + i * inputs, tiles);
+#pragma omp for schedule(static)
+    for (int i = 0; i < SPOTS * panels; i++) {
+        DenseData dense = {conv->weights + i * inputs * PANEL, NULL, inputs, PANEL};
+        panel_of(&dense, 0, spots + i / panels * tiles * inputs, inputs, tiles,
+                 sums + i / panels * tiles * stride + i % panels * PANEL, stride);
+    }
+#pragma omp for schedule(static)
+    for (int i = 0; i < views * each; i++)
+        leave_tile(conv, sums + i * stride, tiles, wide, i % each, adds, to + i / each * area * conv->outputs);
+}

@@ -1,0 +1,147 @@
+"""The decoder's network in one go; ``tokenizer.history.HistoryTokenizer.decode`` says the same in torch.
+
+Shapes: B worlds, H x W frame, h x w its cells, N tokens, C latent channels, D width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.kernels.dense import in_panels
+from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.pictures import Pictures
+
+_BLOCKS, _GROUPS, _LANES, _TILE = 8, 8, 16, 4
+"""Blocks at most, groups of a norm, what inputs are multiples of, cells to a side of a tile (decode.h)."""
+_SIDE_BY_SIDE = 4
+"""Worlds that are decoded at once: more of them leave the caches."""
+
+_IN = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+"""What F(4x4, 3x3) makes of a row of weights (Lavin and Gray, 1509.09308)."""
+
+
+class _ConvData(ctypes.Structure):
+    _fields_ = (
+        ("weights", Pointer),
+        ("bias", Pointer),
+        ("inputs", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+    )
+
+
+class _NormData(ctypes.Structure):
+    _fields_ = (("scale", Pointer), ("shift", Pointer))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (
+        ("enter", _ConvData),
+        ("first", _ConvData * _BLOCKS),
+        ("second", _ConvData * _BLOCKS),
+        ("leave", _ConvData),
+        ("norm_in", _NormData * _BLOCKS),
+        ("norm_out", _NormData * _BLOCKS),
+        ("norm", _NormData),
+        ("depth", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+    )
+
+
+def suits(grid: tuple[int, int], width: int, depth: int, patch: int) -> bool:
+    """Whether decode.h is written for such a decoder; ``grid`` is h and w."""
+    whole = all(cells % _TILE == 0 for cells in grid)
+    return whole and width % _LANES == 0 and depth <= _BLOCKS and patch > 0
+
+
+class Decoder:
+    """A decoder as decode.h takes it.
+
+    Args:
+        pictures: the frames' geometry.
+        see: what reads pixels, with stride ``patch``, kernel three and padding one times that.
+        code: what reads latents between tokens, 3 x 3.
+        blocks: first norm and convolution, second norm and convolution of each residual block.
+        last: the last norm and convolution.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        see: nn.Conv2d,
+        code: nn.Conv2d,
+        blocks: Sequence[tuple[nn.GroupNorm, nn.Conv2d, nn.GroupNorm, nn.Conv2d]],
+        last: tuple[nn.GroupNorm, nn.Conv2d],
+    ) -> None:
+        self._pictures, self._kept, patch = pictures, list[Tensor](), see.stride[0]
+        assert see.bias is not None
+        assert code.bias is not None
+        pixels = see.weight.unflatten(3, (3, patch)).unflatten(2, (3, patch)).permute(0, 1, 3, 5, 2, 4)
+        both = torch.cat([pixels.flatten(1, 3), code.weight], 1).detach()
+        width, inputs = both.shape[:2]
+        padded = both.new_zeros(width, -(-inputs // _LANES) * _LANES, 3, 3)
+        padded[:, :inputs] = both
+        before, first, after, second = zip(*blocks, strict=True)
+        self._outputs = len(last[1].weight)
+        self._data = _Data(
+            self._conv(padded, see.bias + code.bias),
+            (_ConvData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in first)),
+            (_ConvData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in second)),
+            self._conv(last[1].weight, last[1].bias),
+            (_NormData * _BLOCKS)(*map(self._norm, before)),
+            (_NormData * _BLOCKS)(*map(self._norm, after)),
+            self._norm(last[0]),
+            len(blocks),
+            width,
+            code.in_channels,
+        )
+        self._where = (ctypes.addressof(pictures.data), ctypes.addressof(self._data))
+        self._room = kernel("decode_room", [Pointer, Pointer], ctypes.c_size_t)(*self._where)
+        self._run = kernel("decode", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 8])
+
+    def __call__(
+        self, prior: Tensor, warped: Tensor, valid: Tensor, reach: Tensor, latent: Tensor, films: Tensor
+    ) -> Tensor:
+        """What the last layer says of each cell [B, h, w, outputs].
+
+        Args:
+            prior: [B, 3, H, W], see ``Pictures``, as ``warped`` [B, 3, H, W] and ``valid`` [B, 1, H, W].
+            reach: forward depth [B, H, W].
+            latent: [B, N, C].
+            films: what scales and shifts each block [B, depth, 2 D].
+        """
+        given = [part.float().contiguous() for part in (prior, warped, valid, reach, latent, films)]
+        out = torch.empty(len(prior), *self._pictures.cells, self._outputs)
+        spare = address(room(min(len(prior), _SIDE_BY_SIDE) * self._room))
+        for i in range(0, len(prior), _SIDE_BY_SIDE):
+            some = [address(part[i:]) for part in given]
+            self._run(*self._where, min(_SIDE_BY_SIDE, len(prior) - i), *some, address(out[i:]), spare)
+        return out
+
+    def _conv(self, weight: Tensor, bias: Tensor | None) -> _ConvData:
+        assert bias is not None
+        rows = _IN.to(weight.device)
+        spots = torch.einsum("ya,xb,oiab->yxoi", rows, rows, weight.detach().double()).flatten(0, 1)
+        kept = in_panels(spots.float()), bias.detach().float().contiguous()
+        self._kept += kept
+        return _ConvData(*map(address, kept), weight.shape[1], weight.shape[0])
+
+    def _norm(self, norm: nn.GroupNorm) -> _NormData:
+        assert norm.num_groups == _GROUPS
+        kept = [part.detach().float().contiguous() for part in (norm.weight, norm.bias)]
+        self._kept += kept
+        return _NormData(*map(address, kept))

@@ -1,0 +1,92 @@
+"""The compiled kernels: found, chosen by what the processor can do, and called with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.processor import processor
+
+_VERSION = 1
+"""Of the functions' arguments, as version.c has it; a library of another one was built from other sources."""
+_NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
+"""What a variant asks of an x86 processor, as Linux calls it; the fastest first."""
+
+Kernel = Callable[..., Any]
+Pointer = ctypes.c_void_p
+
+_set_aside = False
+_rooms = local()
+
+
+def variant() -> str | None:
+    """Which kernels run here: "avx512", "avx2" or "portable"; None where none were built."""
+    library = _library()
+    if library is None:
+        return None
+    able = (name for name, needs in _NEEDS.items() if needs <= processor().flags)
+    return next((name for name in able if hasattr(library, f"worldsim_look_{name}")), "portable")
+
+
+def may_run() -> bool:
+    """Whether kernels may run now: nothing is taught, and nobody has set them aside."""
+    return not (_set_aside or torch.is_grad_enabled())
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Everything goes the slow way, in all threads: to compare, or to count its operations."""
+    global _set_aside
+    before, _set_aside = _set_aside, True
+    try:
+        yield
+    finally:
+        _set_aside = before
+
+
+def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kernel:
+    """A compiled function; ``kinds`` are those of its arguments. Others' Python may run meanwhile."""
+    function = getattr(_library(), f"worldsim_{name}_{variant()}")
+    function.argtypes, function.restype = list(kinds), result
+    run: Kernel = function
+    return run
+
+
+def room(floats: int) -> Tensor:
+    """Memory of this thread that means nothing from one kernel to the next: new memory costs page faults."""
+    mine: Tensor | None = getattr(_rooms, "mine", None)
+    if mine is None or len(mine) < floats:
+        with torch.inference_mode(False):
+            mine = _rooms.mine = torch.empty(floats)
+    return mine
+
+
+def address(tensor: Tensor) -> int:
+    """Where the numbers of ``tensor``, float32 on a CPU, lie one after another."""
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    assert tensor.device.type == "cpu"
+    return tensor.data_ptr()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Next to this file, if it was built from these sources."""
+    for ending in importlib.machinery.EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"compiled{ending}")
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:
+                return None
+            return library if library.worldsim_version() == _VERSION else None
+    return None

@@ -1,0 +1,86 @@
+"""Pictures moved along with the camera, in one go; ``tokenizer.history`` says the same in torch.
+
+Shapes: B worlds, H x W frame, h x w its cells, N tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import Intrinsics
+from worldsim.kernels.library import Pointer, address, kernel, room
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("right", "down")),
+        *((name, ctypes.c_int32) for name in ("rows", "columns", "patch", "pool")),
+        *((name, ctypes.c_float) for name in ("across", "along", "left", "top")),
+    )
+
+
+class Pictures:
+    """What is seen again, and the frame that is made of it.
+
+    Args:
+        right: rays of the columns [W].
+        down: rays of the rows [H].
+        patch: pixels to a side of a cell.
+        pool: cells to a side of a token.
+    """
+
+    def __init__(self, camera: Intrinsics, right: Tensor, down: Tensor, patch: int, pool: int) -> None:
+        self._right, self._down, self._pool = right, down, pool
+        self._size = height, width = len(down), len(right)
+        self.cells = height // patch, width // patch
+        self._tokens = height * width // (patch * pool) ** 2
+        scales = (2 * camera.fx / width, 2 * camera.fy / height)
+        middle = (2 * camera.cx / width - 1, 2 * camera.cy / height - 1)
+        self.data = _Data(address(right), address(down), height, width, patch, pool, *scales, *middle)
+        self._recall = kernel("recall", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 8])
+        self._compose = kernel("compose", [Pointer, ctypes.c_int, *[Pointer] * 8])
+
+    def recall(
+        self, back: Tensor, reach: Tensor, prior: Tensor, frame: Tensor, past_reach: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the past shows of a new frame.
+
+        Args:
+            back: points of the new camera to points of the previous one [B, 4, 4].
+            reach: forward depth of the new frame [B, H, W].
+            prior: what memory of the place says of it [B, 3, H, W].
+            frame: the previous frame [B, 3, H, W].
+            past_reach: its forward depth [B, H, W].
+
+        Returns:
+            The previous frame moved along [B, 3, H, W], how far that is to be believed [B, 1, H, W], where it
+            was read [B, H, W, 2], and means of the cells of ``prior`` and of the first, [B, N, 6 pool^2].
+        """
+        worlds, given = len(reach), [part.contiguous() for part in (reach, prior, frame, past_reach)]
+        warped, valid = torch.empty(worlds, 3, *self._size), torch.empty(worlds, 1, *self._size)
+        grid = torch.empty(worlds, *self._size, 2)
+        tokens = torch.empty(worlds, self._tokens, 6 * self._pool**2)
+        made = (warped, valid, grid, tokens)
+        back = back.contiguous()
+        self._recall(ctypes.addressof(self.data), address(back), worlds, *map(address, (*given, *made)))
+        return made
+
+    def compose(
+        self, out: Tensor, latent: Tensor, prior: Tensor, valid: Tensor, grid: Tensor, past: Tensor
+    ) -> Tensor:
+        """The new frame [B, 3, H, W], within [-1, 1].
+
+        Args:
+            out: what the decoder's last layer says of each cell [B, h, w, 2 + 4 patch^2]: flow, trust, paint.
+            latent: what the code paints by itself [B, N, 3 (patch pool)^2].
+            prior: see ``recall``, as ``valid`` [B, 1, H, W] and ``grid`` [B, H, W, 2].
+            past: the previous frame [B, 3, H, W].
+        """
+        given = [part.float().contiguous() for part in (out, latent, prior, valid, grid, past)]
+        frame = torch.empty(len(out), 3, *self._size)
+        spare = room(len(out) * 4 * self._size[0] * self._size[1])
+        self._compose(ctypes.addressof(self.data), len(out), *map(address, (*given, frame, spare)))
+        return frame
