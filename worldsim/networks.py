@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError, EngineError
+from worldsim.kernels.move import Mover
 from worldsim.model.dynamics import Meeting
 from worldsim.model.footing import Footing, FootingConfig
 from worldsim.model.generator import Generator, GeneratorConfig
 from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.tokenizer.build import build_tokenizer
 from worldsim.tokenizer.frame import FrameConfig
-from worldsim.tokenizer.history import HistoryConfig
+from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.units import Frame
 
 
@@ -56,6 +57,24 @@ class Networks(nn.Module):
         self.generator = Generator(config.generator, unit)
         self.heads = Heads(config.heads)
         self.footing = Footing(config.footing) if config.footing is not None else None
+        self.mover: Mover | None = None
+        """What moves cameras where nothing is taught, if there are kernels."""
+
+    def quicken(self, dtype: torch.dtype) -> None:
+        """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
+
+        ``dtype`` is the type that the weights are about to have: kernels count in float32.
+        """
+        whole = dtype == torch.float32
+        if whole:
+            self.generator.quicken()
+        place = None
+        if isinstance(self.tokenizer, HistoryTokenizer):
+            self.tokenizer.quicken(decodes=whole)
+            place = self.tokenizer.place
+        motion, look = self.heads.motion, None if place is None else place.look
+        if look is not None and motion is not None and self.footing is not None:
+            self.mover = motion.packed(look, self.footing.packed(), self.config.twist_scale)
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""

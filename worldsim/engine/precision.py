@@ -40,15 +40,13 @@ def prepare(networks: Networks, dtype: torch.dtype) -> None:
     CPU kernels take over what they can, in float32, too.
     """
     tokenizer = networks.tokenizer
-    if isinstance(tokenizer, HistoryTokenizer) and networks.device.type == "cpu":
-        tokenizer.quicken(decodes=dtype == torch.float32)
-    if networks.device.type == "cpu" and dtype == torch.float32:
-        networks.generator.quicken()
+    if networks.device.type == "cpu":
+        networks.quicken(dtype)
     kept: set[nn.Module] = {networks.generator.norm}
     cast: list[nn.Module] = []
     if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
         kept |= {tokenizer.place, tokenizer.place.column}
-        if not tokenizer.place.is_quick:
+        if tokenizer.place.look is None:
             cast += tokenizer.place.children()
     for network in (networks.generator, tokenizer, networks.heads):
         cast += network.children()

@@ -70,9 +70,9 @@ def room(floats: int) -> Tensor:
     return mine
 
 
-def address(tensor: Tensor) -> int:
-    """Where the numbers of ``tensor``, float32 on a CPU, lie one after another."""
-    assert tensor.dtype == torch.float32
+def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    """Where the numbers of ``tensor``, of this type and on a CPU, lie one after another."""
+    assert tensor.dtype == dtype
     assert tensor.is_contiguous()
     assert tensor.device.type == "cpu"
     return tensor.data_ptr()

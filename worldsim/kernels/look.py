@@ -16,6 +16,9 @@ from worldsim.kernels.library import Pointer, address, kernel, room
 CHANNELS, HIDDEN = 16, 64
 """Of the planes and of the colour network that look.h is written for."""
 
+AROUND = 16 * 6 + CHANNELS
+"""Length of what is around a camera (move.h)."""
+
 TENSORS = (
     "occupancy", "ground", "level", "wall_x", "wall_y", "depths", "column", "column_bias", "above", "below",
     "middle", "middle_bias", "last", "last_bias",
@@ -45,9 +48,10 @@ class Look:
 
     def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
         self._kept = {name: tensors[name].detach().float().contiguous() for name in TENSORS}
-        self._data = _Data(*map(address, self._kept.values()), *self._sizes(), *(numbers[n] for n in NUMBERS))
+        self.data = _Data(*map(address, self._kept.values()), *self._sizes(), *(numbers[n] for n in NUMBERS))
         views = [ctypes.c_int, Pointer, ctypes.c_int, Pointer, ctypes.c_int, ctypes.c_int]
         self._run = kernel("look", [Pointer, Pointer, *views, Pointer, Pointer, Pointer])
+        self._surround = kernel("surroundings", [Pointer, Pointer, ctypes.c_int, Pointer])
 
     def __call__(self, planar: Tensor, right: Tensor, down: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
         """Colour [B, 3, R, N] and forward depth [B, R, N] seen from ``planar`` [B, 4].
@@ -57,9 +61,15 @@ class Look:
         (views, rows, columns), planar = (len(planar), len(down), len(right)), planar.contiguous()
         colour, reach = torch.empty(views, 3, rows, columns), torch.empty(views, rows, columns)
         rays = (address(right), columns, address(down), rows, horizon)
-        given = (ctypes.addressof(self._data), address(planar), views, *rays)
+        given = (ctypes.addressof(self.data), address(planar), views, *rays)
         self._run(*given, address(colour), address(reach), address(room(views * columns * _COLUMN)))
         return colour, reach
+
+    def surroundings(self, planar: Tensor) -> Tensor:
+        """What is around cameras ``planar`` [B, 4]: occupancy on a fan, then ground features, [B, AROUND]."""
+        planar, around = planar.contiguous(), torch.empty(len(planar), AROUND)
+        self._surround(ctypes.addressof(self.data), address(planar), len(planar), address(around))
+        return around
 
     def _sizes(self) -> tuple[int, ...]:
         kept = self._kept

@@ -12,7 +12,7 @@ and forward, then radians about these axes, in the camera's frame before the ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.alone import Alone
+from worldsim.kernels.look import Look
+from worldsim.kernels.move import Ground, Mover, suits
 
 _HIDDEN_TURN, _HIDDEN_REST, _HIDDEN_SLIP = 128, 256, 64
 
@@ -60,7 +62,7 @@ class Dynamics(nn.Module):
         self, control: int, around: int, twists: int, eye: float, coasting: float | None, met: int = 0
     ) -> None:
         super().__init__()
-        self.eye, self.coasting = eye, coasting
+        self.eye, self.coasting, self.control, self.met = eye, coasting, control, met
         turning, pushing = control * (twists + 1) + 3 * twists, 3 * twists + 4 * control
         self.turn = _network(turning, _HIDDEN_TURN, 3)
         self.push = Alone(pushing, 3)
@@ -99,6 +101,18 @@ class Dynamics(nn.Module):
             idle = (controls[:, -1] == 0).all(-1, keepdim=True)
             twist = torch.where(idle, _slowed(twist, twists[:, -1], self.coasting), twist)
         return Prediction(twist, slip, spread)
+
+    def packed(self, look: Look, ground: Ground, scale: Sequence[float]) -> Mover | None:
+        """What kernels take, with what a normalised twist is multiplied by; None if there are none for it."""
+        parts = self.turn, self.rest, self.slip
+        turn, rest, slip = ([layer for layer in part if isinstance(layer, nn.Linear)] for part in parts)
+        hidden = [layer.out_features for part in (turn, rest, slip) for layer in part[:-1]]
+        turning, pushing, inputs = (some.in_features for some in (turn[0], self.push, rest[0]))
+        twists = (pushing - 4 * self.control) // 3
+        if not suits(inputs, hidden, inputs - turning - pushing - 6 - self.met, self.met):
+            return None
+        sizes = (self.control, twists)
+        return Mover(look, ground, (turn, rest, slip), self.push, scale, sizes, self.eye, self.coasting)
 
     def turns(self, controls: Tensor, twists: Tensor) -> Tensor:
         """The rotation [B, 3] of the next twist; arguments as of ``forward``."""

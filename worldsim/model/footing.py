@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
+from worldsim.kernels.move import Ground
 
 _REACH = 0.75
 """Metres beyond the ground at which its nearest point is still looked for: more than a step is long."""
@@ -76,6 +77,11 @@ class Footing(nn.Module):
         steps = torch.arange(_SPOTS + 1, dtype=torch.float64) / _SPOTS
         self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("corner", torch.tensor([x0, y0], dtype=torch.float64), persistent=False)
+
+    def packed(self) -> Ground:
+        """The map as kernels take it."""
+        config = self.config
+        return Ground(self.stood, config.bounds[:2], config.cell, round(_REACH / config.cell))
 
     def mark(self, visited: Tensor) -> None:
         """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""

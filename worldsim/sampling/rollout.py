@@ -17,18 +17,14 @@ from worldsim.model.cache import Cache, Rows
 from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
 from worldsim.networks import Networks
-from worldsim.sampling import philox, se3
+from worldsim.sampling import philox
 from worldsim.sampling.drift import drift_of
 from worldsim.sampling.flow import denoise, levels
+from worldsim.sampling.move import Move, move_cameras
 from worldsim.sampling.noise import normal_batch
 from worldsim.sampling.temperature import temperature_of
 from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import Motion, Past, View
-
-_FASTEST = 10
-"""Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
-_LOST = 100.0
-"""Metres of doubt beyond which there is no more to doubt."""
 
 
 @dataclass(slots=True)
@@ -223,7 +219,7 @@ def step_unit(
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
     """
     lead = controls.on(networks.device)
-    move = _move(networks, memory, lead)
+    move = move_cameras(networks, memory, lead)
     view = _view(networks, memory, move)
     passes = _Passes.over(networks, memory, view, steps)
     generator = networks.generator
@@ -243,7 +239,7 @@ def step_unit(
 def observe_unit(networks: Networks, memory: Memory, frames: Tensor, controls: Controls) -> Unit:
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``memory`` in place."""
     lead = controls.on(networks.device)
-    move = _move(networks, memory, lead)
+    move = move_cameras(networks, memory, lead)
     view = _view(networks, memory, move)
     latent = networks.tokenizer.encode(frames, view)
     _remember(networks, memory, _Passes.over(networks, memory, view, 0), latent)
@@ -290,71 +286,6 @@ def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return level, size
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """How the camera gets to the new frame."""
-
-    vector: Tensor
-    """Keys and look [B, M]."""
-    twist: Tensor
-    """Normalised [B, 6]."""
-    doubt: Tensor
-    """How far off the camera may then be, in metres [B]."""
-    poses: Tensor
-    """The new frame's camera-to-world, float64 [B, 4, 4]."""
-    planar: Tensor | None
-    back: Tensor | None
-
-
-def _move(networks: Networks, memory: Memory, lead: Lead) -> _Move:
-    """The explicit pose where one is given, elsewhere the motion head's prediction, kept on the ground."""
-    if not networks.has_poses:
-        still = memory.poses.new_zeros(len(lead.vector), 6).float()
-        return _Move(lead.vector, still, memory.doubt, memory.poses, None, None)
-    scale, divisor = _scales(networks.config.twist_scale, networks.device)
-    planar, twists = se3.planar(memory.poses), memory.moves[..., :6] * scale.float()
-    controls = torch.cat([memory.moves[..., 6:], lead.vector[:, None]], 1)
-    around = networks.around(planar)
-    meet = networks.meeting(planar)
-    step = networks.heads.move(memory.agent.float(), around, controls, twists, planar[:, 2], meet)
-    doubt = (memory.doubt * (1 + step.spread) + step.slip).clamp(max=_LOST)
-    twist = step.twist.double().clamp(-_FASTEST * scale, _FASTEST * scale)
-    motion = se3.exp(twist)
-    wanted = memory.poses @ motion  # both are rigid by now
-    poses = _stand(networks, memory.poses, wanted)
-    if poses is not wanted:  # row by row: who shares the batch with one that is held must not round otherwise
-        held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(memory.poses, poses)
-        motion = torch.where(held[:, None], short, motion)
-        twist = torch.where(held, se3.log(short, twist[:, 3:]), twist)
-    if lead.poses is not None and lead.given is not None:
-        asked, given = se3.relative(memory.poses, lead.poses), lead.given[:, None]
-        twist = torch.where(given, se3.log(asked), twist)
-        motion = torch.where(given[:, None], asked, motion)
-        poses = torch.where(given[:, None], lead.poses, poses)
-        doubt = torch.where(lead.given, 0.0, doubt)
-    return _Move(lead.vector, (twist / divisor).float(), doubt, poses, se3.planar(poses), motion.float())
-
-
-def _stand(networks: Networks, poses: Tensor, wanted: Tensor) -> Tensor:
-    """Where cameras [B, 4, 4] come to stand that want to be at ``wanted``; the same tensor where all may."""
-    if networks.footing is None:
-        return wanted
-    ground = networks.footing.hold(poses[:, :2, 3], wanted[:, :2, 3])
-    if ground is None:
-        return wanted
-    held = wanted.clone()
-    held[:, :2, 3] = ground
-    return held
-
-
-@cache
-def _scales(scale: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What a normalised twist is multiplied by, and what one in metres and radians is divided by."""
-    with torch.inference_mode(False):
-        factor = torch.tensor(scale, dtype=torch.float64, device=device)
-        return factor, torch.where(factor > 0, factor, 1.0)
-
-
 def _noise(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Of every world, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
     if seeds.device.type != "cpu":
@@ -362,7 +293,7 @@ def _noise(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
 
 
-def _view(networks: Networks, memory: Memory, move: _Move) -> View:
+def _view(networks: Networks, memory: Memory, move: Move) -> View:
     control = networks.control(move.vector, move.twist)
     return networks.tokenizer.view(memory.past, Motion(control, move.planar, move.back))
 
@@ -378,7 +309,7 @@ def _remember(networks: Networks, memory: Memory, passes: _Passes, latent: Tenso
 
 
 def _commit(
-    networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: _Move
+    networks: Networks, memory: Memory, frame: Tensor, latent: Tensor, view: View, move: Move
 ) -> Unit:
     """Take ``frame`` for the last one and the camera's step for done."""
     memory.past = Past(frame, view.reach)

@@ -118,7 +118,7 @@ class HistoryTokenizer(nn.Module):
     @property
     def is_quick(self) -> bool:
         """Whether kernels make frames from first to last, where nothing is taught."""
-        return self.place is not None and self.place.is_quick and self._decoder is not None
+        return self.place is not None and self.place.look is not None and self._decoder is not None
 
     def quicken(self, decodes: bool) -> None:
         """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.

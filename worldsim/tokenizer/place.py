@@ -190,12 +190,8 @@ class Place(nn.Module):
         even = torch.linspace(0.1, config.near, config.samples // 2 + 1)[:-1]
         far = torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2).exp()
         self.register_buffer("depths", torch.cat([even, far]), persistent=False)
-        self._look: Look | None = None
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether kernels look, where nothing is taught."""
-        return self._look is not None
+        self.look: Look | None = None
+        """What looks where nothing is taught, if there are kernels."""
 
     def quicken(self) -> None:
         """Let kernels look from now on, if there are any for such a place; its weights must stay."""
@@ -206,7 +202,7 @@ class Place(nn.Module):
         assert isinstance(last, nn.Linear)
         planes = ("ground", "level", "wall_x", "wall_y")
         x0, y0, x1, y1 = config.bounds
-        self._look = Look(
+        self.look = Look(
             {
                 "occupancy": self.occupancy[0, 0],
                 **{name: getattr(self, name)[0].permute(1, 2, 0) for name in planes},
@@ -251,8 +247,8 @@ class Place(nn.Module):
         ``columns`` [B, N] picks columns per view (all by default). Returns colour [B, R, N, 3], about within
         [-1, 1], and forward depth [B, R, N] in metres.
         """
-        if self._look is not None and columns is None and may_run():
-            colour, reach = self._look(planar, rays.right, rays.down, rays.horizon)
+        if self.look is not None and columns is None and may_run():
+            colour, reach = self.look(planar, rays.right, rays.down, rays.horizon)
             return colour.permute(0, 2, 3, 1), reach
         right = rays.right[None].expand(len(planar), -1) if columns is None else rays.right[columns]
         x, y, z, yaw = (value[:, None] for value in planar.unbind(-1))
@@ -297,6 +293,8 @@ class Place(nn.Module):
         Returns [B, 16 * 6 + C] in (-1, 1).
         """
         x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
+        if self.look is not None and may_run():
+            return self.look.surroundings(planar)
         angle = torch.arange(_FAN_RAYS, device=planar.device)[None, :, None] * (2 * math.pi / _FAN_RAYS) + yaw
         radius = _fan(planar.device)
         fan = _lookup(self.occupancy, *self._unit(x + radius * angle.cos(), y + radius * angle.sin()))

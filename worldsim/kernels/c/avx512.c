@@ -12,4 +12,5 @@
 #include "convolve.h"
 #include "decode.h"
 #include "generate.h"
+#include "move.h"
 #endif

@@ -10,3 +10,4 @@
 #include "convolve.h"
 #include "decode.h"
 #include "generate.h"
+#include "move.h"
