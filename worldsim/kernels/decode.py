@@ -65,7 +65,7 @@ class _Data(ctypes.Structure):
 def suits(grid: tuple[int, int], width: int, depth: int, patch: int) -> bool:
     """Whether decode.h is written for such a decoder; ``grid`` is h and w."""
     whole = all(cells % _TILE == 0 for cells in grid)
-    return whole and width % _LANES == 0 and depth <= _BLOCKS and patch > 0
+    return whole and width % _LANES == 0 and 1 <= depth <= _BLOCKS and patch > 0
 
 
 class Decoder:

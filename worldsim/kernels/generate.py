@@ -16,8 +16,10 @@ from torch import Tensor
 from worldsim.kernels.dense import DenseData, Packed
 from worldsim.kernels.library import Pointer, address, kernel, room
 
-_LAYERS, _ROWS, _SIDE, _PAST = 16, 256, 64, 4080
-"""At most so many blocks, tokens and registers, channels of a head, and frames of past (generate.h)."""
+PAST = 65536
+"""Frames of past that kernels look back at, at most: one number for each lies on a thread's stack."""
+_LAYERS, _ROWS, _SIDE = 16, 256, 64
+"""At most so many blocks, tokens and registers, and channels of a head (generate.h)."""
 _LANES, _PANEL = 16, 64
 _SIDE_BY_SIDE = 4
 """Worlds that pass at once: more of them leave the caches."""

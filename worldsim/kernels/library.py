@@ -88,5 +88,6 @@ def _library() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:
                 return None
-            return library if library.worldsim_version() == _VERSION else None
+            told = getattr(library, "worldsim_version", lambda: None)()
+            return library if told == _VERSION else None
     return None

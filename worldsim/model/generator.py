@@ -194,8 +194,8 @@ class Generator(nn.Module):
 
         Passes over the same frames share the first, and get their modulations from one call.
         """
-        if self._passes is not None and cache is not None and may_run():
-            return self._pass(self._passes, noisy, level, embedded, modulation, cache)
+        if cache is not None and (passes := self._quick(cache)) is not None:
+            return self._pass(passes, noisy, level, embedded, modulation, cache)
         x = self._entered(noisy, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
@@ -216,8 +216,8 @@ class Generator(nn.Module):
 
         The last block that looks at the past gives its own before it looks; what it would add nobody reads.
         """
-        if self._passes is not None and may_run():
-            made = self._passes(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts(), remembers=True)
+        if (passes := self._quick(cache)) is not None:
+            made = passes(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts(), remembers=True)
             return made[2][:, :, None], made[3][:, :, None]
         x = self._entered(clean, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
@@ -232,6 +232,10 @@ class Generator(nn.Module):
                 fresh.append(pair)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         return keys, values
+
+    def _quick(self, cache: Cache) -> generate.Passes | None:
+        """Kernels that may pass now and look back at so much."""
+        return self._passes if may_run() and cache.frames <= generate.PAST else None
 
     def _pass(
         self,

@@ -102,12 +102,16 @@ INLINE void activate(const NormData *norm, int views, int high, int wide, int wi
     }
 }
 
+INLINE int widest_input(const DecoderData *decoder) {
+    return decoder->enter.inputs > decoder->width ? decoder->enter.inputs : decoder->width;
+}
+
 /* Floats of room that a view takes. */
 size_t KERNEL(decode_room)(const CameraData *camera, const DecoderData *decoder) {
     size_t cells = (size_t)(camera->rows / camera->patch) * (camera->columns / camera->patch), tiles = cells / (OUT * OUT);
     size_t outputs = decoder->leave.outputs > decoder->width ? decoder->leave.outputs : decoder->width;
     return cells * (decoder->enter.inputs + 3 * decoder->width)
-           + tiles * SPOTS * (decoder->enter.inputs + (size_t)panels_of(outputs) * PANEL);
+           + tiles * SPOTS * (widest_input(decoder) + (size_t)panels_of(outputs) * PANEL);
 }
 
 /* All views. latent [views, tokens, channels], films [views, depth, 2, width]; out [views, cells, outputs]; all else
@@ -121,7 +125,7 @@ void KERNEL(decode)(const CameraData *camera, const DecoderData *decoder, int vi
     size_t inputs = decoder->enter.inputs, most = views * cells;
     float *described = room, *hidden = described + most * inputs, *active = hidden + most * width;
     float *inner = active + most * width, *spots = inner + most * width;
-    float *sums = spots + most / (OUT * OUT) * SPOTS * inputs;
+    float *sums = spots + most / (OUT * OUT) * SPOTS * widest_input(decoder);
 #pragma omp parallel
     {
 #pragma omp for schedule(static)

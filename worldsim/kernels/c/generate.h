@@ -1,7 +1,7 @@
 /* A pass of the generator, from a noisy latent to a clean one, or to the keys and values that later frames look at. See
    model/generator.py and model/blocks.py. Tokens have their channels last; a head's lie together. */
 
-enum { MOST_LAYERS = 16, MOST_TOKENS = 256, MOST_PAST = 4096 };
+enum { MOST_LAYERS = 16, MOST_TOKENS = 256 };
 
 typedef struct {
     DenseData into, back; /* queries and keys, values, both halves of the SwiGLU; and the way back */
@@ -98,7 +98,7 @@ INLINE void look_back(const GeneratorData *generator, const BlockData *block, co
     const float *from = wide + 2 * width + head * side, *keys = past->keys + view * frames * step + at;
     const float *values = past->values + view * frames * step + at;
     const uint8_t *filled = past->filled + (size_t)view * frames;
-    float query[PANEL], scores[MOST_PAST];
+    float query[PANEL], scores[frames + LANES];
     point(from, block->norm + 2 * side, NULL, side, query);
     point(from + width, block->norm + 3 * side, NULL, side, key);
     memcpy(value, wide + 5 * width + head * side, side * sizeof(float));

@@ -1,0 +1,206 @@
+"""When kernels run and which; without any, everything works all the same."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.kernels.ways import VARIANTS, able, both, built, looks, quick_world
+from tests.tiny import random_like
+from worldsim.engine.world import World, load
+from worldsim.kernels import library
+from worldsim.kernels.dense import Dense
+from worldsim.processor import Processor
+from worldsim.tokenizer.history import HistoryTokenizer
+
+WARM = Processor(flags=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}))
+needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick_world(tmp_path_factory.mktemp("worlds"))
+
+
+def tokenizer_of(world: World) -> HistoryTokenizer:
+    assert isinstance(world.networks.tokenizer, HistoryTokenizer)
+    return world.networks.tokenizer
+
+
+def frames_of(world: World, count: int = 3) -> np.ndarray:
+    session = world.engine(1).open(3, 0)
+    return np.stack([session.step().frame for _ in range(count)]).astype(float)
+
+
+@built
+def test_the_variant_is_the_fastest_that_the_processor_can_run() -> None:
+    assert library.variant() == able()[0]
+    assert set(able()) <= set(VARIANTS)
+    assert able()[-1] == "portable"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "wanted"),
+    [(set(), "avx512"), ({"avx512bw"}, "avx2"), ({"fma"}, "portable"), ({"avx2"}, "portable")],
+)
+def test_nothing_runs_that_the_processor_lacks(
+    monkeypatch: pytest.MonkeyPatch, lacking: set[str], wanted: str
+) -> None:
+    monkeypatch.setattr(library, "_library", lambda: SimpleNamespace(**dict.fromkeys(map(look, VARIANTS))))
+    monkeypatch.setattr(library, "processor", lambda: Processor(flags=WARM.flags - lacking))
+    assert library.variant() == wanted
+
+
+def look(variant: str) -> str:
+    return f"worldsim_look_{variant}"
+
+
+def test_nothing_runs_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "processor", lambda: WARM)
+    monkeypatch.setattr(library, "_library", lambda: SimpleNamespace(worldsim_look_portable=None))
+    assert library.variant() == "portable"
+    monkeypatch.setattr(library, "_library", lambda: None)
+    assert library.variant() is None
+
+
+@built
+def test_variants_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, bias, x = random_like((150, 70), 0), random_like((150,), 1), random_like((20, 70), 2)
+    made = []
+    for name in able():
+        monkeypatch.setattr(library, "variant", lambda name=name: name)
+        made.append(Dense(weight, bias)(x))
+    for other in made:
+        torch.testing.assert_close(other, made[0], atol=1e-4, rtol=1e-5)
+
+
+def test_kernels_may_run_where_nothing_is_taught() -> None:
+    assert library.may_run()
+    with torch.inference_mode():
+        assert library.may_run()
+    with torch.enable_grad():
+        assert not library.may_run()
+    assert library.may_run()
+
+
+def test_kernels_are_set_aside_until_the_outermost_end() -> None:
+    with library.set_aside():
+        assert not library.may_run()
+        with library.set_aside():
+            assert not library.may_run()
+        assert not library.may_run()
+    assert library.may_run()
+    with pytest.raises(KeyError), library.set_aside():
+        raise KeyError
+    assert library.may_run()
+
+
+def test_kernels_are_set_aside_in_all_threads() -> None:
+    seen = []
+
+    def work() -> None:
+        with torch.no_grad():
+            seen.append(library.may_run())
+
+    with library.set_aside():
+        in_thread(work)
+    in_thread(work)
+    assert seen == [False, True]
+
+
+def in_thread(work: object) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_room_grows_and_is_a_thread_s_own() -> None:
+    small = library.room(10)
+    assert len(small) >= 10
+    assert library.room(3).data_ptr() == library.room(10).data_ptr()
+    large = library.room(len(small) + 1000)
+    assert len(large) >= len(small) + 1000
+    assert library.room(5).data_ptr() == large.data_ptr()
+    others = []
+    in_thread(lambda: others.append(library.room(5)))
+    assert others[0].data_ptr() != large.data_ptr()
+    library.address(large)
+
+
+def test_room_made_where_nothing_is_recorded_is_no_different() -> None:
+    with torch.inference_mode():
+        made = library.room(len(library.room(1)) + 1)
+    assert not made.is_inference()
+
+
+def test_the_address_is_of_numbers_that_lie_as_kernels_read_them() -> None:
+    x = torch.zeros(4, 6)
+    assert library.address(x) == x.data_ptr()
+    assert library.address(x[1:]) == x.data_ptr() + 24
+    for other in (x.double(), x.bool(), x.T, x[:, ::2], x.to("meta")):
+        with pytest.raises(AssertionError):
+            library.address(other)
+
+
+def test_a_world_is_as_lively_without_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_library", lambda: None)
+    assert library.variant() is None
+    world = load(folder, "cpu", torch.float32)
+    assert not looks(tokenizer_of(world).place)
+    assert not tokenizer_of(world).is_quick
+    assert not world.networks.generator.is_quick
+    frames = frames_of(world)
+    assert frames.std() > 5
+    with library.set_aside():
+        np.testing.assert_array_equal(frames_of(world), frames)
+
+
+@built
+def test_a_world_dreams_by_kernels_what_it_dreams_without(folder: Path) -> None:
+    world = load(folder, "cpu", torch.float32)
+    assert tokenizer_of(world).is_quick
+    assert world.networks.generator.is_quick
+    assert world.alike
+    quick, slow = both(lambda: frames_of(world))
+    assert quick.std() > 5
+    assert np.abs(quick - slow).max() <= 1  # of 255: what lies halfway is rounded up or down
+
+
+@built
+def test_in_half_precision_a_place_is_seen_by_kernels(folder: Path) -> None:
+    world = load(folder, "cpu", torch.bfloat16)
+    assert looks(tokenizer_of(world).place)
+    assert not tokenizer_of(world).is_quick
+    assert not world.networks.generator.is_quick
+    quick, slow = both(lambda: frames_of(world, 1))
+    assert np.abs(quick - slow).mean() < 1
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(("version", "taken"), [(library._VERSION, True), (library._VERSION + 1, False)])
+def test_a_library_of_another_version_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, taken: bool
+) -> None:
+    ending = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (tmp_path / "version.c").write_text(f"int worldsim_version(void) {{ return {version}; }}\n")
+    build = ["cc", "-shared", "-fPIC", "version.c", "-o", f"compiled{ending}"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert (library._library.__wrapped__() is not None) == taken
+
+
+def test_a_library_that_is_not_there_or_damaged_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert library._library.__wrapped__() is None
+    (tmp_path / f"compiled{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    assert library._library.__wrapped__() is None

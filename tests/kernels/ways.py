@@ -1,0 +1,108 @@
+"""Two ways to the same numbers: by kernels, and by torch when they are set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.tiny import stir
+from worldsim.checkpoint import load_world, save_world, tiny_world
+from worldsim.kernels import library
+from worldsim.networks import Networks
+from worldsim.processor import processor
+from worldsim.tokenizer.place import Place, PlaceConfig
+
+VARIANTS = ("avx512", "avx2", "portable")
+MISSING = (
+    "no kernels lie next to worldsim/kernels/library.py: there was no C compiler when this was installed"
+)
+PLACE = PlaceConfig(
+    bounds=(-1.0, -1.5, 2.0, 1.0),
+    ceiling=2.0,
+    cell=0.25,
+    level_cell=0.2,
+    wall_cell=0.25,
+    samples=24,
+    near=2.0,
+    far=6.0,
+)
+
+built = pytest.mark.skipif(library.variant() is None, reason=MISSING)
+
+T = TypeVar("T")
+
+
+def able() -> list[str]:
+    """The compiled variants that this processor can run."""
+    found, flags = library._library(), processor().flags
+    if found is None:
+        return []
+    fast = [name for name, needs in library._NEEDS.items() if needs <= flags]
+    return [name for name in (*fast, "portable") if hasattr(found, f"worldsim_look_{name}")]
+
+
+def looks(place: Place | None) -> bool:
+    """Whether kernels look."""
+    return place is not None and place.look is not None
+
+
+def both(run: Callable[[], T]) -> tuple[T, T]:
+    """What kernels give and what torch gives."""
+    assert library.may_run()
+    quick = run()
+    with library.set_aside():
+        return quick, run()
+
+
+def same(one: object, other: object) -> None:
+    """Equal to the last bit."""
+    torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """As many for torch and for kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_place(config: PlaceConfig = PLACE) -> Place:
+    """A room of 3 x 2.5 m with pillars of all thicknesses, and colours about as wide as [-1, 1]."""
+    torch.manual_seed(0)
+    place = Place(config).eval().requires_grad_(False)
+    stir(place, scale=0.3)
+    place.occupancy.copy_(
+        F.interpolate(2.0 * torch.randn(1, 1, 7, 6) - 1.0, place.occupancy.shape[2:], mode="bilinear")
+    )
+    return place
+
+
+def quick_world(parent: Path) -> Path:
+    """A lively tiny world on disk whose sizes are those that kernels are written for."""
+    stored = load_world(tiny_world(parent, "plain"))
+    config, history = stored.config.networks, stored.config.networks.history
+    assert history is not None
+    assert history.place is not None
+    place = dataclasses.replace(history.place, channels=16, hidden=64)
+    history = dataclasses.replace(history, place=place, width=16)
+    generator = dataclasses.replace(config.generator, width=64, heads=4)
+    heads = dataclasses.replace(config.heads, width=64, surroundings=history.surroundings)
+    config = dataclasses.replace(config, history=history, generator=generator, heads=heads)
+    networks = Networks(config)
+    stir(networks)
+    if networks.footing is not None:
+        networks.footing.stood[8:-8, 8:-8] = 1
+    world = dataclasses.replace(stored.config, name="quick", networks=config)
+    save_world(parent / "quick", world, networks, stored.starts, stored.card)
+    return parent / "quick"
