@@ -15,7 +15,7 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
-    {"pixels", "config", "peak", "ticker", "alone", "processor"},
+    {"pixels", "config", "peak", "ticker", "alone", "processor", "pool"},
     {"camera", "controls", "units"},
     {"kernels"},
     {"bridge.protocol"},

@@ -27,7 +27,8 @@ def memory_bandwidth(device: torch.device, megabytes: int = 256, seconds: float 
 
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The least time that ``work`` took, in seconds."""
+    """The least time that ``work`` took, in seconds; not the first, when memory is new."""
+    work()
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until or best == float("inf"):
         start = time.perf_counter()

@@ -30,8 +30,10 @@ from worldsim.errors import BridgeError
 if TYPE_CHECKING:
     import zmq
 
-_WARM_UP = 2
-"""Rounds that are not timed."""
+_HISTORY = 16
+"""Frames that a session can be rewound by, as a server keeps them unless told otherwise."""
+_WARM_UP = _HISTORY + 4
+"""Rounds that are not timed: until then every session's history grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class WireTiming:
     clients: int
     wire_fps: float
     engine_fps: float
-    """Of the bare engine at the same batch, before and after, the mean."""
+    """Of the bare engine at the same batch and with the same history, before and after, the mean."""
     p50_ms: float
     """From a client's request to its frame."""
     p99_ms: float
@@ -58,7 +60,7 @@ def time_wire(world: World, name: str, clients: int = 64, seconds: float = 10.0)
     Raises:
         BridgeError: the server did not come up.
     """
-    case, limits = Case(batch=clients, steps=1), Limits(1.0, 1.0)
+    case, limits = Case(batch=clients, steps=1, history=_HISTORY), Limits(1.0, 1.0)
     alone = [time_steps(world, case, limits, seconds / 2).frames_per_s]
     with tempfile.TemporaryDirectory() as folder, serving(name, Path(folder), clients) as address:
         line = [sys.executable, "-m", "worldsim.bench.wire", address, str(clients), str(seconds)]
@@ -73,6 +75,7 @@ def serving(world: str, folder: Path, slots: int, *options: str) -> Iterator[str
     """A ``worldsim serve`` process with its socket in ``folder``; gives its address."""
     address = f"ipc://{folder}/wire.sock"
     line = [sys.executable, "-m", "worldsim.cli", "serve", world, "--bind", address, "--slots", str(slots)]
+    line += ["--history", str(_HISTORY)]
     with open(folder / "server.log", "wb") as log:
         server = subprocess.Popen([*line, "--steps", "1", *options], stdout=log, stderr=log)
     try:

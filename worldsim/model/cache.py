@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from worldsim import pool
 from worldsim.model.rope import rotate, turns
 
 
@@ -121,7 +122,7 @@ class Cache:
     def page(self) -> Page:
         """A copy of what the next write will overwrite."""
         place, numbers = self._next(), self._numbers()
-        keys, values = self.keys[:, numbers, place], self.values[:, numbers, place]
+        keys, values = (pool.copied(part[:, numbers, place]) for part in (self.keys, self.values))
         return Page(place, keys, values, self.written[numbers, place])
 
     def unwrite(self, page: Page) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim import pool
 from worldsim.model.cache import Cache, Rows
 from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
@@ -108,7 +109,7 @@ class Memory:
 
 
 def _copied(part: Tensor, rows: Rows) -> Tensor:
-    return part[rows].clone() if isinstance(rows, slice) else part[rows]
+    return pool.copied(part[rows]) if isinstance(rows, slice) else part[rows]
 
 
 def rows_of(numbers: np.ndarray, device: torch.device) -> Rows:

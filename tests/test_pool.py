@@ -1,0 +1,59 @@
+"""Memory that is used again, and never while somebody holds it."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from worldsim import pool
+
+SHAPE = (3, 64, 128)
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_free", type(pool._free)(list))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8])
+def test_a_copy_is_equal_and_of_its_own(dtype: torch.dtype) -> None:
+    part = torch.arange(3 * 64 * 128 * 2).reshape(2, *SHAPE).to(dtype)[1].transpose(0, 2)
+    copy = pool.copied(part)
+    assert torch.equal(copy, part)
+    assert copy.is_contiguous()
+    copy.zero_()
+    assert part.any()
+
+
+def test_memory_is_used_again_when_it_is_let_go() -> None:
+    first = pool.copied(torch.ones(SHAPE))
+    where = first.data_ptr()
+    del first
+    gc.collect()
+    assert pool.copied(torch.zeros(SHAPE)).data_ptr() == where
+
+
+def test_a_view_keeps_its_memory() -> None:
+    view = pool.copied(torch.ones(SHAPE))[1:2]
+    gc.collect()
+    others = [pool.copied(torch.zeros(SHAPE)) for _ in range(4)]
+    assert (view == 1).all()
+    assert len({one.data_ptr() for one in others}) == 4
+
+
+def test_what_is_small_is_left_to_the_system() -> None:
+    for _ in range(3):
+        assert pool.copied(torch.ones(8)).sum() == 8
+    assert not pool._free
+
+
+def test_threads_never_share_it() -> None:
+    def work(number: int) -> bool:
+        kept = [pool.copied(torch.full(SHAPE, float(number))) for _ in range(5)]
+        return all((one == number).all() for one in kept)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(60)))
