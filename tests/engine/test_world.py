@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import worldsim
+from worldsim.engine import precision
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.world import World, load
+from worldsim.processor import Processor
 
 
 def test_a_world_tells_what_it_is(world: World) -> None:
@@ -26,7 +29,28 @@ def test_a_world_tells_what_it_is(world: World) -> None:
 
 def test_the_public_load_is_the_engine_s(folder: Path) -> None:
     assert worldsim.load is load
-    assert load(str(folder), "cpu").dtype == best_dtype(torch.device("cpu"))
+    world = load(str(folder), "cpu")
+    assert world.dtype == best_dtype(world.networks)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "kernels", "dtype"),
+    [
+        ("GenuineIntel", {"avx512_bf16"}, True, torch.float32),
+        ("GenuineIntel", {"avx512_bf16"}, False, torch.bfloat16),
+        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, True, torch.bfloat16),
+        ("AuthenticAMD", {"avx512_bf16"}, True, torch.bfloat16),
+        ("", {"bf16"}, False, torch.bfloat16),
+        ("GenuineIntel", {"avx2"}, False, torch.float32),
+        ("", set(), True, torch.float32),
+    ],
+)
+def test_the_number_type_follows_processor_and_kernels(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str], kernels: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "processor", lambda: Processor("", vendor, frozenset(flags)))
+    networks = SimpleNamespace(device=torch.device("cpu"), suits_kernels=kernels)
+    assert best_dtype(networks) == dtype  # type: ignore[arg-type]
 
 
 def test_nothing_is_trained_here(world: World) -> None:

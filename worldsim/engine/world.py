@@ -104,4 +104,5 @@ def load(
         EngineError: the device is not there.
     """
     place = find_device(device)
-    return World(load_world(find_world(name), place), place, dtype or best_dtype(place))
+    stored = load_world(find_world(name), place)
+    return World(stored, place, dtype or best_dtype(stored.networks))

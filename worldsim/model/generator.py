@@ -110,12 +110,19 @@ class Generator(nn.Module):
         """Whether kernels pass, where nothing is taught."""
         return self._passes is not None
 
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for such a generator."""
+        config, block = self.config, self.blocks[0]
+        assert isinstance(block, Block)
+        sizes = (config.width, config.width // config.heads, len(self.positions), block.sizes[1])
+        return variant() is not None and self.mask is None and generate.suits(*sizes, config.layers)
+
     def quicken(self) -> None:
         """Let kernels pass from now on, where nothing is taught: float32 on a CPU; weights must stay."""
-        config, blocks = self.config, [block for block in self.blocks if isinstance(block, Block)]
-        sizes = (config.width, config.width // config.heads, len(self.positions), blocks[0].sizes[1])
-        if variant() is None or self.mask is not None or not generate.suits(*sizes, config.layers):
+        if not self.suits_kernels:
             return
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
         self._passes = generate.Passes(
             (self.latent_in.weight, self.latent_in.bias),
             (self.out.weight, self.out.bias),

@@ -120,6 +120,18 @@ class HistoryTokenizer(nn.Module):
         """Whether kernels make frames from first to last, where nothing is taught."""
         return self.place is not None and self.place.look is not None and self._decoder is not None
 
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for such a decoder."""
+        config, patch = self.config, self.config.patch
+        cells = config.size[0] // patch, config.size[1] // patch
+        return (
+            variant() is not None
+            and self.place is not None
+            and self.place.suits_kernels
+            and suits(cells, config.width, config.depth, patch)
+        )
+
     def quicken(self, decodes: bool) -> None:
         """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
 
@@ -131,7 +143,7 @@ class HistoryTokenizer(nn.Module):
         self.place.quicken()
         rays = self.rays
         self._pictures = Pictures(config.intrinsics, rays.right, rays.down, config.patch, config.pool)
-        if decodes and suits(self._pictures.cells, config.width, config.depth, config.patch):
+        if decodes and self.suits_kernels:
             blocks = [block for block in self.weigh.blocks if isinstance(block, Residual)]
             layers = [(one.norm_in, one.first, one.norm_out, one.second) for one in blocks]
             last = (self.out_norm, self.out)

@@ -193,10 +193,15 @@ class Place(nn.Module):
         self.look: Look | None = None
         """What looks where nothing is taught, if there are kernels."""
 
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for such a place."""
+        return variant() is not None and (self.config.channels, self.config.hidden) == (CHANNELS, HIDDEN)
+
     def quicken(self) -> None:
         """Let kernels look from now on, if there are any for such a place; its weights must stay."""
         config, (_, first, _, last) = self.config, self.colour
-        if variant() is None or (config.channels, config.hidden) != (CHANNELS, HIDDEN):
+        if not self.suits_kernels:
             return
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
