@@ -60,16 +60,6 @@ class Networks(nn.Module):
         self.mover: Mover | None = None
         """What moves cameras where nothing is taught, if there are kernels."""
 
-    @property
-    def suits_kernels(self) -> bool:
-        """Whether kernels can make frames from first to last."""
-        tokenizer = self.tokenizer
-        return (
-            isinstance(tokenizer, HistoryTokenizer)
-            and tokenizer.suits_kernels
-            and self.generator.suits_kernels
-        )
-
     def quicken(self, dtype: torch.dtype) -> None:
         """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,28 +28,25 @@ def test_a_world_tells_what_it_is(world: World) -> None:
 
 def test_the_public_load_is_the_engine_s(folder: Path) -> None:
     assert worldsim.load is load
-    world = load(str(folder), "cpu")
-    assert world.dtype == best_dtype(world.networks)
+    assert load(str(folder), "cpu").dtype == best_dtype(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("vendor", "flags", "kernels", "dtype"),
+    ("vendor", "flags", "dtype"),
     [
-        ("GenuineIntel", {"avx512_bf16"}, True, torch.float32),
-        ("GenuineIntel", {"avx512_bf16"}, False, torch.bfloat16),
-        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, True, torch.bfloat16),
-        ("AuthenticAMD", {"avx512_bf16"}, True, torch.bfloat16),
-        ("", {"bf16"}, False, torch.bfloat16),
-        ("GenuineIntel", {"avx2"}, False, torch.float32),
-        ("", set(), True, torch.float32),
+        ("GenuineIntel", {"avx512_bf16"}, torch.float32),
+        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, torch.bfloat16),
+        ("AuthenticAMD", {"avx512_bf16"}, torch.bfloat16),
+        ("", {"bf16"}, torch.bfloat16),
+        ("GenuineIntel", {"avx2"}, torch.float32),
+        ("", set(), torch.float32),
     ],
 )
-def test_the_number_type_follows_processor_and_kernels(
-    monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str], kernels: bool, dtype: torch.dtype
+def test_the_number_type_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(precision, "processor", lambda: Processor("", vendor, frozenset(flags)))
-    networks = SimpleNamespace(device=torch.device("cpu"), suits_kernels=kernels)
-    assert best_dtype(networks) == dtype  # type: ignore[arg-type]
+    assert best_dtype(torch.device("cpu")) == dtype
 
 
 def test_nothing_is_trained_here(world: World) -> None:

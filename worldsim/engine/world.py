@@ -105,4 +105,4 @@ def load(
     """
     place = find_device(device)
     stored = load_world(find_world(name), place)
-    return World(stored, place, dtype or best_dtype(stored.networks))
+    return World(stored, place, dtype or best_dtype(place))
