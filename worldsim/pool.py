@@ -24,15 +24,15 @@ def copied(part: Tensor) -> Tensor:
     """A copy of ``part`` whose memory is used again when nobody holds it, or a view of it, any more."""
     if part.device.type != "cpu" or part.nbytes < _LEAST:
         return part.clone(memory_format=torch.contiguous_format)
-    return _bytes(part.nbytes).view(part.dtype).view(part.shape).copy_(part)
+    return torch.frombuffer(_lent(part.nbytes), dtype=part.dtype).view(part.shape).copy_(part)
 
 
-def _bytes(count: int) -> Tensor:
-    """uint8 [count], of any content."""
+def _lent(count: int) -> np.ndarray:
+    """uint8 [count], of any content; free again when the last view of its tensor is gone, and it with it."""
     try:
         memory = _free[count].pop()
     except IndexError:
         memory = np.empty(count, np.uint8)
-    lent = memory[:]  # what the tensor holds until its last view is gone
+    lent = memory[:]
     weakref.finalize(lent, _free[count].append, memory).atexit = False
-    return torch.from_numpy(lent)
+    return lent
