@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.kernels.dense import in_panels
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
 from worldsim.kernels.pictures import Pictures
 
 _BLOCKS, _GROUPS, _LANES, _TILE = 8, 8, 16, 4
@@ -68,7 +68,7 @@ def suits(grid: tuple[int, int], width: int, depth: int, patch: int) -> bool:
     return whole and width % _LANES == 0 and 1 <= depth <= _BLOCKS and patch > 0
 
 
-class Decoder:
+class Decoder(Fixed):
     """A decoder as decode.h takes it.
 
     Args:

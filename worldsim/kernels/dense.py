@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Pointer, address, kernel
+from worldsim.kernels.library import Fixed, Pointer, address, kernel
 
 _PANEL = 64
 """Outputs that lie together, as dense.h has it."""
@@ -24,7 +24,7 @@ class DenseData(ctypes.Structure):
     )
 
 
-class Packed:
+class Packed(Fixed):
     """The weights of a linear layer, laid out for kernels.
 
     Args:

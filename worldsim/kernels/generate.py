@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.kernels.dense import DenseData, Packed
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
 
 PAST = 65536
 """Frames of past that kernels look back at, at most: one number for each lies on a thread's stack."""
@@ -75,7 +75,7 @@ def suits(width: int, side: int, rows: int, hidden: int, layers: int) -> bool:
     return small and width % _PANEL == 0 and side % _LANES == 0 and (2 * hidden) % _PANEL == 0
 
 
-class Passes:
+class Passes(Fixed):
     """A generator as generate.h takes it.
 
     Args:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import local
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ Pointer = ctypes.c_void_p
 
 _set_aside = False
 _rooms = local()
+
+
+class Fixed:
+    """What holds addresses of weights that do not change: its copy is itself."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
 
 
 def variant() -> str | None:

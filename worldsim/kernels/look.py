@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
 
 CHANNELS, HIDDEN = 16, 64
 """Of the planes and of the colour network that look.h is written for."""
@@ -37,7 +37,7 @@ class _Data(ctypes.Structure):
     )
 
 
-class Look:
+class Look(Fixed):
     """A place as look.h takes it.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.kernels.dense import DenseData, Packed
-from worldsim.kernels.library import Pointer, address, kernel
+from worldsim.kernels.library import Fixed, Pointer, address, kernel
 from worldsim.kernels.look import AROUND, Look
 
 FELT, MET = 16 * 4, 6
@@ -40,7 +40,7 @@ class _MotionData(ctypes.Structure):
     )
 
 
-class Ground:
+class Ground(Fixed):
     """A map of where cameras stood, as move.h takes it.
 
     Args:
@@ -55,7 +55,7 @@ class Ground:
         self.data = _FootingData(address(self._kept, torch.uint8), *stood.shape, reach, *corner, cell)
 
 
-class Mover:
+class Mover(Fixed):
     """Dynamics on the ground of a place, as move.h takes them.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Intrinsics
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
 
 
 class _Data(ctypes.Structure):
@@ -22,7 +22,7 @@ class _Data(ctypes.Structure):
     )
 
 
-class Pictures:
+class Pictures(Fixed):
     """What is seen again, and the frame that is made of it.
 
     Args:
