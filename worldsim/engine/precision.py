@@ -25,9 +25,13 @@ def best_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor is faster in bfloat16 than in float32, and rounds alike in every batch."""
     here = processor()
-    fast = here.flags & _MATRICES or (_VECTORS in here.flags and here.vendor != "GenuineIntel")
-    return torch.bfloat16 if fast else torch.float32
+    return bool(here.flags & _MATRICES) or (_VECTORS in here.flags and here.vendor != "GenuineIntel")
 
 
 def prepare(networks: Networks, dtype: torch.dtype) -> None:
@@ -57,7 +61,7 @@ def rounds_alike(networks: Networks, dtype: torch.dtype) -> bool:
     """Whether prepared networks give a world's frames to the bit, whatever else is in the batch."""
     tokenizer = networks.tokenizer
     quick = isinstance(tokenizer, HistoryTokenizer) and tokenizer.is_quick and networks.generator.is_quick
-    return quick or dtype == torch.bfloat16
+    return quick or (dtype == torch.bfloat16 and _multiplies_bfloat16())
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:

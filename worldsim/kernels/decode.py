@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from worldsim.kernels.dense import in_panels
+from worldsim.kernels.dense import DenseData, in_panels
 from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
 from worldsim.kernels.pictures import Pictures
 
@@ -34,25 +34,16 @@ _IN = torch.tensor(
 """What F(4x4, 3x3) makes of a row of weights (Lavin and Gray, 1509.09308)."""
 
 
-class _ConvData(ctypes.Structure):
-    _fields_ = (
-        ("weights", Pointer),
-        ("bias", Pointer),
-        ("inputs", ctypes.c_int32),
-        ("outputs", ctypes.c_int32),
-    )
-
-
 class _NormData(ctypes.Structure):
     _fields_ = (("scale", Pointer), ("shift", Pointer))
 
 
 class _Data(ctypes.Structure):
     _fields_ = (
-        ("enter", _ConvData),
-        ("first", _ConvData * _BLOCKS),
-        ("second", _ConvData * _BLOCKS),
-        ("leave", _ConvData),
+        ("enter", DenseData),
+        ("first", DenseData * _BLOCKS),
+        ("second", DenseData * _BLOCKS),
+        ("leave", DenseData),
         ("norm_in", _NormData * _BLOCKS),
         ("norm_out", _NormData * _BLOCKS),
         ("norm", _NormData),
@@ -99,8 +90,8 @@ class Decoder(Fixed):
         self._outputs = len(last[1].weight)
         self._data = _Data(
             self._conv(padded, see.bias + code.bias),
-            (_ConvData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in first)),
-            (_ConvData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in second)),
+            (DenseData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in first)),
+            (DenseData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in second)),
             self._conv(last[1].weight, last[1].bias),
             (_NormData * _BLOCKS)(*map(self._norm, before)),
             (_NormData * _BLOCKS)(*map(self._norm, after)),
@@ -132,13 +123,13 @@ class Decoder(Fixed):
             self._run(*self._where, min(_SIDE_BY_SIDE, len(prior) - i), *some, address(out[i:]), spare)
         return out
 
-    def _conv(self, weight: Tensor, bias: Tensor | None) -> _ConvData:
+    def _conv(self, weight: Tensor, bias: Tensor | None) -> DenseData:
         assert bias is not None
         rows = _IN.to(weight.device)
         spots = torch.einsum("ya,xb,oiab->yxoi", rows, rows, weight.detach().double()).flatten(0, 1)
         kept = in_panels(spots.float()), bias.detach().float().contiguous()
         self._kept += kept
-        return _ConvData(*map(address, kept), weight.shape[1], weight.shape[0])
+        return DenseData(*map(address, kept), weight.shape[1], weight.shape[0])
 
     def _norm(self, norm: nn.GroupNorm) -> _NormData:
         assert norm.num_groups == _GROUPS

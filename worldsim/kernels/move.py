@@ -59,6 +59,8 @@ class Mover(Fixed):
     """Dynamics on the ground of a place, as move.h takes them.
 
     Args:
+        look: the place that is felt for.
+        ground: where one can stand.
         networks: of the turn, of the rest and of the error: three linear layers with SiLU and a last.
         push: what displacements are a mixture by.
         scale: what a normalised twist is multiplied by [6].

@@ -26,7 +26,8 @@ class Pictures(Fixed):
     """What is seen again, and the frame that is made of it.
 
     Args:
-        right: rays of the columns [W].
+        camera: its lengths are in pixels of a frame.
+        right: rays of the columns [W], per unit of forward depth.
         down: rays of the rows [H].
         patch: pixels to a side of a cell.
         pool: cells to a side of a token.

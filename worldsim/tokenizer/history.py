@@ -220,8 +220,8 @@ class HistoryTokenizer(nn.Module):
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
         if self._pictures is not None and may_run():
             return self._composed(self._pictures, latent, view)
-        out, coarse = self._weighed(latent, view), self._coarse(latent)
-        patch = self.config.patch
+        patch, coarse = self.config.patch, self._coarse(latent)
+        out = self._weighed(coarse, view)
         flow = 0.1 * out[:, :2].float()
         flow = F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False)
         trust, paint = F.pixel_shuffle(out[:, 2:], patch).float().split([1, 3], 1)
@@ -238,8 +238,9 @@ class HistoryTokenizer(nn.Module):
             out = self._decoder(view.prior, view.warped, view.valid, view.reach, latent, films)
             painted = self._paint(latent)
         else:
-            out = self._weighed(latent, view).permute(0, 2, 3, 1)
-            painted = self.unproject(self._coarse(latent)).flatten(2).transpose(1, 2)
+            coarse = self._coarse(latent)
+            out = self._weighed(coarse, view).permute(0, 2, 3, 1)
+            painted = self.unproject(coarse).flatten(2).transpose(1, 2)
         return pictures.compose(out, painted, view.prior, view.valid, view.grid, view.past)
 
     def _coarse(self, latent: Tensor) -> Tensor:
@@ -249,11 +250,9 @@ class HistoryTokenizer(nn.Module):
         """
         return latent.transpose(1, 2).unflatten(2, self.grid).to(self.see.weight.dtype).contiguous()
 
-    def _weighed(self, latent: Tensor, view: View) -> Tensor:
-        """Flow, trust and paint of each cell [B, 2 + 4 patch^2, h, w]."""
-        planes = F.interpolate(
-            self._coarse(latent), scale_factor=self.config.pool, mode="bilinear", align_corners=False
-        )
+    def _weighed(self, coarse: Tensor, view: View) -> Tensor:
+        """Flow, trust and paint of each cell [B, 2 + 4 patch^2, h, w] from the latent's picture."""
+        planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
         hidden = self.see(self._images(view)) + self.from_latent(planes)
         hidden = self.weigh(hidden, self.embed(view.control))
         out: Tensor = self.out(F.silu(self.out_norm(hidden)))

@@ -1,12 +1,8 @@
 /* 3x3 convolutions of cells with their channels last, by Winograd's F(4x4, 3x3) (Lavin and Gray, 1509.09308): a tile
-   of 4x4 outputs takes 36 products for each pair of channels instead of 144. */
+   of 4x4 outputs takes 36 products for each pair of channels instead of 144. Weights are those of a matrix product for
+   each of the 36, [SPOTS, panels, inputs, PANEL]; inputs are a multiple of 16. */
 
 enum { SPOTS = 36, OUT = 4, IN = 6 };
-
-typedef struct {
-    const float *weights, *bias; /* [SPOTS, panels, inputs, PANEL], [outputs] */
-    int32_t inputs, outputs;     /* inputs are a multiple of 16 */
-} ConvData;
 
 INLINE void into_tile(const vector *d, size_t step, vector *t, size_t to) {
     vector far = d[4 * step] - 4 * d[2 * step], near = d[3 * step] - 4 * d[step];
@@ -43,7 +39,7 @@ INLINE void enter_tile(const float *cells, int high, int wide, int inputs, int t
 }
 
 /* The other way: sums [SPOTS, tiles, panels * PANEL] to cells [high, wide, outputs], added to what is there if asked. */
-INLINE void leave_tile(const ConvData *conv, const float *sums, size_t tiles, int wide, int tile, int adds, float *cells) {
+INLINE void leave_tile(const DenseData *conv, const float *sums, size_t tiles, int wide, int tile, int adds, float *cells) {
     int top = tile / (wide / OUT) * OUT, left = tile % (wide / OUT) * OUT, outputs = conv->outputs;
     size_t stride = (size_t)panels_of(outputs) * PANEL;
     for (int c = 0; c < outputs; c += LANES) {
@@ -70,7 +66,7 @@ INLINE void leave_tile(const ConvData *conv, const float *sums, size_t tiles, in
 
 /* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs]. spots and sums
    are room for views x tiles x SPOTS x inputs, and x panels * PANEL. */
-INLINE void convolve(const ConvData *conv, int views, int high, int wide, const float *cells, int adds, float *to,
+INLINE void convolve(const DenseData *conv, int views, int high, int wide, const float *cells, int adds, float *to,
                      float *spots, float *sums) {
     int each = high / OUT * (wide / OUT), panels = panels_of(conv->outputs);
     size_t tiles = (size_t)views * each, inputs = conv->inputs, stride = (size_t)panels * PANEL;

@@ -8,8 +8,8 @@ typedef struct {
 } NormData;
 
 typedef struct {
-    ConvData enter; /* of what is known of a cell's pixels, then of its code, then zeros */
-    ConvData first[MOST_BLOCKS], second[MOST_BLOCKS], leave;
+    DenseData enter; /* of what is known of a cell's pixels, then of its code, then zeros */
+    DenseData first[MOST_BLOCKS], second[MOST_BLOCKS], leave;
     NormData norm_in[MOST_BLOCKS], norm_out[MOST_BLOCKS], norm;
     int32_t depth, width, channels;
 } DecoderData;
