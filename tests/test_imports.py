@@ -15,9 +15,10 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
-    {"pixels", "config", "peak", "ticker", "alone", "processor", "pool"},
+    {"config", "peak", "ticker", "alone", "processor", "pool"},
     {"camera", "controls", "units"},
     {"kernels"},
+    {"pixels"},
     {"bridge.protocol"},
     {"bridge.client"},
     {"tokenizer", "model", "data"},

@@ -204,6 +204,8 @@ def tiny_world(
 ) -> Path:
     """A world of random weights for tests: 80x60, the maze's controls, two starts. Returns its folder.
 
+    With "history" and poses its sizes are among those that kernels are written for.
+
     Args:
         parent: where its folder goes.
         name: of the world and its folder.
@@ -239,22 +241,23 @@ def _tiny_source(poses: bool) -> SourceSpec:
 
 def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
     keys = source.control_space.size
-    sizes: dict[str, Any] = {"size": source.size, "control": keys + 6, "width": 8, "depth": 1, "channels": 4}
+    sizes: dict[str, Any] = {"size": source.size, "control": keys + 6, "depth": 1, "channels": 4}
+    wide, width, heads = (16, 64, 4) if tokenizer == "history" and source.has_pose else (8, 16, 2)
     history = frame = place = footing = None
     if source.has_pose:
-        place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
+        place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=16, hidden=64, samples=8)
     if tokenizer == "history":
         footing = FootingConfig(bounds=place.bounds) if place else None
-        history = HistoryConfig(**sizes, intrinsics=source.intrinsics, place=place)
+        history = HistoryConfig(**sizes, width=wide, intrinsics=source.intrinsics, place=place)
     else:
-        frame = FrameConfig(**sizes, patch=10)
+        frame = FrameConfig(**sizes, width=wide, patch=10)
     view = history.view_channels if history else 1
     return NetworksConfig(
         generator=GeneratorConfig(
-            channels=4, view=view, control=keys + 6, width=16, layers=2, heads=2, context=6
+            channels=4, view=view, control=keys + 6, width=width, layers=2, heads=heads, context=6
         ),
         heads=HeadsConfig(
-            width=16,
+            width=width,
             control=keys,
             surroundings=history.surroundings if history else 0,
             felt=footing.felt if footing else 0,

@@ -1,7 +1,8 @@
 """Memory that is used again: what a session's history holds comes and goes by the megabyte with every frame.
 
 Given back to the system, it would have to be asked for again, page by page: 2.4 of 13 ms a frame on a virtual
-machine. Only what a CPU holds is kept.
+machine. It lies apart from the heap, too: pieces that stay, among what every step makes and drops, leave gaps
+that nothing fits into. Only what a CPU holds is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from torch import Tensor
 
 _LEAST = 1 << 14
 """Bytes below which the allocator of the system is quick enough."""
+
+_SLAB = 1 << 26
+"""Bytes asked of the system at once: so many that no allocator takes them from its heap, and that large pages
+do; of what is not written to yet, there is only the address."""
+_LINE = 64
+"""Bytes of a cache line, which no two parts share."""
 
 _free: defaultdict[int, list[np.ndarray]] = defaultdict(list)
 """By bytes; lists are appended to and popped from by any thread."""
@@ -32,7 +39,16 @@ def _lent(count: int) -> np.ndarray:
     try:
         memory = _free[count].pop()
     except IndexError:
-        memory = np.empty(count, np.uint8)
+        memory = _cut(count)
     lent = memory[:]
     weakref.finalize(lent, _free[count].append, memory).atexit = False
     return lent
+
+
+def _cut(count: int) -> np.ndarray:
+    """uint8 [count] of a new slab; the rest of it is free."""
+    size = -(-count // _LINE) * _LINE
+    slab = np.empty(max(1, _SLAB // size) * size, np.uint8)
+    first, *others = (slab[begin : begin + count] for begin in range(0, len(slab), size))
+    _free[count].extend(reversed(others))
+    return first

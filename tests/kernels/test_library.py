@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.ways import VARIANTS, able, both, built, looks, quick_world
-from tests.tiny import random_like
+from tests.kernels.ways import VARIANTS, able, both, built, looks
+from tests.tiny import lively_world, random_like
 from worldsim.engine.world import World, load
 from worldsim.kernels import library
 from worldsim.kernels.dense import Dense
@@ -27,7 +27,7 @@ needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C c
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quick_world(tmp_path_factory.mktemp("worlds"))
+    return lively_world(tmp_path_factory.mktemp("worlds"))
 
 
 def tokenizer_of(world: World) -> HistoryTokenizer:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -13,9 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.tiny import stir
-from worldsim.checkpoint import load_world, save_world, tiny_world
 from worldsim.kernels import library
-from worldsim.networks import Networks
 from worldsim.processor import processor
 from worldsim.tokenizer.place import Place, PlaceConfig
 
@@ -86,23 +82,3 @@ def make_place(config: PlaceConfig = PLACE) -> Place:
         F.interpolate(2.0 * torch.randn(1, 1, 7, 6) - 1.0, place.occupancy.shape[2:], mode="bilinear")
     )
     return place
-
-
-def quick_world(parent: Path) -> Path:
-    """A lively tiny world on disk whose sizes are those that kernels are written for."""
-    stored = load_world(tiny_world(parent, "plain"))
-    config, history = stored.config.networks, stored.config.networks.history
-    assert history is not None
-    assert history.place is not None
-    place = dataclasses.replace(history.place, channels=16, hidden=64)
-    history = dataclasses.replace(history, place=place, width=16)
-    generator = dataclasses.replace(config.generator, width=64, heads=4)
-    heads = dataclasses.replace(config.heads, width=64, surroundings=history.surroundings)
-    config = dataclasses.replace(config, history=history, generator=generator, heads=heads)
-    networks = Networks(config)
-    stir(networks)
-    if networks.footing is not None:
-        networks.footing.stood[8:-8, 8:-8] = 1
-    world = dataclasses.replace(stored.config, name="quick", networks=config)
-    save_world(parent / "quick", world, networks, stored.starts, stored.card)
-    return parent / "quick"

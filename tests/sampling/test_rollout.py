@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.tiny import lively_world
 from worldsim import camera
@@ -15,7 +16,6 @@ from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
 from worldsim.sampling import rollout
-from worldsim.sampling.noise import normal_batch
 from worldsim.sampling.rollout import Controls, Memory, begin, blank, observe_unit, step_unit
 
 WORLDS = ("history", "history without poses", "frame", "frame without poses")
@@ -172,11 +172,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Seed and index of all noise that is drawn."""
     found: list[tuple[int, int]] = []
 
-    def record(seeds: np.ndarray, indices: np.ndarray, draw: int, shape: tuple[int, ...]) -> np.ndarray:
+    def record(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
         found.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
-        return normal_batch(seeds, indices, draw, shape)
+        return draw(seeds, indices, shape)
 
-    monkeypatch.setattr(rollout, "normal_batch", record)
+    draw = rollout._noise
+    monkeypatch.setattr(rollout, "_noise", record)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim import camera
+from worldsim import camera, pool
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine.buckets import Buckets, wants_buckets
@@ -135,7 +135,7 @@ class Engine:
         self._make_room([session])
         rows, controls = self._rows(np.array([self._row(session)])), self._controls([control])
         with torch.inference_mode():
-            memory = self._memory.over(rows)
+            memory = self._memory.over(rows, bool(self.history))
             (undo,) = self._undos([session], memory)
             given = to_model(frame[None], self.world.device)
             unit = observe_unit(self.world.networks, memory, given, controls)
@@ -236,7 +236,7 @@ class Engine:
         """Step some slots; runs in a thread of its own."""
         rows = self._rows(slots)
         with torch.inference_mode():
-            memory = self._memory.over(rows)
+            memory = self._memory.over(rows, bool(self.history))
             undos = self._undos(sessions, memory)
             if self._buckets is not None:
                 told = self._buckets.step(slots, controls, steps, frames)
@@ -332,8 +332,8 @@ class Engine:
         """A step for each row of a batch."""
         count, given = len(controls.vector), controls.given
         assert given is not None, "made by _controls"
-        seen = to_frame(unit.frame).cpu().numpy() if frames else np.empty((count, 0, 0, 3), np.uint8)
-        latents = unit.latent.float().cpu().numpy()
+        seen = _kept(to_frame(unit.frame)) if frames else np.empty((count, 0, 0, 3), np.uint8)
+        latents = _kept(unit.latent.float())
         reward, going_on = unit.reward.float().tolist(), unit.going_on.float().tolist()
         drift, indices = unit.drift.float().tolist(), memory.indices.tolist()
         poses = memory.poses.cpu().numpy()
@@ -357,3 +357,8 @@ class Engine:
         if session.engine is not self or session.closed:
             state = "closed" if session.closed else "of another engine"
             raise EngineError("a session must be open and of this engine", state, "open or restore one")
+
+
+def _kept(part: Tensor) -> np.ndarray:
+    """What steps show, apart from what comes and goes: histories keep it, and it would break the heap up."""
+    return pool.copied(part.cpu()).numpy()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldsim.processor import processor
 
-_VERSION = 1
+_VERSION = 2
 """Of the functions' arguments, as version.c has it; a library of another one was built from other sources."""
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
 """What a variant asks of an x86 processor, as Linux calls it; the fastest first."""
@@ -47,6 +47,12 @@ def variant() -> str | None:
 def may_run() -> bool:
     """Whether kernels may run now: nothing is taught, and nobody has set them aside."""
     return not (_set_aside or torch.is_grad_enabled())
+
+
+def can_take(*tensors: Tensor) -> bool:
+    """Whether there are kernels, which may run now, and such tensors are for them: float32 on a CPU."""
+    plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in tensors)
+    return plain and may_run() and variant() is not None
 
 
 @contextmanager

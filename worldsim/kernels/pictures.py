@@ -41,8 +41,9 @@ class Pictures(Fixed):
         scales = (2 * camera.fx / width, 2 * camera.fy / height)
         middle = (2 * camera.cx / width - 1, 2 * camera.cy / height - 1)
         self.data = _Data(address(right), address(down), height, width, patch, pool, *scales, *middle)
-        self._recall = kernel("recall", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 8])
+        self._recall = kernel("recall", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 9])
         self._compose = kernel("compose", [Pointer, ctypes.c_int, *[Pointer] * 8])
+        self._room = kernel("compose_room", [Pointer], ctypes.c_size_t)(ctypes.addressof(self.data))
 
     def recall(
         self, back: Tensor, reach: Tensor, prior: Tensor, frame: Tensor, past_reach: Tensor
@@ -64,9 +65,9 @@ class Pictures(Fixed):
         warped, valid = torch.empty(worlds, 3, *self._size), torch.empty(worlds, 1, *self._size)
         grid = torch.empty(worlds, *self._size, 2)
         tokens = torch.empty(worlds, self._tokens, 6 * self._pool**2)
-        made = (warped, valid, grid, tokens)
-        back = back.contiguous()
-        self._recall(ctypes.addressof(self.data), address(back), worlds, *map(address, (*given, *made)))
+        made, back = (warped, valid, grid, tokens), back.contiguous()
+        addresses = map(address, (*given, *made, room(4 * reach.numel())))
+        self._recall(ctypes.addressof(self.data), address(back), worlds, *addresses)
         return made
 
     def compose(
@@ -82,6 +83,6 @@ class Pictures(Fixed):
         """
         given = [part.float().contiguous() for part in (out, latent, prior, valid, grid, past)]
         frame = torch.empty(len(out), 3, *self._size)
-        spare = room(len(out) * 4 * self._size[0] * self._size[1])
+        spare = room(len(out) * self._room)
         self._compose(ctypes.addressof(self.data), len(out), *map(address, (*given, frame, spare)))
         return frame

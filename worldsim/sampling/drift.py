@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from worldsim.kernels import frames, library
 from worldsim.tokenizer.protocol import View
 
 _USUAL = 0.052
@@ -21,9 +22,13 @@ def drift_of(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
     given, as the picture shows it: seen from elsewhere, a wall without a seam looks the same. Half at one
     metre, where there is as much to see as usual; pictures come apart with the root of the distance, about.
     """
-    known = (frame - view.warped).abs() * view.valid
-    surprise = _mean(known) / _mean(view.valid).clamp(min=0.05) / 2
-    return 1 - (1 - surprise) / (1 + _contrast(frame) / _USUAL * doubt.sqrt())
+    if library.can_take(frame, view.warped, view.valid):
+        off, believed, contrast = frames.strayed(frame, view.warped, view.valid).unbind(1)
+    else:
+        off, believed = _mean((frame - view.warped).abs() * view.valid), _mean(view.valid)
+        contrast = _contrast(frame)
+    surprise = off / believed.clamp(min=0.05) / 2
+    return 1 - (1 - surprise) / (1 + contrast / _USUAL * doubt.sqrt())
 
 
 def _contrast(frame: Tensor) -> Tensor:

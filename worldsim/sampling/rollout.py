@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim import pool
+from worldsim.kernels import library, noise
 from worldsim.model.cache import Cache, Rows
 from worldsim.model.generator import Generator, Prediction
 from worldsim.model.heads import expected
@@ -52,9 +53,15 @@ class Memory:
         index = self._index(rows)
         return self._gather(index, self.cache.pick(index))
 
-    def over(self, rows: Rows) -> Memory:
-        """Some worlds, to be stepped: their cache is this memory's own, the rest is a copy; see ``take``."""
-        return self._gather(rows, self.cache.over(rows))
+    def over(self, rows: Rows, keep: bool = False) -> Memory:
+        """Some worlds, to be stepped: this memory's cache is written to, the rest is for ``take``.
+
+        With ``keep`` what is not in the cache is a copy, which outlives that.
+        """
+        if keep or not isinstance(rows, slice):
+            return self._gather(rows, self.cache.over(rows))
+        frame, reach, *own = (part[rows] for part in self._parts())
+        return Memory(self.cache.over(rows), Past(frame, reach), *own)
 
     def take(self, rows: Rows, other: Memory) -> None:
         """Overwrite all of some worlds but their cache."""
@@ -230,7 +237,7 @@ def step_unit(
         latent = latent * temperature_of(move.twist)[:, None, None]
     latent = denoise(lambda latent, i: passes.run(latent, i).clean[:, 0], latent, steps).clamp(-1, 1)
     if decode or networks.tokenizer.recalls:
-        frame = networks.tokenizer.decode(latent, view).clamp(-1, 1)
+        frame = networks.tokenizer.decode(latent, view).clamp_(-1, 1)
     else:
         frame = memory.past.frame
     _remember(networks, memory, passes, latent)
@@ -288,9 +295,11 @@ def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _noise(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of every world, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors."""
+    """Of every world, float32 [B, *shape]: on a CPU NumPy is faster than as many tensors, if not a kernel."""
     if seeds.device.type != "cpu":
         return philox.normal_rows(seeds, indices, 0, shape)
+    if library.can_take():
+        return noise.normal_rows(seeds, indices, 0, shape)
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
 
 

@@ -13,4 +13,6 @@
 #include "decode.h"
 #include "generate.h"
 #include "move.h"
+#include "frames.h"
+#include "noise.h"
 #endif

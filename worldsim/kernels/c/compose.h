@@ -1,34 +1,29 @@
 /* The new frame from what the decoder says: how the past is moved, how far it is trusted, what is painted.
    See HistoryTokenizer.decode in tokenizer/history.py. */
 
-/* Weights of four neighbours for what lies ``share`` beyond the second (Keys, a = -3/4). */
-INLINE void cubic(float share, float *weights) {
-    const float a = -0.75f;
-    for (int i = 0; i < 4; i++) {
-        float x = fabsf(share + 1 - i);
-        weights[i] = x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
-    }
-}
+enum { EDGE = 8 }; /* pixels around a picture that repeat its border: nobody looks farther beyond it */
+
+/* Four pixels of four channels. */
+typedef float rgbs __attribute__((vector_size(64), aligned(4), may_alias));
 
 INLINE int kept(int at, int cells) { return at < 0 ? 0 : at < cells ? at : cells - 1; }
 
-typedef float rgb __attribute__((vector_size(16), aligned(4), may_alias));
+/* Weights of four neighbours for what lies ``share`` beyond the second (Keys, a = -3/4). */
+INLINE void cubic(vector share, vector *weights) {
+    const float a = -0.75f;
+    vector before = 1 + share, after = 1 - share, beyond = 2 - share;
+    weights[0] = ((a * before - 5 * a) * before + 8 * a) * before - 4 * a;
+    weights[1] = ((a + 2) * share - (a + 3)) * share * share + 1;
+    weights[2] = ((a + 2) * after - (a + 3)) * after * after + 1;
+    weights[3] = ((a * beyond - 5 * a) * beyond + 8 * a) * beyond - 4 * a;
+}
 
-/* A pixel of ``picture`` [rows, columns, 4] at x, y in [-1, 1]. */
-INLINE rgb read_cubic(const float *picture, int rows, int columns, float x, float y) {
-    float column = within(((x + 1) * columns - 1) * 0.5f, -4, columns + 4);
-    float row = within(((y + 1) * rows - 1) * 0.5f, -4, rows + 4);
-    float left = floorf(column), top = floorf(row), across[4], along[4];
-    cubic(column - left, across);
-    cubic(row - top, along);
-    rgb total = {0};
-    for (int i = 0; i < 4; i++) {
-        const float *line = picture + (size_t)kept((int)top - 1 + i, rows) * columns * 4;
-        rgb found = {0};
-        for (int j = 0; j < 4; j++) found += across[j] * *(const rgb *)(line + 4 * kept((int)left - 1 + j, columns));
-        total += along[i] * found;
-    }
-    return total;
+/* Where in a picture with an edge lie x in [-1, 1]: numbers of the first of four neighbours, and their weights. */
+INLINE integers read_at(vector x, int cells, vector *weights) {
+    vector at = lesser(greater(((x + 1) * (float)cells - 1) * 0.5f, all(-4)), all(cells + 4)) + (float)EDGE;
+    integers before = __builtin_convertvector(at, integers);
+    cubic(at - __builtin_convertvector(before, vector), weights);
+    return before - 1;
 }
 
 /* Between a coarse picture's cells, ``times`` of which make one pixel of it: torch's bilinear upsampling. */
@@ -38,61 +33,116 @@ INLINE Spot coarse(int at, int times, int cells) {
     return (Spot){before, kept(before + 1, cells), source - before};
 }
 
-INLINE void compose_along(const CameraData *camera, int row, const float *out, const float *latent, const float *prior,
-                          const float *valid, const float *grid, const float *past, float *frame) {
-    int rows = camera->rows, columns = camera->columns, patch = camera->patch, block = patch * camera->pool;
-    int wide = columns / patch, high = rows / patch;
-    int area = patch * patch, told = 2 + 4 * area, coded = 3 * block * block;
-    size_t plane = (size_t)rows * columns;
-    Spot along = coarse(row, patch, high);
-    const float *above = out + (size_t)along.before * wide * told, *below = out + (size_t)along.after * wide * told;
-    float trusts[columns + LANES];
-    for (int x = 0; x < columns; x++)
-        trusts[x] = out[((size_t)(row / patch) * wide + x / patch) * told + 2 + row % patch * patch + x % patch]
-                    + 2 * valid[x] - 1;
-    for (int x = columns; x < columns + LANES; x++) trusts[x] = 0;
-    for (int x = 0; x < columns; x += LANES) store(trusts + x, sigmoid(load(trusts + x)));
-    for (int x = 0; x < columns; x++) {
-        const float *here = out + ((size_t)(row / patch) * wide + x / patch) * told + 2 + row % patch * patch + x % patch;
-        const float *sent = latent + ((size_t)(row / block) * (columns / block) + x / block) * coded
-                            + row % block * block + x % block;
-        Spot across = coarse(x, patch, wide);
-        float move[2];
+/* One row of what the decoder says, as far as it differs from pixel to pixel; all of ``wide`` floats a line. */
+typedef struct {
+    float *trust, *paint, *column, *line, *moved; /* paint and moved: three lines */
+} Row;
+
+/* Spread a row of cells over pixels. */
+INLINE void spread(const CameraData *camera, int row, const float *out, const float *latent, const float *grid,
+                   const Spot *across, float *flow, int wide, Row to) {
+    int patch = camera->patch, pool = camera->pool, block = patch * pool, cells = camera->columns / patch;
+    int area = patch * patch, told = 2 + 4 * area;
+    Spot along = coarse(row, patch, camera->rows / patch);
+    const float *above = out + (size_t)along.before * cells * told, *below = out + (size_t)along.after * cells * told;
+    const float *line = out + (size_t)(row / patch) * cells * told + 2 + row % patch * patch;
+    const float *sent = latent + (size_t)(row / block) * (cells / pool) * 3 * block * block + row % block * block;
+    for (int cell = 0; cell < cells; cell++) {
+        const float *here = line + (size_t)cell * told;
+        const float *code = sent + (size_t)(cell / pool) * 3 * block * block + cell % pool * patch;
         for (int i = 0; i < 2; i++)
-            move[i] = 0.1f * mixed(mixed(above[across.before * told + i], above[across.after * told + i], across.share),
-                                   mixed(below[across.before * told + i], below[across.after * told + i], across.share),
-                                   along.share);
-        rgb moved = read_cubic(past, rows, columns, grid[2 * x] + move[0], grid[2 * x + 1] + move[1]);
-        for (int c = 0; c < 3; c++) {
-            float paint = here[(c + 1) * area] + sent[c * block * block];
-            frame[c * plane + x] = within(mixed(prior[c * plane + x], moved[c], trusts[x]) + paint, -1, 1);
+            flow[2 * cell + i] = 0.1f * mixed(above[cell * told + i], below[cell * told + i], along.share);
+        for (int j = 0, x = cell * patch; j < patch; j++, x++) {
+            to.trust[x] = here[j];
+            for (int c = 0; c < 3; c++) to.paint[c * wide + x] = here[(c + 1) * area + j] + code[c * block * block + j];
+        }
+    }
+    for (int x = 0; x < camera->columns; x++) {
+        const float *first = flow + 2 * across[x].before, *second = flow + 2 * across[x].after;
+        to.column[x] = grid[2 * x] + mixed(first[0], second[0], across[x].share);
+        to.line[x] = grid[2 * x + 1] + mixed(first[1], second[1], across[x].share);
+    }
+}
+
+/* The past, whose channels lie together, where a row of pixels was. */
+INLINE void follow(const CameraData *camera, const float *past, int wide, Row row) {
+    int length = camera->columns + 2 * EDGE;
+    for (int begin = 0; begin < camera->columns; begin += LANES) {
+        int32_t left[LANES], top[LANES];
+        float across[4][LANES], along[4][LANES];
+        vector weights[4];
+        integers first = read_at(load(row.column + begin), camera->columns, weights);
+        memcpy(left, &first, sizeof left);
+        for (int i = 0; i < 4; i++) store(across[i], weights[i]);
+        first = read_at(load(row.line + begin), camera->rows, weights);
+        memcpy(top, &first, sizeof top);
+        for (int i = 0; i < 4; i++) store(along[i], weights[i]);
+        for (int p = 0; p < LANES; p++) {
+            const float *corner = past + 4 * ((size_t)top[p] * length + left[p]);
+            rgbs lines = {0};
+            for (int i = 0; i < 4; i++) lines += along[i][p] * *(const rgbs *)(corner + (size_t)4 * i * length);
+            const rgb *parts = (const rgb *)&lines;
+            rgb found = {0};
+            for (int i = 0; i < 4; i++) found += across[i][p] * parts[i];
+            for (int c = 0; c < 3; c++) row.moved[c * wide + begin + p] = found[c];
         }
     }
 }
 
-/* All views. out [views, cells, 2 + 4 patch^2]; latent, what the code alone paints [views, tokens, 3 block^2]; prior, past and frame [views, 3, rows, columns]; valid and grid as
-   recall gives them. room is for the past with its channels last [views, rows, columns, 4]. */
+INLINE void blend(const CameraData *camera, const float *prior, const float *valid, int wide, Row row, float *frame) {
+    size_t plane = (size_t)camera->rows * camera->columns;
+    for (int x = 0; x < camera->columns; x++) row.trust[x] += 2 * valid[x] - 1;
+    for (int x = 0; x < wide; x += LANES) store(row.trust + x, sigmoid(load(row.trust + x)));
+    for (int c = 0; c < 3; c++)
+        for (int x = 0; x < camera->columns; x++)
+            frame[c * plane + x] = within(
+                mixed(prior[c * plane + x], row.moved[c * wide + x], row.trust[x]) + row.paint[c * wide + x], -1, 1);
+}
+
+/* A row of a picture [3, rows, columns], channels last, with its edges; above the first and below the last is an edge
+   of rows. */
+INLINE void edge_along(const CameraData *camera, int row, const float *picture, float *to) {
+    size_t plane = (size_t)camera->rows * camera->columns;
+    const float *from = picture + (size_t)kept(row - EDGE, camera->rows) * camera->columns;
+    mingle(from, plane, 0, camera->columns, to + 4 * EDGE);
+    for (int x = 0; x < EDGE; x++) {
+        memcpy(to + 4 * x, to + 4 * EDGE, 16);
+        memcpy(to + 4 * (camera->columns + EDGE + x), to + 4 * (camera->columns + EDGE - 1), 16);
+    }
+}
+
+/* Floats of room that composing a view takes. */
+size_t KERNEL(compose_room)(const CameraData *camera) {
+    return (size_t)4 * (camera->rows + 2 * EDGE) * (camera->columns + 2 * EDGE);
+}
+
+/* All views. out [views, cells, 2 + 4 patch^2]; latent, what the code alone paints [views, tokens, 3 block^2]; prior,
+   past and frame [views, 3, rows, columns]; valid and grid as recall gives them. room is for the pasts. */
 void KERNEL(compose)(const CameraData *camera, int views, const float *out, const float *latent, const float *prior,
                      const float *valid, const float *grid, const float *past, float *frame, float *room) {
     int rows = camera->rows, columns = camera->columns, patch = camera->patch, block = patch * camera->pool;
+    int high = rows + 2 * EDGE, length = columns + 2 * EDGE, wide = (columns + LANES - 1) / LANES * LANES;
     size_t plane = (size_t)rows * columns, told = plane / (patch * patch) * (2 + 4 * patch * patch);
-    size_t sent = plane / (block * block) * (3 * block * block);
+    size_t sent = plane / (block * block) * (3 * block * block), edged = KERNEL(compose_room)(camera);
 #pragma omp parallel
     {
+        float lines[9][wide], flow[2 * columns / patch];
+        Spot across[columns];
+        Row to = {lines[0], lines[1], lines[4], lines[5], lines[6]};
+        memset(lines, 0, sizeof lines);
+        for (int x = 0; x < columns; x++) across[x] = coarse(x, patch, columns / patch);
 #pragma omp for schedule(static)
-        for (int i = 0; i < views * rows; i++) {
-            const float *from = past + 3 * (i / rows) * plane + (size_t)(i % rows) * columns;
-            float *to = room + 4 * (size_t)i * columns;
-            for (int x = 0; x < columns; x++)
-                to[4 * x] = from[x], to[4 * x + 1] = from[plane + x], to[4 * x + 2] = from[2 * plane + x], to[4 * x + 3] = 0;
-        }
+        for (int i = 0; i < views * high; i++)
+            edge_along(camera, i % high, past + 3 * (i / high) * plane, room + 4 * (size_t)i * length);
 #pragma omp for schedule(static)
         for (int i = 0; i < views * rows; i++) {
             int view = i / rows, row = i % rows;
             size_t line = (size_t)row * columns;
-            compose_along(camera, row, out + view * told, latent + view * sent, prior + 3 * view * plane + line,
-                          valid + view * plane + line, grid + 2 * (view * plane + line), room + 4 * view * plane,
-                          frame + 3 * view * plane + line);
+            spread(camera, row, out + view * told, latent + view * sent, grid + 2 * (view * plane + line), across, flow,
+                   wide, to);
+            follow(camera, room + view * edged, wide, to);
+            blend(camera, prior + 3 * view * plane + line, valid + view * plane + line, wide, to,
+                  frame + 3 * view * plane + line);
         }
     }
 }

@@ -11,3 +11,5 @@
 #include "decode.h"
 #include "generate.h"
 #include "move.h"
+#include "frames.h"
+#include "noise.h"

@@ -7,39 +7,65 @@ typedef struct {
     float across, along, left, top; /* a ray's direction to [-1, 1]: scaled, then moved */
 } CameraData;
 
-INLINE float far_one(float x) { return within(x, -2, 2); }
+/* A pixel: three colours and their depth, or none. */
+typedef float rgb __attribute__((vector_size(16), aligned(4), may_alias));
 
-INLINE void recall_along(const CameraData *camera, const float *back, int row, const float *reach, const float *frame,
-                         const float *past_reach, float *warped, float *valid, float *grid) {
+/* A row of a picture [3, rows, columns], with a fourth channel or 0, channels last. */
+INLINE void mingle(const float *picture, size_t plane, const float *fourth, int count, float *to) {
+    for (int x = 0; x < count; x++) {
+        to[4 * x] = picture[x], to[4 * x + 1] = picture[plane + x], to[4 * x + 2] = picture[2 * plane + x];
+        to[4 * x + 3] = fourth ? fourth[x] : 0;
+    }
+}
+
+/* ``placed`` for many: the cells before, and how far on. */
+INLINE vector placed_at(vector x, int cells, int32_t *before, int32_t *after) {
+    vector at = lesser(greater(((x + 1) * (float)cells - 1) * 0.5f, all(0)), all(cells - 1));
+    integers first = __builtin_convertvector(at, integers), second = first - (first < cells - 1);
+    memcpy(before, &first, sizeof first), memcpy(after, &second, sizeof second);
+    return at - __builtin_convertvector(first, vector);
+}
+
+INLINE vector magnitude(vector x) { return greater(x, -x); }
+
+/* past is the previous frame with its depth, channels last. */
+INLINE void recall_along(const CameraData *camera, const float *back, int row, const float *reach, const float *past,
+                         float *warped, float *valid, float *grid) {
     int count = camera->columns, rows = camera->rows;
     size_t plane = (size_t)rows * count;
     float down = camera->down[row];
     float from_x = back[1] * down + back[2], from_y = back[5] * down + back[6], from_z = back[9] * down + back[10];
     for (int begin = 0; begin < count; begin += LANES) {
         int pixels = count - begin < LANES ? count - begin : LANES;
-        float column[LANES], line[LANES], depth[LANES], error[LANES], right[LANES] = {0}, far[LANES] = {0}, trust[LANES];
+        int32_t left[LANES], right[LANES], top[LANES], bottom[LANES];
+        float column[LANES], line[LANES], across[LANES], along[LANES], far[LANES] = {0}, rays[LANES] = {0};
+        float seen[LANES], trust[LANES];
         memcpy(far, reach + begin, pixels * sizeof(float));
-        memcpy(right, camera->right + begin, pixels * sizeof(float));
-        vector ray = load(right), until = load(far), x = (back[0] * ray + from_x) * until + back[3];
+        memcpy(rays, camera->right + begin, pixels * sizeof(float));
+        vector ray = load(rays), until = load(far), x = (back[0] * ray + from_x) * until + back[3];
         vector y = (back[4] * ray + from_y) * until + back[7], z = (back[8] * ray + from_z) * until + back[11];
         vector front = greater(z, all(0.05f));
-        store(depth, z);
-        store(column, x / front * camera->across + camera->left);
-        store(line, y / front * camera->along + camera->top);
+        vector u = x / front * camera->across + camera->left, v = y / front * camera->along + camera->top;
+        store(across, placed_at(u, count, left, right));
+        store(along, placed_at(v, rows, top, bottom));
+        store(column, lesser(greater(u, all(-2)), all(2)));
+        store(line, lesser(greater(v, all(-2)), all(2)));
         for (int i = 0; i < pixels; i++) {
-            Spot across = placed(column[i], count), along = placed(line[i], rows);
-            size_t a = (size_t)along.before * count, b = (size_t)along.after * count;
-            float seen = between(past_reach, a, b, across, along.share);
-            int known = fabsf(column[i]) <= 1 && fabsf(line[i]) <= 1 && depth[i] > 0.05f && seen > 0;
-            error[i] = known ? fabsf(seen - depth[i]) : INFINITY;
-            for (int c = 0; c < 3; c++)
-                warped[c * plane + begin + i] = between(frame + c * plane, a, b, across, along.share);
-            grid[2 * (begin + i)] = far_one(column[i]), grid[2 * (begin + i) + 1] = far_one(line[i]);
+            const float *above = past + (size_t)4 * top[i] * count, *below = past + (size_t)4 * bottom[i] * count;
+            rgb nw = *(const rgb *)(above + 4 * left[i]), ne = *(const rgb *)(above + 4 * right[i]);
+            rgb sw = *(const rgb *)(below + 4 * left[i]), se = *(const rgb *)(below + 4 * right[i]);
+            rgb first = nw + across[i] * (ne - nw), second = sw + across[i] * (se - sw);
+            rgb found = first + along[i] * (second - first);
+            for (int c = 0; c < 3; c++) warped[c * plane + begin + i] = found[c];
+            seen[i] = found[3];
+            grid[2 * (begin + i)] = column[i], grid[2 * (begin + i) + 1] = line[i];
         }
-        for (int i = pixels; i < LANES; i++) error[i] = INFINITY;
-        vector wrong = load(error) / front - 0.05f;
+        for (int i = pixels; i < LANES; i++) seen[i] = 0;
+        vector depth = load(seen), wrong = magnitude(depth - z) / front - 0.05f;
         vector belief = exponential(-4 * greater(wrong, all(0)));
-        store(trust, chosen(wrong < 20, belief, all(0))); /* beyond that it is 0 anyhow */
+        integers known = (magnitude(u) <= 1) & (magnitude(v) <= 1) & (z > 0.05f) & (depth > 0);
+        known &= wrong < 20; /* beyond that it is 0 anyhow */
+        store(trust, chosen(known, belief, all(0)));
         memcpy(valid + begin, trust, pixels * sizeof(float));
     }
 }
@@ -54,10 +80,10 @@ INLINE float pooled(const float *picture, int columns, int patch) {
 
 /* All views. reach and past_reach [views, rows, columns], back [views, 4, 4], prior, frame and warped [views, 3,
    rows, columns], valid [views, rows, columns], grid [views, rows, columns, 2]; tokens [views, tokens, 6 pool^2]:
-   means of the cells of prior and warped. */
+   means of the cells of prior and warped. room is for four floats a pixel. */
 void KERNEL(recall)(const CameraData *camera, const float *back, int views, const float *reach, const float *prior,
                     const float *frame, const float *past_reach, float *warped, float *valid, float *grid,
-                    float *tokens) {
+                    float *tokens, float *room) {
     int rows = camera->rows, columns = camera->columns, patch = camera->patch, pool = camera->pool;
     int high = rows / patch / pool, wide = columns / patch / pool, area = pool * pool;
     size_t plane = (size_t)rows * columns;
@@ -65,10 +91,16 @@ void KERNEL(recall)(const CameraData *camera, const float *back, int views, cons
     {
 #pragma omp for schedule(static)
         for (int i = 0; i < views * rows; i++) {
+            size_t view = i / rows, line = (size_t)(i % rows) * columns;
+            mingle(frame + 3 * view * plane + line, plane, past_reach + view * plane + line, columns,
+                   room + 4 * (view * plane + line));
+        }
+#pragma omp for schedule(static)
+        for (int i = 0; i < views * rows; i++) {
             int view = i / rows, row = i % rows;
             size_t line = (size_t)row * columns;
-            recall_along(camera, back + 16 * view, row, reach + view * plane + line, frame + 3 * view * plane,
-                         past_reach + view * plane, warped + 3 * view * plane + line, valid + view * plane + line,
+            recall_along(camera, back + 16 * view, row, reach + view * plane + line, room + 4 * view * plane,
+                         warped + 3 * view * plane + line, valid + view * plane + line,
                          grid + 2 * (view * plane + line));
         }
 #pragma omp for schedule(static)

@@ -1,0 +1,39 @@
+"""Frames as they are shown, and how far they have strayed; ``pixels`` and ``sampling.drift`` say it in torch.
+
+Shapes: B frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from worldsim.kernels.library import Pointer, address, kernel, room
+
+
+def shown(frame: Tensor) -> Tensor:
+    """Grey levels uint8 [..., H, W, 3], rounded and clamped, of frames [..., 3, H, W] in [-1, 1]."""
+    frame, (*lead, _, height, width) = frame.contiguous(), frame.shape
+    levels, count = torch.empty(*lead, height, width, 3, dtype=torch.uint8), math.prod(lead)
+    run = kernel("show", [Pointer, *[ctypes.c_int] * 3, Pointer])
+    run(address(frame), count, height, width, address(levels, torch.uint8))
+    return levels
+
+
+def strayed(frame: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
+    """Three means over each frame [B, 3]: what is unexpected, what is believed, how steep brightness is.
+
+    Args:
+        frame: [B, 3, H, W].
+        warped: what was expected [B, 3, H, W].
+        valid: how far that is to be believed [B, 1, H, W].
+    """
+    given = [part.contiguous() for part in (frame, warped, valid)]
+    count, _, height, width = frame.shape
+    told, spare = torch.empty(count, 3), room(3 * count * height)
+    run = kernel("stray", [*[Pointer] * 3, *[ctypes.c_int] * 3, *[Pointer] * 2])
+    run(*map(address, given), count, height, width, address(told), address(spare))
+    return told
