@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,6 +43,17 @@ def test_a_view_keeps_its_memory() -> None:
     others = [pool.copied(torch.zeros(SHAPE)) for _ in range(4)]
     assert (view == 1).all()
     assert len({one.data_ptr() for one in others}) == 4
+
+
+@pytest.mark.parametrize("count", [1 << 14, (1 << 14) + 1, 1_843_200, (1 << 26) + 8])
+def test_parts_of_a_slab_lie_apart_and_on_lines_of_their_own(count: int) -> None:
+    copies = [pool.copied(torch.full((count,), number, dtype=torch.uint8)) for number in range(3)]
+    for number, copy in enumerate(copies):
+        assert copy.shape == (count,)
+        assert (copy == number).all()
+    starts = sorted(copy.data_ptr() for copy in copies)
+    assert all(second - first >= count for first, second in pairwise(starts))
+    assert len({start % 64 for start in starts}) == 1 or count > 1 << 26  # a slab each
 
 
 def test_what_is_small_is_left_to_the_system() -> None:
