@@ -104,7 +104,7 @@ class _Press:
             asked = self.asked.pop(reply.header["id"], None)
             if asked is not None:
                 self._note(reply.header, *asked)
-            reply = self.visitor.next(0) if self.visitor.sockets["data"].poll(0) else None
+            reply = self.visitor.next(0)
 
     def _ask(self, name: str, seq: int) -> None:
         parts, number = self.visitor.request("step", session=name, seq=seq, control={}, codec="none")

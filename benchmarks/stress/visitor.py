@@ -118,9 +118,13 @@ class Visitor:
     def next(self, seconds: float, kind: str = "data") -> Reply | None:
         """The next reply, whatever it answers."""
         self.beat()
-        if not self.sockets[kind].poll(math.ceil(seconds * 1000)):
+        socket = self.sockets[kind]
+        if seconds > 0 and not socket.poll(math.ceil(seconds * 1000)):
             return None
-        message = decode(self.sockets[kind].recv_multipart(), REPLY)
+        try:  # a poll in vain would take longer than all the rest
+            message = decode(socket.recv_multipart(zmq.DONTWAIT), REPLY)
+        except zmq.Again:
+            return None
         return Reply(message.header, message.payloads)
 
     def beat(self) -> None:

@@ -184,7 +184,8 @@ class Desk:
             letter = self._unread.popleft()
             if not self._handle(letter, self._pass_on):
                 letter.peer.release(letter.envelope.session)
-        if self._accepted:  # together: to wake the engine's thread for each would hold up those that follow
+        # Together: an engine that begins with the first of many takes the processor from those that follow.
+        if self._accepted and (not self._unread or len(self._accepted) >= _AT_ONCE):
             accepted, self._accepted = self._accepted, []
             self._batcher.put(accepted)
 

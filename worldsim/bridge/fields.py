@@ -34,9 +34,12 @@ class Fields:
             raise BridgeError(f"{what} must be a map", _short(values))
         self._values, self._what = dict(values), what
 
-    def maybe(self, name: str, take: Callable[[str], T]) -> T | None:
+    def maybe(self, name: str, take: Callable[..., T], *bounds: Any) -> T | None:
         """What ``take``, another method, makes of a key; None where it is left out or nil."""
-        return self.any(name) if self._values.get(name) is None else take(name)
+        if self._values.get(name) is not None:
+            return take(name, *bounds)
+        self._values.pop(name, None)
+        return None
 
     def any(self, name: str) -> Any:
         """Whatever is there, or None."""

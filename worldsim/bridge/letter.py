@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from worldsim.bridge.fields import Fields
 from worldsim.bridge.peers import Peer
 from worldsim.bridge.protocol import decode
-from worldsim.bridge.requests import Envelope, read_envelope, read_name
+from worldsim.bridge.requests import Envelope, read_name, read_rest
 
 __all__ = ["Letter"]
 
@@ -22,7 +22,7 @@ class Letter:
     arrived: float
     """On the monotonic clock, in seconds."""
     envelope: Envelope = field(default_factory=Envelope)
-    fields: Fields = field(default_factory=lambda: Fields({}, "a request"))
+    fields: Fields = field(init=False)
 
     @property
     def key(self) -> str:
@@ -45,4 +45,4 @@ class Letter:
         """
         self.fields = Fields(decode(self.parts).header, "a request")
         self.envelope = read_name(self.fields)
-        self.envelope = read_envelope(self.fields, self.envelope, front=front)
+        read_rest(self.fields, self.envelope, front=front)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 __all__ = ["Meter"]
 
@@ -25,10 +27,8 @@ class Meter:
         ProcessCollector(registry=registry)
         self._began = time.monotonic()
         self._batches: deque[tuple[int, float]] = deque(maxlen=_KEPT)
-        self._requests = Counter("worldsim_requests", "Requests by operation.", ["op"], registry=registry)
-        self._refused = Counter("worldsim_refused", "Requests refused, by code.", ["code"], registry=registry)
-        self._counts: dict[tuple[Counter, str], Counter] = {}
-        """By counter and label; to look one up there takes longer than to count."""
+        self._requests = _Tally("worldsim_requests", "Requests by operation.", "op", registry)
+        self._refused = _Tally("worldsim_refused", "Requests refused, by code.", "code", registry)
         self._malformed = Counter("worldsim_malformed", "Messages that are none.", registry=registry)
         self._frames = Counter("worldsim_frames", "Frames dreamt.", registry=registry)
         self._step = _histogram("step_seconds", "Time of a batch.", _SECONDS, registry)
@@ -42,17 +42,11 @@ class Meter:
 
     def request(self, op: str) -> None:
         """A request of a known operation came in."""
-        self._count(self._requests, op)
+        self._requests.add(op)
 
     def refused(self, code: str) -> None:
         """A request was refused; ``LATE`` is a missed deadline."""
-        self._count(self._refused, code)
-
-    def _count(self, counter: Counter, label: str) -> None:
-        one = self._counts.get((counter, label))
-        if one is None:
-            one = self._counts[counter, label] = counter.labels(label)
-        one.inc()
+        self._refused.add(code)
 
     def malformed(self) -> None:
         """A message that is none."""
@@ -88,6 +82,24 @@ class Meter:
     def page(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class _Tally(Collector):
+    """A counter by label that one thread adds to; the library's own locks at each addition."""
+
+    def __init__(self, name: str, text: str, label: str, registry: CollectorRegistry) -> None:
+        self._name, self._text, self._label = name, text, label
+        self._counts: dict[str, int] = {}
+        registry.register(self)
+
+    def add(self, label: str) -> None:
+        self._counts[label] = self._counts.get(label, 0) + 1
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._text, labels=[self._label])
+        for label, count in list(self._counts.items()):
+            family.add_metric([label], count)
+        yield family
 
 
 def _histogram(name: str, text: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +40,10 @@ class Peer:
     requests: Allowance
     malformed: Allowance
     seen: float = 0.0
-    under_way: Counter[str] = field(default_factory=Counter)
+    under_way: dict[str, int] = field(default_factory=dict)
     """Requests that have come and are not answered yet, by session."""
+    _taken: int = 0
+    """All of them."""
     refused: float = 0.0
     """When it was last told to ask later."""
     outbox: deque[list[Any]] = field(default_factory=deque)
@@ -55,7 +57,7 @@ class Peer:
     @property
     def used(self) -> int:
         """All that is under way for it."""
-        return self.under_way.total() + len(self.outbox)
+        return self._taken + len(self.outbox)
 
     def has_room(self, session: str, most: int) -> bool:
         """Whether one more request of a session may wait, where ``most`` of all its sessions may.
@@ -64,14 +66,16 @@ class Peer:
         of all others, and batches would leave half full.
         """
         sessions = len(self.under_way) + (session not in self.under_way)
-        return self.used < most and self.under_way[session] < max(1, most // sessions)
+        return self.used < most and self.under_way.get(session, 0) < max(1, most // sessions)
 
     def take(self, session: str) -> None:
         """One more is under way."""
-        self.under_way[session] += 1
+        self.under_way[session] = self.under_way.get(session, 0) + 1
+        self._taken += 1
 
     def release(self, session: str) -> None:
         """One of them is answered."""
+        self._taken -= 1
         self.under_way[session] -= 1
         if not self.under_way[session]:
             del self.under_way[session]

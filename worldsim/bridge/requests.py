@@ -29,7 +29,7 @@ from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
-__all__ = ["OPERATIONS", "Answer", "Envelope", "Reader", "Request", "read_envelope", "read_name", "refusal"]
+__all__ = ["OPERATIONS", "Answer", "Envelope", "Reader", "Request", "read_name", "read_rest", "refusal"]
 
 _START = 2**31
 
@@ -107,22 +107,23 @@ def read_name(fields: Fields) -> Envelope:
     return Envelope(fields.text("op", 32), fields.number("id"))
 
 
-def read_envelope(fields: Fields, name: Envelope, *, front: bool = False) -> Envelope:
-    """What every request has; ``fields`` then holds the rest.
+def read_rest(fields: Fields, envelope: Envelope, *, front: bool = False) -> None:
+    """The rest of what every request has; ``fields`` then holds what only some have.
 
     Args:
         fields: what ``read_name`` left.
-        name: what it read.
+        envelope: what it read; is filled in.
         front: whether a front sent it, which says whose request it is.
 
     Raises:
         BridgeError: a part of it is malformed.
     """
-    trace = fields.maybe("trace", lambda key: fields.text(key, 64))
-    patience = fields.maybe("deadline_ms", lambda key: fields.real(key, 0, 1e9) / 1000)
-    lease = fields.maybe("lease", fields.token) or ""
-    key = fields.text("key", 64) if front else ""
-    return Envelope(name.op, name.id, lease, trace, patience, key, fields.peek("session"))
+    envelope.trace = fields.maybe("trace", fields.text, 64)
+    patience = fields.maybe("deadline_ms", fields.real, 0, 1e9)
+    envelope.patience = None if patience is None else patience / 1000
+    envelope.lease = fields.maybe("lease", fields.token) or ""
+    envelope.key = fields.text("key", 64) if front else ""
+    envelope.session = fields.peek("session")
 
 
 class Reader:
@@ -158,14 +159,14 @@ class Reader:
         return Request(envelope, peer, codec, tasks, now, many=envelope.op == "step_many")
 
     def _codec(self, fields: Fields) -> str:
-        codec = fields.maybe("codec", lambda name: fields.text(name, 16)) or "raw"
+        codec = fields.maybe("codec", fields.text, 16) or "raw"
         if codec not in CODECS:
             raise BridgeError(f"a codec must be one of {', '.join(CODECS)}", codec)
         return codec
 
     def _open(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         session, seed = fields.token("session"), fields.number("seed")
-        start = fields.maybe("start", lambda name: fields.number(name, -_START, _START))
+        start = fields.maybe("start", fields.number, -_START, _START)
         given = fields.any("context")
         if given is not None and start is not None:
             raise BridgeError("an open takes a start or a context", "both", "leave one out")

@@ -24,7 +24,7 @@ from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.post import Post
 from worldsim.bridge.protocol import REPLY, Code, Limits, Message, decode, encode
 from worldsim.bridge.replies import accept, refuse
-from worldsim.bridge.requests import Envelope, read_envelope, read_name
+from worldsim.bridge.requests import Envelope, read_name, read_rest
 from worldsim.bridge.sockets import Incoming, Sockets
 from worldsim.errors import BridgeError
 
@@ -183,7 +183,7 @@ class Front:
             message = decode(incoming.parts)
             fields = Fields(message.header, "a request")
             envelope = read_name(fields)
-            envelope = read_envelope(fields, envelope)
+            read_rest(fields, envelope)
             if not peer.requests.take(now):
                 raise busy(f"a client may send {self.limits.rate} requests a second", 1000 * (1 - now % 1))
             if peer.control:
