@@ -12,7 +12,7 @@ from torch import Tensor
 from worldsim.controls import Control
 from worldsim.envs.actions import LOOK_LIMIT, Actions, DictActions
 from worldsim.errors import ControlError
-from worldsim.sampling.rollout import Controls
+from worldsim.sampling.lead import Controls
 from worldsim.sampling.upload import upload
 
 __all__ = ["ActionRows"]

@@ -12,7 +12,7 @@ from worldsim.controls import Control
 from worldsim.engine.batch_step import BatchStep
 from worldsim.envs.reset_options import Start
 from worldsim.errors import EngineError
-from worldsim.sampling.rollout import Controls
+from worldsim.sampling.lead import Controls
 
 __all__ = ["SessionBatch"]
 

@@ -11,7 +11,7 @@ from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.world import World
 from worldsim.errors import ConfigError, EngineError
-from worldsim.sampling.rollout import Controls
+from worldsim.sampling.lead import Controls
 
 COUNT = 5
 SEEDS = [3, 2**64 - 1, 0, 7, 2]

@@ -14,7 +14,8 @@ from worldsim.controls import Control
 from worldsim.engine import engine as engine_module
 from worldsim.engine.buckets import Buckets
 from worldsim.engine.world import World, load
-from worldsim.sampling.rollout import Controls, blank
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.memory import blank
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

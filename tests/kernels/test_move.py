@@ -16,8 +16,9 @@ from worldsim.checkpoint import load_world
 from worldsim.kernels.library import set_aside
 from worldsim.kernels.move import suits
 from worldsim.networks import Networks
+from worldsim.sampling.lead import Lead
+from worldsim.sampling.memory import Memory, blank
 from worldsim.sampling.move import Move, move_cameras
-from worldsim.sampling.rollout import Lead, Memory, blank
 
 pytestmark = built
 

@@ -16,7 +16,9 @@ from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
 from worldsim.sampling import rollout
-from worldsim.sampling.rollout import Controls, Memory, begin, blank, observe_unit, step_unit
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.memory import Memory, blank
+from worldsim.sampling.rollout import begin, observe_unit, step_unit
 
 WORLDS = ("history", "history without poses", "frame", "frame without poses")
 

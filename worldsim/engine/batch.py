@@ -22,8 +22,10 @@ from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.errors import EngineError
 from worldsim.sampling.flow import check_steps
+from worldsim.sampling.lead import Controls, Lead
+from worldsim.sampling.memory import Memory, blank
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Lead, Memory, blank, step_unit
+from worldsim.sampling.rollout import step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World

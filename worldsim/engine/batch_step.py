@@ -17,7 +17,8 @@ from worldsim.pixels import to_frame
 if TYPE_CHECKING:
     from worldsim.model.cache import Rows
     from worldsim.networks import Networks
-    from worldsim.sampling.rollout import Memory, Unit
+    from worldsim.sampling.memory import Memory
+    from worldsim.sampling.rollout import Unit
 
 _SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "index", "seed", "pose")
 """What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""

@@ -17,7 +17,9 @@ from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.step import Step
 from worldsim.networks import Networks
-from worldsim.sampling.rollout import Controls, Lead, Memory, step_unit
+from worldsim.sampling.lead import Controls, Lead
+from worldsim.sampling.memory import Memory
+from worldsim.sampling.rollout import step_unit
 from worldsim.sampling.upload import upload
 
 

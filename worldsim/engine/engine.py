@@ -28,8 +28,10 @@ from worldsim.errors import ControlError, EngineError
 from worldsim.model.cache import Rows
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.flow import check_steps
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.memory import Memory, blank, rows_of
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Memory, Unit, blank, observe_unit, rows_of, step_unit
+from worldsim.sampling.rollout import Unit, observe_unit, step_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World

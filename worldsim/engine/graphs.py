@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from worldsim.engine.batch_step import BatchStep
-from worldsim.sampling.rollout import Lead
+from worldsim.sampling.lead import Lead
 
 Work = Callable[[Lead, torch.Tensor | None], BatchStep]
 """From what leads into the new frames, and which rows these are of, to what is seen."""

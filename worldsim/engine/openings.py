@@ -14,9 +14,11 @@ from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.memory import Memory
 from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Controls, Memory, begin, observe_unit
+from worldsim.sampling.rollout import begin, observe_unit
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World

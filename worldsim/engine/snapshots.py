@@ -15,8 +15,8 @@ from torch import Tensor
 from worldsim.engine.step import Step
 from worldsim.errors import EngineError
 from worldsim.model.cache import Cache
+from worldsim.sampling.memory import Memory
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Memory
 from worldsim.tokenizer.protocol import Past
 
 FORMAT = 3

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldsim.engine.step import Step
 from worldsim.model.cache import Page
-from worldsim.sampling.rollout import Memory
+from worldsim.sampling.memory import Memory
 from worldsim.tokenizer.protocol import Past
 
 

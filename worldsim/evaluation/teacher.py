@@ -16,7 +16,9 @@ from worldsim.engine.world import World
 from worldsim.evaluation.measures import psnr
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
-from worldsim.sampling.rollout import Controls, Memory, begin, observe_unit, step_unit
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.memory import Memory
+from worldsim.sampling.rollout import begin, observe_unit, step_unit
 
 __all__ = ["Plan", "teacher_forced"]
 

@@ -17,7 +17,8 @@ from worldsim.sampling import se3
 
 if TYPE_CHECKING:
     from worldsim.networks import Networks
-    from worldsim.sampling.rollout import Lead, Memory
+    from worldsim.sampling.lead import Lead
+    from worldsim.sampling.memory import Memory
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""

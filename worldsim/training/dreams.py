@@ -11,7 +11,8 @@ from torch import Tensor
 from worldsim.data.clips import Clip, ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.sampling.rollout import Controls, begin, observe_unit, step_unit
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.rollout import begin, observe_unit, step_unit
 
 GIVEN = 4
 """True frames before a dream begins."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.sampling.rollout import Controls, begin, observe_unit, step_unit
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.rollout import begin, observe_unit, step_unit
 from worldsim.training.dream_objective import picture_loss
 from worldsim.training.stage import Logs, Objective
 
