@@ -19,6 +19,7 @@ from tests.tiny import lively_world
 from worldsim.bridge import server as server_module
 from worldsim.bridge.protocol import MAGIC, Limits, control_address, describe, read_array
 from worldsim.bridge.server import Options, Server
+from worldsim.bridge.sockets import Incoming, Sockets
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import World, load
 from worldsim.errors import BridgeError
@@ -302,6 +303,37 @@ def test_too_many_malformed_messages_are_dropped(ask: Ask, serve: Serve) -> None
         answers += 1
     assert header["ok"]
     assert answers < 100
+
+
+def test_a_turn_ends_after_a_few_malformed_messages(
+    ask: Ask, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [0]
+    poll, receive = Sockets.poll, Sockets.receive
+
+    def count_turn(sockets: Sockets, seconds: float) -> None:
+        turns.append(0)
+        poll(sockets, seconds)
+
+    def count_message(sockets: Sockets, *, control: bool) -> Incoming | None:
+        incoming = receive(sockets, control=control)
+        turns[-1] += incoming is not None
+        return incoming
+
+    monkeypatch.setattr(Sockets, "poll", count_turn)
+    monkeypatch.setattr(Sockets, "receive", count_message)
+    server = serve()
+    flooder, good = ask(server), ask(server)
+    session = good.open()
+    for _ in range(200):
+        flooder.data.send_multipart([b"nonsense"])
+    for seq in range(1, 4):
+        assert good.ask("step", session=session, seq=seq)["ok"]
+    last = flooder.send("open", session=name(), seed=0)
+    while flooder.receive().header["id"] != last:
+        pass
+    assert sum(turns) >= 200
+    assert max(turns) <= 8
 
 
 def test_too_many_requests_a_second_are_busy(ask: Ask, serve: Serve) -> None:

@@ -36,6 +36,8 @@ _READ = 16
 """Requests for the engine that are read in one turn."""
 _TICK = 0.05
 """Seconds between two looks at outboxes, leases and the rest."""
+_BOTHER = 4
+"""Malformed messages of one socket after which the turn goes to the next."""
 _REST = (0.001, 0.005)
 """Seconds at least and at most that malformed messages have to wait once one was refused."""
 _GOODBYE = 2.0
@@ -97,8 +99,8 @@ class Desk:
         """Waits for the engine's answers alone."""
         self._waking, self._wakeable = threading.Lock(), True
         self.draining = self._stopping = False
-        self._bothered = False
-        """Whether this turn brought malformed messages."""
+        self._bothers = 0
+        """Malformed messages of this turn."""
         self.waiting = 0
         """Requests that the engine has not answered yet."""
         self.turned = time.monotonic()
@@ -158,8 +160,8 @@ class Desk:
         The two threads share the interpreter, and to take each message as it comes slows the engine most. So
         who sends a flood of them gets a third of this thread's time, and the steps of others go on.
         """
-        if self._bothered:
-            self._bothered = False
+        if self._bothers:
+            self._bothers = 0
             least, most = _REST
             self._answered.poll(1000 * min(max(2 * worked, least), most))
 
@@ -171,12 +173,15 @@ class Desk:
 
     def _receive(self, now: float, *, control: bool) -> None:
         """Take in what has come, and answer what can be answered at once: refusals, above all."""
+        most = self._bothers + _BOTHER
         for _ in range(_AT_ONCE):
             incoming = self._sockets.receive(control=control)
             if incoming is None:
                 return
             peer = self._peers.meet(control, incoming.identity, incoming.key, now)
             self._handle(Letter(incoming.parts, peer, now), self._take)
+            if self._bothers == most:
+                return
 
     def _read(self) -> None:
         """Read some of the requests for the engine."""
@@ -218,7 +223,7 @@ class Desk:
         self._meter.refused(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self._meter.malformed()
-            self._bothered = True
+            self._bothers += 1
             if not letter.peer.malformed.take(letter.arrived):
                 return
         self._post.send(letter.peer, refuse(letter.envelope, error))
