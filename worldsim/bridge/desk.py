@@ -36,6 +36,8 @@ _READ = 16
 """Requests for the engine that are read in one turn."""
 _TICK = 0.05
 """Seconds between two looks at outboxes, leases and the rest."""
+_TOGETHER = 16
+"""Refusals that leave together: to wake ZeroMQ's thread for each takes longer than to send it."""
 _BOTHER = 4
 """Malformed messages of one socket after which the turn goes to the next."""
 _REST = (0.001, 0.005)
@@ -89,6 +91,8 @@ class Desk:
         """Requests for the engine whose envelope alone has been looked at."""
         self._accepted: list[Request] = []
         """Requests for the engine that have just come in."""
+        self._refusals: list[tuple[Peer, list[Any]]] = []
+        """Not sent yet, though they will be before the turn ends."""
         self._done: deque[Request] = deque()
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
@@ -135,7 +139,9 @@ class Desk:
                 self._send_answers()
                 for control in (True, False):
                     self._receive(now, control=control)
+                self._send_refusals()
                 self._read()
+                self._send_refusals()
                 self._rest(time.monotonic() - now)
                 if now - tick > _TICK:
                     tick = now
@@ -172,7 +178,7 @@ class Desk:
             return
 
     def _receive(self, now: float, *, control: bool) -> None:
-        """Take in what has come, and answer what can be answered at once: refusals, above all."""
+        """Take in what has come, and answer what can be answered now: refusals, above all."""
         most = self._bothers + _BOTHER
         for _ in range(_AT_ONCE):
             incoming = self._sockets.receive(control=control)
@@ -180,6 +186,8 @@ class Desk:
                 return
             peer = self._peers.meet(control, incoming.identity, incoming.key, now)
             self._handle(Letter(incoming.parts, peer, now), self._take)
+            if len(self._refusals) >= _TOGETHER:
+                self._send_refusals()
             if self._bothers == most:
                 return
 
@@ -226,7 +234,12 @@ class Desk:
             self._bothers += 1
             if not letter.peer.malformed.take(letter.arrived):
                 return
-        self._post.send(letter.peer, refuse(letter.envelope, error))
+        self._refusals.append((letter.peer, refuse(letter.envelope, error)))
+
+    def _send_refusals(self) -> None:
+        for peer, parts in self._refusals:
+            self._post.send(peer, parts)
+        self._refusals.clear()
 
     def _check_rate(self, peer: Peer, now: float) -> None:
         if not peer.requests.take(now):
@@ -278,15 +291,19 @@ class Desk:
     def _pass_on(self, letter: Letter) -> None:
         """To the engine."""
         self._check_open()
-        request = self._reader.read(
-            letter.envelope, letter.fields, letter.payloads, letter.peer, letter.arrived
-        )
+        request = self._request(letter)
         lease = self._leases.need(letter.envelope.lease, letter.key, letter.arrived)
         self._check_room(request)
         self._meter.request(letter.envelope.op)
         lease.waiting += 1
         self.waiting += 1
         self._accepted.append(request)
+
+    def _request(self, letter: Letter) -> Request:
+        envelope, peer, arrived = letter.envelope, letter.peer, letter.arrived
+        if letter.step is not None:
+            return self._reader.read_step(letter.step, envelope, peer, arrived)
+        return self._reader.read(envelope, letter.fields, letter.payloads, peer, arrived)
 
     def _check_open(self) -> None:
         if self.draining:

@@ -9,6 +9,7 @@ from worldsim.bridge.fields import Fields
 from worldsim.bridge.peers import Peer
 from worldsim.bridge.protocol import decode
 from worldsim.bridge.requests import Envelope, read_name, read_rest
+from worldsim.bridge.step_header import StepHeader, read_step
 
 __all__ = ["Letter"]
 
@@ -22,7 +23,10 @@ class Letter:
     arrived: float
     """On the monotonic clock, in seconds."""
     envelope: Envelope = field(default_factory=Envelope)
+    step: StepHeader | None = None
+    """All that it asks for if that is one step of one session."""
     fields: Fields = field(init=False)
+    """What it asks for otherwise."""
 
     @property
     def key(self) -> str:
@@ -35,7 +39,7 @@ class Letter:
         return self.parts[2:]
 
     def open(self, *, front: bool) -> None:
-        """Read the envelope; ``fields`` then holds the rest.
+        """Read the envelope; ``step`` or ``fields`` then holds the rest.
 
         Args:
             front: whether a front sent it.
@@ -43,6 +47,13 @@ class Letter:
         Raises:
             BridgeError: it is malformed.
         """
+        self.step = step = None if self.peer.control else read_step(self.parts, front=front)
+        if step is not None:
+            patience = None if step.deadline_ms is None else step.deadline_ms / 1000
+            self.envelope = Envelope(
+                step.op, step.id, step.lease, step.trace, patience, step.client, step.session
+            )
+            return
         self.fields = Fields(decode(self.parts).header, "a request")
         self.envelope = read_name(self.fields)
         read_rest(self.fields, self.envelope, front=front)

@@ -10,6 +10,7 @@ from typing import Any
 from worldsim.bridge.fields import Fields
 from worldsim.bridge.peers import Peer
 from worldsim.bridge.protocol import CODECS, Code, Limits
+from worldsim.bridge.step_header import StepHeader
 from worldsim.bridge.tasks import (
     Adopt,
     Advance,
@@ -32,6 +33,8 @@ from worldsim.errors import BridgeError, WorldsimError
 __all__ = ["OPERATIONS", "Answer", "Envelope", "Reader", "Request", "read_name", "read_rest", "refusal"]
 
 _START = 2**31
+_PICTURES = ("raw", "jpeg")
+"""The codecs that need a frame to be decoded."""
 
 
 @dataclass(slots=True)
@@ -154,9 +157,16 @@ class Reader:
         if not envelope.lease:
             raise BridgeError("a request must have its client's lease", None, "say hello first")
         codec = self._codec(fields)
-        tasks = method(self, fields, payloads, codec in ("raw", "jpeg"))
+        tasks = method(self, fields, payloads, codec in _PICTURES)
         fields.end()
         return Request(envelope, peer, codec, tasks, now, many=envelope.op == "step_many")
+
+    def read_step(self, header: StepHeader, envelope: Envelope, peer: Peer, now: float) -> Request:
+        """The same of a header that was read in one go."""
+        codec = header.codec or "raw"
+        control = self._allowed(lambda: header.control)
+        task = _advance_by(header.session, header.seq, control, codec in _PICTURES)
+        return Request(envelope, peer, codec, [task], now)
 
     def _codec(self, fields: Fields) -> str:
         codec = fields.maybe("codec", fields.text, 16) or "raw"
@@ -194,8 +204,7 @@ class Reader:
 
     def _advance(self, fields: Fields, frames: bool) -> Task | BridgeError:
         session, seq = fields.token("session"), fields.number("seq", 1)
-        control = self._control(fields)
-        return control if isinstance(control, BridgeError) else Advance(session, seq, control, frames)
+        return _advance_by(session, seq, self._control(fields), frames)
 
     def _anchor(self, fields: Fields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 1)
@@ -204,10 +213,13 @@ class Reader:
         return [control if isinstance(control, BridgeError) else Anchor(session, seq, frame, control)]
 
     def _control(self, fields: Fields) -> Control | BridgeError:
-        """The control of a request, or why the world does not take it."""
         entry = fields.any("control")
+        return self._allowed(lambda: read_control(entry))
+
+    def _allowed(self, read: Callable[[], Control]) -> Control | BridgeError:
+        """The control of a request, or why the world does not take it."""
         try:
-            control = read_control(entry)
+            control = read()
             self._check(control)
         except BridgeError:
             raise
@@ -255,6 +267,10 @@ _READERS: dict[str, Callable[[Reader, Fields, Sequence[Any], bool], list[Task | 
 }
 OPERATIONS = tuple(_READERS)
 """What a client can ask on the data socket."""
+
+
+def _advance_by(session: str, seq: int, control: Control | BridgeError, frames: bool) -> Task | BridgeError:
+    return control if isinstance(control, BridgeError) else Advance(session, seq, control, frames)
 
 
 def _check_payloads(payloads: Sequence[Any], most: int) -> None:
