@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
+import msgpack
 
 from worldsim.bridge.protocol import Code
 from worldsim.errors import BridgeError
@@ -120,11 +120,11 @@ class Leases:
 
 def pack_records(records: Iterable[dict[str, Any]]) -> bytes:
     """Records of leases as an engine tells its front."""
-    packed: bytes = msgspec.msgpack.encode(list(records))
+    packed: bytes = msgpack.packb(list(records))
     return packed
 
 
 def read_records(packed: bytes) -> list[dict[str, Any]]:
     """What ``pack_records`` packed."""
-    records: list[dict[str, Any]] = msgspec.msgpack.decode(packed)
+    records: list[dict[str, Any]] = msgpack.unpackb(packed)
     return records

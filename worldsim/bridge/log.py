@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgpack
 
 from worldsim.errors import BridgeError
 
@@ -24,7 +24,7 @@ _LARGEST = 64 * 2**20
 
 def frame(record: Record) -> bytes:
     """A record as it lies in the file."""
-    body: bytes = msgspec.msgpack.encode(record)
+    body: bytes = msgpack.packb(record, use_bin_type=True)
     return _HEAD.pack(len(body), zlib.crc32(body)) + body
 
 
@@ -120,7 +120,7 @@ def _records(data: bytes) -> Iterator[tuple[Record, int]]:
         body = data[at + _HEAD.size : end]
         if not 0 < length <= _LARGEST or end > len(data) or zlib.crc32(body) != crc:
             return
-        yield msgspec.msgpack.decode(body), end
+        yield msgpack.unpackb(body, raw=False, strict_map_key=False), end
         at = end
 
 
