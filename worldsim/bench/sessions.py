@@ -15,7 +15,7 @@ from worldsim.engine.world import World
 _NEAR = 64
 """Frames after which a session is as fast as it will be: its context is full."""
 _PAIRS = 500
-"""Steps of the old session and of the young one that are compared: medians of so many differ by a hundredth."""
+"""Steps of an old session and a young one that are compared: medians of so many differ by a hundredth."""
 
 
 @dataclass(frozen=True, slots=True)
