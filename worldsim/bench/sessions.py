@@ -78,26 +78,26 @@ class LongRun:
 def time_long_run(world: World, frames: int, seconds: float | None = None) -> LongRun:
     """Step one session ``frames`` times, or for ``seconds`` if those are over earlier, K = 1.
 
-    At its end it is timed in turns with a young session, each first in half of them, so that a machine that
-    has become slower or faster meanwhile does not count.
+    At its end it is timed in turns with a young session, each first in half of them and both walking, so that
+    a machine that has become slower or faster meanwhile does not count, and where they are counts little.
     """
     engine = world.engine(slots=2, steps=1, history=0)
-    old, young = open_sessions(engine, 2)
-    controls = held_controls(world, [old])
+    old, young = (held_controls(world, [session]) for session in open_sessions(engine, 2))
     until = time.perf_counter() + (seconds if seconds is not None else float("inf"))
     done = 0
     while done < frames and time.perf_counter() < until:
-        engine.step(next(controls))
+        engine.step(next(old))
         done += 1
     for _ in range(_NEAR):
-        young.step()
+        engine.step(next(young))
     times: dict[bool, list[float]] = {True: [], False: []}
     turns = [(True, old), (False, young)]
     for _ in range(_PAIRS):
         turns.reverse()
-        for is_old, session in turns:
+        for is_old, controls in turns:
+            control = next(controls)
             began = time.perf_counter()
-            session.step()
+            engine.step(control)
             times[is_old].append(time.perf_counter() - began)
     near, far = (float(np.median(times[is_old]) * 1000) for is_old in (False, True))
     return LongRun(done, near, far)
