@@ -1,6 +1,6 @@
 """The header of the request that comes most, one step of one session, read in one go.
 
-A header of any other form is read field by field, which takes ten times as long and tells what is wrong with
+A header of any other form is read field by field, which takes five times as long and tells what is wrong with
 it. Whatever is read here would be read there, too, and come to the same request.
 """
 
@@ -28,24 +28,28 @@ _Text = Annotated[str, Meta(max_length=64)]
 class _ControlEntry(Struct, frozen=True, forbid_unknown_fields=True):
     keys: Annotated[list[_Text], Meta(max_length=64)] | None = None
     look: float | None = None
+    """Radians."""
     pose: Annotated[list[float], Meta(min_length=16, max_length=16)] | None = None
+    """Camera-to-world, a 4x4 matrix row by row."""
 
 
 _NOTHING = _ControlEntry()
 
 
 class StepHeader(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client sends."""
+    """What a client sends; ``docs/protocol.md`` says what each key is for."""
 
     op: Literal["step"]
     id: Annotated[int, Meta(ge=0)]
     lease: str
+    """32 lower-case hexadecimal digits, as ``session``."""
     session: str
     seq: Annotated[int, Meta(ge=1)]
     entry: _ControlEntry | None = msgspec.field(default=None, name="control")
     codec: Literal["raw", "jpeg", "latent", "none"] | None = None
     trace: _Text | None = None
     deadline_ms: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    """Milliseconds after the arrival."""
 
     @property
     def client(self) -> str:
