@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from rich.progress import (
     BarColumn,
@@ -20,7 +21,7 @@ from rich.progress import (
 
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
-from worldsim.data.video import CODECS
+from worldsim.data.video import CodecName
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.player import MixturePlayer
 
@@ -62,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
     )
     parser.add_argument(
-        "--codec", choices=list(CODECS), default="lossless", help="of the video (%(default)s)"
+        "--codec",
+        choices=get_args(CodecName),
+        default="lossless",
+        help="of the video; raw: none, frames as they are, ready to train on at once (%(default)s)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
     return parser

@@ -139,7 +139,7 @@ def from_planar(x: Any, y: Any, z: Any, yaw: Any) -> np.ndarray:
     pose[..., 2, 1] = -1  # down
     pose[..., 0, 2], pose[..., 1, 2] = np.cos(yaw), np.sin(yaw)  # forward
     pose[..., 0, 3], pose[..., 1, 3], pose[..., 2, 3], pose[..., 3, 3] = x, y, z, 1
-    return check_pose(pose)
+    return _checked(pose, (4, 4), "a pose")  # its rotation is one by construction
 
 
 def planar(pose: np.ndarray) -> np.ndarray:

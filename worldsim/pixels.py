@@ -78,9 +78,15 @@ def resize_area(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (h, w) == (height, width):
         return frames
     rows, columns = height // h, width // w
-    total = np.zeros((*lead, h, w, channels), dtype=np.uint32)
-    for row in range(rows):  # one strided sum per pixel of a box is ten times as fast as a sum over axes
-        for column in range(columns):
-            total += frames[..., row::rows, column::columns, :]
+    tall = frames[..., ::rows, :, :].astype(np.uint32)
+    for row in range(1, rows):
+        tall += frames[..., row::rows, :, :]
+    boxes = tall.reshape(*lead, h, w, columns, channels)
+    small = np.empty((*lead, h, w, channels), np.uint8)
     area = rows * columns
-    return ((total + area // 2) // area).astype(np.uint8)
+    for channel in range(channels):  # sums along a row of one channel: NumPy's loops over three are slow
+        total = boxes[..., 0, channel].copy()
+        for column in range(1, columns):
+            total += boxes[..., column, channel]
+        small[..., channel] = (total + area // 2) // area
+    return small

@@ -7,6 +7,7 @@ that led *into* a frame. :func:`shift` goes from the one to the other, and nothi
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,13 +78,14 @@ class ClipStore:
     """All frames of one split of a dataset at one size, ready for sampling.
 
     The first store of a split and size decodes the videos into an array beside the dataset, in its folder
-    ``cache``; later ones map that file. It may be deleted at any time.
+    ``cache``; later ones map that file. It may be deleted at any time. Raw frames that fit in memory are read
+    as they are, and nothing is kept.
 
     Args:
         dataset: the dataset, or its folder.
         size: height and width of the frames; must divide the dataset's.
         split: "train", or "held_out": the episodes that are never trained on.
-        threads: how many decode.
+        threads: how many decode; by default one for each core.
         on_progress: called while decoding with the number of episodes done and their total.
 
     Raises:
@@ -96,7 +98,7 @@ class ClipStore:
         size: tuple[int, int] | None = None,
         split: Split = "train",
         *,
-        threads: int = 2,
+        threads: int | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
@@ -106,7 +108,7 @@ class ClipStore:
         if not self.episodes:
             raise DataError("a split must have episodes", split, "record more frames, or with another seed")
         self._load_rows()
-        self.frames = self._load_frames(threads, on_progress)
+        self.frames = self._load_frames(threads or len(os.sched_getaffinity(0)), on_progress)
         """``uint8 [N, H, W, 3]``: the split's frames, episode after episode; in memory where they take less
         than half of it, else mapped from disk."""
 
@@ -210,6 +212,12 @@ class ClipStore:
         )
 
     def _load_frames(self, threads: int, on_progress: Callable[[int, int], None] | None) -> np.ndarray:
+        # Random windows of a mapped file wait for the disk whenever its pages are dropped: what fits is read.
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.dataset.is_raw and math.prod(self._shape()) < memory / 2:
+            made: np.ndarray = np.empty(self._shape(), np.uint8)
+            self._fill(made, threads, on_progress)
+            return made
         path = self._cache_path()
         with locked(path.parent):  # whoever comes second finds the frames decoded
             if not path.exists():
@@ -217,8 +225,6 @@ class ClipStore:
                     stale.unlink()
                 self._decode_all(path, threads, on_progress)
         mapped: np.ndarray = np.load(path, mmap_mode="r")
-        # Random windows of a mapped file wait for the disk whenever its pages are dropped: what fits is read.
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         frames: np.ndarray = np.load(path) if mapped.nbytes < memory / 2 else mapped
         return frames
 
@@ -232,13 +238,25 @@ class ClipStore:
 
     def _decode_all(self, path: Path, threads: int, on_progress: Callable[[int, int], None] | None) -> None:
         temporary = path.with_name(f"{path.name}.tmp")
-        total = sum(episode.length for episode in self.episodes)
-        shape = (total, *self.spec.size, 3)
-        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape())
+        self._fill(frames, threads, on_progress)
+        frames.flush()
+        temporary.replace(path)
+
+    def _shape(self) -> tuple[int, int, int, int]:
+        return (sum(episode.length for episode in self.episodes), *self.spec.size, 3)
+
+    def _fill(
+        self, frames: np.ndarray, threads: int, on_progress: Callable[[int, int], None] | None
+    ) -> None:
         firsts = np.cumsum([0, *(episode.length for episode in self.episodes)])
 
         def fill(job: tuple[Episode, int]) -> None:
             episode, first = job
+            if self.dataset.is_raw:
+                whole = self.dataset.mapped(episode.index)
+                frames[first : first + episode.length] = resize_area(whole, self.spec.size)
+                return
             for t, frame in enumerate(self.dataset.frames(episode.index)):
                 frames[first + t] = resize_area(frame, self.spec.size)
 
@@ -247,5 +265,3 @@ class ClipStore:
             for done, _ in enumerate(pool.map(fill, jobs), start=1):
                 if on_progress is not None:
                     on_progress(done, len(self.episodes))
-        frames.flush()
-        temporary.replace(path)

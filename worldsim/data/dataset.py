@@ -14,6 +14,7 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.layout import Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, read_info
 from worldsim.data.parquet import read_table
+from worldsim.data.raw import read_raw
 from worldsim.data.rows import from_rows, poses_of
 from worldsim.data.video import decode
 from worldsim.errors import DataError
@@ -53,9 +54,14 @@ class Dataset:
         self.layout = Layout(Path(path))
         info = read_info(self.layout)
         self.spec = info.spec
+        self.is_raw = info.is_raw
+        """Whether frames are kept as they are: they need no decoding, see :meth:`mapped`."""
         self._rows = read_episodes(self.layout)
         self.episodes = [Episode(row.index, row.length, row.seed, split_of(row.seed)) for row in self._rows]
         # Neighbouring episodes share a file: the last one stays in memory.
+        self._first_rows: dict[int, int] = {}
+        for row in self._rows:
+            self._first_rows.setdefault(row.data_file, row.first_row)
         self._data_file = functools.lru_cache(maxsize=1)(lambda file: read_table(self.layout.data(file)))
 
     def __len__(self) -> int:
@@ -75,9 +81,22 @@ class Dataset:
         return from_rows(self._table(self._row(index)))
 
     def frames(self, index: int) -> Iterator[np.ndarray]:
-        """Decode the frames of episode ``index``, each ``uint8 [H, W, 3]``, one after the other."""
+        """Read the frames of episode ``index``, each ``uint8 [H, W, 3]``, one after the other."""
         row = self._row(index)
+        if self.is_raw:
+            return iter(self.mapped(index))
         return decode(self.layout.video(row.video_file), row.first_frame, row.length, self.spec.fps)
+
+    def mapped(self, index: int) -> np.ndarray:
+        """``uint8 [T, H, W, 3]``: the frames of episode ``index``, mapped from disk.
+
+        Raises:
+            DataError: frames are kept as videos.
+        """
+        if not self.is_raw:
+            raise DataError("only raw frames can be mapped", str(self.layout.root), "read them with frames()")
+        row = self._row(index)
+        return read_raw(self.layout.raw(row.video_file), row.length)
 
     def poses(self) -> np.ndarray:
         """``float64 [N, 4, 4]``: the poses of all frames, in order. Raises DataError where there are none."""
@@ -91,5 +110,5 @@ class Dataset:
         return self._rows[index]
 
     def _table(self, row: EpisodeRow) -> Any:
-        first = next(r.first_row for r in self._rows if r.data_file == row.data_file)
+        first = self._first_rows[row.data_file]
         return self._data_file(row.data_file).slice(row.first_row - first, row.length)

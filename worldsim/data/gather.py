@@ -7,6 +7,9 @@ says. What a crash leaves beyond that is removed by the next gathering.
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ import numpy as np
 from worldsim.data.layout import DATA_FILE_MB, VIDEO_FILE_MB, Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, write_episodes, write_info, write_stats
 from worldsim.data.parquet import join_tables, read_table, write_table
-from worldsim.data.rows import IMAGE, image_stats, row_stats
+from worldsim.data.rows import kept_stats
 from worldsim.data.shards import Shard, publish
 from worldsim.data.spec import SourceSpec
+from worldsim.data.stats import of_values
 from worldsim.data.video import join
 
 __all__ = ["gather"]
@@ -33,27 +37,31 @@ def gather(root: Path, spec: SourceSpec, shards: list[Shard]) -> None:
     for stray in layout.files() - _vouched_for(layout, known):
         stray.unlink()
     if shards:
+        is_raw = shards[0].is_raw
         added = _add(layout, spec, known, shards)
         write_stats(layout, len(known) + len(added))
-        write_info(layout, spec, known + added)
+        write_info(layout, spec, known + added, is_raw)
     for shard in shards:
         shard.remove()
 
 
 def _vouched_for(layout: Layout, known: list[EpisodeRow]) -> set[Path]:
-    places = (
-        (layout.data(r.data_file), layout.video(r.video_file), layout.episodes(r.meta_file)) for r in known
-    )
-    return set(itertools.chain.from_iterable(places))
+    paths = set()
+    for row in known:
+        paths |= {layout.video(row.video_file), layout.raw(row.video_file)}  # whichever there is
+        paths |= {layout.data(row.data_file), layout.episodes(row.meta_file)}
+    return paths
 
 
 def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list[Shard]) -> list[EpisodeRow]:
-    tables = [read_table(shard.table) for shard in shards]
+    with ThreadPoolExecutor() as pool:
+        tables = list(pool.map(read_table, (shard.table for shard in shards)))
     next_row = known[-1].first_row + known[-1].length if known else 0
     first_rows = list(itertools.accumulate((table.num_rows for table in tables), initial=next_row))[:-1]
     numbered = [_with_index(table, first) for table, first in zip(tables, first_rows, strict=True)]
     data_files = _write_data(layout, numbered, known[-1].data_file + 1 if known else 0)
-    videos = _write_videos(layout, spec, shards, tables, known[-1].video_file + 1 if known else 0)
+    is_raw, file = shards[0].is_raw, known[-1].video_file + 1 if known else 0
+    videos = _link_raw(layout, shards, file) if is_raw else _write_videos(layout, spec, shards, tables, file)
     rows = [
         EpisodeRow(
             index=shard.number,
@@ -69,8 +77,11 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
             shards, tables, first_rows, data_files, videos, strict=True
         )
     ]
-    found = [{IMAGE: image_stats(old), **row_stats(new)} for old, new in zip(tables, numbered, strict=True)]
-    write_episodes(layout, spec, rows, found)
+    found = [
+        {**kept_stats(table), "index": of_values(np.arange(row.first_row, row.first_row + row.length))}
+        for table, row in zip(tables, rows, strict=True)
+    ]
+    write_episodes(layout, spec, rows, found, is_raw)
     return rows
 
 
@@ -100,6 +111,22 @@ def _write_videos(
         places += [(file, start) for start in starts]
         file += 1
     return places
+
+
+def _link_raw(layout: Layout, shards: list[Shard], file: int) -> list[tuple[int, int]]:
+    """Put each shard's frames into a file of the dataset; as of ``_write_videos``."""
+    for n, shard in enumerate(shards, start=file):
+        publish(layout.raw(n), partial(_link, shard.raw))
+    return [(n, 0) for n in range(file, file + len(shards))]
+
+
+def _link(old: Path, new: Path) -> None:
+    """A second name for a file, which the shard's removal leaves; a copy where files have only one."""
+    new.unlink(missing_ok=True)
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
 
 
 def _groups(sizes: list[int], limit: int) -> list[list[int]]:

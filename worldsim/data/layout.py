@@ -6,13 +6,24 @@ from pathlib import Path
 
 from worldsim.data.rows import IMAGE
 
-__all__ = ["CHUNK_FILES", "DATA_FILE_MB", "DATA_PATH", "VIDEO_FILE_MB", "VIDEO_PATH", "Layout", "place"]
+__all__ = [
+    "CHUNK_FILES",
+    "DATA_FILE_MB",
+    "DATA_PATH",
+    "RAW_PATH",
+    "VIDEO_FILE_MB",
+    "VIDEO_PATH",
+    "Layout",
+    "place",
+]
 
 CHUNK_FILES = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+RAW_PATH = "frames/chunk-{chunk_index:03d}/file-{file_index:03d}.npy"
+"""Of frames that are kept as they are, an episode in each file; LeRobot knows no such files."""
 _EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
@@ -40,10 +51,13 @@ class Layout:
     def video(self, file: int) -> Path:
         return self.root / VIDEO_PATH.format(video_key=IMAGE, **place(file))
 
+    def raw(self, file: int) -> Path:
+        return self.root / RAW_PATH.format(**place(file))
+
     def episodes(self, file: int) -> Path:
         return self.root / _EPISODES_PATH.format(**place(file))
 
     def files(self) -> set[Path]:
-        """All the data, video and episode files that there are, whether or not info.json vouches for them."""
-        patterns = ("data/chunk-*/*", "videos/*/chunk-*/*", "meta/episodes/chunk-*/*")
+        """All files of rows, frames and episodes that there are, also those that info.json does not vouch for."""
+        patterns = ("data/chunk-*/*", "videos/*/chunk-*/*", "frames/chunk-*/*", "meta/episodes/chunk-*/*")
         return {path for pattern in patterns for path in self.root.glob(pattern)}

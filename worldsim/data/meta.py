@@ -14,6 +14,7 @@ from worldsim.data.layout import (
     CHUNK_FILES,
     DATA_FILE_MB,
     DATA_PATH,
+    RAW_PATH,
     VIDEO_FILE_MB,
     VIDEO_PATH,
     Layout,
@@ -40,8 +41,9 @@ class EpisodeRow:
     """Its first row in the dataset as a whole."""
     data_file: int
     video_file: int
+    """Of its frames, be they a video or not."""
     first_frame: int
-    """Its first frame in its video file."""
+    """Its first frame in that file."""
     meta_file: int
     """The file of this row itself."""
 
@@ -53,6 +55,8 @@ class Info:
     spec: SourceSpec
     episodes: int
     frames: int
+    is_raw: bool
+    """Whether frames are kept as they are, and not as videos."""
 
 
 def read_info(layout: Layout) -> Info:
@@ -66,10 +70,11 @@ def read_info(layout: Layout) -> Info:
         raise DataError("info.json must hold JSON", str(layout.info), str(error)) from error
     if "worldsim" not in info:
         raise DataError("a dataset must have been written by worldsim", str(layout.root))
-    return Info(from_dict(SourceSpec, info["worldsim"]), info["total_episodes"], info["total_frames"])
+    spec = from_dict(SourceSpec, info["worldsim"])
+    return Info(spec, info["total_episodes"], info["total_frames"], is_raw="frames_path" in info)
 
 
-def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow]) -> None:
+def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow], is_raw: bool = False) -> None:
     """Publish the dataset with ``episodes``: from here on it holds them."""
     info = {
         "codebase_version": "v3.0",
@@ -83,8 +88,9 @@ def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow]) -> 
         "fps": spec.fps,
         "splits": {"train": f"0:{len(episodes)}"},
         "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": features(spec),
+        "video_path": None if is_raw else VIDEO_PATH,
+        **({"frames_path": RAW_PATH} if is_raw else {}),
+        "features": features(spec, has_video=not is_raw),
         "worldsim": to_dict(spec),
     }
     _write_json(info, layout.info)
@@ -95,16 +101,21 @@ def read_episodes(layout: Layout) -> list[EpisodeRow]:
     if not layout.info.exists():
         return []
     rows: list[EpisodeRow] = []
-    for file, table in _episode_tables(layout, read_info(layout).episodes):
-        rows += _to_rows(table, file)
+    info = read_info(layout)
+    for file, table in _episode_tables(layout, info.episodes):
+        rows += _to_rows(table, file, _where(info.is_raw))
     return rows
 
 
 def write_episodes(
-    layout: Layout, spec: SourceSpec, rows: list[EpisodeRow], found: list[dict[str, Stats]]
+    layout: Layout,
+    spec: SourceSpec,
+    rows: list[EpisodeRow],
+    found: list[dict[str, Stats]],
+    is_raw: bool = False,
 ) -> None:
     """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
-    episodes = to_table({**_place_columns(spec, rows), **_stats_columns(found)})
+    episodes = to_table({**_place_columns(spec, rows, _where(is_raw)), **_stats_columns(found)})
     publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
     # pandas keeps an index under this name; LeRobot finds tasks by it.
     tasks = to_table({"task_index": [0], "__index_level_0__": [spec.name]})
@@ -136,7 +147,12 @@ def _episode_tables(layout: Layout, episodes: int) -> Iterator[tuple[int, Any]]:
         file += 1
 
 
-def _to_rows(table: Any, meta_file: int) -> list[EpisodeRow]:
+def _where(is_raw: bool) -> str:
+    """What the columns are called that tell where an episode's frames are."""
+    return "frames" if is_raw else f"videos/{IMAGE}"
+
+
+def _to_rows(table: Any, meta_file: int, where: str) -> list[EpisodeRow]:
     def file_of(row: dict[str, Any], kind: str) -> int:
         return int(row[f"{kind}/chunk_index"] * CHUNK_FILES + row[f"{kind}/file_index"])
 
@@ -148,15 +164,15 @@ def _to_rows(table: Any, meta_file: int) -> list[EpisodeRow]:
             length=row["length"],
             first_row=row["dataset_from_index"],
             data_file=file_of(row, "data"),
-            video_file=file_of(row, f"videos/{IMAGE}"),
-            first_frame=row[f"videos/{IMAGE}/from_frame"],
+            video_file=file_of(row, where),
+            first_frame=row[f"{where}/from_frame"],
             meta_file=meta_file,
         )
         for row in table.select(names).to_pylist()
     ]
 
 
-def _place_columns(spec: SourceSpec, rows: list[EpisodeRow]) -> dict[str, list[Any]]:
+def _place_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> dict[str, list[Any]]:
     return {
         "episode_index": [row.index for row in rows],
         "tasks": [[spec.name] for _ in rows],
@@ -166,10 +182,10 @@ def _place_columns(spec: SourceSpec, rows: list[EpisodeRow]) -> dict[str, list[A
         "dataset_to_index": [row.first_row + row.length for row in rows],
         **{f"data/{k}": [place(row.data_file)[k] for row in rows] for k in place(0)},
         **{f"meta/episodes/{k}": [place(row.meta_file)[k] for row in rows] for k in place(0)},
-        **{f"videos/{IMAGE}/{k}": [place(row.video_file)[k] for row in rows] for k in place(0)},
-        f"videos/{IMAGE}/from_frame": [row.first_frame for row in rows],
-        f"videos/{IMAGE}/from_timestamp": [row.first_frame / spec.fps for row in rows],
-        f"videos/{IMAGE}/to_timestamp": [(row.first_frame + row.length) / spec.fps for row in rows],
+        **{f"{where}/{k}": [place(row.video_file)[k] for row in rows] for k in place(0)},
+        f"{where}/from_frame": [row.first_frame for row in rows],
+        f"{where}/from_timestamp": [row.first_frame / spec.fps for row in rows],
+        f"{where}/to_timestamp": [(row.first_frame + row.length) / spec.fps for row in rows],
     }
 
 

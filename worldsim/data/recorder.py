@@ -105,7 +105,8 @@ def record(
         SourceError: a worker failed.
         DependencyError: a package is missing that the source or the files need.
     """
-    require_av()
+    if cfg.codec != "raw":
+        require_av()
     require_pyarrow()  # now, not after a worker's first episode
     spec = _spec(make_player)
     layout = Layout(root)

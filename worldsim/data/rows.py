@@ -16,15 +16,18 @@ from worldsim.data.parquet import to_table
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats, of_frames, of_values
 
-__all__ = ["IMAGE", "features", "from_rows", "image_stats", "poses_of", "row_stats", "to_rows"]
+__all__ = ["IMAGE", "features", "from_rows", "kept_stats", "poses_of", "to_rows"]
 
 IMAGE = "observation.image"
 """Name of the video feature."""
-_STATS_KEY = "image_stats"
+_STATS_KEY = "stats"
 
 
-def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
-    """An episode as a pyarrow table, but for the column ``index``: only the gathering knows it."""
+def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int, *, has_video: bool = True) -> Any:
+    """An episode as a pyarrow table, but for the column ``index``: only the gathering knows it.
+
+    The columns' statistics, and where there is a video the frames', go with it in the table's metadata.
+    """
     steps = np.arange(len(episode), dtype=np.int64)
     n_keys = len(spec.control_space.keys)
     columns = {
@@ -41,7 +44,9 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int) -> Any:
         "episode_index": np.full_like(steps, number),
         "task_index": np.zeros_like(steps),
     }
-    return to_table(columns, {_STATS_KEY: json.dumps(of_frames(episode.frames))})
+    stats = {IMAGE: of_frames(episode.frames)} if has_video else {}
+    stats |= {name: of_values(values) for name, values in columns.items()}
+    return to_table(columns, {_STATS_KEY: json.dumps(stats)})
 
 
 def from_rows(table: Any) -> EpisodeArrays:
@@ -62,7 +67,7 @@ def poses_of(table: Any) -> np.ndarray:
     return _matrix(table, "camera.pose").reshape(-1, 4, 4)
 
 
-def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:
+def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str, Any]]:
     """The features of a dataset of ``spec``, as info.json states them."""
     keys = spec.control_space.keys
     h, w = spec.size
@@ -79,12 +84,14 @@ def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:
         **dict.fromkeys(("terminated", "truncated"), "bool"),
         **dict.fromkeys(("seed", "frame_index", "episode_index", "index", "task_index"), "int64"),
     }
-    image = {"dtype": "video", "shape": [h, w, 3], "names": ["height", "width", "channels"]}
+    image = {
+        "dtype": "video",
+        "shape": [h, w, 3],
+        "names": ["height", "width", "channels"],
+        "info": {"video.fps": spec.fps, "video.height": h, "video.width": w, "has_audio": False},
+    }
     return {
-        IMAGE: {
-            **image,
-            "info": {"video.fps": spec.fps, "video.height": h, "video.width": w, "has_audio": False},
-        },
+        **({IMAGE: image} if has_video else {}),
         **{
             k: {"dtype": dtype, "shape": [len(names)], "names": names}
             for k, (dtype, names) in vectors.items()
@@ -93,14 +100,9 @@ def features(spec: SourceSpec) -> dict[str, dict[str, Any]]:
     }
 
 
-def row_stats(table: Any) -> dict[str, Stats]:
-    """The statistics of each column of a table."""
-    return {name: of_values(_matrix(table, name)) for name in table.column_names}
-
-
-def image_stats(table: Any) -> Stats:
-    """The statistics of an episode's frames, in [0, 1] by channel, which :func:`to_rows` left there."""
-    stats: Stats = json.loads(table.schema.metadata[_STATS_KEY.encode()])
+def kept_stats(table: Any) -> dict[str, Stats]:
+    """The statistics of an episode's columns and frames, which :func:`to_rows` left with its table."""
+    stats: dict[str, Stats] = json.loads(table.schema.metadata[_STATS_KEY.encode()])
     return stats
 
 

@@ -1,4 +1,4 @@
-"""Shards: one recorded episode on disk, a video and a table that is published after it.
+"""Shards: one recorded episode on disk, its frames and a table that is published after them.
 
 A shard exists once its table does. Both files are written beside their place, synced and renamed, so that a
 crash at any moment leaves whole shards and at most some files to sweep up.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.parquet import read_table, write_table
+from worldsim.data.raw import write_raw
 from worldsim.data.rows import to_rows
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName, encode
@@ -34,6 +35,16 @@ class Shard:
         return self.folder / f"episode-{self.number:06d}.mp4"
 
     @property
+    def raw(self) -> Path:
+        """The frames as they are, in place of the video."""
+        return self.folder / f"episode-{self.number:06d}.npy"
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it has frames as they are, and no video."""
+        return self.raw.exists()
+
+    @property
     def table(self) -> Path:
         return self.folder / f"episode-{self.number:06d}.parquet"
 
@@ -43,15 +54,19 @@ class Shard:
         return int(read_table(self.table, columns=["frame_index"]).num_rows)
 
     def remove(self) -> None:
-        """Remove it, the table first: a video without one is swept up."""
+        """Remove it, the table first: frames without one are swept up."""
         self.table.unlink(missing_ok=True)
         self.video.unlink(missing_ok=True)
+        self.raw.unlink(missing_ok=True)
 
 
 def write_shard(shard: Shard, episode: EpisodeArrays, spec: SourceSpec, codec: CodecName) -> None:
     """Write an episode; it exists for readers only once it is whole."""
-    rows = to_rows(episode, spec, shard.number)
-    publish(shard.video, lambda path: encode(path, episode.frames, spec.fps, codec))
+    rows = to_rows(episode, spec, shard.number, has_video=codec != "raw")
+    if codec == "raw":
+        publish(shard.raw, lambda path: write_raw(path, episode.frames))
+    else:
+        publish(shard.video, lambda path: encode(path, episode.frames, spec.fps, codec))
     publish(shard.table, lambda path: write_table(rows, path))
 
 
@@ -62,10 +77,10 @@ def find_shards(folder: Path) -> dict[int, Shard]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a crash left: temporary files, and videos whose table was never written."""
-    whole = {shard.video for shard in find_shards(folder).values()}
+    """Remove what a crash left: temporary files, and frames whose table was never written."""
+    whole = {path for shard in find_shards(folder).values() for path in (shard.video, shard.raw)}
     for path in folder.glob("*"):
-        if path.suffix == _TEMPORARY or (path.suffix == ".mp4" and path not in whole):
+        if path.suffix == _TEMPORARY or (path.suffix in (".mp4", ".npy") and path not in whole):
             path.unlink(missing_ok=True)
 
 

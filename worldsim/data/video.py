@@ -19,7 +19,8 @@ from worldsim.errors import DataError, DependencyError
 
 __all__ = ["CODECS", "Codec", "CodecName", "decode", "encode", "join", "require_av"]
 
-CodecName = Literal["lossless", "compact"]
+CodecName = Literal["lossless", "compact", "raw"]
+"""How frames are kept; "raw" ones are no video, see ``raw.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Codec:
 
 # Without B-frames, packets stay in the order of their frames: videos are joined and cut by copying packets.
 _NO_REORDERING = (("bf", "0"), ("g", "30"))
-CODECS: dict[CodecName, Codec] = {
+CODECS: dict[str, Codec] = {
     "lossless": Codec(
         encoder="libx264rgb", pixels="rgb24", options=(("qp", "0"), ("preset", "ultrafast"), *_NO_REORDERING)
     ),
@@ -44,7 +45,7 @@ CODECS: dict[CodecName, Codec] = {
 }
 
 
-def encode(path: Path, frames: np.ndarray, fps: float, codec: CodecName) -> None:
+def encode(path: Path, frames: np.ndarray, fps: float, codec: str) -> None:
     """Write ``uint8 [T, H, W, 3]`` as an mp4 file of exactly T frames."""
     av = require_av()
     settings = CODECS[codec]
