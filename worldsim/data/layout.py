@@ -58,6 +58,6 @@ class Layout:
         return self.root / _EPISODES_PATH.format(**place(file))
 
     def files(self) -> set[Path]:
-        """All files of rows, frames and episodes that there are, also those that info.json does not vouch for."""
+        """All files of rows, frames and episodes, also those that info.json does not vouch for."""
         patterns = ("data/chunk-*/*", "videos/*/chunk-*/*", "frames/chunk-*/*", "meta/episodes/chunk-*/*")
         return {path for pattern in patterns for path in self.root.glob(pattern)}
