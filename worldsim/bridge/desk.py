@@ -20,7 +20,6 @@ from worldsim.bridge.leases import Leases, pack_records
 from worldsim.bridge.letter import Letter
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
-from worldsim.bridge.post import Post
 from worldsim.bridge.protocol import Code, Limits
 from worldsim.bridge.replies import accept, refuse, reply_to
 from worldsim.bridge.requests import Reader, Request
@@ -35,7 +34,7 @@ _AT_ONCE = 64
 _READ = 16
 """Requests for the engine that are read in one turn."""
 _TICK = 0.05
-"""Seconds between two looks at outboxes, leases and the rest."""
+"""Seconds between two looks at leases and the rest."""
 _TOGETHER = 16
 """Refusals that leave together: to wake ZeroMQ's thread for each takes longer than to send it."""
 _BOTHER = 4
@@ -86,7 +85,6 @@ class Desk:
         self._limits, self._meter = limits, meter
         self._hello, self._info, self._room, self._front = dict(hello), info, room, front
         self._peers = Peers(limits.rate, limits.malformed)
-        self._post = Post(sockets, limits.waiting)
         self._unread: deque[Letter] = deque()
         """Requests for the engine whose envelope alone has been looked at."""
         self._accepted: list[Request] = []
@@ -158,7 +156,7 @@ class Desk:
     @property
     def _busy(self) -> bool:
         """Whether there is anything left to answer or to send."""
-        return bool(self._done or self._unread or self._post.waiting)
+        return bool(self._done or self._unread or self._sockets.unsent)
 
     def _rest(self, worked: float) -> None:
         """After malformed messages nothing is taken in for twice as long as the turn took or until an answer.
@@ -185,7 +183,7 @@ class Desk:
             if incoming is None:
                 return
             peer = self._peers.meet(control, incoming.identity, incoming.key, now)
-            self._handle(Letter(incoming.parts, peer, now), self._take)
+            self._handle(Letter(incoming.parts, peer, now, incoming.charge), self._take)
             if len(self._refusals) >= _TOGETHER:
                 self._send_refusals()
             if self._bothers == most:
@@ -238,8 +236,12 @@ class Desk:
 
     def _send_refusals(self) -> None:
         for peer, parts in self._refusals:
-            self._post.send(peer, parts)
+            self._send(peer, parts)
         self._refusals.clear()
+
+    def _send(self, peer: Peer, parts: list[Any]) -> None:
+        """What there is no room for is dropped, and asked for again by the client."""
+        self._sockets.send(peer.identity, parts, control=peer.control)
 
     def _check_rate(self, peer: Peer, now: float) -> None:
         if not peer.requests.take(now):
@@ -267,7 +269,7 @@ class Desk:
             known = "the control socket takes hello, heartbeat, info"
             raise BridgeError("a request's op must be known", envelope.op, known)
         self._meter.request(envelope.op)
-        self._post.send(letter.peer, accept(envelope, values, told))
+        self._send(letter.peer, accept(envelope, values, told))
 
     def _greet(self, letter: Letter) -> dict[str, Any]:
         client, old, now = letter.fields.text("client", 64), letter.envelope.lease, letter.arrived
@@ -344,10 +346,9 @@ class Desk:
             for answer in request.answers:
                 if isinstance(answer, BridgeError):
                     self._meter.refused(answer.code)
-            self._post.send(request.peer, reply_to(request))
+            self._send(request.peer, reply_to(request))
 
     def _look_around(self, now: float) -> None:
-        self._post.flush()
         for lease in self._leases.expire(now):
             self._batcher.end(lease.token)
         self._peers.prune(now)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,10 @@ import zmq
 
 from worldsim.errors import BridgeError
 
-__all__ = ["DOMAIN", "ServerKeys", "add_client", "main", "read_clients"]
+__all__ = ["Guests", "ServerKeys", "add_client", "main", "read_clients"]
 
-DOMAIN = "worldsim"
-"""The ZAP domain of the server's sockets."""
+_SETTLED = 1_000_000_000
+"""Nanoseconds after its last change in which a folder is read at every handshake."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
@@ -51,12 +52,33 @@ class ServerKeys:
             raise BridgeError(rule, f"{path}: {path.stat().st_mode & 0o777:o}", f"chmod 600 {path}")
         return cls(zmq.curve_public(secret.encode()).decode(), secret)
 
-    def guard(self, socket: zmq.Socket[bytes]) -> None:
-        """Let ``socket``, not yet bound, speak CURVE, and only with those whom a ``Doorkeeper`` lets in."""
-        socket.zap_domain = DOMAIN.encode()
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        socket.curve_server = True
-        socket.curve_secretkey = self.secret.encode()
+
+class Guests:
+    """Those who may come in, as the files in ``folder``/clients say at the moment.
+
+    A key that is added counts at once, and one that is deleted is kept out from its next connection on. The
+    files are read again only when the folder has changed: a flood of unknown keys costs next to nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._known: dict[str, str] = {}
+        self._seen: tuple[int, ...] = ()
+
+    def admit(self, key: str) -> bool:
+        """Tell whether a public key, Z85, may come in."""
+        clients = self._folder / "clients"
+        try:
+            state = clients.stat()
+        except OSError:
+            return False
+        seen = (state.st_dev, state.st_ino, state.st_mtime_ns)
+        if seen != self._seen:
+            self._known = read_clients(self._folder)
+            # A folder that has just changed may change again within the same tick of its clock.
+            self._seen = seen if time.time_ns() - state.st_mtime_ns > _SETTLED else ()
+        name = self._known.get(key)
+        return name is not None and _holds(clients / f"{name}.public", key)
 
 
 def add_client(folder: Path, name: str) -> Path:
@@ -115,6 +137,14 @@ def _write_pair(public: Path, secret: Path) -> None:
         with open(os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(key + b"\n")
         building.rename(path)
+
+
+def _holds(path: Path, key: str) -> bool:
+    """Whether a file still holds a key."""
+    try:
+        return _read(path) == key
+    except BridgeError:
+        return False
 
 
 def _read(path: Path) -> str:

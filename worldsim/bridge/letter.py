@@ -10,6 +10,7 @@ from worldsim.bridge.peers import Peer
 from worldsim.bridge.protocol import decode
 from worldsim.bridge.requests import Envelope, read_name, read_rest
 from worldsim.bridge.step_header import StepHeader, read_step
+from worldsim.bridge.zmtp import Charge
 
 __all__ = ["Letter"]
 
@@ -22,6 +23,8 @@ class Letter:
     peer: Peer
     arrived: float
     """On the monotonic clock, in seconds."""
+    charge: Charge
+    """For its bytes."""
     envelope: Envelope = field(default_factory=Envelope)
     step: StepHeader | None = None
     """All that it asks for if that is one step of one session."""

@@ -1,10 +1,9 @@
-"""The connections of a server's clients: how much each has asked for, and what waits to be sent to it."""
+"""The connections of a server's clients: how much each has asked for."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
 
 __all__ = ["Allowance", "Peer", "Peers"]
 
@@ -46,18 +45,16 @@ class Peer:
     """All of them."""
     refused: float = 0.0
     """When it was last told to ask later."""
-    outbox: deque[list[Any]] = field(default_factory=deque)
-    """Replies that its socket has no room for."""
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way to it."""
-        return not (self.under_way or self.outbox)
+        return not self.under_way
 
     @property
     def used(self) -> int:
         """All that is under way for it."""
-        return self._taken + len(self.outbox)
+        return self._taken
 
     def has_room(self, session: str, most: int) -> bool:
         """Whether one more request of a session may wait, where ``most`` of all its sessions may.

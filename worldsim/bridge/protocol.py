@@ -240,11 +240,14 @@ def control_address(address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine's programs can reach an address: ``ipc://``, or ``tcp://`` on a loopback."""
+    """Whether only this machine's programs can reach an address: a file, or ``tcp://`` on a loopback.
+
+    An abstract ``ipc://@NAME`` is none: it has no file whose mode keeps other users out.
+    """
     kind, _, rest = address.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
     loopback = host in ("localhost", "::1") or (host.startswith("127.") and host.count(".") == 3)
-    return kind == "ipc" or (kind == "tcp" and loopback)
+    return (kind == "ipc" and not rest.startswith("@")) or (kind == "tcp" and loopback)
 
 
 def _wrong_magic(magic: bytes) -> BridgeError:

@@ -1,31 +1,57 @@
-"""The two ROUTER sockets of a server. Used by one thread."""
+"""The two sockets of a server: what clients see is a pair of ZeroMQ's ROUTERs. Used by one thread."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import socket
+import resource
+import selectors
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
+from zmq.utils import z85
 
-from worldsim.bridge.doorkeeper import Doorkeeper
-from worldsim.bridge.haste import hastened
-from worldsim.bridge.keys import ServerKeys
+from worldsim.bridge.keys import Guests, ServerKeys
 from worldsim.bridge.protocol import REQUEST, control_address, is_local
+from worldsim.bridge.zmtp import Charge, Connection, CutError, Listener, Pool
+from worldsim.bridge.zmtp.connection import Bounds
+from worldsim.bridge.zmtp.curve import Curve
+from worldsim.bridge.zmtp.frames import Mechanism, Null
 from worldsim.errors import BridgeError
 
 __all__ = ["Incoming", "Sockets"]
 
-_HIGH_WATER = 64
-_NOW, _NOW_AND_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-"""Plain numbers: a flag costs as much as a message to look at."""
-_PARTS = 2 + REQUEST.payloads
+_MIB = 2**20
+_BOUNDS = Bounds(
+    part=REQUEST.payload, total=REQUEST.header + REQUEST.payloads * REQUEST.payload, kept=2 + REQUEST.payloads
+)
+_REQUESTS = 192 * _MIB
+"""Bytes of requests that are coming in or not answered yet."""
+_REPLIES = 128 * _MIB
+"""Bytes of replies that clients have not read yet."""
+_CONNECTIONS = 4096
+_RESERVED = 48
+"""Descriptors that are kept for everything else."""
+_STRANGERS = 64
+"""Connections whose handshake is not over; the oldest goes when one more comes."""
+_SILENT = (5.0, 60.0)
+"""Seconds after which a connection that has asked nothing, and one that has, may go to make room."""
+_SLOW = 1.0
+"""Seconds after which an unfinished message goes where there is no room for others."""
+_AT_ONCE = 32
+"""Connections that are accepted in one turn."""
+_TICK = 0.1
+"""Seconds between two looks for connections that take too long."""
+_STARVED = 0.01
+"""Seconds after which it is looked again for room for a message."""
 _TRIES = 20
-_LINGER_MS = 1000
-"""What is sent just before the end is given so long to leave."""
+_LINGER = 1.0
+"""Seconds that what is sent just before the end may take to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +61,10 @@ class Incoming:
     control: bool
     identity: bytes
     key: str
-    parts: list[bytes]
-    """One more than a message may have where it had more still."""
+    parts: list[Any]
+    """Bytes-like each. One more than a message may have where it had more still."""
+    charge: Charge
+    """To be kept for as long as the message's bytes are."""
 
 
 class Sockets:
@@ -44,147 +72,291 @@ class Sockets:
 
     Args:
         address: of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``.
-        keys: folder of keys; needed for any address that other machines can reach.
+        keys: folder of keys; needed for any address that others than this process's user can reach.
+        requests: bytes of requests in all; one client may have 3/8 of them.
 
     Raises:
         BridgeError: an address that is malformed, taken, or needs keys.
     """
 
-    def __init__(self, address: str, keys: Path | None = None) -> None:
+    def __init__(self, address: str, keys: Path | None = None, *, requests: int = _REQUESTS) -> None:
         if keys is None and not is_local(address):
-            rule, remedy = "an address that other machines can reach needs keys", "give --keys DIR"
+            rule, remedy = "an address that others can reach needs keys", "give --keys DIR"
             raise BridgeError(rule, address, f"{remedy}; `worldsim keys new NAME --dir DIR` makes them")
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._stack = contextlib.ExitStack()
-        self._stack.callback(self._context.term)
-        self._secret = None
-        try:
-            with hastened():  # the first socket starts ZeroMQ's own threads
-                if keys is not None:
-                    self._secret = ServerKeys.read(keys)
-                    self._stack.enter_context(Doorkeeper(self._context, keys))
-                self._data, self._control, self.address = self._bind(address)
-        except BaseException:
-            self._stack.close()
-            raise
-        self._poller = zmq.Poller()
-        for one in (self._data, self._control):
-            self._poller.register(one, zmq.POLLIN)
-        self._ready: set[int | zmq.Socket[bytes]] = set()
-        """What could be read at the last poll; to ask another in vain costs as much as a message."""
+        self._secret = None if keys is None else z85.decode(ServerKeys.read(keys).secret)
+        self._guests = None if keys is None else Guests(keys)
+        self._data, self._control = _bind(address, own=keys is None)
+        self.address = self._data.address
+        self.pool = Pool(requests, requests * 3 // 8)
+        """Bytes of requests."""
+        self._selector = selectors.DefaultSelector()
+        for listener in (self._data, self._control):
+            self._selector.register(listener.sock, selectors.EVENT_READ, listener)
+        self._numbers = itertools.count(1)
+        self._connections: dict[bytes, Connection] = {}
+        self._strangers: dict[bytes, Connection] = {}
+        """Those whose handshake is not over, the oldest first."""
+        self._keys: dict[str, int] = {}
+        """How many connections each key has."""
+        self._most = _room()
+        self._pending: dict[bool, deque[Connection]] = {True: deque(), False: deque()}
+        """Connections that may have a message, of the control socket or not."""
+        self._starved: list[Connection] = []
+        self.unsent = 0
+        """Bytes that clients have not read yet."""
+        self._look = 0.0
+        self._others = zmq.Poller()
+        self._others.register(self._selector.fileno(), zmq.POLLIN)
+        self._foreign = 0
+        """ZeroMQ's own sockets that are watched."""
+        self._ready: set[Any] = set()
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._connections)
 
     def watch(self, other: int | zmq.Socket[bytes]) -> None:
-        """Let ``poll`` return when a file or another socket can be read, too."""
-        self._poller.register(other, zmq.POLLIN)
+        """Let ``poll`` return when a file or a socket of ZeroMQ's can be read, too."""
+        if isinstance(other, int):
+            self._selector.register(other, selectors.EVENT_READ, other)
+        else:
+            self._foreign += 1
+            self._others.register(other, zmq.POLLIN)
 
-    def forget(self, other: int | zmq.Socket[bytes]) -> None:
+    def forget(self, other: zmq.Socket[bytes]) -> None:
         """The opposite of ``watch``."""
-        self._poller.unregister(other)
+        self._foreign -= 1
+        self._others.unregister(other)
 
     def poll(self, seconds: float) -> None:
         """Wait until something has come, or for so long."""
-        self._ready = {one for one, _ in self._poller.poll(round(seconds * 1000))}
+        if any(self._pending.values()):
+            seconds = 0.0
+        if self._starved:
+            seconds = min(seconds, _STARVED)
+        self._ready.clear()
+        if self._foreign:
+            self._ready.update(one for one, _ in self._others.poll(round(seconds * 1000)))
+            seconds = 0.0
+        for entry, events in self._selector.select(seconds):
+            self._meet(entry.data, events)
+        now = time.monotonic()
+        self._feed()
+        if now > self._look + _TICK:
+            self._look = now
+            self._look_around(now)
 
     def ready(self, other: int | zmq.Socket[bytes]) -> bool:
         """Whether what is watched could be read at the last poll."""
         return other in self._ready
 
     def receive(self, *, control: bool) -> Incoming | None:
-        """The next message of a socket that had some at the last poll, or None."""
-        one = self._control if control else self._data
-        if one not in self._ready:
-            return None
-        try:
-            first = frame = one.recv(_NOW, copy=False)
-        except zmq.Again:
-            self._ready.discard(one)
-            return None
-        parts: list[bytes] = []
-        while frame.more:
-            frame = one.recv(copy=False)
-            if len(parts) <= _PARTS:
-                parts.append(frame.bytes)
-        key = "" if self._secret is None else str(first.get("User-Id"))
-        return Incoming(control, first.bytes, key, parts)
+        """The next message, or None. Connections take turns."""
+        pending = self._pending[control]
+        now = time.monotonic()
+        while pending:
+            one = pending.popleft()
+            one.pending = False
+            whole = self._take(one, now)
+            if whole is None:
+                continue
+            self._expect(one)
+            return Incoming(control, one.identity, one.key, whole.parts, whole.charge)
+        return None
 
     def send(self, identity: bytes, parts: list[Any], *, control: bool) -> bool:
         """Send to one connection; False if there is no room. To one that is gone there always is."""
-        one = self._control if control else self._data
-        try:
-            one.send(identity, _NOW_AND_MORE)
-            for part in parts[:-1]:
-                one.send(part, _NOW_AND_MORE)
-            one.send(parts[-1], _NOW)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-        return True
+        one = self._connections.get(identity)
+        if one is None or one.control is not control:
+            return True
+        sent = one.send(parts)
+        if one.unsent:
+            self._attend(one)
+            while self.unsent > _REPLIES:
+                self._cut(max(self._connections.values(), key=lambda other: other.unsent))
+        return sent
 
     def close(self) -> None:
-        """Close both; what was sent leaves first, as far as that takes no longer than a second."""
-        for one in (self._data, self._control):
-            one.close(linger=_LINGER_MS)
-        self._stack.close()
+        """Close all; what was sent leaves first, as far as that takes no longer than a second."""
+        for listener in (self._data, self._control):
+            self._selector.unregister(listener.sock)
+        end = time.monotonic() + _LINGER
+        while self.unsent and (left := end - time.monotonic()) > 0:
+            for entry, events in self._selector.select(left):
+                if isinstance(entry.data, Connection) and events & selectors.EVENT_WRITE:
+                    self._flush(entry.data)
+        for one in list(self._connections.values()):
+            self._cut(one)
+        self._selector.close()
+        for listener in (self._control, self._data):
+            listener.close()
 
-    def _bind(self, address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes], str]:
-        """Data socket, control socket and the data socket's address. A port that is left open is tried again
-        until the next one is free, too."""
-        _check_free(address)
-        for left in reversed(range(_TRIES if address.endswith(":*") else 1)):
-            data, control = self._socket(), self._socket()
-            try:
-                bound = _bind(data, address)
-                _bind(control, control_address(bound))
-            except BridgeError:
-                data.close()
-                control.close()
-                if not left:
-                    raise
-            else:
-                return data, control, bound
-        raise AssertionError("the last try returns or raises")
+    def _meet(self, other: Any, events: int) -> None:
+        """See to what is ready."""
+        if isinstance(other, Connection):
+            if events & selectors.EVENT_WRITE:
+                self._flush(other)
+            if events & selectors.EVENT_READ and not other.closed:
+                self._read(other)
+        elif isinstance(other, Listener):
+            self._accept(other)
+        else:
+            self._ready.add(other)
 
-    def _socket(self) -> zmq.Socket[bytes]:
-        made = self._context.socket(zmq.ROUTER)
-        made.sndhwm = made.rcvhwm = _HIGH_WATER
-        made.linger = 0
-        made.maxmsgsize = REQUEST.payload
-        made.router_mandatory = True
-        # No heartbeats of ZeroMQ's own: a client that fills its queue and leaves would end this process, for
-        # libzmq 4.3.5 aborts when one is due on a connection that failed unread. TCP finds out who is gone.
-        made.tcp_keepalive, made.tcp_keepalive_idle = 1, 3
-        made.tcp_keepalive_intvl, made.tcp_keepalive_cnt = 1, 3
-        made.tcp_maxrt = 5000
-        made.ipv6 = True
-        if self._secret is not None:
-            self._secret.guard(made)
-        return made
+    def _accept(self, listener: Listener) -> None:
+        for _ in range(_AT_ONCE):
+            sock = listener.accept()
+            if sock is None:
+                return
+            now = time.monotonic()
+            if len(self._connections) >= self._most and not self._make_room(now):
+                sock.close()
+                return
+            if len(self._strangers) >= min(_STRANGERS, self._most // 2):
+                self._cut(next(iter(self._strangers.values())))
+            one = Connection(
+                sock,
+                next(self._numbers),
+                listener is self._control,
+                self._mechanism(),
+                self.pool,
+                _BOUNDS,
+                now,
+            )
+            self._connections[one.identity] = self._strangers[one.identity] = one
+            self._attend(one)
 
+    def _mechanism(self) -> Mechanism:
+        if self._secret is None or self._guests is None:
+            return Null()
+        return Curve(self._secret, self._guests.admit)
 
-def _bind(one: zmq.Socket[bytes], address: str) -> str:
-    """Bind; the file of an ``ipc://`` address is its owner's alone from the first moment."""
-    mask = os.umask(0o177)
-    try:
-        one.bind(address)
-    except zmq.ZMQError as error:
-        rule, remedy = "an address must be free and well-formed", "name another one with --bind"
-        raise BridgeError(rule, f"{address}: {error}", remedy) from error
-    finally:
-        os.umask(mask)
-    return one.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+    def _make_room(self, now: float) -> bool:
+        """Cut the connection that has been silent for longest, if it has been for long."""
+        one = next(iter(self._strangers.values()), None)
+        if one is None:
+            one = min(self._connections.values(), key=lambda other: other.heard)
+            if now - one.heard < _SILENT[one.asked]:
+                return False
+        self._cut(one)
+        return True
 
-
-def _check_free(address: str) -> None:
-    """ZeroMQ takes an ``ipc://`` address away from whoever has it; that is refused here."""
-    kind, _, path = address.partition("://")
-    if kind != "ipc" or path.startswith("@") or not Path(path).is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    def _read(self, one: Connection) -> None:
+        if one.pending:
+            return  # what it sent before has to be looked at first
         try:
-            probe.connect(path)
-        except OSError:
+            one.read()
+        except CutError:
+            self._cut(one)
+        else:
+            self._expect(one)
+
+    def _expect(self, one: Connection) -> None:
+        """Look for a message of a connection in its turn."""
+        if not one.pending:
+            one.pending = True
+            self._pending[one.control].append(one)
+
+    def _take(self, one: Connection, now: float) -> Any:
+        """Its next message, or None."""
+        if one.closed:
+            return None
+        try:
+            whole = None if one.unsent and one.deaf else one.take(now)
+            if one.ready and one.identity in self._strangers:
+                self._welcome(one)
+        except CutError:
+            self._cut(one)
+            return None
+        if one.starved:
+            self._starved.append(one)
+        self._attend(one)
+        return whole
+
+    def _welcome(self, one: Connection) -> None:
+        """A handshake is over. CutError where its key has as many connections as one may have."""
+        del self._strangers[one.identity]
+        if one.key:
+            self._keys[one.key] = self._keys.get(one.key, 0) + 1
+            if self._keys[one.key] > self._most // 2:
+                raise CutError("too many connections of one key")
+
+    def _feed(self) -> None:
+        """Try again for messages that there was no room for."""
+        starved, self._starved = self._starved, []
+        for one in starved:
+            if not one.closed:
+                one.starved = False
+                self._expect(one)
+
+    def _flush(self, one: Connection) -> None:
+        deaf = one.deaf
+        try:
+            one.flush()
+        except CutError:
+            self._cut(one)
             return
-    rule, remedy = "an address must be free", "end the server that has it, or name another with --bind"
-    raise BridgeError(rule, address, remedy)
+        if deaf and not one.deaf:
+            self._expect(one)
+        self._attend(one)
+
+    def _attend(self, one: Connection) -> None:
+        """Watch a connection for what is to be done with it."""
+        if one.closed:
+            return
+        self.unsent += one.unsent - one.counted
+        one.counted = one.unsent
+        mask = (0 if one.deaf else selectors.EVENT_READ) | (selectors.EVENT_WRITE if one.unsent else 0)
+        if mask == one.mask:
+            return
+        if not one.mask:
+            self._selector.register(one.sock, mask, one)
+        elif not mask:
+            self._selector.unregister(one.sock)
+        else:
+            self._selector.modify(one.sock, mask, one)
+        one.mask = mask
+
+    def _cut(self, one: Connection) -> None:
+        del self._connections[one.identity]
+        self._strangers.pop(one.identity, None)
+        if one.key and one.key in self._keys:
+            self._keys[one.key] -= 1
+            if not self._keys[one.key]:
+                del self._keys[one.key]
+        if one.mask:
+            self._selector.unregister(one.sock)
+        self.unsent -= one.counted
+        one.close()
+
+    def _look_around(self, now: float) -> None:
+        """Cut what takes too long, and where messages starve, the largest of those that are not finished."""
+        for one in list(self._connections.values()):
+            if one.overdue(now):
+                self._cut(one)
+        if self._starved and self.pool.used + _BOUNDS.total > self.pool.most:
+            slow = [one for one in self._connections.values() if one.held and now - one.begun > _SLOW]
+            if slow:
+                self._cut(max(slow, key=lambda one: one.held))
+
+
+def _room() -> int:
+    """Connections for which there are descriptors."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError):
+        allowed -= len(os.listdir("/dev/fd"))
+    return max(4, min(_CONNECTIONS, allowed - _RESERVED))
+
+
+def _bind(address: str, *, own: bool) -> tuple[Listener, Listener]:
+    """The data socket and the control socket. A port that is left open is tried again until the next one is
+    free, too."""
+    for left in reversed(range(_TRIES if address.endswith(":*") else 1)):
+        data = Listener(address, own=own)
+        try:
+            return data, Listener(control_address(data.address), own=own)
+        except BridgeError:
+            data.close()
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")

@@ -21,7 +21,6 @@ from worldsim.bridge.front.link import Link
 from worldsim.bridge.leases import Lease, Leases, read_records
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
-from worldsim.bridge.post import Post
 from worldsim.bridge.protocol import REPLY, Code, Limits, Message, decode, encode
 from worldsim.bridge.replies import accept, refuse
 from worldsim.bridge.requests import Envelope, read_name, read_rest
@@ -69,7 +68,6 @@ class Front:
         self._sockets = Sockets(address, keys)
         self.address = self._sockets.address
         """Of the data socket, with its port."""
-        self._post = Post(self._sockets, self.limits.waiting)
         self.fleet = Fleet(words, state, self._sockets)
         self._draining = self._stopping = False
         self._settled = False
@@ -128,7 +126,7 @@ class Front:
     def _run(self) -> None:
         tick = beat = 0.0
         goodbye = None
-        while goodbye is None or ((self.fleet.waiting or self._post.waiting) and time.monotonic() < goodbye):
+        while goodbye is None or (self._busy and time.monotonic() < goodbye):
             self._sockets.poll(_TICK)
             now = self.turned = time.monotonic()
             self.fleet.receive()
@@ -143,8 +141,12 @@ class Front:
             if self._stopping and goodbye is None:
                 goodbye = now + _DRAIN
 
+    @property
+    def _busy(self) -> bool:
+        """Whether there is anything left to answer or to send."""
+        return bool(self.fleet.waiting or self._sockets.unsent)
+
     def _look_around(self, now: float) -> None:
-        self._post.flush()
         for lease in self._leases.expire(now):
             for name in [name for name, seat in self.fleet.seats.items() if seat.lease == lease.token]:
                 del self.fleet.seats[name]
@@ -200,7 +202,11 @@ class Front:
             self.meter.malformed()
             if not peer.malformed.take(now):
                 return
-        self._post.send(peer, refuse(envelope, error))
+        self._send(peer, refuse(envelope, error))
+
+    def _send(self, peer: Peer, parts: list[Any]) -> None:
+        """What there is no room for is dropped, and asked for again by the client."""
+        self._sockets.send(peer.identity, parts, control=peer.control)
 
     def _answer_control(self, envelope: Envelope, fields: Fields, peer: Peer, now: float) -> None:
         if envelope.op == "hello":
@@ -211,7 +217,7 @@ class Front:
         fields.end()
         if envelope.op == "heartbeat":
             self._need(envelope, peer, now)
-            self._post.send(peer, accept(envelope, {}))
+            self._send(peer, accept(envelope, {}))
         elif envelope.op == "info":
             self._tell(envelope, peer)
         else:
@@ -229,7 +235,7 @@ class Front:
         gathered = Gathered(
             len(self.fleet.ready),
             good=lambda replies: self._welcome(envelope, peer, lease, replies),
-            bad=lambda error: self._post.send(peer, refuse(envelope, error)),
+            bad=lambda error: self._send(peer, refuse(envelope, error)),
         )
         for link in self.fleet.links:
             if link.ready:
@@ -247,7 +253,7 @@ class Front:
             name: value for name, value in replies[0][1].header.items() if name not in ("op", "id", "ok")
         }
         own = {"lease": lease.token, "ttl_s": self._leases.ttl, "limits": self.limits.to_dict()}
-        self._post.send(peer, accept(envelope, {**facts, **own, "sessions": sessions}))
+        self._send(peer, accept(envelope, {**facts, **own, "sessions": sessions}))
 
     def _tell(self, envelope: Envelope, peer: Peer) -> None:
         links = self.fleet.ready
@@ -257,10 +263,10 @@ class Front:
         def tell(replies: Replies) -> None:
             total = sum_info([reply.header for _, reply in replies])
             values = {name: value for name, value in total.items() if name not in ("op", "id", "ok", "trace")}
-            self._post.send(peer, accept(envelope, {**values, "draining": self._draining}))
+            self._send(peer, accept(envelope, {**values, "draining": self._draining}))
 
         gathered = Gathered(
-            len(links), good=tell, bad=lambda error: self._post.send(peer, refuse(envelope, error))
+            len(links), good=tell, bad=lambda error: self._send(peer, refuse(envelope, error))
         )
         for link in links:
             self.fleet.ask(link, {"op": "info"}, key="", then=gathered.of(link), control=True)
@@ -280,7 +286,7 @@ class Front:
         name = str(message.header.get("session"))
         link = self._find(name) or (self._place(name, lease) if envelope.op in _MAKERS else None)
         if link is None and envelope.op == "close" and self.fleet.whole:
-            self._post.send(peer, accept(envelope, {}))
+            self._send(peer, accept(envelope, {}))
             return
         if link is None or not link.ready:
             raise self._nowhere(name)
@@ -339,14 +345,14 @@ class Front:
 
         def fail(error: BridgeError) -> None:
             self._release(peer, lease, envelope.session)
-            self._post.send(peer, refuse(envelope, error))
+            self._send(peer, refuse(envelope, error))
 
         def join(replies: Replies) -> None:
             self._release(peer, lease, envelope.session)
             joined, payloads = join_steps(len(items), replies, rows)
             head = {"op": envelope.op, "id": envelope.id, "ok": True, "items": joined}
             head |= {} if envelope.trace is None else {"trace": envelope.trace}
-            self._post.send(peer, encode(head, payloads, REPLY))
+            self._send(peer, encode(head, payloads, REPLY))
 
         if not parts:
             join([])
@@ -367,9 +373,9 @@ class Front:
 
     def _reply(self, peer: Peer, envelope: Envelope, reply: Message | None) -> None:
         if reply is None:
-            self._post.send(peer, refuse(envelope, busy("a session's engine must be ready", 500)))
+            self._send(peer, refuse(envelope, busy("a session's engine must be ready", 500)))
         else:
-            self._post.send(peer, encode({**reply.header, "id": envelope.id}, reply.payloads, REPLY))
+            self._send(peer, encode({**reply.header, "id": envelope.id}, reply.payloads, REPLY))
 
     def _check_open(self) -> None:
         if self._draining:
