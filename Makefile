@@ -12,13 +12,22 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python; do \
 	$$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: play test stress nightly lint types clean
+.PHONY: play test quick network stress nightly lint types clean
 
 play: $(VENV)/play.stamp
 	@$(BIN)/python play.py $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# What a change is tried with between two thoughts: all but slow tests. `test` stays the judge.
+quick: $(VENV)/dev.stamp
+	@$(BIN)/ruff check .
+	$(BIN)/python -m pytest -m 'not slow and not network and not gpu'
+
+# Tests that install packages from an index: they are skipped where there is none.
+network: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m network
 
 # A server under hostile messages, kill -9, broken networks, churn and overload: minutes, and the same for hours.
 stress: $(VENV)/dev.stamp

@@ -11,15 +11,13 @@ from gymnasium.vector import AutoresetMode
 
 from worldsim.envs.numpy_vector import NumpyVectorEnv
 from worldsim.envs.vector import ImaginedVectorEnv
-from worldsim.errors import ConfigError, DependencyError
+from worldsim.errors import ConfigError, DependencyError, install
 
 try:
     from stable_baselines3.common.vec_env import VecEnv
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 except ModuleNotFoundError as error:
-    raise DependencyError(
-        "worldsim.envs.sb3 needs Stable-Baselines3", None, "pip install 'worldsim[sb3]'"
-    ) from error
+    raise DependencyError("worldsim.envs.sb3 needs Stable-Baselines3", None, install("sb3")) from error
 
 __all__ = ["SB3VecEnv"]
 

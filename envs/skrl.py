@@ -10,12 +10,12 @@ from torch import Tensor
 
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.vector import ImaginedVectorEnv
-from worldsim.errors import ConfigError, DependencyError
+from worldsim.errors import ConfigError, DependencyError, install
 
 try:
     from skrl.envs.wrappers.torch import Wrapper
 except ModuleNotFoundError as error:
-    raise DependencyError("worldsim.envs.skrl needs skrl", None, "pip install 'worldsim[skrl]'") from error
+    raise DependencyError("worldsim.envs.skrl needs skrl", None, install("skrl")) from error
 
 __all__ = ["SkrlEnv"]
 

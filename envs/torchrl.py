@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from worldsim.envs.vector import ImaginedVectorEnv
-from worldsim.errors import ConfigError, DependencyError
+from worldsim.errors import ConfigError, DependencyError, install
 
 try:
     import torch
@@ -17,9 +17,7 @@ try:
     from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
     from torchrl.envs import EnvBase
 except ModuleNotFoundError as error:
-    raise DependencyError(
-        "worldsim.envs.torchrl needs TorchRL", None, "pip install 'worldsim[torchrl]'"
-    ) from error
+    raise DependencyError("worldsim.envs.torchrl needs TorchRL", None, install("torchrl")) from error
 
 __all__ = ["TorchRLEnv"]
 

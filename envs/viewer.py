@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.errors import DependencyError
+from worldsim.errors import DependencyError, install
 
 __all__ = ["Viewer"]
 
@@ -54,7 +54,5 @@ def _pygame() -> ModuleType:
     try:
         import pygame
     except ModuleNotFoundError as error:
-        raise DependencyError(
-            "render_mode 'human' needs pygame", None, "pip install 'worldsim[play]'"
-        ) from error
+        raise DependencyError("render_mode 'human' needs pygame", None, install("play")) from error
     return pygame

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import email
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import worldsim
 from tests.source_tree import ROOMS, ROOT
@@ -52,8 +54,21 @@ def test_shipped_worlds_are_found() -> None:
     assert (FOLDER / "__init__.py").exists()
 
 
-def test_the_version_is_the_installed_one_and_in_the_changelog() -> None:
-    assert importlib.metadata.version("worldsim") == worldsim.__version__
+@pytest.mark.parametrize(
+    ("folder", "name"), [(ROOT, "worldsim-engine"), (ROOT / "clients" / "python", "worldsim-client")]
+)
+def test_distributions_have_names_of_their_own_and_one_version(
+    folder: Path, name: str, tmp_path: Path
+) -> None:
+    call = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(call, cwd=folder, check=True, capture_output=True, timeout=120)
+    (told,) = tmp_path.glob("*/PKG-INFO")
+    metadata = email.message_from_string(told.read_text(encoding="utf-8"))
+    assert metadata["Name"] == name, "`worldsim` itself is a stranger's package on PyPI"
+    assert metadata["Version"] == worldsim.__version__
+
+
+def test_the_version_is_in_the_changelog() -> None:
     assert f"## {worldsim.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
@@ -63,5 +78,5 @@ def test_every_dependency_has_an_exact_version() -> None:
     assert len(exact) == sum(not line.startswith("#") for line in lines)
     extras = PROJECT["project"]["optional-dependencies"].values()
     wanted = [*PROJECT["project"]["dependencies"], *(entry for extra in extras for entry in extra)]
-    names = {re.split(r"[\[<>=]", entry)[0].lower() for entry in wanted} - {"worldsim"}
+    names = {re.split(r"[\[<>=]", entry)[0].lower() for entry in wanted} - {"worldsim-engine"}
     assert names <= exact

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 _here = Path(__file__).parent
-if not (_here / "envs").is_dir():
+if not (_here / "envs").is_dir() and (_here.parent / "pyproject.toml").is_file():
     # A clone, where envs/, agents/ and checkpoints/ lie beside this folder: found there, installed or not.
     __path__.append(str(_here.parent))
-
-from worldsim.envs.registry import register as _register_envs  # noqa: E402
 
 if TYPE_CHECKING:
     from worldsim.checkpoint import Context
@@ -36,7 +35,15 @@ def __getattr__(name: str) -> object:
     """The public names, imported on first use: ``import worldsim`` alone stays quick and free of torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'worldsim' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("worldsim."):
+            raise
+        from worldsim.errors import DependencyError, install
+
+        rule = f"worldsim.{name} needs the engine, and only the client is installed"
+        raise DependencyError(rule, None, install()) from error
     globals()[name] = value
     return value
 
@@ -45,4 +52,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
 
 
-_register_envs()
+if importlib.util.find_spec("worldsim.envs"):  # the client alone has no environments
+    importlib.import_module("worldsim.envs.registry").register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "BridgeError",
@@ -16,8 +17,11 @@ __all__ = [
     "EngineError",
     "SourceError",
     "WorldsimError",
+    "install",
     "nearest",
 ]
+
+_CLONE = Path(__file__).parent.parent
 
 
 class WorldsimError(Exception):
@@ -92,7 +96,20 @@ class BridgeError(WorldsimError):
 
 
 class DependencyError(WorldsimError):
-    """An optional package that is not installed; the remedy names the extra that brings it."""
+    """An optional package that is not installed; the remedy is a line of :func:`install`."""
+
+
+def install(*extras: str, package: str = "") -> str:
+    """The command that installs what is missing: extras of this project, or another project's ``package``.
+
+    Extras are installed from the clone: on PyPI the name ``worldsim`` belongs to a stranger's package.
+    """
+    if package:
+        return f"pip install {package}"
+    wanted = f"[{','.join(extras)}]" if extras else ""
+    if (_CLONE / "pyproject.toml").is_file():
+        return f"pip install -e '{_CLONE}{wanted}'"
+    return f"pip install -e '.{wanted}' in a clone of worldsim"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

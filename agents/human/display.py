@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Mapping
 
-from worldsim.errors import DependencyError
+from worldsim.errors import DependencyError, install
 
-REMEDY = "pip install 'worldsim[play]'"
+REMEDY = install("play")
 
 
 class NoDisplay(Exception):  # noqa: N818 - not a fault, a fact

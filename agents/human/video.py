@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.errors import ConfigError, DependencyError
+from worldsim.errors import ConfigError, DependencyError, install
 
 
 class VideoWriter:
@@ -70,5 +70,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise DependencyError("videos are written by PyAV", None, "pip install 'worldsim[play]'") from error
+        raise DependencyError("videos are written by PyAV", None, install("play")) from error
     return av

@@ -19,7 +19,7 @@ from worldsim.camera import Intrinsics, from_planar
 from worldsim.controls import DOOM_KEYS, Control, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.source import Observation
-from worldsim.errors import DependencyError, SourceError
+from worldsim.errors import DependencyError, SourceError, install
 from worldsim.pixels import resize_area
 
 __all__ = ["SCENARIOS", "DoomSource", "Scenario"]
@@ -211,7 +211,7 @@ def _start_game(scenario: Scenario, depth: bool, home: str) -> Any:
         import vizdoom
     except ImportError as error:
         rule = "this source needs the package vizdoom"
-        raise DependencyError(rule, None, "pip install 'worldsim[doom]'") from error
+        raise DependencyError(rule, None, install("doom")) from error
     game = vizdoom.DoomGame()
     game.load_config(os.path.join(vizdoom.scenarios_path, scenario.config))
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)

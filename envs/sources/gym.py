@@ -13,7 +13,7 @@ from worldsim.controls import Control
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.gym_actions import ActionMap, make_action_map
 from worldsim.envs.sources.source import Observation
-from worldsim.errors import DependencyError, SourceError
+from worldsim.errors import DependencyError, SourceError, install
 
 __all__ = ["GymSource"]
 
@@ -99,7 +99,7 @@ def _make(env_id: str) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(env_id, render_mode="rgb_array")
     except gymnasium.error.DependencyNotInstalled as error:
         # Not Gymnasium's own advice for Box2D: its extra brings pygame, which pygame-ce does not tolerate.
-        remedy = "pip install 'worldsim[box2d]'" if "Box2D" in str(error) else str(error)
+        remedy = install("box2d") if "Box2D" in str(error) else str(error)
         raise DependencyError(f"{env_id} needs a package that is missing", None, remedy) from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise SourceError(

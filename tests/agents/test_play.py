@@ -20,7 +20,7 @@ from tests.agents.fake_engine import FakeEngine, FakeSource, fake_world
 from worldsim.agents.human import display, play
 from worldsim.agents.human.compare import Twin
 from worldsim.controls import Control
-from worldsim.errors import DependencyError, EngineError
+from worldsim.errors import DependencyError, EngineError, install
 
 FIGURES = {"fps", "p50_ms", "p99_ms", "frames", "world", "device", "dtype", "steps", "params"}
 
@@ -38,7 +38,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def no_engine(spec: object) -> Twin:
-    raise DependencyError("Doom is played by vizdoom", None, "pip install 'worldsim[doom]'")
+    raise DependencyError("Doom is played by vizdoom", None, install("doom"))
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there always is a display")
@@ -107,7 +107,7 @@ def test_without_the_real_engine_the_dream_alone_is_shown(
     assert play.main(["--headless", "--frames", "20", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["compared"] is False
-    assert "pip install 'worldsim[doom]'" in err
+    assert install("doom") in err
     assert Image.open(tmp_path / "play.png").height < 400
 
 
@@ -194,7 +194,7 @@ def test_without_pygame_the_remedy_is_told(
     monkeypatch.setenv("DISPLAY", ":77")
     monkeypatch.setitem(sys.modules, "pygame", None)
     assert play.main([]) == 2
-    assert "pip install 'worldsim[play]'" in capsys.readouterr().err
+    assert install("play") in capsys.readouterr().err
 
 
 def test_two_pygames_or_the_other_one_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

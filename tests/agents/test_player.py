@@ -15,7 +15,7 @@ from tests.agents.fake_engine import STARTS, FakeSource, fake_world
 from worldsim.agents.human.compare import Twin
 from worldsim.agents.human.player import Player
 from worldsim.controls import DOOM_KEYS, Control
-from worldsim.errors import DependencyError
+from worldsim.errors import DependencyError, install
 
 FORWARD = Control(keys={"forward"})
 Make = Callable[..., Player]
@@ -182,12 +182,12 @@ def test_closing_closes_everything(player: Player) -> None:
 
 def test_a_missing_engine_is_told_with_its_remedy(make_player: Make) -> None:
     def missing() -> Twin:
-        raise DependencyError("Doom is played by vizdoom", None, "pip install 'worldsim[doom]'")
+        raise DependencyError("Doom is played by vizdoom", None, install("doom"))
 
     player = make_player(open_twin=missing)
     player.do("compare")
     assert player.twin is None
-    assert "pip install 'worldsim[doom]'" in said(player)
+    assert install("doom") in said(player)
     bare = make_player(open_twin=None)
     bare.do("compare")
     assert "no real engine" in said(bare)

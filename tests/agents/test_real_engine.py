@@ -15,7 +15,7 @@ from worldsim.agents.human.compare import Twin
 from worldsim.agents.human.player import Player
 from worldsim.checkpoint import tiny_world
 from worldsim.controls import Control
-from worldsim.errors import DependencyError
+from worldsim.errors import DependencyError, install
 
 KEYS = [Control(keys={"forward"}), Control(keys={"forward", "turn_left"}, look=0.1), Control()]
 
@@ -36,7 +36,7 @@ def player(world: worldsim.World) -> Player:
 
 
 def no_engine(spec: object) -> Twin:
-    raise DependencyError("Doom is played by vizdoom", None, "pip install 'worldsim[doom]'")
+    raise DependencyError("Doom is played by vizdoom", None, install("doom"))
 
 
 def walk(player: Player, controls: list[Control]) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ def in_a_thread(work: object) -> int:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
+    thread.join(30)
     return found[0]
 
 

@@ -13,15 +13,20 @@ from tests.bridge.server_process import serving
 from tests.source_tree import ROOT
 from tests.tiny import lively_world
 
-pytestmark = pytest.mark.skipif(
+needs_node = pytest.mark.skipif(
     shutil.which("node") is None or shutil.which("npm") is None, reason="needs node and npm"
 )
 
 
+@needs_node
+@pytest.mark.network
+@pytest.mark.timeout(600)
 def test_the_javascript_client_steps_a_world(tmp_path: Path) -> None:
     client = shutil.copytree(ROOT / "clients" / "js", tmp_path / "js", ignore=lambda *_: ["node_modules"])
     install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
-    subprocess.run(install, cwd=client, check=True, timeout=300, capture_output=True)
+    made = subprocess.run(install, cwd=client, timeout=300, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no packages to be had: {made.stderr[-200:]}")
     world = lively_world(tmp_path)
     with serving(world, f"ipc://{tmp_path}/s", "--slots", "16", "--steps", "1") as server:
         env = {**os.environ, "WORLDSIM_ADDRESS": server.address}

@@ -16,6 +16,7 @@ import torch
 
 from tests.bridge.asker import Asker, Gate, name
 from tests.tiny import lively_world
+from tests.waiting import wait_until
 from worldsim.bridge import server as server_module
 from worldsim.bridge.protocol import MAGIC, Limits, control_address, describe, read_array
 from worldsim.bridge.server import Options, Server
@@ -153,8 +154,7 @@ def test_all_that_wait_go_in_one_batch(ask: Ask, serve: Serve, engine: Engine) -
         for asker, session in zip(askers[1:], sessions[1:], strict=True):
             asker.send("step", session=session, seq=1)
         askers[0].send("step", session=sessions[0], seq=2)
-        while server.info()["waiting"] < SLOTS + 1:
-            askers[0].ask("info")
+        wait_until(lambda: server.info()["waiting"] == SLOTS + 1, "all requests wait")
     seqs = [askers[0].receive().header["step"]["seq"], askers[0].receive().header["step"]["seq"]]
     assert seqs == [1, 2]
     for asker in askers[1:]:
@@ -240,8 +240,7 @@ def test_a_silent_lease_ends_and_its_sessions_with_it(ask: Ask, serve: Serve) ->
     server = serve(ttl=1.0)
     asker, onlooker = ask(server), ask(server, greet=False)
     session = asker.open()
-    while onlooker.ask("info")["sessions"]:
-        time.sleep(0.01)
+    wait_until(lambda: not onlooker.ask("info")["sessions"], "the lease ends")
     assert asker.refusal("step", session=session, seq=1) == "UNKNOWN_SESSION"
     assert ask(server).open()
 
@@ -338,8 +337,13 @@ def test_a_turn_ends_after_a_few_malformed_messages(
 
 def test_too_many_requests_a_second_are_busy(ask: Ask, serve: Serve) -> None:
     asker = ask(serve(limits=Limits(rate=2)))
-    codes = [asker.ask("info").get("error", {}).get("code") for _ in range(12)]
-    assert "BUSY" in codes
+    errors = [reply.get("error") for reply in (asker.ask("info") for _ in range(40))]
+    refused = [error for error in errors if error]
+    assert errors[0] is None
+    assert refused
+    assert {error["code"] for error in refused} == {"BUSY"}
+    assert all(0 < error["retry_after_ms"] <= 1000 for error in refused)
+    wait_until(lambda: asker.ask("info")["ok"], "a second later it is answered again")
 
 
 def test_a_fault_of_the_engine_ends_its_sessions_only(

@@ -70,4 +70,4 @@ def test_clients_that_fill_their_queue_and_leave_end_nothing(
         assert int(said) > 3
     finally:
         server.kill()
-        server.communicate()
+        server.communicate(timeout=30)

@@ -229,5 +229,5 @@ def test_what_a_source_cannot_do_is_an_error(maze: Source, monkeypatch: pytest.M
     with pytest.raises(SourceError, match="pose"):
         maze.step(Control(pose=seen.pose))
     monkeypatch.setitem(sys.modules, "vizdoom", None)
-    with pytest.raises(DependencyError, match=r"worldsim\[doom\]"):
+    with pytest.raises(DependencyError, match=r"pip install .*\[doom\]"):
         make_source("doom-maze")

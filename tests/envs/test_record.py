@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.players import assert_same
+from tests.waiting import members, wait_until
 from worldsim.data.dataset import Dataset
 from worldsim.envs.player import MixturePlayer
 from worldsim.envs.record import main
@@ -58,17 +57,19 @@ def test_a_player_cuts_long_episodes() -> None:
     player.close()
 
 
-def test_doom_survives_kill_minus_9(tmp_path: Path) -> None:
-    """Killed at a random moment and resumed, the recording is the one that was never killed."""
+@pytest.mark.slow
+@pytest.mark.parametrize("episodes", [0, 1])
+def test_doom_survives_kill_minus_9(tmp_path: Path, episodes: int) -> None:
+    """Killed after some episodes and resumed, the recording is the one that was never killed."""
     pytest.importorskip("vizdoom")
     out, here = tmp_path / "maze", tmp_path / "here"
     here.mkdir()
     process = subprocess.Popen(command(out), cwd=here, start_new_session=True, stdout=subprocess.DEVNULL)
     wait_until((out / "recording.json").exists)
-    time.sleep(random.uniform(0, 4))
+    wait_until(lambda: len(list(out.glob("shards/*.parquet"))) >= episodes, "episodes are recorded")
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    wait_until(lambda: not engines_of(process.pid))
+    process.wait(30)
+    wait_until(lambda: not members(process.pid), "the workers go")
     subprocess.run([*command(out), "--resume"], cwd=here, check=True, stdout=subprocess.DEVNULL)
     assert not list(here.iterdir())
     assert (out / "coverage.png").exists()
@@ -88,16 +89,3 @@ def command(out: Path) -> list[str]:
     return [sys.executable, "-c", script, *arguments]
 
 
-def engines_of(session: int) -> list[int]:
-    """Processes of a session that are still there."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False
-    )
-    return [int(pid) for pid in found.stdout.split()]
-
-
-def wait_until(condition: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

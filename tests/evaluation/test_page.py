@@ -102,6 +102,7 @@ def test_cases_are_the_dreams_that_were_scored(world: World, player: StagedPlaye
     assert best.true.shape == (64, 2)
 
 
+@pytest.mark.network
 def test_a_browser_opens_it_without_errors(page: str, tmp_path: Path) -> None:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:

@@ -119,7 +119,7 @@ def test_kernels_are_set_aside_in_all_threads() -> None:
 def in_thread(work: object) -> None:
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(30)
 
 
 def test_room_grows_and_is_a_thread_s_own() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from worldsim.bench.steps import held_controls, open_sessions
 from worldsim.engine.world import World
-from worldsim.errors import EngineError
+from worldsim.errors import EngineError, install
 
 
 def window(world: str, frames: int, steps: int = 2) -> dict[str, object]:
@@ -28,7 +28,7 @@ def window(world: str, frames: int, steps: int = 2) -> dict[str, object]:
         line += ["--frames", str(frames), "--steps", str(steps), "--fps", "0"]
         done = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False)
     if done.returncode:
-        raise EngineError("the window must run", done.stderr[-300:], "install worldsim[play]")
+        raise EngineError("the window must run", done.stderr[-300:], install("play"))
     figures: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 

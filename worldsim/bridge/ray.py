@@ -19,7 +19,7 @@ from typing import Any
 
 from worldsim.bridge.server import Options, Server
 from worldsim.engine.world import load
-from worldsim.errors import ConfigError, DependencyError
+from worldsim.errors import ConfigError, DependencyError, install
 
 __all__ = ["Cluster", "Host", "launch", "main"]
 
@@ -141,9 +141,7 @@ def _ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
-        raise DependencyError(
-            "worldsim.bridge.ray needs Ray", None, "pip install 'worldsim[ray,bridge]'"
-        ) from error
+        raise DependencyError("worldsim.bridge.ray needs Ray", None, install("ray", "bridge")) from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from worldsim.data.layout import (
     Layout,
     place,
 )
-from worldsim.data.parquet import read_table, to_table, write_table
+from worldsim.data.parquet import read_table, to_indexed_table, to_table, write_table
 from worldsim.data.rows import IMAGE, features
 from worldsim.data.shards import publish
 from worldsim.data.spec import SourceSpec
@@ -117,8 +117,8 @@ def write_episodes(
     """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
     episodes = to_table({**_place_columns(spec, rows, _where(is_raw)), **_stats_columns(found)})
     publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
-    # pandas keeps an index under this name; LeRobot finds tasks by it.
-    tasks = to_table({"task_index": [0], "__index_level_0__": [spec.name]})
+    # LeRobot finds tasks by the index that pandas reads.
+    tasks = to_indexed_table({"task_index": [0]}, [spec.name])
     publish(layout.tasks, lambda path: write_table(tasks, path))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from worldsim.errors import DataError, DependencyError
+from worldsim.errors import DataError, DependencyError, install
 
-__all__ = ["join_tables", "read_table", "require_pyarrow", "to_table", "write_table"]
+__all__ = ["join_tables", "read_table", "require_pyarrow", "to_indexed_table", "to_table", "write_table"]
+
+_PANDAS_INDEX = "__index_level_0__"
+"""Name under which pandas keeps the values of an index that has no name."""
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> Any:
@@ -24,6 +28,24 @@ def to_table(columns: dict[str, Any], metadata: dict[str, str] | None = None) ->
     pa, _ = require_pyarrow()
     table = pa.table({name: _column(pa, values) for name, values in columns.items()})
     return table.replace_schema_metadata(metadata)
+
+
+def to_indexed_table(columns: dict[str, list[int]], index: list[str]) -> Any:
+    """A pyarrow table of integer columns that pandas reads as a frame with ``index`` as its index."""
+    described = [
+        {"name": name, "field_name": name, "pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+        for name in columns
+    ]
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    described.append({"name": None, "field_name": _PANDAS_INDEX, **text})
+    pandas = {
+        "index_columns": [_PANDAS_INDEX],
+        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "columns": described,
+        "creator": {"library": "pyarrow", "version": require_pyarrow()[0].__version__},
+        "pandas_version": "2.0.0",
+    }
+    return to_table({**columns, _PANDAS_INDEX: index}, {"pandas": json.dumps(pandas)})
 
 
 def write_table(table: Any, path: Path) -> None:
@@ -49,7 +71,5 @@ def require_pyarrow() -> tuple[Any, Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DependencyError(
-            "datasets need the package pyarrow", None, "pip install 'worldsim[train]'"
-        ) from error
+        raise DependencyError("datasets need the package pyarrow", None, install("train")) from error
     return pa, pq

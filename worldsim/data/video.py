@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worldsim.errors import DataError, DependencyError
+from worldsim.errors import DataError, DependencyError, install
 
 __all__ = ["CODECS", "Codec", "CodecName", "decode", "encode", "join", "require_av"]
 
@@ -134,5 +134,5 @@ def require_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise DependencyError("videos need the package av", None, "pip install 'worldsim[train]'") from error
+        raise DependencyError("videos need the package av", None, install("train")) from error
     return av

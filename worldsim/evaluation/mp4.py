@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.errors import DependencyError
+from worldsim.errors import DependencyError, install
 
 __all__ = ["encode"]
 
@@ -37,5 +37,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise DependencyError("videos need the package av", None, "pip install 'worldsim[train]'") from error
+        raise DependencyError("videos need the package av", None, install("train")) from error
     return av

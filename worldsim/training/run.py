@@ -17,7 +17,7 @@ from worldsim.checkpoint import WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Split
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import ConfigError, DataError
+from worldsim.errors import ConfigError, DataError, install
 from worldsim.networks import Networks, find_device
 from worldsim.ticker import Ticker
 from worldsim.training.dreams import obedience_gap
@@ -150,7 +150,7 @@ def _figures(out: Path) -> Iterator[Writer | None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("figures are not written: pip install 'worldsim[train]' for TensorBoard", file=sys.stderr)
+        print(f"figures are not written: {install('train')} for TensorBoard", file=sys.stderr)
         yield None
         return
     with SummaryWriter(str(out / "figures")) as writer:

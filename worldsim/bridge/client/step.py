@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldsim.bridge.protocol import read_array
-from worldsim.errors import BridgeError, DependencyError
+from worldsim.errors import BridgeError, DependencyError, install
 
 __all__ = ["RemoteStep", "read_step", "read_steps"]
 
@@ -114,6 +114,6 @@ def _picture(jpeg: Any) -> np.ndarray:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise DependencyError(
-            "JPEG frames need Pillow", None, "pip install pillow, or ask for raw ones"
+            "JPEG frames need Pillow", None, install(package="pillow") + ", or ask for raw ones"
         ) from error
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
