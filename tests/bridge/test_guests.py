@@ -48,7 +48,7 @@ class House:
 
     def close(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(30)
         self.context.term()
 
     def _serve(self) -> None:
