@@ -50,7 +50,7 @@ def test_of_many_that_start_together_one_listens(tmp_path: Path) -> None:
     finally:
         for one in starters:
             one.kill()
-            one.communicate()
+            one.communicate(timeout=30)
     with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
         client.connect(str(tmp_path / "s"))
     Listener(address, own=True).close()  # what a killed one left is no obstacle
