@@ -226,7 +226,7 @@ def test_many_of_one_session_do_not_keep_others_waiting(
     assert done.index("open") < done.count("anchor") == 8
 
 
-def test_a_fault_of_the_engine_ends_its_session_only(
+def test_a_fault_of_the_engine_leaves_the_session_as_it_was(
     asker: Asker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, other = asker.open(), asker.open()
@@ -237,9 +237,9 @@ def test_a_fault_of_the_engine_ends_its_session_only(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "anchor", fail)
         assert anchored(asker, session, 1, real()).header["error"]["code"] == "INTERNAL"
-    assert anchored(asker, session, 1, real()).header["error"]["code"] == "UNKNOWN_SESSION"
+    assert anchored(asker, session, 1, real()).header["ok"]
     assert anchored(asker, other, 1, real()).header["ok"]
-    assert engine.free == SLOTS - 1
+    assert engine.free == SLOTS - 2
 
 
 def test_it_is_told_and_counted(asker: Asker, server: Server) -> None:

@@ -18,7 +18,7 @@ from worldsim.bridge.keeper import BrokenError, Keeper
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.patience import Patience
 from worldsim.bridge.protocol import Code
-from worldsim.bridge.requests import Answer, Request, refusal
+from worldsim.bridge.requests import Answer, Request, fault, refusal
 from worldsim.bridge.sessions import Held
 from worldsim.bridge.tasks import Advance, Anchor, Task
 from worldsim.errors import BridgeError, WorldsimError
@@ -217,8 +217,7 @@ class Batcher:
             raise
         except Exception as error:
             logging.getLogger("worldsim").exception("%s failed", ticket.request.envelope.op)
-            value = f"{type(error).__name__}: {error}"[:200]
-            return BridgeError("the server must not fail", value, "report this", code=Code.INTERNAL)
+            return fault(error)
 
     def _work(self, ticket: Ticket) -> Answer:
         began = time.monotonic()

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from worldsim.bridge.log import Record, sync_name
+from worldsim.bridge.log import Record, full_disk, sync_name
 from worldsim.errors import BridgeError
 
 __all__ = ["BLOB", "Blobs"]
@@ -46,6 +46,9 @@ class Blobs:
         Args:
             blob: the bytes.
             settled: whether they are on the disk itself when this returns; otherwise after ``settle``.
+
+        Raises:
+            BridgeError: ``BUSY``, they could not be written.
         """
         with self._lock:
             name = f"{self._next:012x}.blob"
@@ -53,12 +56,16 @@ class Blobs:
             self.saved += 1
         path = self._folder / name
         building = path.with_suffix(".tmp")
-        with building.open("wb") as file:
-            file.write(blob)
-            if settled:
-                file.flush()
-                os.fsync(file.fileno())
-        building.replace(path)
+        try:
+            with os.fdopen(os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(blob)
+                if settled:
+                    file.flush()
+                    os.fsync(file.fileno())
+            building.replace(path)
+        except OSError as error:  # no room, or no descriptor: nothing is there, and may be asked again
+            building.unlink(missing_ok=True)
+            raise full_disk(path, error) from error
         if settled:
             sync_name(self._folder)
         else:
@@ -77,9 +84,9 @@ class Blobs:
             sync_name(self._folder)
 
     def store(self, record: Record, *, settled: bool = True) -> Record:
-        """The record with its bytes in a file, see ``save``, or the record itself where it has none."""
+        """The record with its bytes in a file, see ``save``, or the record itself where it has none left."""
         blob = record.get(BLOB)
-        if blob is None:
+        if not isinstance(blob, bytes):
             return record
         return {**record, BLOB: self.save(blob, settled=settled), "crc": zlib.crc32(blob)}
 
@@ -98,6 +105,10 @@ class Blobs:
             rule = "a journal's blobs must match their checksums"
             raise BridgeError(rule, f"{path} is {state}", "put a copy of the folder in its place")
         return {**record, BLOB: data}
+
+    def drop(self, name: str) -> None:
+        """Delete a file that no record names."""
+        (self._folder / name).unlink(missing_ok=True)
 
     def gone(self, record: Record) -> bool:
         """Whether the record's file is not there or empty: a loss of power leaves that of one not settled."""

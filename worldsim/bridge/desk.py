@@ -16,7 +16,7 @@ from typing import Any
 from worldsim.bridge.batcher import Batcher
 from worldsim.bridge.journal import Journal
 from worldsim.bridge.keeper import BrokenError
-from worldsim.bridge.leases import Leases, pack_records
+from worldsim.bridge.leases import Lease, Leases, pack_records
 from worldsim.bridge.letter import Letter
 from worldsim.bridge.metrics import Meter
 from worldsim.bridge.peers import Peer, Peers
@@ -278,16 +278,20 @@ class Desk:
         if lease is None:
             self._check_open()
             lease = self._leases.grant(letter.key, client, now, old if self._front else "")
-            self._write(lease.record())
+            self._write(lease)
         sessions = {held.name: held.seq for held in self._sessions.of(lease.token)}
         return {**self._hello, "lease": lease.token, "ttl_s": self._leases.ttl, "sessions": sessions}
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, lease: Lease) -> None:
+        """A lease that cannot be written down is not given."""
         if self._journal is None:
             return
         try:
-            self._journal.append(record)
+            self._journal.append(lease.record())
         except (BridgeError, OSError) as error:
+            if isinstance(error, BridgeError) and error.code == Code.BUSY:
+                self._leases.forget(lease.token)
+                raise
             raise BrokenError(str(error)) from error
 
     def _pass_on(self, letter: Letter) -> None:
@@ -346,7 +350,11 @@ class Desk:
             for answer in request.answers:
                 if isinstance(answer, BridgeError):
                     self._meter.refused(answer.code)
-            self._send(request.peer, reply_to(request))
+            try:
+                self._send(request.peer, reply_to(request))
+            except Exception:  # one answer must never end the service of all others
+                logging.getLogger("worldsim").exception("an answer could not be sent")
+                self._meter.refused(Code.INTERNAL)
 
     def _look_around(self, now: float) -> None:
         for lease in self._leases.expire(now):

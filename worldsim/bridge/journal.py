@@ -2,6 +2,7 @@
 
 <folder>/
   log-00000001     records in the order in which they happened; the newest one counts
+  torn-...         what a crash tore off the end of a log
   blobs/           snapshots, given contexts and frames that records name
   .lock            held by the process that serves from here
 
@@ -29,14 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.bridge.blobs import BLOB, Blobs
-from worldsim.bridge.ledger import Held, Ledger
-from worldsim.bridge.log import Log, Record, as_read, read_log, write_log
-from worldsim.data.lock import locked
+from worldsim.bridge.ledger import Held, Ledger, Recovered
+from worldsim.bridge.log import Log, Record, as_read, keep_tail, read_log, write_log
+from worldsim.bridge.state_folder import FORMAT, SPARE, check_head, check_room, claim
 from worldsim.errors import BridgeError
 
 __all__ = ["Journal", "Recovered"]
 
-FORMAT = 1
 _COMPACT = 8 * 2**20
 """A log is written anew when it has more bytes than this and twice what it had when last written anew."""
 _SWEEP = 16
@@ -45,24 +45,6 @@ _LOOSE = 16
 """Frames given that may wait for the disk: clients that give more are as slow as it is."""
 _WAITING = 64
 """Snapshots that may wait for the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """A session to be made again: begin at ``base``, then take ``events`` in their order."""
-
-    session: str
-    lease: str
-    origin: Record
-    """The ``open``, ``restore`` or ``fork`` that made it, with the name of its blob's file at most."""
-    base: Record
-    """``open``: begin as asked then, ``blob`` being the context's bytes if one was given; ``restore`` or
-    ``snapshot``: ``blob`` is the engine's snapshot."""
-    events: list[tuple[int, Record]]
-    """(seq, ``step``, ``anchor`` or ``rewind``); seq <= 0 happened to its parent before a fork. An anchor's
-    ``blob`` is still its file's name: ``Journal.load``."""
-    seq: int
-    """The last one taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +93,8 @@ class Journal:
         self._lock = threading.RLock()
         self._shots: queue.Queue[_Shot | None] = queue.Queue(_WAITING)
         self._pending: set[str] = set()
+        self._promised: set[str] = set()
+        """Files that a record is about to name."""
         self._broken = self._closed = False
         self._enter()
         self._writer = threading.Thread(target=self._write_shots, name="worldsim-journal", daemon=True)
@@ -144,27 +128,73 @@ class Journal:
         """
         return self._blobs.load(event)
 
+    def check_room(self, size: int = 0) -> None:
+        """Refuse, before anything has happened, what the disk may have no room for.
+
+        Args:
+            size: bytes that are to be written, beyond what records take.
+
+        Raises:
+            BridgeError: ``BUSY``, or the journal is broken.
+        """
+        self._check_usable()
+        check_room(self.folder, size + SPARE)
+
+    def store(self, record: Record) -> Record:
+        """Write a record's bytes to a file before what it tells of happens; ``append`` or ``drop`` it then.
+
+        Raises:
+            BridgeError: ``BUSY``, they could not be written.
+        """
+        self.check_room(len(record.get(BLOB) or b""))
+        with self._lock:
+            stored = self._stored(record)
+            self._promised.add(stored.get(BLOB, ""))
+            return stored
+
+    def drop(self, record: Record) -> None:
+        """Forget a record that ``store`` gave."""
+        with self._lock:
+            self._promised.discard(record.get(BLOB, ""))
+            self._blobs.drop(record[BLOB])
+
     def append(self, *records: Record) -> None:
         """Write down what has happened; acknowledge it only when this has returned.
 
         Raises:
-            BridgeError: it could not be written: acknowledge nothing and end, for the engine is now ahead
-                of what a new server would find. Also raised for a record of a session that is not open.
+            BridgeError: ``BUSY``: nothing was written; take back what has happened. Any other code or error:
+                acknowledge nothing and end, for the engine is ahead of what a new server would find.
         """
+        if not records:
+            return
         with self._lock:
-            self._check_usable()
-            quick = () if self.durable else ("anchor",)  # a disk's pause for each would hold up all others
-            stored = [self._blobs.store(record, settled=record["op"] not in quick) for record in records]
+            self.check_room(sum(len(record.get(BLOB) or "") for record in records))
+            stored = [self._stored(record) for record in records]
             if self._blobs.loose > _LOOSE:
                 self._blobs.settle()
-            self._broken = True
-            self._apply(stored)
-            self._log.append(stored)
-            if self.durable:
-                self._log.sync()
-            self._broken = False
+            self._write(stored)
+            self._promised.difference_update(record.get(BLOB, "") for record in stored)
             if self._log.size > self._limit or self._blobs.saved >= self._sweep_at or self._blobs.loose:
                 self._wake()
+
+    def _stored(self, record: Record) -> Record:
+        quick = not self.durable and record["op"] == "anchor"  # a disk's pause would hold up all others
+        return self._blobs.store(record, settled=not quick)
+
+    def _write(self, stored: list[Record]) -> None:
+        """To the log, then to the ledger, which nothing of a failed write may reach."""
+        end = self._log.end
+        with self._breakable():
+            self._log.append(stored)
+        self._broken = True
+        try:
+            self._apply(stored)
+        except BridgeError:
+            self._log.cut(end)
+            raise
+        if self.durable:
+            self._log.sync()
+        self._broken = False
 
     def sibling(self, folder: Path) -> Journal:
         """The journal of another server of the same world and settings, which has ended.
@@ -172,14 +202,9 @@ class Journal:
         Raises:
             BridgeError: it has not, or its world or settings are others.
         """
-        return Journal(
-            folder,
-            self._head["meta"],
-            history=self._head["history"],
-            replies=self._ledger.replies,
-            every=self.every,
-            durable=self.durable,
-        )
+        replies, history = self._ledger.replies, self._head["history"]
+        same = {"history": history, "replies": replies, "every": self.every, "durable": self.durable}
+        return Journal(folder, self._head["meta"], **same)
 
     def take_over(self, other: Journal) -> None:
         """Have all sessions of another journal written here; there they end afterwards.
@@ -251,15 +276,8 @@ class Journal:
         self.close()
 
     def _enter(self) -> None:
-        """Take the lock and read what is there."""
-        try:
-            self._stack.enter_context(locked(self.folder, wait=False))
-        except BlockingIOError as error:
-            rule, remedy = (
-                "a state folder serves one server at a time",
-                "end the other one or name another folder",
-            )
-            raise BridgeError(rule, str(self.folder), remedy) from error
+        """Take the folder and read what is there."""
+        claim(self.folder, self._stack)
         try:
             self._blobs = Blobs(self.folder / "blobs")
             self._log = self._read()
@@ -275,34 +293,19 @@ class Journal:
         if not paths:
             paths = [self.folder / "log-00000001"]
             write_log(paths[0], [self._head])
-        records, size = read_log(paths[-1])
-        self._check_head(records[0] if records else {}, paths[-1])
-        self._apply(records[1:])
+        found = read_log(paths[-1])
+        check_head(found.records[0] if found.records else {}, self._head, paths[-1])
+        self._apply(found.records[1:])
+        keep_tail(paths[-1], found)
         for path in [*paths[:-1], *self.folder.glob("*.tmp")]:
             path.unlink()
-        return Log(paths[-1], size)
-
-    def _check_head(self, head: Record, path: Path) -> None:
-        if head.get("op") != "journal" or head.get("format") != FORMAT:
-            raise BridgeError(
-                f"a journal must be of format {FORMAT}", str(path), "serve with an empty folder"
-            )
-        if head != self._head:
-            keys = {**head["meta"], **self._head["meta"], "history": 0}
-            old, new = ({**one["meta"], "history": one["history"]} for one in (head, self._head))
-            changed = [
-                f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)
-            ]
-            remedy = "serve as before, or with another folder: its sessions cannot be dreamt again otherwise"
-            raise BridgeError(
-                "a state folder belongs to one world and one setting", ", ".join(changed), remedy
-            )
+        return Log(paths[-1], found.end)
 
     def _apply(self, records: list[Record]) -> None:
         try:
             for record in records:
                 self._ledger.apply(record)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             rule = "a journal's records must tell of open sessions and known kinds"
             raise BridgeError(rule, f"{error!r} in {str(record)[:200]}", "report it") from error
 
@@ -340,6 +343,7 @@ class Journal:
 
     def _write_shot(self, shot: _Shot) -> None:
         try:
+            check_room(self.folder, len(shot.blob) + 2 * SPARE)  # what has happened goes first
             stored = self._blobs.store({BLOB: shot.blob})
             place = {"session": shot.session, "seq": shot.seq, "depth": shot.depth}
             record = {"op": "snapshot", **place, **stored}
@@ -365,7 +369,7 @@ class Journal:
     def _sweep(self) -> None:
         """Delete files that no session needs, once the records that say so cannot be lost."""
         with self._lock:
-            needed = self._ledger.blobs()
+            needed = self._ledger.blobs() | self._promised
             spare = self._blobs.spare(needed)
             self._sweep_at = self._blobs.saved + max(_SWEEP, len(needed))
         if spare:
@@ -389,8 +393,7 @@ class Journal:
     def _rewrite(self, path: Path) -> Log:
         """What counts, in a new log; one that is there only in part must not be taken for the newest."""
         try:
-            write_log(path, [self._head, *self._ledger.records()])
-            return Log(path, path.stat().st_size)
+            return Log(path, write_log(path, [self._head, *self._ledger.records()]))
         except OSError as error:
             path.unlink(missing_ok=True)
             raise BridgeError("a long journal is written anew", f"{path}: {error}", "make room") from error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from worldsim.bridge.journal import Journal
+from worldsim.bridge.log import Record
 from worldsim.bridge.protocol import Code
 from worldsim.bridge.recovery import recover
-from worldsim.bridge.requests import Answer, refusal
+from worldsim.bridge.replies import check_tellable
+from worldsim.bridge.requests import Answer, fault, refusal
 from worldsim.bridge.sessions import Held, Sessions
 from worldsim.bridge.tasks import Adopt, Advance, Anchor, Close, Fork, Open, Restore, Rewind, Snap, Task
 from worldsim.engine.engine import Engine
@@ -42,6 +46,8 @@ class Keeper:
     ) -> None:
         self.engine, self.sessions, self.journal = engine, sessions, journal
         self._most, self._per_lease = most, per_lease
+        self._owed: list[Record] = []
+        """Ends that a full disk had no room for."""
 
     def recall(self, task: Task, lease: str) -> Answer | None:
         """What a task with a seq, but for a step, was answered before; None where it has to be done.
@@ -68,9 +74,13 @@ class Keeper:
         Raises:
             BrokenError: the journal could not be written, or a fault left the engine in an unknown state.
         """
-        steps = self._dream(batch)
-        taken = [(held, task) for held, task in batch if isinstance(steps[held], Step)]
-        self._write(*(task.record() for _, task in taken))
+        try:
+            self._check_disk()
+            steps = self._dream(batch)
+            taken = [(held, task) for held, task in batch if isinstance(steps[held], Step)]
+            self._write(*(task.record() for _, task in taken), undo=[held.session for held, _ in taken])
+        except BridgeError as error:  # a full disk; nobody has moved
+            return [error] * len(batch)
         answers: list[Answer | BridgeError] = []
         for held, task in batch:
             step = steps[held]
@@ -82,7 +92,7 @@ class Keeper:
         for held in self.sessions.of(lease):
             held.session.close()
             self.sessions.remove(held.name)
-        self._write({"op": "end", "lease": lease})
+        self._owe({"op": "end", "lease": lease})
 
     def keep(self, names: Iterable[str]) -> None:
         """Give the journal snapshots of those sessions among ``names`` whose time has come, a few of them."""
@@ -98,16 +108,31 @@ class Keeper:
                     return
 
     def _dream(self, batch: Sequence[tuple[Held, Advance]]) -> Mapping[Held, Step | BridgeError]:
-        frames = any(task.frames for _, task in batch)
+        frames, faults = any(task.frames for _, task in batch), dict[Session, Exception]()
+        controls = {held.session: task.control for held, task in batch}
         try:
-            steps = self.engine.step({held.session: task.control for held, task in batch}, frames=frames)
+            steps = self.engine.step(controls, frames=frames, faults=faults)
         except WorldsimError as error:
             if len(batch) == 1:
                 return {batch[0][0]: refusal(error)}
             return {held: self._dream([(held, task)])[held] for held, task in batch}
         except Exception as error:
             return self._lose([held for held, _ in batch], error)
-        return {held: steps[held.session] for held, _ in batch}
+        told: dict[Held, Step | BridgeError] = {}
+        for held, _ in batch:
+            failed = faults.get(held.session)
+            told[held] = steps[held.session] if failed is None else self._failed(held, failed)
+        return told
+
+    def _failed(self, held: Held, error: Exception) -> BridgeError:
+        """After a fault of one session, which is as before or, where the engine has closed it, gone."""
+        if isinstance(error, WorldsimError):
+            return refusal(error)
+        logging.getLogger("worldsim").error("session %s failed", held.name[:4], exc_info=error)
+        if held.session.closed:
+            self.sessions.remove(held.name)
+            self._owe({"op": "close", "session": held.name})
+        return fault(error)
 
     def _lose(self, lost: Sequence[Held], error: Exception) -> Mapping[Held, BridgeError]:
         """After a fault in the middle of a step nobody knows where its sessions are."""
@@ -116,9 +141,7 @@ class Keeper:
         for held in lost:
             held.session.close()
             self.sessions.remove(held.name)
-        rule, remedy = "the server must not fail", "open the session again, and report this"
-        answer = BridgeError(rule, f"{type(error).__name__}: {error}"[:200], remedy, code=Code.INTERNAL)
-        return dict.fromkeys(lost, answer)
+        return dict.fromkeys(lost, fault(error))
 
     def _open(self, task: Open, lease: str) -> Answer:
         old = self._again(task.session, lease, task.origin())
@@ -137,7 +160,9 @@ class Keeper:
 
     def _begin(self, task: Open | Restore, session: Session, lease: str) -> Answer:
         opening = Answer(session.last, 0)
-        self._write({**task.record(), "lease": lease})
+        with self._closing([session]):
+            check_tellable(opening)
+            self._write({**task.record(), "lease": lease})
         self.sessions.add(Held(task.session, lease, session, task.origin(), opening))
         return opening
 
@@ -154,26 +179,29 @@ class Keeper:
         self._check_room(lease, len(task.children))
         opening = Answer(parent.session.last, parent.seq)
         forks = parent.session.fork(len(task.children))
-        self._write({**task.record(), "lease": lease})
+        with self._closing(forks):
+            self._write({**task.record(), "lease": lease})
         for name, session in zip(task.children, forks, strict=True):
             self.sessions.add(Held(name, lease, session, task.origin(), opening))
         return opening
 
     def _rewind(self, task: Rewind, lease: str) -> Answer:
         held = self.sessions.find(task.session, lease)
+        self._check_disk()
         step = held.session.rewind(task.frames)
         self._write(task.record())
         return held.take(task.seq, step)
 
     def _anchor(self, task: Anchor, lease: str) -> Answer:
         held = self.sessions.find(task.session, lease)
+        record = task.record() if self.journal is None else self.journal.store(task.record())
         try:
             step = task.take(held.session)
-        except WorldsimError:
-            raise
         except Exception as error:
-            raise self._lose([held], error)[held] from error
-        self._write(task.record())
+            if self.journal is not None:
+                self.journal.drop(record)
+            raise self._failed(held, error) from error
+        self._write(record, undo=[held.session])
         return held.take(task.seq, step)
 
     def _snap(self, task: Snap, lease: str) -> Answer:
@@ -185,9 +213,9 @@ class Keeper:
         if task.session not in self.sessions:
             return Answer()
         held = self.sessions.find(task.session, lease)
-        self._write(task.record())
         held.session.close()
         self.sessions.remove(task.session)
+        self._owe(task.record())
         return Answer(seq=held.seq)
 
     def _adopt(self, task: Adopt, _: str) -> Answer:
@@ -221,13 +249,53 @@ class Keeper:
             value = f"{len(self.sessions)} and {count} more"
             raise BridgeError(rule, value, remedy, code=Code.BUSY, retry_after_ms=1000)
 
-    def _write(self, *records: dict[str, Any]) -> None:
+    @contextlib.contextmanager
+    def _closing(self, made: Sequence[Session]) -> Iterator[None]:
+        """Sessions that were only just made are closed where nobody can be told of them."""
+        try:
+            yield
+        except BridgeError:
+            for session in made:
+                session.close()
+            raise
+
+    def _check_disk(self) -> None:
+        """Raises ``BUSY`` before anything moves that then could not be written down."""
+        if self.journal is not None:
+            self.journal.check_room()
+
+    def _write(self, *records: Record, undo: Sequence[Session] = ()) -> None:
+        """Write down what has happened, and before it what is owed.
+
+        Args:
+            records: of what has happened.
+            undo: sessions whose newest frame is taken back where the disk is full.
+
+        Raises:
+            BridgeError: ``BUSY``, nothing could be written, and nothing has happened any more.
+            BrokenError: the engine is ahead of the journal.
+        """
         if self.journal is None or not records:
             return
         try:
-            self.journal.append(*records)
+            self.journal.append(*self._owed, *records)
         except (BridgeError, OSError) as error:
-            raise BrokenError(str(error)) from error
+            full = isinstance(error, BridgeError) and error.code == Code.BUSY
+            if not full or any(not session.rewindable for session in undo):
+                raise BrokenError(str(error)) from error
+            for session in undo:
+                session.rewind()
+            raise
+        self._owed.clear()
+
+    def _owe(self, record: Record) -> None:
+        """Write down an end, now or, where the disk is full, with what comes next: nobody waits for it."""
+        if self.journal is None:
+            return
+        with contextlib.suppress(BridgeError):
+            self._write(record)
+            return
+        self._owed.append(record)
 
 
 _WORK: dict[type, Any] = {

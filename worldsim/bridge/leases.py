@@ -73,6 +73,10 @@ class Leases:
         self._leases[lease.token] = lease
         return lease
 
+    def forget(self, token: str) -> None:
+        """A lease that nobody was told of."""
+        del self._leases[token]
+
     def find(self, token: str, key: str, now: float) -> Lease | None:
         """A lease that is alive, renewed by this; None if there is none.
 

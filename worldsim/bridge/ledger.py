@@ -17,7 +17,7 @@ from typing import Any
 from worldsim.bridge.blobs import BLOB
 from worldsim.bridge.log import Record
 
-__all__ = ["Held", "Ledger", "Moment"]
+__all__ = ["Held", "Ledger", "Moment", "Recovered"]
 
 _REMEDY = "A loss of power took them: serve with --durable, which waits for the disk"
 
@@ -112,6 +112,24 @@ class Held:
         """Files that this session needs."""
         yield from (moment.blob for moment in self.moments if moment.blob)
         yield from (event[BLOB] for _, event in self.events if BLOB in event)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A session to be made again: begin at ``base``, then take ``events`` in their order."""
+
+    session: str
+    lease: str
+    origin: Record
+    """The ``open``, ``restore`` or ``fork`` that made it, with the name of its blob's file at most."""
+    base: Record
+    """``open``: begin as asked then, ``blob`` being the context's bytes if one was given; ``restore`` or
+    ``snapshot``: ``blob`` is the engine's snapshot."""
+    events: list[tuple[int, Record]]
+    """(seq, ``step``, ``anchor`` or ``rewind``); seq <= 0 happened to its parent before a fork. An anchor's
+    ``blob`` is still its file's name: ``Journal.load``."""
+    seq: int
+    """The last one taken."""
 
 
 class Ledger:

@@ -1,65 +1,117 @@
-"""A file that only grows: length + crc32 + msgpack records; what a crash tore off its end is cut away."""
+"""A file that only grows: msgpack records, each with checksums of its own and of all that lies before it.
+
+    file     "WSIMLOG2", salt [8], crc32 of both [4], records
+    record   marker [4], length [4], chain [4], crc32 of the body [4], crc32 of the head so far [4], body
+
+Numbers are little-endian. The marker and the start of the chain come from the salt, which is drawn for each
+file; ``chain`` is the crc32 of everything before the record. So a record that is bent, missing, doubled or at
+another place is noticed wherever others follow it. Damage that no whole record follows is what a crash tears
+off: it is cut away, kept in a file of its own, and told.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from worldsim.bridge.protocol import Code
 from worldsim.errors import BridgeError
 
-__all__ = ["Log", "Record", "as_read", "read_log", "write_log"]
+__all__ = ["End", "Found", "Log", "Record", "as_read", "full_disk", "keep_tail", "read_log", "write_log"]
 
 Record = dict[str, Any]
 """What one line of a log says; ``op`` names its kind."""
 
-_HEAD = struct.Struct("<II")
+_MAGIC = b"WSIMLOG2"
+_SALT = 8
+_CRC = struct.Struct("<I")
+_FIRST = len(_MAGIC) + _SALT + _CRC.size
+_HEAD = struct.Struct("<4sIII")
 _LARGEST = 64 * 2**20
+_RETRY_MS = 1000.0
 
 
-def frame(record: Record) -> bytes:
-    """A record as it lies in the file."""
-    body: bytes = msgpack.packb(record, use_bin_type=True)
-    return _HEAD.pack(len(body), zlib.crc32(body)) + body
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a log ends, and what the next record has to carry."""
+
+    size: int
+    """Bytes before it."""
+    chain: int
+    """crc32 of them all."""
+    salt: bytes
+
+    def add(self, record: Record) -> tuple[bytes, End]:
+        """A record as it lies in the file, and where the log then ends."""
+        body: bytes = msgpack.packb(record, use_bin_type=True)
+        head = _HEAD.pack(self.salt[:4], len(body), self.chain, zlib.crc32(body))
+        data = head + _CRC.pack(_sum(head, self.salt)) + body
+        return data, End(self.size + len(data), zlib.crc32(data, self.chain), self.salt)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was read of a log."""
+
+    records: list[Record]
+    end: End
+    """After the last whole record."""
+    torn: bytes
+    """What follows it: a record that was not written to its end, or zeros."""
 
 
 def as_read(record: Record) -> Record:
     """A record as it comes back from the file: with lists for tuples."""
-    read: Record = next(_records(frame(record)))[0]
+    read: Record = _unpacked(msgpack.packb(record, use_bin_type=True))
     return read
 
 
 class Log:
-    """A log open for appending, positioned after its last whole record."""
+    """A log open for appending, cut off after its last whole record."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, size)
-        os.lseek(self._file, size, os.SEEK_SET)
+    def __init__(self, path: Path, end: End) -> None:
+        self.path, self.end = path, end
+        self._file = os.open(path, os.O_WRONLY)
+        os.fchmod(self._file, 0o600)
+        self.cut(end)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self.end.size
 
     def append(self, records: Iterable[Record]) -> None:
         """Write records; from then on they outlive the process, though not a loss of power (see ``sync``).
 
         Raises:
-            BridgeError: the disk took none or only some; the file is again as long as before.
+            BridgeError: ``BUSY``, the disk took none or only some; the file is again as long as before.
         """
-        data = memoryview(b"".join(map(frame, records)))
-        taken = 0
+        end, parts = self.end, []
+        for record in records:
+            part, end = end.add(record)
+            parts.append(part)
+        data = memoryview(b"".join(parts))
         try:
-            while taken < len(data):
-                taken += os.write(self._file, data[taken:])
+            while data:
+                data = data[os.write(self._file, data) :]
         except OSError as error:
-            os.ftruncate(self._file, self.size)
-            os.lseek(self._file, self.size, os.SEEK_SET)
-            rule = "the journal must be written before anything is acknowledged"
-            raise BridgeError(rule, f"{self.path}: {error}", "make room on its disk") from error
-        self.size += taken
+            self.cut(self.end)
+            raise full_disk(self.path, error) from error
+        self.end = end
+
+    def cut(self, end: End) -> None:
+        """Forget all after an earlier end."""
+        os.ftruncate(self._file, end.size)
+        os.lseek(self._file, end.size, os.SEEK_SET)
+        self.end = end
 
     def sync(self) -> None:
         """Wait until all of it is on the disk itself."""
@@ -72,34 +124,61 @@ class Log:
             self._file = -1
 
 
-def read_log(path: Path) -> tuple[list[Record], int]:
-    """All whole records of a log, and how many bytes they take: what follows was torn off by a crash.
+def full_disk(path: Path, error: object) -> BridgeError:
+    """What is answered where the disk takes no more: ask again later."""
+    rule = "the journal must be written before anything is acknowledged"
+    remedy = "make room on its disk"
+    return BridgeError(rule, f"{path}: {error}", remedy, code=Code.BUSY, retry_after_ms=_RETRY_MS)
+
+
+def read_log(path: Path) -> Found:
+    """All whole records of a log, where they end, and what follows.
 
     Raises:
-        BridgeError: a record is damaged although others follow it, which no crash explains.
+        BridgeError: no log, or one of another format, or a record that is damaged, missing, doubled or
+            misplaced although whole ones follow, which no crash explains. The file stays as it is.
     """
     data = path.read_bytes()
-    records, at = [], 0
-    for record, end in _records(data):
-        records.append(record)
-        at = end
-    if not _torn(data, at):
-        rule = "a journal's records must match their checksums"
+    salt = data[len(_MAGIC) : len(_MAGIC) + _SALT]
+    if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) + _SALT : _FIRST] != _first(salt)[-_CRC.size :]:
+        rule, remedy = f"a log must begin with {_MAGIC.decode()} and a salt", "serve with an empty folder"
+        raise BridgeError(rule, f"{path}: {data[:_FIRST].hex()}", remedy)
+    end, records = End(_FIRST, zlib.crc32(data[:_FIRST]), salt), []
+    while (body := _body(data, end.size, salt, end.chain)) is not None:
+        size = end.size + _HEAD.size + _CRC.size + len(body)
+        records.append(_unpacked(body))
+        end = End(size, zlib.crc32(data[end.size : size], end.chain), salt)
+    if _whole_behind(data, end.size, salt):
+        rule = "a journal's records must match their checksums, each the one before it"
         remedy = "put a copy of the folder in its place, or serve with an empty one"
-        raise BridgeError(rule, f"{path}: damaged at byte {at} of {len(data)}", remedy)
-    return records, at
+        raise BridgeError(rule, f"{path}: damaged at byte {end.size} of {len(data)}", remedy)
+    return Found(records, end, data[end.size :])
 
 
-def write_log(path: Path, records: Iterable[Record]) -> None:
+def keep_tail(path: Path, found: Found) -> None:
+    """Tell of what is about to be cut off a log, and keep it beside the log, unless it is zeros alone."""
+    if not found.torn:
+        return
+    what = f"journal: {path}: {len(found.torn)} bytes after byte {found.end.size} are no whole record"
+    if not any(found.torn):
+        logging.getLogger("worldsim").warning("%s but zeros; they are cut off", what)
+        return
+    tail = path.with_name(f"torn-{path.name}-{found.end.size}-{zlib.crc32(found.torn):08x}")
+    _write(tail, [found.torn])
+    told = "%s: a crash tore them, or the last record is damaged; they are cut off and kept in %s"
+    logging.getLogger("worldsim").warning(told, what, tail.name)
+
+
+def write_log(path: Path, records: Iterable[Record]) -> End:
     """Write a whole log so that either all of it or none of it is there, whenever the machine stops."""
-    building = path.with_name(f"{path.name}.tmp")
-    with building.open("wb") as file:
-        for record in records:
-            file.write(frame(record))
-        file.flush()
-        os.fsync(file.fileno())
-    building.replace(path)
-    sync_name(path.parent)
+    salt = os.urandom(_SALT)
+    first = _first(salt)
+    end, parts = End(len(first), zlib.crc32(first), salt), [first]
+    for record in records:
+        part, end = end.add(record)
+        parts.append(part)
+    _write(path, parts)
+    return end
 
 
 def sync_name(path: Path) -> None:
@@ -111,23 +190,47 @@ def sync_name(path: Path) -> None:
         os.close(descriptor)
 
 
-def _records(data: bytes) -> Iterator[tuple[Record, int]]:
-    """Whole records from the start, each with the byte after it."""
-    at = 0
-    while at + _HEAD.size <= len(data):
-        length, crc = _HEAD.unpack_from(data, at)
-        end = at + _HEAD.size + length
-        body = data[at + _HEAD.size : end]
-        if not 0 < length <= _LARGEST or end > len(data) or zlib.crc32(body) != crc:
-            return
-        yield msgpack.unpackb(body, raw=False, strict_map_key=False), end
-        at = end
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    """A file that only its owner can read, whole or not there."""
+    building = path.with_name(f"{path.name}.tmp")
+    with os.fdopen(os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+    building.replace(path)
+    sync_name(path.parent)
 
 
-def _torn(data: bytes, at: int) -> bool:
-    """Whether what follows byte ``at`` is what a write cut short leaves: an incomplete record, or zeros."""
-    rest = data[at:]
-    if len(rest) < _HEAD.size or not any(rest):
-        return True
-    length = _HEAD.unpack_from(rest)[0]
-    return 0 < length <= _LARGEST and at + _HEAD.size + length >= len(data)
+def _first(salt: bytes) -> bytes:
+    return _MAGIC + salt + _CRC.pack(zlib.crc32(_MAGIC + salt))
+
+
+def _sum(head: bytes, salt: bytes) -> int:
+    return zlib.crc32(head, zlib.crc32(salt))
+
+
+def _unpacked(body: bytes) -> Any:
+    return msgpack.unpackb(body, raw=False, strict_map_key=False)
+
+
+def _body(data: bytes, at: int, salt: bytes, chain: int | None = None) -> bytes | None:
+    """The body of the whole record that begins at byte ``at``, and follows ``chain`` if given; or None."""
+    begin = at + _HEAD.size + _CRC.size
+    if begin > len(data):
+        return None
+    head = data[at : at + _HEAD.size]
+    marker, length, before, crc = _HEAD.unpack(head)
+    if marker != salt[:4] or _CRC.unpack_from(data, at + _HEAD.size)[0] != _sum(head, salt):
+        return None
+    body = data[begin : begin + length]
+    fits = 0 < length <= _LARGEST and len(body) == length and zlib.crc32(body) == crc
+    return body if fits and chain in (None, before) else None
+
+
+def _whole_behind(data: bytes, at: int, salt: bytes) -> bool:
+    """Whether there is a whole record anywhere from byte ``at`` on."""
+    while (at := data.find(salt[:4], at)) >= 0:
+        if _body(data, at, salt) is not None:
+            return True
+        at += 1
+    return False

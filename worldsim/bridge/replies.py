@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from worldsim.bridge.protocol import REPLY, Code, describe, encode, error_body
-from worldsim.bridge.requests import Answer, Envelope, Request
+from worldsim.bridge.requests import Answer, Envelope, Request, fault
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError
 
-__all__ = ["accept", "refuse", "reply_to"]
+__all__ = ["accept", "check_tellable", "refuse", "reply_to"]
 
 _QUALITY = 92
 
@@ -30,11 +31,24 @@ def refuse(envelope: Envelope, error: BridgeError) -> list[Any]:
 
 
 def reply_to(request: Request) -> list[Any]:
-    """The reply to a request that is answered."""
+    """The reply to a request that is answered; ``INTERNAL`` where it cannot be told."""
     try:
         return _many(request) if request.many else _one(request)
     except BridgeError as error:
         return refuse(request.envelope, error)
+    except Exception as error:
+        logging.getLogger("worldsim").exception("an answer to %s could not be told", request.envelope.op)
+        return refuse(request.envelope, fault(error))
+
+
+def check_tellable(answer: Answer) -> None:
+    """Raises ``INTERNAL`` for a step that no reply can carry; to be asked before it is written down."""
+    try:
+        assert answer.step is not None, "only steps are told"
+        encode(_row(answer), bounds=REPLY)
+        _picture(answer.step, "jpeg")
+    except Exception as error:
+        raise fault(error) from error
 
 
 def _head(envelope: Envelope, *, ok: bool) -> dict[str, Any]:

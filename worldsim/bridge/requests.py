@@ -30,7 +30,17 @@ from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
-__all__ = ["OPERATIONS", "Answer", "Envelope", "Reader", "Request", "read_name", "read_rest", "refusal"]
+__all__ = [
+    "OPERATIONS",
+    "Answer",
+    "Envelope",
+    "Reader",
+    "Request",
+    "fault",
+    "read_name",
+    "read_rest",
+    "refusal",
+]
 
 _START = 2**31
 _PICTURES = ("raw", "jpeg")
@@ -99,6 +109,13 @@ def refusal(error: WorldsimError) -> BridgeError:
     if isinstance(error, BridgeError):
         return error
     return BridgeError(error.rule, error.value, error.remedy, code=Code.ENGINE)
+
+
+def fault(error: Exception) -> BridgeError:
+    """A fault of the server's own as the wire tells it."""
+    value = f"{type(error).__name__}: {error}"[:200]
+    remedy = "open the session again if it is gone, and report this"
+    return BridgeError("the server must not fail", value, remedy, code=Code.INTERNAL)
 
 
 def read_name(fields: Fields) -> Envelope:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worldsim.bridge.batcher import Batcher
 from worldsim.bridge.desk import Desk
 from worldsim.bridge.facts import check_control, facts_of
@@ -30,6 +32,8 @@ from worldsim.bridge.sockets import Sockets
 from worldsim.bridge.status import StatusPage
 from worldsim.engine.engine import Engine
 from worldsim.errors import BridgeError
+from worldsim.kernels.library import variant
+from worldsim.processor import processor
 
 __all__ = ["Options", "Server"]
 
@@ -236,6 +240,7 @@ def _journal(engine: Engine, options: Options) -> Journal:
         "context": engine.context,
         "device": world.device.type,
         "dtype": str(world.dtype).removeprefix("torch."),
+        **_arithmetic(),
     }
     try:
         return Journal(
@@ -244,3 +249,12 @@ def _journal(engine: Engine, options: Options) -> Journal:
     except OSError as error:
         rule = "a state folder must be one that can be written"
         raise BridgeError(rule, f"{options.state}: {error}", "name another with --state") from error
+
+
+def _arithmetic() -> dict[str, str]:
+    """What else the bits of a frame may depend on: replies made again must be those acknowledged."""
+    return {
+        "torch": torch.__version__,
+        "kernels": variant() or "none",
+        "processor": f"{processor().vendor} {torch.backends.cpu.get_cpu_capability()}".strip(),
+    }

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim import camera, pool
+from worldsim import pool
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine.buckets import Buckets, wants_buckets
+from worldsim.engine.inputs import check_control, check_frame, controls_of
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
-from worldsim.engine.scheduler import Scheduler
+from worldsim.engine.scheduler import Plan, Scheduler
 from worldsim.engine.session import Session
-from worldsim.engine.snapshots import Snapshot, pack, unpack
+from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
 from worldsim.engine.step import Step
-from worldsim.engine.undo import Undo, undo
-from worldsim.errors import ControlError, EngineError
+from worldsim.engine.undo import Undo, put_back, undo
+from worldsim.errors import EngineError
 from worldsim.model.cache import Rows
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.flow import check_steps
@@ -58,6 +59,8 @@ class Engine:
         self._parked: dict[int, Memory] = {}
         self._lanes, self._pace = Lanes(world.device, world.spec.size, world.alike), Pace()
         self._openings = Openings(world, self.context)
+        fresh = blank(world.networks, 1, self.context)
+        self._form = Form.of(fresh, world.networks, world.spec.size, world.digest)
         if self._buckets is not None:
             self._buckets.warm(self._steps)
 
@@ -91,7 +94,7 @@ class Engine:
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():
             memory, drift = self._openings.take_in(number, context, seed)
-        return self._seat(memory, seed=seed, start=number, step=self._first_step(context, drift, memory))
+        return self._seat(memory, seed=seed, start=number, step=self._openings.first_step(context, drift, memory))
 
     def step(
         self,
@@ -99,6 +102,7 @@ class Engine:
         *,
         frames: bool = True,
         deadline: float | None = None,
+        faults: dict[Session, Exception] | None = None,
     ) -> dict[Session, Step]:
         """Dream one frame of every session named, in as few batches as the slots allow.
 
@@ -117,32 +121,46 @@ class Engine:
             self._check_open(session)
         sessions = sorted(controls, key=lambda session: (session.slot is None, session.slot, session.number))
         for session in sessions:
-            self._check_control(controls[session])
-        answers: dict[Session, Step] = {}
+            check_control(self.world, controls[session])
+        answers: dict[Session, Step | Exception] = {}
         for first in range(0, len(sessions), self.slots):
             wave = sessions[first : first + self.slots]
-            self._make_room(wave)
+            try:
+                self._make_room(wave)
+            except Exception as error:  # nobody has moved, and earlier waves have their answers
+                answers |= dict.fromkeys(wave, error)
+                continue
             wave.sort(key=lambda session: self._row(session))
             answers |= self._step_wave(wave, [controls[session] for session in wave], frames, deadline)
-        return {session: answers[session] for session in controls}
+        failed = {session: answer for session, answer in answers.items() if isinstance(answer, Exception)}
+        if faults is None and failed:
+            raise next(iter(failed.values()))
+        if faults is not None:
+            faults |= failed
+        return {one: answer for one in controls if isinstance(answer := answers[one], Step)}
 
     def anchor(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: Control | None
     ) -> Step:
-        """Take a real frame as a session's next one; see ``Session.anchor``."""
+        """Take a real frame as a session's next one; see ``Session.anchor``. A fault changes nothing."""
         self._check_open(session)
         control = replace(control or Control(), pose=pose)
-        self._check_control(control)
-        self._check_frame(frame, pose)
+        check_control(self.world, control)
+        check_frame(self.world, frame, pose)
         self._make_room([session])
-        rows, controls = self._rows(np.array([self._row(session)])), self._controls([control])
+        rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [control])
         with torch.inference_mode():
             memory = self._memory.over(rows, bool(self.history))
             (undo,) = self._undos([session], memory)
             given = to_model(frame[None], self.world.device)
-            unit = observe_unit(self.world.networks, memory, given, controls)
-            self._memory.take(rows, memory)
-            (step,) = self._steps_of(unit, memory, controls, 0, True)
+            try:
+                unit = observe_unit(self.world.networks, memory, given, controls)
+                self._memory.take(rows, memory)
+                (step,) = self._steps_of(unit, memory, controls, 0, True)
+            except Exception:
+                if not self._put_back(session, undo):
+                    self.close(session)
+                raise
         session.advance(replace(step, frame=frame.copy(), drift=0.0, latent=None), undo)
         return session.last
 
@@ -156,12 +174,17 @@ class Engine:
         self.scheduler.check(count)
         memory, history = self._copy(session), session.history
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
-        forks = []
-        for seed in own:
-            own_chance = replace(memory, seeds=torch.full_like(memory.seeds, signed(seed)))
-            forks.append(
-                self._seat(own_chance, seed=seed, start=session.start, step=session.last, history=history)
-            )
+        forks: list[Session] = []
+        try:
+            for seed in own:
+                own_chance = replace(memory, seeds=torch.full_like(memory.seeds, signed(seed)))
+                forks.append(
+                    self._seat(own_chance, seed=seed, start=session.start, step=session.last, history=history)
+                )
+        except BaseException:
+            for fork in forks:
+                self.close(fork)
+            raise
         return forks
 
     def snapshot(self, session: Session) -> bytes:
@@ -174,13 +197,11 @@ class Engine:
         """A session from a snapshot; it continues bit for bit as the original would have.
 
         Raises:
-            EngineError: a damaged snapshot, one of other weights or another context length, or no room.
+            EngineError: a damaged snapshot, one of other weights or another context length, one with parts
+                that no session of this engine has, or no room.
         """
-        snapshot = unpack(blob, self.world.digest, self.world.device)
-        held = snapshot.memory.cache.frames
-        if held != self.context:
-            rule = f"a snapshot must have this engine's context of {self.context} frames"
-            raise EngineError(rule, held, f"use engine(context={held})")
+        self.scheduler.check()
+        snapshot = unpack(blob, self._form, self.world.device)
         return self._seat(snapshot.memory, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
@@ -215,38 +236,68 @@ class Engine:
 
     def _step_wave(
         self, sessions: list[Session], controls: list[Control], frames: bool, deadline: float | None
-    ) -> dict[Session, Step]:
+    ) -> dict[Session, Step | Exception]:
         """Step sessions that all have slots, in the order of these."""
-        batch, slots = self._controls(controls), np.array([self._row(session) for session in sessions])
-        count = len(sessions)
+        count, batch = len(sessions), controls_of(self.world, controls)
+        slots = np.array([self._row(session) for session in sessions])
         steps = self._steps if deadline is None else self._pace.fitting(count, self._steps, deadline)
 
-        def work(rows: np.ndarray) -> list[tuple[Step, Undo | None]]:
+        def work(rows: np.ndarray) -> list[tuple[Step | Exception, Undo | None]]:
             part = [sessions[row] for row in rows]
             return self._step_rows(part, slots[rows], batch.pick(rows), steps, frames)
 
         began = time.perf_counter()
         done = [pair for _, pairs in self._lanes.run(count, work) for pair in pairs]
         self._pace.note(count, steps, time.perf_counter() - began)
-        for session, (step, past) in zip(sessions, done, strict=True):
-            session.advance(step, past)
-        return {session: session.last for session in sessions}
+        answers: dict[Session, Step | Exception] = {}
+        for session, (answer, past) in zip(sessions, done, strict=True):
+            answers[session] = answer
+            if isinstance(answer, Step):
+                session.advance(answer, past)
+            elif not self._put_back(session, past):
+                self.close(session)
+        return answers
 
     def _step_rows(
         self, sessions: list[Session], slots: np.ndarray, controls: Controls, steps: int, frames: bool
-    ) -> list[tuple[Step, Undo | None]]:
-        """Step some slots; runs in a thread of its own."""
+    ) -> list[tuple[Step | Exception, Undo | None]]:
+        """Step some slots; runs in a thread of its own. After a fault every row is tried alone."""
         rows = self._rows(slots)
         with torch.inference_mode():
             memory = self._memory.over(rows, bool(self.history))
             undos = self._undos(sessions, memory)
-            if self._buckets is not None:
-                told = self._buckets.step(slots, controls, steps, frames)
-            else:
-                unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
-                self._memory.take(rows, memory)
-                told = self._steps_of(unit, memory, controls, steps, frames)
-            return list(zip(told, undos, strict=True))
+            try:
+                return list(zip(self._told(memory, slots, controls, steps, frames), undos, strict=True))
+            except Exception as error:
+                fault = error
+                if len(sessions) == 1:
+                    return [(error, undos[0])]
+                whole = [self._put_back(session, undo) for session, undo in zip(sessions, undos, strict=True)]
+        answers: list[tuple[Step | Exception, Undo | None]] = []
+        for i, ok in enumerate(whole):
+            one = slice(i, i + 1)
+            alone = (sessions[one], slots[one], controls.pick(one), steps, frames)
+            answers += self._step_rows(*alone) if ok else [(fault, None)]
+        return answers
+
+    def _told(
+        self, memory: Memory, slots: np.ndarray, controls: Controls, steps: int, frames: bool
+    ) -> list[Step]:
+        """What some slots, whose rows ``memory`` is over, answer."""
+        if self._buckets is not None:
+            return self._buckets.step(slots, controls, steps, frames)
+        unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
+        self._memory.take(self._rows(slots), memory)
+        return self._steps_of(unit, memory, controls, steps, frames)
+
+    def _put_back(self, session: Session, before: Undo | None) -> bool:
+        """Whether a session is as it was before a step that failed."""
+        rows = self._rows(np.array([self._row(session)]))
+        with torch.inference_mode():
+            memory = self._memory.over(rows)
+            whole = put_back(memory, session.index + 1, before)
+            self._memory.take(rows, memory)
+        return whole
 
     def _undos(self, sessions: list[Session], memory: Memory) -> list[Undo | None]:
         """How to take back what is about to be done to ``memory``, a row for each session."""
@@ -266,10 +317,18 @@ class Engine:
     def _make_room(self, sessions: Sequence[Session]) -> None:
         """Give every session a slot; idle ones are parked for it."""
         plan = self.scheduler.plan([session.number for session in sessions])
-        for move in plan.park:
-            self._park(move.session, move.slot)
-        for move in plan.seat:
-            self._memory.put(np.array([move.slot]), self._parked.pop(move.session).to(self.world.device))
+        parked = seated = 0
+        try:
+            for move in plan.park:
+                self._park(move.session, move.slot)
+                parked += 1
+            for move in plan.seat:
+                self._memory.put(np.array([move.slot]), self._parked[move.session].to(self.world.device))
+                del self._parked[move.session]
+                seated += 1
+        except BaseException:
+            self.scheduler.revoke(Plan(plan.park[parked:], plan.seat[seated:]))
+            raise
 
     def _park(self, number: int, slot: int) -> None:
         self._parked[number] = self._memory.pick(np.array([slot])).to(torch.device("cpu"))
@@ -287,46 +346,12 @@ class Engine:
         number = self.scheduler.admit()
         session = Session(self, number, seed=seed, start=start, step=step, history=history)
         self._parked[number] = memory
-        self._make_room([session])
+        try:
+            self._make_room([session])
+        except BaseException:
+            self.close(session)
+            raise
         return session
-
-    def _first_step(self, context: Context, drift: Tensor, memory: Memory) -> Step:
-        """The newest given frame, as if it had been dreamt."""
-        return Step(
-            frame=context.frames[-1].copy(),
-            pose=memory.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
-            pose_given=context.poses is not None,
-            reward=0.0,
-            terminated=False,
-            drift=float(drift[0]),
-            index=len(context.frames) - 1,
-        )
-
-    def _check_control(self, control: Control) -> None:
-        self.world.spec.control_space.validate(control)
-        if control.pose is not None:
-            if not self.world.networks.has_poses:
-                rule = "a pose needs a world that was learnt with poses"
-                raise ControlError(rule, self.world.name, "leave Control.pose out")
-            camera.check_pose(control.pose)
-
-    def _check_frame(self, frame: np.ndarray, pose: np.ndarray | None) -> None:
-        height, width = self.world.spec.size
-        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
-            rule = f"a frame must be uint8 [{height}, {width}, 3]"
-            raise EngineError(rule, f"{frame.dtype} {list(frame.shape)}", "resize it")
-        if pose is None and self.world.networks.has_poses:
-            rule = "a frame of a world learnt with poses needs its pose"
-            raise EngineError(rule, None, "give anchor(frame, pose)")
-
-    def _controls(self, controls: list[Control]) -> Controls:
-        space = self.world.spec.control_space
-        vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)
-        poses = np.tile(np.eye(4), (len(controls), 1, 1))
-        given = np.array([control.pose is not None for control in controls])
-        for i in np.flatnonzero(given):
-            poses[i] = controls[i].pose
-        return Controls(vector, poses, given)
 
     def _steps_of(
         self, unit: Unit, memory: Memory, controls: Controls, steps: int, frames: bool

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.checkpoint import Context
+from worldsim.engine.step import Step
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
 from worldsim.sampling.lead import Controls
@@ -85,6 +86,18 @@ class Openings:
                 self._taken[number] = self._take_in(context)
             memory, drift = self._taken[number]
         return replace(memory, seeds=torch.full_like(memory.seeds, signed(seed))), drift
+
+    def first_step(self, context: Context, drift: Tensor, memory: Memory) -> Step:
+        """The newest given frame, as if it had been dreamt."""
+        return Step(
+            frame=context.frames[-1].copy(),
+            pose=memory.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
+            pose_given=context.poses is not None,
+            reward=0.0,
+            terminated=False,
+            drift=float(drift[0]),
+            index=len(context.frames) - 1,
+        )
 
     def _take_in(self, context: Context) -> tuple[Memory, Tensor]:
         networks = self.world.networks

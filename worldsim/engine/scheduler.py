@@ -83,6 +83,15 @@ class Scheduler:
         seat = tuple(Move(session, self._take(session)) for session in missing)
         return Plan(park, seat)
 
+    def revoke(self, plan: Plan) -> None:
+        """Undo the moves of a plan that could not be made, the newest of all plans."""
+        for move in plan.seat:
+            self.park(move.session)
+        for move in plan.park:
+            self._parked.discard(move.session)
+            self._free.remove(move.slot)
+            self._seated[move.session] = move.slot
+
     def park(self, session: int) -> int:
         """Take a session's slot from it; returns the slot, whose memory must be parked."""
         slot = self._seated.pop(session)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from worldsim import camera
+from worldsim.engine.snapshot_rules import RANGES, Rule, check_header, check_tensors, rules_like
 from worldsim.engine.step import Step
-from worldsim.errors import EngineError
+from worldsim.errors import CameraError, EngineError
 from worldsim.model.cache import Cache
+from worldsim.networks import Networks
 from worldsim.sampling.memory import Memory
 from worldsim.sampling.philox import signed
 from worldsim.tokenizer.protocol import Past
@@ -34,22 +36,39 @@ class Snapshot:
     start: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the snapshots of one engine look like."""
+
+    digest: str
+    """Of the weights that they belong to."""
+    context: int
+    sinks: int
+    has_poses: bool
+    rules: dict[str, Rule]
+    """For every tensor."""
+
+    @staticmethod
+    def of(fresh: Memory, networks: Networks, size: tuple[int, int], digest: str) -> Form:
+        """The form of snapshots.
+
+        Args:
+            fresh: memory of one row in which nothing has been seen.
+            networks: of the world.
+            size: height and width of a frame.
+            digest: of the weights.
+        """
+        rules = rules_like(_tensors(fresh))
+        rules["seen"] = Rule(torch.uint8, ((*size, 3), (0, 0, 3)))
+        latent = (networks.tokenizer.tokens, networks.tokenizer.channels)
+        rules["latent"] = Rule(torch.float32, (latent,), RANGES["latent"], optional=True)
+        return Form(digest, fresh.cache.frames, fresh.cache.sinks, networks.has_poses, rules)
+
+
 def pack(snapshot: Snapshot, digest: str) -> bytes:
     """To bytes; ``digest`` names the weights that it belongs to."""
     memory, step = snapshot.memory, snapshot.step
-    tensors = {
-        "keys": memory.cache.keys,
-        "values": memory.cache.values,
-        "written": memory.cache.written,
-        "index": memory.cache.index,
-        "frame": memory.past.frame,
-        "reach": memory.past.reach,
-        "agent": memory.agent,
-        "moves": memory.moves,
-        "doubt": memory.doubt,
-        "poses": memory.poses,
-        "seen": torch.from_numpy(step.frame.copy()),
-    }
+    tensors = {**_tensors(memory), "seen": torch.from_numpy(step.frame.copy())}
     header = {
         "format": FORMAT,
         "digest": digest,
@@ -73,19 +92,24 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, digest: str, device: torch.device) -> Snapshot:
-    """From bytes.
+def unpack(blob: bytes, form: Form, device: torch.device) -> Snapshot:
+    """From bytes. The checksum only tells of accidents: all parts are checked before they are believed.
 
     Raises:
-        EngineError: damaged, of another format, or of other weights.
+        EngineError: damaged, of another format, of other weights or another engine, or with parts that no
+            session of this engine has.
     """
     header, tensors = _read(bytes(blob))
-    if header["format"] != FORMAT:
+    if header.get("format") != FORMAT:
         rule = f"a snapshot's format must be {FORMAT}"
-        raise EngineError(rule, header["format"], "restore it with the version that took it")
-    if header["digest"] != digest:
-        rule, remedy = "a snapshot must belong to the world's weights", f"load the world {digest[:12]}..."
+        raise EngineError(rule, repr(header.get("format"))[:80], "restore it with the version that took it")
+    header = check_header(header)
+    if header["digest"] != form.digest:
+        rule, remedy = "a snapshot must belong to the world's weights", "load the world that it was taken in"
         raise EngineError(rule, header["digest"][:12], remedy)
+    _check_context(tensors, form)
+    tensors = check_tensors(tensors, form.rules)
+    _check_order(tensors, header, form)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     return Snapshot(_memory(tensors, header), _step(tensors, header), header["seed"], header["start"])
 
@@ -99,9 +123,50 @@ def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         size = int.from_bytes(body[:8], "little")
         header = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["session"])
+        if not isinstance(header, dict):
+            raise TypeError(f"a header that is a {type(header).__name__}")
         return header, load(body)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise EngineError("a snapshot must be one of a session", str(error)[:120]) from error
+    except Exception as error:  # parsers have many kinds, and whatever they do not take is no snapshot
+        value = f"{type(error).__name__}: {error}"[:120]
+        raise EngineError("a snapshot must be one of a session", value) from error
+
+
+def _check_context(tensors: dict[str, Tensor], form: Form) -> None:
+    held = tensors["written"].shape[-1] if "written" in tensors and tensors["written"].ndim else 0
+    if held != form.context:
+        rule = f"a snapshot must have this engine's context of {form.context} frames"
+        raise EngineError(rule, held, f"use engine(context={held})")
+
+
+def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], form: Form) -> None:
+    """What the parts say of each other."""
+    index, written = int(tensors["index"][0]), tensors["written"]
+    if index != header["frames"] or int(written.max()) >= index or header["sinks"] != form.sinks:
+        rule = "a snapshot's frames, index, written and sinks must be of one session"
+        raise EngineError(rule, (header["frames"], index, int(written.max()), header["sinks"]))
+    if header["has_pose"] != form.has_poses:
+        rule = f"a snapshot of this world must have {'a' if form.has_poses else 'no'} pose"
+        raise EngineError(rule, header["has_pose"])
+    try:
+        camera.check_pose(tensors["poses"].numpy())
+    except CameraError as error:
+        raise EngineError("a snapshot's poses must be rigid", str(error)[:120]) from error
+
+
+def _tensors(memory: Memory) -> dict[str, Tensor]:
+    """All of a memory that a snapshot holds as tensors."""
+    return {
+        "keys": memory.cache.keys,
+        "values": memory.cache.values,
+        "written": memory.cache.written,
+        "index": memory.cache.index,
+        "frame": memory.past.frame,
+        "reach": memory.past.reach,
+        "agent": memory.agent,
+        "moves": memory.moves,
+        "doubt": memory.doubt,
+        "poses": memory.poses,
+    }
 
 
 def _memory(tensors: dict[str, Tensor], header: dict[str, Any]) -> Memory:

@@ -43,3 +43,21 @@ def undo(memory: Memory, undone: Sequence[Undo]) -> None:
     memory.past, memory.agent, memory.moves = last.past, last.agent, last.moves
     memory.doubt, memory.poses = last.doubt, last.pose
     memory.indices = memory.indices - len(undone)
+
+
+def put_back(memory: Memory, frames: int, before: Undo | None) -> bool:
+    """Make one row of ``memory`` what it was before a step that failed; False where that cannot be done.
+
+    Args:
+        memory: one row, of which the step may have written nothing, the cache alone, or all.
+        frames: that it had before the step.
+        before: how to undo the step, if that was kept.
+    """
+    written, taken = int(memory.cache.index[memory.cache.rows]) != frames, int(memory.indices) != frames
+    if written and before is None:
+        return False
+    if before is not None and taken:
+        undo(memory, [before])
+    elif before is not None and written:
+        memory.cache.unwrite(before.page)
+    return True

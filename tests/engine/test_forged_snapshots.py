@@ -1,0 +1,176 @@
+"""Snapshots that a sender sealed himself: refused in one way, or ones that a session could have."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from benchmarks.stress.forged import forge, open_sealed, seal
+from tests.engine.walks import assert_same, control, walk
+from worldsim.controls import Control
+from worldsim.engine import engine as engine_module
+from worldsim.engine.engine import Engine
+from worldsim.engine.session import Session
+from worldsim.engine.step import Step
+from worldsim.engine.world import World
+from worldsim.errors import EngineError
+from worldsim.networks import Networks
+from worldsim.sampling.memory import Memory
+from worldsim.sampling.rollout import Unit
+
+
+def resealed(blob: bytes, **changes: object) -> bytes:
+    """A snapshot with fields of its header or tensors replaced."""
+    header, tensors = open_sealed(blob)
+    for name, value in changes.items():
+        (tensors if isinstance(value, torch.Tensor) else header)[name] = value
+    return seal(save(tensors, {"session": json.dumps(header)}))
+
+
+BAD = {
+    "reward": {"reward": 10**30},
+    "reward type": {"reward": "1"},
+    "drift": {"drift": float("nan")},
+    "index of frames": {"index": -1000},
+    "far index": {"index": 2**60},
+    "ring index": {"index": torch.tensor([-1000])},
+    "no pose": {"has_pose": False},
+    "sinks": {"sinks": -3},
+    "session seed": {"session_seed": 2**64},
+    "start": {"start": "0"},
+    "seen": {"seen": torch.zeros(2, 2, 2, 2, dtype=torch.float64)},
+    "keys": {"keys": torch.zeros(3, 3)},
+    "frame": {"frame": torch.zeros(3, 3)},
+    "poses": {"poses": torch.zeros(1, 4, 4, dtype=torch.float64)},
+    "moves": {"moves": torch.zeros(1, 1)},
+    "agent": {"agent": torch.zeros(1)},
+    "latent": {"latent": torch.full((12, 4), float("inf"))},
+    "unknown": {"more": torch.zeros(1)},
+    "unknown field": {"more": 1},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_part_that_no_session_has_is_refused_and_takes_no_slot(world: World, name: str) -> None:
+    engine = world.engine(2)
+    session = engine.open(3)
+    walk(session, 2)
+    with pytest.raises(EngineError, match="snapshot"):
+        engine.restore(resealed(session.snapshot(), **BAD[name]))
+    assert (engine.free, engine.scheduler.parked) == (1, 0)
+
+
+def test_written_places_lie_before_the_next_frame(world: World) -> None:
+    engine = world.engine(2)
+    blob = engine.open(3).snapshot()
+    written = open_sealed(blob)[1]["written"] + 5
+    with pytest.raises(EngineError, match="written"):
+        engine.restore(resealed(blob, written=written))
+
+
+@pytest.mark.parametrize("kind", ["world", "poseless", "half"])
+def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    """Hundreds of them: only EngineErrors, no slot lost, and the session beside them walks on as ever."""
+    world: World = request.getfixturevalue(kind)
+    chance, engine = random.Random(17), world.engine(3, steps=1)
+    honest, twin = engine.open(5), world.engine(1, steps=1).open(5)
+    blob, taken = honest.snapshot(), 0
+    for number in range(300):
+        try:
+            forged = engine.restore(forge(chance, blob))
+        except EngineError:
+            continue
+        taken += 1
+        steps = engine.step({honest: control(number), forged: Control()})
+        assert_same([steps[honest]], [twin.step(control(number))])
+        assert isinstance(steps[forged].reward, float)
+        forged.snapshot()
+        forged.close()
+    assert engine.free == 2
+    assert taken < 100  # what is left is what a session could have: other seeds, numbers in range
+
+
+def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
+    """Every step of a session with this seed fails, before or after its memory is written."""
+    step, told = engine_module.step_unit, Engine._steps_of
+
+    def early(networks: Networks, memory: Memory, *rest: Any, **options: Any) -> Unit:
+        if (memory.seeds == seed).any():
+            raise RuntimeError("bad row")
+        return step(networks, memory, *rest, **options)
+
+    def at_the_end(self: Engine, unit: Unit, memory: Memory, *rest: Any) -> list[Step]:
+        if (memory.seeds == seed).any():
+            raise RuntimeError("bad row")
+        return told(self, unit, memory, *rest)
+
+    if late:
+        monkeypatch.setattr(Engine, "_steps_of", at_the_end)
+    else:
+        monkeypatch.setattr(engine_module, "step_unit", early)
+
+
+@pytest.mark.parametrize(("late", "history"), [(False, 0), (False, 4), (True, 4)])
+def test_a_fault_of_a_row_is_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch, late: bool, history: int
+) -> None:
+    engine, alone = world.engine(3, history=history), world.engine(1)
+    honest, bad, other = engine.open(1, start=0), engine.open(2, start=1), engine.open(3, start=0)
+    bad.step(control(4))
+    twin = alone.open(1, start=0)
+    before = bad.snapshot()
+    with monkeypatch.context() as patch:
+        faulty(2, patch, late=late)
+        faults: dict[Session, Exception] = {}
+        steps = engine.step(dict.fromkeys((honest, bad, other), control(0)), faults=faults)
+    assert set(steps) == {honest, other}
+    assert [str(fault) for fault in faults.values()] == ["bad row"]
+    assert_same([steps[honest]], [twin.step(control(0))])
+    assert bad.snapshot() == before
+    assert isinstance(bad.step(control(0)), Step)
+    assert_same([honest.step(control(1))], [twin.step(control(1))])
+
+
+def test_what_cannot_be_put_back_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = world.engine(2, history=0)
+    bad = engine.open(2)
+    with monkeypatch.context() as patch:
+        faulty(2, patch, late=True)
+        faults: dict[Session, Exception] = {}
+        assert not engine.step({bad: Control()}, faults=faults)
+    assert list(faults) == [bad]
+    assert bad.closed
+    assert engine.free == 2
+
+
+def test_a_fault_is_raised_where_nobody_asks_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = world.engine(2)
+    good, bad = engine.open(1, start=0), engine.open(2, start=1)
+    with monkeypatch.context() as patch:
+        faulty(2, patch, late=False)
+        with pytest.raises(RuntimeError, match="bad row"):
+            engine.step({good: Control(), bad: Control()})
+    assert (good.index, bad.index) == (3, 2)
+
+
+def test_memory_that_cannot_be_put_costs_no_slot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = world.engine(2, parking=world.engine(1).session_bytes)
+    first, second = engine.open(1), engine.open(2)
+    blob = first.snapshot()
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    for method in ("put", "pick"):  # of the new one, and of the one that gives way to it
+        with monkeypatch.context() as patch:
+            patch.setattr(f"worldsim.sampling.memory.Memory.{method}", fail)
+            with pytest.raises(MemoryError):
+                engine.restore(blob)
+        assert engine.free == 1
+        assert len(engine.step({first: Control(), second: Control()})) == 2
+    assert engine.restore(blob).slot is not None

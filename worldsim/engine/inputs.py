@@ -1,0 +1,51 @@
+"""Controls and frames that are given to an engine: checked, and put together for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldsim import camera
+from worldsim.controls import Control
+from worldsim.errors import ControlError, EngineError
+from worldsim.sampling.lead import Controls
+
+if TYPE_CHECKING:
+    from worldsim.engine.world import World
+
+__all__ = ["check_control", "check_frame", "controls_of"]
+
+
+def check_control(world: World, control: Control) -> None:
+    """Raises ControlError or CameraError for a control that the world does not take."""
+    world.spec.control_space.validate(control)
+    if control.pose is not None:
+        if not world.networks.has_poses:
+            rule = "a pose needs a world that was learnt with poses"
+            raise ControlError(rule, world.name, "leave Control.pose out")
+        camera.check_pose(control.pose)
+
+
+def check_frame(world: World, frame: np.ndarray, pose: np.ndarray | None) -> None:
+    """Raises EngineError for a frame of another size or type, or one without the pose that it needs."""
+    height, width = world.spec.size
+    if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+        rule = f"a frame must be uint8 [{height}, {width}, 3]"
+        raise EngineError(rule, f"{frame.dtype} {list(frame.shape)}", "resize it")
+    if pose is None and world.networks.has_poses:
+        rule = "a frame of a world learnt with poses needs its pose"
+        raise EngineError(rule, None, "give anchor(frame, pose)")
+
+
+def controls_of(world: World, controls: Sequence[Control]) -> Controls:
+    """Controls of a batch, a row each."""
+    space = world.spec.control_space
+    vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)
+    poses = np.tile(np.eye(4), (len(controls), 1, 1))
+    for i, control in enumerate(controls):
+        if control.pose is not None:
+            poses[i] = control.pose
+    given = np.array([control.pose is not None for control in controls])
+    return Controls(vector, poses, given)

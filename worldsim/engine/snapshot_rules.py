@@ -1,0 +1,154 @@
+"""Rules for the parts of a snapshot: whoever sends one can seal it, so nothing in it is believed unchecked.
+
+Tensors are held against those of a fresh state of the same engine: names, dtypes and shapes. What else must
+hold is in two tables: ``RANGES`` of tensors and ``FIELDS`` of the header.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import EngineError
+
+__all__ = ["FIELDS", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
+
+_MOST_FRAMES = 2**53
+_NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
+"""Number types that stand for each other: a session may go on in an engine of another one."""
+_REMEDY = "take the snapshot again with Session.snapshot()"
+_ANY = (-math.inf, math.inf)
+
+RANGES: dict[str, tuple[float, float]] = {
+    "written": (-1, _MOST_FRAMES),
+    "index": (1, _MOST_FRAMES),
+    "frame": (-1.0, 1.0),
+    "doubt": (0.0, math.inf),
+    "latent": (-1.0, 1.0),
+}
+"""Least and greatest number of a tensor; floats must be finite in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One tensor of a snapshot."""
+
+    dtype: torch.dtype
+    shapes: tuple[tuple[int, ...], ...]
+    """Allowed ones."""
+    range: tuple[float, float] = _ANY
+    optional: bool = False
+
+    def check(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor in the rule's dtype.
+
+        Raises:
+            EngineError: another dtype or shape, or a number out of range.
+        """
+        same = tensor.dtype == self.dtype or {tensor.dtype, self.dtype} <= _NARROW
+        if not same or tuple(tensor.shape) not in self.shapes:
+            wanted = " or ".join(str(list(shape)) for shape in self.shapes)
+            rule = f"a snapshot's {name} must be {_name(self.dtype)} {wanted}"
+            raise EngineError(rule, f"{_name(tensor.dtype)} {list(tensor.shape)}", _REMEDY)
+        kept = tensor.to(self.dtype)
+        if kept.numel() and not self._holds(kept):
+            low, high = self.range
+            raise EngineError(f"a snapshot's {name} must be finite and in {low:g}..{high:g}", None, _REMEDY)
+        return kept
+
+    def _holds(self, tensor: Tensor) -> bool:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return False
+        low, high = self.range
+        return self.range == _ANY or (float(tensor.min()) >= low and float(tensor.max()) <= high)
+
+
+def rules_like(tensors: Mapping[str, Tensor]) -> dict[str, Rule]:
+    """Rules for the tensors of a state, from those of a fresh one of one row."""
+    return {
+        name: Rule(tensor.dtype, (tuple(tensor.shape),), RANGES.get(name, _ANY))
+        for name, tensor in tensors.items()
+    }
+
+
+def check_tensors(tensors: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> dict[str, Tensor]:
+    """All tensors of a snapshot, in the rules' dtypes.
+
+    Raises:
+        EngineError: a tensor that is missing, unknown or against its rule.
+    """
+    needed = {name for name, rule in rules.items() if not rule.optional}
+    _check_names("tensors", set(tensors), needed, set(rules))
+    return {name: rules[name].check(name, tensor) for name, tensor in tensors.items()}
+
+
+def _whole(least: int, most: int, *, optional: bool = False) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        return (optional and value is None) or (type(value) is int and least <= value <= most)
+
+    return holds
+
+
+def _real(least: float, most: float) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        return type(value) is float and math.isfinite(value) and least <= value <= most
+
+    return holds
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "format": (_whole(0, 2**31), "a format's number"),
+    "digest": (lambda value: type(value) is str and len(value) <= 128, "the sum of the weights"),
+    "sinks": (_whole(0, 2**31), "a number of frames"),
+    "seed": (_whole(-(2**256), 2**256), "a whole number"),
+    "start": (_whole(0, 2**31, optional=True), "a start's number or null"),
+    "session_seed": (_whole(0, 2**64 - 1), "a whole number in 0..2^64-1"),
+    "frames": (_whole(1, _MOST_FRAMES), "a number of frames"),
+    "index": (_whole(0, _MOST_FRAMES), "a frame's number"),
+    "steps": (_whole(0, 1024), "a number of passes"),
+    "has_pose": (_flag, "true or false"),
+    "pose_given": (_flag, "true or false"),
+    "reward": (_real(-3e38, 3e38), "a finite number"),
+    "terminated": (_flag, "true or false"),
+    "drift": (_real(0.0, 1.0), "a number in 0..1"),
+}
+"""A test for each value of the header, and what it says."""
+
+
+def check_header(header: Any) -> dict[str, Any]:
+    """The header of a snapshot.
+
+    Raises:
+        EngineError: a field that is missing, unknown, of another type or out of range.
+    """
+    if not isinstance(header, dict):
+        raise EngineError("a snapshot's header must be an object", type(header).__name__, _REMEDY)
+    _check_names("fields", set(header), set(FIELDS), set(FIELDS))
+    for name, (holds, said) in FIELDS.items():
+        if not holds(header[name]):
+            raise EngineError(f"a snapshot's {name} must be {said}", repr(header[name])[:80], _REMEDY)
+    if header["index"] != header["frames"] - 1:
+        rule = "a snapshot's index must be that of the last of its frames"
+        raise EngineError(rule, (header["index"], header["frames"]), _REMEDY)
+    return header
+
+
+def _check_names(what: str, given: set[str], needed: set[str], known: set[str]) -> None:
+    missing, unknown = sorted(needed - given), sorted(given - known)
+    if missing or unknown:
+        rule = f"a snapshot's {what} must be {', '.join(sorted(known))}"
+        value = f"missing {missing[:5]}, unknown {[name[:40] for name in unknown[:5]]}"
+        raise EngineError(rule, value, _REMEDY)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
