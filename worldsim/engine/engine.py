@@ -94,7 +94,8 @@ class Engine:
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():
             memory, drift = self._openings.take_in(number, context, seed)
-        return self._seat(memory, seed=seed, start=number, step=self._openings.first_step(context, drift, memory))
+        step = self._openings.first_step(context, drift, memory)
+        return self._seat(memory, seed=seed, start=number, step=step)
 
     def step(
         self,
