@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from worldsim.checkpoint import Context
-from worldsim.controls import Control, ControlSpace
-from worldsim.errors import ConfigError, ControlError, DataError, nearest
+from worldsim.controls import ControlSpace
+from worldsim.errors import ConfigError, DataError, nearest
 from worldsim.sampling.upload import upload
 
 __all__ = ["Start", "mask_on", "read_mask", "read_start", "read_starts"]
@@ -106,21 +106,5 @@ def _context(given: Any, controls: ControlSpace) -> Context:
             "pass {'frames': ..., 'keys': ..., 'poses': ...}, or a Context",
         )
     _check_names(given, ("frames", "controls", "keys", "poses"))
-    frames = np.asarray(given["frames"])
-    if "controls" in given:
-        vectors = np.asarray(given["controls"], np.float32)
-    else:
-        vectors = np.stack([_vector(keys, controls) for keys in given["keys"]])
-    poses = given.get("poses")
-    return Context(frames, vectors, None if poses is None else np.asarray(poses, np.float64))
-
-
-def _vector(keys: Iterable[Any], controls: ControlSpace) -> np.ndarray:
-    """One frame's control vector from key names or from bits."""
-    keys = list(keys)
-    if all(isinstance(key, str) for key in keys):
-        return controls.vector(Control(keys=keys))
-    try:
-        return controls.vector(controls.from_multi_binary(np.asarray(keys)))
-    except TypeError as error:
-        raise ControlError("a frame's keys must be names or bits", keys) from error
+    held = given["controls" if "controls" in given else "keys"]
+    return Context(given["frames"], held, given.get("poses")).fitted(controls)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim import config
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.controls import DOOM_KEYS, Control, ControlLike, ControlSpace
 from worldsim.errors import ControlError
 
 DOOM = ControlSpace(
@@ -148,3 +148,86 @@ def test_a_space_that_cannot_be_is_refused(
 @pytest.mark.parametrize("space", [DOOM, PLAIN])
 def test_a_space_can_be_saved(space: ControlSpace) -> None:
     assert config.from_dict(ControlSpace, config.to_dict(space)) == space
+
+
+POSE = np.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("given_control", "control"),
+    [
+        (None, Control()),
+        ("forward", Control({"forward"})),
+        ({"forward"}, Control({"forward"})),
+        (["forward", "turn_left"], Control({"forward", "turn_left"})),
+        (("forward",), Control({"forward"})),
+        ((), Control()),
+        ([], Control()),
+        ({}, Control()),
+        ({"forward": True, "backward": False}, Control({"forward"})),
+        ({"forward": 1, "backward": 0}, Control({"forward"})),
+        (np.array(["forward"]), Control({"forward"})),
+        (2, Control({"forward", "turn_left"})),
+        (np.int64(1), Control({"forward"})),
+        (np.array(1), Control({"forward"})),
+        (POSE, Control(pose=POSE)),
+        (POSE.tolist(), Control(pose=POSE)),
+        (np.array([1, 0, 0, 0, 0, 0]), Control({"forward"})),
+        ([1, 0, 0, 0, 0, 0], Control({"forward"})),
+        ([True, False, False, False, False, False], Control({"forward"})),
+        (np.array([1, 0, 0, 0, 0, 0, 0.25]), Control({"forward"}, look=0.25)),
+        (Control({"forward"}, look=0.1), Control({"forward"}, look=0.1)),
+    ],
+)
+def test_what_a_person_would_pass_is_a_control(given_control: ControlLike, control: Control) -> None:
+    assert DOOM.control(given_control) == control
+
+
+@pytest.mark.parametrize(
+    ("given_control", "message"),
+    [
+        ("forwrad", "did you mean 'forward'"),
+        ({"forwrad"}, "did you mean 'forward'"),
+        (True, "number of an action"),
+        (0.5, "number of an action"),
+        (object(), r"write Control\(\{\"forward\"\}\)"),
+        (9, r"must be in 0\.\.3"),
+        (np.zeros((3, 3)), r"pose \(4, 4\), keys \(6,\) or a vector \(7,\)"),
+        (np.zeros(5), r"pose \(4, 4\)"),
+        ([1, 2], r"pose \(4, 4\)"),
+        ([["forward"]], "collection of names"),
+        ({"forward": "up", 3: True}, "keys must be names"),
+    ],
+)
+def test_what_is_no_control_is_one_error_with_its_remedy(given_control: object, message: str) -> None:
+    with pytest.raises(ControlError, match=message):
+        DOOM.control(given_control)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Control(), Control({"forward"})],
+        [None, "forward"],
+        ((), ("forward",)),
+        [set(), {"forward"}],
+        [0, 1],
+        [[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]],
+        np.array([[0] * 7, [1, *[0] * 6]]),
+        [[0] * 7, [1, *[0] * 6]],
+    ],
+)
+def test_rows_of_controls_become_vectors(rows: object) -> None:
+    vectors = DOOM.rows(rows, 2)
+    assert vectors.dtype == np.float32
+    assert vectors.tolist() == [[0] * 7, [1, *[0] * 6]]
+
+
+@pytest.mark.parametrize("rows", ["forward", Control(), {"forward": True}, [Control()], np.zeros((3, 7)), 3])
+def test_rows_that_do_not_fit_are_refused(rows: object) -> None:
+    with pytest.raises(ControlError, match="controls"):
+        DOOM.rows(rows, 2)
+
+
+def test_no_rows_hold_no_key() -> None:
+    assert not DOOM.rows(None, 3).any()

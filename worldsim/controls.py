@@ -6,16 +6,20 @@ NumPy only, so that a robot's client, the window and the recording workers can u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from worldsim.errors import ControlError, nearest
 
-__all__ = ["DOOM_KEYS", "Control", "ControlSpace"]
+__all__ = ["DOOM_KEYS", "Control", "ControlLike", "ControlSpace", "check_mapping"]
 
 DOOM_KEYS = ("forward", "backward", "strafe_left", "strafe_right", "turn_left", "turn_right")
+
+
+_NATURAL = 'write Control({"forward"}), or {"forward"}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,7 @@ class Control:
     """
 
     keys: frozenset[str] = field(default_factory=frozenset)
-    """Names of the keys that are down; any iterable of str is taken."""
+    """Names of the keys that are down; any iterable of str is taken, and name -> whether it is down."""
     pose: np.ndarray | None = None
     """``float64 [4, 4]`` camera-to-world pose of the new frame, or None."""
     look: float = 0.0
@@ -61,6 +65,10 @@ class Control:
     def _identity(self) -> tuple[object, ...]:
         pose = None if self.pose is None else tuple(self.pose.ravel().tolist())
         return self.keys, pose, self.look, self.prompt
+
+
+ControlLike: TypeAlias = Control | str | Iterable[str] | Mapping[str, bool] | int | np.ndarray | None
+"""What ``ControlSpace.control`` reads as a control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +118,44 @@ class ControlSpace:
         if control.prompt is not None and not self.prompt:
             raise ControlError("this world takes no prompt", control.prompt, "steer with its keys")
 
+    def control(self, given: ControlLike) -> Control:
+        """The control that ``given`` stands for, validated.
+
+        Args:
+            given: a Control; the name of a key, or a collection of names; names with whether each is down;
+                the number of a discrete action; an array of a pose [4, 4], of key states [n_keys], or a
+                vector [n_keys + 1]; or None: no key.
+
+        Raises:
+            ControlError: none of these, or a control that the space does not take.
+        """
+        control = self._read(given)
+        self.validate(control)
+        return control
+
+    def rows(self, given: Any, count: int) -> np.ndarray:
+        """``float32 [count, n_keys + 1]``: a vector for each frame, of an array or of one control a frame.
+
+        Raises:
+            ControlError: another number of controls or of columns, numbers that are not finite, or a control
+                that the space does not take.
+        """
+        if given is None:
+            given = [None] * count
+        array = _numbers(given)
+        if array is not None and array.shape[1:] == (self.size,):
+            vectors = array.astype(np.float32)
+        elif isinstance(given, str | Mapping | Control) or not hasattr(given, "__len__"):
+            rule = "controls must be an array or a list, one a frame"
+            raise ControlError(rule, given, f"write controls=[...] with {count} controls")
+        else:
+            vectors = np.array([self.vector(self.control(one)) for one in given], np.float32)
+        if len(vectors) != count:
+            raise ControlError(f"controls of {count} frames must be {count}", len(vectors), "one a frame")
+        if not np.isfinite(vectors).all():
+            raise ControlError("controls must be finite", vectors.tolist())
+        return vectors
+
     def multi_hot(self, control: Control) -> np.ndarray:
         """``float32 [n_keys]``: 1 for each key that is down. Validates."""
         self.validate(control)
@@ -150,15 +196,64 @@ class ControlSpace:
             raise ControlError("a control vector must be finite", values.tolist())
         return Control(self.keys_of(values), look=float(values[-1]))
 
+    def _read(self, given: Any) -> Control:
+        if given is None:
+            return Control()
+        if isinstance(given, Control):
+            return given
+        if isinstance(given, str):
+            return Control({given})
+        if isinstance(given, bool | np.bool_ | float | np.floating):
+            raise ControlError("a control must be keys, a number of an action or an array", given, _NATURAL)
+        if isinstance(given, int | np.integer):
+            return self.from_discrete(int(given))
+        if hasattr(given, "__array__") or (isinstance(given, Sequence) and len(given)):
+            array = _numbers(given)
+            if array is not None:
+                return self._read_array(array)
+        if isinstance(given, Iterable):
+            return Control(given)
+        raise ControlError("a control must be keys, a number of an action or an array", given, _NATURAL)
+
+    def _read_array(self, given: np.ndarray) -> Control:
+        if given.shape == (4, 4):
+            return Control(pose=given)
+        if given.shape == () and given.dtype.kind in "iu":
+            return self.from_discrete(int(given))
+        if given.shape == (self.size,):
+            return self.from_vector(given)
+        if given.shape == (len(self.keys),):
+            return self.from_multi_binary(given)
+        rule = f"an array must be a pose (4, 4), keys ({len(self.keys)},) or a vector ({self.size},)"
+        raise ControlError(rule, given.shape, _NATURAL)
+
     def _check_keys(self, keys: Iterable[str]) -> None:
         for key in sorted(keys):
             if key not in self.keys:
                 raise ControlError("a key must be one of the world's", key, nearest(key, self.keys))
 
 
+def check_mapping(controls: Any) -> None:
+    """Raises ControlError where a step of many sessions is not given as session -> control."""
+    if not isinstance(controls, Mapping):
+        rule, remedy = "a step needs a control for each session", "give {session: Control(...), ...}"
+        raise ControlError(rule, type(controls).__name__, remedy)
+
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """``given`` as an array of numbers; None where it holds something else."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # lists of different lengths, a tensor on a GPU
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
 def _checked_keys(keys: Iterable[str]) -> frozenset[str]:
     if isinstance(keys, str):
         raise ControlError("keys must be a collection of names", keys, f"write keys={{{keys!r}}}")
+    if isinstance(keys, Mapping):
+        keys = [name for name, is_down in keys.items() if is_down]
     try:
         names = frozenset(keys)
     except TypeError as error:

@@ -24,10 +24,11 @@ from worldsim.bridge.client import (
     UnknownSessionError,
 )
 from worldsim.bridge.keys import add_client
+from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import World, load
-from worldsim.errors import EngineError
+from worldsim.errors import ControlError, EngineError
 
 FORWARD, LEFT = Control({"forward"}), Control({"turn_left"})
 SLOTS = 12
@@ -238,3 +239,23 @@ def test_keys(world: Path, tmp_path: Path) -> None:
             Client(server.address, ClientKeys.read(keys / "server.public", other), timeout=20)
         with pytest.raises(UnansweredError):
             Client(server.address, timeout=1.0)
+
+
+def test_names_of_keys_are_controls(client: Client) -> None:
+    session, other = client.open(5), client.open(5)
+    expected = session.step(FORWARD)
+    assert_array_equal(other.step("forward").frame, expected.frame)
+    steps = client.step_many({session: ["turn_left"], other: LEFT})
+    assert_array_equal(steps[session].frame, steps[other].frame)
+    with pytest.raises(ControlError, match="forward"):
+        session.step({"forwrad"})
+    with pytest.raises(ControlError, match=r"give \{session: Control"):
+        client.step_many([session])  # type: ignore[arg-type]
+
+
+def test_given_frames_take_a_list_of_controls(client: Client, loaded: World) -> None:
+    start = loaded.starts[0].newest(2)
+    held = Context(start.frames, [None, {"forward"}], start.poses)
+    vectors = np.stack([loaded.spec.control_space.vector(Control(keys)) for keys in ((), ("forward",))])
+    one, other = client.open(7, held), client.open(7, Context(start.frames, vectors, start.poses))
+    assert_array_equal(one.step(FORWARD).frame, other.step(FORWARD).frame)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from worldsim import pool
 from worldsim.checkpoint import Context
-from worldsim.controls import Control
+from worldsim.controls import Control, ControlLike, check_mapping
 from worldsim.engine.buckets import Buckets, wants_buckets
-from worldsim.engine.inputs import check_control, check_frame, controls_of
+from worldsim.engine.inputs import check_frame, controls_of, read_control
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
@@ -99,7 +99,7 @@ class Engine:
 
     def step(
         self,
-        controls: Mapping[Session, Control],
+        controls: Mapping[Session, ControlLike],
         *,
         frames: bool = True,
         deadline: float | None = None,
@@ -108,7 +108,7 @@ class Engine:
         """Dream one frame of every session named, in as few batches as the slots allow.
 
         Args:
-            controls: what is held while getting to the new frame.
+            controls: what is held while getting to the new frame; see ``ControlSpace.control``.
             frames: False: only latents are wanted. What the next frame does not need is left out.
             deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
                 the frames then depend on the machine's speed, and ``Step.steps`` says what was done.
@@ -118,11 +118,11 @@ class Engine:
             CameraError: a pose that is no rotation and translation.
             EngineError: a session that is closed or of another engine. Nothing has moved after any of them.
         """
+        check_mapping(controls)
         for session in controls:
             self._check_open(session)
         sessions = sorted(controls, key=lambda session: (session.slot is None, session.slot, session.number))
-        for session in sessions:
-            check_control(self.world, controls[session])
+        read = {session: read_control(self.world, controls[session]) for session in sessions}
         answers: dict[Session, Step | Exception] = {}
         for first in range(0, len(sessions), self.slots):
             wave = sessions[first : first + self.slots]
@@ -132,7 +132,7 @@ class Engine:
                 answers |= dict.fromkeys(wave, error)
                 continue
             wave.sort(key=lambda session: self._row(session))
-            answers |= self._step_wave(wave, [controls[session] for session in wave], frames, deadline)
+            answers |= self._step_wave(wave, [read[session] for session in wave], frames, deadline)
         failed = {session: answer for session, answer in answers.items() if isinstance(answer, Exception)}
         if faults is None and failed:
             raise next(iter(failed.values()))
@@ -141,15 +141,15 @@ class Engine:
         return {one: answer for one in controls if isinstance(answer := answers[one], Step)}
 
     def anchor(
-        self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: Control | None
+        self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
     ) -> Step:
         """Take a real frame as a session's next one; see ``Session.anchor``. A fault changes nothing."""
         self._check_open(session)
-        control = replace(control or Control(), pose=pose)
-        check_control(self.world, control)
+        frame, held = np.asarray(frame), replace(read_control(self.world, control), pose=pose)
+        read_control(self.world, held)
         check_frame(self.world, frame, pose)
         self._make_room([session])
-        rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [control])
+        rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [held])
         with torch.inference_mode():
             memory = self._memory.over(rows, bool(self.history))
             (undo,) = self._undos([session], memory)

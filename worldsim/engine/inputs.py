@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldsim import camera
-from worldsim.controls import Control
+from worldsim.controls import Control, ControlLike
 from worldsim.errors import ControlError, EngineError
 from worldsim.sampling.lead import Controls
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
 
-__all__ = ["check_control", "check_frame", "controls_of"]
+__all__ = ["check_frame", "controls_of", "read_control"]
 
 
-def check_control(world: World, control: Control) -> None:
-    """Raises ControlError or CameraError for a control that the world does not take."""
-    world.spec.control_space.validate(control)
+def read_control(world: World, given: ControlLike) -> Control:
+    """The control that ``given`` stands for, see ``ControlSpace.control``.
+
+    Raises:
+        ControlError, CameraError: the world does not take it.
+    """
+    control = world.spec.control_space.control(given)
     if control.pose is not None:
         if not world.networks.has_poses:
             rule = "a pose needs a world that was learnt with poses"
             raise ControlError(rule, world.name, "leave Control.pose out")
         camera.check_pose(control.pose)
+    return control
 
 
 def check_frame(world: World, frame: np.ndarray, pose: np.ndarray | None) -> None:

@@ -56,10 +56,12 @@ class Openings:
 
         Raises:
             EngineError: no such start, or a context that does not fit the world.
+            ControlError: a context whose controls the world does not take.
             CameraError: a context whose poses are none.
         """
         if isinstance(start, Context):
-            number, context = None, start
+            self._check_columns(start)
+            number, context = None, start.fitted(self.world.spec.control_space)
         else:
             number = self.pick(seed) if start is None else operator.index(start)
             context = self._start(number)
@@ -118,14 +120,16 @@ class Openings:
             raise EngineError(f"a start must be in 0..{len(starts) - 1}", index)
         return starts[index].newest(self.length)
 
+    def _check_columns(self, context: Context) -> None:
+        columns, held = self.world.spec.control_space.size, context.controls
+        if isinstance(held, np.ndarray) and held.shape[1] not in (columns - 1, columns):
+            raise EngineError(f"a context's controls must have {columns} columns", held.shape[1])
+
     def _check(self, context: Context) -> None:
         spec, (length, *size, _) = self.world.spec, context.frames.shape
-        columns = spec.control_space.size
         if tuple(size) != tuple(spec.size):
             rule = f"a context's frames must be {spec.size[0]}x{spec.size[1]}"
             raise EngineError(rule, size, "resize them")
-        if context.controls.shape[1] != columns:
-            raise EngineError(f"a context's controls must have {columns} columns", context.controls.shape[1])
         if length > self.length:
             rule = f"a context must have at most {self.length} frames"
             raise EngineError(rule, length, "give the newest ones")

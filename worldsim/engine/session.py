@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldsim.controls import Control
+from worldsim.controls import ControlLike
 from worldsim.engine.step import Step
 from worldsim.errors import EngineError
 
@@ -62,9 +62,9 @@ class Session:
         """How many frames ``rewind`` can go back."""
         return len(self._history)
 
-    def step(self, control: Control | None = None) -> Step:
-        """Dream one frame under ``control`` (no key by default)."""
-        return self.engine.step({self: control or Control()})[self]
+    def step(self, control: ControlLike = None) -> Step:
+        """Dream one frame under ``control``: a Control, names of keys, ...; see ``ControlSpace.control``."""
+        return self.engine.step({self: control})[self]
 
     def fork(self, count: int = 1, seeds: Sequence[int] | None = None) -> list[Session]:
         """``count`` sessions with the same past.
@@ -78,7 +78,7 @@ class Session:
         return self.engine.fork(self, count, seeds)
 
     def anchor(
-        self, frame: np.ndarray, pose: np.ndarray | None = None, control: Control | None = None
+        self, frame: np.ndarray, pose: np.ndarray | None = None, control: ControlLike = None
     ) -> Step:
         """Take a real frame as the next one, so that the dream goes on from what is true.
 

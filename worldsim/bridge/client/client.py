@@ -18,7 +18,7 @@ from worldsim.bridge.client.session import RemoteSession, new_name
 from worldsim.bridge.client.step import RemoteStep, read_step
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.protocol import CODECS, Message, describe
-from worldsim.controls import Control
+from worldsim.controls import Control, ControlLike, check_mapping
 from worldsim.errors import BridgeError, EngineError, nearest
 
 __all__ = ["Client", "GivenFrames"]
@@ -37,8 +37,9 @@ class GivenFrames(Protocol):
         """uint8 [T, H, W, 3]"""
 
     @property
-    def controls(self) -> np.ndarray:
-        """float32 [T, M + 1]: keys and look that led into each frame; the first row is ignored."""
+    def controls(self) -> Any:
+        """float32 [T, M + 1]: keys and look that led into each frame; the first row is ignored. Or a list of
+        controls, one a frame."""
 
     @property
     def poses(self) -> np.ndarray | None:
@@ -109,7 +110,7 @@ class Client:
         if start is None or isinstance(start, int | np.integer):
             number = None if start is None else int(start)
             return self._begin({**fields, "start": number}, (), seed=int(seed), start=number)
-        context, payloads = _context(start)
+        context, payloads = self._context(start)
         return self._begin({**fields, "context": context}, payloads, seed=int(seed))
 
     def restore(self, snapshot: bytes) -> RemoteSession:
@@ -118,7 +119,7 @@ class Client:
 
     def step_many(
         self,
-        controls: Mapping[RemoteSession, Control],
+        controls: Mapping[RemoteSession, ControlLike],
         *,
         codec: str | None = None,
         deadline: float | None = None,
@@ -129,6 +130,7 @@ class Client:
             WorldsimError: the first of the sessions' failures; the others have moved, see their ``seq``.
         """
         self._check_waiting()
+        check_mapping(controls)
         entries = {session: self.control_entry(control) for session, control in controls.items()}
         failures = Round(self, entries, _known(codec or self.codec), deadline).step()
         for error in failures.values():
@@ -185,10 +187,13 @@ class Client:
         self._check_waiting()
         return answer.result()
 
-    def control_entry(self, control: Control | None) -> dict[str, Any]:
+    def read_control(self, given: ControlLike) -> Control:
+        """The control that ``given`` stands for. ControlError where the world does not take it."""
+        return self.world.control_space.control(given)
+
+    def control_entry(self, given: ControlLike) -> dict[str, Any]:
         """A control as a header holds it: what is nothing is left out. ControlError where it is not taken."""
-        control = control or Control()
-        self.world.control_space.validate(control)
+        control = self.read_control(given)
         pose = None if control.pose is None else control.pose.ravel().tolist()
         entry = {"keys": sorted(control.keys), "look": control.look, "pose": pose}
         return {name: value for name, value in entry.items() if value}
@@ -251,6 +256,19 @@ class Client:
             reply = self.wait(self.ask(header, payloads))
         return self.adopt(session, read_step(reply.header["step"], reply.payloads))
 
+    def _context(self, given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
+        frames = np.ascontiguousarray(given.frames, np.uint8)
+        controls = self.world.control_space.rows(given.controls, len(frames))
+        arrays: dict[str, np.ndarray | None] = {
+            "frames": frames,
+            "controls": np.ascontiguousarray(controls, "<f4"),
+            "poses": None if given.poses is None else np.ascontiguousarray(given.poses, "<f8"),
+        }
+        sent = [array for array in arrays.values() if array is not None]
+        parts = iter(range(len(sent)))
+        entry = {name: None if a is None else describe(a, next(parts)) for name, a in arrays.items()}
+        return entry, sent
+
 
 def _known(codec: str) -> str:
     if codec not in CODECS:
@@ -258,13 +276,3 @@ def _known(codec: str) -> str:
     return codec
 
 
-def _context(given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
-    arrays: dict[str, np.ndarray | None] = {
-        "frames": np.ascontiguousarray(given.frames, np.uint8),
-        "controls": np.ascontiguousarray(given.controls, "<f4"),
-        "poses": None if given.poses is None else np.ascontiguousarray(given.poses, "<f8"),
-    }
-    sent = [array for array in arrays.values() if array is not None]
-    parts = iter(range(len(sent)))
-    entry = {name: None if a is None else describe(a, next(parts)) for name, a in arrays.items()}
-    return entry, sent

@@ -14,7 +14,7 @@ from worldsim.bridge.client.failures import UnansweredError, UnknownSessionError
 from worldsim.bridge.client.step import RemoteStep, read_step
 from worldsim.bridge.client.turns import Turns
 from worldsim.bridge.protocol import Message, describe
-from worldsim.controls import Control
+from worldsim.controls import ControlLike
 from worldsim.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class RemoteSession:
         return self.last.index
 
     def step(
-        self, control: Control | None = None, *, codec: str | None = None, deadline: float | None = None
+        self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> RemoteStep:
         """Dream one frame under ``control`` (no key by default).
 
@@ -95,7 +95,7 @@ class RemoteSession:
         return self.client.wait(self.step_async(control, codec=codec, deadline=deadline))
 
     def step_async(
-        self, control: Control | None = None, *, codec: str | None = None, deadline: float | None = None
+        self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> Future[RemoteStep]:
         """As ``step``, but answers at once with a future of the step."""
         fields = {"control": self.client.control_entry(control), "codec": codec or self.client.codec}
@@ -105,7 +105,7 @@ class RemoteSession:
         self,
         frame: np.ndarray,
         pose: np.ndarray | None = None,
-        control: Control | None = None,
+        control: ControlLike = None,
         *,
         deadline: float | None = None,
     ) -> RemoteStep:
@@ -129,13 +129,13 @@ class RemoteSession:
         self,
         frame: np.ndarray,
         pose: np.ndarray | None = None,
-        control: Control | None = None,
+        control: ControlLike = None,
         *,
         deadline: float | None = None,
     ) -> Future[RemoteStep]:
         """As ``anchor``, but answers at once with a future of the step."""
         given = self.client.given_frame(frame)
-        entry = self.client.control_entry(replace(control or Control(), pose=pose))
+        entry = self.client.control_entry(replace(self.client.read_control(control), pose=pose))
         fields = {"frame": describe(given), "control": entry, "codec": "none"}
         return self._move("anchor", fields, deadline, given)
 
