@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium.vector import VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from torch import Tensor
 
 from worldsim.envs.reset_options import mask_on
@@ -18,16 +18,25 @@ class EpisodeStatistics(VectorWrapper):
     """Add ``info["episode"]``: the return ``r`` float32 [N] and length ``l`` int64 [N] of episodes that end.
 
     The mask ``info["_episode"]`` bool [N] says which episodes ended; the other rows are 0. It counts under
-    both autoreset modes and over partial resets, and never leaves the device.
+    all autoreset modes and over partial resets, and never leaves the device.
     """
 
     env: ImaginedVectorEnv
 
     def __init__(self, env: ImaginedVectorEnv) -> None:
         super().__init__(env)
-        self.autoreset_mode = env.autoreset_mode
         self._returns = torch.zeros(env.num_envs, device=env.device)
         self._lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+        self._over = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The vector environment's."""
+        return self.env.autoreset_mode
+
+    def choose_autoreset(self, mode: AutoresetMode) -> bool:
+        """As ``ImaginedVectorEnv.choose_autoreset``."""
+        return self.env.choose_autoreset(mode)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -40,14 +49,17 @@ class EpisodeStatistics(VectorWrapper):
     def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """As the vector environment's, with the statistics of the episodes that ended."""
         observations, rewards, terminations, truncations, info = self.env.step(actions)
+        begun = self._over if self.autoreset_mode is AutoresetMode.NEXT_STEP else torch.zeros_like(self._over)
         over = terminations | truncations
         self._returns += rewards
-        self._lengths += 1
+        self._lengths += ~begun  # a step in which an episode only begins is none of its own
         info["episode"] = {"r": self._returns * over, "l": self._lengths * over}
         info["_episode"] = over
         self._forget(over)
+        self._over = over
         return observations, rewards, terminations, truncations, info
 
     def _forget(self, mask: Tensor) -> None:
         self._returns.masked_fill_(mask, 0.0)
         self._lengths.masked_fill_(mask, 0)
+        self._over = self._over & ~mask

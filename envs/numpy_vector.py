@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from torch import Tensor
 
 from worldsim.envs.episode_statistics import EpisodeStatistics
@@ -27,7 +27,15 @@ class NumpyVectorEnv(VectorWrapper):
 
     def __init__(self, env: ImaginedVectorEnv | EpisodeStatistics) -> None:
         super().__init__(env)
-        self.autoreset_mode = env.autoreset_mode
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The vector environment's."""
+        return self.env.autoreset_mode
+
+    def choose_autoreset(self, mode: AutoresetMode) -> bool:
+        """As ``ImaginedVectorEnv.choose_autoreset``."""
+        return self.env.choose_autoreset(mode)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None

@@ -96,7 +96,7 @@ class RemoteVectorEnv(NumpyVectorEnv):
         referee: Any = None,
         starts: Starts = None,
         max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str | None = None,
     ) -> None:
         self.client = Client(address, keys, codec=codec, timeout=timeout, name="vector env")
         try:

@@ -30,14 +30,14 @@ class SB3VecEnv(VecEnv):
     Attributes and methods asked for by name are those of the vector environment, the same for each episode.
 
     Args:
-        env: a vector environment, as ``gymnasium.make_vec`` gives it, with SAME_STEP autoreset.
+        env: a vector environment, as ``gymnasium.make_vec`` gives it; SAME_STEP autoreset is chosen.
 
     Raises:
         ConfigError: another autoreset mode.
     """
 
     def __init__(self, env: ImaginedVectorEnv) -> None:
-        if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+        if not env.choose_autoreset(AutoresetMode.SAME_STEP):
             mode = env.autoreset_mode.value
             raise ConfigError("Stable-Baselines3 needs SAME_STEP autoreset", mode, "leave autoreset_mode out")
         self.env = env

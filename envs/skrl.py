@@ -29,14 +29,14 @@ class SkrlEnv(Wrapper):
 
     Args:
         env: a vector environment, as ``gymnasium.make_vec`` gives it, or ``EpisodeStatistics`` over one;
-            with SAME_STEP autoreset and "discrete" or "box" actions.
+            with "discrete" or "box" actions. SAME_STEP autoreset is chosen.
 
     Raises:
         ConfigError: another autoreset mode, or other actions.
     """
 
     def __init__(self, env: ImaginedVectorEnv | EpisodeStatistics) -> None:
-        if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+        if not env.choose_autoreset(AutoresetMode.SAME_STEP):
             mode = env.autoreset_mode.value
             raise ConfigError("skrl needs SAME_STEP autoreset", mode, "leave autoreset_mode out")
         if not isinstance(env.single_action_space, spaces.Discrete | spaces.Box):

@@ -30,18 +30,19 @@ class TorchRLEnv(EnvBase):
     episode's last frame is where it looks for its value. ``set_seed`` holds from the next reset on;
     ``reset(options={"start": ...})`` as in ``ImaginedVectorEnv.reset``.
 
-        envs = TorchRLEnv(gymnasium.make_vec("worldsim:DoomMaze-v0", num_envs=8, autoreset_mode="Disabled"))
+        envs = TorchRLEnv(gymnasium.make_vec("worldsim:DoomMaze-v0", num_envs=8))
 
     Args:
-        env: a vector environment, as ``gymnasium.make_vec`` gives it, DISABLED autoreset and flat actions.
+        env: a vector environment, as ``gymnasium.make_vec`` gives it, with flat actions. DISABLED autoreset
+            is chosen.
 
     Raises:
         ConfigError: another autoreset mode, or "dict" actions.
     """
 
     def __init__(self, env: ImaginedVectorEnv) -> None:
-        if env.autoreset_mode is not AutoresetMode.DISABLED:
-            rule, remedy = "TorchRL resets by itself", "make the vector with autoreset_mode='Disabled'"
+        if not env.choose_autoreset(AutoresetMode.DISABLED):
+            rule, remedy = "TorchRL resets by itself", "leave autoreset_mode out"
             raise ConfigError(rule, env.autoreset_mode.value, remedy)
         super().__init__(device=env.device, batch_size=torch.Size([env.num_envs]))
         self.env = env

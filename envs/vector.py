@@ -46,8 +46,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     With ``AutoresetMode.SAME_STEP`` an episode that ends begins anew in the same step; then ``info`` has
     ``final_obs`` [N, H, W, 3] and ``final_info`` with what the step itself led to, masked by ``_final_obs``
     and ``_final_info``. (Rows outside the mask hold the observation: a value network may take the whole
-    batch.) With ``AutoresetMode.DISABLED`` the caller resets those that are over:
-    ``reset(options={"reset_mask": terminations | truncations})``.
+    batch.) With ``AutoresetMode.NEXT_STEP``, Gymnasium's usual mode, it begins anew in the next step, which
+    leaves its action aside and gives reward 0. With ``AutoresetMode.DISABLED`` the caller resets those that
+    are over: ``reset(options={"reset_mask": terminations | truncations})``.
 
     On a GPU nothing is copied to the host and nothing is waited for: neither actions (see ``ActionRows``) nor
     who ends (``final_obs`` is then always there; a step that DISABLED would refuse goes on), nor the next
@@ -61,7 +62,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         referee: as there, or a ``referee.Together`` that rules on all episodes at once.
         render_mode: None or "rgb_array".
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
-        autoreset_mode: SAME_STEP or DISABLED, or their values "SameStep" and "Disabled".
+        autoreset_mode: NEXT_STEP, SAME_STEP or DISABLED, or their values "NextStep", "SameStep", "Disabled".
+            None: NEXT_STEP, as Gymnasium's own vectors; an adapter to a learner chooses what that needs.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
@@ -70,7 +72,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     metadata: dict[str, Any] = {  # noqa: RUF012  # Gymnasium declares it so
         "render_modes": ["rgb_array"],
         "render_fps": 18,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     def __init__(
@@ -86,13 +88,14 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         referee: Any = None,
         starts: Starts = None,
         max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigError("num_envs must be at least 1", num_envs)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError("a vector's render_mode must be None or 'rgb_array'", render_mode)
-        self.autoreset_mode = _autoreset(autoreset_mode)
+        self._may_choose = autoreset_mode is None
+        self.autoreset_mode = _autoreset(autoreset_mode or AutoresetMode.NEXT_STEP)
         self._together = referee if isinstance(referee, Together) else None
         self.dream = Dream(
             world,
@@ -121,6 +124,17 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._rngs: list[np.random.Generator] = []
         self._upcoming: Upcoming | None = None
+
+    def choose_autoreset(self, mode: AutoresetMode) -> bool:
+        """Take the mode that a learner needs if the caller named none and nothing has begun yet.
+
+        Returns:
+            Whether ``mode`` is in force.
+        """
+        if self._may_choose and not self._rngs:
+            self.autoreset_mode = mode
+            self.metadata = {**self.metadata, "autoreset_mode": mode}
+        return self.autoreset_mode is mode
 
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
@@ -159,15 +173,21 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
                 that ended is not reset.
             ControlError, CameraError: actions that mean nothing.
         """
-        if not self._rngs or (self._upcoming is None and bool(self._over.any())):
+        waits = self.autoreset_mode is AutoresetMode.DISABLED and self._upcoming is None
+        if not self._rngs or (waits and bool(self._over.any())):
             which = self._over.nonzero().flatten().tolist() or "all"
             raise EngineError("an episode must be reset before it is stepped", which, "call reset()")
         arrived = self.batch.step(self._actions.controls(actions))
-        self._elapsed = self._elapsed + 1
-        rewards, terminated = self._rule(arrived)
+        self._elapsed, begun = self._elapsed + 1, self._over.clone()
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._renew(begun)
+            arrived = self.batch.now
+        rewards, terminated = self._rule(arrived, begun)
         truncated = self._elapsed >= self._limit
         if self.dream.drift_limit is not None:
             truncated = truncated | (arrived.drift > self.dream.drift_limit)
+        rewards, terminated = rewards.masked_fill(begun, 0.0), terminated & ~begun
+        truncated = truncated & ~begun
         observations, info = self._autoreset(arrived, terminated | truncated)
         return observations, rewards, terminated, truncated, info
 
@@ -181,13 +201,16 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         if isinstance(self.batch, SessionBatch):
             self.batch.close()
 
-    def _rule(self, arrived: BatchStep) -> tuple[Tensor, Tensor]:
-        """Rewards and ends, by the world itself or by the referee."""
+    def _rule(self, arrived: BatchStep, begun: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and ends, by the world itself or by the referee; those that have ``begun`` mean nothing."""
         if self._together is not None:
             return self._together(arrived)
         if self.dream.referees.imagined:
             return arrived.reward, arrived.terminated
-        rulings = [self.dream.referees.rule(i, step) for i, step in enumerate(arrived.rows())]
+        rows = zip(begun.tolist(), arrived.rows(), strict=True)
+        rulings = [
+            (0.0, False) if new else self.dream.referees.rule(i, step) for i, (new, step) in enumerate(rows)
+        ]
         rewards = np.array([reward for reward, _ in rulings], np.float32)
         ended = np.array([end for _, end in rulings], bool)
         return upload(rewards, self.device), upload(ended, self.device)
@@ -195,20 +218,25 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _autoreset(self, arrived: BatchStep, over: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Begin the episodes that are over, unless that is the caller's work, and say what is seen now."""
         everyone = torch.ones_like(over)
-        if self.autoreset_mode is AutoresetMode.DISABLED:
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             self._over = over
             return self._seen(everyone)
-        if self._upcoming is not None:
-            self._restart(over)
-        elif bool(over.any()):
-            rows = over.nonzero().flatten().tolist()
-            self._begin(rows, [None] * len(rows), [None] * len(rows))
-        else:
+        if not self._renew(over):
             return self._seen(everyone)
         observations, info = self._seen(everyone)
         info |= {"final_obs": arrived.frame, "_final_obs": over}
         info |= {"final_info": _info(arrived, over), "_final_info": over}
         return observations, info
+
+    def _renew(self, over: Tensor) -> bool:
+        """Begin the episodes that are over anew; False where the host knows that there are none."""
+        if self._upcoming is not None:
+            self._restart(over)
+            return True
+        rows = over.nonzero().flatten().tolist()
+        if rows:
+            self._begin(rows, [None] * len(rows), [None] * len(rows))
+        return bool(rows)
 
     def _restart(self, mask: Tensor) -> None:
         """Begin episodes anew that the host does not know."""
@@ -306,11 +334,10 @@ def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
 
 
 def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
-    supported = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
-    for candidate in supported:
+    for candidate in AutoresetMode:
         if mode in (candidate, candidate.value):
             return candidate
-    raise ConfigError(f"autoreset_mode must be one of {[m.value for m in supported]}", mode)
+    raise ConfigError(f"autoreset_mode must be one of {[m.value for m in AutoresetMode]}", mode)
 
 
 def _limit(max_episode_steps: int | None) -> float:

@@ -31,7 +31,8 @@ def test_cleanrl_runs(command: list[str], tmp_path: Path, capsys: pytest.Capture
 def test_cleanrl_learns() -> None:
     """Going forward is rewarded with 1 a frame: the policy finds out."""
     torch.manual_seed(0)
-    envs = ImaginedVectorEnv(4, world=FakeWorld(ends_at=20), max_episode_steps=17)
+    world = FakeWorld(ends_at=20)
+    envs = ImaginedVectorEnv(4, world=world, max_episode_steps=17, autoreset_mode="SameStep")
     history = ppo_cleanrl.train(
         EpisodeStatistics(envs), ppo_cleanrl.Policy(5), 6 * 64, ppo_cleanrl.Settings(rollout=16), seed=0
     )

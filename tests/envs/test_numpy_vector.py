@@ -26,7 +26,8 @@ def test_it_answers_as_gymnasiums_own_vector_env_does() -> None:
         return gymnasium.wrappers.TimeLimit(ImaginedEnv(FakeWorld(ends_at=4)), 3)
 
     own = SyncVectorEnv([make_one] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    ours = NumpyVectorEnv(ImaginedVectorEnv(2, world=FakeWorld(ends_at=4), max_episode_steps=3))
+    options = {"max_episode_steps": 3, "autoreset_mode": "SameStep"}
+    ours = NumpyVectorEnv(ImaginedVectorEnv(2, world=FakeWorld(ends_at=4), **options))
     results = [(own.reset(seed=3), ours.reset(seed=3))]
     results += [(own.step(a), ours.step(a)) for a in np.array([[1, 0], [1, 1], [0, 1], [1, 1]])]
     for expected, got in results:

@@ -62,7 +62,7 @@ def test_a_function_rules_in_place_of_the_model() -> None:
 
 
 def test_a_function_rules_over_a_vector(fake: FakeWorld) -> None:
-    envs = gymnasium.make_vec(ID, num_envs=2, world=fake, referee=walked_far)
+    envs = gymnasium.make_vec(ID, num_envs=2, world=fake, referee=walked_far, autoreset_mode="SameStep")
     envs.reset(seed=0)
     for _ in range(2):
         envs.step(np.array([1, 0]))
@@ -92,7 +92,7 @@ WALKS: list[Any] = [
 
 @pytest.mark.parametrize("referee", WALKS, ids=["object", "class", "factory", "partial", "keyword"])
 def test_each_episode_has_a_memory_of_its_own(fake: FakeWorld, referee: Any) -> None:
-    envs = ImaginedVectorEnv(3, world=fake, referee=referee)
+    envs = ImaginedVectorEnv(3, world=fake, referee=referee, autoreset_mode="SameStep")
     envs.reset(seed=0)
     assert envs.step([FORWARD, STAY, FORWARD])[1].tolist() == [1, 0, 1]
     _, rewards, terminations, _, _ = envs.step([FORWARD, FORWARD, STAY])

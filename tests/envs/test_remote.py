@@ -78,7 +78,8 @@ def test_a_vector_answers_as_gymnasiums_own_would(server: FakeServer) -> None:
         return gymnasium.wrappers.TimeLimit(RemoteEnv(server.address), 2)
 
     own = SyncVectorEnv([make_one] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    ours = gymnasium.make_vec(ID, num_envs=2, address=server.address, max_episode_steps=2)
+    options = {"max_episode_steps": 2, "autoreset_mode": "SameStep"}
+    ours = gymnasium.make_vec(ID, num_envs=2, address=server.address, **options)
     assert ours.single_observation_space == own.single_observation_space
     assert ours.single_action_space == own.single_action_space
     results = [(own.reset(seed=3), ours.reset(seed=3))]

@@ -21,7 +21,7 @@ from worldsim.envs.skrl import SkrlEnv
 
 
 def make_vector(**kwargs: Any) -> ImaginedVectorEnv:
-    return ImaginedVectorEnv(2, world=FakeWorld(ends_at=3), **kwargs)
+    return ImaginedVectorEnv(2, world=FakeWorld(ends_at=3), **{"autoreset_mode": "SameStep", **kwargs})
 
 
 @pytest.mark.parametrize("kind", ["discrete", "box"])

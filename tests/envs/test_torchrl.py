@@ -122,7 +122,7 @@ def test_torchrls_own_wrapper_works_on_the_vector(mode: str) -> None:
 
 def test_what_it_cannot_take(fake: FakeWorld) -> None:
     with pytest.raises(ConfigError, match="resets by itself"):
-        TorchRLEnv(ImaginedVectorEnv(2, world=fake))
+        TorchRLEnv(ImaginedVectorEnv(2, world=fake, autoreset_mode="NextStep"))
     with pytest.raises(ConfigError, match="flat"):
         make_envs(fake, actions="dict")
 

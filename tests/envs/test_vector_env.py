@@ -31,7 +31,7 @@ def mask_of(*rows: int) -> np.ndarray:
 def test_spaces_and_types(tiny_loaded: World, kind: str) -> None:
     envs = gymnasium.make_vec(ID, num_envs=2, world=tiny_loaded, actions=kind, steps=1)
     assert isinstance(envs, ImaginedVectorEnv)
-    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     envs.action_space.seed(0)
     observations, info = envs.reset(seed=0)
     assert observations.numpy() in envs.observation_space
@@ -70,7 +70,7 @@ def test_actions_may_be_arrays_or_tensors(fake: FakeWorld, array: Callable[[Any]
 
 def test_same_step_autoreset() -> None:
     world = FakeWorld(ends_at=3)
-    envs = gymnasium.make_vec(ID, num_envs=3, world=world, max_episode_steps=5)
+    envs = gymnasium.make_vec(ID, num_envs=3, world=world, max_episode_steps=5, autoreset_mode="SameStep")
     _, info = envs.reset(seed=0)
     assert info["_seed"].all()
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_same_step_autoreset() -> None:
 
 
 def test_only_what_is_over_begins_anew(fake: FakeWorld) -> None:
-    envs = ImaginedVectorEnv(3, world=fake, max_episode_steps=4)
+    envs = ImaginedVectorEnv(3, world=fake, max_episode_steps=4, autoreset_mode="SameStep")
     envs.reset(seed=0)
     envs.step(FORWARD)
     envs.reset(options={"reset_mask": mask_of(1)})
@@ -183,7 +183,7 @@ def test_misuse(fake: FakeWorld) -> None:
     with pytest.raises(ControlError, match="each of 3"):
         envs.step([1, 1])
     with pytest.raises(ConfigError, match="autoreset_mode"):
-        ImaginedVectorEnv(3, world=fake, autoreset_mode=AutoresetMode.NEXT_STEP)
+        ImaginedVectorEnv(3, world=fake, autoreset_mode="Sometimes")
     with pytest.raises(ConfigError, match="num_envs"):
         ImaginedVectorEnv(0, world=fake)
     with pytest.raises(ConfigError, match="render_mode"):
