@@ -7,6 +7,7 @@ from worldsim.agents.human.commands import COMMANDS
 from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Rect
 from worldsim.agents.human.pen import Pen
+from worldsim.controls import ControlSpace
 
 SHORT = {"escape": "esc", "backspace": "bksp", "return": "enter", "left ctrl": "ctrl"}
 ROW, KEYS, RIM = 27, 104, 26  # height of a line, width of its keys, free rim, at interface scale 1
@@ -28,10 +29,10 @@ Row = tuple[list[str], str]
 Column = tuple[str, list[Row]]
 
 
-def draw_help(pen: Pen, window: tuple[int, int], keys: tuple[str, ...], keymap: Keymap) -> None:
+def draw_help(pen: Pen, window: tuple[int, int], space: ControlSpace, keymap: Keymap) -> None:
     """Dim the window and lay a card with all keys over it, as large as the window lets it be."""
     pen.dim(window, 200)
-    columns = _columns(keys, keymap)
+    columns = help_columns(space, keymap)
     choices = ((pen.at_scale(pen.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2))
     for fitting, across in choices:
         grid = [columns[i : i + across] for i in range(0, len(columns), across)]
@@ -44,9 +45,11 @@ def draw_help(pen: Pen, window: tuple[int, int], keys: tuple[str, ...], keymap: 
     fitting.text((rect.x + rect.w / 2, rect.y + rect.h - fitting.px(34)), FOOT, 12, DIM, 0.5)
 
 
-def _columns(keys: tuple[str, ...], keymap: Keymap) -> list[Column]:
-    walk = [(_labels(keymap.keys_for(name)), name.replace("_", " ")) for name in keys]
-    walk.append((["mouse"], "look, after a click on the picture"))
+def help_columns(space: ControlSpace, keymap: Keymap) -> list[Column]:
+    """Titles with rows of labels and texts; what has no key is left out."""
+    walk = [(_labels(keymap.keys_for(name)), name.replace("_", " ")) for name in space.keys]
+    if space.look:
+        walk.append((["mouse"], "look, after a click on the picture"))
     columns: list[Column] = [("Walk", walk)]
     for group in ("Time", "World", "Window"):
         rows: list[Row] = [
@@ -59,7 +62,7 @@ def _columns(keys: tuple[str, ...], keymap: Keymap) -> list[Column]:
                 (_labels([*keymap.keys_for("slot_1"), *keymap.keys_for("slot_5")]), "first to last slot")
             )
         columns.append((group, rows))
-    return columns
+    return [(title, [row for row in rows if row[0]]) for title, rows in columns]
 
 
 def _labels(keys: list[str]) -> list[str]:

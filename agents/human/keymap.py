@@ -1,6 +1,7 @@
 """Which key of the keyboard does what.
 
-Keys are named as pygame names them ("w", "left", "f5"); no pygame needed here.
+Keys are named as pygame names them on a US layout ("w", "left", "f5"), whatever layout is in force; no pygame
+needed here.
 """
 
 from __future__ import annotations
@@ -9,31 +10,13 @@ import difflib
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from worldsim.agents.human.bindings import USUAL, bind
 from worldsim.agents.human.commands import COMMANDS, NAMES
 from worldsim.errors import ConfigError
-
-# What a world's key is called, and the keyboard's keys that suggest themselves for it.
-_USUAL: dict[str, tuple[str, ...]] = {
-    "forward": ("w", "up"),
-    "up": ("w", "up"),
-    "gas": ("w", "up"),
-    "backward": ("s", "down"),
-    "down": ("s", "down"),
-    "brake": ("s", "down"),
-    "strafe_left": ("a",),
-    "strafe_right": ("d",),
-    "turn_left": ("left", "q"),
-    "turn_right": ("right", "e"),
-    "left": ("a", "left"),
-    "right": ("d", "right"),
-    "fire": ("left ctrl",),
-    "jump": ("v",),
-}
-_SPARE = tuple("zvuijklyto67890")
 
 RADIANS_PER_PIXEL = 0.004
 
@@ -53,23 +36,24 @@ class Keymap:
         """The world's keys that these keyboard keys hold down."""
         return frozenset(self.keys[name] for name in pressed if name in self.keys)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a keyboard key does something."""
+        return key in self.keys or key in self.commands
+
+    def without(self, commands: Collection[str]) -> Keymap:
+        """The same without the keys of some commands."""
+        kept = {key: name for key, name in self.commands.items() if name not in commands}
+        return replace(self, commands=kept)
+
     def keys_for(self, name: str) -> list[str]:
         """The keyboard keys of a world's key or of a command."""
         return [key for table in (self.keys, self.commands) for key, to in table.items() if to == name]
 
 
 def default_keymap(world_keys: Iterable[str]) -> Keymap:
-    """WASD, arrows and what the names suggest; keys with unknown names get spare letters, in order."""
+    """WASD, arrows and what the names suggest; see ``bindings``."""
     commands = {key: command.name for command in COMMANDS for key in command.keys}
-    keys: dict[str, str] = {}
-    nameless = []
-    for name in world_keys:
-        wanted = [key for key in _USUAL.get(name, ()) if key not in keys]
-        keys.update({key: name for key in wanted})
-        if not wanted:
-            nameless.append(name)
-    spare = [key for key in _SPARE if key not in keys and key not in commands]
-    keys.update(dict(zip(spare, nameless, strict=False)))
+    keys = bind(tuple(world_keys), commands)
     return Keymap(keys, {key: name for key, name in commands.items() if key not in keys})
 
 
@@ -100,7 +84,7 @@ def load_keymap(world_keys: Iterable[str], path: Path | None = None) -> Keymap:
     keys, commands = _section(table, "keys", path), _section(table, "commands", path)
     _check_names(commands, NAMES, path)
     # A keymap serves several worlds: keys that only another world knows are no fault, but a misspelt one is.
-    _check_names(keys, (*world_keys, *_USUAL), path)
+    _check_names(keys, (*world_keys, *USUAL), path)
     wanted = _wanted({name: keys[name] for name in keys if name in world_keys}, path)
     told = _wanted(commands, path)
     for key in wanted.keys() & told.keys():

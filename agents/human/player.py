@@ -102,6 +102,18 @@ class Player:
         return self.world.starts[self.lane.start]
 
     @property
+    def lacking(self) -> frozenset[str]:
+        """Commands that mean nothing in this world."""
+        missing = set()
+        if not self.world.spec.control_space.look:
+            missing.add("mouse")
+        if self._open_twin is None:
+            missing.add("compare")
+        if len(self.world.starts) < 2:
+            missing |= {"next_start", "previous_start"}
+        return frozenset(missing)
+
+    @property
     def waiting(self) -> bool:
         """Whether the dream waits until the real engine has caught up."""
         return self.twin is not None and (self.twin.stale or self.twin.behind > 0)

@@ -15,6 +15,7 @@ from worldsim.agents.human.headless import film
 from worldsim.agents.human.help import draw_help
 from worldsim.agents.human.hud import Status
 from worldsim.agents.human.inputs import Inputs
+from worldsim.agents.human.keyboard import Keyboard
 from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Layout, arrange, interface_scale, window_size
 from worldsim.agents.human.pacing import Pacer
@@ -39,7 +40,7 @@ class Window:
 
     def __init__(self, title: str) -> None:
         self._ink = Ink()
-        self._inputs = Inputs()
+        self._inputs, self._keyboard = Inputs(), Keyboard()
         self._toast = Toast()
         self._size = window_size((120, 160), 5)
         self._fullscreen = False
@@ -94,6 +95,7 @@ class Window:
         _check_keys(keymap)
         pace = player.world.spec.fps if fps is None else fps
         self._player, self._keymap, self._fps, self._pacer = player, keymap, pace, Pacer(pace)
+        self._shown = keymap.without(player.lacking)
         self._takes = Takes(prefix, player.world.spec.fps)
         pygame.display.set_caption(f"worldsim: {player.world.name}")
         self._size = _comfortable(player.world.spec.size, scale)
@@ -152,15 +154,16 @@ class Window:
         if event.type == pygame.QUIT:
             self._done = True
         elif event.type == pygame.KEYDOWN:
-            self._key(pygame.key.name(event.key))
+            self._key(self._keyboard.pressed(event, self._keymap))
         elif event.type == pygame.KEYUP:
-            self._inputs.release(pygame.key.name(event.key))
+            self._inputs.release(self._keyboard.released(event))
         elif event.type == pygame.MOUSEMOTION and self._mouse:
             self._inputs.move(event.rel[0])
         elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
             self._click(event.pos)
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._inputs.let_go()
+            self._keyboard.let_go()
             self._grab(False)
         elif event.type == pygame.VIDEORESIZE and not self._fullscreen:
             self._size = (max(event.w, SMALLEST[0]), max(event.h, SMALLEST[1]))
@@ -260,7 +263,7 @@ class Window:
         if status.recorded is not None:
             draw_recording(pen, layout.footer, status.recorded)
         if self._help:
-            draw_help(pen, self._screen.get_size(), self._player.world.spec.control_space.keys, self._keymap)
+            draw_help(pen, self._screen.get_size(), self._player.world.spec.control_space, self._shown)
         pygame.display.flip()
         self._drawn = now
 
@@ -270,7 +273,7 @@ class Window:
 
     def _status(self) -> Status:
         recorded = self._takes.frames if self._takes.path is not None else None
-        return Status(self._fps, self._keymap, self._rewinding(), recorded, self._mouse)
+        return Status(self._fps, self._shown, self._rewinding(), recorded, self._mouse)
 
     def _layout(self) -> Layout:
         count = len(self._player.lanes) + (self._player.twin is not None)

@@ -12,6 +12,9 @@ from worldsim.controls import DOOM_KEYS
 from worldsim.errors import ConfigError
 
 
+TWO_AXES = ("axis0_minus", "axis0_plus", "axis1_minus", "axis1_plus")
+
+
 @pytest.fixture(autouse=True)
 def nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -43,6 +46,39 @@ def test_keys_with_unknown_names_get_spare_letters() -> None:
     keymap = default_keymap(("gas", "brake", "left", "right", "handbrake", "horn"))
     assert set(keymap.keys.values()) == {"gas", "brake", "left", "right", "handbrake", "horn"}
     assert keymap.keys["w"] == "gas"
+
+
+@pytest.mark.parametrize(
+    ("names", "pressed", "held"),
+    [
+        (("axis0_minus", "axis0_plus"), {"left"}, {"axis0_minus"}),
+        (("axis0_minus", "axis0_plus"), {"d"}, {"axis0_plus"}),
+        (TWO_AXES, {"up", "a"}, {"axis1_plus", "axis0_minus"}),
+        (TWO_AXES, {"s"}, {"axis1_minus"}),
+        ((*TWO_AXES[:2], "axis1_plus", "axis2_plus"), {"w", "down"}, {"axis1_plus", "axis2_plus"}),
+        (("steer_left", "steer_right", "gas", "brake"), {"left", "w"}, {"steer_left", "gas"}),
+        (("steer_right", "steer_left", "gas", "brake"), {"d", "s"}, {"steer_right", "brake"}),
+        (("main_engine", "left_engine", "right_engine"), {"up", "a"}, {"main_engine", "left_engine"}),
+        (("torque_minus", "torque_plus"), {"left"}, {"torque_minus"}),
+        (("torque_clockwise", "torque_anticlockwise"), {"right"}, {"torque_clockwise"}),
+        (("action_0", "action_1", "action_2"), {"up", "left", "s"}, {"action_0", "action_1", "action_2"}),
+        (("button_0", "button_1"), {"w", "a"}, {"button_0", "button_1"}),
+        (("key_x", "key_j"), {"x", "j"}, {"key_x", "key_j"}),
+        (("right", "up", "left", "down", "upright"), {"right"}, {"right"}),
+    ],
+)
+def test_arrows_and_wasd_steer_any_world(names: tuple[str, ...], pressed: set[str], held: set[str]) -> None:
+    keymap = default_keymap(names)
+    assert keymap.held(pressed) == held
+    assert set(keymap.keys.values()) == set(names)
+    assert not keymap.keys.keys() & keymap.commands.keys()
+
+
+def test_many_axes_find_keys_each_of_their_own() -> None:
+    names = [f"axis{i}_{end}" for i in range(7) for end in ("minus", "plus")]
+    keymap = default_keymap(names)
+    assert set(keymap.keys.values()) == set(names)
+    assert keymap.keys_for("axis2_minus") == ["q"]
 
 
 def test_a_file_replaces_what_it_names_and_takes_keys_away(nobodys_home: Path) -> None:

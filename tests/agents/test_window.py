@@ -17,10 +17,11 @@ import pytest
 
 from worldsim.agents.human.commands import COMMANDS
 from worldsim.agents.human.display import NoDisplay
+from worldsim.agents.human.help import help_columns
 from worldsim.agents.human.keymap import Keymap, default_keymap
 from worldsim.agents.human.player import Player
 from worldsim.agents.human.window import Window
-from worldsim.controls import DOOM_KEYS, Control
+from worldsim.controls import DOOM_KEYS, Control, ControlSpace
 from worldsim.errors import ConfigError
 
 Make = Callable[..., Player]
@@ -81,6 +82,96 @@ def test_held_keys_walk_and_taps_count(player: Player) -> None:
     play(player, script)
     keys = [set(control.keys) for control in player.lane.history.controls]
     assert keys[:4] == [{"forward"}, {"forward"}, {"turn_left"}, set()]
+
+
+def strike(place: int, label: int, down: bool = True) -> None:
+    """A key as a keyboard with some layout sends it: its place, and what the layout makes of it."""
+    kind = pygame.KEYDOWN if down else pygame.KEYUP
+    pygame.event.post(pygame.event.Event(kind, key=label, scancode=place))
+
+
+LAYOUTS = {
+    "us": (pygame.K_w, pygame.K_a),
+    "french": (pygame.K_z, pygame.K_q),
+    "russian": (ord("ц"), ord("ф")),
+    "dvorak": (pygame.K_COMMA, pygame.K_a),
+    "unknown": (0, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_keys_walk_by_their_place_under_any_layout(player: Player, layout: str) -> None:
+    forward, left = LAYOUTS[layout]
+
+    def script(window: Window) -> Iterator[None]:
+        strike(pygame.KSCAN_W, forward)
+        yield
+        strike(pygame.KSCAN_A, left)
+        yield
+        strike(pygame.KSCAN_W, forward, down=False)
+        strike(pygame.KSCAN_A, left, down=False)
+        yield
+        yield
+
+    play(player, script)
+    held = [set(control.keys) for control in player.lane.history.controls]
+    assert held[:3] == [{"forward"}, {"forward", "strafe_left"}, set()]
+
+
+def test_commands_are_found_by_their_place_too(player: Player) -> None:
+    def script(window: Window) -> Iterator[None]:
+        strike(pygame.KSCAN_P, ord("з"))
+        strike(pygame.KSCAN_P, ord("з"), down=False)
+        yield
+        assert player.paused
+
+    play(player, script)
+
+
+def test_a_key_that_is_held_while_the_layout_switches_comes_up(player: Player) -> None:
+    def script(window: Window) -> Iterator[None]:
+        strike(pygame.KSCAN_W, pygame.K_w)
+        yield
+        strike(pygame.KSCAN_W, ord("ц"), down=False)
+        yield
+        yield
+        # A key without a place here is known by its label, and comes up as what it went down as.
+        strike(500, pygame.K_w)
+        yield
+        strike(500, pygame.K_z, down=False)
+        yield
+        yield
+
+    play(player, script)
+    assert [set(control.keys) for control in player.lane.history.controls][:6] == [
+        {"forward"}, set(), set(), {"forward"}, set(), set(),
+    ]  # fmt: skip
+
+
+def test_a_label_counts_where_its_place_means_nothing(player: Player) -> None:
+    steps = player.engine.steps
+
+    def script(window: Window) -> Iterator[None]:
+        strike(pygame.KSCAN_RIGHTBRACKET, pygame.K_PLUS)  # as on a German keyboard
+        yield
+
+    play(player, script)
+    assert player.engine.steps > steps
+
+
+def test_help_lists_only_what_there_is(player: Player, make_player: Make) -> None:
+    space = player.world.spec.control_space
+    blind = ControlSpace(keys=("axis0_minus", "axis0_plus"), look=False, pose=False, combos=((),))
+    keymap = default_keymap(blind.keys)
+    for known, keys, here in ((space, KEYMAP, True), (blind, keymap.without(("mouse", "compare")), False)):
+        rows = [row for _, rows in help_columns(known, keys) for row in rows]
+        assert all(labels for labels, _ in rows)
+        texts = " ".join(text for _, text in rows)
+        assert ("look, after a click" in texts) == here
+        assert ("real engine" in texts) == here
+        assert ("let go of the mouse" in texts.replace("let go of the mouse; twice", "")) == here
+    bare = make_player(open_twin=None)
+    assert "compare" in bare.lacking
 
 
 def test_every_command_can_be_pressed_whatever_is_shown(player: Player, somewhere: Path) -> None:
