@@ -11,7 +11,6 @@ from worldsim.agents.human.keymap import default_keymap, load_keymap, user_keyma
 from worldsim.controls import DOOM_KEYS
 from worldsim.errors import ConfigError
 
-
 TWO_AXES = ("axis0_minus", "axis0_plus", "axis1_minus", "axis1_plus")
 
 
