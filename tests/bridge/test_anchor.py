@@ -366,7 +366,7 @@ HEADERS = st.fixed_dictionaries(
 def test_whatever_is_asked_is_a_request_or_a_typed_error(
     header: dict[str, Any], payloads: list[bytes]
 ) -> None:
-    reader, peer = Reader(lambda _: None, Limits()), Peers(1, 1).meet(False, b"", "", 0.0)
+    reader, peer = Reader(lambda _: None, Limits(), (8, 60, 80, 3)), Peers(1, 1).meet(False, b"", "", 0.0)
     try:
         fields = Fields(header, "a request")
         request = reader.read(Envelope("anchor", 1, "1" * 32), fields, payloads, peer, 0.0)

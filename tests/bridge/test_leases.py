@@ -52,3 +52,28 @@ def test_there_is_an_end_to_leases() -> None:
     with pytest.raises(BridgeError) as caught:
         leases.grant("", "", 0.0)
     assert caught.value.code == "BUSY"
+
+
+def test_nobody_is_silent_while_nobody_listens() -> None:
+    leases = Leases(ttl=10)
+    leases.listen(0.0)
+    lease = leases.grant("", "robot", 0.0)
+    leases.listen(0.9)
+    assert leases.expire(100.0) == []
+    leases.listen(100.0)
+    assert leases.expire(100.0) == []
+    for now in range(101, 120):
+        leases.listen(now)
+    assert leases.expire(119.0) == [lease]
+
+
+def test_an_owner_has_so_many() -> None:
+    leases = Leases(ttl=10)
+    for _ in range(64):
+        leases.grant("", "", 0.0, owner="connection")
+    with pytest.raises(BridgeError) as caught:
+        leases.grant("", "", 0.0, owner="connection")
+    assert caught.value.code == "LIMIT"
+    assert leases.grant("", "", 0.0, owner="another")
+    leases.expire(11.0)
+    assert leases.owned == {}

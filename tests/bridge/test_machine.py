@@ -104,8 +104,11 @@ class Machine(RuleBasedStateMachine):
         keys = {key: value for key, value in request.items() if key != "op"}
         return self.ask(one, request["op"], *payloads, **keys)
 
-    def is_full(self, more: int = 1) -> bool:
-        return len(self.open) + more > ROOM
+    def is_full(self, owner: int, more: int = 1) -> bool:
+        """Whether there is no room, where a slot is kept for a client that has none."""
+        own = sum(one.owner == owner for one in self.open)
+        kept = min(1, ROOM // 4) if own == len(self.open) > 0 else 0
+        return len(self.open) + more + kept > ROOM
 
     def check(self, past: Past, frame: bytes) -> None:
         assert self.shown.setdefault(past, frame) == frame
@@ -126,7 +129,7 @@ class Machine(RuleBasedStateMachine):
     def open_session(self, seed: int, start: int, owner: int) -> None:
         one = Modelled(owner, (seed, start, ()))
         reply = self.ask(one, "open", seed=seed, start=start)
-        if self.is_full():
+        if self.is_full(owner):
             assert reply.header["error"]["code"] == "BUSY"
             return
         self.check(one.past, bytes(reply.payloads[0]))
@@ -181,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         twins = [Modelled(one.owner, one.past, rewindable=one.rewindable) for _ in range(count)]
         for _ in range(2):
             reply = self.ask(one, "fork", seq=one.seq, children=[twin.name for twin in twins])
-            if self.is_full(count):
+            if self.is_full(one.owner, count):
                 assert reply.header["error"]["code"] == "BUSY"
                 return
             self.check(one.past, bytes(reply.payloads[0]))
@@ -199,7 +202,7 @@ class Machine(RuleBasedStateMachine):
         blob, past = self.blobs[number % len(self.blobs)]
         one = Modelled(owner, past)
         reply = self.ask(one, "restore", blob)
-        if self.is_full():
+        if self.is_full(owner):
             assert reply.header["error"]["code"] == "BUSY"
             return
         self.check(past, bytes(reply.payloads[0]))

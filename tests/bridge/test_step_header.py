@@ -16,6 +16,7 @@ from worldsim.bridge.peers import Peer, Peers
 from worldsim.bridge.protocol import CODECS, MAGIC, REQUEST, Limits, decode
 from worldsim.bridge.requests import Envelope, Reader, Request, read_name, read_rest
 from worldsim.bridge.step_header import read_step
+from worldsim.bridge.zmtp import Pool
 from worldsim.errors import BridgeError
 
 LEASE, SESSION = "1" * 32, "a" * 32
@@ -67,7 +68,7 @@ def meet() -> Peer:
 
 
 def reader() -> Reader:
-    return Reader(lambda _: None, Limits())
+    return Reader(lambda _: None, Limits(), (8, 60, 80, 3))
 
 
 Read = tuple[Envelope, str, list[Any], bool]
@@ -85,7 +86,7 @@ def read_slowly(parts: list[bytes], *, front: bool) -> Read:
 
 
 def read_at_once(parts: list[bytes], *, front: bool) -> Read | None:
-    letter = Letter(parts, meet(), 0.0)
+    letter = Letter(parts, meet(), 0.0, Pool(1, 1).charge(""))
     try:
         letter.open(front=front)
     except BridgeError:

@@ -24,7 +24,9 @@ from worldsim.bridge.protocol import Code, Limits
 from worldsim.bridge.replies import accept, refuse, reply_to
 from worldsim.bridge.requests import Reader, Request
 from worldsim.bridge.sessions import Sessions
+from worldsim.bridge.shares import Shares
 from worldsim.bridge.sockets import Sockets
+from worldsim.bridge.tasks import Fork, Open, Restore
 from worldsim.errors import BridgeError
 
 __all__ = ["Desk"]
@@ -43,7 +45,10 @@ _REST = (0.001, 0.005)
 """Seconds at least and at most that malformed messages have to wait once one was refused."""
 _GOODBYE = 2.0
 """Seconds that the last answers may take to leave."""
-_MAKERS = ("open", "restore", "fork")
+_PLAIN = 512
+"""Bytes of a header that is not charged for: what may wait of them is bounded by count."""
+_UNPACKED = 16
+"""Times as much as a header takes once it is read."""
 
 
 class Desk:
@@ -61,6 +66,7 @@ class Desk:
         hello: the unchanging part of its answer.
         info: all of that answer, made when asked.
         room: sessions that the server has room for.
+        keyed: whether clients have keys.
         front: whether all messages come from a front, which says whose they are.
     """
 
@@ -78,12 +84,14 @@ class Desk:
         hello: Mapping[str, Any],
         info: Callable[[], dict[str, Any]],
         room: int,
+        keyed: bool = False,
         front: bool = False,
     ) -> None:
         self._sockets, self._batcher, self._sessions = sockets, batcher, sessions
         self._leases, self._journal, self._reader = leases, journal, reader
         self._limits, self._meter = limits, meter
         self._hello, self._info, self._room, self._front = dict(hello), info, room, front
+        self._shares = Shares(leases, sessions, room, limits.sessions, keyed=keyed)
         self._peers = Peers(limits.rate, limits.malformed)
         self._unread: deque[Letter] = deque()
         """Requests for the engine whose envelope alone has been looked at."""
@@ -132,6 +140,8 @@ class Desk:
             while goodbye is None or (time.monotonic() < goodbye and self._busy):
                 self._sockets.poll(0 if self._unread else _TICK)
                 now = self.turned = time.monotonic()
+                if not self._front:
+                    self._leases.listen(now)
                 if self._sockets.ready(self._wake_read):
                     self._quiet()
                 self._send_answers()
@@ -182,6 +192,8 @@ class Desk:
             incoming = self._sockets.receive(control=control)
             if incoming is None:
                 return
+            if self._front:
+                self._leases.listen(now)
             peer = self._peers.meet(control, incoming.identity, incoming.key, now)
             self._handle(Letter(incoming.parts, peer, now, incoming.charge), self._take)
             if len(self._refusals) >= _TOGETHER:
@@ -222,6 +234,7 @@ class Desk:
             return
         self._check_open()
         self._check_queue(letter.peer, letter.envelope.session)
+        self._charge(letter)
         letter.peer.take(letter.envelope.session)
         self._unread.append(letter)
 
@@ -277,10 +290,18 @@ class Desk:
         lease = self._leases.find(old, letter.key, now)
         if lease is None:
             self._check_open()
-            lease = self._leases.grant(letter.key, client, now, old if self._front else "")
+            owner = "" if self._front else letter.peer.identity.hex()
+            self._leases.check(letter.key, owner)
+            if self._leases.full and (spare := self._shares.spare()) is not None:
+                self._end(spare)
+            lease = self._leases.grant(letter.key, client, now, old if self._front else "", owner)
             self._write(lease)
         sessions = {held.name: held.seq for held in self._sessions.of(lease.token)}
         return {**self._hello, "lease": lease.token, "ttl_s": self._leases.ttl, "sessions": sessions}
+
+    def _end(self, lease: Lease) -> None:
+        self._leases.end(lease)
+        self._batcher.end(lease.token)
 
     def _write(self, lease: Lease) -> None:
         """A lease that cannot be written down is not given."""
@@ -290,7 +311,7 @@ class Desk:
             self._journal.append(lease.record())
         except (BridgeError, OSError) as error:
             if isinstance(error, BridgeError) and error.code == Code.BUSY:
-                self._leases.forget(lease.token)
+                self._leases.end(lease)
                 raise
             raise BrokenError(str(error)) from error
 
@@ -299,7 +320,7 @@ class Desk:
         self._check_open()
         request = self._request(letter)
         lease = self._leases.need(letter.envelope.lease, letter.key, letter.arrived)
-        self._check_room(request)
+        self._make(lease, request)
         self._meter.request(letter.envelope.op)
         lease.waiting += 1
         self.waiting += 1
@@ -309,7 +330,9 @@ class Desk:
         envelope, peer, arrived = letter.envelope, letter.peer, letter.arrived
         if letter.step is not None:
             return self._reader.read_step(letter.step, envelope, peer, arrived)
-        return self._reader.read(envelope, letter.fields, letter.payloads, peer, arrived)
+        request = self._reader.read(envelope, letter.fields, letter.payloads, peer, arrived)
+        request.charge = letter.charge
+        return request
 
     def _check_open(self) -> None:
         if self.draining:
@@ -332,14 +355,21 @@ class Desk:
         """Milliseconds, a batch at most, until there is room; not so long for all, or they come together."""
         return max(10.0, 1000 * self._batcher.step_seconds * random.uniform(0.5, 1.0))
 
-    def _check_room(self, request: Request) -> None:
+    def _charge(self, letter: Letter) -> None:
+        """Charge for what is made of a message while it waits: its header's values, its payloads' copies."""
+        header, payloads = len(letter.parts[1]), sum(map(len, letter.payloads))
+        size = payloads + (_UNPACKED * header if header > _PLAIN else 0)
+        if size and not letter.charge.grow(size):
+            rule, wait = "what waits for a server must have room", 2 * self._wait()
+            raise BridgeError(rule, size, "try again later", code=Code.BUSY, retry_after_ms=wait)
+
+    def _make(self, lease: Lease, request: Request) -> None:
         """A full server says so at once; the last word is the engine's thread's."""
         task = request.tasks[0]
-        if request.envelope.op not in _MAKERS or isinstance(task, BridgeError):
-            return
-        if len(self._sessions) >= self._room and task.session not in self._sessions:
-            rule, remedy = f"the server has room for {self._room} sessions", "try again later"
-            raise BridgeError(rule, self._room, remedy, code=Code.BUSY, retry_after_ms=1000)
+        if isinstance(task, Open | Restore | Fork):
+            names = task.children if isinstance(task, Fork) else (task.session,)
+            request.making = sum(name not in self._sessions for name in names)
+            self._shares.make(lease, request.making, request.arrived)
 
     def _send_answers(self) -> None:
         while self._done:
@@ -347,6 +377,8 @@ class Desk:
             self.waiting -= 1
             request.peer.release(request.envelope.session)
             self._leases.release(request.envelope.lease, self.turned)
+            if request.making:
+                self._shares.made(request.envelope.lease, request.making)
             for answer in request.answers:
                 if isinstance(answer, BridgeError):
                     self._meter.refused(answer.code)
@@ -355,6 +387,7 @@ class Desk:
             except Exception:  # one answer must never end the service of all others
                 logging.getLogger("worldsim").exception("an answer could not be sent")
                 self._meter.refused(Code.INTERNAL)
+            request.charge = None
 
     def _look_around(self, now: float) -> None:
         for lease in self._leases.expire(now):

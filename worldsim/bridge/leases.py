@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,11 @@ from worldsim.errors import BridgeError
 
 __all__ = ["Lease", "Leases", "pack_records", "read_records"]
 
+_DEAF = 1.0
+"""Seconds in which nobody was listened to that do not count as silence."""
 _MOST = 4096
+_MOST_OF_KEY = _MOST // 2
+_MOST_OF_CONNECTION = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +31,8 @@ class Lease:
     """The authenticated key that it is bound to; empty without authentication."""
     client: str
     expires: float
+    owner: str = ""
+    """Who it counts for: its key, or without one the connection that said hello."""
     waiting: int = 0
     """Requests on their way; it does not run out before they are answered."""
 
@@ -44,6 +51,9 @@ class Leases:
     def __init__(self, ttl: float) -> None:
         self.ttl = ttl
         self._leases: dict[str, Lease] = {}
+        self.owned: Counter[str] = Counter()
+        """How many leases each owner has."""
+        self._heard: float | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -54,28 +64,55 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return len(self._leases) >= _MOST
+
+    def end(self, lease: Lease) -> None:
+        """Take one back."""
+        del self._leases[lease.token]
+        self.owned[lease.owner] -= 1
+        if not self.owned[lease.owner]:
+            del self.owned[lease.owner]
+
+    def listen(self, now: float) -> None:
+        """Clients can be heard. That they could not be for a while, as the server stood still, is not held
+        against them: all leases last so much longer."""
+        missed = now - (now if self._heard is None else self._heard)
+        if missed > _DEAF:
+            for lease in self._leases.values():
+                lease.expires += missed
+        self._heard = now
+
     def recover(self, record: dict[str, Any], now: float) -> None:
         """A lease from the journal; its time begins anew."""
         token = record["lease"]
-        self._leases[token] = Lease(token, record["key"], record["client"], now + self.ttl)
+        key = record["key"]
+        self._add(Lease(token, key, record["client"], now + self.ttl, key or token))
 
-    def grant(self, key: str, client: str, now: float, token: str = "") -> Lease:
+    def grant(self, key: str, client: str, now: float, token: str = "", owner: str = "") -> Lease:
         """A new one; a front brings its own ``token``.
 
         Raises:
-            BridgeError: ``BUSY``, there are too many.
+            BridgeError: ``BUSY``, there are too many; ``LIMIT``, its owner has too many.
         """
-        if len(self._leases) >= _MOST:
+        self.check(key, owner)
+        if self.full:
             rule, remedy = f"a server has {_MOST} leases at most", "try again later"
             wait = self.ttl * 1000
             raise BridgeError(rule, len(self), remedy, code=Code.BUSY, retry_after_ms=wait)
-        lease = Lease(token or secrets.token_hex(16), key, client, now + self.ttl)
-        self._leases[lease.token] = lease
+        token = token or secrets.token_hex(16)
+        lease = Lease(token, key, client, now + self.ttl, key or owner or token)
+        self._add(lease)
         return lease
 
-    def forget(self, token: str) -> None:
-        """A lease that nobody was told of."""
-        del self._leases[token]
+    def check(self, key: str, owner: str) -> None:
+        """Raise BridgeError, ``LIMIT``, where a key, or a connection without one, has as many as it may."""
+        most = _MOST_OF_KEY if key else _MOST_OF_CONNECTION
+        if self.owned[key or owner] >= most:
+            rule, remedy = f"a {'key' if key else 'connection'} may have {most} leases", "use those you have"
+            raise BridgeError(rule, self.owned[key or owner], remedy, code=Code.LIMIT)
 
     def find(self, token: str, key: str, now: float) -> Lease | None:
         """A lease that is alive, renewed by this; None if there is none.
@@ -115,11 +152,17 @@ class Leases:
             lease.expires = now + self.ttl
 
     def expire(self, now: float) -> list[Lease]:
-        """Take out those that ran out."""
+        """Take out those that ran out while they could be heard."""
+        if self._heard is not None and now - self._heard > _DEAF:
+            return []
         ended = [lease for lease in self._leases.values() if lease.expires < now and not lease.waiting]
         for lease in ended:
-            del self._leases[lease.token]
+            self.end(lease)
         return ended
+
+    def _add(self, lease: Lease) -> None:
+        self._leases[lease.token] = lease
+        self.owned[lease.owner] += 1
 
 
 def pack_records(records: Iterable[dict[str, Any]]) -> bytes:

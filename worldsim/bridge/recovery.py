@@ -68,7 +68,7 @@ class _Replay:
         if seq <= 0:
             self._open(step)
         elif seq > self.tale.seq - REMEMBERED:
-            self.held.replies[seq] = step
+            self.held.replies[seq] = Answer(step, seq)
 
     def _open(self, step: Step) -> None:
         origin = self.tale.origin

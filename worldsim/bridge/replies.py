@@ -12,10 +12,9 @@ from PIL import Image
 
 from worldsim.bridge.protocol import REPLY, Code, describe, encode, error_body
 from worldsim.bridge.requests import Answer, Envelope, Request, fault
-from worldsim.engine.step import Step
 from worldsim.errors import BridgeError
 
-__all__ = ["accept", "check_tellable", "refuse", "reply_to"]
+__all__ = ["accept", "check_tellable", "encode_picture", "refuse", "reply_to"]
 
 _QUALITY = 92
 
@@ -46,9 +45,19 @@ def check_tellable(answer: Answer) -> None:
     try:
         assert answer.step is not None, "only steps are told"
         encode(_row(answer), bounds=REPLY)
-        _picture(answer.step, "jpeg")
+        _picture(answer, "jpeg")
     except Exception as error:
         raise fault(error) from error
+
+
+def encode_picture(answer: Answer) -> bytes:
+    """The frame of an answer as JPEG, encoded when it is asked for first."""
+    if not answer.jpeg:
+        assert answer.step is not None, "only steps are seen"
+        file = io.BytesIO()
+        Image.fromarray(answer.step.frame).save(file, "JPEG", quality=_QUALITY)
+        answer.jpeg.append(file.getvalue())
+    return answer.jpeg[0]
 
 
 def _head(envelope: Envelope, *, ok: bool) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def _one(request: Request) -> list[Any]:
         return encode(head, [answer.blob], REPLY)
     if answer.step is None:
         return encode(head, bounds=REPLY)
-    row, picture = _row(answer), _picture(answer.step, request.codec)
+    row, picture = _row(answer), _picture(answer, request.codec)
     if picture is None:
         return encode({**head, "step": {**row, "frame": None}}, bounds=REPLY)
     if isinstance(picture, bytes):
@@ -85,7 +94,7 @@ def _many(request: Request) -> list[Any]:
     for task, answer in zip(request.tasks, request.answers, strict=True):
         name = {} if isinstance(task, BridgeError) else {"session": task.session}
         if isinstance(answer, Answer) and answer.step is not None:
-            picture = _picture(answer.step, request.codec)
+            picture = _picture(answer, request.codec)
             if picture is None and request.codec != "none":
                 items.append({**name, "error": error_body(_unseen(answer.seq))})
                 continue
@@ -114,17 +123,15 @@ def _row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _picture(step: Step, codec: str) -> np.ndarray | bytes | None:
+def _picture(answer: Answer, codec: str) -> np.ndarray | bytes | None:
     """What is seen, in a codec; None where there is no such thing."""
+    step = answer.step
+    assert step is not None, "only steps are seen"
     if codec == "latent":
         return None if step.latent is None else np.ascontiguousarray(step.latent, "<f4")
     if codec == "none" or not step.frame.size:
         return None
-    if codec == "raw":
-        return np.ascontiguousarray(step.frame)
-    file = io.BytesIO()
-    Image.fromarray(step.frame).save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+    return encode_picture(answer) if codec == "jpeg" else np.ascontiguousarray(step.frame)
 
 
 def _joined(pictures: Sequence[np.ndarray | bytes | None]) -> bytes:

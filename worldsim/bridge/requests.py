@@ -26,6 +26,7 @@ from worldsim.bridge.tasks import (
     read_control,
     read_frame,
 )
+from worldsim.bridge.zmtp import Charge
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
@@ -70,6 +71,8 @@ class Answer:
     step: Step | None = None
     seq: int = 0
     blob: bytes | None = None
+    jpeg: list[bytes] = field(default_factory=list, compare=False)
+    """Its frame as an image once it has been asked for: it is encoded no more than once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +89,10 @@ class Request:
     many: bool = False
     answers: list[Answer | BridgeError | None] = field(default_factory=list)
     missing: int = 0
+    making: int = 0
+    """Sessions that it may make."""
+    charge: Charge | None = None
+    """For its bytes."""
 
     def __post_init__(self) -> None:
         self.answers = [task if isinstance(task, BridgeError) else None for task in self.tasks]
@@ -99,6 +106,8 @@ class Request:
 
     def answer(self, position: int, answer: Answer | BridgeError) -> bool:
         """Note one answer; True when it was the last one missing."""
+        if isinstance(answer, BridgeError):  # or the frames that it went through would hold what was asked
+            answer.__traceback__ = answer.__context__ = answer.__cause__ = None
         self.answers[position] = answer
         self.missing -= 1
         return self.missing == 0
@@ -152,11 +161,19 @@ class Reader:
     Args:
         check: raises a ``WorldsimError`` for a control that the world does not take.
         limits: what one request may ask for.
+        context: shape of the longest context, [T, H, W, 3].
         front: whether a front asks, which may move sessions from engine to engine.
     """
 
-    def __init__(self, check: Callable[[Control], None], limits: Limits, *, front: bool = False) -> None:
-        self._check, self._limits = check, limits
+    def __init__(
+        self,
+        check: Callable[[Control], None],
+        limits: Limits,
+        context: Sequence[int],
+        *,
+        front: bool = False,
+    ) -> None:
+        self._check, self._limits, self._context = check, limits, tuple(context)
         self._readers = _READERS | ({"adopt": Reader._adopt} if front else {})
 
     def read(
@@ -198,9 +215,23 @@ class Reader:
         if given is not None and start is not None:
             raise BridgeError("an open takes a start or a context", "both", "leave one out")
         _check_payloads(payloads, 0 if given is None else 3)
-        context = None if given is None else read_context(given, payloads)
+        context = None
+        if given is not None:
+            self._check_context(given)
+            context = read_context(given, payloads)
         sizes = tuple(len(payload) for payload in payloads)
         return [Open(session, seed, start, given, b"".join(payloads), sizes, context)]
+
+    def _check_context(self, given: Any) -> None:
+        """Refuse frames that the world does not take before they are copied."""
+        frames = given.get("frames") if isinstance(given, dict) else None
+        shape = frames.get("shape") if isinstance(frames, dict) else None
+        most, *size = self._context
+        if not isinstance(shape, list) or len(shape) != 4 or not isinstance(shape[0], int):
+            return  # it is told what is malformed when it is read
+        if shape[0] > most or shape[1:] != size:
+            rule = f"a context must have at most {most} frames of {size}"
+            raise BridgeError(rule, shape, "leave out the oldest", code=Code.ENGINE)
 
     def _step(self, fields: Fields, payloads: Sequence[Any], frames: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 0)
@@ -212,11 +243,16 @@ class Reader:
         if not 1 <= len(items) <= self._limits.items:
             rule = f"a step_many may have 1 to {self._limits.items} items"
             raise BridgeError(rule, len(items), "send several", code=Code.LIMIT)
-        tasks = []
+        tasks: list[Task | BridgeError] = []
+        named: set[tuple[str, int]] = set()
         for item in items:
             inner = Fields(item, "an item")
-            tasks.append(self._advance(inner, frames))
+            tasks.append(task := self._advance(inner, frames))
             inner.end()
+            if isinstance(task, Advance):
+                if (task.session, task.seq) in named:
+                    raise BridgeError("a step_many may ask for a step once", task.seq, "leave out the second")
+                named.add((task.session, task.seq))
         return tasks
 
     def _advance(self, fields: Fields, frames: bool) -> Task | BridgeError:

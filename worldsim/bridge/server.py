@@ -1,7 +1,7 @@
-"""A server: one engine, two sockets, two threads.
+"""A server: one engine, two sockets, three threads.
 
-The sockets' thread reads, answers what it can, and sends; the engine's thread dreams. So nobody waits for the
-engine but those who want something of it.
+The sockets' thread reads, answers what it can, and sends; the engine's thread dreams; a third encodes images.
+So nobody waits for the engine but those who want something of it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from worldsim.bridge.journal import Journal
 from worldsim.bridge.keeper import Keeper
 from worldsim.bridge.leases import Leases
 from worldsim.bridge.metrics import Meter
+from worldsim.bridge.pictures import Pictures
 from worldsim.bridge.protocol import REMEMBERED, Limits
 from worldsim.bridge.recovery import recover
-from worldsim.bridge.requests import Reader
+from worldsim.bridge.requests import Reader, Request
 from worldsim.bridge.sessions import Sessions
 from worldsim.bridge.sockets import Sockets
 from worldsim.bridge.status import StatusPage
@@ -84,11 +85,11 @@ class Server:
         self._journal = None if options.state is None else _journal(engine, options)
         try:
             self._remember(progress)
-            self._sockets = Sockets(options.address, options.keys)
+            self.sockets = Sockets(options.address, options.keys)
         except BaseException:
             self._close_journal()
             raise
-        self.address = self._sockets.address
+        self.address = self.sockets.address
         """Of the data socket, with its port."""
         self.fault: BaseException | None = None
         """What ended the server, if anything did."""
@@ -158,20 +159,27 @@ class Server:
 
     def _begin(self) -> None:
         limits = self._options.limits
+        self._pictures = Pictures(self._deliver)
         keeper = Keeper(self.engine, self.sessions, self._journal, most=self._room, per_lease=limits.sessions)
-        self._batcher = Batcher(keeper, self.meter, self._deliver, batch=self.engine.slots)
+        self._batcher = Batcher(keeper, self.meter, self._pictures.put, batch=self.engine.slots)
         self._desk = Desk(
-            self._sockets,
+            self.sockets,
             self._batcher,
             self.sessions,
             self._leases,
             self._journal,
-            Reader(lambda control: check_control(self.engine, control), limits, front=self._options.front),
+            Reader(
+                lambda control: check_control(self.engine, control),
+                limits,
+                (self.engine.context, *self.engine.world.spec.size, 3),
+                front=self._options.front,
+            ),
             limits,
             self.meter,
             hello=facts_of(self.engine, limits),
             info=self.info,
             room=self._room,
+            keyed=self._options.keys is not None,
             front=self._options.front,
         )
         self._watch()
@@ -198,7 +206,7 @@ class Server:
             "memory_bytes", "Of the engine's slots.", lambda: float(engine.slots * engine.session_bytes)
         )
 
-    def _deliver(self, requests: list[Any]) -> None:
+    def _deliver(self, requests: list[Request]) -> None:
         self._desk.done(requests)
 
     def _dream(self) -> None:
@@ -208,6 +216,7 @@ class Server:
         except BaseException as error:
             self._fail(error)
         finally:
+            self._pictures.close()
             self._desk.stop()
 
     def _serve(self) -> None:

@@ -28,14 +28,14 @@ class Held:
     """What that request was answered; None once a restart has forgotten it."""
     seq: int = 0
     """The last one taken."""
-    replies: dict[int, Step] = field(default_factory=dict)
+    replies: dict[int, Answer] = field(default_factory=dict)
 
     def take(self, seq: int, step: Step) -> Answer:
         """Note what the next ``seq`` was answered."""
         self.seq = seq
-        self.replies[seq] = step
+        answer = self.replies[seq] = Answer(step, seq)
         self.replies.pop(seq - REMEMBERED, None)
-        return Answer(step, seq)
+        return answer
 
     def before(self, seq: int) -> Answer | None:
         """What ``seq`` was answered if it is one of the last ones; None if it is the next.
@@ -44,7 +44,7 @@ class Held:
             BridgeError: ``GAP``, it is neither.
         """
         if seq in self.replies:
-            return Answer(self.replies[seq], seq)
+            return self.replies[seq]
         if seq != self.seq + 1:
             rule = f"a seq must be the next or one of the last {REMEMBERED}"
             remedy = f"go on with {self.seq + 1}"

@@ -141,10 +141,10 @@ class Sockets:
         for entry, events in self._selector.select(seconds):
             self._meet(entry.data, events)
         now = time.monotonic()
-        self._feed()
         if now > self._look + _TICK:
             self._look = now
             self._look_around(now)
+        self._feed()
 
     def ready(self, other: int | zmq.Socket[bytes]) -> bool:
         """Whether what is watched could be read at the last poll."""

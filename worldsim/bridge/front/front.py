@@ -129,6 +129,7 @@ class Front:
         while goodbye is None or (self._busy and time.monotonic() < goodbye):
             self._sockets.poll(_TICK)
             now = self.turned = time.monotonic()
+            self._leases.listen(now)
             self.fleet.receive()
             for control in (True, False):
                 self._receive(now, control=control)
@@ -231,7 +232,7 @@ class Front:
             raise busy("a server's engines must be ready", 500)
         if lease is None:
             self._check_open()
-            lease = self._leases.grant(peer.key, client, now, envelope.lease)
+            lease = self._leases.grant(peer.key, client, now, envelope.lease, peer.identity.hex())
         gathered = Gathered(
             len(self.fleet.ready),
             good=lambda replies: self._welcome(envelope, peer, lease, replies),
