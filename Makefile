@@ -12,7 +12,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python; do \
 	$$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: play test quick network stress nightly lint types clean
+.PHONY: play test quick network stress nightly lint types wheels clean
 
 play: $(VENV)/play.stamp
 	@$(BIN)/python play.py $(ARGS)
@@ -35,6 +35,10 @@ stress: $(VENV)/dev.stamp
 
 nightly: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.stress --night $(ARGS)
+
+# What benchmarks/gpu/run.sh needs on a machine with a GPU and without a network, in .whl/.
+wheels: $(VENV)/dev.stamp
+	@$(BIN)/python -m benchmarks.gpu.wheels
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

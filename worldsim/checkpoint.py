@@ -213,8 +213,7 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
         networks = Networks(config.networks)
         raw = (folder / "weights.safetensors").read_bytes()
         networks.load_state_dict({name: value.float() for name, value in load_tensors(raw).items()})
-        rows = json.loads((folder / "starts.json").read_text())
-        starts = tuple(_read_start(row, folder / "starts" / f"{i:03}.png") for i, row in enumerate(rows))
+        starts = read_starts(folder)
         card = (folder / "card.md").read_text()
     except CheckpointError:
         raise
@@ -223,6 +222,12 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
         raise CheckpointError(rule, f"{folder.name}: {error}", remedy) from error
     networks.eval().requires_grad_(False).to(device)
     return Stored(config, networks, starts, card, hashlib.sha256(raw).hexdigest())
+
+
+def read_starts(folder: Path) -> tuple[Context, ...]:
+    """The starts in a world's folder; ``load_world`` also checks them against their sums."""
+    rows = json.loads((folder / "starts.json").read_text())
+    return tuple(_read_start(row, folder / "starts" / f"{i:03}.png") for i, row in enumerate(rows))
 
 
 def _read_config(path: Path) -> WorldConfig:

@@ -1,23 +1,18 @@
-"""Steps of any number of slots as steps of a few sizes; and, with a GPU at hand, as graphs."""
+"""Steps of any number of slots as steps of a few sizes; as graphs they are tested on a GPU."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 
 from tests.engine.walks import assert_same, control
 from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine import engine as engine_module
 from worldsim.engine.buckets import Buckets
-from worldsim.engine.world import World, load
+from worldsim.engine.world import World
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.memory import blank
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture
@@ -89,39 +84,3 @@ def test_latents_alone(world: World, padded: None) -> None:
     assert step.frame.size == 0
     assert step.latent is not None
     assert session.step().frame.size
-
-
-@needs_gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_graphs_dream_what_launches_dream(folder: Path, dtype: torch.dtype) -> None:
-    world = load(folder, "cuda", dtype)
-    captured, launched = world.engine(3, steps=2), world.engine(3, steps=2)
-    assert launched._buckets is not None
-    launched._buckets._steppers = {
-        (size, 2, True, posed): launched._buckets._work(2, True) for size in (1, 2, 3) for posed in (0, 1)
-    }  # type: ignore[assignment,misc]
-    walks = []
-    for engine in (captured, launched):
-        sessions = [engine.open(seed, 0) for seed in range(3)]
-        told = [session.step(control(t)) for t, session in enumerate(sessions)]
-        told += engine.step({sessions[2]: control(1), sessions[0]: control(2)}).values()
-        told += engine.step(dict.fromkeys(sessions, control(3))).values()
-        told.append(sessions[1].step(Control(pose=camera.from_planar(2.2, 1.9, 1.3, 0.4))))
-        walks.append(told)
-    assert_same(*walks)
-
-
-@needs_gpu
-def test_a_recorded_batch_goes_on_from_where_it_was(folder: Path) -> None:
-    world = load(folder, "cuda")
-    batch, engine = world.batch(2, steps=1), world.engine(2, steps=1)
-    batch.begin([0, 1], [5, 6], [0, 1])
-    sessions = [engine.open(5, 0), engine.open(6, 1)]
-    for t in range(3):
-        held = [control(t), control(t + 1)]
-        vector = np.stack([world.spec.control_space.vector(one) for one in held]).astype(np.float32)
-        steps = batch.step(Controls(vector)).rows()
-        told = engine.step(dict(zip(sessions, held, strict=True)))
-        for one, other in zip(steps, told.values(), strict=True):
-            assert abs(one.frame.astype(int) - other.frame).max() <= 2
-            assert one.index == other.index

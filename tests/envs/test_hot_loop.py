@@ -1,13 +1,12 @@
 """Stepping a vector environment asks the device for nothing: no value of a tensor is looked at on the host.
 
-Here it is the CPU that is driven as a GPU would be; with a GPU at hand, torch itself watches over it.
+Here it is the CPU that is driven as a GPU would be; on a GPU torch itself watches over it (``tests/gpu``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldsim.engine.world import World, load
+from worldsim.engine.world import World
 from worldsim.envs import upcoming
 from worldsim.envs.action_rows import ActionRows
 from worldsim.envs.episode_statistics import EpisodeStatistics
@@ -182,26 +181,3 @@ def test_a_referee_of_all_must_rule_on_each(tiny_loaded: World, ruling: Any) -> 
     envs.reset(seed=0)
     with pytest.raises(ConfigError, match="referee"):
         envs.step([0, 0])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
-def test_a_gpu_is_never_waited_for(tiny: Path, mode: str) -> None:
-    world = load(tiny, "cuda")
-    envs = EpisodeStatistics(
-        ImaginedVectorEnv(N, world=world, steps=2, max_episode_steps=3, autoreset_mode=mode)
-    )
-    envs.reset(seed=0)
-    actions = torch.zeros(N, dtype=torch.int64, device="cuda")
-    over = torch.ones(N, dtype=torch.bool, device="cuda")
-    for _ in range(2):  # what is made once is made now
-        envs.step(actions)
-        envs.reset(options={"reset_mask": over})
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(2 * upcoming._PERIOD):
-            *_, terminated, truncated, _ = envs.step(actions)
-            if mode == "Disabled":
-                envs.reset(options={"reset_mask": terminated | truncated})
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -12,6 +12,7 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
 from worldsim.data.shards import Shard, write_shard
 from worldsim.data.spec import SourceSpec
+from worldsim.data.video import CodecName
 
 HEIGHT, WIDTH = 60, 80
 
@@ -53,11 +54,13 @@ def walk(seed: int, length: int, *, poses: bool = True) -> EpisodeArrays:
     )
 
 
-def write_walks(root: Path, lengths: dict[int, int], *, poses: bool = True) -> Path:
+def write_walks(
+    root: Path, lengths: dict[int, int], *, poses: bool = True, codec: CodecName = "raw"
+) -> Path:
     """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out."""
     shards = [Shard(root / "shards", number) for number in range(len(lengths))]
     spec = room_spec(poses=poses)
     for shard, (seed, length) in zip(shards, lengths.items(), strict=True):
-        write_shard(shard, walk(seed, length, poses=poses), spec, "lossless")
+        write_shard(shard, walk(seed, length, poses=poses), spec, codec)
     gather(root, spec, shards)
     return root

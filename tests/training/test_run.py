@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(
 
 
 def test_decoding_tells_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write_walks(tmp_path, {1: 5, 2: 5})
+    root = write_walks(tmp_path, {1: 5, 2: 5}, codec="lossless")
     run_module._decode(root, None, "train")
     assert "decoding train 100%" in capsys.readouterr().err
     run_module._decode(root, None, "train")

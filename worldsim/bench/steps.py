@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldsim.bench.machine import Limits
 from worldsim.checkpoint import Context
 from worldsim.controls import Control
+from worldsim.engine import graphs
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.world import World
@@ -67,9 +68,24 @@ class Timing:
 def time_steps(world: World, case: Case, limits: Limits, seconds: float = 5.0) -> Timing:
     """Step all sessions of a case together, for ``seconds`` and at least 5 times."""
     engine = world.engine(case.batch, case.context, case.steps, case.history)
-    sessions = open_sessions(engine, case.batch)
-    controls = held_controls(world, sessions)
-    flops = case.batch * _flops(world, case)
+    return time_engine(engine, open_sessions(engine, case.batch), case, limits, seconds)
+
+
+def time_engine(
+    engine: Engine,
+    sessions: list[Session],
+    case: Case,
+    limits: Limits,
+    seconds: float,
+    flops: int | None = None,
+) -> Timing:
+    """``time_steps`` of an engine that is there, for other cases with its sessions.
+
+    ``flops`` are those of one session's step, where ``count_flops`` has been asked already.
+    """
+    world, controls = engine.world, held_controls(engine.world, sessions)
+    engine.steps = case.steps
+    flops = case.batch * (count_flops(world, case) if flops is None else flops)
     moved = _weight_bytes(world) + 2 * case.batch * engine.session_bytes
     engine.step(next(controls), frames=case.frames)
     times: list[float] = []
@@ -121,15 +137,16 @@ def _seconds(engine: Engine, controls: Mapping[Session, Control], frames: bool) 
     return time.perf_counter() - began
 
 
-def _flops(world: World, case: Case) -> int:
+def count_flops(world: World, case: Case) -> int:
     """Of one session's step; sessions cost alike. Counted alone, for only then in this thread.
 
-    Kernels, whose operations nobody sees, are set aside: one counts what they stand for.
+    Kernels and graphs, whose operations nobody sees, are set aside: one counts what they stand for.
     """
-    engine = world.engine(1, case.context, case.steps, history=0)
-    session = open_sessions(engine, 1)[0]
-    with set_aside(), FlopCounterMode(display=False) as counter:
-        engine.step({session: Control()}, frames=case.frames)
+    with set_aside(), graphs.set_aside():
+        engine = world.engine(1, case.context, case.steps, history=0)
+        session = open_sessions(engine, 1)[0]
+        with FlopCounterMode(display=False) as counter:
+            engine.step({session: Control()}, frames=case.frames)
     return counter.get_total_flops()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -47,8 +48,27 @@ class Graph:
         return self._seen.copy()
 
 
+_are_set_aside = False
+
+
+@contextlib.contextmanager
+def set_aside() -> Iterator[None]:
+    """Launch steps one by one meanwhile, as where there are no graphs, so that the two can be compared.
+
+    It is about engines, batches and sizes of batches that are first stepped meanwhile.
+    """
+    global _are_set_aside
+    before, _are_set_aside = _are_set_aside, True
+    try:
+        yield
+    finally:
+        _are_set_aside = before
+
+
 def recorded(work: Work, lead: Lead, rows: torch.Tensor | None) -> Work:
     """``work`` as a graph; as it is where it cannot be recorded, and a warning says why."""
+    if _are_set_aside:
+        return work
     try:
         return Graph(work, lead, rows)
     except RuntimeError as error:

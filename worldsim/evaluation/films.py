@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from worldsim.evaluation.mp4 import encode
 from worldsim.evaluation.open_loop import Walk, dream
 from worldsim.evaluation.trajectories import check_seeds, collect, reporting_seeds
 
-__all__ = ["FILM_FRAMES", "write_films"]
+__all__ = ["FILM_FRAMES", "Films", "film", "write_films"]
 
 FILM_FRAMES = 350
 """Twenty seconds at 17.5 frames a second."""
@@ -21,6 +22,40 @@ _CONTEXT = 4
 _COLUMNS = 11
 _BAR = 16
 """Height of a caption in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Films:
+    """Dreams and what they should have been."""
+
+    pairs: np.ndarray
+    """uint8 [N, 2, T, H, W, 3]: the dream, then the engine; the last given frame comes first."""
+    seeds: tuple[int, ...]
+    """Of the reporting episodes."""
+    fps: float
+
+    def sheet(self) -> np.ndarray:
+        """uint8 [h, w, 3]: a pair of rows for each, the dream above the engine, evenly through the time."""
+        return _sheet(self.pairs, self.seeds, self.fps)
+
+
+def film(
+    world: World, player: Player, *, count: int = 10, frames: int = FILM_FRAMES, steps: int = 2, seed: int = 0
+) -> Films:
+    """Dream ``count`` reporting episodes. Keys and look only; poses are predicted.
+
+    Raises:
+        SourceError: the episodes are too short.
+    """
+    check_seeds(start.seed for start in world.starts)
+    true = collect(player, reporting_seeds(seed), count, _CONTEXT + frames)
+    walk = Walk(context=_CONTEXT, frames=frames, steps=steps, controls=true.controls)
+    dreamt = [true.frames[:, _CONTEXT - 1]]
+    dreamt += [
+        np.stack([step.frame for step in step_row]) for step_row in dream(world, true, walk, seed * 1000)
+    ]
+    pairs = np.stack([np.stack(dreamt, 1), true.frames[:, _CONTEXT - 1 :]], 1)
+    return Films(pairs, true.seeds, world.spec.fps)
 
 
 def write_films(
@@ -33,27 +68,18 @@ def write_films(
     steps: int = 2,
     seed: int = 0,
 ) -> None:
-    """Write ``<seed>.mp4`` for ``count`` reporting episodes, and ``sheet.png``: a pair of rows for each, the
-    dream above the engine, evenly through the time, the last given frame first. Keys and look only; poses are
-    predicted.
+    """Write ``<seed>.mp4`` of each film of ``film``, and ``sheet.png`` of all of them.
 
     Raises:
         DependencyError: PyAV is missing.
         SourceError: the episodes are too short.
     """
-    check_seeds(start.seed for start in world.starts)
-    true = collect(player, reporting_seeds(seed), count, _CONTEXT + frames)
-    walk = Walk(context=_CONTEXT, frames=frames, steps=steps, controls=true.controls)
-    dreamt = [true.frames[:, _CONTEXT - 1]]
-    dreamt += [
-        np.stack([step.frame for step in step_row]) for step_row in dream(world, true, walk, seed * 1000)
-    ]
-    pairs = np.stack([np.stack(dreamt, 1), true.frames[:, _CONTEXT - 1 :]], 1)
+    films = film(world, player, count=count, frames=frames, steps=steps, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, pair in zip(true.seeds, pairs, strict=True):
-        video = encode(np.concatenate(list(pair), 2), world.spec.fps)
+    for name, pair in zip(films.seeds, films.pairs, strict=True):
+        video = encode(np.concatenate(list(pair), 2), films.fps)
         (folder / f"{name}.mp4").write_bytes(video)
-    Image.fromarray(_sheet(pairs, true.seeds, world.spec.fps)).save(folder / "sheet.png")
+    Image.fromarray(films.sheet()).save(folder / "sheet.png")
 
 
 def _sheet(pairs: np.ndarray, seeds: tuple[int, ...], fps: float) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,10 +62,11 @@ def main(argv: list[str]) -> int:
     networks = _networks(args, recipe, clips)
     stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
     args.out.mkdir(parents=True, exist_ok=True)
-    finished = _train(args, networks, stages, held_out)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
-    save_world(args.out / args.name, world, networks, starts, card)
+    keep = partial(save_world, args.out / args.name, world, networks, starts, card)
+    finished = _train(args, networks, stages, held_out, keep)
+    keep()
     print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
     return 0 if finished else 130
 
@@ -111,15 +113,26 @@ def _chosen(stages: list[Stage], names: str | None) -> list[Stage]:
     return [stage for stage in stages if stage.name in chosen]
 
 
-def _train(args: argparse.Namespace, networks: Networks, stages: list[Stage], held_out: ClipStore) -> bool:
-    """Run the stages; False where Ctrl-C or a polite kill ended them early."""
+def _train(
+    args: argparse.Namespace,
+    networks: Networks,
+    stages: list[Stage],
+    held_out: ClipStore,
+    keep: Callable[[], None],
+) -> bool:
+    """Run the stages; False where Ctrl-C or a polite kill ended them early.
+
+    ``keep`` writes the world at every look: a machine that goes away mid-way leaves one, too.
+    """
 
     def look(stage: str, step: int) -> Logs:
+        keep()
         write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
         return {"obedience_gap": obedience_gap(networks, held_out)}
 
     with _figures(args.out) as writer, _term_as_ctrl_c():
-        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look)
+        every = min(120.0, max(20.0, args.minutes * 60 / 6))
+        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look, every)
         if args.resume:
             trainer.resume()
         size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12

@@ -1,0 +1,51 @@
+"""A contact sheet and a short film of a world, dream beside engine, without any video package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from worldsim.engine.world import load
+from worldsim.evaluation.films import Films, film
+from worldsim.evaluation.player import open_player
+
+_SCALE = 2
+"""How much frames are enlarged."""
+
+
+def main() -> int:
+    """Write ``<folder's parent>-sheet.png`` and ``-film.webp``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--frames", type=int, default=120)
+    parser.add_argument("--count", type=int, default=4)
+    args = parser.parse_args()
+    world = load(args.world, args.device)
+    player = open_player(world, args.frames + 64)
+    try:
+        made = film(world, player, count=args.count, frames=args.frames)
+    finally:
+        player.close()
+    name = args.world.resolve().parent.name
+    Image.fromarray(made.sheet()).save(args.out / f"{name}-sheet.png")
+    _write(made, args.out / f"{name}-film.webp")
+    return 0
+
+
+def _write(films: Films, path: Path) -> None:
+    """All dreams in a row, the engine below, as one animated picture."""
+    wide = np.concatenate(list(films.pairs), axis=3)  # [2, T, H, N x W, 3]
+    shown = [np.concatenate(list(pair)).repeat(_SCALE, 0).repeat(_SCALE, 1) for pair in wide.swapaxes(0, 1)]
+    first, *rest = [Image.fromarray(frame) for frame in shown]
+    duration = round(1000 / films.fps)
+    first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, quality=80, method=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
