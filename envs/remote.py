@@ -23,7 +23,7 @@ class RemoteEnv(ImaginedEnv):
     Spaces, observations and ``info`` are the same. Make it in the process that steps it: the workers of a
     ``SubprocVecEnv`` or of RLlib share the server's engine, and none of them holds a network.
 
-        SubprocVecEnv([lambda: RemoteEnv("ipc:///tmp/worldsim-doom-maze.sock") for _ in range(8)])
+        SubprocVecEnv([lambda: RemoteEnv("doom-maze") for _ in range(8)])
 
     Args:
         address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``.

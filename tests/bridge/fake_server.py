@@ -2,7 +2,8 @@
 
 A session's frame is noise of its seed and of all its controls so far; its reward counts "forward". ``faults``
 names what befalls the next requests on the data socket: "DROP" (carried out, but the reply is lost), "DEAF"
-(not carried out, no reply), or the code of a refusal; "OK" is none.
+(not carried out, no reply), "EMPTY" (a reply that is ok and holds nothing), or the code of a refusal; "OK" is
+none.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class FakeServer:
             self.seen.append(header)
             fault = self.faults.popleft() if self.faults else "OK"
         reply = {"op": header["op"], "id": header["id"]}
+        if fault == "EMPTY":
+            return [encode({**reply, "ok": True})]
         if fault not in ("OK", "DROP", "DEAF"):
             return [encode({**reply, "ok": False, "error": refusal(fault, self.pause)})]
         if fault == "DEAF":

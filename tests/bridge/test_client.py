@@ -267,6 +267,26 @@ def test_refusals_are_typed(client: Client, server: FakeServer, code: str, kind:
     assert session.step().seq == 1
 
 
+@pytest.mark.parametrize("op", ["open", "step", "step_many", "fork", "rewind", "snapshot"])
+def test_a_reply_that_lacks_what_it_must_hold_is_a_typed_error(
+    client: Client, server: FakeServer, op: str
+) -> None:
+    session = client.open()
+    calls = {
+        "open": client.open,
+        "step": session.step,
+        "step_many": lambda: client.step_many({session: FORWARD}),
+        "fork": session.fork,
+        "rewind": session.rewind,
+        "snapshot": session.snapshot,
+    }
+    server.faults.append("EMPTY")
+    with pytest.raises(BridgeError, match="must be complete") as caught:
+        calls[op]()
+    assert caught.value.code == "INTERNAL"
+    assert client.open().step(FORWARD).seq == 1
+
+
 def test_a_control_that_the_world_does_not_take_is_not_sent(client: Client, server: FakeServer) -> None:
     session = client.open()
     with pytest.raises(ControlError, match="forward"):

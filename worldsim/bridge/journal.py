@@ -1,10 +1,9 @@
 """Nothing lost: what a server has acknowledged, on disk, and what a new server goes on from.
 
-<folder>/
+<folder>/          locked by the process that serves from here
   log-00000001     records in the order in which they happened; the newest one counts
   torn-...         what a crash tore off the end of a log
   blobs/           snapshots, given contexts and frames that records name
-  .lock            held by the process that serves from here
 
 A record is a map with ``op``:
 

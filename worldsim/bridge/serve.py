@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from worldsim.bridge.client.local import default_address
 from worldsim.bridge.front import Front
 from worldsim.bridge.protocol import Limits, control_address
 from worldsim.bridge.server import Options, Server
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     sys.setswitchinterval(_SWITCH)
+    _allow_descriptors()
     return _serve_front(args) if args.engines > 1 else _serve_engine(args)
 
 
@@ -79,6 +83,13 @@ def _serve_front(args: argparse.Namespace) -> int:
     return 0 if front.fault is None else 1
 
 
+def _allow_descriptors() -> None:
+    """As many as the system lets this process have: each connection takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _settle() -> None:
     """What there is now stays: a search through all of it for garbage would hold up every client."""
     gc.collect()
@@ -100,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bind",
         metavar="ADDRESS",
-        help="ipc://PATH or tcp://HOST:PORT (default: ipc:///tmp/worldsim-WORLD.sock)",
+        help="ipc://PATH or tcp://HOST:PORT (default: worldsim-WORLD.sock in $XDG_RUNTIME_DIR)",
     )
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep a journal: nothing acknowledged is lost, ever"
@@ -173,7 +184,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _address(args: argparse.Namespace) -> str:
-    return args.bind or f"ipc:///tmp/worldsim-{Path(args.world).name}.sock"
+    return args.bind or default_address(Path(args.world).name)
 
 
 def engine_words(args: argparse.Namespace) -> list[list[str]]:

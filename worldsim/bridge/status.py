@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from worldsim.errors import BridgeError
 
 __all__ = ["StatusPage"]
+
+
+_MOST = 16
+"""Requests at a time."""
+
+
+class _Page(ThreadingHTTPServer):
+    """A thread for each of a few requests: who asks too slowly makes way for who comes next."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.under_way: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self.under_way) >= _MOST:
+                oldest = next(iter(self.under_way))
+                del self.under_way[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self.under_way[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self.under_way.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that has gone is nobody's trouble."""
 
 
 class StatusPage:
@@ -44,10 +81,9 @@ class StatusPage:
                 """Quiet."""
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = _Page(("127.0.0.1", port), Handler)
         except OSError as error:
             raise BridgeError("the status page's port must be free", port, str(error)) from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.1},
@@ -60,6 +96,11 @@ class StatusPage:
     def port(self) -> int:
         """Where it is."""
         return int(self._server.server_address[1])
+
+    @property
+    def busy(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._server.under_way)
 
     def close(self) -> None:
         """Stop."""

@@ -13,9 +13,10 @@ import numpy as np
 from worldsim.bridge.client.failures import UnknownSessionError
 from worldsim.bridge.client.keys import ClientKeys
 from worldsim.bridge.client.link import Link
+from worldsim.bridge.client.local import check_owner, default_address
 from worldsim.bridge.client.round import Round
 from worldsim.bridge.client.session import RemoteSession, new_name
-from worldsim.bridge.client.step import RemoteStep, read_step
+from worldsim.bridge.client.step import RemoteStep, read_step, whole
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.protocol import CODECS, Message, describe
 from worldsim.controls import Control, ControlLike, check_mapping
@@ -49,7 +50,7 @@ class GivenFrames(Protocol):
 class Client:
     """Step worlds that a ``worldsim serve`` process dreams; safe to use from several threads.
 
-        with Client("ipc:///tmp/worldsim-doom-maze.sock") as client:
+        with Client("doom-maze") as client:
             session = client.open(seed=7)
             step = session.step(Control({"forward"}))
 
@@ -57,7 +58,8 @@ class Client:
     thread sends heartbeats, so that sessions live while their client does, however rarely it steps them.
 
     Args:
-        address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``.
+        address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; or the name of a world
+            that this user serves on this machine at its default address.
         keys: for a server that asks for them.
         codec: what frames come as unless a step says otherwise: "raw", "jpeg", "latent" or "none".
         timeout: seconds after which a request is given up.
@@ -65,7 +67,8 @@ class Client:
         name: tells this client from others in the server's log.
 
     Raises:
-        BridgeError: no answer in time, a key that the server does not know, another version.
+        BridgeError: no answer in time, a key that the server does not know, another version, or without keys
+            a local server that is another user's.
     """
 
     def __init__(
@@ -78,10 +81,13 @@ class Client:
         lease: str | None = None,
         name: str = "python",
     ) -> None:
-        self.address, self.codec, self.timeout, self.name = address, _known(codec), timeout, name
+        self.address = address if "://" in address else default_address(address)
+        self.codec, self.timeout, self.name = _known(codec), timeout, name
+        if keys is None:
+            check_owner(self.address)
         self._sessions: dict[str, RemoteSession] = {}
         self._lock = threading.Lock()
-        self._link = Link(address, keys)
+        self._link = Link(self.address, keys)
         try:
             self._hello(lease)
         except BaseException:
@@ -229,8 +235,9 @@ class Client:
         header = {"op": "hello", "client": self.name, "lease": lease}
         hello = self.wait(self._link.request(header, seconds=self.timeout, control=True)).header
         self.world = RemoteWorld.read(hello)
-        self._link.lease = hello["lease"]
-        self._find(hello.get("sessions") or {})
+        with whole("hello"):
+            self._link.lease = hello["lease"]
+            self._find(hello.get("sessions") or {})
 
     def _find(self, taken: Mapping[str, int]) -> None:
         """Bring the sessions in line with those that the server has, name -> last seq taken."""
@@ -254,7 +261,7 @@ class Client:
         except UnknownSessionError:  # the lease ended: this machine slept, or the server began anew
             self.resume()
             reply = self.wait(self.ask(header, payloads))
-        return self.adopt(session, read_step(reply.header["step"], reply.payloads))
+        return self.adopt(session, read_step(reply))
 
     def _context(self, given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
         frames = np.ascontiguousarray(given.frames, np.uint8)

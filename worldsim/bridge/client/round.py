@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from worldsim.bridge.client.failures import AGAIN, UnansweredError, failure_of
-from worldsim.bridge.client.step import read_steps
+from worldsim.bridge.client.step import read_steps, whole
 from worldsim.bridge.protocol import REPLY, Code, Message
 from worldsim.errors import BridgeError, WorldsimError
 
@@ -109,10 +109,11 @@ class Round:
             return dict.fromkeys(part, error)
         except WorldsimError as error:
             return dict.fromkeys(part, error)
-        items = list(zip(part, reply.header["items"], strict=True))
-        moved = [(session, item["step"]) for session, item in items if "step" in item]
         shape = self._client.world.frame_shape(self._codec)
-        steps = read_steps([step for _, step in moved], reply.payloads, self._codec, shape)
+        with whole("step_many"):
+            items = list(zip(part, reply.header["items"], strict=True))
+            moved = [(session, item["step"]) for session, item in items if "error" not in item]
+            steps = read_steps([step for _, step in moved], reply.payloads, self._codec, shape)
         for (session, _), step in zip(moved, steps, strict=True):
             session.take(step)
         return {session: failure_of(item["error"]) for session, item in items if "error" in item}

@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 
 from worldsim.bridge.client.failures import UnansweredError, UnknownSessionError
-from worldsim.bridge.client.step import RemoteStep, read_step
+from worldsim.bridge.client.step import RemoteStep, read_step, whole
 from worldsim.bridge.client.turns import Turns
 from worldsim.bridge.protocol import Message, describe
 from worldsim.controls import ControlLike
@@ -151,14 +151,18 @@ class RemoteSession:
             return self._ask("fork", {"seq": self.seq, "children": names})
 
         def read(reply: Message) -> list[RemoteSession]:
-            step = read_step(reply.header["step"], reply.payloads)
+            step = read_step(reply)
             return [self.client.adopt(self._child(name), step) for name in names]
 
         return self.client.wait(self._in_turn(send, read))
 
     def snapshot(self) -> bytes:
         """All that this session's future depends on; ``Client.restore`` continues it bit for bit."""
-        read: Callable[[Message], bytes] = lambda reply: bytes(reply.payloads[0])  # noqa: E731
+
+        def read(reply: Message) -> bytes:
+            with whole("snapshot"):
+                return bytes(reply.payloads[0])
+
         return self.client.wait(self._in_turn(lambda: self._ask("snapshot", {}), read))
 
     def close(self) -> None:
@@ -223,7 +227,7 @@ class RemoteSession:
             return asked
 
         def read(reply: Message) -> RemoteStep:
-            step = read_step(reply.header["step"], reply.payloads)
+            step = read_step(reply)
             return self.take(step if given is None else replace(step, frame=given))
 
         return self._in_turn(send, read)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from worldsim.bridge.protocol import read_array
+from worldsim.bridge.protocol import Code, Message, read_array
 from worldsim.errors import BridgeError, DependencyError, install
 
-__all__ = ["RemoteStep", "read_step", "read_steps"]
+__all__ = ["RemoteStep", "read_step", "read_steps", "whole"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,19 +39,35 @@ class RemoteStep:
     """Denoising passes spent on it, K; 0 where the frame was given."""
 
 
-def read_step(step: Mapping[str, Any], payloads: Sequence[Any]) -> RemoteStep:
+@contextlib.contextmanager
+def whole(op: str) -> Iterator[None]:
+    """Read a reply that is ok, and say so where it does not hold what it must.
+
+    Raises:
+        BridgeError: ``INTERNAL``, entries are missing or of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        rule, value = f"a reply to {op} must be complete", f"{type(error).__name__}: {error}"[:200]
+        raise BridgeError(rule, value, "use a server of the same version", code=Code.INTERNAL) from error
+
+
+def read_step(reply: Message) -> RemoteStep:
     """The step of a reply about one session.
 
     Raises:
         BridgeError: entries that are missing or of another kind.
     """
-    frame = step.get("frame")
-    if frame is None:
-        return _step(step)
-    if "codec" in frame:
-        return _step(step, frame=_picture(payloads[frame["part"]]))
-    array = read_array(frame, payloads)
-    return _step(step, frame=array) if array.dtype == np.uint8 else _step(step, latent=array)
+    with whole(str(reply.header.get("op"))):
+        step, payloads = reply.header["step"], reply.payloads
+        frame = step.get("frame")
+        if frame is None:
+            return _step(step)
+        if "codec" in frame:
+            return _step(step, frame=_picture(payloads[frame["part"]]))
+        array = read_array(frame, payloads)
+        return _step(step, frame=array) if array.dtype == np.uint8 else _step(step, latent=array)
 
 
 def read_steps(
@@ -82,23 +99,18 @@ def read_steps(
 def _step(
     step: Mapping[str, Any], frame: np.ndarray | None = None, latent: np.ndarray | None = None
 ) -> RemoteStep:
-    try:
-        return RemoteStep(
-            seq=step["seq"],
-            index=step["index"],
-            frame=frame,
-            latent=latent,
-            pose=_pose(step["pose"]),
-            pose_given=step["pose_given"],
-            reward=float(step["reward"]),
-            terminated=step["terminated"],
-            drift=float(step["drift"]),
-            steps=step["steps"],
-        )
-    except KeyError as error:
-        raise BridgeError(
-            "a step must be complete", f"no {error}", "use a server of the same version"
-        ) from None
+    return RemoteStep(
+        seq=step["seq"],
+        index=step["index"],
+        frame=frame,
+        latent=latent,
+        pose=_pose(step["pose"]),
+        pose_given=step["pose_given"],
+        reward=float(step["reward"]),
+        terminated=step["terminated"],
+        drift=float(step["drift"]),
+        steps=step["steps"],
+    )
 
 
 def _pose(numbers: Sequence[float] | None) -> np.ndarray | None:

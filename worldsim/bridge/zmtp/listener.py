@@ -7,10 +7,10 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from worldsim.bridge.client.local import is_own
 from worldsim.errors import BridgeError
 
 __all__ = ["Listener"]
@@ -63,7 +63,7 @@ class Listener:
                     continue  # it has gone already
                 self._turn_away()
                 return None
-            if self._own and self.sock.family == socket.AF_UNIX and _uid(sock) not in (0, os.geteuid()):
+            if self._own and self.sock.family == socket.AF_UNIX and not is_own(sock):
                 sock.close()
                 continue
             sock.setblocking(False)
@@ -147,14 +147,6 @@ def _check_free(path: str) -> None:
         except OSError as error:
             raise OSError(f"it may be in use: {error}") from error
     raise OSError("a server has it")
-
-
-def _uid(sock: socket.socket) -> int:
-    """Whose process is at the other end."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return os.geteuid()  # the file's mode says so
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])
 
 
 def _name(sock: socket.socket) -> str:
