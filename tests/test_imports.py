@@ -15,13 +15,17 @@ from tests.source_tree import modules, tree
 
 LAYERS = (
     {"checkpoints", "errors"},
+    {"registry"},
     {"config", "peak", "ticker", "alone", "processor", "pool"},
-    {"camera", "controls", "units"},
+    {"camera", "controls", "units", "casting"},
     {"kernels"},
     {"pixels"},
     {"bridge.protocol"},
     {"bridge.client"},
     {"tokenizer", "model", "data"},
+    {"sampling.protocol"},
+    {"sampling.flow"},
+    {"parts"},
     {"networks"},
     {"sampling", "checkpoint"},
     {"engine", "training", "evaluation"},
@@ -40,7 +44,9 @@ LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs"), ("bench", "e
 ONLY = {"bridge.client": {"bridge.protocol", "controls", "errors"}}
 """Rooms that are held shorter than their layer: a robot's computer installs little."""
 
-NUMPY_ONLY = ("errors", "config", "camera", "controls", "units", "bridge.protocol", "bridge.client")
+NUMPY_ONLY = (
+    "errors", "registry", "config", "camera", "controls", "units", "bridge.protocol", "bridge.client",
+)  # fmt: skip
 HEAVY = {"torch", "pygame", "gymnasium", "vizdoom"}
 
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

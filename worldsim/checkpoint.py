@@ -31,15 +31,15 @@ from worldsim.camera import Intrinsics, from_planar
 from worldsim.controls import DOOM_KEYS, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, DataError, WorldsimError, nearest
-from worldsim.model.footing import MET, FootingConfig
-from worldsim.model.generator import GeneratorConfig
+from worldsim.model.footing import FootingConfig
 from worldsim.model.heads import HeadsConfig
+from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
-FORMAT = 6
+FORMAT = 7
 _SUMS = "SHA256SUMS"
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
@@ -210,7 +210,7 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
     try:
         _check_sums(folder)
         config = _read_config(folder / "config.json")
-        networks = Networks(config.networks)
+        networks = Networks(config.networks, config.source)
         raw = (folder / "weights.safetensors").read_bytes()
         networks.load_state_dict({name: value.float() for name, value in load_tensors(raw).items()})
         starts = read_starts(folder)
@@ -258,7 +258,7 @@ def tiny_world(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     starts = [_tiny_start(source, number, rng) for number in range(2)]
-    world, networks = WorldConfig(name=name, source=source, networks=config), Networks(config)
+    world, networks = WorldConfig(name=name, source=source, networks=config), Networks(config, source)
     if networks.footing is not None:
         networks.footing.stood[8:-8, 8:-8] = 1
     save_world(parent / name, world, networks, starts, "# tiny\n")
@@ -280,34 +280,18 @@ def _tiny_source(poses: bool) -> SourceSpec:
 
 
 def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
-    keys = source.control_space.size
-    sizes: dict[str, Any] = {"size": source.size, "control": keys + 6, "depth": 1, "channels": 4}
-    wide, width, heads = (16, 64, 4) if tokenizer == "history" and source.has_pose else (8, 16, 2)
-    history = frame = place = footing = None
-    if source.has_pose:
+    is_history = tokenizer == "history"
+    wide, width, heads = (16, 64, 4) if is_history and source.has_pose else (8, 16, 2)
+    place = None
+    if is_history and source.has_pose:
         place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=16, hidden=64, samples=8)
-    if tokenizer == "history":
-        footing = FootingConfig(bounds=place.bounds) if place else None
-        history = HistoryConfig(**sizes, width=wide, intrinsics=source.intrinsics, place=place)
-    else:
-        frame = FrameConfig(**sizes, width=wide, patch=10)
-    view = history.view_channels if history else 1
+    sizes = {"width": wide, "depth": 1, "channels": 4}
     return NetworksConfig(
-        generator=GeneratorConfig(
-            channels=4, view=view, control=keys + 6, width=width, layers=2, heads=heads, context=6
-        ),
-        heads=HeadsConfig(
-            width=width,
-            control=keys,
-            surroundings=history.surroundings if history else 0,
-            felt=footing.felt if footing else 0,
-            met=MET if footing else 0,
-            eye=1.3,
-            poses=source.has_pose,
-        ),
-        history=history,
-        frame=frame,
-        footing=footing,
+        tokenizer=HistoryConfig(**sizes, place=place) if is_history else FrameConfig(**sizes, patch=10),
+        generator=TransformerConfig(width=width, layers=2, heads=heads, context=6),
+        heads=HeadsConfig(eye=1.3, poses=source.has_pose, reads_agent=place is None),
+        footing=FootingConfig(bounds=place.bounds) if place else None,
+        still=place is not None,
     )
 
 

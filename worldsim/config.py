@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back. An unknown key raises and names the nearest one.
 
 Fields may be bool, int, finite float, str, None, Literal, tuples (fixed or ``tuple[T, ...]``),
-``dict[str, T]``, unions of these, and nested dataclasses.
+``dict[str, T]``, unions of these, nested dataclasses, and registered parts: a field annotated
+``Annotated[Any, Part(kind)]`` holds the config of any part of that kind, and JSON names it by ``"type"``.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from worldsim.errors import ConfigError, nearest
+from worldsim.registry import Part, config_class, name_of
 
 __all__ = ["from_dict", "load", "override", "save", "to_dict"]
 
 T = TypeVar("T")
+
+_TYPE = "type"
+"""The key under which JSON names a registered part."""
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
     """The dataclass ``cfg`` as plain JSON values: dicts, lists, numbers, strings, bools and None."""
     if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
         raise ConfigError("a config must be a dataclass instance", type(cfg).__name__)
-    return {f.name: _plain(getattr(cfg, f.name), f.name) for f in dataclasses.fields(cfg) if f.init}
+    registered = name_of(type(cfg))
+    tag = {} if registered is None else {_TYPE: registered[1]}
+    return tag | {f.name: _plain(getattr(cfg, f.name), f.name) for f in dataclasses.fields(cfg) if f.init}
 
 
 def from_dict(cls: type[T], d: Mapping[str, Any]) -> T:
@@ -94,7 +101,7 @@ def _plain(value: Any, path: str) -> Any:
 
 
 def _fields(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 
@@ -103,6 +110,9 @@ def _build(cls: type[T], d: Any, path: str) -> T:
     if not isinstance(d, Mapping):
         raise ConfigError(f"{where} must be an object", d)
     hints = _fields(cls)
+    registered = name_of(cls)
+    if registered is not None and d.get(_TYPE, registered[1]) == registered[1]:
+        d = {key: value for key, value in d.items() if key != _TYPE}
     for key in d:
         if key not in hints:
             raise ConfigError(f"{where} has no such key", key, nearest(str(key), hints))
@@ -123,6 +133,9 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        kinds = [extra.kind for extra in hint.__metadata__ if isinstance(extra, Part)]
+        return _read_part(kinds[0], value, path) if kinds else _read(args[0], value, path)
     if origin in (Union, types.UnionType):
         return _read_union(args, value, path)
     if origin is Literal:
@@ -136,6 +149,18 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else _build(hint, value, path)
     return _read_scalar(hint, value, path)
+
+
+def _read_part(kind: str, value: Any, path: str) -> Any:
+    """The config of a part: one that is built already, or an object that names its ``type``."""
+    if not isinstance(value, Mapping):
+        registered = name_of(type(value))
+        if registered is not None and registered[0] == kind:
+            return value
+        raise ConfigError(f"{path} must be an object with a {kind}'s type", value)
+    if not isinstance(value.get(_TYPE), str):
+        raise ConfigError(f"{path} must name its {_TYPE}, a registered {kind}", sorted(value))
+    return _build(config_class(kind, value[_TYPE]), value, path)
 
 
 def _read_union(args: tuple[Any, ...], value: Any, path: str) -> Any:

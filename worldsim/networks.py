@@ -1,90 +1,139 @@
-"""The three networks of a world, built from one config: tokenizer, generator, heads."""
+"""The networks of a world, built from one config: tokenizer, generator, sampler, heads.
+
+Parts are named in the config; sizes that follow from other sizes are worked out here and stored nowhere.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldsim.errors import ConfigError, EngineError
+from worldsim import parts
+from worldsim.data.spec import SourceSpec
+from worldsim.errors import EngineError
 from worldsim.kernels.move import Mover
 from worldsim.model.dynamics import Meeting
-from worldsim.model.footing import Footing, FootingConfig
-from worldsim.model.generator import Generator, GeneratorConfig
+from worldsim.model.footing import MET, Footing, FootingConfig
 from worldsim.model.heads import Heads, HeadsConfig
-from worldsim.tokenizer.build import build_tokenizer
-from worldsim.tokenizer.frame import FrameConfig
-from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
-from worldsim.units import Frame
+from worldsim.model.protocol import Generator, GeneratorConfig
+from worldsim.model.temperature import temperature_of
+from worldsim.registry import Part
+from worldsim.sampling.protocol import Sampler, SamplerConfig
+from worldsim.tokenizer.place import Place
+from worldsim.tokenizer.protocol import Tokenizer, TokenizerConfig
+from worldsim.units import FrameUnit, UnitConfig
+
+TWIST = 6
+"""Length of a twist: metres right, down and forward, then radians about these axes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworksConfig:
-    """All that is needed to build the networks."""
+    """The parts, by name, and what no part owns."""
 
-    generator: GeneratorConfig
-    heads: HeadsConfig
-    history: HistoryConfig | None = None
-    """The tokenizer whose decoder sees the past; exactly one of ``history`` and ``frame`` is given."""
-    frame: FrameConfig | None = None
-    """The per-frame tokenizer."""
+    tokenizer: Annotated[Any, Part("tokenizer")]
+    generator: Annotated[Any, Part("generator")]
+    sampler: Annotated[Any, Part("sampler")] = field(default_factory=parts.flow.FlowConfig)
+    unit: Annotated[Any, Part("unit")] = field(default_factory=FrameUnit)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
     footing: FootingConfig | None = None
     """Of sources that are one still place: the map of where one can stand."""
     hears_keys: bool = True
     """Whether pictures are made knowing the keys beside the camera's motion."""
-
-    def __post_init__(self) -> None:
-        if (self.history is None) == (self.frame is None):
-            given = [name for name in ("history", "frame") if getattr(self, name) is not None]
-            raise ConfigError("networks need exactly one tokenizer, history or frame", given)
+    still: bool = False
+    """Nothing moves but the camera: noise scales with its speed, and is silent while it stands."""
 
 
 class Networks(nn.Module):
-    """Tokenizer, generator and heads."""
+    """Tokenizer, generator, sampler and heads.
 
-    def __init__(self, config: NetworksConfig) -> None:
+    Args:
+        config: the parts.
+        source: of the frames, the camera and the controls; its frames have the world's size.
+
+    Raises:
+        ConfigError: parts that do not fit each other or the source.
+    """
+
+    tokenizer: Tokenizer
+    generator: Generator
+
+    def __init__(self, config: NetworksConfig, source: SourceSpec) -> None:
         super().__init__()
         self.config = config
-        tokenizer = config.history or config.frame
-        assert tokenizer is not None, "checked by the config"
-        self.tokenizer = build_tokenizer(tokenizer)
-        unit = Frame(tokens=self.tokenizer.tokens, grid=self.tokenizer.grid)
-        self.generator = Generator(config.generator, unit)
-        self.heads = Heads(config.heads)
+        self.control_size = source.control_space.size
+        """Length of keys and look, M."""
+        self._build_parts(config, source)
         self.footing = Footing(config.footing) if config.footing is not None else None
+        place, footing = self.place, config.footing
+        self.heads = Heads(
+            config.heads,
+            agent=self.generator.width,
+            control=self.control_size,
+            surroundings=0 if place is None else place.config.surroundings,
+            felt=0 if footing is None else footing.felt,
+            met=0 if footing is None else MET,
+        )
         self.mover: Mover | None = None
-        """What moves cameras where nothing is taught, if there are kernels."""
+        """The kernel that moves cameras where nothing is taught, if there is one."""
 
-    def quicken(self, dtype: torch.dtype) -> None:
-        """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
+    def _build_parts(self, config: NetworksConfig, source: SourceSpec) -> None:
+        """Build tokenizer, generator and sampler, each from what the one before tells."""
+        condition_size = self.control_size + TWIST
+        tokenizer: TokenizerConfig = config.tokenizer
+        generator: GeneratorConfig = config.generator
+        sampler: SamplerConfig = config.sampler
+        unit: UnitConfig = config.unit
+        self.tokenizer = tokenizer.build(source.size, condition_size, source.intrinsics)
+        latent = self.tokenizer.latent_spec
+        sizes = (latent, self.tokenizer.prior_channels, condition_size)
+        self.unit = unit.build(latent.grid)
+        self.generator = generator.build(self.unit, *sizes)
+        self.sampler: Sampler = sampler.build(latent, self.generator)
 
-        ``dtype`` is the type that the weights are about to have: kernels count in float32.
+    @property
+    def place(self) -> Place | None:
+        """The static scene; None where there is none."""
+        return self.tokenizer.place
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Cast once what multiplies many rows, so that no autocast is needed.
+
+        Each part says what stays float32. On a CPU kernels take over what they can, in float32, too. Weights
+        must stay as they are from then on.
         """
-        whole = dtype == torch.float32
-        if whole:
-            self.generator.quicken()
-        place = None
-        if isinstance(self.tokenizer, HistoryTokenizer):
-            self.tokenizer.quicken(decodes=whole)
-            place = self.tokenizer.place
-        motion, look = self.heads.motion, None if place is None else place.look
-        if look is not None and motion is not None and self.footing is not None:
-            self.mover = motion.packed(look, self.footing.packed(), self.config.twist_scale)
+        self.tokenizer.prepare(dtype)
+        self.generator.prepare_inference(dtype)
+        place, motion = self.place, self.heads.motion
+        if place is not None and place.look is not None and motion is not None and self.footing is not None:
+            self.mover = motion.packed(place.look, self.footing.packed(), self.config.twist_scale)
+        self.heads.prepare(dtype)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether prepared networks give each row the same bits whatever else is in the batch."""
+        return self.tokenizer.batch_invariant and self.generator.batch_invariant
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""
         scale = np.asarray(self.config.twist_scale)
         return (twist / np.where(scale > 0, scale, 1)).astype(np.float32)
 
-    def control(self, vector: Tensor, twist: Tensor) -> Tensor:
+    def condition(self, vector: Tensor, twist: Tensor) -> Tensor:
         """Keys and look [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""
         heard = vector if self.config.hears_keys else torch.zeros_like(vector)
         return torch.cat([heard, twist], -1)
+
+    def noise_scale(self, twist: Tensor) -> Tensor:
+        """Factor of the noise [B] where cameras move by the normalised ``twist`` [B, 6]."""
+        return temperature_of(twist) if self.config.still else torch.ones_like(twist[:, 0])
 
     @property
     def has_poses(self) -> bool:
@@ -92,21 +141,32 @@ class Networks(nn.Module):
         return self.config.heads.poses
 
     @property
-    def hears_agent(self) -> bool:
-        """Whether anything follows from the agent's token; in a world with a place nothing does."""
-        return self.config.heads.surroundings == 0
+    def reads_agent(self) -> bool:
+        """Whether anything follows from the agent feature: motion without a place, or the outcome."""
+        return self.place is None or self.config.heads.reads_agent
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def surroundings(self, planar: Tensor | None) -> Tensor | None:
+        """The place around cameras [B, 4] (x, y, z, yaw) as features [B, S]; None without a place."""
+        return None if self.place is None or planar is None else self.place.surroundings(planar)
+
     def around(self, planar: Tensor) -> Tensor | None:
-        """What dynamics are told of what is around cameras [B, 4] (x, y, z, yaw); None without a place."""
-        seen = self.tokenizer.surroundings(planar)
+        """Input of the dynamics: surroundings and near ground of cameras [B, 4]; None without a place."""
+        seen = self.surroundings(planar)
         if seen is None or self.footing is None:
             return seen
         return torch.cat([seen, self.footing.feel(planar)], -1)
+
+    def judge(self, agent: Tensor, planar: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Reward logits [..., 41] and the logit of going on [...], of the frame just made.
+
+        Read from the place around its camera [B, 4], its agent feature [B, D], or both.
+        """
+        return self.heads.judge(agent, self.surroundings(planar))
 
     def meeting(self, planar: Tensor) -> Meeting | None:
         """What dynamics are told of what is in the way of cameras [B, 4]; None without a footing."""

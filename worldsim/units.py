@@ -1,4 +1,7 @@
-"""What is predicted in one autoregressive step, as pure data: no tensors, no modules."""
+"""The tokens that are predicted in one autoregressive step, as pure data: no tensors, no modules.
+
+A unit's config is a registered part; ``build`` makes the unit for a tokenizer's grid.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from worldsim.errors import ConfigError
+from worldsim.registry import register
 
-__all__ = ["Frame", "Unit"]
+__all__ = ["Frame", "FrameUnit", "Unit", "UnitConfig"]
 
 
 class Unit(Protocol):
@@ -31,6 +35,17 @@ class Unit(Protocol):
 
     def mask(self) -> np.ndarray:
         """``bool [N, N]``: True where the row's token may look at the column's token of the same unit."""
+
+
+class UnitConfig(Protocol):
+    """The config of a unit."""
+
+    def build(self, grid: tuple[int, int]) -> Unit:
+        """The unit of a tokenizer whose frames have ``grid`` tokens, rows x columns.
+
+        Raises:
+            ConfigError: the grid does not fit.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,3 +77,13 @@ class Frame:
 
     def mask(self) -> np.ndarray:
         return np.ones((self.tokens, self.tokens), dtype=bool)
+
+
+@register("unit", "frame")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameUnit:
+    """The config of ``Frame``: one frame a step."""
+
+    def build(self, grid: tuple[int, int]) -> Frame:
+        """The unit of frames with ``grid`` tokens."""
+        return Frame(tokens=grid[0] * grid[1], grid=grid)

@@ -24,7 +24,7 @@ def facts_of(engine: Engine, limits: Limits) -> dict[str, Any]:
     space, intrinsics = spec.control_space, spec.intrinsics
     numbers = intrinsics and [intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]
     # The first frame of a start has no latent, so its size is asked of the networks.
-    tokens = [world.networks.tokenizer.tokens, world.config.networks.generator.channels]
+    tokens = list(world.networks.tokenizer.latent_spec.shape)
     return {
         "world": world.name,
         "digest": world.digest,

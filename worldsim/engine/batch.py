@@ -21,11 +21,11 @@ from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.openings import Openings, fitting
 from worldsim.errors import EngineError
-from worldsim.sampling.flow import check_steps
+from worldsim.sampling.imagine import imagine_unit
 from worldsim.sampling.lead import Controls, Lead
-from worldsim.sampling.memory import Memory, blank
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import step_unit
+from worldsim.sampling.protocol import check_steps
+from worldsim.sampling.world_state import WorldState, blank
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -42,13 +42,14 @@ class Batch:
         if count < 1:
             raise EngineError("a batch must have at least one world", count)
         self.world, self.count = world, count
-        self.context, self.steps = fitting(world, context), check_steps(steps)
+        self.context = fitting(world, context)
+        self.steps = check_steps(world.networks.sampler, steps)
         self.now = self._room(count)
         """What every world shows now."""
-        self._memory = blank(world.networks, count, self.context)
+        self._state = blank(world.networks, count, self.context)
         self._openings = Openings(world, self.context)
         self._lanes = Lanes(world.device, world.spec.size, world.alike)
-        self._bank: tuple[Memory, BatchStep] | None = None
+        self._bank: tuple[WorldState, BatchStep] | None = None
         self._steppers: dict[bool, Work] = {}
 
     def begin(
@@ -68,12 +69,12 @@ class Batch:
         found = [self._openings.find(seed, start) for seed, start in zip(seeds, starts, strict=True)]
         seen = self._room(len(seeds))
         for i, (row, seed, (number, context)) in enumerate(zip(rows, seeds, found, strict=True)):
-            memory, first = self._take_in(number, context)
+            state, first = self._take_in(number, context)
             seen.write(slice(i, i + 1), first)
             seen.seed[i] = signed(seed)
             with torch.inference_mode():
-                self._memory.put(slice(row, row + 1), memory)
-                self._memory.seeds[row] = signed(seed)
+                self._state.put(slice(row, row + 1), state)
+                self._state.seeds[row] = signed(seed)
         self.now = self.now.put(torch.tensor(list(rows), dtype=torch.int64, device=self.world.device), seen)
 
     def restart(self, mask: Tensor, seeds: Tensor, starts: Tensor) -> None:
@@ -86,9 +87,9 @@ class Batch:
         if self._bank is None:
             self._bank = self._fill_bank()
         with torch.inference_mode():
-            memory = self._bank[0].pick(starts)
-            memory.seeds = seeds
-            self._memory.replace(mask, memory)
+            state = self._bank[0].pick(starts)
+            state.seeds = seeds
+            self._state.replace(mask, state)
         self.now = self.now.where(mask, replace(self._bank[1].pick(starts), seed=seeds))
 
     def pick_start(self, seed: int) -> int:
@@ -108,10 +109,10 @@ class Batch:
         def work(rows: np.ndarray) -> None:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             with torch.inference_mode():
-                memory, led = self._memory.over(part), lead.pick(part)
-                unit = step_unit(self.world.networks, memory, led, self.steps)
-                self._memory.take(part, memory)
-                step.fill(part, unit, memory, led.given)
+                state, led = self._state.over(part), lead.pick(part)
+                imagined = imagine_unit(self.world.networks, state, led, self.steps)
+                self._state.take(part, state)
+                step.fill(part, imagined, state, led.given)
 
         self._lanes.run(self.count, work)
         return step
@@ -121,37 +122,37 @@ class Batch:
         posed = lead.poses is not None
         if posed not in self._steppers:
             with torch.inference_mode():
-                before = self._memory.pick(slice(None))
+                before = self._state.pick(slice(None))
                 self._steppers[posed] = recorded(self._work, lead, None)
-                self._memory.put(slice(None), before)
+                self._state.put(slice(None), before)
         return self._steppers[posed](lead, None)
 
-    def _take_in(self, number: int | None, context: Context) -> tuple[Memory, BatchStep]:
-        """Memory after given frames, and what is seen: the newest of them, as if it had been dreamt."""
+    def _take_in(self, number: int | None, context: Context) -> tuple[WorldState, BatchStep]:
+        """WorldState after given frames, and what is seen: the newest of them, as if it had been dreamt."""
         with torch.inference_mode():
-            memory, drift = self._openings.take_in(number, context, 0)
+            state, drift = self._openings.take_in(number, context, 0)
         seen, device = self._room(1), self.world.device
         seen.frame[0] = torch.from_numpy(context.frames[-1].copy()).to(device)
         if seen.pose is not None:
-            seen.pose.copy_(memory.poses)
+            seen.pose.copy_(state.poses)
         seen.pose_given.fill_(context.poses is not None)
         seen.reward.zero_()
         seen.terminated.zero_()
         seen.drift.copy_(drift.double())
         seen.index.fill_(len(context.frames) - 1)
-        return memory, seen
+        return state, seen
 
-    def _fill_bank(self) -> tuple[Memory, BatchStep]:
+    def _fill_bank(self) -> tuple[WorldState, BatchStep]:
         """All starts of the world, a row each."""
         count = len(self.world.starts)
-        memory, seen = blank(self.world.networks, count, self.context), self._room(count)
+        state, seen = blank(self.world.networks, count, self.context), self._room(count)
         for number in range(count):
             one = slice(number, number + 1)
             first, shown = self._take_in(*self._openings.find(0, number))
             with torch.inference_mode():
-                memory.put(one, first)
+                state.put(one, first)
             seen.write(one, shown)
-        return memory, seen
+        return state, seen
 
     def _room(self, count: int) -> BatchStep:
         spec, poses = self.world.spec, self.world.networks.has_poses

@@ -15,10 +15,10 @@ from worldsim.engine.step import Step
 from worldsim.pixels import to_frame
 
 if TYPE_CHECKING:
-    from worldsim.model.cache import Rows
+    from worldsim.model.state import Rows
     from worldsim.networks import Networks
-    from worldsim.sampling.memory import Memory
-    from worldsim.sampling.rollout import Unit
+    from worldsim.sampling.imagine import Imagined
+    from worldsim.sampling.world_state import WorldState
 
 _SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "index", "seed", "pose")
 """What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""
@@ -54,8 +54,8 @@ class BatchStep:
     @staticmethod
     def room(networks: Networks, count: int, size: tuple[int, int], steps: int) -> BatchStep:
         """Room for what ``count`` worlds answer to a step in ``steps`` passes, with latents."""
-        device, generator = networks.device, networks.generator
-        latent = torch.empty(count, generator.tokens, generator.config.channels, device=device)
+        device = networks.device
+        latent = torch.empty(count, *networks.tokenizer.latent_spec.shape, device=device)
         empty = BatchStep.empty(count, size, networks.has_poses, device)
         return replace(empty, latent=latent, steps=steps)
 
@@ -74,19 +74,19 @@ class BatchStep:
             seed=new(count, dtype=torch.int64),
         )
 
-    def fill(self, rows: Rows, unit: Unit, memory: Memory, given: Tensor | None) -> None:
+    def fill(self, rows: Rows, imagined: Imagined, state: WorldState, given: Tensor | None) -> None:
         """Write what a step of some rows gave; the drift is a share of the pixel range, which is 2 wide."""
-        self.frame[rows] = to_frame(unit.frame)
+        self.frame[rows] = to_frame(imagined.frame)
         if self.pose is not None:
-            self.pose[rows] = memory.poses
-        self.pose_given[rows] = torch.zeros_like(unit.reward, dtype=torch.bool) if given is None else given
-        self.reward[rows] = unit.reward.float()
-        self.terminated[rows] = unit.going_on.float() < 0.5
-        self.drift[rows] = unit.drift.double()
-        self.index[rows] = memory.indices - 1
-        self.seed[rows] = memory.seeds
+            self.pose[rows] = state.poses
+        self.pose_given[rows] = False if given is None else given
+        self.reward[rows] = imagined.reward.float()
+        self.terminated[rows] = imagined.going_on.float() < 0.5
+        self.drift[rows] = imagined.drift.double()
+        self.index[rows] = state.indices - 1
+        self.seed[rows] = state.seeds
         if self.latent is not None:
-            self.latent[rows] = unit.latent.float()
+            self.latent[rows] = imagined.latent.float()
 
     def write(self, rows: Rows, other: BatchStep) -> None:
         """Overwrite what some rows show with those of ``other``."""

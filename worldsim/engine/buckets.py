@@ -1,7 +1,7 @@
 """Steps of any number of slots as steps of a few sizes, for devices that want to know them beforehand.
 
 A GPU chooses its kernels by shape, and a graph has one. So the slots asked for are filled up to 1, 2, 4, ...
-with a spare row of the engine's memory, which nobody reads.
+with a spare row of the engine's state, which nobody reads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.step import Step
 from worldsim.networks import Networks
+from worldsim.sampling.imagine import imagine_unit
 from worldsim.sampling.lead import Controls, Lead
-from worldsim.sampling.memory import Memory
-from worldsim.sampling.rollout import step_unit
 from worldsim.sampling.upload import upload
+from worldsim.sampling.world_state import WorldState
 
 
 def wants_buckets(device: torch.device) -> bool:
@@ -29,16 +29,16 @@ def wants_buckets(device: torch.device) -> bool:
 
 
 class Buckets:
-    """Steps rows of ``memory``, whose last row is the spare one; on a GPU by CUDA graphs.
+    """Steps rows of ``state``, whose last row is the spare one; on a GPU by CUDA graphs.
 
     Args:
         size: height and width of a frame.
     """
 
-    def __init__(self, networks: Networks, memory: Memory, size: tuple[int, int]) -> None:
-        self._networks, self._memory, self._size = networks, memory, size
-        self._spare = len(memory.agent) - 1
-        self._device = memory.agent.device
+    def __init__(self, networks: Networks, state: WorldState, size: tuple[int, int]) -> None:
+        self._networks, self._state, self._size = networks, state, size
+        self._spare = len(state.seeds) - 1
+        self._device = state.seeds.device
         self._steppers: dict[tuple[int, int, bool, bool], Work] = {}
 
     @property
@@ -63,7 +63,7 @@ class Buckets:
 
     def warm(self, steps: int) -> None:
         """Make ready for steps of every size; says on a terminal how far that is."""
-        width = self._networks.config.heads.control
+        width = self._networks.control_size
         console = Console(stderr=True)
         for size in track(self.sizes, "getting ready", console=console, disable=not console.is_terminal):
             lead = Lead(torch.zeros(size, width, device=self._device))
@@ -79,16 +79,16 @@ class Buckets:
         return self._steppers[key]
 
     def _work(self, steps: int, frames: bool) -> Work:
-        networks, memory = self._networks, self._memory
+        networks, state = self._networks, self._state
 
         def work(lead: Lead, rows: torch.Tensor | None) -> BatchStep:
             assert rows is not None, "always told"
             with torch.inference_mode():
-                part = memory.over(rows)
-                unit = step_unit(networks, part, lead, steps, frames)
-                memory.take(rows, part)
+                part = state.over(rows)
+                imagined = imagine_unit(networks, part, lead, steps, frames)
+                state.take(rows, part)
                 seen = BatchStep.room(networks, len(rows), self._size, steps)
-                seen.fill(slice(None), unit, part, lead.given)
+                seen.fill(slice(None), imagined, part, lead.given)
             return seen
 
         return work

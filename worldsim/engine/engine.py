@@ -22,24 +22,25 @@ from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
 from worldsim.engine.scheduler import Plan, Scheduler
 from worldsim.engine.session import Session
+from worldsim.engine.snapshot_rules import HOTTEST
 from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.undo import Undo, put_back, undo
 from worldsim.errors import EngineError
-from worldsim.model.cache import Rows
+from worldsim.model.state import Rows
 from worldsim.pixels import to_frame, to_model
-from worldsim.sampling.flow import check_steps
+from worldsim.sampling.imagine import Imagined, imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.memory import Memory, blank, rows_of
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import Unit, observe_unit, step_unit
+from worldsim.sampling.protocol import check_steps
+from worldsim.sampling.world_state import WorldState, blank, rows_of
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
 
 
 class Engine:
-    """Holds sessions' memory in one preallocated batch, row = slot; those without a slot are parked."""
+    """Holds sessions' state in one preallocated batch, row = slot; those without a slot are parked."""
 
     def __init__(
         self, world: World, slots: int, context: int | None, steps: int, history: int, parking: int
@@ -49,18 +50,18 @@ class Engine:
             rule = "an engine needs slots >= 1, history >= 0 and parking >= 0"
             raise EngineError(rule, (slots, history, parking))
         self.context = fitting(world, context)
-        self._steps = check_steps(steps)
+        self._steps = check_steps(world.networks.sampler, steps)
         padded = wants_buckets(world.device)
-        self._memory = blank(world.networks, slots + padded, self.context)
-        self.session_bytes = self._memory.bytes_per_world()
-        """Of a session's memory; its history comes on top."""
-        self._buckets = Buckets(world.networks, self._memory, world.spec.size) if padded else None
+        self._state = blank(world.networks, slots + padded, self.context)
+        self.session_bytes = self._state.bytes_per_world()
+        """Of a session's state; its history comes on top."""
+        self._buckets = Buckets(world.networks, self._state, world.spec.size) if padded else None
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
-        self._parked: dict[int, Memory] = {}
-        self._lanes, self._pace = Lanes(world.device, world.spec.size, world.alike), Pace()
+        self._parked: dict[int, WorldState] = {}
+        self._lanes = Lanes(world.device, world.spec.size, world.alike)
+        self._pace = Pace(world.networks.sampler.allowed_steps)
         self._openings = Openings(world, self.context)
-        fresh = blank(world.networks, 1, self.context)
-        self._form = Form.of(fresh, world.networks, world.spec.size, world.digest)
+        self._form = Form.of(world, self.context)
         if self._buckets is not None:
             self._buckets.warm(self._steps)
 
@@ -71,31 +72,37 @@ class Engine:
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._steps = check_steps(value)
+        self._steps = check_steps(self.world.networks.sampler, value)
 
     @property
     def free(self) -> int:
         """Sessions that there is room for, in slots or parked."""
         return self.scheduler.free
 
-    def open(self, seed: int = 0, start: int | Context | None = None) -> Session:
+    def open(
+        self, seed: int = 0, start: int | Context | None = None, temperature: float = 1.0
+    ) -> Session:
         """Begin a session.
 
         Args:
             seed: of all its chance; the same seed, start and controls give the same frames.
             start: index into the world's starts, given frames, or None: a start picked by the seed.
+            temperature: factor of all its chance, in [0, 10]: 1 as trained, 0 leaves nothing to chance.
 
         Raises:
-            EngineError: no room, no such start, or a context that does not fit the world.
+            EngineError: no room, no such start or temperature, or a context that does not fit the world.
             CameraError: a context whose poses are none.
         """
         seed = operator.index(seed)
+        if not 0 <= temperature <= HOTTEST:
+            raise EngineError(f"a temperature must be in [0, {HOTTEST:g}]", temperature, "use 1, as trained")
         self.scheduler.check()
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():
-            memory, drift = self._openings.take_in(number, context, seed)
-        step = self._openings.first_step(context, drift, memory)
-        return self._seat(memory, seed=seed, start=number, step=step)
+            state, drift = self._openings.take_in(number, context, seed)
+            state.temperature = torch.full_like(state.temperature, temperature)
+        step = self._openings.first_step(context, drift, state)
+        return self._seat(state, seed=seed, start=number, step=step)
 
     def step(
         self,
@@ -151,13 +158,13 @@ class Engine:
         self._make_room([session])
         rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [held])
         with torch.inference_mode():
-            memory = self._memory.over(rows, bool(self.history))
-            (undo,) = self._undos([session], memory)
+            state = self._state.over(rows, bool(self.history))
+            (undo,) = self._undos([session], state)
             given = to_model(frame[None], self.world.device)
             try:
-                unit = observe_unit(self.world.networks, memory, given, controls)
-                self._memory.take(rows, memory)
-                (step,) = self._steps_of(unit, memory, controls, 0, True)
+                imagined = observe_unit(self.world.networks, state, given, controls)
+                self._state.take(rows, state)
+                (step,) = self._steps_of(imagined, state, controls, 0, True)
             except Exception:
                 if not self._put_back(session, undo):
                     self.close(session)
@@ -173,12 +180,12 @@ class Engine:
         if seeds is not None and len(seeds) != count:
             raise EngineError("a fork must have as many seeds as sessions", len(seeds), f"give {count}")
         self.scheduler.check(count)
-        memory, history = self._copy(session), session.history
+        state, history = self._copy(session), session.history
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks: list[Session] = []
         try:
             for seed in own:
-                own_chance = replace(memory, seeds=torch.full_like(memory.seeds, signed(seed)))
+                own_chance = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
                 forks.append(
                     self._seat(own_chance, seed=seed, start=session.start, step=session.last, history=history)
                 )
@@ -202,8 +209,8 @@ class Engine:
                 that no session of this engine has, or no room.
         """
         self.scheduler.check()
-        snapshot = unpack(blob, self._form, self.world.device)
-        return self._seat(snapshot.memory, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
+        snapshot = unpack(blob, self._form, self.world)
+        return self._seat(snapshot.state, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
         """Take a session's newest frames back, the newest first; returns what it had answered before them."""
@@ -211,13 +218,12 @@ class Engine:
         self._make_room([session])
         rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
-            memory = self._memory.over(rows)
-            undo(memory, undone)
-            self._memory.take(rows, memory)
+            state = self._state.over(rows)
+            self._state.take(rows, undo(state, undone))
         return undone[-1].step
 
     def park(self, session: Session) -> None:
-        """Free a session's slot and keep its memory elsewhere; its next step brings it back, bit for bit.
+        """Free a session's slot and keep its state elsewhere; its next step brings it back, bit for bit.
 
         Raises:
             EngineError: a closed session, or no room for parked ones.
@@ -265,10 +271,10 @@ class Engine:
         """Step some slots; runs in a thread of its own. After a fault every row is tried alone."""
         rows = self._rows(slots)
         with torch.inference_mode():
-            memory = self._memory.over(rows, bool(self.history))
-            undos = self._undos(sessions, memory)
+            state = self._state.over(rows, bool(self.history))
+            undos = self._undos(sessions, state)
             try:
-                return list(zip(self._told(memory, slots, controls, steps, frames), undos, strict=True))
+                return list(zip(self._told(state, slots, controls, steps, frames), undos, strict=True))
             except Exception as error:
                 fault = error
                 if len(sessions) == 1:
@@ -282,30 +288,31 @@ class Engine:
         return answers
 
     def _told(
-        self, memory: Memory, slots: np.ndarray, controls: Controls, steps: int, frames: bool
+        self, state: WorldState, slots: np.ndarray, controls: Controls, steps: int, frames: bool
     ) -> list[Step]:
-        """What some slots, whose rows ``memory`` is over, answer."""
+        """What some slots, whose rows ``state`` is over, answer."""
         if self._buckets is not None:
             return self._buckets.step(slots, controls, steps, frames)
-        unit = step_unit(self.world.networks, memory, controls, steps, decode=frames)
-        self._memory.take(self._rows(slots), memory)
-        return self._steps_of(unit, memory, controls, steps, frames)
+        imagined = imagine_unit(self.world.networks, state, controls, steps, decode=frames)
+        self._state.take(self._rows(slots), state)
+        return self._steps_of(imagined, state, controls, steps, frames)
 
     def _put_back(self, session: Session, before: Undo | None) -> bool:
         """Whether a session is as it was before a step that failed."""
         rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
-            memory = self._memory.over(rows)
-            whole = put_back(memory, session.index + 1, before)
-            self._memory.take(rows, memory)
-        return whole
+            state = self._state.over(rows)
+            before_step = put_back(state, session.index + 1, before)
+            if before_step is not None:
+                self._state.take(rows, before_step)
+        return before_step is not None
 
-    def _undos(self, sessions: list[Session], memory: Memory) -> list[Undo | None]:
-        """How to take back what is about to be done to ``memory``, a row for each session."""
+    def _undos(self, sessions: list[Session], state: WorldState) -> list[Undo | None]:
+        """How to take back what is about to be done to ``state``, a row for each session."""
         if not self.history:
             return [None] * len(sessions)
-        page = memory.cache.page()
-        return [Undo.of(memory, page, i, session.last) for i, session in enumerate(sessions)]
+        page = state.generator.page()
+        return [Undo.of(state, page, i, session.last) for i, session in enumerate(sessions)]
 
     def _row(self, session: Session) -> int:
         slot = session.slot
@@ -324,7 +331,7 @@ class Engine:
                 self._park(move.session, move.slot)
                 parked += 1
             for move in plan.seat:
-                self._memory.put(np.array([move.slot]), self._parked[move.session].to(self.world.device))
+                self._state.put(np.array([move.slot]), self._parked[move.session].to(self.world.device))
                 del self._parked[move.session]
                 seated += 1
         except BaseException:
@@ -332,21 +339,21 @@ class Engine:
             raise
 
     def _park(self, number: int, slot: int) -> None:
-        self._parked[number] = self._memory.pick(np.array([slot])).to(torch.device("cpu"))
+        self._parked[number] = self._state.pick(np.array([slot])).to(torch.device("cpu"))
 
-    def _copy(self, session: Session) -> Memory:
-        """A copy of a session's memory, one row."""
+    def _copy(self, session: Session) -> WorldState:
+        """A copy of a session's state, one row."""
         if session.slot is None:
             return self._parked[session.number]
-        return self._memory.pick(np.array([session.slot]))
+        return self._state.pick(np.array([session.slot]))
 
     def _seat(
-        self, memory: Memory, *, seed: int, start: int | None, step: Step, history: Iterable[Undo] = ()
+        self, state: WorldState, *, seed: int, start: int | None, step: Step, history: Iterable[Undo] = ()
     ) -> Session:
-        """A new session that begins with ``memory``, in a slot if one is free."""
+        """A new session that begins with ``state``, in a slot if one is free."""
         number = self.scheduler.admit()
         session = Session(self, number, seed=seed, start=start, step=step, history=history)
-        self._parked[number] = memory
+        self._parked[number] = state
         try:
             self._make_room([session])
         except BaseException:
@@ -355,16 +362,16 @@ class Engine:
         return session
 
     def _steps_of(
-        self, unit: Unit, memory: Memory, controls: Controls, steps: int, frames: bool
+        self, imagined: Imagined, state: WorldState, controls: Controls, steps: int, frames: bool
     ) -> list[Step]:
         """A step for each row of a batch."""
         count, given = len(controls.vector), controls.given
         assert given is not None, "made by _controls"
-        seen = _kept(to_frame(unit.frame)) if frames else np.empty((count, 0, 0, 3), np.uint8)
-        latents = _kept(unit.latent.float())
-        reward, going_on = unit.reward.float().tolist(), unit.going_on.float().tolist()
-        drift, indices = unit.drift.float().tolist(), memory.indices.tolist()
-        poses = memory.poses.cpu().numpy()
+        seen = _kept(to_frame(imagined.frame)) if frames else np.empty((count, 0, 0, 3), np.uint8)
+        latents = _kept(imagined.latent.float())
+        reward, going_on = imagined.reward.float().tolist(), imagined.going_on.float().tolist()
+        drift, indices = imagined.drift.float().tolist(), state.indices.tolist()
+        poses = state.poses.cpu().numpy()
         has_poses = self.world.networks.has_poses
         return [
             Step(

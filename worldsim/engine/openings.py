@@ -15,11 +15,11 @@ from worldsim.checkpoint import Context
 from worldsim.engine.step import Step
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
+from worldsim.sampling.imagine import begin, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.memory import Memory
 from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
-from worldsim.sampling.rollout import begin, observe_unit
+from worldsim.sampling.world_state import WorldState
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -34,8 +34,8 @@ def fitting(world: World, context: int | None) -> int:
     Raises:
         EngineError: too few.
     """
-    config = world.config.networks.generator
-    length, least = config.context if context is None else context, max(2, config.sinks + 1)
+    generator = world.networks.generator
+    length, least = generator.context if context is None else context, generator.least_context
     if length < least:
         raise EngineError(f"an engine's context must be at least {least}", context)
     return length
@@ -44,12 +44,12 @@ def fitting(world: World, context: int | None) -> int:
 class Openings:
     """The ways into ``world`` for an engine that holds ``length`` frames of past.
 
-    A start is taken in once, when it is first asked for: its memory does not depend on seeds.
+    A start is taken in once, when it is first asked for: its state does not depend on seeds.
     """
 
     def __init__(self, world: World, length: int) -> None:
         self.world, self.length = world, length
-        self._taken: dict[int, tuple[Memory, Tensor]] = {}
+        self._taken: dict[int, tuple[WorldState, Tensor]] = {}
 
     def find(self, seed: int, start: int | Context | None) -> tuple[int | None, Context]:
         """The start's number, None for given frames, and its newest frames.
@@ -76,24 +76,24 @@ class Openings:
         spread = normal(seed, 0, _START_DRAW, 2)
         return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
 
-    def take_in(self, number: int | None, context: Context, seed: int) -> tuple[Memory, Tensor]:
-        """What ``find`` found, as memory and the newest frame's drift, float32 [1]; both to be read only.
+    def take_in(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, Tensor]:
+        """What ``find`` found, as state and the newest frame's drift, float32 [1]; both to be read only.
 
         The seed is only noted: nothing has been left to chance yet.
         """
         if number is None:
-            memory, drift = self._take_in(context)
+            state, drift = self._take_in(context)
         else:
             if number not in self._taken:
                 self._taken[number] = self._take_in(context)
-            memory, drift = self._taken[number]
-        return replace(memory, seeds=torch.full_like(memory.seeds, signed(seed))), drift
+            state, drift = self._taken[number]
+        return replace(state, seeds=torch.full_like(state.seeds, signed(seed))), drift
 
-    def first_step(self, context: Context, drift: Tensor, memory: Memory) -> Step:
+    def first_step(self, context: Context, drift: Tensor, state: WorldState) -> Step:
         """The newest given frame, as if it had been dreamt."""
         return Step(
             frame=context.frames[-1].copy(),
-            pose=memory.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
+            pose=state.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
             pose_given=context.poses is not None,
             reward=0.0,
             terminated=False,
@@ -101,18 +101,18 @@ class Openings:
             index=len(context.frames) - 1,
         )
 
-    def _take_in(self, context: Context) -> tuple[Memory, Tensor]:
+    def _take_in(self, context: Context) -> tuple[WorldState, Tensor]:
         networks = self.world.networks
         frames = to_model(context.frames, self.world.device)
         poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
         given = np.array([networks.has_poses])
         with torch.inference_mode():
-            memory = begin(networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length)
-            drift = torch.zeros_like(memory.doubt)
+            state = begin(networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length)
+            drift = torch.zeros_like(state.doubt)
             for t in range(1, len(frames)):
                 controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
-                drift = observe_unit(networks, memory, frames[t : t + 1], controls).drift
-        return memory, drift
+                drift = observe_unit(networks, state, frames[t : t + 1], controls).drift
+        return state, drift
 
     def _start(self, index: int) -> Context:
         starts = self.world.starts

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from worldsim.sampling.flow import STEPS
+from collections.abc import Sequence
 
 _MEMORY = 0.8
 """Share of the old estimate that a new measurement leaves."""
 
 
 class Pace:
-    """Running estimates of a step's seconds by batch size and number of passes K."""
+    """Running estimates of a step's seconds by batch size and number of passes K, one of ``allowed``."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Sequence[int]) -> None:
+        self._allowed = sorted(allowed)
         self._seconds: dict[tuple[int, int], float] = {}
 
     def note(self, batch: int, steps: int, seconds: float) -> None:
@@ -25,7 +26,7 @@ class Pace:
 
         What was never measured counts as in time, so that it is measured.
         """
-        for passes in sorted(STEPS, reverse=True):
+        for passes in reversed(self._allowed):
             if passes <= steps and self._seconds.get((batch, passes), 0.0) <= deadline:
                 return passes
-        return min(STEPS)
+        return self._allowed[0]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from worldsim.alone import Alone
 from worldsim.networks import Networks
 from worldsim.processor import processor
-from worldsim.tokenizer.history import HistoryTokenizer
 
 _MATRICES = {"amx_bf16", "bf16"}
 """What Linux calls fast bfloat16 products (Intel's matrix units, ARM's)."""
@@ -34,41 +31,6 @@ def _multiplies_bfloat16() -> bool:
     return bool(here.flags & _MATRICES) or (_VECTORS in here.flags and here.vendor != "GenuineIntel")
 
 
-def prepare(networks: Networks, dtype: torch.dtype) -> None:
-    """Cast once what multiplies many rows; it casts what it is given, so that no autocast is needed.
-
-    A place's planes stay float32: they are looked up, not multiplied. So do the generator's own weights and
-    its last norm, which work on float32, and what multiplies a few rows: ``Alone``, a place's columns. On a
-    CPU kernels take over what they can, in float32, too.
-    """
-    tokenizer = networks.tokenizer
-    if networks.device.type == "cpu":
-        networks.quicken(dtype)
-    kept: set[nn.Module] = {networks.generator.norm}
-    cast: list[nn.Module] = []
-    if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
-        kept |= {tokenizer.place, tokenizer.place.column}
-        if tokenizer.place.look is None:
-            cast += tokenizer.place.children()
-    for network in (networks.generator, tokenizer, networks.heads):
-        cast += network.children()
-    for module in cast:
-        if module not in kept:
-            _cast(module, dtype)
-
-
 def rounds_alike(networks: Networks, dtype: torch.dtype) -> bool:
     """Whether prepared networks give a world's frames to the bit, whatever else is in the batch."""
-    tokenizer = networks.tokenizer
-    quick = isinstance(tokenizer, HistoryTokenizer) and tokenizer.is_quick and networks.generator.is_quick
-    return quick or (dtype == torch.bfloat16 and _multiplies_bfloat16())
-
-
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    if isinstance(module, Alone):
-        return
-    for part in module.children():
-        _cast(part, dtype)
-    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-        if tensor.is_floating_point():
-            tensor.data = tensor.to(dtype)
+    return networks.batch_invariant or (dtype == torch.bfloat16 and _multiplies_bfloat16())

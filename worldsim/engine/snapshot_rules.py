@@ -16,22 +16,25 @@ from torch import Tensor
 
 from worldsim.errors import EngineError
 
-__all__ = ["FIELDS", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
+__all__ = ["ANY", "FIELDS", "HOTTEST", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
 
 _MOST_FRAMES = 2**53
 _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 """Number types that stand for each other: a session may go on in an engine of another one."""
 _REMEDY = "take the snapshot again with Session.snapshot()"
-_ANY = (-math.inf, math.inf)
+ANY = (-math.inf, math.inf)
+HOTTEST = 10.0
+"""The highest temperature of a session; beyond it noise is all there is."""
 
 RANGES: dict[str, tuple[float, float]] = {
-    "written": (-1, _MOST_FRAMES),
-    "index": (1, _MOST_FRAMES),
     "frame": (-1.0, 1.0),
     "doubt": (0.0, math.inf),
-    "latent": (-1.0, 1.0),
+    "indices": (1, _MOST_FRAMES),
+    "temperature": (0.0, HOTTEST),
 }
-"""Least and greatest number of a tensor; floats must be finite in any case."""
+"""Least and greatest number of a tensor; floats must be finite in any case.
+
+A generator checks its own tensors further when it loads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Rule:
     dtype: torch.dtype
     shapes: tuple[tuple[int, ...], ...]
     """Allowed ones."""
-    range: tuple[float, float] = _ANY
+    range: tuple[float, float] = ANY
     optional: bool = False
 
     def check(self, name: str, tensor: Tensor) -> Tensor:
@@ -65,13 +68,13 @@ class Rule:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return False
         low, high = self.range
-        return self.range == _ANY or (float(tensor.min()) >= low and float(tensor.max()) <= high)
+        return self.range == ANY or (float(tensor.min()) >= low and float(tensor.max()) <= high)
 
 
 def rules_like(tensors: Mapping[str, Tensor]) -> dict[str, Rule]:
     """Rules for the tensors of a state, from those of a fresh one of one row."""
     return {
-        name: Rule(tensor.dtype, (tuple(tensor.shape),), RANGES.get(name, _ANY))
+        name: Rule(tensor.dtype, (tuple(tensor.shape),), RANGES.get(name, ANY))
         for name, tensor in tensors.items()
     }
 
@@ -108,11 +111,9 @@ def _flag(value: Any) -> bool:
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (_whole(0, 2**31), "a format's number"),
     "digest": (lambda value: type(value) is str and len(value) <= 128, "the sum of the weights"),
-    "sinks": (_whole(0, 2**31), "a number of frames"),
+    "context": (_whole(1, 2**31), "a number of frames"),
     "seed": (_whole(-(2**256), 2**256), "a whole number"),
     "start": (_whole(0, 2**31, optional=True), "a start's number or null"),
-    "session_seed": (_whole(0, 2**64 - 1), "a whole number in 0..2^64-1"),
-    "frames": (_whole(1, _MOST_FRAMES), "a number of frames"),
     "index": (_whole(0, _MOST_FRAMES), "a frame's number"),
     "steps": (_whole(0, 1024), "a number of passes"),
     "has_pose": (_flag, "true or false"),
@@ -136,9 +137,6 @@ def check_header(header: Any) -> dict[str, Any]:
     for name, (holds, said) in FIELDS.items():
         if not holds(header[name]):
             raise EngineError(f"a snapshot's {name} must be {said}", repr(header[name])[:80], _REMEDY)
-    if header["index"] != header["frames"] - 1:
-        rule = "a snapshot's index must be that of the last of its frames"
-        raise EngineError(rule, (header["index"], header["frames"]), _REMEDY)
     return header
 
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim import camera
-from worldsim.engine.snapshot_rules import RANGES, Rule, check_header, check_tensors, rules_like
+from worldsim.engine.snapshot_rules import ANY, Rule, check_header, check_tensors, rules_like
 from worldsim.engine.step import Step
 from worldsim.errors import CameraError, EngineError
-from worldsim.model.cache import Cache
-from worldsim.networks import Networks
-from worldsim.sampling.memory import Memory
-from worldsim.sampling.philox import signed
-from worldsim.tokenizer.protocol import Past
+from worldsim.sampling.world_state import WorldState, blank
 
-FORMAT = 3
+if TYPE_CHECKING:
+    from worldsim.engine.world import World
+
+FORMAT = 4
 _SUM = hashlib.sha256().digest_size
+_GENERATOR = "generator."
+"""Begins the names of the tensors of a generator's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One session at one moment."""
 
-    memory: Memory
+    state: WorldState
     """One row."""
     step: Step
     seed: int
@@ -43,40 +44,31 @@ class Form:
     digest: str
     """Of the weights that they belong to."""
     context: int
-    sinks: int
     has_poses: bool
     rules: dict[str, Rule]
     """For every tensor."""
 
     @staticmethod
-    def of(fresh: Memory, networks: Networks, size: tuple[int, int], digest: str) -> Form:
-        """The form of snapshots.
-
-        Args:
-            fresh: memory of one row in which nothing has been seen.
-            networks: of the world.
-            size: height and width of a frame.
-            digest: of the weights.
-        """
-        rules = rules_like(_tensors(fresh))
-        rules["seen"] = Rule(torch.uint8, ((*size, 3), (0, 0, 3)))
-        latent = (networks.tokenizer.tokens, networks.tokenizer.channels)
-        rules["latent"] = Rule(torch.float32, (latent,), RANGES["latent"], optional=True)
-        return Form(digest, fresh.cache.frames, fresh.cache.sinks, networks.has_poses, rules)
+    def of(world: World, context: int) -> Form:
+        """The form of an engine that holds ``context`` units of past."""
+        networks, latent = world.networks, world.networks.tokenizer.latent_spec
+        rules = rules_like(_tensors(blank(networks, 1, context)))
+        rules["seen"] = Rule(torch.uint8, ((*world.spec.size, 3), (0, 0, 3)))
+        within = (-1.0, 1.0) if latent.bounded else ANY
+        rules["latent"] = Rule(torch.float32, (latent.shape,), within, optional=True)
+        return Form(world.digest, context, networks.has_poses, rules)
 
 
 def pack(snapshot: Snapshot, digest: str) -> bytes:
     """To bytes; ``digest`` names the weights that it belongs to."""
-    memory, step = snapshot.memory, snapshot.step
-    tensors = {**_tensors(memory), "seen": torch.from_numpy(step.frame.copy())}
+    state, step = snapshot.state, snapshot.step
+    tensors = {**_tensors(state), "seen": torch.from_numpy(step.frame.copy())}
     header = {
         "format": FORMAT,
         "digest": digest,
-        "sinks": memory.cache.sinks,
+        "context": state.generator.context,
         "seed": snapshot.seed,
         "start": snapshot.start,
-        "session_seed": int(memory.seeds[0]) % 2**64,
-        "frames": int(memory.indices[0]),
         "index": step.index,
         "steps": step.steps,
         "has_pose": step.pose is not None,
@@ -92,7 +84,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, form: Form, device: torch.device) -> Snapshot:
+def unpack(blob: bytes, form: Form, world: World) -> Snapshot:
     """From bytes. The checksum only tells of accidents: all parts are checked before they are believed.
 
     Raises:
@@ -107,11 +99,13 @@ def unpack(blob: bytes, form: Form, device: torch.device) -> Snapshot:
     if header["digest"] != form.digest:
         rule, remedy = "a snapshot must belong to the world's weights", "load the world that it was taken in"
         raise EngineError(rule, header["digest"][:12], remedy)
-    _check_context(tensors, form)
+    if header["context"] != form.context:
+        rule, held = f"a snapshot must have this engine's context of {form.context} frames", header["context"]
+        raise EngineError(rule, held, f"use engine(context={held})")
     tensors = check_tensors(tensors, form.rules)
     _check_order(tensors, header, form)
-    tensors = {name: value.to(device) for name, value in tensors.items()}
-    return Snapshot(_memory(tensors, header), _step(tensors, header), header["seed"], header["start"])
+    state = _state(tensors, world, form.context)
+    return Snapshot(state, _step(tensors, header), header["seed"], header["start"])
 
 
 def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -131,19 +125,12 @@ def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise EngineError("a snapshot must be one of a session", value) from error
 
 
-def _check_context(tensors: dict[str, Tensor], form: Form) -> None:
-    held = tensors["written"].shape[-1] if "written" in tensors and tensors["written"].ndim else 0
-    if held != form.context:
-        rule = f"a snapshot must have this engine's context of {form.context} frames"
-        raise EngineError(rule, held, f"use engine(context={held})")
-
-
 def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], form: Form) -> None:
     """What the parts say of each other."""
-    index, written = int(tensors["index"][0]), tensors["written"]
-    if index != header["frames"] or int(written.max()) >= index or header["sinks"] != form.sinks:
-        rule = "a snapshot's frames, index, written and sinks must be of one session"
-        raise EngineError(rule, (header["frames"], index, int(written.max()), header["sinks"]))
+    frames = int(tensors["indices"][0])
+    if frames != header["index"] + 1:
+        rule = "a snapshot's index must be that of the last of its frames"
+        raise EngineError(rule, (header["index"], frames))
     if header["has_pose"] != form.has_poses:
         rule = f"a snapshot of this world must have {'a' if form.has_poses else 'no'} pose"
         raise EngineError(rule, header["has_pose"])
@@ -153,39 +140,21 @@ def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], form: Form)
         raise EngineError("a snapshot's poses must be rigid", str(error)[:120]) from error
 
 
-def _tensors(memory: Memory) -> dict[str, Tensor]:
-    """All of a memory that a snapshot holds as tensors."""
-    return {
-        "keys": memory.cache.keys,
-        "values": memory.cache.values,
-        "written": memory.cache.written,
-        "index": memory.cache.index,
-        "frame": memory.past.frame,
-        "reach": memory.past.reach,
-        "agent": memory.agent,
-        "moves": memory.moves,
-        "doubt": memory.doubt,
-        "poses": memory.poses,
-    }
+def _tensors(state: WorldState) -> dict[str, Tensor]:
+    """All of a state by name."""
+    return state.parts() | {_GENERATOR + name: part for name, part in state.generator.tensors().items()}
 
 
-def _memory(tensors: dict[str, Tensor], header: dict[str, Any]) -> Memory:
-    return Memory(
-        cache=Cache(
-            keys=tensors["keys"],
-            values=tensors["values"],
-            written=tensors["written"],
-            index=tensors["index"],
-            sinks=header["sinks"],
-        ),
-        past=Past(tensors["frame"], tensors["reach"]),
-        agent=tensors["agent"],
-        moves=tensors["moves"],
-        doubt=tensors["doubt"],
-        poses=tensors["poses"],
-        seeds=torch.tensor([signed(header["session_seed"])], device=tensors["index"].device),
-        indices=torch.tensor([header["frames"]], device=tensors["index"].device),
-    )
+def _state(tensors: dict[str, Tensor], world: World, context: int) -> WorldState:
+    """One row of state on the world's device, from tensors that keep the rules."""
+    with torch.inference_mode():
+        state = blank(world.networks, 1, context)
+        here = {name: value.to(world.device) for name, value in tensors.items()}
+        state.generator.load({name: here[_GENERATOR + name] for name in state.generator.tensors()})
+        if int(state.generator.units) != int(here["indices"]):
+            rule = "a snapshot's generator must have seen as many units as the session has frames"
+            raise EngineError(rule, (int(state.generator.units), int(here["indices"])))
+        return state.with_parts({name: here[name] for name in state.parts()})
 
 
 def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:

@@ -8,56 +8,43 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worldsim.engine.step import Step
-from worldsim.model.cache import Page
-from worldsim.sampling.memory import Memory
-from worldsim.tokenizer.protocol import Past
+from worldsim.model.state import Page
+from worldsim.sampling.world_state import WorldState
 
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """What a step overwrites of a session's memory: of its cache one page, not all of it."""
+    """A copy of what a step overwrites: of the generator's state one page, not all of it."""
 
     page: Page
-    past: Past
-    agent: Tensor
-    moves: Tensor
-    doubt: Tensor
-    pose: Tensor
+    parts: dict[str, Tensor]
+    """The rest of the world's state but its seed, which a fork may have of its own."""
     step: Step
     """What the session had answered before."""
 
     @staticmethod
-    def of(memory: Memory, page: Page, row: int, step: Step) -> Undo:
-        """Of one row of ``memory`` before it is stepped; tensors are shared with it."""
-        one, past = slice(row, row + 1), memory.past
-        kept = Past(past.frame[one], past.reach[one])
-        moved = memory.moves[one], memory.doubt[one], memory.poses[one]
-        return Undo(page.row(row), kept, memory.agent[one], *moved, step)
+    def of(state: WorldState, page: Page, row: int, step: Step) -> Undo:
+        """Of one row of ``state`` before it is stepped; tensors are shared with it."""
+        one = slice(row, row + 1)
+        parts = {name: part[one] for name, part in state.parts().items() if name != "seeds"}
+        return Undo(page.row(row), parts, step)
 
 
-def undo(memory: Memory, undone: Sequence[Undo]) -> None:
-    """Take frames of ``memory``, one row, back, the newest first."""
+def undo(state: WorldState, undone: Sequence[Undo]) -> WorldState:
+    """``state``, one row, without its newest frames, of which the newest comes first."""
     for one in undone:
-        memory.cache.unwrite(one.page)
-    last = undone[-1]
-    memory.past, memory.agent, memory.moves = last.past, last.agent, last.moves
-    memory.doubt, memory.poses = last.doubt, last.pose
-    memory.indices = memory.indices - len(undone)
+        state.generator.unwrite(one.page)
+    return state.with_parts(state.parts() | undone[-1].parts)
 
 
-def put_back(memory: Memory, frames: int, before: Undo | None) -> bool:
-    """Make one row of ``memory`` what it was before a step that failed; False where that cannot be done.
+def put_back(state: WorldState, frames: int, before: Undo | None) -> WorldState | None:
+    """One row of ``state`` as it was before a step that failed; None where that cannot be done.
 
     Args:
-        memory: one row, of which the step may have written nothing, the cache alone, or all.
+        state: one row, of which the step may have written nothing, the generator's alone, or all.
         frames: that it had before the step.
         before: how to undo the step, if that was kept.
     """
-    written, taken = int(memory.cache.index[memory.cache.rows]) != frames, int(memory.indices) != frames
-    if written and before is None:
-        return False
-    if before is not None and taken:
-        undo(memory, [before])
-    elif before is not None and written:
-        memory.cache.unwrite(before.page)
-    return True
+    if before is not None:
+        return undo(state, [before])
+    return state if int(state.generator.units) == frames else None

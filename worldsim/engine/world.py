@@ -10,7 +10,7 @@ from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_w
 from worldsim.data.spec import SourceSpec
 from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
-from worldsim.engine.precision import best_dtype, prepare, rounds_alike
+from worldsim.engine.precision import best_dtype, rounds_alike
 from worldsim.networks import find_device
 
 
@@ -22,7 +22,7 @@ class World:
         self.networks = stored.networks
         self.params = self.networks.parameter_count()
         self.device, self.dtype = device, dtype
-        prepare(self.networks, dtype)
+        self.networks.prepare(dtype)
         self.alike = rounds_alike(self.networks, dtype)
         """Whether a row of a batch comes out the same, to the bit, whatever else is in it."""
 

@@ -17,7 +17,6 @@ from worldsim.evaluation.judge import Judge, planar_motion, small
 from worldsim.evaluation.open_loop import Walk, score_dream, score_true
 from worldsim.evaluation.teacher import Plan, teacher_forced
 from worldsim.evaluation.trajectories import Trajectories
-from worldsim.sampling.flow import STEPS
 
 __all__ = ["JUDGED", "Batch", "score_batch", "score_long"]
 
@@ -49,7 +48,7 @@ def score_batch(
     ``<dream>.moved`` and ``<dream>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``, and
     the truth ``held`` and ``moved``. ``chance``: the dreams' seeds.
     """
-    others = [k for k in STEPS if k != batch.steps]
+    others = [k for k in batch.world.networks.sampler.allowed_steps if k != batch.steps]
     plan = Plan(context=batch.context, frames=teacher, every=every, steps=(batch.steps, *others))
     scores = dict(teacher_forced(batch.world, batch.true, plan, batch.seed))
     still = score_true(batch.true, batch.context, horizon)
@@ -92,7 +91,7 @@ def _walks(batch: Batch, horizon: int) -> dict[str, Walk]:
     }
     if batch.world.networks.has_poses:
         walks["pose"] = replace(middle, poses=true.poses)
-    for k in STEPS:
+    for k in batch.world.networks.sampler.allowed_steps:
         if k != batch.steps:
             walks[f"k{k}"] = replace(longest, frames=min(horizon, 16), steps=k, keep=0)
     return walks

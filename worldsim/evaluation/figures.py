@@ -15,7 +15,6 @@ from worldsim.evaluation.drift import frechet
 from worldsim.evaluation.figure import Figure, estimate, figure, pooled
 from worldsim.evaluation.foresight import foresight_figures
 from worldsim.evaluation.obedience import obedience_figures
-from worldsim.sampling.flow import STEPS
 
 __all__ = ["HORIZONS", "Scores", "figures_of"]
 
@@ -199,7 +198,7 @@ def _passes(scores: Scores, steps: int) -> dict[str, Figure]:
     """The same for every K."""
     copy, best = estimate(scores["copy"]).value, estimate(scores["tokenizer"]).value
     still, figures = estimate(scores["still.psnr"][:, :16]).value, {}
-    for k in STEPS:
+    for k in sorted(int(name[6:]) for name in scores if name.startswith("next_k")):
         dream = scores["true.psnr" if k == steps else f"k{k}.psnr"][:, :16]
         figures[f"next_psnr_k{k}"] = figure(
             estimate(scores[f"next_k{k}"]), f"next_psnr at K = {k}", floor=copy, ceiling=best

@@ -18,8 +18,8 @@ from worldsim.engine.world import World
 from worldsim.evaluation.figure import Figure, figure, pooled
 from worldsim.evaluation.foresight import auroc
 from worldsim.pixels import to_model
+from worldsim.sampling.imagine import begin, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.rollout import begin, observe_unit
 
 __all__ = ["LENGTH", "Ending", "endings", "outcome_figures", "score_outcomes"]
 

@@ -16,9 +16,9 @@ from worldsim.engine.world import World
 from worldsim.evaluation.measures import psnr
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
+from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.memory import Memory
-from worldsim.sampling.rollout import begin, observe_unit, step_unit
+from worldsim.sampling.world_state import WorldState
 
 __all__ = ["Plan", "teacher_forced"]
 
@@ -64,21 +64,21 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
             row = _next(world, memory, given, plan) if is_scored else {}
             unit = observe_unit(networks, memory, _model(world, true.frames[:, t]), given)
             if is_scored:
-                row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.view))
-                if unit.view.prior.any():
-                    row["place"], row["warp"] = _frame(unit.view.prior), _frame(unit.view.warped)
+                row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.prior))
+                if unit.prior.scene.any():
+                    row["place"], row["warp"] = _frame(unit.prior.scene), _frame(unit.prior.warped)
                 row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
                 for name, frame in row.items():
                     scores.setdefault(name, []).append(psnr(frame, true.frames[:, t]))
     return {name: np.stack(rows, 1) for name, rows in scores.items()}
 
 
-def _next(world: World, memory: Memory, given: Controls, plan: Plan) -> dict[str, np.ndarray]:
+def _next(world: World, memory: WorldState, given: Controls, plan: Plan) -> dict[str, np.ndarray]:
     """The next frame ``uint8 [N, H, W, 3]``, dreamt in several ways from copies of ``memory``."""
     everyone = np.arange(len(given.vector))
     keys_only = Controls(given.vector, given.poses, np.zeros(len(everyone), bool))
     dream = lambda controls, steps: _frame(  # noqa: E731
-        step_unit(world.networks, memory.pick(everyone), controls, steps).frame
+        imagine_unit(world.networks, memory.pick(everyone), controls, steps).frame
     )
     row = {f"next_k{steps}": dream(keys_only, steps) for steps in plan.steps}
     if world.networks.has_poses:

@@ -6,13 +6,16 @@ Keys are raw: their rotation depends on their age, which changes every frame, so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from worldsim import pool
+from worldsim.errors import EngineError
 from worldsim.model.rope import rotate, turns
+from worldsim.model.state import Rows, check_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,9 @@ class PastKeys:
     """bool [B, W]"""
 
 
-Rows = Tensor | slice
-"""Which worlds of a batch; a slice reads without a copy."""
-
-
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What one place of every row held, and which place: enough to undo a write."""
+class CachePage:
+    """A copy of one place of every row: enough to undo a write."""
 
     place: Tensor
     """[B]"""
@@ -43,11 +42,14 @@ class Page:
     """[L, B, N, A, d]"""
     written: Tensor
     """[B]"""
+    index: Tensor
+    """[B]"""
 
-    def row(self, number: int) -> Page:
+    def row(self, number: int) -> CachePage:
         """One row, as a view."""
         one = slice(number, number + 1)
-        return Page(self.place[one], self.keys[:, one], self.values[:, one], self.written[one])
+        rest = self.written[one], self.index[one]
+        return CachePage(self.place[one], self.keys[:, one], self.values[:, one], *rest)
 
 
 @dataclass(slots=True)
@@ -84,13 +86,24 @@ class Cache:
         )
 
     @property
-    def frames(self) -> int:
+    def context(self) -> int:
         """Frames that can be held, W."""
         return self.written.shape[1]
+
+    @property
+    def units(self) -> Tensor:
+        return self.index[self.rows]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.tensors().values()) // len(self.tensors()["index"])
 
     def over(self, rows: Rows) -> Cache:
         """Some rows of this cache, with the same memory underneath: what one writes, the other has."""
         return Cache(self.keys, self.values, self.written, self.index, self.sinks, rows)
+
+    def take(self, rows: Rows, other: Cache) -> None:
+        """Nothing: ``over`` shares memory."""
 
     def read(self) -> list[PastKeys]:
         """Every layer's past. The keys are turned once a frame, however many passes read them.
@@ -99,7 +112,7 @@ class Cache:
         """
         if self._past is None:
             written = self.written[self.rows]
-            age = (self.index[self.rows][:, None] - written).clamp(max=self.frames)
+            age = (self.index[self.rows][:, None] - written).clamp(max=self.context)
             turn = turns(-age[..., None], (self.keys.shape[-1],))
             turned = rotate(self.keys[:, self.rows], turn[:, :, None, None])
             layers = zip(turned, self.values[:, self.rows].float(), strict=True)
@@ -119,18 +132,19 @@ class Cache:
         self.index[self.rows] += 1
         self._past = None
 
-    def page(self) -> Page:
+    def page(self) -> CachePage:
         """A copy of what the next write will overwrite."""
         place, numbers = self._next(), self._numbers()
         keys, values = (pool.copied(part[:, numbers, place]) for part in (self.keys, self.values))
-        return Page(place, keys, values, self.written[numbers, place])
+        index = self.index[self.rows].clone()
+        return CachePage(place, keys, values, self.written[numbers, place], index)
 
-    def unwrite(self, page: Page) -> None:
-        """Undo the newest write, before which ``page`` was what ``page()`` gave."""
+    def unwrite(self, page: CachePage) -> None:
+        """Make the rows what they were when ``page()`` gave ``page``, after one write or none."""
         numbers = self._numbers()
         self.keys[:, numbers, page.place], self.values[:, numbers, page.place] = page.keys, page.values
         self.written[numbers, page.place] = page.written
-        self.index[self.rows] -= 1
+        self.index[self.rows] = page.index
         self._past = None
 
     def pick(self, rows: Rows) -> Cache:
@@ -159,10 +173,38 @@ class Cache:
         keys, values = self.keys.to(device), self.values.to(device)
         return Cache(keys, values, self.written.to(device), self.index.to(device), self.sinks)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The rows: keys and values [B, L, W, N, A, d], written [B, W], index [B]."""
+        keys, values = (part[:, self.rows].transpose(0, 1) for part in (self.keys, self.values))
+        return {
+            "keys": keys,
+            "values": values,
+            "written": self.written[self.rows],
+            "index": self.index[self.rows],
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        check_tensors(tensors, self.tensors())
+        self._check_written(tensors["written"], tensors["index"])
+        for mine, name in ((self.keys, "keys"), (self.values, "values")):
+            mine[:, self.rows] = tensors[name].transpose(0, 1)
+        self.written[self.rows], self.index[self.rows] = tensors["written"], tensors["index"]
+        self._past = None
+
+    def _check_written(self, written: Tensor, index: Tensor) -> None:
+        """Each place [B, W] must hold the newest frame that a ring of ``index`` [B] frames puts there."""
+        place, ring = torch.arange(self.context, device=index.device), self.context - self.sinks
+        newest = place + (index[:, None] - 1 - place) // ring * ring
+        newest = torch.where(place < self.sinks, place, newest)
+        expected = torch.where(index[:, None] > place, newest, -1)
+        if (index < 0).any() or not torch.equal(written, expected):
+            rule = "a cache must hold the sinks and the newest frames of its index"
+            raise EngineError(rule, (index.tolist(), written.tolist()), "take the snapshot again")
+
     def _next(self) -> Tensor:
         """Where the next frame of each row goes [B]."""
-        index, ring = self.index[self.rows], self.frames - self.sinks
-        return torch.where(index < self.frames, index, self.sinks + (index - self.sinks) % ring)
+        index, ring = self.index[self.rows], self.context - self.sinks
+        return torch.where(index < self.context, index, self.sinks + (index - self.sinks) % ring)
 
     def _numbers(self) -> Tensor:
         """The rows as numbers [B]."""

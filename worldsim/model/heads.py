@@ -6,6 +6,7 @@ Shapes: ... batch axes, B cameras, D agent width, S surroundings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.alone import Alone
+from worldsim.casting import cast
 from worldsim.model.dynamics import Dynamics, Meeting, Prediction
 
 BINS = 41
@@ -23,16 +25,6 @@ BINS = 41
 class HeadsConfig:
     """Sizes of the heads."""
 
-    width: int
-    """Agent token width, D."""
-    control: int
-    """Keys and look, M."""
-    surroundings: int = 0
-    """Length of what the tokenizer tells of the surroundings; 0: none, the agent token is read instead."""
-    felt: int = 0
-    """Length of what a footing tells dynamics besides."""
-    met: int = 0
-    """Length of what it tells of what is in the way."""
     twists: int = 4
     """Past twists and controls that dynamics see."""
     poses: bool = True
@@ -41,6 +33,10 @@ class HeadsConfig:
     """Height of the camera at rest, in metres."""
     coasting: float | None = None
     """See ``Dynamics``."""
+    reads_agent: bool = True
+    """Reward and end read the agent feature beside the static scene; without a scene they always do.
+
+    In one still place they follow from where one is, and the agent feature errs with the picture."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -66,16 +62,28 @@ def expected(logits: Tensor) -> Tensor:
 class Heads(nn.Module):
     """Motion before the frame is made; reward and continuation after."""
 
-    def __init__(self, config: HeadsConfig) -> None:
+    def __init__(
+        self,
+        config: HeadsConfig,
+        *,
+        agent: int,
+        control: int,
+        surroundings: int = 0,
+        felt: int = 0,
+        met: int = 0,
+    ) -> None:
         super().__init__()
         self.config = config
-        seen = config.surroundings or config.width
-        self.motion = self._dynamics(seen + config.felt) if config.poses else None
-        self.outcome = _perceptron(seen, 256, BINS + 1, layers=3)
+        self.reads_agent = config.reads_agent or not surroundings
+        """Reward and end are read from the agent feature."""
+        dynamics = partial(Dynamics, control, (surroundings or agent) + felt, config.twists, config.eye)
+        self.motion = dynamics(config.coasting, met) if config.poses else None
+        self.outcome = _perceptron(surroundings + agent * self.reads_agent, 256, BINS + 1, layers=3)
 
-    def _dynamics(self, around: int) -> Dynamics:
-        config = self.config
-        return Dynamics(config.control, around, config.twists, config.eye, config.coasting, config.met)
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Cast to ``dtype`` for inference."""
+        for module in self.children():
+            cast(module, dtype)
 
     def move(
         self,
@@ -95,11 +103,12 @@ class Heads(nn.Module):
         return step
 
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [..., 41] and the logit of going on [...], from the place or the frame just made.
+        """Reward logits [..., 41] and the logit of going on [...], from the place and the frame just made.
 
-        A still place pays for where one is: the agent's token, which errs with the picture, is not asked.
+        ``agent`` [..., D] is read where ``reads_agent``, ``surroundings`` [..., S] where they are given.
         """
-        seen = agent if surroundings is None else surroundings
+        known = [part for part in (surroundings, agent if self.reads_agent else None) if part is not None]
+        seen = known[0] if len(known) == 1 else torch.cat([part.float() for part in known], -1)
         out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :BINS], out[..., BINS]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from worldsim.kernels import frames, library
-from worldsim.tokenizer.protocol import View
+from worldsim.tokenizer.protocol import Prior
 
 _USUAL = 0.052
 """Contrast of a maze's picture, on the average."""
 
 
-def drift_of(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
+def drift_of(frame: Tensor, prior: Prior, doubt: Tensor) -> Tensor:
     """What picture and camera may have lost, float32 [B] in [0, 1]; ``doubt`` [B] is in metres.
 
     Of the picture: where the past speaks, how far the frame is from what it said, as a share of the pixel
@@ -22,10 +22,10 @@ def drift_of(frame: Tensor, view: View, doubt: Tensor) -> Tensor:
     given, as the picture shows it: seen from elsewhere, a wall without a seam looks the same. Half at one
     metre, where there is as much to see as usual; pictures come apart with the root of the distance, about.
     """
-    if library.can_take(frame, view.warped, view.valid):
-        off, believed, contrast = frames.strayed(frame, view.warped, view.valid).unbind(1)
+    if library.can_take(frame, prior.warped, prior.valid):
+        off, believed, contrast = frames.strayed(frame, prior.warped, prior.valid).unbind(1)
     else:
-        off, believed = _mean((frame - view.warped).abs() * view.valid), _mean(view.valid)
+        off, believed = _mean((frame - prior.warped).abs() * prior.valid), _mean(prior.valid)
         contrast = _contrast(frame)
     surprise = off / believed.clamp(min=0.05) / 2
     return 1 - (1 - surprise) / (1 + contrast / _USUAL * doubt.sqrt())

@@ -7,20 +7,165 @@ A latent at level t is (1 - t) * noise + t * clean; the network predicts the cle
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.errors import ConfigError
+from worldsim.model.protocol import Generator, LatentForm
+from worldsim.registry import register
+from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
 STEPS = (1, 2, 4)
 
 
-def check_steps(steps: int) -> int:
-    """Raises ``ConfigError`` unless ``steps`` is 1, 2 or 4."""
-    if steps not in STEPS:
-        raise ConfigError(f"the denoising steps K must be one of {STEPS}", steps, "choose steps=2")
-    return steps
+@register("sampler", "flow")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowConfig:
+    """Flow matching over continuous latents."""
+
+    def build(self, latent: LatentForm, generator: Generator) -> FlowSampler:
+        """The sampler; it needs continuous latents and a ``FlowGenerator``."""
+        if latent.kind != "continuous":
+            rule = "a flow sampler needs a tokenizer of continuous latents"
+            raise ConfigError(rule, latent.kind, "choose a sampler of bits")
+        if not isinstance(generator, FlowGenerator):
+            rule = "a flow sampler needs a generator that predicts clean latents at any noise level"
+            raise ConfigError(rule, type(generator).__name__, "choose the generator's own sampler")
+        return FlowSampler()
+
+
+@runtime_checkable
+class FlowGenerator(Generator, Protocol):
+    """A generator that flow can teach."""
+
+    @property
+    def prediction(self) -> str:
+        """"clean" or "velocity": the output of its last layer, by which errors are weighed."""
+
+    def __call__(
+        self,
+        noisy: Tensor,
+        level: Tensor,
+        step: Tensor,
+        prior_tokens: Tensor,
+        condition: Tensor,
+        *,
+        known: Tensor | None = None,
+    ) -> FlowPrediction:
+        """One pass over clips: ``noisy`` [B, T, N, C], ``level`` and ``step`` [B, T], the clip's
+        ``prior_tokens`` and ``condition``; ``known`` bool [B, T] is False where the condition is withheld."""
+
+
+class FlowPrediction(Protocol):
+    """The result of one pass."""
+
+    @property
+    def clean(self) -> Tensor:
+        """The predicted clean latent [B, T, N, C]."""
+
+    @property
+    def agent(self) -> Tensor:
+        """The agent feature [B, T, D]."""
+
+
+class FlowSampler:
+    """Denoises in K passes, and learns by diffusion forcing with shortcut steps."""
+
+    allowed_steps = STEPS
+    default_steps = 2
+
+    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+        predict = lambda noisy, index: generator.denoise(prepared, noisy, index)  # noqa: E731
+        return generator.finish(prepared, denoise(predict, noise, denoising_steps))
+
+    def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
+        assert isinstance(generator, FlowGenerator), "checked when the sampler was built"
+        drawn = draw_levels(rng, clip.latents, clip.is_past_clean)
+        loss, agent = forcing_loss(generator, clip, drawn, rng)
+        return SamplerLoss(loss, agent, {"forcing": loss.item()})
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The task of each frame of a clip; all [B, T]."""
+
+    level: Tensor
+    """How clean the latent is that the generator gets, 0 noise to 1 clean."""
+    size: Tensor
+    """Size of the denoising step, in (0, 1]."""
+    is_context: Tensor
+    """The frame is clean and nothing is asked of it."""
+    known: Tensor
+    """The generator is told the condition."""
+    shortcut: bool
+    """Steps are larger than the smallest, learnt from two of half the size."""
+
+
+def draw_levels(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> Levels:
+    """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
+
+    Where ``is_past_clean``, all frames but the last are context.
+    """
+    frames = like.shape[:2]
+
+    def put(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(array, np.float32)).to(like)
+
+    shortcut = bool(rng.random() < 0.25)
+    size = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], frames))
+    level = put(rng.random(frames))
+    level = torch.floor(level / size) * size if shortcut else level
+    is_context = put(rng.random(frames)) < 0.4
+    if is_past_clean:
+        is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
+    level = torch.where(is_context, torch.ones_like(level), level)
+    known = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
+    return Levels(level, size, is_context, known, shortcut)
+
+
+def forcing_loss(
+    generator: FlowGenerator, clip: LatentClip, drawn: Levels, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
+
+    Errors are of what the generator predicts: of clean latents, those of frames that are nearly clean weigh
+    more (Dreamer 4's ramp); of velocities all weigh the same.
+    """
+    clean = clip.latents
+    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(clean)
+    noisy = mix(clean, noise, drawn.level)
+
+    def predict(latent: Tensor, level: Tensor, size: Tensor) -> FlowPrediction:
+        return generator(latent, level, size, clip.prior_tokens, clip.condition, known=drawn.known)
+
+    target = clean
+    if drawn.shortcut:
+        with torch.no_grad():
+            two = _two_half_steps(lambda *step: predict(*step).clean, noisy, drawn)
+        target = torch.where(drawn.is_context[..., None, None], clean, two)
+    made = predict(noisy, drawn.level, drawn.size)
+    weight = ~drawn.is_context * torch.ones_like(drawn.level)
+    error = (made.clean - target).square().mean((-1, -2))
+    if generator.prediction == "velocity":
+        error = error / (1 - drawn.level).clamp(min=0.02).square()
+    else:
+        weight = weight * (0.9 * drawn.level + 0.1)
+    return (error * weight).sum() / weight.sum().clamp(min=1e-3), made.agent
+
+
+def _two_half_steps(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: Tensor, drawn: Levels
+) -> Tensor:
+    """The clean latent [B, T, N, C] that one whole step must predict to arrive where two half steps do."""
+    level, half = drawn.level, drawn.size / 2
+    middle = advance(noisy, predict(noisy, level, half), level, half)
+    end = advance(middle, predict(middle, level + half, half), level + half, half)
+    share = ((1 - level) / drawn.size)[..., None, None]
+    return noisy + (end - noisy) * share
 
 
 def mix(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -37,7 +182,7 @@ def advance(latent: Tensor, clean: Tensor, level: Tensor, step: Tensor) -> Tenso
 
 def levels(steps: int) -> list[float]:
     """The level at which each of ``steps`` passes begins."""
-    return [i / check_steps(steps) for i in range(steps)]
+    return [i / steps for i in range(steps)]
 
 
 def denoise(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:

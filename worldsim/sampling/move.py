@@ -18,7 +18,7 @@ from worldsim.sampling import se3
 if TYPE_CHECKING:
     from worldsim.networks import Networks
     from worldsim.sampling.lead import Lead
-    from worldsim.sampling.memory import Memory
+    from worldsim.sampling.world_state import WorldState
 
 _FASTEST = 10
 """Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
@@ -43,46 +43,46 @@ class Move:
     """Points of the new camera to points of the previous one [B, 4, 4]."""
 
 
-def move_cameras(networks: Networks, memory: Memory, lead: Lead) -> Move:
+def move_cameras(networks: Networks, state: WorldState, lead: Lead) -> Move:
     """The explicit pose where one is given, elsewhere the motion head's prediction, kept on the ground."""
     if not networks.has_poses:
-        still = memory.poses.new_zeros(len(lead.vector), 6).float()
-        return Move(lead.vector, still, memory.doubt, memory.poses, None, None)
+        still = state.poses.new_zeros(len(lead.vector), 6).float()
+        return Move(lead.vector, still, state.doubt, state.poses, None, None)
     if networks.mover is not None and may_run():
-        told = (memory.poses, memory.moves, memory.doubt, lead.vector)
+        told = (state.poses, state.moves, state.doubt, lead.vector)
         move = Move(lead.vector, *networks.mover(*told, _FASTEST, _LOST))
     else:
-        move = _pushed(networks, memory, lead)
+        move = _pushed(networks, state, lead)
     if lead.poses is None or lead.given is None:
         return move
-    return _placed(networks, memory, move, lead.poses, lead.given)
+    return _placed(networks, state, move, lead.poses, lead.given)
 
 
-def _pushed(networks: Networks, memory: Memory, lead: Lead) -> Move:
+def _pushed(networks: Networks, state: WorldState, lead: Lead) -> Move:
     """Where keys and walls let cameras go."""
     scale, divisor = _scales(networks.config.twist_scale, networks.device)
-    planar, twists = se3.planar(memory.poses), memory.moves[..., :6] * scale.float()
-    controls = torch.cat([memory.moves[..., 6:], lead.vector[:, None]], 1)
+    planar, twists = se3.planar(state.poses), state.moves[..., :6] * scale.float()
+    controls = torch.cat([state.moves[..., 6:], lead.vector[:, None]], 1)
     around, meet = networks.around(planar), networks.meeting(planar)
-    step = networks.heads.move(memory.agent.float(), around, controls, twists, planar[:, 2], meet)
-    doubt = (memory.doubt * (1 + step.spread) + step.slip).clamp(max=_LOST)
+    step = networks.heads.move(state.agent.float(), around, controls, twists, planar[:, 2], meet)
+    doubt = (state.doubt * (1 + step.spread) + step.slip).clamp(max=_LOST)
     twist = step.twist.double().clamp(-_FASTEST * scale, _FASTEST * scale)
     motion = se3.exp(twist)
-    wanted = memory.poses @ motion  # both are rigid by now
-    poses = _stand(networks, memory.poses, wanted)
+    wanted = state.poses @ motion  # both are rigid by now
+    poses = _stand(networks, state.poses, wanted)
     if poses is not wanted:  # row by row: who shares the batch with one that is held must not round otherwise
-        held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(memory.poses, poses)
+        held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(state.poses, poses)
         motion = torch.where(held[:, None], short, motion)
         twist = torch.where(held, se3.log(short, twist[:, 3:]), twist)
     return Move(lead.vector, (twist / divisor).float(), doubt, poses, se3.planar(poses), motion.float())
 
 
-def _placed(networks: Networks, memory: Memory, move: Move, poses: Tensor, given: Tensor) -> Move:
+def _placed(networks: Networks, state: WorldState, move: Move, poses: Tensor, given: Tensor) -> Move:
     """``move``, but to ``poses`` [B, 4, 4] where they are ``given`` [B]."""
     assert move.planar is not None
     assert move.back is not None
     _, divisor = _scales(networks.config.twist_scale, networks.device)
-    asked, row = se3.relative(memory.poses, poses), given[:, None]
+    asked, row = se3.relative(state.poses, poses), given[:, None]
     return replace(
         move,
         twist=torch.where(row, (se3.log(asked) / divisor).float(), move.twist),

@@ -13,45 +13,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.tokenizer.layers import Stack, check_blocks
-from worldsim.tokenizer.protocol import Motion, Past, View
+from worldsim.camera import Intrinsics
+from worldsim.casting import cast
+from worldsim.registry import register
+from worldsim.tokenizer.layers import Stack, block_grid
+from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 
 
+@register("tokenizer", "frame")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameConfig:
-    """A per-frame tokenizer for frames of one size."""
+    """A per-frame tokenizer."""
 
-    size: tuple[int, int]
-    """Frame height and width in pixels."""
-    control: int
-    """Length of the control vector and twist together."""
     patch: int = 5
     pool: int = 2
     width: int = 64
     depth: int = 3
     channels: int = 16
 
-    def __post_init__(self) -> None:
-        check_blocks(self.size, self.patch * self.pool)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokens."""
-        block = self.patch * self.pool
-        return self.size[0] // block, self.size[1] // block
-
-    @property
-    def view_channels(self) -> int:
-        """Channels of a view's tokens: nothing is known, which takes one."""
-        return 1
+    def build(
+        self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
+    ) -> FrameTokenizer:
+        """The tokenizer of frames of ``size``; it needs neither condition nor camera."""
+        return FrameTokenizer(self, size)
 
 
 class FrameTokenizer(nn.Module):
     """Encodes each frame alone."""
 
-    def __init__(self, config: FrameConfig) -> None:
+    place = None
+    batch_invariant = False
+    prior_channels = 1
+    """Nothing is known, which takes one."""
+    uses_previous_frame = False
+
+    def __init__(self, config: FrameConfig, size: tuple[int, int]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.size = config, size
+        rows, columns = block_grid(size, config.patch * config.pool)
+        self.latent_spec = LatentSpec(
+            kind="continuous",
+            tokens=rows * columns,
+            channels=config.channels,
+            grid=(rows, columns),
+            bounded=True,
+        )
         area, embedding = config.patch**2, 2 * config.width
         self.embed = nn.Parameter(torch.zeros(1, embedding))
         self.look = nn.Conv2d(3 * area, config.width, 3, padding=1)
@@ -63,58 +69,39 @@ class FrameTokenizer(nn.Module):
         self.paint = Stack(config.width, embedding, config.depth)
         self.out = nn.Conv2d(config.width, 3 * area, 3, padding=1)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.config.grid
+    def prepare(self, dtype: torch.dtype) -> None:
+        for module in self.children():
+            cast(module, dtype)
 
-    @property
-    def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+    def blank(self, batch: int, device: torch.device) -> PreviousFrame:
+        return PreviousFrame.blank(batch, self.size, device)
 
-    @property
-    def channels(self) -> int:
-        return self.config.channels
-
-    @property
-    def view_channels(self) -> int:
-        return self.config.view_channels
-
-    @property
-    def recalls(self) -> bool:
-        return False
-
-    def blank(self, batch: int, device: torch.device) -> Past:
-        return Past.blank(batch, self.config.size, device)
-
-    def surroundings(self, planar: Tensor | None) -> Tensor | None:
-        return None
-
-    def view(self, past: Past, motion: Motion) -> View:
-        """Nothing is known beforehand: every field is blank but the control."""
-        batch, height, width = past.reach.shape
-        nothing, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
-        return View(
-            prior=nothing,
+    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+        """Nothing is known beforehand: every field is blank but the condition."""
+        batch, height, width = previous.depth.shape
+        nothing, depth = torch.zeros_like(previous.frame), torch.zeros_like(previous.depth)
+        return Prior(
+            scene=nothing,
             warped=nothing,
-            valid=reach[:, None],
-            grid=reach.new_zeros(batch, height, width, 2),
-            past=past.frame,
-            reach=reach,
-            tokens=reach.new_zeros(batch, self.tokens, self.view_channels),
-            control=motion.control,
+            valid=depth[:, None],
+            grid=depth.new_zeros(batch, height, width, 2),
+            previous=previous.frame,
+            depth=depth,
+            tokens=depth.new_zeros(batch, self.latent_spec.tokens, self.prior_channels),
+            condition=motion.condition,
         )
 
-    def encode(self, frame: Tensor, view: View) -> Tensor:
-        """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the view is not used."""
+    def encode(self, frame: Tensor, prior: Prior) -> Tensor:
+        """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the prior is not used."""
         embedding = self.embed.expand(len(frame), -1)
         patches = F.pixel_unshuffle(frame.to(self.look.weight.dtype), self.config.patch)
         hidden = self.look(patches)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
 
-    def decode(self, latent: Tensor, view: View) -> Tensor:
-        """Latent [B, N, C] to frame [B, 3, H, W]; the view is not used."""
-        planes = latent.transpose(1, 2).unflatten(2, self.grid).to(self.from_latent.weight.dtype)
+    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
+        """Latent [B, N, C] to frame [B, 3, H, W]; the prior is not used."""
+        planes = latent.transpose(1, 2).unflatten(2, self.latent_spec.grid).to(self.from_latent.weight.dtype)
         planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
         hidden = self.paint(self.from_latent(planes), self.embed.expand(len(latent), -1))
         return F.pixel_shuffle(self.out(F.silu(hidden)).float(), self.config.patch)

@@ -20,26 +20,23 @@ from torch import Tensor, nn
 
 from worldsim.alone import Alone
 from worldsim.camera import Intrinsics
+from worldsim.casting import cast
 from worldsim.errors import ConfigError
 from worldsim.kernels.decode import Decoder, suits
 from worldsim.kernels.dense import Dense
 from worldsim.kernels.library import may_run, variant
 from worldsim.kernels.pictures import Pictures
-from worldsim.tokenizer.layers import Residual, Stack, check_blocks, points
+from worldsim.registry import register
+from worldsim.tokenizer.layers import Residual, Stack, block_grid, points
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
-from worldsim.tokenizer.protocol import Motion, Past, View
+from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 
 
+@register("tokenizer", "history")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryConfig:
-    """A history tokenizer for frames of one size."""
+    """A history tokenizer."""
 
-    size: tuple[int, int]
-    """Frame height and width in pixels."""
-    control: int
-    """Length of the control vector and twist together."""
-    intrinsics: Intrinsics | None = None
-    """Camera of a source with poses; needed by a place."""
     place: PlaceConfig | None = None
     patch: int = 5
     """Pixels to a side of a cell of the weighing network."""
@@ -49,28 +46,11 @@ class HistoryConfig:
     depth: int = 3
     channels: int = 16
 
-    def __post_init__(self) -> None:
-        check_blocks(self.size, self.patch * self.pool)
-        if self.place is not None and self.intrinsics is None:
-            raise ConfigError(
-                "a place needs the camera's intrinsics", None, "record from a source with poses"
-            )
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokens."""
-        block = self.patch * self.pool
-        return self.size[0] // block, self.size[1] // block
-
-    @property
-    def view_channels(self) -> int:
-        """Channels of a view's tokens: two small pictures, one value a cell."""
-        return 6 * self.pool**2
-
-    @property
-    def surroundings(self) -> int:
-        """Length of what ``HistoryTokenizer.surroundings`` tells; 0 without a place."""
-        return 0 if self.place is None else self.place.surroundings
+    def build(
+        self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
+    ) -> HistoryTokenizer:
+        """The tokenizer of frames of ``size``; a place needs the camera's intrinsics."""
+        return HistoryTokenizer(self, size, condition_size, intrinsics)
 
 
 class HistoryTokenizer(nn.Module):
@@ -80,15 +60,34 @@ class HistoryTokenizer(nn.Module):
     right: Tensor | None
     down: Tensor | None
 
-    def __init__(self, config: HistoryConfig) -> None:
+    uses_previous_frame = True
+
+    def __init__(
+        self,
+        config: HistoryConfig,
+        size: tuple[int, int],
+        condition_size: int,
+        intrinsics: Intrinsics | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
-        height, width = config.size
+        if config.place is not None and intrinsics is None:
+            rule = "a place needs the camera's intrinsics"
+            raise ConfigError(rule, None, "record from a source with poses")
+        self.config, self.size, self.intrinsics = config, size, intrinsics
+        rows, columns = block_grid(size, config.patch * config.pool)
+        self.latent_spec = LatentSpec(
+            kind="continuous",
+            tokens=rows * columns,
+            channels=config.channels,
+            grid=(rows, columns),
+            bounded=True,
+        )
+        height, width = size
         self.place = Place(config.place) if config.place is not None else None
-        rays = Rays.of(config.intrinsics, height, width) if config.intrinsics is not None else None
+        rays = Rays.of(intrinsics, height, width) if intrinsics is not None else None
         embedding, area = 2 * config.width, config.patch**2
         self.embed = nn.Sequential(
-            Alone(config.control, embedding), nn.SiLU(), Alone(embedding, embedding), nn.SiLU()
+            Alone(condition_size, embedding), nn.SiLU(), Alone(embedding, embedding), nn.SiLU()
         )
         self.see, self.look = _cells(8, config), _cells(3, config)
         self.compare = Stack(config.width, embedding, 1)
@@ -116,6 +115,27 @@ class HistoryTokenizer(nn.Module):
         self._paint: Dense | None = None
 
     @property
+    def prior_channels(self) -> int:
+        """Channels of a prior's tokens: two small pictures, one value a cell."""
+        return 6 * self.config.pool**2
+
+    @property
+    def batch_invariant(self) -> bool:
+        return self.is_quick
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """A place's planes stay float32: they are looked up, not multiplied; so do a place's columns."""
+        if self.base.device.type == "cpu":
+            self.quicken(decodes=dtype == torch.float32)
+        place = self.place
+        for module in self.children():
+            if module is not place:
+                cast(module, dtype)
+        if place is not None and place.look is None:
+            for module in place.children():
+                cast(module, dtype, keep=(place.column,))
+
+    @property
     def is_quick(self) -> bool:
         """Whether kernels make frames from first to last, where nothing is taught."""
         return self.place is not None and self.place.look is not None and self._decoder is not None
@@ -124,7 +144,7 @@ class HistoryTokenizer(nn.Module):
     def suits_kernels(self) -> bool:
         """Whether there are kernels for such a decoder."""
         config, patch = self.config, self.config.patch
-        cells = config.size[0] // patch, config.size[1] // patch
+        cells = self.size[0] // patch, self.size[1] // patch
         return (
             variant() is not None
             and self.place is not None
@@ -138,11 +158,11 @@ class HistoryTokenizer(nn.Module):
         ``decodes`` if the decoder's network is float32, as frames are.
         """
         config = self.config
-        if variant() is None or self.place is None or config.intrinsics is None:
+        if variant() is None or self.place is None or self.intrinsics is None:
             return
         self.place.quicken()
         rays = self.rays
-        self._pictures = Pictures(config.intrinsics, rays.right, rays.down, config.patch, config.pool)
+        self._pictures = Pictures(self.intrinsics, rays.right, rays.down, config.patch, config.pool)
         if decodes and self.suits_kernels:
             blocks = [block for block in self.weigh.blocks if isinstance(block, Residual)]
             layers = [(one.norm_in, one.first, one.norm_out, one.second) for one in blocks]
@@ -151,138 +171,117 @@ class HistoryTokenizer(nn.Module):
             self._paint = Dense(self.unproject.weight[:, :, 0, 0])
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return self.config.grid
-
-    @property
-    def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def channels(self) -> int:
-        return self.config.channels
-
-    @property
-    def view_channels(self) -> int:
-        return self.config.view_channels
-
-    @property
     def rays(self) -> Rays:
         """The rays of a frame's pixels, on the weights' device."""
         assert self.right is not None, "only a source with a camera has rays"
         assert self.down is not None
         return Rays(self.right, self.down, self._horizon)
 
-    @property
-    def recalls(self) -> bool:
-        return True
+    def blank(self, batch: int, device: torch.device) -> PreviousFrame:
+        return PreviousFrame.blank(batch, self.size, device)
 
-    def blank(self, batch: int, device: torch.device) -> Past:
-        return Past.blank(batch, self.config.size, device)
-
-    def surroundings(self, planar: Tensor | None) -> Tensor | None:
-        return None if self.place is None or planar is None else self.place.surroundings(planar)
-
-    def view(self, past: Past, motion: Motion) -> View:
-        """What place and past say of the new frame; the place, which learns on its own, gets no gradient."""
+    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+        """Place and previous frame, seen from the new camera; the place learns on its own: no gradient."""
+        frame, condition = previous.frame, motion.condition
         if self.place is not None and motion.planar is not None and motion.back is not None:
             with torch.no_grad():
-                colour, reach = self.place(motion.planar, self.rays)
-                prior = colour.permute(0, 3, 1, 2).float().clamp(-1, 1).contiguous()
+                colour, depth = self.place(motion.planar, self.rays)
+                scene = colour.permute(0, 3, 1, 2).float().clamp(-1, 1).contiguous()
                 if self._pictures is not None and may_run():
-                    seen = self._pictures.recall(motion.back, reach, prior, past.frame, past.reach)
+                    seen = self._pictures.recall(motion.back, depth, scene, frame, previous.depth)
                     warped, valid, grid, tokens = seen
-                    return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
-                grid, valid = self._reproject(reach, past.reach, motion.back)
+                    return Prior(scene, warped, valid, grid, frame, depth, tokens, condition)
+                grid, valid = self._reproject(depth, previous.depth, motion.back)
         else:
-            prior, reach = torch.zeros_like(past.frame), torch.zeros_like(past.reach)
-            grid, valid = self.base.expand(len(reach), -1, -1, -1), torch.ones_like(reach)[:, None]
-        warped = _read(past.frame, grid)
-        small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in (prior, warped)], 1)
+            scene, depth = torch.zeros_like(frame), torch.zeros_like(previous.depth)
+            grid, valid = self.base.expand(len(depth), -1, -1, -1), torch.ones_like(depth)[:, None]
+        warped = _read(frame, grid)
+        small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in (scene, warped)], 1)
         tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
-        return View(prior, warped, valid, grid, past.frame, reach, tokens, motion.control)
+        return Prior(scene, warped, valid, grid, frame, depth, tokens, condition)
 
-    def encode(self, frame: Tensor, view: View) -> Tensor:
-        """The innovation of ``frame`` [B, 3, H, W] over ``view``: [B, N, C] in (-1, 1).
+    def encode(self, frame: Tensor, prior: Prior) -> Tensor:
+        """The innovation of ``frame`` [B, 3, H, W] over ``prior``: [B, N, C] in (-1, 1).
 
         A linear code of each block's residual, of use from the first step, so that the decoder learns to read
         latents; a network that sees more corrects it.
         """
         dtype = self.see.weight.dtype
-        embedding = self.embed(view.control)
-        residual = (frame - _first_guess(view)).to(dtype)
-        hidden = self.see(self._images(view)) + self.look(residual)
+        embedding = self.embed(prior.condition)
+        residual = (frame - _first_guess(prior)).to(dtype)
+        hidden = self.see(self._images(prior)) + self.look(residual)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         planes = self.project(residual).float() + self.to_latent(hidden)
         return planes.float().tanh().flatten(2).transpose(1, 2)
 
-    def decode(self, latent: Tensor, view: View) -> Tensor:
-        """Frame [B, 3, H, W] from the innovation [B, N, C] and what was known."""
+    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
+        """Frame [B, 3, H, W] from the innovation [B, N, C] and what is known."""
         if self._pictures is not None and may_run():
-            return self._composed(self._pictures, latent, view)
+            return self._composed(self._pictures, latent, prior)
         patch, coarse = self.config.patch, self._coarse(latent)
-        out = self._weighed(coarse, view)
+        out = self._weighed(coarse, prior)
         flow = 0.1 * out[:, :2].float()
         flow = F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False)
         trust, paint = F.pixel_shuffle(out[:, 2:], patch).float().split([1, 3], 1)
-        trust = torch.sigmoid(trust + _believed(view))
+        trust = torch.sigmoid(trust + _believed(prior))
         paint = paint + F.pixel_shuffle(self.unproject(coarse), patch * self.config.pool).float()
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
-        moved = _read(view.past, view.grid + flow.permute(0, 2, 3, 1), "bicubic")
-        return torch.lerp(view.prior, moved, trust) + paint
+        moved = _read(prior.previous, prior.grid + flow.permute(0, 2, 3, 1), "bicubic")
+        return torch.lerp(prior.scene, moved, trust) + paint
 
-    def _composed(self, pictures: Pictures, latent: Tensor, view: View) -> Tensor:
+    def _composed(self, pictures: Pictures, latent: Tensor, prior: Prior) -> Tensor:
         """``decode`` with kernels, as far as they go."""
         if self._decoder is not None and self._paint is not None:
-            films = self.weigh.films(self.embed(view.control))
-            out = self._decoder(view.prior, view.warped, view.valid, view.reach, latent, films)
+            films = self.weigh.films(self.embed(prior.condition))
+            out = self._decoder(prior.scene, prior.warped, prior.valid, prior.depth, latent, films)
             painted = self._paint(latent)
         else:
             coarse = self._coarse(latent)
-            out = self._weighed(coarse, view).permute(0, 2, 3, 1)
+            out = self._weighed(coarse, prior).permute(0, 2, 3, 1)
             painted = self.unproject(coarse).flatten(2).transpose(1, 2)
-        return pictures.compose(out, painted, view.prior, view.valid, view.grid, view.past)
+        return pictures.compose(out, painted, prior.scene, prior.valid, prior.grid, prior.previous)
 
     def _coarse(self, latent: Tensor) -> Tensor:
         """The latent as a picture [B, C, gh, gw].
 
         Laid out anew: how channels lie decides how a convolution rounds; those of one world lie both ways.
         """
-        return latent.transpose(1, 2).unflatten(2, self.grid).to(self.see.weight.dtype).contiguous()
+        planes = latent.transpose(1, 2).unflatten(2, self.latent_spec.grid)
+        return planes.to(self.see.weight.dtype).contiguous()
 
-    def _weighed(self, coarse: Tensor, view: View) -> Tensor:
+    def _weighed(self, coarse: Tensor, prior: Prior) -> Tensor:
         """Flow, trust and paint of each cell [B, 2 + 4 patch^2, h, w] from the latent's picture."""
         planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.see(self._images(view)) + self.from_latent(planes)
-        hidden = self.weigh(hidden, self.embed(view.control))
+        hidden = self.see(self._images(prior)) + self.from_latent(planes)
+        hidden = self.weigh(hidden, self.embed(prior.condition))
         out: Tensor = self.out(F.silu(self.out_norm(hidden)))
         return out
 
-    def _images(self, view: View) -> Tensor:
+    def _images(self, prior: Prior) -> Tensor:
         """All that is known of each pixel [B, 8, H, W]."""
-        dtype, near = self.see.weight.dtype, (1 + view.reach[:, None]).reciprocal()
-        return torch.cat([part.to(dtype) for part in (view.prior, view.warped, view.valid, near)], 1)
+        dtype, near = self.see.weight.dtype, (1 + prior.depth[:, None]).reciprocal()
+        return torch.cat([part.to(dtype) for part in (prior.scene, prior.warped, prior.valid, near)], 1)
 
-    def _reproject(self, reach: Tensor, past_reach: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    def _reproject(self, depth: Tensor, past_depth: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.
 
-        ``reach`` and ``past_reach`` [B, H, W] are the forward depths of both; ``back`` [B, 4, 4] takes points
+        ``depth`` and ``past_depth`` [B, H, W] are the forward depths of both; ``back`` [B, 4, 4] takes points
         of the new camera to the previous one. Returns [B, H, W, 2], [-1, 1] within the frame, and
         [B, 1, H, W] in [0, 1].
         """
-        camera, rays = self.config.intrinsics, self.rays
+        camera, rays = self.intrinsics, self.rays
         assert camera is not None
-        height, width = self.config.size
+        height, width = self.size
         # Products and sums, no matmul: autocast would make it bfloat16, which would move points by pixels.
         along_right, along_down, along_depth, shift = back[:, :3, :, None, None].transpose(0, 1).unbind(2)
         ray = along_right * rays.right + (along_down * rays.down[:, None] + along_depth)
-        x, y, z = ray * reach + shift
+        x, y, z = ray * depth + shift
         front = z.clamp(min=0.05)
         column = x / front * (2 * camera.fx / width) + (2 * camera.cx / width - 1)
         row = y / front * (2 * camera.fy / height) + (2 * camera.cy / height - 1)
         grid = points(column, row)
         inside = (column.abs() <= 1) & (row.abs() <= 1) & (z > 0.05)
-        seen = _read(past_reach[:, None], grid)[:, 0]
+        seen = _read(past_depth[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
         return grid.clamp(-2, 2), (inside * agrees)[:, None]
 
@@ -293,14 +292,14 @@ def _cells(channels: int, config: HistoryConfig) -> nn.Conv2d:
     return nn.Conv2d(channels, config.width, 3 * patch, stride=patch, padding=patch)
 
 
-def _believed(view: View) -> Tensor:
-    """Log-odds of the warped past against the prior before anything is learnt [B, 1, H, W]."""
-    return 2 * view.valid - 1
+def _believed(prior: Prior) -> Tensor:
+    """Log-odds of the warped past against the scene before anything is learnt [B, 1, H, W]."""
+    return 2 * prior.valid - 1
 
 
-def _first_guess(view: View) -> Tensor:
-    """What the decoder makes of a view before anything is learnt [B, 3, H, W]."""
-    return torch.lerp(view.prior, view.warped, torch.sigmoid(_believed(view)))
+def _first_guess(prior: Prior) -> Tensor:
+    """What the decoder makes of a prior before anything is learnt [B, 3, H, W]."""
+    return torch.lerp(prior.scene, prior.warped, torch.sigmoid(_believed(prior)))
 
 
 def _pixel_grid(height: int, width: int) -> Tensor:

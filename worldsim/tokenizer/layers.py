@@ -10,11 +10,16 @@ from worldsim.alone import Alone
 from worldsim.errors import ConfigError
 
 
-def check_blocks(size: tuple[int, int], block: int) -> None:
-    """Raises ``ConfigError`` unless frames of ``size`` pixels are made of whole blocks of ``block``."""
+def block_grid(size: tuple[int, int], block: int) -> tuple[int, int]:
+    """Rows and columns of blocks of ``block`` pixels to a side in frames of ``size`` pixels.
+
+    Raises:
+        ConfigError: the frame is not made of whole blocks.
+    """
     if size[0] % block or size[1] % block:
         rule = f"the frame size must be a multiple of patch x pool = {block}"
         raise ConfigError(rule, size, "change patch or pool")
+    return size[0] // block, size[1] // block
 
 
 def points(x: Tensor, y: Tensor) -> Tensor:

@@ -1,42 +1,70 @@
-"""What every tokenizer offers. Shapes: B batch, N tokens, C latent channels, D view channels, H x W frame."""
+"""The tokenizer's protocol. Shapes: B batch, N tokens, C latent channels, V prior channels, H x W frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from worldsim.camera import Intrinsics
+
+if TYPE_CHECKING:
+    from worldsim.tokenizer.place import Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentSpec:
+    """The form of a tokenizer's latents, float32 [B, N, C]."""
+
+    kind: Literal["continuous", "bits"]
+    """"bits": every channel is -1 or 1."""
+    tokens: int
+    """Tokens per frame, N."""
+    channels: int
+    """Channels per token, C."""
+    grid: tuple[int, int]
+    """Rows and columns of the tokens."""
+    bounded: bool
+    """Latents lie in [-1, 1], and samples are clamped to it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and C."""
+        return self.tokens, self.channels
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What a decoder keeps of the frame before."""
+class PreviousFrame:
+    """The frame before the new one, as a tokenizer sees it."""
 
     frame: Tensor
     """[B, 3, H, W] in [-1, 1]."""
-    reach: Tensor
+    depth: Tensor
     """Forward depth [B, H, W] in metres; zeros where the tokenizer knows none."""
 
     @staticmethod
-    def blank(batch: int, size: tuple[int, int], device: torch.device) -> Past:
-        """The past of a world without one: grey frames of ``size``, nothing known of their depth."""
-        return Past(torch.zeros(batch, 3, *size, device=device), torch.zeros(batch, *size, device=device))
+    def blank(batch: int, size: tuple[int, int], device: torch.device) -> PreviousFrame:
+        """Grey frames of ``size`` (height, width) without known depth, for worlds that have just begun."""
+        frame, depth = (torch.zeros(batch, *shape, device=device) for shape in ((3, *size), size))
+        return PreviousFrame(frame, depth)
 
-    def pick(self, index: Tensor) -> Past:
+    def pick(self, index: Tensor) -> PreviousFrame:
         """A copy of some rows."""
-        return Past(self.frame[index], self.reach[index])
+        return PreviousFrame(self.frame[index], self.depth[index])
 
-    def put(self, index: Tensor, other: Past) -> None:
+    def put(self, index: Tensor, other: PreviousFrame) -> None:
         """Overwrite some rows with those of ``other``."""
-        self.frame[index], self.reach[index] = other.frame, other.reach
+        self.frame[index], self.depth[index] = other.frame, other.depth
 
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """How the camera gets to the new frame, and where that is."""
+    """The camera's way to the new frame, and its place there."""
 
-    control: Tensor
+    condition: Tensor
     """Keys, look and normalised twist of the step [B, M]; what a tokenizer without poses has to go by."""
     planar: Tensor | None
     """x, y, z, yaw of the new frame's camera [B, 4]; None where the source has no poses."""
@@ -45,65 +73,86 @@ class Motion:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What is known of the new frame before its latent: the decoder and the generator both start from it."""
+class Prior:
+    """All that is known of the new frame before its latent: decoder and generator both start from it."""
 
-    prior: Tensor
-    """What memory of the place says [B, 3, H, W]."""
+    scene: Tensor
+    """The static scene from the new camera [B, 3, H, W]; zeros where there is none."""
     warped: Tensor
     """The previous frame, moved along with the camera [B, 3, H, W]."""
     valid: Tensor
-    """How far the warp is to be believed [B, 1, H, W] in [0, 1]."""
+    """Confidence in the warp [B, 1, H, W] in [0, 1]."""
     grid: Tensor
     """Where ``warped`` was read in the previous frame [B, H, W, 2], in [-1, 1]."""
-    past: Tensor
+    previous: Tensor
     """The previous frame itself [B, 3, H, W]."""
-    reach: Tensor
+    depth: Tensor
     """Forward depth of the new frame [B, H, W] in metres."""
     tokens: Tensor
-    """The same, small: conditioning for the generator [B, N, D]."""
-    control: Tensor
-    """``Motion.control`` [B, M]."""
+    """The same, small: input of the generator [B, N, V]."""
+    condition: Tensor
+    """``Motion.condition`` [B, M]."""
 
-    def detach(self) -> View:
+    def detach(self) -> Prior:
         """The same without gradients."""
         return replace(self, **{field.name: getattr(self, field.name).detach() for field in fields(self)})
 
 
 class Tokenizer(Protocol):
-    """Frames to latents and back, given the past. A tokenizer that needs no past ignores it."""
+    """Frames to latents and back, given the prior. A tokenizer that needs no prior ignores it."""
 
     @property
-    def tokens(self) -> int:
-        """Tokens per frame, N."""
+    def latent_spec(self) -> LatentSpec:
+        """The form of its latents."""
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokens."""
+    def prior_channels(self) -> int:
+        """Channels of ``Prior.tokens``, V."""
 
     @property
-    def channels(self) -> int:
-        """Latent channels, C."""
+    def uses_previous_frame(self) -> bool:
+        """Whether a prior reads the frame before."""
 
     @property
-    def view_channels(self) -> int:
-        """Channels of ``View.tokens``, D."""
+    def place(self) -> Place | None:
+        """The static scene that its priors show; None where there is none."""
 
     @property
-    def recalls(self) -> bool:
-        """Whether a view reads the frame before."""
+    def batch_invariant(self) -> bool:
+        """Whether the prepared tokenizer gives each row the same bits whatever else is in the batch."""
 
-    def view(self, past: Past, motion: Motion) -> View:
-        """What is known of the new frame before its latent."""
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Cast to ``dtype`` for inference, and let kernels do what they can on a CPU; weights must stay."""
 
-    def surroundings(self, planar: Tensor | None) -> Tensor | None:
-        """What is around a camera [B, 4] for the dynamics [B, S]; None where the tokenizer has no place."""
+    def blank(self, batch: int, device: torch.device) -> PreviousFrame:
+        """The previous frame of a world that has just begun: grey."""
 
-    def encode(self, frame: Tensor, view: View) -> Tensor:
-        """Frame [B, 3, H, W] to latent [B, N, C], bounded to (-1, 1)."""
+    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+        """All that is known of the new frame before its latent."""
 
-    def decode(self, latent: Tensor, view: View) -> Tensor:
-        """Latent [B, N, C] to frame [B, 3, H, W]."""
+    def encode(self, frame: Tensor, prior: Prior) -> Tensor:
+        """Frame [B, 3, H, W] in [-1, 1] to latent [B, N, C]."""
 
-    def blank(self, batch: int, device: torch.device) -> Past:
-        """The past of a world without one: a grey frame."""
+    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
+        """Latent [B, N, C] to frame [B, 3, H, W], about within [-1, 1]."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights: a tokenizer is a module."""
+
+
+class TokenizerConfig(Protocol):
+    """The config of a tokenizer."""
+
+    def build(
+        self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
+    ) -> Tokenizer:
+        """The tokenizer, with fresh weights.
+
+        Args:
+            size: height and width of a frame in pixels.
+            condition_size: length of ``Motion.condition``.
+            intrinsics: the source's camera; None where it has none.
+
+        Raises:
+            ConfigError: the frame size or the camera does not fit.
+        """

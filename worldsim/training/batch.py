@@ -26,7 +26,7 @@ class Batch:
     """Keys and look that led into each frame [B, T, M]."""
     twist: Tensor
     """Normalised, likewise [B, T, 6]."""
-    control: Tensor
+    condition: Tensor
     """What pictures are conditioned on of the two [B, T, M + 6]."""
     planar: Tensor | None
     """x, y, z, yaw of each frame's camera [B, T, 4]; None without poses."""
@@ -53,7 +53,7 @@ class Batch:
             frames=to_model(clip.frames, device),
             vector=vector,
             twist=twist,
-            control=networks.control(vector, twist),
+            condition=networks.condition(vector, twist),
             planar=planar,
             back=back,
             rewards=torch.from_numpy(clip.rewards).to(device),
@@ -64,4 +64,4 @@ class Batch:
         """How the camera gets to frame ``t`` of each window."""
         planar = None if self.planar is None else self.planar[:, t]
         back = None if self.back is None else self.back[:, t]
-        return Motion(self.control[:, t], planar, back)
+        return Motion(self.condition[:, t], planar, back)

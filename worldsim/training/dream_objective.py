@@ -1,13 +1,12 @@
 """Learning to dream: tokenizer, generator and heads together.
 
-The tokenizer learns on its own unrolled past, the generator by diffusion forcing on the latents made there.
+The tokenizer learns on its own unrolled past, the generator by its sampler's loss on the latents made there.
 
 Shapes: B clips, T frames, N tokens, C latent channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
-from worldsim.model.generator import Prediction
 from worldsim.model.heads import two_hot
 from worldsim.networks import Networks
-from worldsim.sampling.flow import advance, mix
-from worldsim.tokenizer.protocol import Past
+from worldsim.sampling.protocol import LatentClip
+from worldsim.tokenizer.protocol import PreviousFrame
 from worldsim.training.batch import Batch
 from worldsim.training.motion_objective import doubt_loss
 from worldsim.training.stage import Logs, Objective
@@ -34,7 +32,7 @@ class Unrolled:
     """What the pictures lack."""
     latents: Tensor
     """[B, T, N, C], without gradient"""
-    views: Tensor
+    prior_tokens: Tensor
     """[B, T, N, V], without gradient"""
     squared: Tensor
     """Mean squared error per frame [T]"""
@@ -61,118 +59,43 @@ def unroll(
     generator.
     """
     tokenizer = networks.tokenizer
-    past = tokenizer.blank(len(batch.frames), networks.device)
-    losses, squares, latents, views = [], [], [], []
+    previous = tokenizer.blank(len(batch.frames), networks.device)
+    losses, squares, latents, tokens = [], [], [], []
     for t in range(batch.frames.shape[1]):
-        view = tokenizer.view(past, batch.motion(t)).detach()
+        prior = tokenizer.prior(previous, batch.motion(t)).detach()
         true = batch.frames[:, t]
-        latent = tokenizer.encode(true, view)
+        latent = tokenizer.encode(true, prior)
         keep = torch.from_numpy(rng.random((len(true), 1, 1)) >= drop).to(latent)
         shaken = (latent + noise * _normal(rng, latent)) * keep
-        made = tokenizer.decode(shaken, view)
+        made = tokenizer.decode(shaken, prior)
         losses.append(picture_loss(made, true) + _THRIFT * latent.square().mean())
         squares.append((made.detach().clamp(-1, 1) - true).square().mean())
         latents.append(latent.detach())
-        views.append(view.tokens)
-        past = Past(made.detach().clamp(-1, 1), view.reach)
+        tokens.append(prior.tokens)
+        previous = PreviousFrame(made.detach().clamp(-1, 1), prior.depth)
     return Unrolled(
         loss=torch.stack(losses).mean(),
         latents=torch.stack(latents, 1),
-        views=torch.stack(views, 1),
+        prior_tokens=torch.stack(tokens, 1),
         squared=torch.stack(squares),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """What each frame of a clip is asked for; all [B, T]."""
-
-    level: Tensor
-    """How clean the latent is that the generator gets, 0 noise to 1 clean."""
-    size: Tensor
-    """How far the denoising step goes."""
-    is_context: Tensor
-    """Whether the frame is clean and nothing is asked of it."""
-    known: Tensor
-    """Whether the generator is told the control."""
-    shortcut: bool
-    """Whether steps are larger than the smallest, learnt from two of half the size."""
-
-
-def draw_levels(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> Levels:
-    """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
-
-    Where ``is_past_clean``, all frames but the last are context.
-    """
-    frames = like.shape[:2]
-
-    def put(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(array, np.float32)).to(like)
-
-    shortcut = bool(rng.random() < 0.25)
-    size = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], frames))
-    level = put(rng.random(frames))
-    level = torch.floor(level / size) * size if shortcut else level
-    is_context = put(rng.random(frames)) < 0.4
-    if is_past_clean:
-        is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
-    level = torch.where(is_context, torch.ones_like(level), level)
-    known = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
-    return Levels(level, size, is_context, known, shortcut)
-
-
-def forcing_loss(
-    networks: Networks, batch: Batch, unrolled: Unrolled, drawn: Levels, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
-
-    Errors are of what the generator predicts: of clean latents, those of frames that are nearly clean weigh
-    more (Dreamer 4's ramp); of velocities all weigh the same.
-    """
-    clean = unrolled.latents
-    noisy = mix(clean, _normal(rng, clean), drawn.level)
-
-    def predict(latent: Tensor, level: Tensor, size: Tensor) -> Prediction:
-        return networks.generator(latent, level, size, unrolled.views, batch.control, known=drawn.known)
-
-    target = clean
-    if drawn.shortcut:
-        with torch.no_grad():
-            two = _two_half_steps(lambda *step: predict(*step).clean, noisy, drawn)
-        target = torch.where(drawn.is_context[..., None, None], clean, two)
-    made = predict(noisy, drawn.level, drawn.size)
-    weight = ~drawn.is_context * torch.ones_like(drawn.level)
-    error = (made.clean - target).square().mean((-1, -2))
-    if networks.config.generator.prediction == "velocity":
-        error = error / (1 - drawn.level).clamp(min=0.02).square()
-    else:
-        weight = weight * (0.9 * drawn.level + 0.1)
-    return (error * weight).sum() / weight.sum().clamp(min=1e-3), made.agent
-
-
-def _two_half_steps(
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: Tensor, drawn: Levels
-) -> Tensor:
-    """The clean latent [B, T, N, C] that one whole step must predict to arrive where two half steps do."""
-    level, half = drawn.level, drawn.size / 2
-    middle = advance(noisy, predict(noisy, level, half), level, half)
-    end = advance(middle, predict(middle, level + half, half), level + half, half)
-    share = ((1 - level) / drawn.size)[..., None, None]
-    return noisy + (end - noisy) * share
-
-
 def heads_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
-    """Reward, continuation and motion, read from the agent [B, T, D]; ends, which are rare, weigh ten times.
+    """Reward and continuation from the agent [B, T, D] and the place, and motion from the agent.
 
-    0 with a place: there the motion stage teaches the heads, which ask the place and not the agent.
+    Ends, which are rare, weigh ten times. With a place the motion stage teaches motion, and reward and
+    continuation, too, where they do not read the agent.
     """
-    if networks.config.heads.surroundings:
+    if not networks.reads_agent:
         return agent.new_zeros(())
-    reward, going_on = networks.heads.judge(agent.flatten(0, 1), None)
+    planar = None if batch.planar is None else batch.planar.flatten(0, 1)
+    reward, going_on = networks.judge(agent.flatten(0, 1), planar)
     ends = batch.ends.flatten().float()
     loss = -(two_hot(batch.rewards.flatten()) * reward.log_softmax(-1)).sum(-1).mean()
     loss = loss + F.binary_cross_entropy_with_logits(going_on, 1 - ends, weight=1 + 9 * ends)
-    return loss + _motion_loss(networks, batch, agent) if networks.has_poses else loss
+    moves = networks.has_poses and networks.place is None
+    return loss + _motion_loss(networks, batch, agent) if moves else loss
 
 
 def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
@@ -210,18 +133,18 @@ def dream_objective(
         frames = min(3, length) if progress < 0.5 else length
         data = Batch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
         unrolled = unroll(networks, data, rng, noise=noise)
-        drawn = draw_levels(rng, unrolled.latents, is_past_clean=noise == 0)
-        forcing, agent = forcing_loss(networks, data, unrolled, drawn, rng)
-        heads = heads_loss(networks, data, agent)
+        clip = LatentClip(unrolled.latents, unrolled.prior_tokens, data.condition, is_past_clean=noise == 0)
+        drawn = networks.sampler.loss(networks.generator, clip, rng)
+        heads = heads_loss(networks, data, drawn.agent)
         psnr = -10 * torch.log10(unrolled.squared / 4)
         logs = {
             "picture": unrolled.loss.item(),
-            "forcing": forcing.item(),
+            **drawn.logs,
             "heads": heads.item(),
             "psnr_first": psnr[0].item(),
             "psnr_last": psnr[-1].item(),
         }
-        return unrolled.loss + forcing + 0.1 * heads, logs
+        return unrolled.loss + drawn.loss + 0.1 * heads, logs
 
     return objective
 

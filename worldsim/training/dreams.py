@@ -11,12 +11,11 @@ from torch import Tensor
 from worldsim.data.clips import Clip, ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
+from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.rollout import begin, observe_unit, step_unit
 
 GIVEN = 4
 """True frames before a dream begins."""
-_STEPS = 2
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def dream(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Tens
             if is_true:
                 yield observe_unit(networks, memory, true[:, t], controls).frame
             else:
-                yield step_unit(networks, memory, controls, _STEPS).frame
+                yield imagine_unit(networks, memory, controls, networks.sampler.default_steps).frame
 
 
 def obedience_gap(networks: Networks, clips: ClipStore, rows: int = 8, frames: int = 16) -> float:

@@ -73,7 +73,9 @@ def motion_objective(
             loss, logs = _doubt_loss(networks, track, rng)
             return loss, logs | {"walk": float(play)}
         loss = _turn_loss(networks, tracks.sample(4 * batch, past + 2, rng))
-        loss, logs = loss + _outcome_loss(networks, clips, rng), {"turn": loss.item()}
+        logs = {"turn": loss.item()}
+        if not networks.reads_agent:
+            loss = loss + _outcome_loss(networks, clips, rng)
         if warm:
             progress = _TURNING + progress * (1 - _TURNING)
         if progress >= _TURNING:
@@ -211,7 +213,7 @@ def _outcome_loss(networks: Networks, clips: ClipStore, rng: np.random.Generator
     assert clip.poses is not None
     planar = torch.from_numpy(camera.planar(clip.poses[:, -1])).float().to(networks.device)
     with torch.no_grad():
-        around = networks.tokenizer.surroundings(planar)
+        around = networks.surroundings(planar)
     reward, going_on = networks.heads.judge(planar.new_zeros(batch, 0), around)
     ends = torch.from_numpy(clip.ends[:, -1]).float().to(networks.device)
     wanted = two_hot(torch.from_numpy(clip.rewards[:, -1]).to(networks.device))

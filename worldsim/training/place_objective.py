@@ -10,25 +10,27 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
-from worldsim.tokenizer.history import HistoryTokenizer
+from worldsim.tokenizer.place import Place, Rays
 from worldsim.training.stage import Logs, Objective
 
 
 def place_objective(
-    tokenizer: HistoryTokenizer, clips: ClipStore, views: int = 64, columns: int = 8
+    place: Place, clips: ClipStore, views: int = 64, columns: int = 8
 ) -> Objective:
     """Squared error, and a little L1 for sharp edges, of ``columns`` columns of each of ``views`` frames."""
 
+    assert clips.spec.intrinsics is not None, "a place is seen through a camera"
+    device = place.occupancy.device
+    rays = Rays.of(clips.spec.intrinsics, *clips.spec.size).to(device)
+
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        assert tokenizer.place is not None
-        device = tokenizer.base.device
         clip = clips.sample(views, 1, rng)
         assert clip.poses is not None
         chosen = rng.integers(0, clip.frames.shape[3], (views, columns))
         pixels = clip.frames[np.arange(views)[:, None], 0, :, chosen]  # [views, columns, H, 3]
         target = torch.from_numpy(pixels).to(device).transpose(1, 2).float() / 127.5 - 1
         planar = torch.from_numpy(camera.planar(clip.poses[:, 0])).float().to(device)
-        colour, _ = tokenizer.place(planar, tokenizer.rays, torch.from_numpy(chosen).to(device))
+        colour, _ = place(planar, rays, torch.from_numpy(chosen).to(device))
         error = colour.float() - target
         squared = error.square().mean()
         return squared + 0.1 * error.abs().mean(), {"psnr": -10 * math.log10(squared.item() / 4)}

@@ -9,7 +9,6 @@ from torch import nn
 from worldsim.data.clips import ClipStore
 from worldsim.model.heads import Heads
 from worldsim.networks import Networks
-from worldsim.tokenizer.history import HistoryTokenizer
 from worldsim.tokenizer.place import Place
 from worldsim.training.dream_objective import dream_objective
 from worldsim.training.motion_objective import motion_objective, solve_pushes
@@ -21,11 +20,11 @@ from worldsim.training.stage import Rate, Stage
 
 def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
     """The stages in order. ``warm``: the weights are trained already, none is initialised from the data."""
-    stages, tokenizer = [], networks.tokenizer
-    if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
+    stages, tokenizer, place = [], networks.tokenizer, networks.place
+    if place is not None:
         start = None if warm else partial(prepare_place, networks, clips)
-        objective = place_objective(tokenizer, clips)
-        rates = _place_rates(tokenizer.place, recipe.rate)
+        objective = place_objective(place, clips)
+        rates = _place_rates(place, recipe.rate)
         stages.append(Stage("place", recipe.place_share, rates, objective, start))
         if networks.heads.motion is not None:
             start = None if warm else partial(solve_pushes, networks, clips)
@@ -59,7 +58,8 @@ def _heads_rates(heads: Heads, rate: float) -> list[Rate]:
 
 
 def _dream_parameters(networks: Networks) -> list[nn.Parameter]:
-    """All but the place, and the heads where the motion stage has taught them."""
-    has_place = networks.config.heads.surroundings > 0
-    taught = ("tokenizer.place.", "heads.") if has_place else ("tokenizer.place.",)
-    return [parameter for name, parameter in networks.named_parameters() if not name.startswith(taught)]
+    """All but the place, and the heads that the motion stage has taught."""
+    taught = ["tokenizer.place."]
+    if networks.place is not None:
+        taught.append("heads.motion." if networks.reads_agent else "heads.")
+    return [weight for name, weight in networks.named_parameters() if not name.startswith(tuple(taught))]

@@ -12,13 +12,12 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, nearest
-from worldsim.model.footing import MET, FootingConfig
-from worldsim.model.generator import GeneratorConfig
+from worldsim.model.footing import FootingConfig
 from worldsim.model.heads import HeadsConfig
+from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
-from worldsim.tokenizer.build import TokenizerConfig
 from worldsim.tokenizer.frame import FrameConfig
-from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
+from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
 
 
@@ -58,11 +57,6 @@ class Recipe:
     """Frames of a clip: one more than the context, so that no age in play is new."""
     rate: float = 1.0
     """Of all learning rates; a trained world is improved further at a lower one."""
-
-    @property
-    def tokenizer_sizes(self) -> dict[str, int]:
-        """What either tokenizer takes."""
-        return {"width": self.tokenizer_width, "depth": self.tokenizer_depth, "channels": self.channels}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -114,64 +108,48 @@ def plan_networks(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) ->
     ``poses`` [n, 4, 4] are those of its training frames in recorded order; None without poses.
 
     Raises:
-        ConfigError: a tokenizer of another name, or sizes that do not fit.
+        ConfigError: a tokenizer of another name.
     """
-    if recipe.tokenizer not in ("history", "frame"):
-        raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
     poses = None if recipe.conditioning == "keys" else poses
-    keys = spec.control_space.size
-    tokenizer = _plan_tokenizer(recipe, spec, poses)
-    history = tokenizer if isinstance(tokenizer, HistoryConfig) else None
-    generator = GeneratorConfig(
-        channels=recipe.channels,
-        view=tokenizer.view_channels,
-        control=keys + 6,
-        width=recipe.width,
-        layers=recipe.layers,
-        heads=recipe.heads,
-        context=recipe.context,
-        prediction=recipe.prediction,
-    )
-    surroundings = history.surroundings if history else 0
-    bounds = history.place.bounds if history and history.place else None
-    footing = FootingConfig(bounds=bounds) if bounds else None
+    place = None
+    if recipe.tokenizer == "history" and poses is not None and spec.name in SCENES:
+        place = _place_around(poses, *SCENES[spec.name], recipe)
     return NetworksConfig(
-        generator=generator,
-        heads=HeadsConfig(
+        tokenizer=_plan_tokenizer(recipe, place),
+        generator=TransformerConfig(
             width=recipe.width,
-            control=keys,
-            surroundings=surroundings,
-            felt=footing.felt if footing else 0,
-            met=MET if footing else 0,
+            layers=recipe.layers,
+            heads=recipe.heads,
+            context=recipe.context,
+            prediction=recipe.prediction,
+        ),
+        heads=HeadsConfig(
             poses=poses is not None,
             eye=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
             coasting=_COASTING if spec.name in SCENES else None,
+            reads_agent=place is None,
         ),
-        history=history,
-        frame=tokenizer if isinstance(tokenizer, FrameConfig) else None,
         twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
-        footing=footing,
+        footing=FootingConfig(bounds=place.bounds) if place else None,
         hears_keys=recipe.conditioning != "pose",
+        still=place is not None,
     )
 
 
-def _plan_tokenizer(recipe: Recipe, spec: SourceSpec, poses: np.ndarray | None) -> TokenizerConfig:
-    control = spec.control_space.size + 6
+def _plan_tokenizer(recipe: Recipe, place: PlaceConfig | None) -> HistoryConfig | FrameConfig:
+    sizes = {"width": recipe.tokenizer_width, "depth": recipe.tokenizer_depth, "channels": recipe.channels}
+    if recipe.tokenizer == "history":
+        return HistoryConfig(place=place, **sizes)
     if recipe.tokenizer == "frame":
-        return FrameConfig(size=spec.size, control=control, **recipe.tokenizer_sizes)
-    place = None
-    if poses is not None and spec.name in SCENES:
-        place = _place_around(poses, *SCENES[spec.name], recipe)
-    sizes = recipe.tokenizer_sizes
-    return HistoryConfig(size=spec.size, control=control, intrinsics=spec.intrinsics, place=place, **sizes)
+        return FrameConfig(**sizes)
+    raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
 
 
 def prepare_place(networks: Networks, clips: ClipStore) -> None:
     """Mark what the camera has visited as free space, and as ground to stand on."""
-    tokenizer = networks.tokenizer
-    if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None and clips.poses is not None:
+    if networks.place is not None and clips.poses is not None:
         visited = torch.from_numpy(clips.poses[:, :2, 3])
-        tokenizer.place.mark_free(visited.float())
+        networks.place.mark_free(visited.float())
         if networks.footing is not None:
             networks.footing.mark(visited)
 

@@ -1,6 +1,6 @@
 """Fine-tuning on own roll-outs: a dream runs under true controls and poses, the decoder mends what comes out.
 
-The dream itself runs without gradient, exactly as in play (``step_unit``); each frame is then decoded once
+The dream itself runs without gradient, exactly as in play (``imagine_unit``); each frame is then decoded once
 more with gradient and held against the truth (Self Forcing's point: train on what inference sees; GameNGen's
 and DIAMOND's short roll-outs).
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
+from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.rollout import begin, observe_unit, step_unit
 from worldsim.training.dream_objective import picture_loss
 from worldsim.training.stage import Logs, Objective
 
@@ -29,7 +29,7 @@ def rollout_objective(
         clip = clips.sample(batch, length, rng)
         true = to_model(clip.frames, networks.device)
         poses = np.tile(np.eye(4), (batch, length, 1, 1)) if clip.poses is None else clip.poses
-        steps = int(rng.choice([1, 2, 4]))
+        steps = int(rng.choice(networks.sampler.allowed_steps))
         losses, squares = [], []
         with torch.no_grad():
             memory = begin(networks, true[:, 0], poses[:, 0], rng.integers(0, 2**63, batch).astype(np.uint64))
@@ -39,10 +39,10 @@ def rollout_objective(
                 if t < given:
                     observe_unit(networks, memory, true[:, t], controls)
                     continue
-                unit = step_unit(networks, memory, controls, steps)
-            made = networks.tokenizer.decode(unit.latent, unit.view)
+                imagined = imagine_unit(networks, memory, controls, steps)
+            made = networks.tokenizer.decode(imagined.latent, imagined.prior)
             losses.append(picture_loss(made, true[:, t]))
-            squares.append((unit.frame - true[:, t]).square().mean())
+            squares.append((imagined.frame - true[:, t]).square().mean())
         psnr = -10 * torch.log10(torch.stack(squares) / 4)
         return torch.stack(losses).mean(), {"psnr_first": psnr[0].item(), "psnr_last": psnr[-1].item()}
 

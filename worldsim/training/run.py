@@ -90,7 +90,7 @@ def _networks(args: argparse.Namespace, recipe: Recipe, clips: ClipStore) -> Net
         networks = stored.networks
     else:
         torch.manual_seed(args.seed)
-        networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+        networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
     networks.to(device)
     return networks.train()
 

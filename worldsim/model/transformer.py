@@ -1,17 +1,19 @@
-"""The generator: latents of a frame from noise, given the past, the view and the control.
+"""The transformer: latents of a unit from noise, given the past, the prior and the condition.
 
-Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V view channels, D width.
+Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V prior channels, D width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldsim.casting import cast
 from worldsim.errors import ConfigError
 from worldsim.kernels import generate
 from worldsim.kernels.dense import Dense
@@ -19,20 +21,17 @@ from worldsim.kernels.library import may_run, variant
 from worldsim.model.blocks import TINY, Block, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
+from worldsim.model.protocol import LatentForm
 from worldsim.model.rope import turns
+from worldsim.registry import register
 from worldsim.units import Unit
 
 
+@register("generator", "transformer")
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratorConfig:
+class TransformerConfig:
     """A block-causal transformer."""
 
-    channels: int
-    """Latent channels, C."""
-    view: int
-    """View channels, V."""
-    control: int
-    """Length of control vector and twist together, M."""
     width: int = 192
     layers: int = 4
     heads: int = 6
@@ -57,6 +56,12 @@ class GeneratorConfig:
             rule = "a generator needs a register and a block that looks at the past: 1 <= every <= layers"
             raise ConfigError(rule, (self.registers, self.every, self.layers))
 
+    def build(
+        self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int
+    ) -> Transformer:
+        """The transformer, with fresh weights."""
+        return Transformer(self, unit, latent, prior_channels, condition_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -72,28 +77,49 @@ class Prediction:
     """Temporal values, likewise."""
 
 
-class Generator(nn.Module):
+@dataclass(frozen=True, slots=True)
+class PreparedUnit:
+    """All that the passes over one unit share: those that denoise, then the clean one that is committed."""
+
+    cache: Cache
+    embedded: Tensor
+    """The prior, as the blocks take it [B, 1, N, D]."""
+    modulation: Tensor
+    """Of every pass [B, K + 1, 3, L, D]."""
+    level: Tensor
+    """Of every pass [1, K + 1]."""
+
+
+class Transformer(nn.Module):
     """Predicts clean latents; causal over frames, free within a unit as its mask allows."""
 
     positions: Tensor
     mask: Tensor | None
 
-    def __init__(self, config: GeneratorConfig, unit: Unit) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        unit: Unit,
+        latent: LatentForm,
+        prior_channels: int,
+        condition_size: int,
+    ) -> None:
         super().__init__()
         self.config = config
-        width = config.width
-        self.tokens = unit.tokens
-        self.latent_in = nn.Linear(config.channels, width)
-        self.view_in = nn.Linear(config.view, width)
+        self.width = width = config.width
+        self.context, self.least_context = config.context, max(2, config.sinks + 1)
+        self.tokens, self._bounded, self.prediction = unit.tokens, latent.bounded, config.prediction
+        self.latent_in = nn.Linear(latent.channels, width)
+        self.view_in = nn.Linear(prior_channels, width)
         self.place = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
         self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, temporal=i % config.every == config.every - 1)
             for i in range(config.layers)
         )
-        self.condition = Conditioning(config.control, width, config.layers)
+        self.condition = Conditioning(condition_size, width, config.layers)
         self.norm = nn.RMSNorm(width)
-        self.out = nn.Linear(width, config.channels)
+        self.out = nn.Linear(width, latent.channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         positions = torch.from_numpy(unit.positions()[:, 1:]) + 1
@@ -150,8 +176,20 @@ class Generator(nn.Module):
         """Blocks that look at the past, L."""
         return sum(bool(block.temporal) for block in self.blocks)
 
-    def empty_cache(self, batch: int, context: int | None = None) -> Cache:
-        """A cache for ``batch`` worlds, on the weights' device and in their type."""
+    @property
+    def batch_invariant(self) -> bool:
+        return self.is_quick
+
+    def prepare_inference(self, dtype: torch.dtype) -> None:
+        """The generator's own weights and its last norm stay float32: they work on float32."""
+        if self.latent_in.weight.device.type == "cpu" and dtype == torch.float32:
+            self.quicken()
+        for module in self.children():
+            if module is not self.norm:
+                cast(module, dtype)
+
+    def initial_state(self, batch: int, context: int | None = None) -> Cache:
+        """An empty cache for ``batch`` worlds, on the weights' device and in their type."""
         config = self.config
         return Cache.empty(
             layers=self.temporal_layers,
@@ -163,6 +201,52 @@ class Generator(nn.Module):
             sinks=config.sinks,
             like=self.latent_in.weight,
         )
+
+    def prepare(
+        self, state: Cache, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
+    ) -> PreparedUnit:
+        """What the passes over one unit share.
+
+        Args:
+            state: the units before.
+            prior_tokens: what is known of the unit beforehand [B, N, V].
+            condition: keys, look and twist [B, M].
+            denoising_steps: passes to come, K >= 0.
+        """
+        level, size = _schedule(denoising_steps, prior_tokens.device)
+        modulation = self.condition(condition[:, None], level, size)
+        return PreparedUnit(state, self.embed(prior_tokens[:, None]), modulation, level)
+
+    def denoise(self, prepared: PreparedUnit, noisy: Tensor, index: int) -> Tensor:
+        """The clean latent [B, N, C] that pass ``index`` predicts from a ``noisy`` one."""
+        return self._passed(prepared, noisy, index).clean[:, 0]
+
+    def finish(self, prepared: PreparedUnit, sample: Tensor) -> Tensor:
+        """A sample [B, N, C] as a latent."""
+        return sample.clamp(-1, 1) if self._bounded else sample
+
+    def commit(
+        self, state: Cache, prepared: PreparedUnit, latent: Tensor, needs_agent: bool
+    ) -> Tensor | None:
+        """Append a unit's clean ``latent`` [B, N, C] to ``state``, in place; returns the agent [B, D].
+
+        None unless it is needed: then the last block does not run.
+        """
+        if needs_agent:
+            clean = self._passed(prepared, latent, prepared.level.shape[1] - 1)
+            keys, values, agent = clean.keys, clean.values, clean.agent[:, 0]
+        else:
+            noisy, modulation = latent[:, None], prepared.modulation[:, -1:]
+            keys, values = self.remember(noisy, prepared.embedded, modulation, prepared.cache)
+            agent = None
+        state.write(keys[:, :, 0], values[:, :, 0])
+        return agent
+
+    def _passed(self, prepared: PreparedUnit, latent: Tensor, number: int) -> Prediction:
+        """The pass of this number over ``latent`` [B, N, C]; reads the cache."""
+        now = slice(number, number + 1)
+        modulation, level = prepared.modulation[:, now], prepared.level[:, now]
+        return self.run(latent[:, None], level, prepared.embedded, modulation, prepared.cache)
 
     def forward(
         self,
@@ -242,7 +326,7 @@ class Generator(nn.Module):
 
     def _quick(self, cache: Cache) -> generate.Passes | None:
         """Kernels that may pass now and look back at so much."""
-        return self._passes if may_run() and cache.frames <= generate.PAST else None
+        return self._passes if may_run() and cache.context <= generate.PAST else None
 
     def _pass(
         self,
@@ -269,3 +353,12 @@ class Generator(nn.Module):
         """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""
         x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
         return torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
+
+
+@cache
+def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Level and size of each of ``steps`` denoising passes and of the clean one, both [1, steps + 1]."""
+    with torch.inference_mode(False):
+        level = torch.tensor([[*(i / steps for i in range(steps)), 1.0]], device=device)
+        size = torch.tensor([[*[1 / max(steps, 1)] * steps, 1.0]], device=device)
+    return level, size

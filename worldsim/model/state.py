@@ -1,0 +1,189 @@
+"""A generator's memory of the past, as a protocol, and its plainest form: named tensors.
+
+Shapes: B batch (rows of the state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from worldsim import pool
+from worldsim.errors import EngineError
+
+__all__ = ["GeneratorState", "Page", "Rows", "TensorPage", "TensorState", "check_tensors"]
+
+Rows = Tensor | slice
+"""Rows of a batch, by number or as a slice, which reads without a copy."""
+
+
+class Page(Protocol):
+    """A copy of what the next commit overwrites: enough to undo it."""
+
+    def row(self, number: int) -> Self:
+        """One row, as a view."""
+
+
+class GeneratorState(Protocol):
+    """What a generator keeps of the units so far, a row for each world of the batch."""
+
+    @property
+    def context(self) -> int:
+        """Units of past that it holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+
+    @property
+    def units(self) -> Tensor:
+        """Units committed so far, int64 [B]."""
+
+    def over(self, rows: Rows) -> Self:
+        """Some rows, to be committed to; ``take`` makes the result those rows' own."""
+
+    def take(self, rows: Rows, other: Self) -> None:
+        """Write back some rows that ``over(rows)`` gave. Nothing to do where both share memory."""
+
+    def pick(self, rows: Rows) -> Self:
+        """A copy of some rows."""
+
+    def put(self, rows: Rows, other: Self) -> None:
+        """Overwrite some rows with those of ``other``; a single row of ``other`` is repeated."""
+
+    def replace(self, mask: Tensor, other: Self) -> None:
+        """Overwrite the rows in ``mask``, bool [B], with those of ``other``, which has as many."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+
+    def page(self) -> Page:
+        """A copy of what the next commit will overwrite."""
+
+    def unwrite(self, page: Page) -> None:
+        """Make the rows what they were when ``page()`` gave ``page``, after one commit or none."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, the batch axis first in each."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite all of it with what ``tensors()`` of a state of the same sizes gave.
+
+        Raises:
+            EngineError: another name, type or shape, or a value that no commit could have left.
+        """
+
+
+def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Check names, types, shapes and finiteness of a state's tensors; floats may be of any precision.
+
+    Raises:
+        EngineError: ``given`` does not match ``wanted``.
+    """
+    if set(given) != set(wanted):
+        rule = f"a generator's state must hold {', '.join(sorted(wanted))}"
+        raise EngineError(rule, sorted(given), "take the snapshot again")
+    for name, tensor in wanted.items():
+        is_float = given[name].is_floating_point() and tensor.is_floating_point()
+        if given[name].shape != tensor.shape or not (is_float or given[name].dtype == tensor.dtype):
+            rule = f"a generator's {name} must be {tensor.dtype} {list(tensor.shape)}"
+            seen = f"{given[name].dtype} {list(given[name].shape)}"
+            raise EngineError(rule, seen, "restore it in an engine of the same world, type and context")
+        if given[name].is_floating_point() and not given[name].isfinite().all():
+            raise EngineError(f"a generator's {name} must be finite", "inf or nan", "take the snapshot again")
+
+
+_UNITS = "units"
+"""Name of the tensor in which a ``TensorState`` counts commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPage:
+    """A copy of a ``TensorState``."""
+
+    tensors: dict[str, Tensor]
+
+    def row(self, number: int) -> TensorPage:
+        one = slice(number, number + 1)
+        return TensorPage({name: part[one] for name, part in self.tensors.items()})
+
+
+@dataclass(slots=True)
+class TensorState:
+    """Named tensors [B, ...] that every commit may overwrite whole: the memory of a recurrent core.
+
+    A commit writes by one call of ``set``, which counts units, too. Values are finite.
+    """
+
+    parts: dict[str, Tensor]
+    """The tensors; a count of units is added to them."""
+    context: int = 1
+    """Units of past that a session may be given to begin with."""
+    rows: Rows = field(default_factory=lambda: slice(None))
+    """Rows of ``parts`` that this state is about."""
+
+    def __post_init__(self) -> None:
+        if _UNITS not in self.parts:
+            first = next(iter(self.parts.values()))
+            self.parts[_UNITS] = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+
+    @property
+    def units(self) -> Tensor:
+        return self[_UNITS]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part[:1].nbytes for part in self.parts.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The rows of one tensor."""
+        return self.parts[name][self.rows]
+
+    def set(self, **tensors: Tensor) -> None:
+        """Overwrite the rows of some tensors, in place and in their type, and count one unit more."""
+        self._write({**tensors, _UNITS: self.units + 1})
+
+    def over(self, rows: Rows) -> TensorState:
+        """Some rows, with the same memory underneath."""
+        return TensorState(self.parts, self.context, rows)
+
+    def take(self, rows: Rows, other: TensorState) -> None:
+        """Nothing: ``over`` shares memory."""
+
+    def pick(self, rows: Rows) -> TensorState:
+        return TensorState({name: part[rows].clone() for name, part in self.parts.items()}, self.context)
+
+    def put(self, rows: Rows, other: TensorState) -> None:
+        for name, part in self.parts.items():
+            part[rows] = other.parts[name].to(part.dtype)
+
+    def replace(self, mask: Tensor, other: TensorState) -> None:
+        for name, part in self.parts.items():
+            chosen = mask.view(-1, *[1] * (part.ndim - 1))
+            part.copy_(torch.where(chosen, other.parts[name].to(part.dtype), part))
+
+    def to(self, device: torch.device) -> TensorState:
+        return TensorState({name: part.to(device) for name, part in self.parts.items()}, self.context)
+
+    def page(self) -> TensorPage:
+        return TensorPage({name: pool.copied(part[self.rows]) for name, part in self.parts.items()})
+
+    def unwrite(self, page: TensorPage) -> None:
+        self._write(page.tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: part[self.rows] for name, part in self.parts.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        check_tensors(tensors, self.tensors())
+        if (tensors[_UNITS] < 0).any():
+            raise EngineError("a generator's units must be a count", tensors[_UNITS].tolist())
+        self._write(tensors)
+
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            self.parts[name][self.rows] = value.to(self.parts[name].dtype)

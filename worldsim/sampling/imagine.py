@@ -1,0 +1,124 @@
+"""One frame of an imagined world: ``imagine_unit``. The engine, training and evaluation all call it.
+
+Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.kernels import library, noise
+from worldsim.model.heads import expected
+from worldsim.networks import Networks
+from worldsim.sampling import philox
+from worldsim.sampling.drift import drift_of
+from worldsim.sampling.lead import Controls
+from worldsim.sampling.move import Move, move_cameras
+from worldsim.sampling.noise import normal_batch
+from worldsim.sampling.upload import upload
+from worldsim.sampling.world_state import WorldState, blank
+from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior
+
+
+@dataclass(frozen=True, slots=True)
+class Imagined:
+    """A new frame."""
+
+    frame: Tensor
+    """[B, 3, H, W] in [-1, 1]."""
+    reward: Tensor
+    """[B]"""
+    going_on: Tensor
+    """Probability that the episode goes on [B]."""
+    drift: Tensor
+    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``."""
+    latent: Tensor
+    """[B, N, C]"""
+    prior: Prior
+    """The start that the frame was decoded from."""
+
+
+def begin(
+    networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
+) -> WorldState:
+    """State after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]; ``seeds`` are int [B]."""
+    batch = len(frames)
+    state = blank(networks, batch, context)
+    state.poses = upload(poses.astype(np.float64), networks.device)  # a copy: the state is written to
+    state.seeds = upload(seeds.astype(np.uint64).view(np.int64), networks.device)
+    still = torch.zeros(batch, networks.control_size, device=networks.device)
+    everywhere = torch.ones(batch, dtype=torch.bool, device=networks.device)
+    observe_unit(networks, state, frames, Controls(still, state.poses, everywhere))
+    return state
+
+
+def imagine_unit(
+    networks: Networks, state: WorldState, controls: Controls, denoising_steps: int, decode: bool = True
+) -> Imagined:
+    """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
+
+    Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
+    """
+    move = move_cameras(networks, state, controls.on(networks.device))
+    prior = _prior(networks, state, move)
+    prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
+    latent = networks.sampler.draw(
+        networks.generator, prepared, _noise(networks, state, move), denoising_steps
+    )
+    if decode or networks.tokenizer.uses_previous_frame:
+        frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
+    else:
+        frame = state.previous.frame
+    return _commit(networks, state, prepared, frame, latent, prior, move)
+
+
+def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls: Controls) -> Imagined:
+    """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place."""
+    move = move_cameras(networks, state, controls.on(networks.device))
+    prior = _prior(networks, state, move)
+    latent = networks.tokenizer.encode(frames, prior)
+    prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, 0)
+    return _commit(networks, state, prepared, frames, latent, prior, move)
+
+
+def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
+    """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
+    seeds, indices, shape = state.seeds, state.indices, networks.tokenizer.latent_spec.shape
+    if seeds.device.type != "cpu":
+        drawn = philox.normal_rows(seeds, indices, 0, shape)
+    elif library.can_take():
+        drawn = noise.normal_rows(seeds, indices, 0, shape)
+    else:  # NumPy is faster than as many tensors
+        drawn = torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
+    return drawn * (networks.noise_scale(move.twist) * state.temperature)[:, None, None]
+
+
+def _prior(networks: Networks, state: WorldState, move: Move) -> Prior:
+    condition = networks.condition(move.vector, move.twist)
+    return networks.tokenizer.prior(state.previous, Motion(condition, move.planar, move.back))
+
+
+def _commit(
+    networks: Networks,
+    state: WorldState,
+    prepared: Any,
+    frame: Tensor,
+    latent: Tensor,
+    prior: Prior,
+    move: Move,
+) -> Imagined:
+    """Take ``frame`` for the last one and the camera's step for done."""
+    agent = networks.generator.commit(state.generator, prepared, latent, networks.reads_agent)
+    if agent is not None and networks.reads_agent:
+        state.agent = agent.float()
+    state.previous = PreviousFrame(frame, prior.depth)
+    state.moves = torch.cat([state.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
+    state.doubt, state.poses, state.indices = move.doubt, move.poses, state.indices + 1
+    reward, going_on = networks.judge(state.agent, move.planar)
+    drift = drift_of(frame, prior, move.doubt)
+    return Imagined(frame, expected(reward), going_on.sigmoid(), drift, latent, prior)

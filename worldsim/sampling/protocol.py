@@ -1,0 +1,83 @@
+"""The sampler's protocol: how a unit's latent is drawn from a generator, and how that is learnt.
+
+Shapes: B batch, T frames, N tokens, C latent channels, V prior channels, M condition, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from worldsim.errors import ConfigError
+from worldsim.model.protocol import Generator, LatentForm
+
+__all__ = ["LatentClip", "Sampler", "SamplerConfig", "SamplerLoss", "check_steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class LatentClip:
+    """Recorded windows, as the tokenizer sees them."""
+
+    latents: Tensor
+    """[B, T, N, C], without gradient."""
+    prior_tokens: Tensor
+    """[B, T, N, V], without gradient."""
+    condition: Tensor
+    """[B, T, M]."""
+    is_past_clean: bool = False
+    """Only the last frame is asked for; all before it are given as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerLoss:
+    """The loss of one clip."""
+
+    loss: Tensor
+    agent: Tensor
+    """The agent feature of each frame [B, T, D], for the heads."""
+    logs: dict[str, float]
+
+
+class Sampler(Protocol):
+    """Draws latents from a generator; owns the loss by which the generator learns them."""
+
+    @property
+    def allowed_steps(self) -> tuple[int, ...]:
+        """Numbers of denoising steps that it takes, rising."""
+
+    @property
+    def default_steps(self) -> int:
+        """One of them."""
+
+    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+        """A finished latent [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones."""
+
+    def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
+        """The loss of recorded windows."""
+
+
+class SamplerConfig(Protocol):
+    """The config of a sampler."""
+
+    def build(self, latent: LatentForm, generator: Generator) -> Sampler:
+        """The sampler of such latents.
+
+        Raises:
+            ConfigError: it does not draw latents of this kind, or not from this generator.
+        """
+
+
+def check_steps(sampler: Sampler, denoising_steps: int) -> int:
+    """Return ``denoising_steps``.
+
+    Raises:
+        ConfigError: the sampler does not take as many.
+    """
+    allowed = sampler.allowed_steps
+    if denoising_steps not in allowed:
+        rule = f"the denoising steps K must be one of {allowed}"
+        raise ConfigError(rule, denoising_steps, f"choose steps={sampler.default_steps}")
+    return denoising_steps
