@@ -109,7 +109,7 @@ def train(
     recipe = configs.override(recipe, VARIANTS[name])
     stored = load_world(find_world(init))
     torch.manual_seed(seed)
-    networks = Networks(_planned(recipe, clips, stored))
+    networks = Networks(_planned(recipe, clips, stored), clips.spec)
     _inherit(networks, stored.networks)
     plan = [stage for stage in stages_of(recipe, networks.train(), clips, warm=True) if stage.name in _STAGES]
     folder = out / name
@@ -146,11 +146,11 @@ def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
 def _planned(recipe: Recipe, clips: ClipStore, stored: Stored) -> NetworksConfig:
     """Networks of the recipe's sizes around the place and the motion of those that are stored."""
     planned, held = plan_networks(recipe, clips.spec, clips.poses), stored.config.networks
-    if planned.history is None or planned.history.place is None or held.history is None:
+    if not planned.still or not held.still:
         return planned
-    history = replace(planned.history, place=held.history.place)
+    tokenizer = replace(planned.tokenizer, place=held.tokenizer.place)
     return replace(
-        planned, history=history, heads=held.heads, footing=held.footing, twist_scale=held.twist_scale
+        planned, tokenizer=tokenizer, heads=held.heads, footing=held.footing, twist_scale=held.twist_scale
     )
 
 

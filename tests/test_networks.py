@@ -10,36 +10,30 @@ import pytest
 import torch
 
 from tests.tiny import lively_world
-from worldsim.checkpoint import load_world
-from worldsim.errors import ConfigError, EngineError
-from worldsim.networks import Networks, NetworksConfig, find_device
+from worldsim.checkpoint import WorldConfig, load_world
+from worldsim.errors import EngineError
+from worldsim.networks import Networks, find_device
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> NetworksConfig:
-    return load_world(lively_world(tmp_path)).config.networks
+def config(tmp_path: Path) -> WorldConfig:
+    return load_world(lively_world(tmp_path)).config
 
 
-def test_parts_fit_together(config: NetworksConfig) -> None:
-    networks = Networks(config)
-    assert networks.generator.tokens == networks.tokenizer.tokens
-    assert networks.generator.config.view == networks.tokenizer.view_channels
+def test_parts_fit_together(config: WorldConfig) -> None:
+    networks = Networks(config.networks, config.source)
+    assert networks.unit.tokens == networks.tokenizer.latent_spec.tokens
+    assert networks.heads.motion is not None
     assert networks.parameter_count() == sum(p.numel() for p in networks.parameters())
     assert networks.device == torch.device("cpu")
 
 
-def test_twists_count_in_multiples_of_their_scale(config: NetworksConfig) -> None:
+def test_twists_count_in_multiples_of_their_scale(config: WorldConfig) -> None:
     scale = (0.5, 1.0, 2.0, 0.0, 0.1, 1.0)
-    networks = Networks(dataclasses.replace(config, twist_scale=scale))
+    networks = Networks(dataclasses.replace(config.networks, twist_scale=scale), config.source)
     normal = networks.normalise(np.array([0.5, 1.0, 2.0, 0.0, 0.1, 1.0]))
     assert normal.dtype == np.float32
     np.testing.assert_allclose(normal, [1, 1, 1, 0, 1, 1])
-
-
-def test_there_is_one_tokenizer(config: NetworksConfig) -> None:
-    for changes in ({"history": None}, {"frame": config.history}):
-        with pytest.raises(ConfigError, match="exactly one tokenizer"):
-            dataclasses.replace(config, **changes)
 
 
 def test_the_device_must_be_there() -> None:

@@ -12,7 +12,7 @@ from worldsim.engine import engine as engine_module
 from worldsim.engine.buckets import Buckets
 from worldsim.engine.world import World
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.memory import blank
+from worldsim.sampling.world_state import blank
 
 
 @pytest.fixture

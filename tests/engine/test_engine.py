@@ -273,5 +273,5 @@ def test_at_walls_too_nothing_depends_on_who_shares_the_batch(world: World) -> N
         )
         for i, session in enumerate(single):
             assert_same([session.step(Control({"forward"}, look=0.02 * i))], [together[many[i]]])
-    assert torch.equal(engine._memory.moves, alone._memory.moves)
-    assert engine._memory.moves.isfinite().all()
+    assert torch.equal(engine._state.moves, alone._state.moves)
+    assert engine._state.moves.isfinite().all()

@@ -70,7 +70,7 @@ def test_an_error_in_a_lane_is_the_caller_s() -> None:
 
 
 def test_pace_gives_what_fits() -> None:
-    pace = Pace()
+    pace = Pace((1, 2, 4))
     for steps, seconds in ((4, 0.04), (2, 0.02), (1, 0.01)):
         pace.note(1, steps, seconds)
     assert [pace.fitting(1, 4, deadline) for deadline in (1.0, 0.03, 0.02, 0.005)] == [4, 2, 2, 1]

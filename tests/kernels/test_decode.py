@@ -17,7 +17,7 @@ from worldsim.kernels.pictures import Pictures
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.layers import Stack
 from worldsim.tokenizer.place import Rays
-from worldsim.tokenizer.protocol import Motion, Past
+from worldsim.tokenizer.protocol import Motion, PreviousFrame
 
 pytestmark = built
 
@@ -195,19 +195,20 @@ def test_what_it_is_not_written_for_is_refused(
 )
 def test_a_tokenizer_is_as_quick_as_suits_its_decoder(changed: dict[str, object], quick: bool) -> None:
     shape = {"size": (40, 60), "width": 16, "depth": 2, "channels": 4, **changed}
+    size = shape.pop("size")
     camera = Intrinsics(30.0, 30.0, 30.0, 20.0)
-    tokenizer = HistoryTokenizer(HistoryConfig(**shape, control=9, intrinsics=camera, place=PLACE))
+    tokenizer = HistoryTokenizer(HistoryConfig(**shape, place=PLACE), size, 9, camera)
     tokenizer.quicken(decodes=True)
     assert tokenizer.is_quick == quick
 
 
 def test_a_decoder_without_blocks_is_one_too() -> None:
     camera = Intrinsics(30.0, 30.0, 30.0, 20.0)
-    config = HistoryConfig(size=(40, 60), control=9, width=16, depth=0, intrinsics=camera, place=PLACE)
-    tokenizer = HistoryTokenizer(config).eval().requires_grad_(False)
+    config = HistoryConfig(width=16, depth=0, place=PLACE)
+    tokenizer = HistoryTokenizer(config, (40, 60), 9, camera).eval().requires_grad_(False)
     stir(tokenizer)
-    past = Past(random_like((2, 3, 40, 60), 0), random_like((2, 40, 60), 1).exp())
-    view = tokenizer.view(past, Motion(torch.zeros(2, 9), torch.ones(2, 4), torch.eye(4).expand(2, 4, 4)))
+    past = PreviousFrame(random_like((2, 3, 40, 60), 0), random_like((2, 40, 60), 1).exp())
+    prior = tokenizer.prior(past, Motion(torch.zeros(2, 9), torch.ones(2, 4), torch.eye(4).expand(2, 4, 4)))
     tokenizer.quicken(decodes=True)
-    quick, slow = both(lambda: tokenizer.decode(random_like((2, 6, 16), 2), view))
+    quick, slow = both(lambda: tokenizer.decode(random_like((2, 6, 16), 2), prior))
     torch.testing.assert_close(quick, slow.clamp(-1, 1), atol=1e-3, rtol=0)

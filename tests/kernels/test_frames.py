@@ -10,17 +10,17 @@ from tests.tiny import random_like
 from worldsim.kernels import frames
 from worldsim.pixels import to_frame
 from worldsim.sampling.drift import drift_of
-from worldsim.tokenizer.protocol import View
+from worldsim.tokenizer.protocol import Prior
 
 pytestmark = [built, pytest.mark.usefixtures("each_variant", "fenced")]
 
 SHAPES = [(1, 12, 16), (5, 9, 7), (3, 1, 1), (2, 30, 33)]
 
 
-def view_of(count: int, height: int, width: int) -> View:
+def prior_of(count: int, height: int, width: int) -> Prior:
     warped, nothing = random_like((count, 3, height, width), 1).clamp(-1, 1), torch.zeros(count, 1)
     valid = random_like((count, 1, height, width), 2).sigmoid()
-    return View(warped, warped, valid, nothing, warped, nothing, nothing, nothing)
+    return Prior(warped, warped, valid, nothing, warped, nothing, nothing, nothing)
 
 
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,)])
@@ -42,21 +42,21 @@ def test_what_is_no_number_is_shown_all_the_same() -> None:
 
 @pytest.mark.parametrize(("count", "height", "width"), SHAPES[:2] + SHAPES[3:])
 def test_what_strays_is_told_as_torch_tells_it(count: int, height: int, width: int) -> None:
-    frame, view = random_like((count, 3, height, width), 0).clamp(-1, 1), view_of(count, height, width)
-    quick, slow = both(lambda: drift_of(frame, view, torch.linspace(0, 2, count)))
+    frame, prior = random_like((count, 3, height, width), 0).clamp(-1, 1), prior_of(count, height, width)
+    quick, slow = both(lambda: drift_of(frame, prior, torch.linspace(0, 2, count)))
     torch.testing.assert_close(quick, slow, atol=1e-6, rtol=1e-5)
     assert 0 < slow.min() <= slow.max() < 1
 
 
 def test_a_frame_is_told_of_alike_among_others_and_on_two_threads() -> None:
-    frame, view = random_like((9, 3, 30, 33), 0).clamp(-1, 1), view_of(9, 30, 33)
-    told = frames.strayed(frame, view.warped, view.valid)
+    frame, prior = random_like((9, 3, 30, 33), 0).clamp(-1, 1), prior_of(9, 30, 33)
+    told = frames.strayed(frame, prior.warped, prior.valid)
     with threads(2):
-        same(frames.strayed(frame, view.warped, view.valid), told)
+        same(frames.strayed(frame, prior.warped, prior.valid), told)
         same(to_frame(frame)[3], to_frame(frame[3]))
     for i in range(9):
         one = slice(i, i + 1)
-        same(frames.strayed(frame[one], view.warped[one], view.valid[one])[0], told[i])
+        same(frames.strayed(frame[one], prior.warped[one], prior.valid[one])[0], told[i])
 
 
 def test_other_number_types_go_the_other_way() -> None:

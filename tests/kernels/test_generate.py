@@ -17,13 +17,15 @@ from tests.source_tree import ROOT
 from tests.tiny import random_like, stir
 from worldsim.kernels.generate import suits
 from worldsim.model.cache import Cache
-from worldsim.model.generator import Generator, GeneratorConfig, Prediction
+from worldsim.model.transformer import Prediction, Transformer, TransformerConfig
+from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.units import Frame
 
 pytestmark = built
 
-CONFIG = GeneratorConfig(channels=4, view=3, control=5, width=64, layers=3, heads=4, registers=2, context=6)
+CONFIG = TransformerConfig(width=64, layers=3, heads=4, registers=2, context=6)
 GRID = (2, 3)
+CHANNELS, PRIOR, CONDITION = 4, 3, 5
 LONG_PAST = """
 import torch
 from tests.kernels.test_generate import check, make
@@ -38,7 +40,7 @@ WRITTEN = (0, 3, 6, 11, 1, 5)
 class Case:
     """A generator and what it is asked."""
 
-    generator: Generator
+    generator: Transformer
     noisy: Tensor
     level: Tensor
     step: Tensor
@@ -64,25 +66,29 @@ class Case:
         return self.generator.remember(self.noisy, embedded, modulation, self.cache)
 
 
-def make_generator(config: GeneratorConfig = CONFIG, grid: tuple[int, int] = GRID) -> Generator:
+def make_generator(
+    config: TransformerConfig = CONFIG, grid: tuple[int, int] = GRID, channels: int = CHANNELS
+) -> Transformer:
     torch.manual_seed(0)
     unit = Frame(tokens=grid[0] * grid[1], grid=grid)
-    generator = Generator(config, unit).eval().requires_grad_(False)
+    latent = LatentSpec(kind="continuous", tokens=unit.tokens, channels=channels, grid=grid, bounded=True)
+    generator = config.build(unit, latent, PRIOR, CONDITION).eval().requires_grad_(False)
     stir(generator)
     return generator
 
 
 def make(
-    config: GeneratorConfig = CONFIG,
+    config: TransformerConfig = CONFIG,
     grid: tuple[int, int] = GRID,
     written: tuple[int, ...] = WRITTEN,
     context: int | None = None,
+    channels: int = CHANNELS,
 ) -> Case:
     """``context``: frames that are held, if not as many as the generator's own."""
-    generator, count = make_generator(config, grid), len(written)
+    generator, count = make_generator(config, grid, channels), len(written)
     generator.quicken()
     assert generator.is_quick
-    cache = generator.empty_cache(count, context)
+    cache = generator.initial_state(count, context)
     page = (generator.temporal_layers, 1, *cache.keys.shape[3:])
     for row, frames in enumerate(written):
         for number in range(frames):
@@ -90,11 +96,11 @@ def make(
             cache.over(slice(row, row + 1)).write(random_like(page, seed), random_like(page, seed + 50))
     return Case(
         generator=generator,
-        noisy=random_like((count, 1, generator.tokens, config.channels), 0),
+        noisy=random_like((count, 1, generator.tokens, channels), 0),
         level=random_like((count, 1), 1).sigmoid(),
         step=random_like((count, 1), 2).sigmoid(),
-        view=random_like((count, 1, generator.tokens, config.view), 3),
-        control=random_like((count, 1, config.control), 4),
+        view=random_like((count, 1, generator.tokens, PRIOR), 3),
+        control=random_like((count, 1, CONDITION), 4),
         cache=cache,
     )
 
@@ -142,7 +148,7 @@ def test_it_passes_over_as_many_tokens(grid: tuple[int, int], registers: int) ->
 @pytest.mark.usefixtures("fenced")
 @pytest.mark.parametrize("channels", [1, 16, 64, 70])
 def test_it_passes_latents_of_any_size(channels: int) -> None:
-    check(make(dataclasses.replace(CONFIG, channels=channels)))
+    check(make(channels=channels))
 
 
 @pytest.mark.usefixtures("each_variant", "fenced")

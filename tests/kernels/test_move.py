@@ -17,8 +17,8 @@ from worldsim.kernels.library import set_aside
 from worldsim.kernels.move import suits
 from worldsim.networks import Networks
 from worldsim.sampling.lead import Lead
-from worldsim.sampling.memory import Memory, blank
 from worldsim.sampling.move import Move, move_cameras
+from worldsim.sampling.world_state import WorldState, blank
 
 pytestmark = built
 
@@ -33,12 +33,12 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
 
 @pytest.fixture
 def moved(networks: Networks, each_variant: None) -> Networks:
-    networks.quicken(torch.float32)
+    networks.prepare(torch.float32)
     assert networks.mover is not None
     return networks
 
 
-def lived(networks: Networks, seed: int = 0) -> tuple[Memory, Lead]:
+def lived(networks: Networks, seed: int = 0) -> tuple[WorldState, Lead]:
     """Cameras all over the ground and beyond it that have moved about; a third of them has no key down."""
     chance, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     memory, footing = blank(networks, COUNT), networks.footing
@@ -51,12 +51,12 @@ def lived(networks: Networks, seed: int = 0) -> tuple[Memory, Lead]:
     memory.poses = torch.from_numpy(np.stack([pose.reshape(4, 4) for pose in poses]))
     memory.moves = torch.randn(memory.moves.shape, generator=chance)
     memory.doubt = torch.rand(COUNT, generator=chance)
-    keys = (torch.rand(COUNT, networks.config.heads.control, generator=chance) > 0.5).float()
+    keys = (torch.rand(COUNT, networks.control_size, generator=chance) > 0.5).float()
     keys[::3] = 0
     return memory, Lead(keys)
 
 
-def row(memory: Memory, lead: Lead, number: int) -> tuple[Memory, Lead]:
+def row(memory: WorldState, lead: Lead, number: int) -> tuple[WorldState, Lead]:
     one = slice(number, number + 1)
     given = dataclasses.replace(
         lead,
@@ -139,5 +139,5 @@ def test_what_dynamics_it_is_written_for() -> None:
 def test_a_world_without_ground_has_no_kernel_for_it(tmp_path: Path) -> None:
     networks = load_world(lively_world(tmp_path)).networks
     networks.footing = None
-    networks.quicken(torch.float32)
+    networks.prepare(torch.float32)
     assert networks.mover is None

@@ -17,7 +17,7 @@ from worldsim.camera import Intrinsics
 from worldsim.kernels.pictures import Pictures
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.place import PlaceConfig
-from worldsim.tokenizer.protocol import Motion, Past, View
+from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior
 
 pytestmark = built
 
@@ -34,18 +34,18 @@ def make(size: str = "usual", place: PlaceConfig = PLACE) -> HistoryTokenizer:
     height, width, patch, pool = SIZES[size]
     middle = Intrinsics(0.5 * width, 0.7 * height, 0.48 * width, 0.54 * height)
     torch.manual_seed(0)
-    shape = {"size": (height, width), "patch": patch, "pool": pool, "width": 16, "depth": 2, "channels": 4}
-    tokenizer = HistoryTokenizer(HistoryConfig(**shape, control=9, intrinsics=middle, place=place))
+    shape = {"patch": patch, "pool": pool, "width": 16, "depth": 2, "channels": 4}
+    tokenizer = HistoryTokenizer(HistoryConfig(**shape, place=place), (height, width), 9, middle)
     stir(tokenizer)
     return tokenizer.eval().requires_grad_(False)
 
 
-def past_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> Past:
+def past_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> PreviousFrame:
     """Noise, whose depth is unknown to the left."""
-    height, width = tokenizer.config.size
+    height, width = tokenizer.size
     reach = (2.0 + random_like((count, height, width), 1)).clamp(min=0)
     reach[:, :, : width // 3] = 0
-    return Past(random_like((count, 3, height, width), 0).clamp(-1, 1), reach)
+    return PreviousFrame(random_like((count, 3, height, width), 0).clamp(-1, 1), reach)
 
 
 def motion_of(count: int = COUNT) -> Motion:
@@ -62,39 +62,39 @@ def motion_of(count: int = COUNT) -> Motion:
     )
 
 
-def view_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> View:
+def prior_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> Prior:
     """Of noise in every part."""
-    height, width = tokenizer.config.size
+    height, width = tokenizer.size
     picture = (count, 3, height, width)
-    return View(
-        prior=random_like(picture, 3).clamp(-1, 1),
+    return Prior(
+        scene=random_like(picture, 3).clamp(-1, 1),
         warped=random_like(picture, 4).clamp(-1, 1),
         valid=random_like((count, 1, height, width), 5).sigmoid(),
         grid=random_like((count, height, width, 2), 6).clamp(-2, 2),
-        past=random_like(picture, 7).clamp(-1, 1),
-        reach=random_like((count, height, width), 8).exp(),
-        tokens=random_like((count, tokenizer.tokens, tokenizer.view_channels), 9),
-        control=random_like((count, 9), 10),
+        previous=random_like(picture, 7).clamp(-1, 1),
+        depth=random_like((count, height, width), 8).exp(),
+        tokens=random_like((count, tokenizer.latent_spec.tokens, tokenizer.prior_channels), 9),
+        condition=random_like((count, 9), 10),
     )
 
 
 def latent_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> Tensor:
-    return random_like((count, tokenizer.tokens, tokenizer.channels), 11).tanh()
+    return random_like((count, tokenizer.latent_spec.tokens, tokenizer.latent_spec.channels), 11).tanh()
 
 
 def pictures_of(tokenizer: HistoryTokenizer) -> Pictures:
     config, rays = tokenizer.config, tokenizer.rays
-    assert config.intrinsics is not None
-    return Pictures(config.intrinsics, rays.right, rays.down, config.patch, config.pool)
+    assert tokenizer.intrinsics is not None
+    return Pictures(tokenizer.intrinsics, rays.right, rays.down, config.patch, config.pool)
 
 
-def pick(view: View, rows: slice) -> View:
-    return View(*(getattr(view, field.name)[rows] for field in fields(view)))
+def pick(prior: Prior, rows: slice) -> Prior:
+    return Prior(*(getattr(prior, field.name)[rows] for field in fields(prior)))
 
 
-def check_close(quick: View, slow: View, tolerance: float = TOLERANCE) -> None:
+def check_close(quick: Prior, slow: Prior, tolerance: float = TOLERANCE) -> None:
     """Whether a pixel was in sight is a matter of yes or no: on the very edge ways may differ."""
-    for field in fields(View):
+    for field in fields(Prior):
         made, wanted = getattr(quick, field.name), getattr(slow, field.name)
         assert made.shape == wanted.shape
         assert made.dtype == wanted.dtype
@@ -109,7 +109,7 @@ def check_close(quick: View, slow: View, tolerance: float = TOLERANCE) -> None:
 def test_the_past_is_moved_as_torch_moves_it(size: str) -> None:
     tokenizer = make(size, OTHER_PLACE)
     tokenizer.quicken(decodes=True)
-    quick, slow = both(lambda: tokenizer.view(past_of(tokenizer), motion_of()))
+    quick, slow = both(lambda: tokenizer.prior(past_of(tokenizer), motion_of()))
     check_close(quick, slow)
     assert 0.05 < slow.valid.mean() < 0.9
     assert slow.valid[-1].max() == 0
@@ -120,7 +120,7 @@ def test_the_past_is_moved_as_torch_moves_it(size: str) -> None:
 def test_a_view_is_torch_s(size: str) -> None:
     tokenizer = make(size)
     tokenizer.quicken(decodes=True)
-    quick, slow = both(lambda: tokenizer.view(past_of(tokenizer), motion_of()))
+    quick, slow = both(lambda: tokenizer.prior(past_of(tokenizer), motion_of()))
     check_close(quick, slow, 1e-3)
 
 
@@ -131,8 +131,8 @@ def test_a_frame_is_torch_s_as_far_as_it_can_be_shown(size: str, decodes: bool) 
     tokenizer = make(size)
     tokenizer.quicken(decodes=decodes)
     assert tokenizer.is_quick == (decodes and size != "odd")
-    latent, view = latent_of(tokenizer), view_of(tokenizer)
-    quick, slow = both(lambda: tokenizer.decode(latent, view))
+    latent, prior = latent_of(tokenizer), prior_of(tokenizer)
+    quick, slow = both(lambda: tokenizer.decode(latent, prior))
     assert quick.shape == slow.shape
     assert quick.dtype == torch.float32
     torch.testing.assert_close(quick, slow.clamp(-1, 1), atol=TOLERANCE, rtol=0)
@@ -154,17 +154,18 @@ def test_a_network_in_half_precision_says_what_it_says_to_torch() -> None:
     for block in tokenizer.weigh.blocks:
         for part in (block.norm_in, block.first, block.norm_out, block.second):
             part.to(torch.bfloat16)
-    latent, view = latent_of(tokenizer), view_of(tokenizer)
-    quick, slow = both(lambda: tokenizer.decode(latent, view))
+    latent, prior = latent_of(tokenizer), prior_of(tokenizer)
+    quick, slow = both(lambda: tokenizer.decode(latent, prior))
     assert quick.dtype == torch.float32
     torch.testing.assert_close(quick, slow.clamp(-1, 1), atol=TOLERANCE, rtol=0)
 
 
 def test_a_fresh_decoder_shows_what_is_known_to_kernels_too() -> None:
-    fresh = HistoryTokenizer(make().config).eval().requires_grad_(False)
+    like = make()
+    fresh = HistoryTokenizer(like.config, like.size, 9, like.intrinsics).eval().requires_grad_(False)
     fresh.quicken(decodes=True)
-    latent, view = torch.zeros_like(latent_of(fresh)), view_of(fresh)
-    quick, slow = both(lambda: fresh.decode(latent, view))
+    latent, prior = torch.zeros_like(latent_of(fresh)), prior_of(fresh)
+    quick, slow = both(lambda: fresh.decode(latent, prior))
     torch.testing.assert_close(quick, slow.clamp(-1, 1), atol=TOLERANCE, rtol=0)
 
 
@@ -174,29 +175,30 @@ def test_a_world_is_the_same_among_others(size: str) -> None:
     tokenizer = make(size)
     tokenizer.quicken(decodes=True)
     past, motion, latent = past_of(tokenizer), motion_of(), latent_of(tokenizer)
-    view = tokenizer.view(past, motion)
-    frame = tokenizer.decode(latent, view)
+    prior = tokenizer.prior(past, motion)
+    frame = tokenizer.decode(latent, prior)
     for i in range(COUNT):
         one = slice(i, i + 1)
         assert motion.planar is not None
         assert motion.back is not None
-        led = Motion(motion.control[one], motion.planar[one], motion.back[one])
-        alone = tokenizer.view(Past(past.frame[one], past.reach[one]), led)
-        for field in fields(View):
-            same(getattr(alone, field.name), getattr(view, field.name)[one])
+        led = Motion(motion.condition[one], motion.planar[one], motion.back[one])
+        alone = tokenizer.prior(PreviousFrame(past.frame[one], past.depth[one]), led)
+        for field in fields(Prior):
+            same(getattr(alone, field.name), getattr(prior, field.name)[one])
         same(tokenizer.decode(latent[one], alone), frame[one])
 
 
 @pytest.mark.usefixtures("each_variant")
 def test_a_picture_is_the_same_on_two_threads() -> None:
     tokenizer = make()
-    pictures, past, view, motion = pictures_of(tokenizer), past_of(tokenizer), view_of(tokenizer), motion_of()
+    pictures, past = pictures_of(tokenizer), past_of(tokenizer)
+    prior, motion = prior_of(tokenizer), motion_of()
     out = random_like((COUNT, *pictures.cells, 2 + 4 * 25), 12)
-    sent = random_like((COUNT, tokenizer.tokens, 3 * 20**2), 13)
+    sent = random_like((COUNT, tokenizer.latent_spec.tokens, 3 * 20**2), 13)
 
     def work() -> tuple[Tensor, ...]:
-        seen = pictures.recall(motion.back, view.reach, view.prior, past.frame, past.reach)
-        return *seen, pictures.compose(out, sent, view.prior, view.valid, view.grid, view.past)
+        seen = pictures.recall(motion.back, prior.depth, prior.scene, past.frame, past.depth)
+        return *seen, pictures.compose(out, sent, prior.scene, prior.valid, prior.grid, prior.previous)
 
     alone = work()
     with threads(2):
@@ -207,38 +209,40 @@ def test_a_picture_is_the_same_on_two_threads() -> None:
 def test_no_motion_and_no_depth_is_too_odd() -> None:
     """What is no number stays in its own world."""
     tokenizer = make()
-    pictures, past, view, motion = pictures_of(tokenizer), past_of(tokenizer), view_of(tokenizer), motion_of()
+    pictures, past = pictures_of(tokenizer), past_of(tokenizer)
+    prior, motion = prior_of(tokenizer), motion_of()
     assert motion.back is not None
     for i, value in enumerate((torch.nan, torch.inf, -torch.inf, 3e38)):
         motion.back[i] = value
-        view.reach[i], past.reach[i], view.grid[i] = value, value, value
+        prior.depth[i], past.depth[i], prior.grid[i] = value, value, value
     out = random_like((COUNT, *pictures.cells, 2 + 4 * 25), 12)
     out[:4] = torch.nan
-    sent = random_like((COUNT, tokenizer.tokens, 3 * 20**2), 13)
-    seen = pictures.recall(motion.back, view.reach, view.prior, past.frame, past.reach)
-    frame = pictures.compose(out, sent, view.prior, view.valid, view.grid, view.past)
+    sent = random_like((COUNT, tokenizer.latent_spec.tokens, 3 * 20**2), 13)
+    seen = pictures.recall(motion.back, prior.depth, prior.scene, past.frame, past.depth)
+    frame = pictures.compose(out, sent, prior.scene, prior.valid, prior.grid, prior.previous)
     assert all(part[4:].isfinite().all() for part in (*seen, frame))
-    rest = pick(view, slice(4, None))
+    rest = pick(prior, slice(4, None))
     same(
-        pictures.recall(motion.back[4:], rest.reach, rest.prior, past.frame[4:], past.reach[4:])[0],
+        pictures.recall(motion.back[4:], rest.depth, rest.scene, past.frame[4:], past.depth[4:])[0],
         seen[0][4:],
     )
-    same(pictures.compose(out[4:], sent[4:], rest.prior, rest.valid, rest.grid, rest.past), frame[4:])
+    same(pictures.compose(out[4:], sent[4:], rest.scene, rest.valid, rest.grid, rest.previous), frame[4:])
 
 
 def test_a_frame_lies_within_what_can_be_shown() -> None:
     tokenizer = make()
     tokenizer.quicken(decodes=True)
-    frame = tokenizer.decode(10 * latent_of(tokenizer), view_of(tokenizer))
+    frame = tokenizer.decode(10 * latent_of(tokenizer), prior_of(tokenizer))
     assert frame.min() == -1
     assert frame.max() == 1
 
 
 def test_a_tokenizer_without_a_place_stays_as_it_is() -> None:
-    config = dataclasses.replace(make().config, place=None, intrinsics=None)
-    tokenizer = HistoryTokenizer(config).eval().requires_grad_(False)
+    like = make()
+    config = dataclasses.replace(like.config, place=None)
+    tokenizer = HistoryTokenizer(config, like.size, 9).eval().requires_grad_(False)
     tokenizer.quicken(decodes=True)
     assert not tokenizer.is_quick
     past, motion = past_of(tokenizer), Motion(random_like((COUNT, 9), 2), None, None)
-    quick, slow = both(lambda: tokenizer.decode(latent_of(tokenizer), tokenizer.view(past, motion)))
+    quick, slow = both(lambda: tokenizer.decode(latent_of(tokenizer), tokenizer.prior(past, motion)))
     same(quick, slow)

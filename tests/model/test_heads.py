@@ -35,7 +35,7 @@ def test_rewards_beyond_the_bins_end_at_the_last_one() -> None:
 
 @pytest.mark.parametrize("surroundings", [0, 7])
 def test_heads_read_the_surroundings_or_else_the_agent(surroundings: int) -> None:
-    heads = Heads(HeadsConfig(width=6, control=3, surroundings=surroundings))
+    heads = Heads(HeadsConfig(reads_agent=False), agent=6, control=3, surroundings=surroundings)
     assert heads.motion is not None
     torch.nn.init.normal_(heads.motion.rest[-1].weight)  # type: ignore[arg-type]  # typed as any module's
     agent, controls, twists, height = (
@@ -54,4 +54,4 @@ def test_heads_read_the_surroundings_or_else_the_agent(surroundings: int) -> Non
 
 
 def test_a_source_without_poses_has_no_motion() -> None:
-    assert Heads(HeadsConfig(width=6, control=3, poses=False)).motion is None
+    assert Heads(HeadsConfig(poses=False), agent=6, control=3).motion is None

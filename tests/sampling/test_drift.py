@@ -7,13 +7,13 @@ from torch import Tensor
 
 from tests.tiny import random_like
 from worldsim.sampling.drift import drift_of
-from worldsim.tokenizer.protocol import View
+from worldsim.tokenizer.protocol import Prior
 
 
-def view_of(warped: Tensor) -> View:
+def prior_of(warped: Tensor) -> Prior:
     blank = torch.zeros(len(warped), 1)
     valid = torch.ones(len(warped), 1, *warped.shape[2:])
-    return View(warped, warped, valid, blank, warped, blank, blank, blank)
+    return Prior(warped, warped, valid, blank, warped, blank, blank, blank)
 
 
 def frames(rows: int, contrast: float = 0.1) -> Tensor:
@@ -22,26 +22,26 @@ def frames(rows: int, contrast: float = 0.1) -> Tensor:
 
 def test_nothing_is_lost_where_the_past_was_right_and_nothing_is_in_doubt() -> None:
     frame = frames(3)
-    torch.testing.assert_close(drift_of(frame, view_of(frame), torch.zeros(3)), torch.zeros(3))
+    torch.testing.assert_close(drift_of(frame, prior_of(frame), torch.zeros(3)), torch.zeros(3))
 
 
 def test_it_rises_with_doubt_with_contrast_and_with_surprise() -> None:
     frame, doubt = frames(4), torch.tensor([0.0, 0.1, 1.0, 100.0])
-    by_doubt = drift_of(frame[:1].expand(4, -1, -1, -1), view_of(frame[:1].expand(4, -1, -1, -1)), doubt)
+    by_doubt = drift_of(frame[:1].expand(4, -1, -1, -1), prior_of(frame[:1].expand(4, -1, -1, -1)), doubt)
     assert (by_doubt.diff() > 0).all()
     assert by_doubt[-1] < 1
     one = torch.ones(4)
-    plain, rich = (drift_of(it, view_of(it), one) for it in (frames(4, 0.02), frames(4, 0.2)))
+    plain, rich = (drift_of(it, prior_of(it), one) for it in (frames(4, 0.02), frames(4, 0.2)))
     assert (plain < rich).all()
-    assert (drift_of(frame, view_of(frame.flip(3)), one) > drift_of(frame, view_of(frame), one)).all()
+    assert (drift_of(frame, prior_of(frame.flip(3)), one) > drift_of(frame, prior_of(frame), one)).all()
 
 
 def test_a_row_is_told_alike_in_every_batch() -> None:
     frame, warped, doubt = frames(7), frames(7).flip(2), torch.linspace(0, 3, 7)
-    whole = drift_of(frame, view_of(warped), doubt)
+    whole = drift_of(frame, prior_of(warped), doubt)
     for i in range(7):
         part = slice(i, i + 1)
-        assert torch.equal(drift_of(frame[part], view_of(warped[part]), doubt[part]), whole[part])
+        assert torch.equal(drift_of(frame[part], prior_of(warped[part]), doubt[part]), whole[part])
 
 
 def test_threads_that_share_a_picture_round_it_alike() -> None:
@@ -55,6 +55,6 @@ def told_by(threads: int, frame: Tensor, warped: Tensor) -> Tensor:
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return drift_of(frame, view_of(warped), torch.zeros(1))
+        return drift_of(frame, prior_of(warped), torch.zeros(1))
     finally:
         torch.set_num_threads(usual)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tests.tiny import random_like
 from worldsim.errors import ConfigError
-from worldsim.sampling.flow import STEPS, advance, check_steps, denoise, levels, mix
+from worldsim.sampling.flow import STEPS, FlowSampler, advance, denoise, levels, mix
+from worldsim.sampling.protocol import check_steps
 
 anywhere = st.floats(0, 1, width=32)
 
@@ -66,4 +67,4 @@ def test_two_half_steps_are_one_whole_step_of_a_steady_prediction() -> None:
 @pytest.mark.parametrize("steps", [0, 3, 8, -1])
 def test_other_numbers_of_steps_are_errors(steps: int) -> None:
     with pytest.raises(ConfigError, match="denoising steps"):
-        check_steps(steps)
+        check_steps(FlowSampler(), steps)

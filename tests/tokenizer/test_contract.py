@@ -13,28 +13,25 @@ from tests.tiny import random_like, stir
 from worldsim import camera
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
-from worldsim.tokenizer.build import TokenizerConfig, build_tokenizer
 from worldsim.tokenizer.frame import FrameConfig, FrameTokenizer
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.place import PlaceConfig
-from worldsim.tokenizer.protocol import Motion, Past, Tokenizer, View
+from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior, Tokenizer, TokenizerConfig
 
 SIZE, CONTROL, BATCH = (40, 60), 9, 2
 PLACE = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 CAMERA = Intrinsics(30.0, 30.0, 30.0, 20.0)
 CONFIGS: dict[str, TokenizerConfig] = {
-    "history": HistoryConfig(size=SIZE, control=CONTROL, width=8, depth=1, channels=4),
-    "history with a place": HistoryConfig(
-        size=SIZE, control=CONTROL, width=8, depth=1, channels=4, intrinsics=CAMERA, place=PLACE
-    ),
-    "frame": FrameConfig(size=SIZE, control=CONTROL, width=8, depth=1, channels=4),
+    "history": HistoryConfig(width=8, depth=1, channels=4),
+    "history with a place": HistoryConfig(width=8, depth=1, channels=4, place=PLACE),
+    "frame": FrameConfig(width=8, depth=1, channels=4),
 }
 
 
 @pytest.fixture(params=CONFIGS)
 def tokenizer(request: pytest.FixtureRequest) -> HistoryTokenizer | FrameTokenizer:
     torch.manual_seed(0)
-    made = build_tokenizer(CONFIGS[request.param])
+    made = CONFIGS[request.param].build(SIZE, CONTROL, CAMERA)
     stir(made, scale=0.05)
     return made
 
@@ -52,45 +49,44 @@ def motion(tokenizer: Tokenizer) -> Motion:
     return Motion(control, planar, torch.from_numpy(camera.relative(before, after)).float())
 
 
-def seen(tokenizer: Tokenizer, past: Past | None = None) -> View:
-    return tokenizer.view(past or Past(frames(0), torch.full((BATCH, *SIZE), 2.0)), motion(tokenizer))
+def seen(tokenizer: Tokenizer, past: PreviousFrame | None = None) -> Prior:
+    past = past or PreviousFrame(frames(0), torch.full((BATCH, *SIZE), 2.0))
+    return tokenizer.prior(past, motion(tokenizer))
 
 
 def test_sizes_agree(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    rows, columns = tokenizer.grid
-    assert tokenizer.tokens == rows * columns
+    spec = tokenizer.latent_spec
+    rows, columns = spec.grid
+    assert spec.shape == (rows * columns, 4)
     assert SIZE[0] / rows == SIZE[1] / columns
-    assert tokenizer.channels == 4
-    assert tokenizer.grid == tokenizer.config.grid
-    assert tokenizer.view_channels == tokenizer.config.view_channels
 
 
 def test_a_blank_past_is_grey_and_knows_no_depth(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
     past = tokenizer.blank(3, torch.device("cpu"))
     assert past.frame.shape == (3, 3, *SIZE)
-    assert past.reach.shape == (3, *SIZE)
+    assert past.depth.shape == (3, *SIZE)
     assert not past.frame.any()
-    assert not past.reach.any()
+    assert not past.depth.any()
 
 
 def test_a_view_says_what_is_known(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    view = seen(tokenizer)
-    shapes = {field.name: tuple(getattr(view, field.name).shape) for field in dataclasses.fields(view)}
+    prior = seen(tokenizer)
+    shapes = {field.name: tuple(getattr(prior, field.name).shape) for field in dataclasses.fields(prior)}
     assert shapes == {
-        "prior": (BATCH, 3, *SIZE),
+        "scene": (BATCH, 3, *SIZE),
         "warped": (BATCH, 3, *SIZE),
         "valid": (BATCH, 1, *SIZE),
         "grid": (BATCH, *SIZE, 2),
-        "past": (BATCH, 3, *SIZE),
-        "reach": (BATCH, *SIZE),
-        "tokens": (BATCH, tokenizer.tokens, tokenizer.view_channels),
-        "control": (BATCH, CONTROL),
+        "previous": (BATCH, 3, *SIZE),
+        "depth": (BATCH, *SIZE),
+        "tokens": (BATCH, tokenizer.latent_spec.tokens, tokenizer.prior_channels),
+        "condition": (BATCH, CONTROL),
     }
-    assert view.prior.abs().max() <= 1
-    assert (view.valid >= 0).all()
-    assert (view.valid <= 1).all()
-    for field in dataclasses.fields(view):
-        value = getattr(view.detach(), field.name)
+    assert prior.scene.abs().max() <= 1
+    assert (prior.valid >= 0).all()
+    assert (prior.valid <= 1).all()
+    for field in dataclasses.fields(prior):
+        value = getattr(prior.detach(), field.name)
         assert value.isfinite().all()
         assert not value.requires_grad
 
@@ -98,64 +94,53 @@ def test_a_view_says_what_is_known(tokenizer: HistoryTokenizer | FrameTokenizer)
 def test_latents_are_bounded_and_frames_have_the_frame_s_shape(
     tokenizer: HistoryTokenizer | FrameTokenizer,
 ) -> None:
-    view = seen(tokenizer)
+    prior = seen(tokenizer)
     for true in (frames(1), 100 * frames(1)):
-        latent = tokenizer.encode(true, view)
-        assert latent.shape == (BATCH, tokenizer.tokens, tokenizer.channels)
+        latent = tokenizer.encode(true, prior)
+        assert latent.shape == (BATCH, tokenizer.latent_spec.tokens, tokenizer.latent_spec.channels)
         assert latent.dtype == torch.float32
         assert latent.abs().max() <= 1
-    made = tokenizer.decode(latent, view)
+    made = tokenizer.decode(latent, prior)
     assert made.shape == (BATCH, 3, *SIZE)
     assert made.dtype == torch.float32
 
 
 def test_the_first_frame_of_all_has_a_view_too(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    view = seen(tokenizer, tokenizer.blank(BATCH, torch.device("cpu")))
-    assert tokenizer.decode(tokenizer.encode(frames(1), view), view).isfinite().all()
+    prior = seen(tokenizer, tokenizer.blank(BATCH, torch.device("cpu")))
+    assert tokenizer.decode(tokenizer.encode(frames(1), prior), prior).isfinite().all()
 
 
 def test_gradients_flow_through_the_latent_to_every_weight_but_the_place_s(
     tokenizer: HistoryTokenizer | FrameTokenizer,
 ) -> None:
-    view = seen(tokenizer)
-    tokenizer.decode(tokenizer.encode(frames(1), view), view).square().mean().backward()
+    prior = seen(tokenizer)
+    tokenizer.decode(tokenizer.encode(frames(1), prior), prior).square().mean().backward()
     for name, weight in tokenizer.named_parameters():
         has_gradient = weight.grad is not None and bool(weight.grad.any())
         assert has_gradient != name.startswith("place."), name
 
 
 def test_the_latent_decides_what_is_decoded(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    view = seen(tokenizer)
-    latent = tokenizer.encode(frames(1), view)
-    assert (tokenizer.decode(-latent, view) - tokenizer.decode(latent, view)).abs().max() > 1e-4
+    prior = seen(tokenizer)
+    latent = tokenizer.encode(frames(1), prior)
+    assert (tokenizer.decode(-latent, prior) - tokenizer.decode(latent, prior)).abs().max() > 1e-4
 
 
 def test_rows_of_a_batch_do_not_meet(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    view = seen(tokenizer)
-    second = View(*(getattr(view, field.name)[1:] for field in dataclasses.fields(view)))
-    latent = tokenizer.encode(frames(1), view)
+    prior = seen(tokenizer)
+    second = Prior(*(getattr(prior, field.name)[1:] for field in dataclasses.fields(prior)))
+    latent = tokenizer.encode(frames(1), prior)
     torch.testing.assert_close(tokenizer.encode(frames(1)[1:], second), latent[1:], atol=1e-5, rtol=1e-5)
-    made = tokenizer.decode(latent, view)
+    made = tokenizer.decode(latent, prior)
     torch.testing.assert_close(tokenizer.decode(latent[1:], second), made[1:], atol=1e-5, rtol=1e-5)
-
-
-def test_only_a_place_tells_of_the_surroundings(tokenizer: HistoryTokenizer | FrameTokenizer) -> None:
-    around = tokenizer.surroundings(motion(tokenizer).planar)
-    if isinstance(tokenizer, HistoryTokenizer) and tokenizer.place is not None:
-        assert around is not None
-        assert around.shape == (BATCH, tokenizer.config.surroundings)
-        assert around.abs().max() < 1
-    else:
-        assert around is None
-    assert tokenizer.surroundings(None) is None
 
 
 @pytest.mark.parametrize("config", CONFIGS.values())
 def test_a_frame_of_broken_blocks_is_an_error(config: TokenizerConfig) -> None:
     with pytest.raises(ConfigError, match="multiple"):
-        dataclasses.replace(config, size=(41, 60))
+        config.build((41, 60), CONTROL, CAMERA)
 
 
 def test_a_place_needs_a_camera() -> None:
     with pytest.raises(ConfigError, match="intrinsics"):
-        HistoryConfig(size=SIZE, control=CONTROL, place=PLACE)
+        HistoryConfig(place=PLACE).build(SIZE, CONTROL, None)

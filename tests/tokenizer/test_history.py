@@ -12,7 +12,7 @@ from worldsim import camera
 from worldsim.camera import Intrinsics
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
-from worldsim.tokenizer.protocol import Motion, Past
+from worldsim.tokenizer.protocol import Motion, PreviousFrame
 
 HEIGHT, WIDTH = 40, 60
 CAMERA = Intrinsics(30.0, 30.0, 30.0, 20.0)
@@ -39,17 +39,17 @@ def texture(along: Tensor, height: Tensor) -> Tensor:
 @pytest.fixture
 def tokenizer() -> HistoryTokenizer:
     place = PlaceConfig(bounds=(0.0, -4.0, 5.0, 4.0), channels=1, hidden=1, samples=2)
-    config = HistoryConfig(size=(HEIGHT, WIDTH), control=9, width=8, depth=1, intrinsics=CAMERA, place=place)
-    made = HistoryTokenizer(config)
+    config = HistoryConfig(width=8, depth=1, place=place)
+    made = HistoryTokenizer(config, (HEIGHT, WIDTH), 9, CAMERA)
     made.place = Wall(place)
     return made
 
 
-def look(tokenizer: HistoryTokenizer, pose: np.ndarray) -> Past:
+def look(tokenizer: HistoryTokenizer, pose: np.ndarray) -> PreviousFrame:
     """The wall as seen from ``pose`` [4, 4]."""
     assert tokenizer.place is not None
     colour, reach = tokenizer.place(torch.from_numpy(camera.planar(pose[None])).float(), tokenizer.rays)
-    return Past(colour.permute(0, 3, 1, 2), reach)
+    return PreviousFrame(colour.permute(0, 3, 1, 2), reach)
 
 
 def move(before: np.ndarray, after: np.ndarray) -> Motion:
@@ -63,11 +63,11 @@ START = camera.from_planar(1.0, 0.0, 1.3, 0.1)
 
 def test_without_motion_the_warp_is_the_past_frame(tokenizer: HistoryTokenizer) -> None:
     past = look(tokenizer, START)
-    noise = Past(random_like(tuple(past.frame.shape), 0), past.reach)
-    view = tokenizer.view(noise, move(START, START))
-    torch.testing.assert_close(view.warped, noise.frame, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(view.grid, tokenizer.base, atol=1e-5, rtol=1e-5)
-    assert view.valid[:, :, 1:-1, 1:-1].min() > 0.99
+    noise = PreviousFrame(random_like(tuple(past.frame.shape), 0), past.depth)
+    prior = tokenizer.prior(noise, move(START, START))
+    torch.testing.assert_close(prior.warped, noise.frame, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(prior.grid, tokenizer.base, atol=1e-5, rtol=1e-5)
+    assert prior.valid[:, :, 1:-1, 1:-1].min() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -80,50 +80,51 @@ def test_moving_before_a_wall_warps_as_geometry_says(
 ) -> None:
     after = camera.compose(START, camera.exp(np.array(twist)))
     past, true = look(tokenizer, START), look(tokenizer, after)
-    view = tokenizer.view(past, move(START, after))
-    torch.testing.assert_close(view.reach, true.reach, atol=1e-5, rtol=1e-5)
-    inside = (view.grid.abs().amax(-1) < 0.95).expand(3, -1, -1)
+    prior = tokenizer.prior(past, move(START, after))
+    torch.testing.assert_close(prior.depth, true.depth, atol=1e-5, rtol=1e-5)
+    inside = (prior.grid.abs().amax(-1) < 0.95).expand(3, -1, -1)
     assert inside.float().mean() > 0.5
-    error = (view.warped - true.frame)[0][inside]
+    error = (prior.warped - true.frame)[0][inside]
     assert error.abs().max() < 0.05
-    assert view.valid[0][inside[:1]].min() > 0.99
-    assert (view.warped - true.frame).abs().mean() < 0.5 * (past.frame - true.frame).abs().mean()
+    assert prior.valid[0][inside[:1]].min() > 0.99
+    assert (prior.warped - true.frame).abs().mean() < 0.5 * (past.frame - true.frame).abs().mean()
 
 
 def test_the_grid_is_the_pinhole_s(tokenizer: HistoryTokenizer) -> None:
     """A step forward by 0.5 m at 3 m: a pixel's distance from the centre shrinks by (3 - 0.5) / 3."""
     start = camera.from_planar(1.0, 0.0, 1.3, 0.0)
     after = camera.from_planar(1.5, 0.0, 1.3, 0.0)
-    view = tokenizer.view(look(tokenizer, start), move(start, after))
-    torch.testing.assert_close(view.grid, tokenizer.base * 2.5 / 3, atol=1e-5, rtol=1e-5)
+    prior = tokenizer.prior(look(tokenizer, start), move(start, after))
+    torch.testing.assert_close(prior.grid, tokenizer.base * 2.5 / 3, atol=1e-5, rtol=1e-5)
 
 
 def test_what_was_out_of_sight_or_hidden_is_not_believed(tokenizer: HistoryTokenizer) -> None:
     turned = camera.compose(START, camera.exp(np.array([0, 0, 0, 0, 0.5, 0])))
-    view = tokenizer.view(look(tokenizer, START), move(START, turned))
-    outside = view.grid.abs().amax(-1) > 1
+    prior = tokenizer.prior(look(tokenizer, START), move(START, turned))
+    outside = prior.grid.abs().amax(-1) > 1
     assert outside.any()
-    assert view.valid[:, 0][outside].max() == 0
+    assert prior.valid[:, 0][outside].max() == 0
     past = look(tokenizer, START)
-    nearer = Past(past.frame, past.reach * 0.5)  # something stood before the wall
-    assert tokenizer.view(nearer, move(START, START)).valid.max() < 0.2
-    assert tokenizer.view(tokenizer.blank(1, torch.device("cpu")), move(START, START)).valid.max() == 0
+    nearer = PreviousFrame(past.frame, past.depth * 0.5)  # something stood before the wall
+    assert tokenizer.prior(nearer, move(START, START)).valid.max() < 0.2
+    assert tokenizer.prior(tokenizer.blank(1, torch.device("cpu")), move(START, START)).valid.max() == 0
 
 
 def test_behind_the_camera_is_nothing(tokenizer: HistoryTokenizer) -> None:
     away = camera.from_planar(3.0, 0.0, 1.3, 0.0)
     back = camera.from_planar(3.0, 0.0, 1.3, 3.0)
-    view = tokenizer.view(look(tokenizer, away), move(back, away))
-    assert view.grid.isfinite().all()
-    assert view.valid.max() == 0
+    prior = tokenizer.prior(look(tokenizer, away), move(back, away))
+    assert prior.grid.isfinite().all()
+    assert prior.valid.max() == 0
 
 
 def test_a_fresh_decoder_shows_what_is_known(tokenizer: HistoryTokenizer) -> None:
     """Its last layer starts at zero: a mixture of warp and place, so training starts from motion alone."""
     after = camera.compose(START, camera.exp(np.array([0, 0, 0.1, 0, 0, 0])))
-    view = tokenizer.view(look(tokenizer, START), move(START, after))
-    made = tokenizer.decode(torch.zeros(1, tokenizer.tokens, tokenizer.channels), view)
-    warped = torch.nn.functional.grid_sample(view.past, view.grid, "bicubic", "border", align_corners=False)
-    low, high = torch.minimum(warped, view.prior), torch.maximum(warped, view.prior)
+    prior = tokenizer.prior(look(tokenizer, START), move(START, after))
+    made = tokenizer.decode(torch.zeros(1, *tokenizer.latent_spec.shape), prior)
+    sample = torch.nn.functional.grid_sample
+    warped = sample(prior.previous, prior.grid, "bicubic", "border", align_corners=False)
+    low, high = torch.minimum(warped, prior.scene), torch.maximum(warped, prior.scene)
     assert (made >= low - 1e-4).all()
     assert (made <= high + 1e-4).all()

@@ -23,7 +23,7 @@ MOMENT = 1e-6
 @pytest.fixture
 def init(recipe: Recipe, clips: ClipStore, held_out: ClipStore, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
     stir(networks)
     config = WorldConfig(name="room", source=clips.spec, networks=networks.config)
     save_world(tmp_path / "room", config, networks, choose_starts(held_out), "# room\n")

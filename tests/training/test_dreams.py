@@ -16,7 +16,8 @@ from worldsim.training.recipes import Recipe, plan_networks
 
 def build(recipe: Recipe, clips: ClipStore) -> Networks:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses)).eval().requires_grad_(False)
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks.eval().requires_grad_(False)
     stir(networks)
     return networks
 

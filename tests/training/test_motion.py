@@ -16,7 +16,7 @@ from worldsim.training.tracks import Tracks
 
 def build(recipe: Recipe, clips: ClipStore) -> Networks:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
     prepare_place(networks, clips)
     return networks
 

@@ -14,8 +14,9 @@ from tests.tiny import stir
 from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
+from worldsim.sampling.flow import draw_levels
 from worldsim.training.batch import Batch
-from worldsim.training.dream_objective import draw_levels, picture_loss, unroll
+from worldsim.training.dream_objective import picture_loss, unroll
 from worldsim.training.motion_objective import walk
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import Recipe, plan_networks
@@ -27,7 +28,7 @@ ENCODER = ("project", "look", "compare", "squeeze", "distil", "to_latent")
 
 def build(recipe: Recipe, clips: ClipStore, seed: int = 0) -> Networks:
     torch.manual_seed(seed)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
     stir(networks, scale=0.05)
     return networks
 
@@ -155,27 +156,27 @@ def test_a_batch_is_its_clip(recipe: Recipe, clips: ClipStore) -> None:
     clip = clips.sample(2, 5, np.random.default_rng(0))
     batch = Batch.of(clip, networks)
     assert batch.frames.shape == (2, 5, 3, 60, 80)
-    np.testing.assert_array_equal(batch.control[..., :-6], clip.controls)
-    assert not batch.control[:, 0, -6:].any()
+    np.testing.assert_array_equal(batch.condition[..., :-6], clip.controls)
+    assert not batch.condition[:, 0, -6:].any()
     assert batch.planar is not None
     assert batch.back is not None
     motion = batch.motion(3)
     assert clip.poses is not None
     back = np.linalg.inv(clip.poses[:, 2]) @ clip.poses[:, 3]
     np.testing.assert_allclose(motion.back, back, atol=1e-5)
-    torch.testing.assert_close(motion.control, batch.control[:, 3])
+    torch.testing.assert_close(motion.condition, batch.condition[:, 3])
 
 
 def test_unrolling_gives_latents_and_views_without_gradient(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
     unrolled = unroll(networks, batch, np.random.default_rng(0))
-    assert unrolled.latents.shape == (2, 4, networks.tokenizer.tokens, 4)
-    assert unrolled.views.shape == (2, 4, networks.tokenizer.tokens, networks.tokenizer.view_channels)
+    assert unrolled.latents.shape == (2, 4, *networks.tokenizer.latent_spec.shape)
+    assert unrolled.prior_tokens.shape == (2, 4, networks.unit.tokens, networks.tokenizer.prior_channels)
     assert unrolled.squared.shape == (4,)
     assert unrolled.loss.requires_grad
     assert not unrolled.latents.requires_grad
-    assert not unrolled.views.requires_grad
+    assert not unrolled.prior_tokens.requires_grad
 
 
 def test_levels_are_those_of_the_step_s_grid() -> None:
@@ -218,8 +219,8 @@ def test_a_world_that_hears_no_keys_is_conditioned_on_motion_alone(recipe: Recip
     networks = build(dataclasses.replace(recipe, conditioning="pose"), clips)
     batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
     assert batch.vector.any()
-    assert not batch.control[..., :-6].any()
-    torch.testing.assert_close(batch.control[..., -6:], batch.twist)
+    assert not batch.condition[..., :-6].any()
+    torch.testing.assert_close(batch.condition[..., -6:], batch.twist)
 
 
 def test_a_world_conditioned_on_keys_alone_has_no_poses(recipe: Recipe, clips: ClipStore) -> None:

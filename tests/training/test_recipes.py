@@ -15,7 +15,6 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks
-from worldsim.tokenizer.history import HistoryTokenizer
 from worldsim.training.pictures import write_strip
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, prepare_place, recipe_of
 from worldsim.training.starts import choose_starts
@@ -24,7 +23,8 @@ from worldsim.training.starts import choose_starts
 def test_recipes_grow() -> None:
     spec = dataclasses.replace(room_spec(), name="elsewhere")
     with torch.device("meta"):
-        sizes = [Networks(plan_networks(recipe_of(name), spec, None)).parameter_count() for name in RECIPES]
+        planned = [Networks(plan_networks(recipe_of(name), spec, None), spec) for name in RECIPES]
+    sizes = [networks.parameter_count() for networks in planned]
     assert sizes == sorted(sizes)
     assert 1e6 < sizes[0] < 8e6
     assert sizes[-1] > 5e7
@@ -44,19 +44,17 @@ def test_a_recipe_that_does_not_fit_is_an_error(recipe: Recipe, wrong: dict[str,
 
 def test_a_known_scene_gets_a_place_around_where_the_camera_was(recipe: Recipe, clips: ClipStore) -> None:
     config = plan_networks(recipe, clips.spec, clips.poses)
-    assert config.history is not None
-    assert config.history.place is not None
+    assert config.tokenizer.place is not None
     assert clips.poses is not None
-    x0, y0, x1, y1 = config.history.place.bounds
+    x0, y0, x1, y1 = config.tokenizer.place.bounds
     spots = clips.poses[:, :2, 3]
     np.testing.assert_allclose(spots.min(0), [x0 + 1, y0 + 1])
     np.testing.assert_allclose(spots.max(0), [x1 - 1, y1 - 1])
-    assert config.heads.surroundings == config.history.surroundings > 0
+    assert (config.still, config.heads.reads_agent) == (True, False)
     elsewhere = dataclasses.replace(clips.spec, name="elsewhere")
     other = plan_networks(recipe, elsewhere, clips.poses)
-    assert other.history is not None
-    assert other.history.place is None
-    assert other.heads.surroundings == 0
+    assert other.tokenizer.place is None
+    assert (other.still, other.heads.reads_agent) == (False, True)
 
 
 def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: ClipStore) -> None:
@@ -68,10 +66,9 @@ def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: C
 
 
 def test_preparing_frees_what_was_visited(recipe: Recipe, clips: ClipStore) -> None:
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses))
+    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
     prepare_place(networks, clips)
-    assert isinstance(networks.tokenizer, HistoryTokenizer)
-    place = networks.tokenizer.place
+    place = networks.place
     assert place is not None
     assert clips.poses is not None
     around = place.surroundings(torch.from_numpy(camera.planar(clips.poses)).float())
@@ -102,7 +99,8 @@ def test_starts_need_episodes_that_are_long_enough(tmp_path: Path) -> None:
 
 
 def test_a_strip_shows_truth_above_dream(recipe: Recipe, held_out: ClipStore, tmp_path: Path) -> None:
-    networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses)).requires_grad_(False)
+    networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses), held_out.spec)
+    networks.requires_grad_(False)
     write_strip(networks, held_out, tmp_path / "strip.png", rows=2)
     strip = np.asarray(Image.open(tmp_path / "strip.png"))
     assert strip.shape == (2 * 2 * 60, 3 * 80, 3)  # 18 frames: 0, 8 and 16

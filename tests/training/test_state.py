@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.tiny import stir
-from worldsim.checkpoint import load_world, tiny_world
+from worldsim.checkpoint import Stored, load_world, tiny_world
 from worldsim.errors import CheckpointError
 from worldsim.networks import Networks
 from worldsim.training.state import Clock, load_state, save_state
@@ -17,8 +17,13 @@ CLOCK = Clock(stage=2, seconds=12.5, step=34, name="dream")
 
 
 @pytest.fixture
-def networks(tmp_path: Path) -> Networks:
-    return load_world(tiny_world(tmp_path)).networks
+def stored(tmp_path: Path) -> Stored:
+    return load_world(tiny_world(tmp_path))
+
+
+@pytest.fixture
+def networks(stored: Stored) -> Networks:
+    return stored.networks
 
 
 def trained(networks: Networks) -> torch.optim.Optimizer:
@@ -32,10 +37,11 @@ def trained(networks: Networks) -> torch.optim.Optimizer:
     return optimizer
 
 
-def test_weights_moments_and_clock_come_back(tmp_path: Path, networks: Networks) -> None:
+def test_weights_moments_and_clock_come_back(tmp_path: Path, stored: Stored) -> None:
+    networks = stored.networks
     optimizer = trained(networks.requires_grad_(True))
     save_state(tmp_path, networks, optimizer, CLOCK)
-    other = Networks(networks.config)
+    other = Networks(networks.config, stored.config.source)
     stir(other)
     clock, moments = load_state(tmp_path, other)
     assert clock == CLOCK

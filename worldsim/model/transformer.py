@@ -253,8 +253,8 @@ class Transformer(nn.Module):
         noisy: Tensor,
         level: Tensor,
         step: Tensor,
-        view: Tensor,
-        control: Tensor,
+        prior_tokens: Tensor,
+        condition: Tensor,
         cache: Cache | None = None,
         known: Tensor | None = None,
     ) -> Prediction:
@@ -264,13 +264,13 @@ class Transformer(nn.Module):
             noisy: latents [B, T, N, C].
             level: 0 = noise, 1 = clean [B, T].
             step: how far the denoising step goes [B, T], in (0, 1].
-            view: what is known beforehand [B, T, N, V].
-            control: keys, look and twist [B, T, M].
+            prior_tokens: the priors, small [B, T, N, V].
+            condition: keys, look and twist [B, T, M].
             cache: the frames before; read, never written. With a cache T is 1.
-            known: False where the control is withheld, bool [B, T].
+            known: False where the condition is withheld, bool [B, T].
         """
-        modulation = self.condition(control, level, step, known)
-        return self.run(noisy, level, self.embed(view), modulation, cache)
+        modulation = self.condition(condition, level, step, known)
+        return self.run(noisy, level, self.embed(prior_tokens), modulation, cache)
 
     def embed(self, view: Tensor) -> Tensor:
         """What every pass over a frame adds to its latents, float32: view [B, T, N, V] to [B, T, N, D]."""

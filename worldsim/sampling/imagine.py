@@ -87,15 +87,18 @@ def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls
 
 
 def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
-    """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
-    seeds, indices, shape = state.seeds, state.indices, networks.tokenizer.latent_spec.shape
-    if seeds.device.type != "cpu":
-        drawn = philox.normal_rows(seeds, indices, 0, shape)
-    elif library.can_take():
-        drawn = noise.normal_rows(seeds, indices, 0, shape)
-    else:  # NumPy is faster than as many tensors
-        drawn = torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
+    """Noise of every world, float32 [B, N, C], scaled by how much is left to chance."""
+    drawn = _normals(state.seeds, state.indices, networks.tokenizer.latent_spec.shape)
     return drawn * (networks.noise_scale(move.twist) * state.temperature)[:, None, None]
+
+
+def _normals(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normals of every world [B, *shape]; on a CPU NumPy is faster than as many tensors."""
+    if seeds.device.type != "cpu":
+        return philox.normal_rows(seeds, indices, 0, shape)
+    if library.can_take():
+        return noise.normal_rows(seeds, indices, 0, shape)
+    return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
 
 
 def _prior(networks: Networks, state: WorldState, move: Move) -> Prior:

@@ -93,10 +93,6 @@ class Rays:
         horizon = min(height, max(0, math.floor(intrinsics.cy + 0.5)))
         return Rays(columns.float(), rows.float(), horizon)
 
-    def to(self, device: torch.device) -> Rays:
-        """The same on another device."""
-        return Rays(self.right.to(device), self.down.to(device), self.horizon)
-
 
 def _sampled(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Bilinear read of ``plane`` [1, C, h, w] at x, y [...] in [-1, 1] -> [parts, C, points of a part].

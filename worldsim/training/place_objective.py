@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ def place_objective(
 
     assert clips.spec.intrinsics is not None, "a place is seen through a camera"
     device = place.occupancy.device
-    rays = Rays.of(clips.spec.intrinsics, *clips.spec.size).to(device)
+    rays = Rays.of(clips.spec.intrinsics, *clips.spec.size)
+    rays = replace(rays, right=rays.right.to(device), down=rays.down.to(device))
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         clip = clips.sample(views, 1, rng)

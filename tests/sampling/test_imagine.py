@@ -15,10 +15,10 @@ from worldsim import camera
 from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
-from worldsim.sampling import rollout
+from worldsim.sampling import imagine
+from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
-from worldsim.sampling.memory import Memory, blank
-from worldsim.sampling.rollout import begin, observe_unit, step_unit
+from worldsim.sampling.world_state import WorldState, blank
 
 WORLDS = ("history", "history without poses", "frame", "frame without poses")
 
@@ -36,7 +36,7 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def first(networks: Networks, seeds: tuple[int, ...] = (3, 4, 5)) -> Memory:
+def first(networks: Networks, seeds: tuple[int, ...] = (3, 4, 5)) -> WorldState:
     chance = torch.Generator().manual_seed(0)
     frames = torch.rand((len(seeds), 3, 60, 80), generator=chance) * 2 - 1
     poses = camera.from_planar(2.0, 2.0, 1.3, np.arange(len(seeds)) * 0.5)
@@ -45,7 +45,7 @@ def first(networks: Networks, seeds: tuple[int, ...] = (3, 4, 5)) -> Memory:
     return begin(networks, frames, poses, np.array(seeds))
 
 
-def controls(memory: Memory, given: list[bool] | None = None, *, turn: float = 0.1) -> Controls:
+def controls(memory: WorldState, given: list[bool] | None = None, *, turn: float = 0.1) -> Controls:
     """Forward is held; where ``given``, an explicit pose ahead."""
     batch = len(memory.seeds)
     vector = np.zeros((batch, 7), np.float32)
@@ -54,14 +54,14 @@ def controls(memory: Memory, given: list[bool] | None = None, *, turn: float = 0
     return Controls(vector, ahead, np.array(given or [False] * batch))
 
 
-def same(a: Memory, b: Memory, rows: list[int] | None = None) -> None:
+def same(a: WorldState, b: WorldState, rows: list[int] | None = None) -> None:
     """All that the future depends on is equal, bit for bit."""
     if rows is not None:
         a, b = a.pick(np.array(rows)), b.pick(np.array(rows))
     for name in ("keys", "values", "written", "index"):
-        assert torch.equal(getattr(a.cache, name), getattr(b.cache, name)), name
-    for name in ("frame", "reach"):
-        assert torch.equal(getattr(a.past, name), getattr(b.past, name)), name
+        assert torch.equal(getattr(a.generator, name), getattr(b.generator, name)), name
+    for name in ("frame", "depth"):
+        assert torch.equal(getattr(a.previous, name), getattr(b.previous, name)), name
     for name in ("agent", "moves", "doubt", "poses", "seeds", "indices"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
@@ -69,15 +69,15 @@ def same(a: Memory, b: Memory, rows: list[int] | None = None) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_step_moves_memory_on(networks: Networks, steps: int) -> None:
     memory = first(networks)
-    unit = step_unit(networks, memory, controls(memory), steps)
+    unit = imagine_unit(networks, memory, controls(memory), steps)
     assert unit.frame.shape == (3, 3, 60, 80)
     assert unit.frame.abs().max() <= 1
     assert unit.latent.abs().max() <= 1
     assert ((unit.going_on >= 0) & (unit.going_on <= 1)).all()
     assert ((unit.drift >= 0) & (unit.drift <= 1)).all()
-    assert torch.equal(memory.past.frame, unit.frame)
+    assert torch.equal(memory.previous.frame, unit.frame)
     assert memory.indices.tolist() == [2, 2, 2]
-    assert memory.cache.index.tolist() == [2, 2, 2]
+    assert memory.generator.index.tolist() == [2, 2, 2]
     assert memory.poses.dtype == torch.float64
 
 
@@ -87,7 +87,7 @@ def test_an_explicit_pose_is_obeyed_exactly(networks: Networks) -> None:
     memory = first(networks)
     for _ in range(3):
         held = controls(memory, [True, False, True])
-        step_unit(networks, memory, held, 1)
+        imagine_unit(networks, memory, held, 1)
         np.testing.assert_array_equal(memory.poses[[0, 2]], held.poses[[0, 2]])
         assert np.abs(memory.poses[1].numpy() - held.poses[1]).max() > 1e-6
 
@@ -106,7 +106,7 @@ def test_keys_move_the_camera_by_the_predicted_twist(networks: Networks) -> None
         step = networks.heads.move(memory.agent, around, vectors, twists, planar[:, 2], meet)
         twist = step.twist.double().numpy()
         expected = camera.compose(memory.poses.numpy(), camera.exp(twist))
-        step_unit(networks, memory, held, 2)
+        imagine_unit(networks, memory, held, 2)
     np.testing.assert_allclose(memory.poses, expected, atol=1e-12)
     np.testing.assert_allclose(memory.moves[:, -1, :6].numpy(), networks.normalise(twist), atol=1e-6)
     np.testing.assert_array_equal(memory.moves[:, -1, 6:].numpy(), held.vector)
@@ -121,7 +121,7 @@ def test_keys_do_not_move_the_camera_off_the_ground(tmp_path: Path) -> None:
     spot = memory.poses[:, :2, 3].clone()
     networks.footing.mark(spot)  # nothing but the cells that they stand on
     networks.heads.motion.push.bias += 0.3
-    step_unit(networks, memory, controls(memory), 1)
+    imagine_unit(networks, memory, controls(memory), 1)
     moved = (memory.poses[:, :2, 3] - spot).norm(dim=1)
     assert ((moved > 0) & (moved < 2 * networks.footing.config.cell)).all()
     twist = memory.moves[:, -1, :6].double().numpy() * np.asarray(networks.config.twist_scale)
@@ -132,7 +132,7 @@ def test_without_poses_the_camera_stays_where_it_is(networks: Networks) -> None:
     if networks.has_poses:
         pytest.skip("with poses")
     memory = first(networks)
-    step_unit(networks, memory, controls(memory), 2)
+    imagine_unit(networks, memory, controls(memory), 2)
     np.testing.assert_array_equal(memory.poses, np.tile(np.eye(4), (3, 1, 1)))
 
 
@@ -141,7 +141,7 @@ def test_observing_takes_the_given_frame_as_it_is(networks: Networks) -> None:
     given = torch.rand(3, 3, 60, 80) * 2 - 1
     unit = observe_unit(networks, memory, given, controls(memory, [networks.has_poses] * 3))
     assert torch.equal(unit.frame, given)
-    assert torch.equal(memory.past.frame, given)
+    assert torch.equal(memory.previous.frame, given)
     assert memory.indices.tolist() == [2, 2, 2]
 
 
@@ -157,16 +157,16 @@ def test_seeds_and_controls_decide(networks: Networks) -> None:
     a, b, c = first(networks), first(networks), first(networks, (3, 9, 5))
     for memory in (a, b, c):
         for _ in range(2):
-            step_unit(networks, memory, controls(memory), 2)
+            imagine_unit(networks, memory, controls(memory), 2)
     same(a, b)
     same(a, c, [0, 2])
-    assert not torch.equal(a.past.frame[1], c.past.frame[1])
+    assert not torch.equal(a.previous.frame[1], c.previous.frame[1])
     d = first(networks)
-    step_unit(networks, d, controls(d), 2)
+    imagine_unit(networks, d, controls(d), 2)
     vector = controls(d).vector.copy()
     vector[:, 4] = 1
-    step_unit(networks, d, Controls(vector, d.poses, np.zeros(3, bool)), 2)
-    assert not torch.equal(a.cache.keys, d.cache.keys)
+    imagine_unit(networks, d, Controls(vector, d.poses, np.zeros(3, bool)), 2)
+    assert not torch.equal(a.generator.keys, d.generator.keys)
 
 
 @pytest.fixture
@@ -178,15 +178,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
         return draw(seeds, indices, shape)
 
-    draw = rollout._noise
-    monkeypatch.setattr(rollout, "_noise", record)
+    draw = imagine._normals
+    monkeypatch.setattr(imagine, "_normals", record)
     return found
 
 
 def test_every_frame_has_noise_of_its_own(networks: Networks, drawn: list[tuple[int, int]]) -> None:
     memory = first(networks)
     for _ in range(2):
-        step_unit(networks, memory, controls(memory), 2)
+        imagine_unit(networks, memory, controls(memory), 2)
     assert [seed for seed, _ in drawn] == [3, 4, 5, 3, 4, 5]
     assert [index for _, index in drawn] == [1, 1, 1, 2, 2, 2]
 
@@ -201,17 +201,17 @@ def test_in_a_still_place_nothing_is_left_to_chance_while_one_stands(
         memory.seeds += seed
         asked = camera.compose(memory.poses.numpy(), camera.exp(np.array([0, 0, forward, 0, 0, 0])))
         held = Controls(np.zeros((3, 7), np.float32), asked, np.ones(3, bool))
-        frames.append(step_unit(networks, memory, held, 2).frame)
+        frames.append(imagine_unit(networks, memory, held, 2).frame)
     assert torch.equal(*frames) == (networks.footing is not None and forward == 0)
 
 
 def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:
     memory = first(networks)
-    step_unit(networks, memory, controls(memory), 2)
+    imagine_unit(networks, memory, controls(memory), 2)
     everything = memory.pick(np.arange(3))
     same(everything, memory)
     copy = memory.pick(np.array([2, 0]))
-    step_unit(networks, copy, controls(copy), 2)
+    imagine_unit(networks, copy, controls(copy), 2)
     same(memory, everything)
     memory.put(np.array([2, 0]), copy)
     same(memory.pick(np.array([2, 0])), copy)
@@ -222,15 +222,16 @@ def test_a_copy_put_in_many_rows_dreams_on_alike(networks: Networks) -> None:
     """Not bit for bit: a matrix product may round a row by its place in the batch."""
     memory = first(networks)
     memory.put(np.arange(3), memory.pick(np.array([1])))
-    unit = step_unit(networks, memory, controls(memory), 2)
+    unit = imagine_unit(networks, memory, controls(memory), 2)
     for row in (0, 2):
         torch.testing.assert_close(unit.frame[row], unit.frame[1], atol=1e-3, rtol=0)
-        torch.testing.assert_close(memory.cache.keys[:, row], memory.cache.keys[:, 1], atol=1e-3, rtol=0)
+        keys = memory.generator.keys
+        torch.testing.assert_close(keys[:, row], keys[:, 1], atol=1e-3, rtol=0)
 
 
 def test_blank_memory_has_seen_nothing(networks: Networks) -> None:
     memory = blank(networks, 2, context=3)
-    assert isinstance(memory.cache, Cache)
-    assert memory.cache.frames == 3
-    assert not memory.cache.read()[0].filled.any()
+    assert isinstance(memory.generator, Cache)
+    assert memory.generator.context == 3
+    assert not memory.generator.read()[0].filled.any()
     assert memory.indices.tolist() == [0, 0]

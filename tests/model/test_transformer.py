@@ -11,28 +11,31 @@ from torch import Tensor
 from tests.tiny import random_like, stir
 from worldsim.errors import ConfigError
 from worldsim.model.cache import Cache
-from worldsim.model.generator import Generator, GeneratorConfig, Prediction
+from worldsim.model.transformer import Prediction, Transformer, TransformerConfig
+from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.units import Frame
 
-CONFIG = GeneratorConfig(channels=4, view=3, control=5, width=32, layers=4, heads=2, context=6)
+CONFIG = TransformerConfig(width=32, layers=4, heads=2, context=6)
 BATCH, FRAMES, UNIT = 2, 6, Frame(tokens=6, grid=(2, 3))
-INPUTS = ("noisy", "level", "step", "view", "control")
+LATENT = LatentSpec(kind="continuous", tokens=6, channels=4, grid=(2, 3), bounded=True)
+PRIOR, CONDITION = 3, 5
+INPUTS = ("noisy", "level", "step", "prior_tokens", "condition")
 
 
-def make(config: GeneratorConfig = CONFIG) -> Generator:
+def make(config: TransformerConfig = CONFIG) -> Transformer:
     torch.manual_seed(0)
-    generator = Generator(config, UNIT).eval().requires_grad_(False)
+    generator = config.build(UNIT, LATENT, PRIOR, CONDITION).eval().requires_grad_(False)
     stir(generator)
     return generator
 
 
 def clip(frames: int = FRAMES, batch: int = BATCH) -> dict[str, Tensor]:
     return {
-        "noisy": random_like((batch, frames, UNIT.tokens, CONFIG.channels), 0),
+        "noisy": random_like((batch, frames, UNIT.tokens, LATENT.channels), 0),
         "level": torch.ones(batch, frames),
         "step": torch.ones(batch, frames),
-        "view": random_like((batch, frames, UNIT.tokens, CONFIG.view), 1),
-        "control": random_like((batch, frames, CONFIG.control), 2),
+        "prior_tokens": random_like((batch, frames, UNIT.tokens, PRIOR), 1),
+        "condition": random_like((batch, frames, CONDITION), 2),
     }
 
 
@@ -40,7 +43,7 @@ def at(inputs: dict[str, Tensor], frames: list[int]) -> dict[str, Tensor]:
     return {name: value[:, frames] for name, value in inputs.items()}
 
 
-def one_by_one(generator: Generator, inputs: dict[str, Tensor], cache: Cache) -> Prediction:
+def one_by_one(generator: Transformer, inputs: dict[str, Tensor], cache: Cache) -> Prediction:
     """Frame after frame through the cache; the answers as of one pass."""
     answers = []
     for t in range(inputs["noisy"].shape[1]):
@@ -55,7 +58,7 @@ def test_shapes() -> None:
     generator, inputs = make(), clip()
     out = generator(**inputs)
     tokens = UNIT.tokens + CONFIG.registers
-    assert out.clean.shape == (BATCH, FRAMES, UNIT.tokens, CONFIG.channels)
+    assert out.clean.shape == (BATCH, FRAMES, UNIT.tokens, LATENT.channels)
     assert out.agent.shape == (BATCH, FRAMES, CONFIG.width)
     assert out.keys.shape == out.values.shape == (2, BATCH, FRAMES, tokens, 2, 16)
     assert generator.temporal_layers == 2
@@ -64,7 +67,7 @@ def test_shapes() -> None:
 def test_cached_equals_uncached() -> None:
     generator, inputs = make(), clip()
     whole = generator(**inputs)
-    parts = one_by_one(generator, inputs, generator.empty_cache(BATCH))
+    parts = one_by_one(generator, inputs, generator.initial_state(BATCH))
     for name in ("clean", "agent", "keys", "values"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
 
@@ -72,11 +75,11 @@ def test_cached_equals_uncached() -> None:
 @pytest.mark.parametrize("layers", [2, 3, 4])
 def test_what_is_remembered_is_what_a_whole_pass_leaves(layers: int) -> None:
     generator, inputs = make(dataclasses.replace(CONFIG, layers=layers)), clip()
-    cache = generator.empty_cache(BATCH)
+    cache = generator.initial_state(BATCH)
     one_by_one(generator, at(inputs, [0, 1]), cache)
     now = at(inputs, [2])
-    modulation = generator.condition(now["control"], now["level"], now["step"])
-    keys, values = generator.remember(now["noisy"], generator.embed(now["view"]), modulation, cache)
+    modulation = generator.condition(now["condition"], now["level"], now["step"])
+    keys, values = generator.remember(now["noisy"], generator.embed(now["prior_tokens"]), modulation, cache)
     whole = generator(**now, cache=cache)
     torch.testing.assert_close(keys, whole.keys)
     torch.testing.assert_close(values, whole.values)
@@ -86,7 +89,7 @@ def test_a_full_ring_sees_its_sink_and_the_newest_frames() -> None:
     """One temporal layer: keys depend on their own frame alone, so what was forgotten leaves no trace."""
     generator = make(dataclasses.replace(CONFIG, layers=2, context=4))
     inputs = clip(frames=9)
-    parts = one_by_one(generator, inputs, generator.empty_cache(BATCH))
+    parts = one_by_one(generator, inputs, generator.initial_state(BATCH))
     for t in range(4, 9):
         seen = generator(**at(inputs, [0, t - 3, t - 2, t - 1, t]))
         torch.testing.assert_close(parts.clean[:, t], seen.clean[:, -1], atol=1e-5, rtol=1e-5)
@@ -94,7 +97,7 @@ def test_a_full_ring_sees_its_sink_and_the_newest_frames() -> None:
 
 def test_a_pass_leaves_the_cache_alone() -> None:
     generator, inputs = make(), clip()
-    cache = generator.empty_cache(BATCH)
+    cache = generator.initial_state(BATCH)
     one_by_one(generator, at(inputs, [0, 1]), cache)
     before = cache.pick(torch.arange(BATCH))
     first = generator(**at(inputs, [2]), cache=cache)
@@ -129,7 +132,7 @@ def test_a_withheld_control_is_not_read() -> None:
     torch.testing.assert_close(generator(**inputs, known=known).clean, generator(**inputs).clean)
     known[:, 2] = False
     before = generator(**inputs, known=known).clean
-    inputs["control"][:, 2] = 7.0
+    inputs["condition"][:, 2] = 7.0
     torch.testing.assert_close(generator(**inputs, known=known).clean, before)
 
 
@@ -141,7 +144,7 @@ def test_the_spatial_positions_survive_a_cast() -> None:
 
 
 def test_a_new_generator_knows_nothing() -> None:
-    assert not Generator(CONFIG, UNIT)(**clip()).clean.any()
+    assert not CONFIG.build(UNIT, LATENT, PRIOR, CONDITION)(**clip()).clean.any()
 
 
 @pytest.mark.parametrize(
