@@ -23,7 +23,7 @@ from worldsim.envs.referee import Together
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import ConfigError
 from worldsim.model import footing
-from worldsim.sampling import philox, rollout
+from worldsim.sampling import imagine, philox
 
 N = 4
 WAITING = ("item", "numpy", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
@@ -71,9 +71,9 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The host does not learn which episodes end, and noise is drawn where the networks are."""
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
     noise = lambda seeds, moments, shape: philox.normal_rows(seeds, moments, 0, shape)  # noqa: E731
-    monkeypatch.setattr(rollout, "_noise", noise)
+    monkeypatch.setattr(imagine, "_normals", noise)
     monkeypatch.setattr(footing, "asks", lambda device: False)
-    decode = lambda self, actions: rollout.Controls(self.unchecked(actions))  # noqa: E731
+    decode = lambda self, actions: imagine.Controls(self.unchecked(actions))  # noqa: E731
     monkeypatch.setattr(ActionRows, "controls", decode)
     return monkeypatch
 

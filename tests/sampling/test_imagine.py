@@ -62,7 +62,7 @@ def same(a: WorldState, b: WorldState, rows: list[int] | None = None) -> None:
         assert torch.equal(getattr(a.generator, name), getattr(b.generator, name)), name
     for name in ("frame", "depth"):
         assert torch.equal(getattr(a.previous, name), getattr(b.previous, name)), name
-    for name in ("agent", "moves", "doubt", "poses", "seeds", "indices"):
+    for name in ("agent", "moves", "doubt", "poses", "seeds", "indices", "temperature"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
@@ -202,7 +202,20 @@ def test_in_a_still_place_nothing_is_left_to_chance_while_one_stands(
         asked = camera.compose(memory.poses.numpy(), camera.exp(np.array([0, 0, forward, 0, 0, 0])))
         held = Controls(np.zeros((3, 7), np.float32), asked, np.ones(3, bool))
         frames.append(imagine_unit(networks, memory, held, 2).frame)
-    assert torch.equal(*frames) == (networks.footing is not None and forward == 0)
+    assert torch.equal(*frames) == (networks.config.still and forward == 0)
+
+
+def test_temperature_scales_what_is_left_to_chance(networks: Networks) -> None:
+    frames = {}
+    for temperature in (0.0, 1.0, 2.0):
+        for seed in (3, 1234):
+            memory = first(networks)
+            memory.seeds += seed
+            memory.temperature *= temperature
+            frames[temperature, seed] = imagine_unit(networks, memory, controls(memory, [True] * 3), 2).frame
+    assert torch.equal(frames[0.0, 3], frames[0.0, 1234])
+    assert not torch.equal(frames[1.0, 3], frames[1.0, 1234])
+    assert not torch.equal(frames[1.0, 3], frames[2.0, 3])
 
 
 def test_rows_can_be_copied_out_and_back_in(networks: Networks) -> None:

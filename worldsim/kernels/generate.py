@@ -1,4 +1,4 @@
-"""A pass of the generator in one go; ``model.generator.Generator`` says the same in torch.
+"""A pass of the generator in one go; ``model.transformer.Transformer`` says the same in torch.
 
 Shapes: B worlds, N tokens, R registers, C latent channels, D width, L blocks, P passes, A heads, d channels
 of a head, T blocks that look back, W frames of past.

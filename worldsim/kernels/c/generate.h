@@ -1,5 +1,5 @@
 /* A pass of the generator, from a noisy latent to a clean one, or to the keys and values that later frames look at. See
-   model/generator.py and model/blocks.py. Tokens have their channels last; a head's lie together. */
+   model/transformer.py and model/blocks.py. Tokens have their channels last; a head's lie together. */
 
 enum { MOST_LAYERS = 16, MOST_TOKENS = 256 };
 

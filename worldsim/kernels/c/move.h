@@ -1,4 +1,4 @@
-/* How keys move a camera: model/dynamics.py, model/footing.py, sampling/se3.py and what sampling/rollout.py makes of
+/* How keys move a camera: model/dynamics.py, model/footing.py, sampling/se3.py and what sampling/imagine.py makes of
    them, one world after another. Poses are float64, as there; what is learnt is float32. */
 
 enum { FAN_RAYS = 16, FAN_RADII = 6, FELT_WAYS = 16, FELT_RADII = 4, SPOTS_OF_WAY = 16, NETWORK = 4, MOST_INNER = 1024 };
