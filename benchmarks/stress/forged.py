@@ -104,8 +104,8 @@ def _numbers(chance: random.Random, blob: bytes) -> bytes:
     else:
         old.flatten()[chance.randrange(old.numel())] = number
     tensors[name] = old
-    if name == "index" and chance.random() < 0.5:
-        header["frames"], header["index"] = int(old.flatten()[0]), int(old.flatten()[0]) - 1
+    if name == "indices" and chance.random() < 0.5:
+        header["index"] = int(old.flatten()[0]) - 1
     return _sealed(header, tensors)
 
 

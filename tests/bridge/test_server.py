@@ -77,7 +77,7 @@ def test_hello_tells_all_that_a_client_needs(ask: Ask, world: World) -> None:
     assert hello["world"] == world.name
     assert hello["size"] == [60, 80]
     assert hello["keys"] == list(world.spec.control_space.keys)
-    assert hello["latent"] == [world.networks.tokenizer.tokens, 4]
+    assert hello["latent"] == list(world.networks.tokenizer.latent_spec.shape)
     assert (hello["starts"], hello["steps"], hello["sessions"]) == (2, 1, {})
     assert hello["limits"] == Limits().to_dict()
     assert len(hello["lease"]) == 32

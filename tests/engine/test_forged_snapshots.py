@@ -20,8 +20,8 @@ from worldsim.engine.step import Step
 from worldsim.engine.world import World
 from worldsim.errors import EngineError
 from worldsim.networks import Networks
-from worldsim.sampling.memory import Memory
-from worldsim.sampling.rollout import Unit
+from worldsim.sampling.imagine import Imagined
+from worldsim.sampling.world_state import WorldState
 
 
 def resealed(blob: bytes, **changes: object) -> bytes:
@@ -38,13 +38,14 @@ BAD = {
     "drift": {"drift": float("nan")},
     "index of frames": {"index": -1000},
     "far index": {"index": 2**60},
-    "ring index": {"index": torch.tensor([-1000])},
+    "frames": {"indices": torch.tensor([-1000])},
+    "ring index": {"generator.index": torch.tensor([-1000])},
     "no pose": {"has_pose": False},
-    "sinks": {"sinks": -3},
-    "session seed": {"session_seed": 2**64},
+    "context": {"context": -3},
+    "temperature": {"temperature": torch.tensor([float("nan")])},
     "start": {"start": "0"},
     "seen": {"seen": torch.zeros(2, 2, 2, 2, dtype=torch.float64)},
-    "keys": {"keys": torch.zeros(3, 3)},
+    "keys": {"generator.keys": torch.zeros(3, 3)},
     "frame": {"frame": torch.zeros(3, 3)},
     "poses": {"poses": torch.zeros(1, 4, 4, dtype=torch.float64)},
     "moves": {"moves": torch.zeros(1, 1)},
@@ -68,9 +69,9 @@ def test_a_part_that_no_session_has_is_refused_and_takes_no_slot(world: World, n
 def test_written_places_lie_before_the_next_frame(world: World) -> None:
     engine = world.engine(2)
     blob = engine.open(3).snapshot()
-    written = open_sealed(blob)[1]["written"] + 5
-    with pytest.raises(EngineError, match="written"):
-        engine.restore(resealed(blob, written=written))
+    written = open_sealed(blob)[1]["generator.written"] + 5
+    with pytest.raises(EngineError, match="sinks and the newest"):
+        engine.restore(resealed(blob, **{"generator.written": written}))
 
 
 @pytest.mark.parametrize("kind", ["world", "poseless", "half"])
@@ -97,22 +98,22 @@ def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest
 
 def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Every step of a session with this seed fails, before or after its memory is written."""
-    step, told = engine_module.step_unit, Engine._steps_of
+    step, told = engine_module.imagine_unit, Engine._steps_of
 
-    def early(networks: Networks, memory: Memory, *rest: Any, **options: Any) -> Unit:
-        if (memory.seeds == seed).any():
+    def early(networks: Networks, state: WorldState, *rest: Any, **options: Any) -> Imagined:
+        if (state.seeds == seed).any():
             raise RuntimeError("bad row")
-        return step(networks, memory, *rest, **options)
+        return step(networks, state, *rest, **options)
 
-    def at_the_end(self: Engine, unit: Unit, memory: Memory, *rest: Any) -> list[Step]:
-        if (memory.seeds == seed).any():
+    def at_the_end(self: Engine, imagined: Imagined, state: WorldState, *rest: Any) -> list[Step]:
+        if (state.seeds == seed).any():
             raise RuntimeError("bad row")
-        return told(self, unit, memory, *rest)
+        return told(self, imagined, state, *rest)
 
     if late:
         monkeypatch.setattr(Engine, "_steps_of", at_the_end)
     else:
-        monkeypatch.setattr(engine_module, "step_unit", early)
+        monkeypatch.setattr(engine_module, "imagine_unit", early)
 
 
 @pytest.mark.parametrize(("late", "history"), [(False, 0), (False, 4), (True, 4)])
@@ -168,7 +169,7 @@ def test_memory_that_cannot_be_put_costs_no_slot(world: World, monkeypatch: pyte
 
     for method in ("put", "pick"):  # of the new one, and of the one that gives way to it
         with monkeypatch.context() as patch:
-            patch.setattr(f"worldsim.sampling.memory.Memory.{method}", fail)
+            patch.setattr(f"worldsim.sampling.world_state.WorldState.{method}", fail)
             with pytest.raises(MemoryError):
                 engine.restore(blob)
         assert engine.free == 1

@@ -15,8 +15,7 @@ BATCH = 3
 
 
 def recurrent() -> TensorState:
-    count = torch.zeros(BATCH, dtype=torch.int64)
-    return TensorState({"h": torch.zeros(BATCH, 4), "count": count}, context=5)
+    return TensorState({"h": torch.zeros(BATCH, 4)}, context=5)
 
 
 def cached() -> Cache:
@@ -26,9 +25,9 @@ def cached() -> Cache:
 
 def commit(state: GeneratorState, seed: int) -> None:
     """What a generator would leave, of as many rows as the state is about."""
-    rows = len(state.tensors()["count" if isinstance(state, TensorState) else "index"])
+    rows = len(state.units)
     if isinstance(state, TensorState):
-        state.set(h=state["h"] + random_like((rows, 4), seed), count=state["count"] + 1)
+        state.set(h=state["h"] + random_like((rows, 4), seed))
     else:
         assert isinstance(state, Cache)
         shape = (1, rows, 2, 1, 4)
@@ -72,6 +71,15 @@ def test_commits_are_undone_newest_first(state: GeneratorState) -> None:
     for page in reversed(pages):
         state.unwrite(page)
     assert same(told(state), before)
+
+
+def test_units_are_counted_and_a_page_undoes_nothing_too(state: GeneratorState) -> None:
+    before = told(state)
+    assert state.units.tolist() == [1] * BATCH
+    state.unwrite(state.page())
+    assert same(told(state), before)
+    commit(state, 1)
+    assert state.over(slice(0, 2)).units.tolist() == [2, 2]
 
 
 def test_one_row_s_page_undoes_that_row(state: GeneratorState) -> None:
