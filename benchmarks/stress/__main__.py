@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress import churn, faults, kills, overload
+from benchmarks.stress import churn, faults, kills, limits, overload
 from benchmarks.stress.companion import Companion, quantile
 from benchmarks.stress.hostile import Flood
 from benchmarks.stress.house import House
@@ -38,6 +38,7 @@ class Amounts:
     fault_s: float
     churn_s: float
     overload_s: float
+    glut_s: float = 5.0
     steps: int = 10**9
     """Of the churn, which ends with them or with its seconds."""
     floods: int = 1
@@ -113,6 +114,9 @@ PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {
     "fleet": lambda folder, world, amounts: kills.run_fleet(folder, world, amounts.engine_kills, 1, HISTORY),
     "faults": lambda folder, world, amounts: faults.run(folder, world, amounts.fault_s, 1, HISTORY),
     "churn": lambda folder, _, amounts: churn.run(folder, _light(folder), amounts.churn_s, amounts.steps),
+    "bytes": lambda folder, world, amounts: limits.bytes_(folder, world, amounts.glut_s),
+    "descriptors": lambda folder, world, _: limits.descriptors(folder, world),
+    "pauses": lambda folder, _, amounts: limits.pauses(folder, _light(folder)),
     "overload": lambda folder, world, amounts: overload.run(folder, world, amounts.overload_s),
 }
 

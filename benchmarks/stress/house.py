@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -46,10 +47,16 @@ class House:
             visitor.close()
         return time.monotonic() - begun
 
-    def launch(self) -> None:
-        """Start it and do not wait."""
+    def launch(self, limit: tuple[int, int] | None = None) -> None:
+        """Start it and do not wait.
+
+        Args:
+            limit: a resource, as the module of that name calls it, and how much of it the server may have.
+        """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._words, stdout=log, stderr=log)
+        if limit is not None:
+            resource.prlimit(self.process.pid, limit[0], (limit[1], limit[1]))
 
     def kill(self) -> None:
         """kill -9."""

@@ -17,8 +17,18 @@ _ZERO = (
     "sessions_left",
     "others_refused",
     "other_refusals",
+    "shut_out",
+    "leases_lost",
+    "pause_sessions_lost",
 )
-_MOST = {"p99_ratio": 2.0, "fd_growth": 2, "hostile_fd_growth": 2, "reject_p99_ms": 10.0}
+_MOST = {
+    "glut_memory_mb": 512.0,
+    "glut_p99_ratio": 2.0,
+    "p99_ratio": 2.0,
+    "fd_growth": 2,
+    "hostile_fd_growth": 2,
+    "reject_p99_ms": 10.0,
+}
 _LEAST = {"goodput": 0.9}
 _NEWEST = ("message_rate", "churn_steps_per_s")
 _HOUR = 3600
