@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from benchmarks.stress.forged import forge
 from tests.bridge.asker import Asker, name
 from tests.engine.test_forged_snapshots import BAD, faulty, resealed
 from tests.tiny import lively_world
+from worldsim.bridge import desk as desk_module
 from worldsim.bridge import replies
 from worldsim.bridge.server import Options, Server
 from worldsim.engine.world import World, load
@@ -195,3 +197,23 @@ def test_an_anchor_that_finds_no_descriptor_is_refused(
         assert asker.ask("anchor", frame.tobytes(), session=session, seq=1, **keys)["ok"]
         assert server.alive
         asker.close()
+
+
+def test_a_pause_longer_than_the_ttl_takes_no_lease(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock jumps by ten ttl between two turns of the sockets' thread, as after SIGSTOP."""
+    jump: list[float] = []
+    clock = time.monotonic
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: clock() + sum(jump))
+    options = Options(address=f"ipc://{tmp_path}/s", ttl=30.0)
+    with Server(world.engine(slots=SLOTS, steps=1, history=0), options) as server:
+        askers = [Asker(server.address) for _ in range(3)]
+        sessions = [asker.open() for asker in askers]
+        for _ in range(3):
+            jump.append(300.0)
+            turned = server._desk.turned
+            assert any(server._desk.turned >= turned + 300 or time.sleep(0.01) for _ in range(2000))
+        for asker, session in zip(askers, sessions, strict=True):
+            assert asker.ask("step", session=session, seq=1)["ok"]
+            asker.close()
