@@ -19,7 +19,7 @@ LAYERS = (
     {"config", "peak", "ticker", "alone", "processor", "pool"},
     {"camera", "controls", "units", "casting"},
     {"kernels"},
-    {"pixels"},
+    {"pixels", "untrusted"},
     {"bridge.protocol"},
     {"bridge.client"},
     {"tokenizer", "model", "data"},

@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from worldsim import config as configs
-from worldsim.camera import Intrinsics, from_planar
+from worldsim.camera import Intrinsics, check_pose, from_planar
 from worldsim.controls import DOOM_KEYS, ControlSpace
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import CheckpointError, DataError, WorldsimError, nearest
+from worldsim.errors import CheckpointError, DataError, nearest
 from worldsim.model.footing import FootingConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
@@ -38,9 +37,20 @@ from worldsim.networks import Networks, NetworksConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.tokenizer.place import PlaceConfig
+from worldsim.untrusted import built, check_numbers, digest_of, read_bounded, read_strip
 
 FORMAT = 7
 _SUMS = "SHA256SUMS"
+_MIB = 2**20
+_LARGEST = {
+    "config.json": _MIB,
+    "starts.json": 256 * _MIB,
+    "card.md": 16 * _MIB,
+    _SUMS: 16 * _MIB,
+    "weights.safetensors": 64 * 2**30,
+}
+"""Bytes of each file at most."""
+_MOST_STARTS, _MOST_FRAMES = 1000, 4096
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
 
@@ -208,34 +218,47 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
     """
     folder = Path(folder)
     try:
-        _check_sums(folder)
-        config = _read_config(folder / "config.json")
-        networks = Networks(config.networks, config.source)
-        raw = (folder / "weights.safetensors").read_bytes()
-        networks.load_state_dict({name: value.float() for name, value in load_tensors(raw).items()})
-        starts = read_starts(folder)
-        card = (folder / "card.md").read_text()
+        return _read_world(folder, device)
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, WorldsimError) as error:
+    except Exception as error:  # files that somebody else made break whatever reads them in many ways
         rule, remedy = "a world's files must belong together", "install or train the world again"
-        raise CheckpointError(rule, f"{folder.name}: {error}", remedy) from error
+        raise CheckpointError(rule, f"{folder.name}: {type(error).__name__}: {error}"[:400], remedy) from error
+
+
+def _read_world(folder: Path, device: torch.device | str) -> Stored:
+    """Sizes are checked before memory is taken for them, numbers before they are used."""
+    _check_sums(folder)
+    config = _read_config(folder / "config.json")
+    raw = read_bounded(folder / "weights.safetensors", _LARGEST["weights.safetensors"])
+    networks = built(lambda: Networks(config.networks, config.source), load_tensors(raw))
+    starts = read_starts(folder, config.source)
+    card = read_bounded(folder / "card.md", _LARGEST["card.md"]).decode()
     networks.eval().requires_grad_(False).to(device)
     return Stored(config, networks, starts, card, hashlib.sha256(raw).hexdigest())
 
 
-def read_starts(folder: Path) -> tuple[Context, ...]:
-    """The starts in a world's folder; ``load_world`` also checks them against their sums."""
-    rows = json.loads((folder / "starts.json").read_text())
-    return tuple(_read_start(row, folder / "starts" / f"{i:03}.png") for i, row in enumerate(rows))
+def read_starts(folder: Path, source: SourceSpec) -> tuple[Context, ...]:
+    """The starts in a world's folder; ``load_world`` also checks them against their sums.
+
+    Raises:
+        CheckpointError: frames, controls or poses that are not those of ``source``.
+    """
+    rows = json.loads(read_bounded(folder / "starts.json", _LARGEST["starts.json"]))
+    if not isinstance(rows, list) or len(rows) > _MOST_STARTS:
+        rule = f"files must belong together: starts.json is a list of at most {_MOST_STARTS} starts"
+        raise CheckpointError(rule, type(rows).__name__)
+    pairs = enumerate(rows)
+    return tuple(_read_start(row, folder / "starts" / f"{i:03}.png", source) for i, row in pairs)
 
 
 def _read_config(path: Path) -> WorldConfig:
     """The format is looked at first: a newer one may have fields that are unknown here."""
-    row = json.loads(path.read_text())
+    row = json.loads(read_bounded(path, _LARGEST["config.json"]))
     if row["format"] != FORMAT:
         remedy = "install a newer worldsim" if row["format"] > FORMAT else "train the world again"
         raise CheckpointError(f"a world's format must be {FORMAT}", row["format"], remedy)
+    check_numbers(row)
     return configs.from_dict(WorldConfig, row)
 
 
@@ -317,29 +340,32 @@ def _start_row(start: Context) -> dict[str, object]:
     }
 
 
-def _read_start(row: dict[str, Any], path: Path) -> Context:
-    strip = np.asarray(Image.open(path).convert("RGB"))
-    frames = strip.reshape(row["length"], -1, *strip.shape[1:])
-    poses, prefix = row["poses"], row["prefix"]
-    return Context(
-        frames,
+def _read_start(row: dict[str, Any], path: Path, source: SourceSpec) -> Context:
+    count, poses, prefix, seed = row["length"], row["poses"], row["prefix"], row["seed"]
+    if type(count) is not int or not 1 <= count <= _MOST_FRAMES or type(seed) not in (int, type(None)):
+        raise CheckpointError(f"a start must have 1 to {_MOST_FRAMES} frames and a seed", (count, seed))
+    start = Context(
+        read_strip(path, count, source.size),
         np.asarray(row["controls"], np.float32),
-        None if poses is None else np.asarray(poses, np.float64),
-        row["seed"],
+        None if poses is None else check_pose(np.asarray(poses, np.float64)),
+        seed,
         None if prefix is None else np.asarray(prefix, np.float32),
     )
+    columns = source.control_space.size
+    for held in (start.controls, *(() if start.prefix is None else (start.prefix,))):
+        if held.ndim != 2 or held.shape[1] != columns or not np.isfinite(held).all():
+            raise CheckpointError(f"a start's controls must be finite [T, {columns}]", list(held.shape))
+    if source.has_pose and start.poses is None:
+        raise CheckpointError("the starts of a source with poses must have poses", path.name)
+    return start
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _write_sums(folder: Path) -> None:
-    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    lines = [f"{digest_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
     (folder / _SUMS).write_text("".join(lines))
 
 
@@ -347,11 +373,11 @@ def _check_sums(folder: Path) -> None:
     if not (folder / _SUMS).exists():
         rule, remedy = f"a world's folder must hold {_SUMS}", "name a folder that `worldsim train` wrote"
         raise CheckpointError(rule, str(folder), remedy)
-    lines = (folder / _SUMS).read_text().splitlines()
+    lines = read_bounded(folder / _SUMS, _LARGEST[_SUMS]).decode().splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*sums, *_NEEDED}):
         path = folder / name
-        if not path.is_file() or _digest(path) != sums.get(name):
+        if not path.is_file() or digest_of(path) != sums.get(name):
             state = "is damaged" if path.is_file() else "is missing"
             rule, remedy = f"a world's files must match {_SUMS}", "check out or train the world again"
             raise CheckpointError(rule, f"{folder.name}/{name} {state}", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from tests.kernels.ways import VARIANTS, able, both, built, looks
 from tests.tiny import lively_world, random_like
 from worldsim.engine.world import World, load
 from worldsim.kernels import library
-from worldsim.kernels.dense import Dense
+from worldsim.kernels.dense import Dense, DenseData
 from worldsim.processor import Processor
 from worldsim.tokenizer.history import HistoryTokenizer
 
@@ -146,8 +147,31 @@ def test_the_address_is_of_numbers_that_lie_as_kernels_read_them() -> None:
     assert library.address(x) == x.data_ptr()
     assert library.address(x[1:]) == x.data_ptr() + 24
     for other in (x.double(), x.bool(), x.T, x[:, ::2], x.to("meta")):
-        with pytest.raises(AssertionError):
+        with pytest.raises(ValueError, match="a kernel takes"):
             library.address(other)
+
+
+@built
+def test_a_shape_that_a_kernel_does_not_expect_is_refused(folder: Path) -> None:
+    """Also under ``python -O``: none of it is an assert."""
+    dense = Dense(random_like((8, 16), 1))
+    with pytest.raises(ValueError, match="a kernel was to read"):
+        dense(torch.zeros(3, 15))
+    pictures = tokenizer_of(load(folder, "cpu", torch.float32))._pictures
+    assert pictures is not None
+    frame, reach = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1)
+    with pytest.raises(ValueError, match="a kernel was to read"):
+        pictures.recall(torch.eye(4)[None], reach, frame, frame, reach)
+
+
+@built
+def test_structs_are_as_large_as_compiled() -> None:
+    class Longer(ctypes.Structure):
+        _fields_ = (("one", ctypes.c_double), ("two", ctypes.c_double), ("three", ctypes.c_double))
+
+    library.check_struct(DenseData, "DenseData")
+    with pytest.raises(RuntimeError, match="build them again"):
+        library.check_struct(Longer, "NormData")
 
 
 def test_a_world_is_as_lively_without_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from worldsim.data.spec import SourceSpec
 from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
 from worldsim.engine.precision import best_dtype, rounds_alike
+from worldsim.engine.trial import try_out
 from worldsim.networks import find_device
 
 
@@ -100,9 +101,10 @@ def load(
         dtype: bfloat16 or float32; by default what is faster here.
 
     Raises:
-        CheckpointError: there is no such world, or its files are damaged.
+        CheckpointError: there is no such world, its files are damaged, or its parts do not fit each other.
         EngineError: the device is not there.
     """
     place = find_device(device)
     stored = load_world(find_world(name), place)
+    try_out(stored)
     return World(stored, place, dtype or best_dtype(place))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.kernels.dense import DenseData, in_panels
-from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
 from worldsim.kernels.pictures import Pictures
 
 _BLOCKS, _GROUPS, _LANES, _TILE = 8, 8, 16, 4
@@ -79,15 +79,18 @@ class Decoder(Fixed):
         last: tuple[nn.GroupNorm, nn.Conv2d],
     ) -> None:
         self._pictures, self._kept, patch = pictures, list[Tensor](), see.stride[0]
-        assert see.bias is not None
-        assert code.bias is not None
+        if see.bias is None or code.bias is None:
+            raise ValueError("decode.h takes layers with a bias")
         pixels = see.weight.unflatten(3, (3, patch)).unflatten(2, (3, patch)).permute(0, 1, 3, 5, 2, 4)
         both = torch.cat([pixels.flatten(1, 3), code.weight], 1).detach()
         width, inputs = both.shape[:2]
         padded = both.new_zeros(width, -(-inputs // _LANES) * _LANES, 3, 3)
         padded[:, :inputs] = both
         before, first, after, second = zip(*blocks, strict=True)
-        self._outputs = len(last[1].weight)
+        for kind, name in ((_Data, "DecoderData"), (_NormData, "NormData")):
+            check_struct(kind, name)
+        self._outputs, self._depth, self._width = len(last[1].weight), len(blocks), width
+        self._channels = code.in_channels
         self._data = _Data(
             self._conv(padded, see.bias + code.bias),
             (DenseData * _BLOCKS)(*(self._conv(conv.weight, conv.bias) for conv in first)),
@@ -98,7 +101,7 @@ class Decoder(Fixed):
             self._norm(last[0]),
             len(blocks),
             width,
-            code.in_channels,
+            self._channels,
         )
         self._where = (ctypes.addressof(pictures.data), ctypes.addressof(self._data))
         self._room = kernel("decode_room", [Pointer, Pointer], ctypes.c_size_t)(*self._where)
@@ -115,7 +118,12 @@ class Decoder(Fixed):
             latent: [B, N, C].
             films: what scales and shifts each block [B, depth, 2 D].
         """
-        given = [part.float().contiguous() for part in (prior, warped, valid, reach, latent, films)]
+        size, tokens = self._pictures.size, self._pictures.tokens
+        shapes = (
+            *((prior, (3, *size)), (warped, (3, *size)), (valid, (1, *size)), (reach, size)),
+            *((latent, (tokens, self._channels)), (films, (self._depth, 2 * self._width))),
+        )
+        given = [shaped(part, len(prior), *shape).float().contiguous() for part, shape in shapes]
         out = torch.empty(len(prior), *self._pictures.cells, self._outputs)
         spare = address(room(min(len(prior), _SIDE_BY_SIDE) * self._room))
         for i in range(0, len(prior), _SIDE_BY_SIDE):
@@ -124,7 +132,8 @@ class Decoder(Fixed):
         return out
 
     def _conv(self, weight: Tensor, bias: Tensor | None) -> DenseData:
-        assert bias is not None
+        if bias is None:
+            raise ValueError("decode.h takes layers with a bias")
         rows = _IN.to(weight.device)
         spots = torch.einsum("ya,xb,oiab->yxoi", rows, rows, weight.detach().double()).flatten(0, 1)
         kept = in_panels(spots.float()), bias.detach().float().contiguous()
@@ -132,7 +141,8 @@ class Decoder(Fixed):
         return DenseData(*map(address, kept), weight.shape[1], weight.shape[0])
 
     def _norm(self, norm: nn.GroupNorm) -> _NormData:
-        assert norm.num_groups == _GROUPS
+        if norm.num_groups != _GROUPS:
+            raise ValueError(f"decode.h takes norms of {_GROUPS} groups, not {norm.num_groups}")
         kept = [part.detach().float().contiguous() for part in (norm.weight, norm.bias)]
         self._kept += kept
         return _NormData(*map(address, kept))

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Fixed, Pointer, address, kernel
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, shaped
 
 _PANEL = 64
 """Outputs that lie together, as dense.h has it."""
@@ -36,6 +36,7 @@ class Packed(Fixed):
         self.outputs, self.inputs = weight.shape
         self._weights = in_panels(weight.detach().float())
         self._bias = None if bias is None else bias.detach().float().contiguous()
+        check_struct(DenseData, "DenseData")
         where = None if self._bias is None else address(self._bias)
         self.data = DenseData(address(self._weights), where, self.inputs, self.outputs)
 
@@ -49,7 +50,7 @@ class Dense(Packed):
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs], float32."""
-        rows = x.float().contiguous()
+        rows = shaped(x, *x.shape[:-1], self.inputs).float().contiguous()
         out = torch.empty(*x.shape[:-1], self.outputs)
         self._run(ctypes.addressof(self.data), address(rows), rows.numel() // self.inputs, address(out))
         return out

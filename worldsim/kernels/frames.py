@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Pointer, address, kernel, room, shaped
 
 
 def shown(frame: Tensor) -> Tensor:
@@ -31,8 +31,9 @@ def strayed(frame: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
         warped: what was expected [B, 3, H, W].
         valid: how far that is to be believed [B, 1, H, W].
     """
-    given = [part.contiguous() for part in (frame, warped, valid)]
     count, _, height, width = frame.shape
+    shapes = ((frame, 3), (warped, 3), (valid, 1))
+    given = [shaped(part, count, planes, height, width).contiguous() for part, planes in shapes]
     told, spare = torch.empty(count, 3), room(3 * count * height)
     run = kernel("stray", [*[Pointer] * 3, *[ctypes.c_int] * 3, *[Pointer] * 2])
     run(*map(address, given), count, height, width, address(told), address(spare))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.kernels.dense import DenseData, Packed
-from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
 
 PAST = 65536
 """Frames of past that kernels look back at, at most: one number for each lies on a thread's stack."""
@@ -96,12 +96,15 @@ class Passes(Fixed):
         turn: Tensor,
         blocks: Sequence[BlockWeights],
     ) -> None:
+        for kind, name in ((_Data, "GeneratorData"), (_BlockData, "BlockData"), (_PastData, "PastData")):
+            check_struct(kind, name)
         ends = Packed(*enter), Packed(*leave)
         both = [(Packed(block.into), Packed(block.back)) for block in blocks]
         turned = torch.view_as_real(turn).flatten(1)
         plain = [part.detach().float().contiguous() for part in (registers, norm, turned)]
         norms = [block.norm.detach().float().flatten(1).contiguous() for block in blocks]
         self._kept = (ends, both, plain, norms)
+        self._channels, self._layers = ends[0].inputs, len(blocks)
         self._width, self._side, self._rows = len(norm), turned.shape[1], len(turned)
         self._heads, self._tokens = self._width // self._side, self._rows - len(registers)
         told = [
@@ -130,8 +133,10 @@ class Passes(Fixed):
         """
         worlds = len(latent)
         modulation = modulation if modulation[0].is_contiguous() else modulation.contiguous()
-        latent, embedded = latent.float().contiguous(), embedded.contiguous()
-        looked = [[part.contiguous() for part in past] for past in pasts]
+        latent = shaped(latent, worlds, self._tokens, self._channels).float().contiguous()
+        embedded = shaped(embedded, worlds, self._tokens, self._width).contiguous()
+        shaped(modulation, worlds, *modulation.shape[1:-3], 3, self._layers, self._width)
+        looked = [self._checked(past, worlds) for past in pasts]
         clean, agent, pages = torch.empty_like(latent), torch.empty(worlds, self._width), list[Tensor]()
         spare = address(room(min(worlds, _SIDE_BY_SIDE) * self._room))
         for i in range(0, worlds, _SIDE_BY_SIDE):
@@ -145,6 +150,14 @@ class Passes(Fixed):
             self._run(*given, ctypes.addressof(told), remembers, *made, spare)
         keys, values = pages[0] if len(pages) == 1 else torch.cat(pages, 2)
         return clean, agent, keys, values
+
+    def _checked(self, past: Past, worlds: int) -> list[Tensor]:
+        """A past, all of whose parts are as large as the kernel takes them for."""
+        keys, values, filled = past
+        frames = filled.shape[1]
+        for part in (keys, values):
+            shaped(part, worlds, frames, self._rows, self._heads, self._side)
+        return [part.contiguous() for part in (keys, values, shaped(filled, worlds, frames))]
 
     def _past(self, past: Sequence[Tensor], first: int) -> _PastData:
         keys, values, filled = past

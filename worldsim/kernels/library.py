@@ -84,11 +84,39 @@ def room(floats: int) -> Tensor:
 
 
 def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
-    """Where the numbers of ``tensor``, of this type and on a CPU, lie one after another."""
-    assert tensor.dtype == dtype
-    assert tensor.is_contiguous()
-    assert tensor.device.type == "cpu"
+    """Where the numbers of ``tensor``, of this type and on a CPU, lie one after another.
+
+    Raises:
+        ValueError: they do not; a kernel would read what is not there.
+    """
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        what = f"{tensor.dtype} on {tensor.device}, strides {tensor.stride()}"
+        raise ValueError(f"a kernel takes contiguous {dtype} on the CPU, not {what}")
     return tensor.data_ptr()
+
+
+def shaped(tensor: Tensor, *shape: int) -> Tensor:
+    """The tensor itself.
+
+    Raises:
+        ValueError: it is of another shape than a kernel is about to read.
+    """
+    if tensor.shape != shape:
+        raise ValueError(f"a kernel was to read {list(shape)}, not {list(tensor.shape)}")
+    return tensor
+
+
+@cache
+def check_struct(kind: type[ctypes.Structure], name: str) -> None:
+    """Hold the size of a struct against the one that the kernels were compiled with.
+
+    Raises:
+        RuntimeError: they differ: kernels would read other fields than were written.
+    """
+    size = kernel(f"size_of_{name}", [], ctypes.c_size_t)()
+    if size != ctypes.sizeof(kind):
+        own = f"{name}: {ctypes.sizeof(kind)} bytes, {size} in the compiled kernels"
+        raise RuntimeError(f"{own}; build them again with `python setup.py build_ext --inplace`")
 
 
 @cache

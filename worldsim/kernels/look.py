@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
 
 CHANNELS, HIDDEN = 16, 64
 """Of the planes and of the colour network that look.h is written for."""
@@ -48,6 +48,7 @@ class Look(Fixed):
 
     def __init__(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
         self._kept = {name: tensors[name].detach().float().contiguous() for name in TENSORS}
+        check_struct(_Data, "PlaceData")
         self.data = _Data(*map(address, self._kept.values()), *self._sizes(), *(numbers[n] for n in NUMBERS))
         views = [ctypes.c_int, Pointer, ctypes.c_int, Pointer, ctypes.c_int, ctypes.c_int]
         self._run = kernel("look", [Pointer, Pointer, *views, Pointer, Pointer, Pointer])
@@ -58,7 +59,8 @@ class Look(Fixed):
 
         ``right`` [N] and ``down`` [R] are the rays, of which the first ``horizon`` rows look up.
         """
-        (views, rows, columns), planar = (len(planar), len(down), len(right)), planar.contiguous()
+        views, rows, columns = len(planar), len(down), len(right)
+        planar = shaped(planar, views, 4).contiguous()
         colour, reach = torch.empty(views, 3, rows, columns), torch.empty(views, rows, columns)
         rays = (address(right), columns, address(down), rows, horizon)
         given = (ctypes.addressof(self.data), address(planar), views, *rays)
@@ -67,7 +69,7 @@ class Look(Fixed):
 
     def surroundings(self, planar: Tensor) -> Tensor:
         """What is around cameras ``planar`` [B, 4]: occupancy on a fan, then ground features, [B, AROUND]."""
-        planar, around = planar.contiguous(), torch.empty(len(planar), AROUND)
+        planar, around = shaped(planar, len(planar), 4).contiguous(), torch.empty(len(planar), AROUND)
         self._surround(ctypes.addressof(self.data), address(planar), len(planar), address(around))
         return around
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.kernels.dense import DenseData, Packed
-from worldsim.kernels.library import Fixed, Pointer, address, kernel
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, shaped
 from worldsim.kernels.look import AROUND, Look
 
 FELT, MET = 16 * 4, 6
@@ -51,6 +51,7 @@ class Ground(Fixed):
     """
 
     def __init__(self, stood: Tensor, corner: tuple[float, float], cell: float, reach: int) -> None:
+        check_struct(_FootingData, "FootingData")
         self._kept = stood.detach().contiguous()
         self.data = _FootingData(address(self._kept, torch.uint8), *stood.shape, reach, *corner, cell)
 
@@ -84,6 +85,8 @@ class Mover(Fixed):
         self._layers = [[Packed(layer.weight, layer.bias) for layer in network] for network in networks]
         self._push = Packed(push.weight, push.bias)
         turn, rest, slip = ((DenseData * _LAYERS)(*(layer.data for layer in some)) for some in self._layers)
+        check_struct(_MotionData, "MotionData")
+        self._sizes = sizes
         rules = (*sizes, eye, -1.0 if coasting is None else coasting)
         self._data = _MotionData(turn, self._push.data, rest, slip, (ctypes.c_double * 6)(*scale), *rules)
         given = [*[Pointer] * 3, ctypes.c_int, ctypes.c_double, ctypes.c_float]
@@ -109,8 +112,10 @@ class Mover(Fixed):
             lost: metres of doubt beyond which there is no more.
         """
         worlds, double = len(poses), torch.float64
-        poses = poses.contiguous()
-        told = [part.contiguous() for part in (moves, doubt, vector)]
+        keys, twists = self._sizes
+        poses = shaped(poses, worlds, 4, 4).contiguous()
+        shapes = ((moves, (twists, 6 + keys)), (doubt, ()), (vector, (keys,)))
+        told = [shaped(part, worlds, *shape).contiguous() for part, shape in shapes]
         to = torch.empty_like(poses)
         twist, doubts, planar = torch.empty(worlds, 6), torch.empty(worlds), torch.empty(worlds, 4)
         back = torch.empty(worlds, 4, 4)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Intrinsics
-from worldsim.kernels.library import Fixed, Pointer, address, kernel, room
+from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
 
 
 class _Data(ctypes.Structure):
@@ -35,11 +35,12 @@ class Pictures(Fixed):
 
     def __init__(self, camera: Intrinsics, right: Tensor, down: Tensor, patch: int, pool: int) -> None:
         self._right, self._down, self._pool = right, down, pool
-        self._size = height, width = len(down), len(right)
+        self.size = height, width = len(down), len(right)
         self.cells = height // patch, width // patch
-        self._tokens = height * width // (patch * pool) ** 2
+        self.tokens = height * width // (patch * pool) ** 2
         scales = (2 * camera.fx / width, 2 * camera.fy / height)
         middle = (2 * camera.cx / width - 1, 2 * camera.cy / height - 1)
+        check_struct(_Data, "CameraData")
         self.data = _Data(address(right), address(down), height, width, patch, pool, *scales, *middle)
         self._recall = kernel("recall", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 9])
         self._compose = kernel("compose", [Pointer, ctypes.c_int, *[Pointer] * 8])
@@ -61,11 +62,13 @@ class Pictures(Fixed):
             The previous frame moved along [B, 3, H, W], how far that is to be believed [B, 1, H, W], where it
             was read [B, H, W, 2], and means of the cells of ``prior`` and of the first, [B, N, 6 pool^2].
         """
-        worlds, given = len(reach), [part.contiguous() for part in (reach, prior, frame, past_reach)]
-        warped, valid = torch.empty(worlds, 3, *self._size), torch.empty(worlds, 1, *self._size)
-        grid = torch.empty(worlds, *self._size, 2)
-        tokens = torch.empty(worlds, self._tokens, 6 * self._pool**2)
-        made, back = (warped, valid, grid, tokens), back.contiguous()
+        worlds, size = len(reach), self.size
+        shapes = ((reach, size), (prior, (3, *size)), (frame, (3, *size)), (past_reach, size))
+        given = [shaped(part, worlds, *shape).contiguous() for part, shape in shapes]
+        warped, valid = torch.empty(worlds, 3, *self.size), torch.empty(worlds, 1, *self.size)
+        grid = torch.empty(worlds, *self.size, 2)
+        tokens = torch.empty(worlds, self.tokens, 6 * self._pool**2)
+        made, back = (warped, valid, grid, tokens), shaped(back, worlds, 4, 4).contiguous()
         addresses = map(address, (*given, *made, room(4 * reach.numel())))
         self._recall(ctypes.addressof(self.data), address(back), worlds, *addresses)
         return made
@@ -81,8 +84,15 @@ class Pictures(Fixed):
             prior: see ``recall``, as ``valid`` [B, 1, H, W] and ``grid`` [B, H, W, 2].
             past: the previous frame [B, 3, H, W].
         """
-        given = [part.float().contiguous() for part in (out, latent, prior, valid, grid, past)]
-        frame = torch.empty(len(out), 3, *self._size)
+        worlds, size, cells = len(out), self.size, self.cells
+        patch = size[0] // cells[0]
+        painted = (self.tokens, 3 * (patch * self._pool) ** 2)
+        shapes = (
+            *((out, (*cells, 2 + 4 * patch**2)), (latent, painted), (prior, (3, *size))),
+            *((valid, (1, *size)), (grid, (*size, 2)), (past, (3, *size))),
+        )
+        given = [shaped(part, worlds, *shape).float().contiguous() for part, shape in shapes]
+        frame = torch.empty(len(out), 3, *self.size)
         spare = room(len(out) * self._room)
         self._compose(ctypes.addressof(self.data), len(out), *map(address, (*given, frame, spare)))
         return frame

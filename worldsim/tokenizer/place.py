@@ -65,9 +65,10 @@ class PlaceConfig:
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.bounds
         if not (x1 > x0 and y1 > y0 and self.ceiling > self.floor):
-            raise ConfigError(
-                "a place needs x1 > x0, y1 > y0 and ceiling > floor", self.bounds, "swap the bounds"
-            )
+            raise ConfigError("a place needs x1 > x0, y1 > y0, ceiling > floor", self.bounds, "swap them")
+        if self.samples < 2 or min(self.cell, self.level_cell, self.wall_cell, self.near, self.far) <= 0:
+            rule = "a place needs 2 samples of a ray or more, and cells and distances above 0"
+            raise ConfigError(rule, self.samples)
 
     @property
     def surroundings(self) -> int:

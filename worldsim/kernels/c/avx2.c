@@ -15,4 +15,5 @@
 #include "move.h"
 #include "frames.h"
 #include "noise.h"
+#include "sizes.h"
 #endif

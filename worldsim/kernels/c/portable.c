@@ -13,3 +13,4 @@
 #include "move.h"
 #include "frames.h"
 #include "noise.h"
+#include "sizes.h"

@@ -1,0 +1,171 @@
+"""Worlds on disk that nobody trained: files of a true one changed, with checksums that match."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+
+__all__ = ["bend", "resum"]
+
+_ODD: tuple[Any, ...] = (
+    None, True, False, -1, 0, 1, 2, 7, 1000, 10**5, 10**6, 10**7, 2**31, 2**63, 10**30, 0.0, -0.5, 0.001,
+    1e-9, 1e9, 1e308, float("nan"), float("inf"), -float("inf"), "", "x", "forward", [], [1], [1, 1],
+    [0.0] * 4, [1e9] * 4, {}, {"x": 1}, [[]] * 5, "x" * 20_000,
+)  # fmt: skip
+_NUMBERS = (float("nan"), float("inf"), -float("inf"), 6e4, -6e4, 0.0)
+
+
+def bend(chance: random.Random, true: Path, folder: Path) -> str:
+    """A copy of a world in ``folder`` with something changed; returns what."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(true, folder)
+    kind = chance.choice(_KINDS)
+    what = f"{kind.__name__.strip('_')}: {kind(chance, folder)}"
+    resum(folder)
+    return what
+
+
+def resum(folder: Path) -> None:
+    """Checksums that match whatever is there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    rows = (f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True))
+    (folder / "SHA256SUMS").write_text("".join(rows))
+
+
+def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where all entries of a nest are."""
+    keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path for key, inner in keys for path in ((*at, key), *_paths(inner, (*at, key)))]
+
+
+def _change(chance: random.Random, value: Any) -> str:
+    """Change one entry of a nest."""
+    path = chance.choice(_paths(value))
+    holder = value
+    for key in path[:-1]:
+        holder = holder[key]
+    old = holder[path[-1]]
+    if chance.random() < 0.1:
+        del holder[path[-1]]
+        return f"{path} gone"
+    if isinstance(old, int | float) and not isinstance(old, bool) and chance.random() < 0.5:
+        times, more = chance.choice((-1, 0, 2, 1000, 1e6)), chance.choice((0, 0, 1, -1))
+        holder[path[-1]] = type(old)(old * times) + more
+    else:
+        holder[path[-1]] = chance.choice(_ODD)
+    return f"{path} {str(old)[:30]} -> {str(holder[path[-1]])[:30]}"
+
+
+def _config(chance: random.Random, folder: Path) -> str:
+    path = folder / "config.json"
+    row = json.loads(path.read_text())
+    told = [_change(chance, row) for _ in range(chance.choice((1, 1, 1, 2, 4)))]
+    path.write_text(json.dumps(row))
+    return "; ".join(told)
+
+
+def _sizes(chance: random.Random, folder: Path) -> str:
+    """Frames of another size, in the config and in the starts."""
+    size = chance.choice(((1, 1), (60, 1), (2, 80), (59, 80), (120, 160), (0, 80)))
+    path = folder / "config.json"
+    row = json.loads(path.read_text())
+    row["source"]["size"] = list(size)
+    if chance.random() < 0.5:
+        for part in row["networks"].values():
+            if isinstance(part, dict) and "size" in part:
+                part["size"] = list(size)
+    path.write_text(json.dumps(row))
+    for start in (folder / "starts").glob("*.png"):
+        Image.fromarray(np.zeros((3 * max(size[0], 1), size[1], 3), np.uint8)).save(start)
+    return str(size)
+
+
+def _weights(chance: random.Random, folder: Path) -> str:
+    path = folder / "weights.safetensors"
+    tensors = load(path.read_bytes())
+    name = chance.choice(sorted(tensors))
+    old = tensors[name]
+    what = chance.choice(("number", "all", "shape", "gone", "more", "dtype"))
+    if what in ("number", "all") and old.is_floating_point():
+        old = old.clone()
+        number = chance.choice(_NUMBERS)
+        old.fill_(number) if what == "all" else old.view(-1)[:1].fill_(number)
+        tensors[name], what = old, f"{what} {number}"
+    elif what == "gone":
+        del tensors[name]
+    elif what == "more":
+        tensors[f"{name}.more"] = old.clone()
+    elif what == "dtype":
+        tensors[name] = old.to(chance.choice((torch.float64, torch.int8, torch.bool, torch.bfloat16)))
+    else:
+        shape = [size + chance.choice((0, 1, -size)) for size in old.shape]
+        tensors[name] = torch.zeros(shape, dtype=old.dtype)
+    path.write_bytes(save(tensors))
+    return f"{name} {what}"
+
+
+def _starts(chance: random.Random, folder: Path) -> str:
+    path = folder / "starts.json"
+    rows = json.loads(path.read_text())
+    told = _change(chance, rows)
+    path.write_text(json.dumps(rows))
+    return told
+
+
+def _text(chance: random.Random, folder: Path) -> str:
+    path = folder / chance.choice(("config.json", "starts.json", "card.md"))
+    texts = (b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"format": 6}', b"\xff\xfe", b"1e999")
+    text = chance.choice(texts)
+    path.write_bytes(text)
+    return f"{path.name} {text[:20]!r}"
+
+
+def _picture(chance: random.Random, folder: Path) -> str:
+    path = folder / "starts" / "000.png"
+    what = chance.choice(("bomb", "cut", "noise", "one pixel", "grey", "jpeg", "gone"))
+    if what == "bomb":
+        path.write_bytes(_bomb(20_000))
+    elif what == "cut":
+        path.write_bytes(path.read_bytes()[: chance.randrange(500)])
+    elif what == "noise":
+        data = bytearray(path.read_bytes())
+        for _ in range(20):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+    elif what == "gone":
+        path.unlink()
+    else:
+        shape = {"one pixel": (1, 1, 3), "grey": (180, 80), "jpeg": (180, 80, 3)}[what]
+        Image.fromarray(np.zeros(shape, np.uint8)).save(path, "JPEG" if what == "jpeg" else "PNG")
+    return what
+
+
+def _bomb(side: int) -> bytes:
+    """A small PNG that unpacks to ``side`` x ``side`` pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pack, row = zlib.compressobj(9), bytes(1 + 3 * side)
+    data = b"".join(pack.compress(row) for _ in range(side // 20)) + pack.flush()
+    size = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+_KINDS: tuple[Callable[[random.Random, Path], str], ...] = (
+    _config, _config, _config, _config, _config, _weights, _weights, _starts, _sizes, _text, _picture,
+)  # fmt: skip

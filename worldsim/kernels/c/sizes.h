@@ -1,0 +1,14 @@
+/* How large the structs are that Python fills in: library.py holds its own against them. */
+
+#define SIZE_OF(type) size_t KERNEL(size_of_##type)(void) { return sizeof(type); }
+
+SIZE_OF(BlockData)
+SIZE_OF(CameraData)
+SIZE_OF(DecoderData)
+SIZE_OF(DenseData)
+SIZE_OF(FootingData)
+SIZE_OF(GeneratorData)
+SIZE_OF(MotionData)
+SIZE_OF(NormData)
+SIZE_OF(PastData)
+SIZE_OF(PlaceData)
