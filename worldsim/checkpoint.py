@@ -223,7 +223,8 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
         raise
     except Exception as error:  # files that somebody else made break whatever reads them in many ways
         rule, remedy = "a world's files must belong together", "install or train the world again"
-        raise CheckpointError(rule, f"{folder.name}: {type(error).__name__}: {error}"[:400], remedy) from error
+        value = f"{folder.name}: {type(error).__name__}: {error}"
+        raise CheckpointError(rule, value[:400], remedy) from error
 
 
 def _read_world(folder: Path, device: torch.device | str) -> Stored:
