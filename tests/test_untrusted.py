@@ -72,14 +72,14 @@ def start(key: str, value: Any) -> Change:
 
 
 CASES: dict[str, Change] = {
-    "no samples": entry("networks.history.place.samples", 0),
-    "one sample": entry("networks.history.place.samples", 1),
+    "no samples": entry("networks.tokenizer.place.samples", 0),
+    "one sample": entry("networks.tokenizer.place.samples", 1),
     "frames of one pixel": small_frames,
     "many layers": entry("networks.generator.layers", 10**7),
     "many twists": entry("networks.heads.twists", 10**6),
     "wide": entry("networks.generator.width", 16384),
-    "far bounds": entry("networks.history.place.bounds", [-1e5, -1e5, 1e5, 1e5]),
-    "small cells": entry("networks.history.place.wall_cell", 1e-9),
+    "far bounds": entry("networks.tokenizer.place.bounds", [-1e5, -1e5, 1e5, 1e5]),
+    "small cells": entry("networks.tokenizer.place.wall_cell", 1e-9),
     "long context": entry("networks.generator.context", 10**9),
     "no heads": entry("networks.generator.heads", 0),
     "nan": number(float("nan")),
