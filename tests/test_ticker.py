@@ -92,8 +92,10 @@ def test_throughput_is_a_share_of_the_peak() -> None:
         return {"loss": 1.0}
 
     throughput = Throughput(peak=1.0)
-    for _ in range(2):
-        logs = throughput.measure(step)
-        assert logs["loss"] == 1
-        assert logs["peak_share"] == pytest.approx(2 * 8 * 4 * 8 * logs["steps_per_s"])
-    assert len(calls) == 2
+    for steps in (1, 2):
+        for _ in range(steps):
+            assert throughput.run(step)["loss"] == 1
+        read = throughput.read()
+        assert read["peak_share"] == pytest.approx(2 * 8 * 4 * 8 * float(read["steps_per_s"]))
+    assert len(calls) == 3
+    assert throughput.read()["steps_per_s"] == 0

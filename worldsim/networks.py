@@ -47,6 +47,8 @@ class NetworksConfig:
     """Of sources that are one still place: the map of where one can stand."""
     hears_keys: bool = True
     """Whether pictures are made knowing the keys beside the camera's motion."""
+    draw_ends: bool = False
+    """Ends of episodes are drawn by their probability; else an end comes where it is likelier than not."""
     still: bool = False
     """Nothing moves but the camera: noise scales with its speed, and is silent while it stands."""
 

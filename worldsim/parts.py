@@ -1,8 +1,8 @@
 """The built-in parts: importing this module registers them."""
 
 from worldsim import units
-from worldsim.model import transformer
-from worldsim.sampling import flow
-from worldsim.tokenizer import frame, history
+from worldsim.model import recurrent, transformer
+from worldsim.sampling import flow, remainder_flow
+from worldsim.tokenizer import frame, history, vae
 
-__all__ = ["flow", "frame", "history", "transformer", "units"]
+__all__ = ["flow", "frame", "history", "recurrent", "remainder_flow", "transformer", "units", "vae"]

@@ -21,7 +21,7 @@ from worldsim.data.lock import locked
 from worldsim.errors import DataError
 from worldsim.pixels import resize_area
 
-__all__ = ["Arrivals", "Clip", "ClipStore", "shift"]
+__all__ = ["Arrivals", "Clip", "ClipStore", "Tracks", "shift"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,26 @@ class Clip:
     """``float32 [B, T]``: received on arriving at frame t."""
     ends: np.ndarray
     """``bool [B, T]``: whether the task ended on arriving at frame t, a repeat of the frame before."""
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """All A arrivals of a split, episode after episode; the arrays are shared and must not be written to."""
+
+    frame: np.ndarray
+    """``int64 [A]``: number of the frame seen, among :attr:`ClipStore.frames`."""
+    controls: np.ndarray
+    """``float32 [A, n_keys + 1]``: the control that led here; zeros at an episode's start."""
+    rewards: np.ndarray
+    """``float32 [A]``: received on arriving."""
+    ends: np.ndarray
+    """``bool [A]``: the task ended on arriving."""
+    poses: np.ndarray | None
+    """``float64 [A, 4, 4]``, camera-to-world in metres, or None."""
+    first: np.ndarray
+    """``int64 [A]``: first arrival of the same episode."""
+    last: np.ndarray
+    """``int64 [A]``: last arrival of the same episode."""
 
 
 def shift(controls: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> Arrivals:
@@ -159,6 +179,14 @@ class ClipStore:
             starts = np.where(rng.random(batch) < ends, rng.choice(closing, batch), starts)
         first: np.ndarray = starts
         return first
+
+    @property
+    def tracks(self) -> Tracks:
+        """Arrivals of the whole split."""
+        first = np.repeat(self._starts, self._lengths)
+        poses = None if self._poses is None else self._poses[self._frame]
+        rows = (self._frame, self._controls, self._rewards, self._ends)
+        return Tracks(*rows, poses, first, first + np.repeat(self._lengths, self._lengths) - 1)
 
     @property
     def arrivals(self) -> tuple[np.ndarray, np.ndarray]:

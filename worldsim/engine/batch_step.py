@@ -81,7 +81,7 @@ class BatchStep:
             self.pose[rows] = state.poses
         self.pose_given[rows] = False if given is None else given
         self.reward[rows] = imagined.reward.float()
-        self.terminated[rows] = imagined.going_on.float() < 0.5
+        self.terminated[rows] = imagined.terminated
         self.drift[rows] = imagined.drift.double()
         self.index[rows] = state.indices - 1
         self.seed[rows] = state.seeds

@@ -369,7 +369,7 @@ class Engine:
         assert given is not None, "made by _controls"
         seen = _kept(to_frame(imagined.frame)) if frames else np.empty((count, 0, 0, 3), np.uint8)
         latents = _kept(imagined.latent.float())
-        reward, going_on = imagined.reward.float().tolist(), imagined.going_on.float().tolist()
+        reward, terminated = imagined.reward.float().tolist(), imagined.terminated.tolist()
         drift, indices = imagined.drift.float().tolist(), state.indices.tolist()
         poses = state.poses.cpu().numpy()
         has_poses = self.world.networks.has_poses
@@ -379,7 +379,7 @@ class Engine:
                 pose=poses[i].copy() if has_poses else None,
                 pose_given=bool(given[i]),
                 reward=reward[i],
-                terminated=going_on[i] < 0.5,
+                terminated=terminated[i],
                 drift=drift[i],
                 index=indices[i] - 1,
                 steps=steps,

@@ -5,6 +5,7 @@ Shapes: ... batch axes, B cameras, D agent width, S surroundings.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -37,6 +38,8 @@ class HeadsConfig:
     """Reward and end read the agent feature beside the static scene; without a scene they always do.
 
     In one still place they follow from where one is, and the agent feature errs with the picture."""
+    end_weight: float = 1.0
+    """Weight of an end over a frame that ends nothing while the heads learn; at play it is taken out."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -105,8 +108,15 @@ class Heads(nn.Module):
     def judge(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward logits [..., 41] and the logit of going on [...], from the place and the frame just made.
 
-        ``agent`` [..., D] is read where ``reads_agent``, ``surroundings`` [..., S] where they are given.
+        ``agent`` [..., D] is read where ``reads_agent``, ``surroundings`` [..., S] where they are given. The
+        weight that ends had in training is taken out.
         """
+        reward, going_on = self.outcome_logits(agent, surroundings)
+        weight = self.config.end_weight
+        return reward, going_on if weight == 1 else going_on + math.log(weight)
+
+    def outcome_logits(self, agent: Tensor, surroundings: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As ``judge``, with ends as likely as they weighed in training."""
         known = [part for part in (surroundings, agent if self.reads_agent else None) if part is not None]
         seen = known[0] if len(known) == 1 else torch.cat([part.float() for part in known], -1)
         out = self.outcome(seen.to(_dtype(self.outcome))).float()

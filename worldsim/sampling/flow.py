@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import ConfigError
+from worldsim.model.flow import advance, mix
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.registry import register
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
@@ -166,18 +167,6 @@ def _two_half_steps(
     end = advance(middle, predict(middle, level + half, half), level + half, half)
     share = ((1 - level) / drawn.size)[..., None, None]
     return noisy + (end - noisy) * share
-
-
-def mix(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """The latent at ``level`` [...] between ``noise`` and ``clean`` [..., N, C]."""
-    level = level[..., None, None]
-    return (1 - level) * noise + level * clean
-
-
-def advance(latent: Tensor, clean: Tensor, level: Tensor, step: Tensor) -> Tensor:
-    """One Euler step of size ``step`` [...] along the velocity that the predicted ``clean`` implies."""
-    share = (step / (1 - level).clamp(min=1e-3)).clamp(max=1)[..., None, None]
-    return latent + (clean - latent) * share
 
 
 def levels(steps: int) -> list[float]:

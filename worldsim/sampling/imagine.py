@@ -24,6 +24,9 @@ from worldsim.sampling.upload import upload
 from worldsim.sampling.world_state import WorldState, blank
 from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior
 
+_LATENT_DRAW, _END_DRAW = 0, 1
+"""Numbers of the draws of a frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class Imagined:
@@ -35,6 +38,8 @@ class Imagined:
     """[B]"""
     going_on: Tensor
     """Probability that the episode goes on [B]."""
+    terminated: Tensor
+    """The episode ended here, bool [B]: drawn where ends are left to chance, else more likely than not."""
     drift: Tensor
     """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``."""
     latent: Tensor
@@ -87,18 +92,20 @@ def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls
 
 
 def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
-    """Noise of every world, float32 [B, N, C], scaled by how much is left to chance."""
-    drawn = _normals(state.seeds, state.indices, networks.tokenizer.latent_spec.shape)
+    """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
+    drawn = _normals(state, _LATENT_DRAW, networks.tokenizer.latent_spec.shape)
     return drawn * (networks.noise_scale(move.twist) * state.temperature)[:, None, None]
 
 
-def _normals(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normals of every world [B, *shape]; on a CPU NumPy is faster than as many tensors."""
+def _normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normals float32 [B, *shape]; those of every ``draw`` of a frame are independent."""
+    seeds, indices = state.seeds, state.indices
     if seeds.device.type != "cpu":
-        return philox.normal_rows(seeds, indices, 0, shape)
+        return philox.normal_rows(seeds, indices, draw, shape)
     if library.can_take():
-        return noise.normal_rows(seeds, indices, 0, shape)
-    return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), 0, shape))
+        return noise.normal_rows(seeds, indices, draw, shape)
+    # NumPy is faster than as many tensors
+    return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), draw, shape))
 
 
 def _prior(networks: Networks, state: WorldState, move: Move) -> Prior:
@@ -123,5 +130,19 @@ def _commit(
     state.moves = torch.cat([state.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
     state.doubt, state.poses, state.indices = move.doubt, move.poses, state.indices + 1
     reward, going_on = networks.judge(state.agent, move.planar)
+    ended = _ended(networks, state, going_on)
     drift = drift_of(frame, prior, move.doubt)
-    return Imagined(frame, expected(reward), going_on.sigmoid(), drift, latent, prior)
+    return Imagined(frame, expected(reward), going_on.sigmoid(), ended, drift, latent, prior)
+
+
+def _ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:
+    """Ends of episodes, bool [B], from the logits of going on [B].
+
+    A rare event is likely in no single frame: it must be drawn. Logits are divided by the temperature, so
+    that at 0 an end comes only where it is more likely than not.
+    """
+    if not networks.config.draw_ends:
+        return going_on < 0
+    chance = (-going_on / state.temperature.clamp(min=1e-6)).sigmoid()
+    drawn = _normals(state, _END_DRAW, (1, 1))[:, 0, 0]
+    return torch.special.ndtr(drawn) < chance

@@ -29,6 +29,8 @@ class LatentClip:
     """[B, T, M]."""
     is_past_clean: bool = False
     """Only the last frame is asked for; all before it are given as they are."""
+    weight: Tensor | None = None
+    """How much each frame counts, float32 [B, T]; None: all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class SamplerLoss:
     loss: Tensor
     agent: Tensor
     """The agent feature of each frame [B, T, D], for the heads."""
-    logs: dict[str, float]
+    logs: dict[str, float | Tensor]
 
 
 class Sampler(Protocol):

@@ -77,19 +77,7 @@ class FrameTokenizer(nn.Module):
         return PreviousFrame.blank(batch, self.size, device)
 
     def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
-        """Nothing is known beforehand: every field is blank but the condition."""
-        batch, height, width = previous.depth.shape
-        nothing, depth = torch.zeros_like(previous.frame), torch.zeros_like(previous.depth)
-        return Prior(
-            scene=nothing,
-            warped=nothing,
-            valid=depth[:, None],
-            grid=depth.new_zeros(batch, height, width, 2),
-            previous=previous.frame,
-            depth=depth,
-            tokens=depth.new_zeros(batch, self.latent_spec.tokens, self.prior_channels),
-            condition=motion.condition,
-        )
+        return Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
 
     def encode(self, frame: Tensor, prior: Prior) -> Tensor:
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the prior is not used."""

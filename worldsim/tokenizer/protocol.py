@@ -93,6 +93,22 @@ class Prior:
     condition: Tensor
     """``Motion.condition`` [B, M]."""
 
+    @staticmethod
+    def unknown(previous: PreviousFrame, motion: Motion, tokens: int, channels: int) -> Prior:
+        """Nothing is known beforehand: every field is blank but the condition and the previous frame."""
+        batch, height, width = previous.depth.shape
+        nothing, depth = torch.zeros_like(previous.frame), torch.zeros_like(previous.depth)
+        return Prior(
+            scene=nothing,
+            warped=nothing,
+            valid=depth[:, None],
+            grid=depth.new_zeros(batch, height, width, 2),
+            previous=previous.frame,
+            depth=depth,
+            tokens=depth.new_zeros(batch, tokens, channels),
+            condition=motion.condition,
+        )
+
     def detach(self) -> Prior:
         """The same without gradients."""
         return replace(self, **{field.name: getattr(self, field.name).detach() for field in fields(self)})

@@ -12,14 +12,19 @@ from worldsim.networks import Networks
 from worldsim.tokenizer.place import Place
 from worldsim.training.dream_objective import dream_objective
 from worldsim.training.motion_objective import motion_objective, solve_pushes
+from worldsim.training.moving import MovingRecipe, moving_stages
 from worldsim.training.place_objective import place_objective
 from worldsim.training.recipes import Recipe, prepare_place
 from worldsim.training.rollout_objective import rollout_objective
 from worldsim.training.stage import Rate, Stage
 
 
-def stages_of(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
+def stages_of(
+    recipe: Recipe | MovingRecipe, networks: Networks, clips: ClipStore, warm: bool
+) -> list[Stage]:
     """The stages in order. ``warm``: the weights are trained already, none is initialised from the data."""
+    if isinstance(recipe, MovingRecipe):
+        return moving_stages(recipe, networks, clips, warm)
     stages, tokenizer, place = [], networks.tokenizer, networks.place
     if place is not None:
         start = None if warm else partial(prepare_place, networks, clips)

@@ -22,6 +22,7 @@ from worldsim.errors import ConfigError, DataError, install
 from worldsim.networks import Networks, find_device
 from worldsim.ticker import Ticker
 from worldsim.training.dreams import obedience_gap
+from worldsim.training.moving import MovingRecipe
 from worldsim.training.pictures import write_strip
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
@@ -81,7 +82,7 @@ def _decode(data: Path, size: tuple[int, int] | None, split: Split) -> ClipStore
         return ClipStore(data, size, split=split, on_progress=show)
 
 
-def _networks(args: argparse.Namespace, recipe: Recipe, clips: ClipStore) -> Networks:
+def _networks(args: argparse.Namespace, recipe: Recipe | MovingRecipe, clips: ClipStore) -> Networks:
     """Fresh networks, or those of the world to start from, ready for training."""
     device = find_device(args.device)
     if args.init:

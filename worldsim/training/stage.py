@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-Logs = dict[str, float]
+Logs = dict[str, float | Tensor]
 Objective = Callable[[np.random.Generator, float], tuple[Tensor, Logs]]
 """(rng, progress in [0, 1]) -> (loss to descend, figures to log)."""
 

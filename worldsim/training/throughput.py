@@ -13,6 +13,9 @@ from worldsim.training.stage import Logs
 class Throughput:
     """Times the steps of a stage; their floating-point operations are counted once, in the first one.
 
+    A GPU works behind the program's back: the time between two readings is only right if the reader waits
+    for the GPU in each, as reading a loss does.
+
     Args:
         peak: FLOP/s of the machine's matmuls.
     """
@@ -20,15 +23,21 @@ class Throughput:
     def __init__(self, peak: float) -> None:
         self._peak = peak
         self._flops: int | None = None
+        self._steps, self._since = 0, time.monotonic()
 
-    def measure(self, step: Callable[[], Logs]) -> Logs:
-        """The step's figures, with ``steps_per_s`` and ``peak_share`` in [0, 1]; the first step is slower."""
-        began = time.monotonic()
-        if self._flops is None:
-            with FlopCounterMode(display=False) as counter:
-                logs = step()
-            self._flops = counter.get_total_flops()
-        else:
+    def run(self, step: Callable[[], Logs]) -> Logs:
+        """Take one step; returns its logs."""
+        self._steps += 1
+        if self._flops is not None:
+            return step()
+        with FlopCounterMode(display=False) as counter:
             logs = step()
-        took = max(time.monotonic() - began, 1e-9)
-        return {**logs, "steps_per_s": 1 / took, "peak_share": self._flops / took / self._peak}
+        self._flops = counter.get_total_flops()
+        return logs
+
+    def read(self) -> Logs:
+        """``steps_per_s`` and ``peak_share`` in [0, 1] since the last reading; the first step is slower."""
+        now = time.monotonic()
+        rate = self._steps / max(now - self._since, 1e-9)
+        self._steps, self._since = 0, now
+        return {"steps_per_s": rate, "peak_share": (self._flops or 0) * rate / self._peak}

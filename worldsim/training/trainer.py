@@ -19,8 +19,9 @@ from worldsim.training.stage import Logs, Stage, rate_at
 from worldsim.training.state import Clock, Moments, load_state, save_state
 from worldsim.training.throughput import Throughput
 
-_SPEED = ("steps_per_s", "peak_share")
-"""Figures that are told in words of their own."""
+Figures = dict[str, float]
+_TELL_EVERY = 0.2
+"""Seconds between progress lines: a GPU must not be waited for after every step."""
 
 
 class Writer(Protocol):
@@ -66,7 +67,7 @@ class Trainer:
         self.peak = matmul_peak(networks.device)
         """FLOP/s of the machine's matmuls."""
         self._optimizer: torch.optim.Optimizer | None = None
-        self._seen: Logs = {}  # what the last look told
+        self._seen: Figures = {}  # what the last look told
         self._moments: Moments = {}  # of a state that was read, until an optimizer takes them up
 
     def resume(self) -> None:
@@ -101,12 +102,14 @@ class Trainer:
             stage.start()
         optimizer = self._optimizer = self._make_optimizer(stage)
         throughput = Throughput(self.peak)
-        began = saved = time.monotonic()
+        began = saved = told = time.monotonic()
         while self.clock.seconds < budget:
-            logs = throughput.measure(lambda: self._step(stage, optimizer))
+            logs = throughput.run(lambda: self._step(stage, optimizer))
             now = time.monotonic()
             self.clock = self._clock(number, before + now - began, self.clock.step + 1)
-            self._tell(stage, logs, ticker)
+            if self.clock.step == 1 or now - told > _TELL_EVERY:
+                self._tell(stage, _read(logs), throughput, ticker)
+                told = now
             if now - saved > self.save_every:
                 self._save()
                 self._look(stage)
@@ -130,7 +133,7 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for rate in stage.rates for p in rate.parameters], 1.0)
         optimizer.step()
-        return {"loss": loss.item(), **logs}
+        return {"loss": loss.detach(), **logs}
 
     def _make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         """AdamW over the stage's weights, which alone get gradients; with its moments where it is resumed."""
@@ -155,16 +158,14 @@ class Trainer:
     def _spent(self) -> float:
         return sum(self.budgets[: self.clock.stage]) + self.clock.seconds
 
-    def _tell(self, stage: Stage, logs: Logs, ticker: Ticker) -> None:
-        step = self.clock.step
-        told = {name: value for name, value in logs.items() if name not in _SPEED} | self._seen
-        figures = " ".join(f"{name} {value:.3f}" for name, value in told.items())
-        speed = f", {logs['steps_per_s']:.1f} steps/s, {logs['peak_share']:.0%} of peak"
-        ticker.update(self._spent(), f"{stage.name} {step}: {figures}{speed}")
-        if step % 10 == 0:
-            self._write(stage, logs, step)
+    def _tell(self, stage: Stage, logs: Figures, throughput: Throughput, ticker: Ticker) -> None:
+        step, speed = self.clock.step, _read(throughput.read())
+        figures = " ".join(f"{name} {value:.3f}" for name, value in (logs | self._seen).items())
+        pace = f", {speed['steps_per_s']:.1f} steps/s, {speed['peak_share']:.0%} of peak"
+        ticker.update(self._spent(), f"{stage.name} {step}: {figures}{pace}")
+        self._write(stage, logs | speed, step)
 
-    def _write(self, stage: Stage, logs: Logs, step: int) -> None:
+    def _write(self, stage: Stage, logs: Figures, step: int) -> None:
         if self.writer is not None:
             for name, value in logs.items():
                 self.writer.add_scalar(f"{stage.name}/{name}", value, step)
@@ -177,5 +178,10 @@ class Trainer:
     def _look(self, stage: Stage, step: int | None = None) -> None:
         if self.look is not None:
             step = self.clock.step if step is None else step
-            self._seen = self.look(stage.name, step)
+            self._seen = _read(self.look(stage.name, step))
             self._write(stage, self._seen, step)
+
+
+def _read(logs: Logs) -> Figures:
+    """``logs`` as numbers; waits for the device."""
+    return {name: float(value) for name, value in logs.items()}

@@ -1,0 +1,176 @@
+"""The frame VAE: absolute latents of one frame, few tokens, for worlds in which things move.
+
+A latent holds the whole frame, not the change over the frame before, so that what the generator imagines
+never has to be repaired by later frames. Every token covers one block of pixels, so that a small moving
+object changes few numbers; ``vector=True`` makes one token of the whole frame instead (Ha and Schmidhuber's
+World Models, seed 000). A learnt position bias lets walls that never move keep their texture.
+
+Shapes: B batch, N tokens, C latent channels, H x W frame, gh x gw token grid, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.camera import Intrinsics
+from worldsim.casting import cast
+from worldsim.errors import ConfigError
+from worldsim.registry import register
+from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
+
+_LOG_VARIANCE = (-8.0, 2.0)
+"""Range of the posterior's log variance: keeps a sample finite in bfloat16."""
+
+
+@register("tokenizer", "vae")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeConfig:
+    """A frame VAE for frames of any size; frames are padded to whole blocks and cropped again."""
+
+    patch: int = 4
+    """Pixels to a side of a cell of the convolutions."""
+    pool: int = 5
+    """Cells to a side of a block, and of a token unless ``vector``."""
+    width: int = 64
+    """Channels of a cell, D."""
+    depth: int = 2
+    """3x3 convolutions of the encoder and of the decoder."""
+    bottleneck: int = 128
+    """Channels of a block between its cells and its latent."""
+    channels: int = 16
+    """Latent channels of a token, C."""
+    vector: bool = False
+    """One token of ``channels`` numbers for the whole frame."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.patch, self.pool, self.width, self.depth, self.bottleneck, self.channels)
+        if min(sizes) < 1:
+            raise ConfigError("the sizes of a VAE must be positive", sizes)
+
+    def build(
+        self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
+    ) -> VaeTokenizer:
+        """The tokenizer of frames of ``size``, with fresh weights; it needs neither condition nor camera."""
+        return VaeTokenizer(self, size)
+
+
+class VaeTokenizer(nn.Module):
+    """Encodes each frame alone to a normalised latent, about zero mean and unit variance in every channel."""
+
+    mean: Tensor
+    std: Tensor
+    place = None
+    batch_invariant = False
+    prior_channels = 1
+    """Nothing is known, which takes one."""
+    uses_previous_frame = False
+
+    def __init__(self, config: VaeConfig, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.config, self.size = config, size
+        block = config.patch * config.pool
+        rows, columns = -(-size[0] // block), -(-size[1] // block)
+        self.blocks = rows, columns
+        """Rows and columns of blocks."""
+        grid = (1, 1) if config.vector else self.blocks
+        spec = LatentSpec(
+            kind="continuous",
+            tokens=grid[0] * grid[1],
+            channels=config.channels,
+            grid=grid,
+            bounded=False,
+        )
+        self.latent_spec = spec
+        cells, width = (rows * config.pool, columns * config.pool), config.width
+        pixels, area, out = 3 * config.patch**2, config.pool**2, config.bottleneck
+        self.pixels_in = nn.Conv2d(pixels, width, 1)
+        self.encoder_position = nn.Parameter(torch.zeros(1, width, *cells))
+        self.encoder = nn.ModuleList(ScaledResidual(width) for _ in range(config.depth))
+        self.pool = nn.Conv2d(width, out, config.pool, config.pool)
+        inputs = out * rows * columns if config.vector else out
+        self.to_posterior = nn.Linear(inputs, 2 * config.channels)
+        self.from_latent = nn.Linear(config.channels, inputs)
+        self.block_mixer = None if config.vector else nn.Conv2d(out, out, 3, padding=1)
+        self.unpool = nn.Conv2d(out, width * area, 1)
+        self.decoder_position = nn.Parameter(torch.zeros(1, width, *cells))
+        self.decoder = nn.ModuleList(ScaledResidual(width) for _ in range(config.depth))
+        self.pixels_out = nn.Conv2d(width, pixels, 1)
+        self.register_buffer("mean", torch.zeros(spec.shape))
+        self.register_buffer("std", torch.ones(spec.shape))
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        for module in self.children():
+            cast(module, dtype)
+
+    def blank(self, batch: int, device: torch.device) -> PreviousFrame:
+        return PreviousFrame.blank(batch, self.size, device)
+
+    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+        """Nothing is known of a frame before its latent."""
+        return Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
+
+    def posterior(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the raw latent of ``frame`` [B, 3, H, W], both float32 [B, N, C]."""
+        x = F.pixel_unshuffle(self._padded(frame), self.config.patch)
+        x = self.pixels_in(x.to(self.pixels_in.weight.dtype))
+        x = x + self.encoder_position.to(x.dtype)
+        for block in self.encoder:
+            x = block(x)
+        x = F.relu(self.pool(F.relu(x)))
+        tokens = x.flatten(1)[:, None] if self.config.vector else x.flatten(2).transpose(1, 2)
+        mean, log_variance = self.to_posterior(tokens).float().chunk(2, -1)
+        return mean, (log_variance - 2).clamp(*_LOG_VARIANCE)
+
+    def reconstruct(self, raw: Tensor) -> Tensor:
+        """Frame [B, 3, H, W] from a raw latent [B, N, C]; not clamped."""
+        config = self.config
+        x = self.from_latent(raw.to(self.from_latent.weight.dtype))
+        if config.vector:
+            x = x.view(len(x), config.bottleneck, *self.blocks)
+        else:
+            x = x.transpose(1, 2).unflatten(2, self.blocks)
+        x = F.relu(x)
+        if self.block_mixer is not None:
+            x = F.relu(x + self.block_mixer(x))
+        x = F.pixel_shuffle(self.unpool(x), config.pool)
+        x = x + self.decoder_position.to(x.dtype)
+        for block in self.decoder:
+            x = block(x)
+        x = F.pixel_shuffle(self.pixels_out(F.relu(x)).float(), config.patch)
+        return x[:, :, : self.size[0], : self.size[1]]
+
+    def encode(self, frame: Tensor, prior: Prior) -> Tensor:
+        """Mean of the normalised latent of ``frame`` [B, 3, H, W], float32 [B, N, C]; no prior is used."""
+        return (self.posterior(frame)[0] - self.mean) / self.std
+
+    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
+        """Frame [B, 3, H, W] from a normalised latent [B, N, C]; no prior is used."""
+        return self.reconstruct(latent * self.std + self.mean)
+
+    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Set the statistics [N, C] by which raw latents are normalised."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))
+
+    def _padded(self, frame: Tensor) -> Tensor:
+        """``frame`` with its last row and column repeated up to whole blocks."""
+        block, (height, width) = self.config.patch * self.config.pool, self.size
+        down, right = -height % block, -width % block
+        return F.pad(frame, (0, right, 0, down), mode="replicate") if down or right else frame
+
+
+class ScaledResidual(nn.Module):
+    """A 3x3 convolution of the rectified input, added with a learnt gain a channel; no norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.gain = nn.Parameter(torch.full((1, width, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, D, h, w] to the same shape."""
+        return x + self.gain.to(x.dtype) * self.conv(F.relu(x))

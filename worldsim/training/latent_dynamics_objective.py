@@ -1,0 +1,124 @@
+"""Learning how latents change: generator, sampler, reward and end over latents that stand still.
+
+The tokenizer is learnt already; the latents of all frames are encoded once. The generator is taught on
+samples of the posterior, not on its means: a mean is smoother than anything that the generator will make.
+
+Shapes: B windows, T frames, N tokens, C latent channels, M condition, A agent features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.model.heads import two_hot
+from worldsim.networks import TWIST, Networks
+from worldsim.sampling.protocol import LatentClip
+from worldsim.tokenizer.vae import VaeTokenizer
+from worldsim.training.sequences import Sequences, Windows
+from worldsim.training.stage import Logs
+
+_ENCODED_AT_ONCE = 512
+_REWARD_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowDraw:
+    """Windows that the generator is taught on."""
+
+    batch: int = 16
+    length: int = 33
+    """Arrivals in each window, T; the first is given."""
+    starts: float = 0.1
+    """Share of windows that begin an episode."""
+    ends: float = 0.1
+    """Share of windows drawn around an end."""
+
+
+class Latents:
+    """Posterior of every frame of a split, encoded once, in half precision."""
+
+    def __init__(self, tokenizer: VaeTokenizer, sequences: Sequences) -> None:
+        count, device = len(sequences.frames), sequences.frame.device
+        shape = (count, *tokenizer.latent_spec.shape)
+        self.mean, self.deviation = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
+        self.tokenizer = tokenizer
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE):
+                mean, log_variance = tokenizer.posterior(sequences.pixels(numbers))
+                self.mean[numbers] = mean.half()
+                self.deviation[numbers] = (log_variance / 2).exp().half()
+
+    def normalise(self) -> None:
+        """Set the tokenizer's statistics by these latents."""
+        mean = self.mean.float()
+        spread = (mean.var(0) + self.deviation.float().square().mean(0)).sqrt()
+        self.tokenizer.normalise_by(mean.mean(0), spread)
+
+    def sample(self, frame: Tensor) -> Tensor:
+        """Normalised samples, float32 [..., N, C], for frames of the numbers ``frame`` [...]."""
+        mean, deviation = self.mean[frame].float(), self.deviation[frame].float()
+        raw = mean + deviation * torch.randn_like(mean)
+        return (raw - self.tokenizer.mean) / self.tokenizer.std
+
+
+class LatentDynamicsObjective:
+    """The objective of the generator's stage; see the module's docstring."""
+
+    def __init__(self, networks: Networks, sequences: Sequences, draw: WindowDraw) -> None:
+        assert isinstance(networks.tokenizer, VaeTokenizer)
+        self._networks, self._sequences, self._draw = networks, sequences, draw
+        self._tokenizer = networks.tokenizer
+        self._latents: Latents | None = None
+
+    def start(self) -> None:
+        """Normalise the latents; before the stage's first step."""
+        self._latents = Latents(self._tokenizer, self._sequences)
+        self._latents.normalise()
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        if self._latents is None:  # the stage was resumed
+            self._latents = Latents(self._tokenizer, self._sequences)
+        networks, sequences, draw = self._networks, self._sequences, self._draw
+        torch.manual_seed(int(rng.integers(2**62)))
+        windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
+        ends = sequences.ends[windows.arrivals]
+        latents = self._latents.sample(sequences.frame[windows.arrivals])
+        clip = LatentClip(
+            latents=latents,
+            prior_tokens=latents.new_zeros(*latents.shape[:3], self._tokenizer.prior_channels),
+            condition=self._condition(windows),
+            weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
+        )
+        learnt = networks.sampler.loss(networks.generator, clip, rng)
+        outcome, told = self._outcome_loss(learnt.agent[:, 1:], windows, ends[:, 1:])
+        return learnt.loss + outcome, {**learnt.logs, **told}
+
+    def _condition(self, windows: Windows) -> Tensor:
+        """Conditions that lead into each frame [B, T, M]."""
+        vector = self._sequences.controls[windows.arrivals]
+        return self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
+
+    def _outcome_loss(self, agent: Tensor, windows: Windows, ends: Tensor) -> tuple[Tensor, Logs]:
+        """Loss of reward and end from the agent [B, T - 1, A] of all frames but the first.
+
+        Ends weigh ``HeadsConfig.end_weight`` times, which is taken out again at play, and windows count by
+        their importance: how often each was drawn leaves no trace in the probabilities.
+        """
+        heads = self._networks.heads
+        reward, going_on = heads.outcome_logits(agent, None)
+        weight = windows.valid[:, 1:] * windows.importance[:, None]
+        total = weight.sum().clamp(min=1)
+        target = two_hot(self._sequences.rewards[windows.arrivals[:, 1:]])
+        of_reward = -(target * reward.log_softmax(-1)).sum(-1)
+        end = ends.float()
+        of_end = F.binary_cross_entropy_with_logits(
+            going_on, 1 - end, weight=1 + (heads.config.end_weight - 1) * end, reduction="none"
+        )
+        of_reward, of_end = ((part * weight).sum() / total for part in (of_reward, of_end))
+        logs: Logs = {"end_loss": of_end.detach(), "reward_loss": of_reward.detach()}
+        return _REWARD_SHARE * of_reward + of_end, logs
