@@ -1,4 +1,4 @@
-"""How recordings are played: sticky random keys, an explorer, a goal seeker, and their mixture.
+"""How recordings are played: sticky random keys, a rhythm, an explorer, a goal seeker, and their mixture.
 
 They are privileged: they see depth, poses and the map. Each is a function of what it sees and of its
 generator, so that an episode is fixed by its seed.
@@ -17,7 +17,7 @@ from worldsim.controls import Control, ControlSpace
 from worldsim.envs.floor_plan import FloorPlan
 from worldsim.envs.sources.source import Observation
 
-__all__ = ["Behaviour", "Explorer", "Intent", "Mixture", "Seeker", "StickyRandom"]
+__all__ = ["Alternating", "Behaviour", "Explorer", "Intent", "Mixture", "Seeker", "StickyRandom"]
 
 _ACTUATED = {"forward", "turn_left", "turn_right"}
 
@@ -67,6 +67,31 @@ class StickyRandom:
             return frozenset(self._space.combos[self._rng.integers(len(self._space.combos))])
         down = self._rng.random(len(self._space.keys)) < 0.25
         return frozenset(key for key, is_down in zip(self._space.keys, down, strict=True) if is_down)
+
+
+class Alternating:
+    """Two discrete actions in turns, each held for about as long as the other: a rhythm, never watching.
+
+    Random keys die young in many games; a rhythm often lives longer, and so shows what comes later.
+    """
+
+    def __init__(self, space: ControlSpace, rng: np.random.Generator, frames: int) -> None:
+        self._space, self._rng, self._left = space, rng, frames
+        some = rng.permutation(len(space.combos))[:2]
+        self._turns = [frozenset(space.combos[number]) for number in some]
+        self._period = int(rng.integers(6, 70))
+        self._now, self._hold = 0, self._period
+
+    def act(self, seen: Observation) -> Intent:
+        if self._hold <= 0:
+            self._now += 1
+            self._hold = max(1, int(self._period * self._rng.uniform(0.5, 1.5)))
+        self._hold -= 1
+        self._left -= 1
+        return Intent(self._turns[self._now % len(self._turns)])
+
+    def done(self) -> bool:
+        return self._left <= 0
 
 
 class Explorer:
@@ -188,7 +213,7 @@ class _Actuator:
 class Mixture:
     """Segments of all behaviours that a source allows, at random; turned by mouse in a fifth of them.
 
-    Without poses and a map only the random keys remain. A camera that stares at a wall for more than a
+    Without poses and a map only random keys and rhythms remain. A camera that stares at a wall for more than a
     third of a second is handed to the explorer.
 
     Args:
@@ -233,6 +258,8 @@ class Mixture:
         rng = self._rng
         actuator = _Actuator(self._space, rng, by_look=bool(rng.random() < 0.2))
         draw = rng.random()
+        if self._plan is None and draw < 0.5:
+            return actuator, Alternating(self._space, rng, int(rng.integers(70, 400)))
         if self._plan is None or self._visits is None or draw < 0.2:
             return actuator, StickyRandom(self._space, rng, int(rng.integers(15, 70)))
         if draw < 0.4:

@@ -223,7 +223,7 @@ class RecurrentGenerator(nn.Module):
         if self.training:
             self.remainder_std.lerp_(squared.sqrt().clamp(min=1e-3), 0.02)
         scaled = error / self.remainder_std
-        flow, fine = self.flow.loss(features, scaled.detach().clamp(-8, 8), weight)
+        flow, fine = self.flow.loss(features, scaled.detach().clamp(-16, 16), weight)
         mean = (scaled.clamp(-20, 20).square().mean((-1, -2)) * weight).sum() / total
         return mean + flow, {"mean_error": squared.mean(), "flow_error": fine}
 
