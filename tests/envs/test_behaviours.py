@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldsim.camera import from_planar
 from worldsim.controls import DOOM_KEYS, Control, ControlSpace
-from worldsim.envs.behaviours import Explorer, Mixture, Seeker, StickyRandom
+from worldsim.envs.behaviours import Alternating, Explorer, Mixture, Seeker, StickyRandom
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.floor_plan import FloorPlan
 from worldsim.envs.sources import Observation
@@ -147,15 +147,28 @@ def test_the_explorer_turns_away_from_walls(plan: FloorPlan) -> None:
     assert near < 100
 
 
-def test_without_a_map_random_keys_remain() -> None:
+def test_a_rhythm_holds_two_actions_in_turns() -> None:
+    space = ControlSpace(keys=("a", "b"), look=False, pose=False, combos=((), ("a",), ("b",)))
+    seen = Observation(np.zeros((4, 4, 3), np.uint8))
+    for seed in range(5):
+        rhythm = Alternating(space, np.random.default_rng(seed), 300)
+        keys = [rhythm.act(seen).keys for _ in range(300)]
+        assert rhythm.done()
+        assert len(set(keys)) == 2
+        lengths = [len(list(run)) for _, run in itertools.groupby(keys)][:-1]
+        assert all(3 <= length <= 105 for length in lengths)
+        assert max(lengths) <= 3.1 * min(lengths)
+
+
+def test_without_a_map_random_keys_and_rhythms_remain() -> None:
     space = ControlSpace(keys=("a", "b"), look=False, pose=False, combos=((), ("a",), ("b",)))
     mixture = Mixture(space, None, np.random.default_rng(0))
     seen = Observation(np.zeros((4, 4, 3), np.uint8))
-    controls = [mixture.act(seen) for _ in range(500)]
+    controls = [mixture.act(seen) for _ in range(5000)]
     for key in space.keys:
         assert 0.1 < np.mean([key in control.keys for control in controls]) < 0.7
     changes = sum(a != b for a, b in itertools.pairwise(controls))
-    assert changes < 150  # keys are held
+    assert changes < 1000  # keys are held
     assert all(control.look == 0 for control in controls)
 
 
