@@ -213,8 +213,8 @@ class _Actuator:
 class Mixture:
     """Segments of all behaviours that a source allows, at random; turned by mouse in a fifth of them.
 
-    Without poses and a map only random keys and rhythms remain. A camera that stares at a wall for more than a
-    third of a second is handed to the explorer.
+    Without poses and a map only random keys and rhythms remain. A camera that stares at a wall for more
+    than a third of a second is handed to the explorer.
 
     Args:
         space: the source's controls.

@@ -174,9 +174,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Seed and index of all noise that is drawn."""
     found: list[tuple[int, int]] = []
 
-    def record(seeds: Tensor, indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        found.extend(zip(seeds.tolist(), indices.tolist(), strict=True))
-        return draw(seeds, indices, shape)
+    def record(state: WorldState, number: int, shape: tuple[int, ...]) -> Tensor:
+        found.extend(zip(state.seeds.tolist(), state.indices.tolist(), strict=True))
+        return draw(state, number, shape)
 
     draw = imagine._normals
     monkeypatch.setattr(imagine, "_normals", record)
