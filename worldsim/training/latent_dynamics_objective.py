@@ -22,7 +22,8 @@ from worldsim.tokenizer.vae import VaeTokenizer
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.stage import Logs
 
-_ENCODED_AT_ONCE = 512
+_ENCODED_AT_ONCE = {"cuda": 4096}
+"""Frames, by device; elsewhere 256, whose activations stay in a CPU's cache."""
 _REWARD_SHARE = 0.1
 
 
@@ -48,7 +49,7 @@ class Latents:
         self.mean, self.deviation = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
         self.tokenizer = tokenizer
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE):
+            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE.get(device.type, 256)):
                 mean, log_variance = tokenizer.posterior(sequences.pixels(numbers))
                 self.mean[numbers] = mean.half()
                 self.deviation[numbers] = (log_variance / 2).exp().half()

@@ -144,7 +144,8 @@ class Trainer:
         groups = [
             {"params": rate.parameters, "lr": rate.peak, "weight_decay": rate.decay} for rate in stage.rates
         ]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8)
+        fused = self.networks.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8, fused=fused)
         if self._moments:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self._moments})
             self._moments = {}
