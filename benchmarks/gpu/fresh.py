@@ -31,4 +31,5 @@ def _make(folder: Path) -> Stored:
     torch.manual_seed(0)
     config = configs.load(WorldConfig, folder / "config.json")
     config = replace(config, name=f"{config.name}, untrained")
-    return Stored(config, Networks(config.networks), read_starts(folder, config.source), "", "untrained")
+    networks = Networks(config.networks, config.source)
+    return Stored(config, networks, read_starts(folder, config.source), "", "untrained")
