@@ -25,6 +25,7 @@ LAYERS = (
     {"tokenizer", "model", "data"},
     {"sampling.protocol"},
     {"sampling.flow"},
+    {"sampling.remainder_flow"},
     {"parts"},
     {"networks"},
     {"sampling", "checkpoint"},
