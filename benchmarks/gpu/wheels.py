@@ -21,14 +21,17 @@ FOLDER = ROOT / ".whl"
 LIMIT = 64 * 2**20
 """Bytes of tree and wheels that are carried at most."""
 
-CARRIED = ("gymnasium", "farama-notifications", "vizdoom", "pyzmq", "msgspec")
+CARRIED = (
+    *("gymnasium", "farama-notifications", "vizdoom", "pyzmq", "msgspec"),
+    *("pynacl", "cffi", "pycparser"),
+)
 """What images with PyTorch for GPUs do not bring."""
 PRESENT = (
     *("numpy", "torch", "einops", "safetensors", "rich", "pillow", "pyarrow", "tensorboard", "pytest"),
     *("hypothesis", "msgpack", "prometheus-client", "cloudpickle", "typing-extensions", "setuptools"),
 )
 """What they bring; the environment part of a run tries each."""
-SPARED = ("pygame-ce", "av", "cffi")
+SPARED = ("pygame-ce", "av")
 """What is needed by nothing that a run does: windows, videos, other interpreters."""
 
 _GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)
