@@ -1,14 +1,21 @@
 """Settings for all tests: Ctrl-C heeded, one thread, no display, seeded draws, no deadlines."""
 
+import atexit
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 
 # Set before torch or pygame is imported: threads only slow tiny models down, and no test opens a window.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+if "WORLDSIM_CACHE" not in os.environ:  # results of a run of the tests end with it
+    os.environ["WORLDSIM_CACHE"] = tempfile.mkdtemp(prefix="worldsim-tests-")
+    atexit.register(shutil.rmtree, os.environ["WORLDSIM_CACHE"], ignore_errors=True)
 
 import numpy as np
 import pytest

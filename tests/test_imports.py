@@ -16,7 +16,7 @@ from tests.source_tree import modules, tree
 LAYERS = (
     {"checkpoints", "errors"},
     {"registry"},
-    {"config", "peak", "ticker", "alone", "processor", "pool"},
+    {"config", "peak", "ticker", "alone", "processor", "pool", "threads"},
     {"camera", "controls", "units", "casting"},
     {"kernels"},
     {"pixels", "untrusted"},

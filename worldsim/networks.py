@@ -119,9 +119,9 @@ class Networks(nn.Module):
         self.heads.prepare(dtype)
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether prepared networks give each row the same bits whatever else is in the batch."""
-        return self.tokenizer.batch_invariant and self.generator.batch_invariant
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for all of a frame, from the prior to the last pixel."""
+        return self.tokenizer.suits_kernels and self.generator.suits_kernels
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""

@@ -28,7 +28,8 @@ def test_a_world_tells_what_it_is(world: World) -> None:
 
 def test_the_public_load_is_the_engine_s(folder: Path) -> None:
     assert worldsim.load is load
-    assert load(str(folder), "cpu").dtype == best_dtype(torch.device("cpu"))
+    world = load(str(folder), "cpu")
+    assert world.dtype == best_dtype(world.networks)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +43,18 @@ def test_the_public_load_is_the_engine_s(folder: Path) -> None:
         ("", set(), torch.float32),
     ],
 )
-def test_the_number_type_follows_the_processor(
-    monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str], dtype: torch.dtype
+def test_the_number_type_follows_the_processor_where_torch_makes_frames(
+    world: World,
+    poseless: World,
+    monkeypatch: pytest.MonkeyPatch,
+    vendor: str,
+    flags: set[str],
+    dtype: torch.dtype,
 ) -> None:
+    by_kernels = world.networks.suits_kernels
     monkeypatch.setattr(precision, "processor", lambda: Processor("", vendor, frozenset(flags)))
-    assert best_dtype(torch.device("cpu")) == dtype
+    assert best_dtype(poseless.networks) == dtype
+    assert best_dtype(world.networks) == (torch.float32 if by_kernels else dtype)
 
 
 def test_nothing_is_trained_here(world: World) -> None:
@@ -59,7 +67,7 @@ def test_in_half_precision_what_is_looked_up_stays_whole(half: World) -> None:
     assert place.ground.dtype == place.occupancy.dtype == torch.float32
     # Kernels count in float32.
     assert place.colour[1].weight.dtype == (torch.bfloat16 if place.look is None else torch.float32)
-    assert half.networks.generator.out.weight.dtype == torch.bfloat16
+    assert half.networks.generator.view_in.weight.dtype == torch.bfloat16
 
 
 def test_half_precision_shows_nearly_the_same_frame(world: World, half: World) -> None:

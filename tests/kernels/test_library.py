@@ -192,7 +192,7 @@ def test_a_world_dreams_by_kernels_what_it_dreams_without(folder: Path) -> None:
     world = load(folder, "cpu", torch.float32)
     assert tokenizer_of(world).is_quick
     assert world.networks.generator.is_quick
-    assert world.alike
+    assert world.batch_invariant
     quick, slow = both(lambda: frames_of(world))
     assert quick.std() > 5
     assert np.abs(quick - slow).max() <= 1  # of 255: what lies halfway is rounded up or down

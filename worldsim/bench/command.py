@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,10 +21,13 @@ from worldsim.bench.steps import Case, Timing, time_steps
 from worldsim.bench.wire import time_wire
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
+from worldsim.kernels.library import set_aside
 
 __all__ = ["main"]
 
 Result = dict[str, object]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    world = load(args.world, args.device)
-    limits = Limits.of(world.device)
     say = Console(stderr=True).print if args.json else Console().print
-    result = {**facts(world, limits), **_MEASURES[args.what](world, limits, args, say)}
+    with nullcontext() if args.kernels else set_aside():
+        world = load(args.world, args.device, _DTYPES.get(args.dtype))
+        limits = Limits.of(world.device)
+        result = {**facts(world, limits), **_MEASURES[args.what](world, limits, args, say)}
     text = json.dumps(result)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -106,9 +111,11 @@ def _memory(world: World, limits: Limits, args: argparse.Namespace, say: Say) ->
 
 def _reproduce(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
     """Two dreams of the same seed and controls, one of them tossed about; the differences are counted."""
-    report = asdict(reproduce(world, args.frames, name=shipped_name(world, args.world)))
-    say(report)
-    return report
+    report = reproduce(world, args.frames, name=shipped_name(world, args.world))
+    say(asdict(report))
+    if report.fallback:
+        say(report.fallback)
+    return asdict(report)
 
 
 _MEASURES = {"all": _everything, "step": _steps, "memory": _memory, "reproduce": _reproduce}
@@ -176,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print JSON on the last line; all else goes to standard error")
     add("--out", type=Path, help="also write the JSON there")
     add("--device", default="auto")
+    add("--dtype", choices=_DTYPES, help="default: float32 where kernels make the frames")
+    add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
     add("--threads", type=int, help="CPU threads (default: all)")
     return parser
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from worldsim.engine.world import World
-from worldsim.kernels.library import variant
+from worldsim.kernels.library import in_use
 from worldsim.peak import matmul_peak, memory_bandwidth
 from worldsim.processor import processor
 
@@ -42,7 +42,7 @@ def facts(world: World, limits: Limits) -> dict[str, object]:
         "device": str(world.device),
         "processor": processor_name(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
-        "kernels": variant() if world.device.type == "cpu" else None,
+        "kernels": in_use() if world.device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "peak_tflops": round(limits.flops / 1e12, 4),

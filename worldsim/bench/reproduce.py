@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from worldsim.bench.steps import open_sessions
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
-from worldsim.engine.world import World
+from worldsim.engine.world import World, load
+from worldsim.kernels.library import in_use, set_aside
 
 _SLOTS, _ROOM = 6, 9
 _HOLD = 8
@@ -38,6 +41,19 @@ class Report:
     """How often each thing happened to the session."""
     process: str = ""
     """"same" or "other": whether a process of its own dreamt the same frames."""
+    batch_invariant: bool = True
+    """Whether rows are stepped together; else every row is stepped alone."""
+    thread_invariant: bool = True
+    """Whether a row alone has all threads; else it has one."""
+
+    @property
+    def fallback(self) -> str:
+        """What was done where torch does not repeat by itself; empty where it does."""
+        if self.batch_invariant and self.thread_invariant:
+            return ""
+        rows = "a row was stepped" if self.batch_invariant else "every row was stepped alone"
+        threads = "" if self.thread_invariant else " with one thread"
+        return f"{rows}{threads}: torch adds up in another order in a batch or on more threads here"
 
 
 def reproduce(world: World, frames: int, seed: int = 0, name: str | None = None) -> Report:
@@ -46,7 +62,8 @@ def reproduce(world: World, frames: int, seed: int = 0, name: str | None = None)
     ``name``: how a process of its own loads the world, to compare that as well.
     """
     alone, trouble = _Alone(world, seed), _Trouble(world, seed)
-    report, told = Report(frames), hashlib.sha256()
+    held = world.invariance
+    report, told = Report(frames, batch_invariant=held.batch, thread_invariant=held.threads), hashlib.sha256()
     for t in range(frames):
         control = control_at(world, seed, t)
         true = digest(alone.step(control))
@@ -56,7 +73,7 @@ def reproduce(world: World, frames: int, seed: int = 0, name: str | None = None)
             report.first = t if report.first is None else report.first
     report.events = dict(sorted(trouble.events.items()))
     if name is not None:
-        report.process = "same" if _in_a_process(name, frames, seed) == told.hexdigest() else "other"
+        report.process = "same" if _in_a_process(world, name, frames, seed) == told.hexdigest() else "other"
     return report
 
 
@@ -69,8 +86,8 @@ def control_at(world: World, seed: int, t: int) -> Control:
 
 def digest(step: Step) -> bytes:
     """sha256 of all that a step answers."""
-    parts = [step.frame.tobytes(), b"" if step.pose is None else step.pose.tobytes()]
-    return hashlib.sha256(b"".join([*parts, np.array([step.reward, step.drift]).tobytes()])).digest()
+    arrays = (step.frame, step.pose, step.latent, np.array([step.reward, step.drift]))
+    return hashlib.sha256(b"".join(part.tobytes() for part in arrays if part is not None)).digest()
 
 
 def told_alone(world: World, frames: int, seed: int) -> str:
@@ -149,11 +166,20 @@ def _begin(engine: Engine, seed: int) -> Session:
     return engine.open(seed, 0) if engine.world.starts else open_sessions(engine, 1)[0]
 
 
-def _in_a_process(name: str, frames: int, seed: int) -> str:
-    """What ``told_alone`` says in a process of its own."""
-    program = (
-        "import sys; from worldsim.engine.world import load; from worldsim.bench.reproduce import told_alone;"
-        "print(told_alone(load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))"
-    )
-    line = [sys.executable, "-c", program, name, str(frames), str(seed)]
+def _in_a_process(world: World, name: str, frames: int, seed: int) -> str:
+    """The result of ``told_alone`` in a process of its own."""
+    dtype = str(world.dtype).removeprefix("torch.")
+    told = [dtype, str(torch.get_num_threads()), in_use() or "", str(world.device)]
+    line = [sys.executable, "-m", "worldsim.bench.reproduce", name, str(frames), str(seed), *told]
     return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _main(name: str, frames: str, seed: str, dtype: str, threads: str, kernels: str, device: str) -> None:
+    torch.set_num_threads(int(threads))
+    with nullcontext() if kernels else set_aside():
+        world = load(name, device, getattr(torch, dtype))
+        print(told_alone(world, int(frames), int(seed)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

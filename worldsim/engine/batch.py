@@ -48,7 +48,7 @@ class Batch:
         """What every world shows now."""
         self._state = blank(world.networks, count, self.context)
         self._openings = Openings(world, self.context)
-        self._lanes = Lanes(world.device, world.spec.size, world.alike)
+        self._lanes = Lanes(world.device, world.spec.size, world.invariance)
         self._bank: tuple[WorldState, BatchStep] | None = None
         self._steppers: dict[bool, Work] = {}
 

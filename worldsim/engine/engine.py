@@ -34,6 +34,7 @@ from worldsim.sampling.lead import Controls
 from worldsim.sampling.philox import signed
 from worldsim.sampling.protocol import check_steps
 from worldsim.sampling.world_state import WorldState, blank, rows_of
+from worldsim.threads import limited
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -58,7 +59,7 @@ class Engine:
         self._buckets = Buckets(world.networks, self._state, world.spec.size) if padded else None
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
         self._parked: dict[int, WorldState] = {}
-        self._lanes = Lanes(world.device, world.spec.size, world.alike)
+        self._lanes = Lanes(world.device, world.spec.size, world.invariance)
         self._pace = Pace(world.networks.sampler.allowed_steps)
         self._openings = Openings(world, self.context)
         self._form = Form.of(world, self.context)
@@ -157,7 +158,7 @@ class Engine:
         check_frame(self.world, frame, pose)
         self._make_room([session])
         rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [held])
-        with torch.inference_mode():
+        with torch.inference_mode(), limited(1):  # as Openings
             state = self._state.over(rows, bool(self.history))
             (undo,) = self._undos([session], state)
             given = to_model(frame[None], self.world.device)

@@ -3,9 +3,9 @@
 A batch-wide operation on many worlds leaves the cores' caches, and its threads wait for each other after
 every one of a thousand small operations. A few worlds a core at a time do neither.
 
-Which lane a row gets does not change its frames, to the bit. In bfloat16 no operation of a step rounds
-otherwise for other batch sizes or numbers of threads (measured; tests hold it), and kernels never do. In
-float32 torch's products do, so there every row is a lane of its own, also when it is the only one.
+Which lane a row gets does not change its frames, to the bit. Kernels never look at a row's neighbours; where
+torch multiplies, a self-test says whether rows may be stepped together, and whether one that is alone may
+have several threads (``World.invariance``). If not, each is a lane of its own, or has one thread.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from worldsim.engine.invariance import Invariance
+
 T = TypeVar("T")
 
 _PIXELS = 8 * 120 * 160
 """Of frames that a core steps at once: with more of them, what lies between layers leaves its cache."""
 _MOST = 16
-"""Worlds that a core steps at once, however small; up to here the same bits were measured."""
+"""Worlds that a core steps at once, however small; the self-test tries as many."""
 
 
 class Lanes:
@@ -30,11 +32,11 @@ class Lanes:
 
     Args:
         size: height and width of a frame.
-        alike: whether rows come out the same whatever else is stepped with them.
+        invariance: whether rows come out the same in every batch and on any number of threads.
     """
 
-    def __init__(self, device: torch.device, size: tuple[int, int], alike: bool) -> None:
-        self._alike, most = alike, _MOST if alike else 1
+    def __init__(self, device: torch.device, size: tuple[int, int], invariance: Invariance) -> None:
+        self._invariance, most = invariance, _MOST if invariance.batch else 1
         self._rows = min(most, max(1, _PIXELS // (size[0] * size[1])))
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._device, self._pool = device, None if self._threads == 1 else self._workers()
@@ -42,7 +44,7 @@ class Lanes:
     def run(self, count: int, work: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
         """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order."""
         parts = self._split(count)
-        if self._pool is None or (len(parts) == 1 and self._alike):
+        if self._pool is None or (count == 1 and self._invariance.threads):
             return [(rows, work(rows)) for rows in parts]
         return list(zip(parts, self._pool.map(work, parts), strict=True))
 

@@ -20,6 +20,7 @@ from worldsim.sampling.lead import Controls
 from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
 from worldsim.sampling.world_state import WorldState
+from worldsim.threads import limited
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -106,7 +107,7 @@ class Openings:
         frames = to_model(context.frames, self.world.device)
         poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
         given = np.array([networks.has_poses])
-        with torch.inference_mode():
+        with torch.inference_mode(), limited(1):  # an encoder's products need not be the same on several
             state = begin(networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length)
             drift = torch.zeros_like(state.doubt)
             for t in range(1, len(frames)):

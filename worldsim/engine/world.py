@@ -10,8 +10,11 @@ from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_w
 from worldsim.data.spec import SourceSpec
 from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
-from worldsim.engine.precision import best_dtype, rounds_alike
+from worldsim.engine.invariance import Invariance, find_invariance
+from worldsim.engine.precision import best_dtype
 from worldsim.engine.trial import try_out
+from worldsim.engine.verdicts import remembered
+from worldsim.kernels.library import in_use
 from worldsim.networks import find_device
 
 
@@ -24,8 +27,7 @@ class World:
         self.params = self.networks.parameter_count()
         self.device, self.dtype = device, dtype
         self.networks.prepare(dtype)
-        self.alike = rounds_alike(self.networks, dtype)
-        """Whether a row of a batch comes out the same, to the bit, whatever else is in it."""
+        self._invariance: dict[tuple[str | None, int], Invariance] = {}
 
     @property
     def name(self) -> str:
@@ -56,6 +58,31 @@ class World:
     def digest(self) -> str:
         """sha256 of the weights; a snapshot fits the world with the same digest."""
         return self._stored.digest
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a row's frames are the same to the bit alone and in every batch.
+
+        A CPU finds out by a self-test, in about a second, when the first engine is made, and keeps the
+        result on disk (``~/.cache/worldsim``, or ``$WORLDSIM_CACHE``). Where it is False a CPU steps every
+        row alone, so that frames repeat there, too. On a GPU it is always False: the last bits of a row may
+        depend on the size of its batch.
+        """
+        return self.invariance.batch
+
+    @property
+    def invariance(self) -> Invariance:
+        """Results of the self-test for the threads and kernels that are in use now."""
+        if self.device.type != "cpu":
+            return Invariance(batch=False, threads=False)
+        kernels, threads = in_use(), torch.get_num_threads()
+        if (kernels, threads) not in self._invariance:
+            facts = {"weights": self.digest, "networks": repr(self.config.networks), "dtype": self.dtype}
+            self._invariance[kernels, threads] = remembered(
+                {**facts, "kernels": kernels, "threads": threads},
+                lambda: find_invariance(self.networks, self.starts, threads),
+            )
+        return self._invariance[kernels, threads]
 
     def engine(
         self,
@@ -98,7 +125,8 @@ def load(
     Args:
         name: e.g. "doom-maze", or a folder that ``worldsim train`` wrote.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
-        dtype: bfloat16 or float32; by default what is faster here.
+        dtype: bfloat16 or float32. By default float32 where kernels make the frames, else what torch
+            multiplies faster here.
 
     Raises:
         CheckpointError: there is no such world, its files are damaged, or its parts do not fit each other.
@@ -107,4 +135,4 @@ def load(
     place = find_device(device)
     stored = load_world(find_world(name), place)
     try_out(stored)
-    return World(stored, place, dtype or best_dtype(place))
+    return World(stored, place, dtype or best_dtype(stored.networks))

@@ -49,6 +49,11 @@ def may_run() -> bool:
     return not (_set_aside or torch.is_grad_enabled())
 
 
+def in_use() -> str | None:
+    """The ``variant`` that networks run by where nothing is taught; None also while kernels are set aside."""
+    return None if _set_aside else variant()
+
+
 def can_take(*tensors: Tensor) -> bool:
     """Whether there are kernels, which may run now, and such tensors are for them: float32 on a CPU."""
     plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in tensors)

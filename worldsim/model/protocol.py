@@ -51,8 +51,8 @@ class Generator(Protocol):
         """Units of past that a state must hold at least."""
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether the prepared generator gives each row the same bits whatever else is in the batch."""
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
         """Cast to ``dtype`` for inference, and let kernels do what they can on a CPU; weights must stay."""

@@ -89,7 +89,7 @@ class RecurrentGenerator(nn.Module):
     """Samples the latent of the next frame from a memory of all frames before."""
 
     remainder_std: Tensor
-    batch_invariant = False
+    suits_kernels = False
     least_context = 2
 
     def __init__(self, config: RecurrentConfig, tokens: int, channels: int, condition_size: int) -> None:

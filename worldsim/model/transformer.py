@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldsim.casting import cast
+from worldsim.casting import cast, part_small_products
 from worldsim.errors import ConfigError
 from worldsim.kernels import generate
 from worldsim.kernels.dense import Dense
@@ -176,14 +176,14 @@ class Transformer(nn.Module):
         """Blocks that look at the past, L."""
         return sum(bool(block.temporal) for block in self.blocks)
 
-    @property
-    def batch_invariant(self) -> bool:
-        return self.is_quick
-
     def prepare_inference(self, dtype: torch.dtype) -> None:
         """The generator's own weights and its last norm stay float32: they work on float32."""
         if self.latent_in.weight.device.type == "cpu" and dtype == torch.float32:
             self.quicken()
+        if self.latent_in.weight.device.type == "cpu" and dtype == torch.bfloat16:
+            for module in (self, *self.blocks):
+                part_small_products(module, self.tokens)
+            part_small_products(self.condition, 1)
         for module in self.children():
             if module is not self.norm:
                 cast(module, dtype)

@@ -42,7 +42,7 @@ class FrameTokenizer(nn.Module):
     """Encodes each frame alone."""
 
     place = None
-    batch_invariant = False
+    suits_kernels = False
     prior_channels = 1
     """Nothing is known, which takes one."""
     uses_previous_frame = False

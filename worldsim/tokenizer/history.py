@@ -119,10 +119,6 @@ class HistoryTokenizer(nn.Module):
         """Channels of a prior's tokens: two small pictures, one value a cell."""
         return 6 * self.config.pool**2
 
-    @property
-    def batch_invariant(self) -> bool:
-        return self.is_quick
-
     def prepare(self, dtype: torch.dtype) -> None:
         """A place's planes stay float32: they are looked up, not multiplied; so do a place's columns."""
         if self.base.device.type == "cpu":

@@ -134,8 +134,8 @@ class Tokenizer(Protocol):
         """The static scene that its priors show; None where there is none."""
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether the prepared tokenizer gives each row the same bits whatever else is in the batch."""
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Cast to ``dtype`` for inference, and let kernels do what they can on a CPU; weights must stay."""

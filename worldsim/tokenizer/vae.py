@@ -64,7 +64,7 @@ class VaeTokenizer(nn.Module):
     mean: Tensor
     std: Tensor
     place = None
-    batch_invariant = False
+    suits_kernels = False
     prior_channels = 1
     """Nothing is known, which takes one."""
     uses_previous_frame = False
