@@ -10,6 +10,7 @@ import tempfile
 
 # Set before torch or pygame is imported: threads only slow tiny models down, and no test opens a window.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 

@@ -53,4 +53,5 @@ def __dir__() -> list[str]:
 
 
 if importlib.util.find_spec("worldsim.envs"):  # the client alone has no environments
+    importlib.import_module("worldsim.threads").bound_spinning()  # torch's OpenMP looks once, when imported
     importlib.import_module("worldsim.envs.registry").register()

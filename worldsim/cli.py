@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,10 +15,6 @@ import worldsim
 from worldsim.errors import WorldsimError
 
 __all__ = ["main"]
-
-_SPINS = "10000"
-"""Looks that a thread of torch's OpenMP has for others before it sleeps: half a millisecond. By itself it
-looks for 18, and two programs on the same cores keep each other from going on: steps of 13 ms took 1.2 s."""
 
 _COMMANDS = {
     "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
@@ -42,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     arguments = _parser().parse_args(words)
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     module, _ = _COMMANDS[arguments.command]
     try:
         return int(importlib.import_module(module).main(arguments.rest))

@@ -25,6 +25,7 @@ from worldsim.engine.session import Session
 from worldsim.engine.snapshot_rules import HOTTEST
 from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
 from worldsim.engine.step import Step
+from worldsim.engine.turns import TakesTurns, in_turn
 from worldsim.engine.undo import Undo, put_back, undo
 from worldsim.errors import EngineError
 from worldsim.model.state import Rows
@@ -40,12 +41,17 @@ if TYPE_CHECKING:
     from worldsim.engine.world import World
 
 
-class Engine:
-    """Holds sessions' state in one preallocated batch, row = slot; those without a slot are parked."""
+@in_turn("open", "step", "anchor", "fork", "snapshot", "restore", "undo", "park", "close")
+class Engine(TakesTurns):
+    """Holds sessions' state in one preallocated batch, row = slot; those without a slot are parked.
+
+    Several threads may use one: their calls wait for each other. In a forked child it goes on, on one thread.
+    """
 
     def __init__(
         self, world: World, slots: int, context: int | None, steps: int, history: int, parking: int
     ) -> None:
+        super().__init__()
         self.world, self.slots, self.history = world, slots, history
         if slots < 1 or history < 0 or parking < 0:
             rule = "an engine needs slots >= 1, history >= 0 and parking >= 0"
@@ -255,7 +261,7 @@ class Engine:
             return self._step_rows(part, slots[rows], batch.pick(rows), steps, frames)
 
         began = time.perf_counter()
-        done = [pair for _, pairs in self._lanes.run(count, work) for pair in pairs]
+        done = [pair for _, pairs in self._lanes.run(count, work, (steps, frames)) for pair in pairs]
         self._pace.note(count, steps, time.perf_counter() - began)
         answers: dict[Session, Step | Exception] = {}
         for session, (answer, past) in zip(sessions, done, strict=True):

@@ -10,14 +10,17 @@ have several threads (``World.invariance``). If not, each is a lane of its own, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from worldsim.engine.crew import Crew
 from worldsim.engine.invariance import Invariance
+from worldsim.threads import limited, renew_after_fork
 
 T = TypeVar("T")
 
@@ -40,13 +43,34 @@ class Lanes:
         self._rows = min(most, max(1, _PIXELS // (size[0] * size[1])))
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._device, self._pool = device, None if self._threads == 1 else self._workers()
+        self._crews: dict[Hashable, Crew] = {}
+        renew_after_fork(self._renew)
 
-    def run(self, count: int, work: Callable[[np.ndarray], T]) -> list[tuple[np.ndarray, T]]:
-        """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order."""
+    def run(
+        self, count: int, work: Callable[[np.ndarray], T], kind: Hashable = None
+    ) -> list[tuple[np.ndarray, T]]:
+        """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order.
+
+        Work of one ``kind`` takes equally long for each row.
+        """
         parts = self._split(count)
-        if self._pool is None or (count == 1 and self._invariance.threads):
+        if self._pool is None:
             return [(rows, work(rows)) for rows in parts]
+        if count == 1:
+            return [(parts[0], self._alone(parts[0], work, kind))]
         return list(zip(parts, self._pool.map(work, parts), strict=True))
+
+    def _alone(self, row: np.ndarray, work: Callable[[np.ndarray], T], kind: Hashable) -> T:
+        """``work`` on as many threads as answer soonest and change nothing."""
+        if not self._invariance.threads:
+            with limited(1):
+                return work(row)
+        crew = self._crews.setdefault(kind, Crew(self._threads))
+        threads, began = crew.pick(), time.perf_counter()
+        with limited(threads):
+            done = work(row)
+        crew.note(threads, time.perf_counter() - began)
+        return done
 
     def _split(self, count: int) -> list[np.ndarray]:
         rows = np.arange(count)
@@ -59,3 +83,7 @@ class Lanes:
     def _workers(self) -> ThreadPoolExecutor:
         """One thread a core, each of which computes alone: torch counts its threads for every caller."""
         return ThreadPoolExecutor(self._threads, "lane", initializer=torch.set_num_threads, initargs=(1,))
+
+    def _renew(self) -> None:
+        """Go on in a forked child, which has none of the workers."""
+        self._threads, self._pool = 1, None

@@ -102,14 +102,15 @@ class Session:
         Raises:
             EngineError: further back than the history reaches, or a closed session.
         """
-        if not 1 <= frames <= len(self._history):
-            rule = f"a rewind must be within the {len(self._history)} frames kept"
-            raise EngineError(rule, frames, "open the engine with a longer history")
-        undone = [self._history[-i] for i in range(1, frames + 1)]
-        self.last = self.engine.undo(self, undone)
-        for _ in undone:
-            self._history.pop()
-        return self.last
+        with self.engine.lock:
+            if not 1 <= frames <= len(self._history):
+                rule = f"a rewind must be within the {len(self._history)} frames kept"
+                raise EngineError(rule, frames, "open the engine with a longer history")
+            undone = [self._history[-i] for i in range(1, frames + 1)]
+            self.last = self.engine.undo(self, undone)
+            for _ in undone:
+                self._history.pop()
+            return self.last
 
     def snapshot(self) -> bytes:
         """All that this session's future depends on; ``Engine.restore`` continues it bit for bit."""

@@ -16,6 +16,7 @@ from worldsim.engine.trial import try_out
 from worldsim.engine.verdicts import remembered
 from worldsim.kernels.library import in_use
 from worldsim.networks import find_device
+from worldsim.threads import guard_forks
 
 
 class World:
@@ -26,6 +27,7 @@ class World:
         self.networks = stored.networks
         self.params = self.networks.parameter_count()
         self.device, self.dtype = device, dtype
+        guard_forks()
         self.networks.prepare(dtype)
         self._invariance: dict[tuple[str | None, int], Invariance] = {}
 
