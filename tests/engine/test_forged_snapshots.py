@@ -14,7 +14,6 @@ from benchmarks.stress.forged import forge, open_sealed, seal
 from tests.engine.walks import assert_same, control, walk
 from worldsim.controls import Control
 from worldsim.engine import engine as engine_module
-from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.engine.world import World
@@ -98,20 +97,20 @@ def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest
 
 def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Every step of a session with this seed fails, before or after its memory is written."""
-    step, told = engine_module.imagine_unit, Engine._steps_of
+    step, told = engine_module.imagine_unit, engine_module.steps_of
 
     def early(networks: Networks, state: WorldState, *rest: Any, **options: Any) -> Imagined:
         if (state.seeds == seed).any():
             raise RuntimeError("bad row")
         return step(networks, state, *rest, **options)
 
-    def at_the_end(self: Engine, imagined: Imagined, state: WorldState, *rest: Any) -> list[Step]:
+    def at_the_end(of: World, imagined: Imagined, state: WorldState, *rest: Any) -> list[Step]:
         if (state.seeds == seed).any():
             raise RuntimeError("bad row")
-        return told(self, imagined, state, *rest)
+        return told(of, imagined, state, *rest)
 
     if late:
-        monkeypatch.setattr(Engine, "_steps_of", at_the_end)
+        monkeypatch.setattr(engine_module, "steps_of", at_the_end)
     else:
         monkeypatch.setattr(engine_module, "imagine_unit", early)
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from worldsim import pool
 from worldsim.checkpoint import Context
 from worldsim.controls import Control, ControlLike, check_mapping
+from worldsim.engine.answers import steps_of
 from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.inputs import check_frame, controls_of, read_control
 from worldsim.engine.lanes import Lanes
@@ -29,8 +28,8 @@ from worldsim.engine.turns import TakesTurns, in_turn
 from worldsim.engine.undo import Undo, put_back, undo
 from worldsim.errors import EngineError
 from worldsim.model.state import Rows
-from worldsim.pixels import to_frame, to_model
-from worldsim.sampling.imagine import Imagined, imagine_unit, observe_unit
+from worldsim.pixels import to_model
+from worldsim.sampling.imagine import imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.philox import signed
 from worldsim.sampling.protocol import check_steps
@@ -171,7 +170,7 @@ class Engine(TakesTurns):
             try:
                 imagined = observe_unit(self.world.networks, state, given, controls)
                 self._state.take(rows, state)
-                (step,) = self._steps_of(imagined, state, controls, 0, True)
+                (step,) = steps_of(self.world, imagined, state, controls, 0, True)
             except Exception:
                 if not self._put_back(session, undo):
                     self.close(session)
@@ -302,7 +301,7 @@ class Engine(TakesTurns):
             return self._buckets.step(slots, controls, steps, frames)
         imagined = imagine_unit(self.world.networks, state, controls, steps, decode=frames)
         self._state.take(self._rows(slots), state)
-        return self._steps_of(imagined, state, controls, steps, frames)
+        return steps_of(self.world, imagined, state, controls, steps, frames)
 
     def _put_back(self, session: Session, before: Undo | None) -> bool:
         """Whether a session is as it was before a step that failed."""
@@ -368,39 +367,7 @@ class Engine(TakesTurns):
             raise
         return session
 
-    def _steps_of(
-        self, imagined: Imagined, state: WorldState, controls: Controls, steps: int, frames: bool
-    ) -> list[Step]:
-        """A step for each row of a batch."""
-        count, given = len(controls.vector), controls.given
-        assert given is not None, "made by _controls"
-        seen = _kept(to_frame(imagined.frame)) if frames else np.empty((count, 0, 0, 3), np.uint8)
-        latents = _kept(imagined.latent.float())
-        reward, terminated = imagined.reward.float().tolist(), imagined.terminated.tolist()
-        drift, indices = imagined.drift.float().tolist(), state.indices.tolist()
-        poses = state.poses.cpu().numpy()
-        has_poses = self.world.networks.has_poses
-        return [
-            Step(
-                frame=seen[i],
-                pose=poses[i].copy() if has_poses else None,
-                pose_given=bool(given[i]),
-                reward=reward[i],
-                terminated=terminated[i],
-                drift=drift[i],
-                index=indices[i] - 1,
-                steps=steps,
-                latent=latents[i],
-            )
-            for i in range(count)
-        ]
-
     def _check_open(self, session: Session) -> None:
         if session.engine is not self or session.closed:
             state = "closed" if session.closed else "of another engine"
             raise EngineError("a session must be open and of this engine", state, "open or restore one")
-
-
-def _kept(part: Tensor) -> np.ndarray:
-    """What steps show, apart from what comes and goes: histories keep it, and it would break the heap up."""
-    return pool.copied(part.cpu()).numpy()
