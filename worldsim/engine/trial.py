@@ -32,8 +32,8 @@ def try_out(stored: Stored) -> None:
 def _fault(stored: Stored) -> str:
     """What is wrong; empty where nothing is."""
     source, networks = stored.config.source, stored.networks
-    if networks.has_poses != source.has_pose:
-        return "poses of its networks or its source alone"
+    if networks.has_poses and not source.has_pose:
+        return "networks that need poses, of a source that has none"
     start = stored.starts[0] if stored.starts else None
     shown = np.zeros((1, *source.size, 3), np.uint8) if start is None else start.frames[-1:]
     pose = np.eye(4)[None] if start is None or start.poses is None else start.poses[-1:]
