@@ -81,7 +81,7 @@ class Run:
                     self._logs,
                     min(plan.sizes.record, self.left),
                     stop=signal.SIGINT,  # what is recorded is gathered then
-                    grace=45,
+                    grace=90,
                     may_be_stopped=True,
                     env={"OMP_NUM_THREADS": "1"},
                 )
