@@ -24,7 +24,7 @@ def load_or_make(name: str, device: str) -> tuple[World, bool]:
     place = find_device(device)
     stored = _make(folder)
     stored.networks.eval().requires_grad_(False).to(place)
-    return World(stored, place, best_dtype(place)), False
+    return World(stored, place, best_dtype(stored.networks)), False
 
 
 def _make(folder: Path) -> Stored:
