@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress import churn, faults, kills, limits, overload
+from benchmarks.stress import churn, faults, forgeries, kills, limits, overload
 from benchmarks.stress.companion import Companion, quantile
 from benchmarks.stress.hostile import Flood
 from benchmarks.stress.house import House
@@ -41,6 +41,10 @@ class Amounts:
     glut_s: float = 5.0
     steps: int = 10**9
     """Of the churn, which ends with them or with its seconds."""
+    restores: int = 10_000
+    """Of snapshots that the sender sealed himself."""
+    worlds: int = 2_000
+    """Checkpoints with something changed."""
     floods: int = 1
     """Processes that send hostile messages."""
 
@@ -57,6 +61,8 @@ NIGHT = Amounts(
     churn_s=2 * 3600.0,
     overload_s=60.0,
     steps=2_600_000,
+    restores=1_000_000,
+    worlds=100_000,
 )
 PAUSE = 60.0
 """Seconds at most that a pause between two attacks lasts."""
@@ -117,6 +123,9 @@ PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {
     "bytes": lambda folder, world, amounts: limits.bytes_(folder, world, amounts.glut_s),
     "descriptors": lambda folder, world, _: limits.descriptors(folder, world),
     "pauses": lambda folder, _, amounts: limits.pauses(folder, _light(folder)),
+    "restores": lambda folder, world, amounts: forgeries.restores(folder, world, amounts.restores),
+    "worlds": lambda folder, _, amounts: forgeries.worlds(folder, amounts.worlds),
+    "flips": lambda folder, world, _: forgeries.flips(folder, world),
     "overload": lambda folder, world, amounts: overload.run(folder, world, amounts.overload_s),
 }
 
@@ -151,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--messages", type=int, metavar="N", help="hostile messages")
     parser.add_argument("--rate", type=float, metavar="N", help="of them a second; 0: as fast as they go")
     parser.add_argument("--floods", type=int, metavar="N", help="processes that send them")
+    parser.add_argument("--restores", type=int, metavar="N", help="hostile snapshots")
+    parser.add_argument("--worlds", type=int, metavar="N", help="hostile checkpoints")
     parser.add_argument("--kills", type=int, metavar="N", help="kill -9 of a server")
     parser.add_argument("--engine-kills", type=int, metavar="N", help="kill -9 of engines behind a front")
     parser.add_argument(
@@ -166,7 +177,7 @@ def _amounts(arguments: argparse.Namespace) -> Amounts:
     """The slice's or the night's, but for what is given."""
     if arguments.resume and not arguments.out:
         raise SystemExit("--resume needs --out: the file to add to")
-    names = ("messages", "rate", "floods", "kills", "engine_kills", "steps", "churn_s")
+    names = ("messages", "rate", "floods", "restores", "worlds", "kills", "engine_kills", "steps", "churn_s")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return replace(NIGHT if arguments.night else SLICE, **given)
 

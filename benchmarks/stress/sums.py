@@ -20,6 +20,12 @@ _ZERO = (
     "shut_out",
     "leases_lost",
     "pause_sessions_lost",
+    "slots_lost",
+    "restores_unanswered",
+    "restores_internal",
+    "world_exits",
+    "world_errors",
+    "flips_unnoticed",
 )
 _MOST = {
     "glut_memory_mb": 512.0,
