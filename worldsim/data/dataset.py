@@ -78,14 +78,25 @@ class Dataset:
 
     def rows(self, index: int) -> EpisodeArrays:
         """Read episode ``index`` without decoding its video: its frames have the shape [T, 0, 0, 3]."""
-        return from_rows(self._table(self._row(index)))
+        row = self._row(index)
+        table = self._table(row)
+        try:
+            rows = from_rows(table)
+        except Exception as error:
+            value = f"{self.layout.data(row.data_file)}: {type(error).__name__}: {error}"[:400]
+            raise DataError("an episode's rows must have the columns of their source", value) from error
+        columns = self.spec.control_space.size
+        if rows.controls.shape != (row.length, columns) or not np.isfinite(rows.controls).all():
+            rule = f"episode {index} must have {row.length} rows of {columns} finite controls"
+            raise DataError(rule, list(rows.controls.shape), "record it again")
+        return rows
 
     def frames(self, index: int) -> Iterator[np.ndarray]:
         """Read the frames of episode ``index``, each ``uint8 [H, W, 3]``, one after the other."""
         row = self._row(index)
         if self.is_raw:
             return iter(self.mapped(index))
-        return decode(self.layout.video(row.video_file), row.first_frame, row.length, self.spec.fps)
+        return self._decoded(row)
 
     def mapped(self, index: int) -> np.ndarray:
         """``uint8 [T, H, W, 3]``: the frames of episode ``index``, mapped from disk.
@@ -103,6 +114,14 @@ class Dataset:
         if not self.spec.has_pose:
             raise DataError("a source must have poses", self.spec.name)
         return np.concatenate([poses_of(self._table(row)) for row in self._rows])
+
+    def _decoded(self, row: EpisodeRow) -> Iterator[np.ndarray]:
+        path = self.layout.video(row.video_file)
+        for frame in decode(path, row.first_frame, row.length, self.spec.fps):
+            if frame.shape != (*self.spec.size, 3):
+                rule = f"frames must be {self.spec.size[0]} x {self.spec.size[1]}"
+                raise DataError(rule, f"{path}: {list(frame.shape)}", "record it again")
+            yield frame
 
     def _row(self, index: int) -> EpisodeRow:
         if not 0 <= index < len(self._rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,13 @@ from worldsim.data.shards import publish
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats
 from worldsim.errors import DataError
+from worldsim.untrusted import check_numbers
 
 __all__ = ["EpisodeRow", "Info", "read_episodes", "read_info", "write_episodes", "write_info", "write_stats"]
+
+
+_LARGEST, _MOST = 2**24, 2**40
+_REMEDY = "record it again, or put a copy in its place"
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,26 @@ class Info:
 
 
 def read_info(layout: Layout) -> Info:
-    """Raises DataError where there is no dataset, or one of another layout."""
+    """Raises DataError where there is no dataset, one of another layout, or one that cannot be."""
     try:
+        if layout.info.stat().st_size > _LARGEST:
+            raise DataError(f"info.json must have at most {_LARGEST} bytes", str(layout.info))
         info = json.loads(layout.info.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "give the folder of `worldsim record`; an interrupted recording goes on with --resume"
         raise DataError("a dataset must have meta/info.json", str(layout.root), remedy) from error
-    except ValueError as error:
-        raise DataError("info.json must hold JSON", str(layout.info), str(error)) from error
-    if "worldsim" not in info:
+    except (ValueError, RecursionError) as error:
+        raise DataError("info.json must hold JSON", str(layout.info), str(error)[:200]) from error
+    if not isinstance(info, dict) or "worldsim" not in info:
         raise DataError("a dataset must have been written by worldsim", str(layout.root))
-    spec = from_dict(SourceSpec, info["worldsim"])
-    return Info(spec, info["total_episodes"], info["total_frames"], is_raw="frames_path" in info)
+    try:
+        check_numbers(info["worldsim"])
+        spec = from_dict(SourceSpec, info["worldsim"])
+        counts = _count(info["total_episodes"]), _count(info["total_frames"])
+    except Exception as error:  # what somebody else wrote breaks whatever reads it in many ways
+        value = f"{layout.info}: {type(error).__name__}: {error}"[:400]
+        raise DataError("info.json must tell of a source, episodes and frames", value, _REMEDY) from error
+    return Info(spec, *counts, is_raw="frames_path" in info)
 
 
 def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow], is_raw: bool = False) -> None:
@@ -103,8 +117,24 @@ def read_episodes(layout: Layout) -> list[EpisodeRow]:
     rows: list[EpisodeRow] = []
     info = read_info(layout)
     for file, table in _episode_tables(layout, info.episodes):
-        rows += _to_rows(table, file, _where(info.is_raw))
+        try:
+            rows += _to_rows(table, file, _where(info.is_raw))
+        except Exception as error:
+            value = f"{layout.episodes(file)}: {type(error).__name__}: {error}"[:400]
+            raise DataError("a dataset's episodes must say where they lie", value, _REMEDY) from error
+    _check_rows(rows, layout)
     return rows
+
+
+def _check_rows(rows: list[EpisodeRow], layout: Layout) -> None:
+    """Raises DataError unless episodes lie one after the other."""
+    first = 0
+    for number, row in enumerate(rows):
+        places = (row.data_file, row.video_file, row.first_frame)
+        if (row.index, row.first_row) != (number, first) or row.length < 1 or min(places) < 0:
+            rule = "a dataset's episodes must lie one after the other"
+            raise DataError(rule, f"{layout.episodes(row.meta_file)}: {row}", _REMEDY)
+        first += row.length
 
 
 def write_episodes(
@@ -147,6 +177,12 @@ def _episode_tables(layout: Layout, episodes: int) -> Iterator[tuple[int, Any]]:
         file += 1
 
 
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise DataError(f"a dataset's counts must be whole numbers up to {_MOST}", repr(value)[:40])
+    return value
+
+
 def _where(is_raw: bool) -> str:
     """What the columns are called that tell where an episode's frames are."""
     return "frames" if is_raw else f"videos/{IMAGE}"
@@ -159,13 +195,13 @@ def _to_rows(table: Any, meta_file: int, where: str) -> list[EpisodeRow]:
     names = [name for name in table.column_names if not name.startswith("stats/") and name != "tasks"]
     return [
         EpisodeRow(
-            index=row["episode_index"],
-            seed=row["seed"],
-            length=row["length"],
-            first_row=row["dataset_from_index"],
+            index=operator.index(row["episode_index"]),
+            seed=operator.index(row["seed"]),
+            length=operator.index(row["length"]),
+            first_row=operator.index(row["dataset_from_index"]),
             data_file=file_of(row, "data"),
             video_file=file_of(row, where),
-            first_frame=row[f"{where}/from_frame"],
+            first_frame=operator.index(row[f"{where}/from_frame"]),
             meta_file=meta_file,
         )
         for row in table.select(names).to_pylist()

@@ -18,8 +18,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> Any:
     """The pyarrow table at ``path``. Raises DataError where it cannot be read."""
     pa, pq = require_pyarrow()
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
+        return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         raise DataError("a parquet file must be readable", str(path), str(error)) from error
 
 
@@ -49,8 +49,8 @@ def to_indexed_table(columns: dict[str, list[int]], index: list[str]) -> Any:
 
 
 def write_table(table: Any, path: Path) -> None:
-    """Write a pyarrow table as one parquet file."""
-    require_pyarrow()[1].write_table(table, path)
+    """Write a pyarrow table as one parquet file, every page with a checksum."""
+    require_pyarrow()[1].write_table(table, path, write_page_checksum=True)
 
 
 def join_tables(tables: list[Any]) -> Any:

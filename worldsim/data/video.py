@@ -81,7 +81,7 @@ def decode(path: Path, start: int, count: int, fps: float) -> Iterator[np.ndarra
                 found += 1
                 if found == count:
                     return
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, OSError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError("a video must be readable", str(path), str(error)) from error
     raise DataError(
         f"{path.name} must hold frames {start}..{start + count - 1}", start + found, "record it again"
