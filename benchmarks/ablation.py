@@ -7,7 +7,6 @@ done is kept under ``--out``: the same command goes on where an interrupted one 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,12 +18,15 @@ import torch
 from worldsim import config as configs
 from worldsim.checkpoint import Stored, WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
+from worldsim.door import leave
 from worldsim.engine.world import load
 from worldsim.evaluation.judge import find_judge
 from worldsim.evaluation.player import open_player
 from worldsim.evaluation.trajectories import MOST_SKIPPED
 from worldsim.evaluation.yardstick import CONTEXT, Scope, evaluate
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.options import MINUTES, SEED, THREADS, Parser
+from worldsim.outputs import try_folder
 from worldsim.ticker import Ticker
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import Recipe, plan_networks, recipe_of
@@ -64,6 +66,7 @@ _STAGES = ("dream", "rollout")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
+    try_folder(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
     names = args.only or list(VARIANTS)
@@ -84,21 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks.ablation",
         description="What parts of a recipe are worth, at equal minutes.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for worlds and figures")
-    parser.add_argument("--minutes", type=float, default=10, help="of training, for each (%(default)s)")
+    parser.add_argument("--minutes", type=MINUTES, default=10, help="of training, for each (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these alone")
     parser.add_argument(
         "--init", default="doom-maze", help="world that place and motion are of (%(default)s)"
     )
     parser.add_argument("--recipe", default="small", help="sizes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
 
@@ -162,4 +165,4 @@ def _inherit(networks: Networks, stored: Networks) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

@@ -24,8 +24,12 @@ from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
 from worldsim.data.video import CodecName
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.player import MixturePlayer
+from worldsim.options import COUNT, PROCESSES, Number, Parser, frame_size
 
 __all__ = ["main"]
+
+_SEED = Number(high=3998)
+"""Seeds of recordings; those above would play the episodes that figures are reported on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,16 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="worldsim record", description="Record a source into a dataset.")
+    parser = Parser(prog="worldsim record", description="Record a source into a dataset.")
     parser.add_argument(
         "source", help='"doom-maze", "take-cover", or "gym:<id>" for any environment with pixels'
     )
-    parser.add_argument("--frames", type=int, default=200_000, help="frames to record at least (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that play (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="fixes the whole recording (%(default)s)")
+    parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record (%(default)s)")
+    parser.add_argument("--workers", type=PROCESSES, default=2, help="processes that play (%(default)s)")
+    parser.add_argument("--seed", type=_SEED, default=0, help="fixes the whole recording (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
     parser.add_argument(
-        "--size", type=_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
+        "--size", type=frame_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
     )
     parser.add_argument(
         "--codec",
@@ -70,11 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 @contextmanager

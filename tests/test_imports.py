@@ -16,7 +16,7 @@ from tests.source_tree import modules, tree
 LAYERS = (
     {"checkpoints", "errors"},
     {"registry"},
-    {"config", "peak", "ticker", "alone", "processor", "pool", "threads"},
+    {"config", "door", "options", "outputs", "peak", "ticker", "alone", "processor", "pool", "threads"},
     {"camera", "controls", "units", "casting"},
     {"kernels"},
     {"pixels", "untrusted"},
@@ -46,7 +46,8 @@ ONLY = {"bridge.client": {"bridge.protocol", "controls", "errors"}}
 """Rooms that are held shorter than their layer: a robot's computer installs little."""
 
 NUMPY_ONLY = (
-    "errors", "registry", "config", "camera", "controls", "units", "bridge.protocol", "bridge.client",
+    "errors", "registry", "config", "door", "options", "outputs", "camera", "controls", "units",
+    "bridge.protocol", "bridge.client",
 )  # fmt: skip
 HEAVY = {"torch", "pygame", "gymnasium", "vizdoom"}
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import worldsim
-from worldsim.errors import WorldsimError
+from worldsim.door import leave
 
 __all__ = ["main"]
 
@@ -38,13 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments = _parser().parse_args(words)
     module, _ = _COMMANDS[arguments.command]
-    try:
-        return int(importlib.import_module(module).main(arguments.rest))
-    except WorldsimError as error:
-        print(f"worldsim: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return leave(lambda: int(importlib.import_module(module).main(arguments.rest)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ __all__ = [
     "DependencyError",
     "EngineError",
     "SourceError",
+    "StorageError",
     "WorldsimError",
     "install",
     "nearest",
@@ -70,6 +73,32 @@ class EngineError(WorldsimError):
 
 class SourceError(WorldsimError):
     """A source that is unknown or that failed."""
+
+
+class StorageError(WorldsimError):
+    """A file or a folder that cannot be made, read or written, or that must not be overwritten."""
+
+    @classmethod
+    def of(cls, error: OSError, place: str | os.PathLike[str] | None = None) -> StorageError:
+        """The same said for people. ``place`` is named where the system named none."""
+        where = error.filename if error.filename is not None else place
+        reason = error.strerror or str(error) or type(error).__name__
+        value = reason if where is None else f"{os.fspath(where)}: {reason}"
+        return cls("the system must allow what a command does", value, _REMEDIES.get(error.errno, ""))
+
+
+_REMEDIES: dict[int | None, str] = {
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "make room on the disk, or choose another place",
+    errno.EDQUOT: "make room on the disk, or choose another place",
+    errno.ENOENT: "make its folder, or choose another place",
+    errno.ENOTDIR: "choose a place within a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "allow more open files: ulimit -n",
+}
+"""What to do about an error of the system, by its number."""
 
 
 class BridgeError(WorldsimError):

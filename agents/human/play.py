@@ -17,7 +17,10 @@ from worldsim.agents.human.keymap import load_keymap
 from worldsim.agents.human.player import DRIVERS, STEPS, Player
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
-from worldsim.errors import ConfigError, WorldsimError
+from worldsim.door import leave
+from worldsim.errors import ConfigError
+from worldsim.options import COUNT, DENOISING, FRAMES_PER_SECOND, SEED, Number, Parser
+from worldsim.outputs import claim_file, free_paths, try_folder
 
 if TYPE_CHECKING:
     from worldsim.engine.engine import Engine
@@ -35,23 +38,17 @@ a keymap replaces the default keys of what it names, for example:
   [mouse]
   sensitivity = 0.004          # radians per pixel; negative: the other way round
 """
+_SCALE = Number(low=1, high=64)
 WALK = 200  # frames, where nobody says how many
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with these arguments and return the exit code: 0, or 2 after an error that was told in one line."""
-    options = _parser().parse_args(argv)
-    try:
-        return _play(options)
-    except (WorldsimError, OSError) as error:
-        print(f"worldsim play: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return leave(lambda: _play(_parser().parse_args(argv)), "worldsim play")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="worldsim play",
         description="Walk through a learned world. F1 shows the keys.",
         epilog=KEYMAP_HELP,
@@ -61,22 +58,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--world", default="doom-maze", help="a world's name or folder (default: %(default)s)")
     add(
         "--start",
-        type=int,
+        type=COUNT,
         default=1,
         help="number of the place to start from, from 1 (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="which dream of that place (default: %(default)s)")
+    add("--seed", type=SEED, default=0, help="which dream of that place (default: %(default)s)")
     add(
         "--steps",
-        type=int,
+        type=DENOISING,
         choices=STEPS,
         default=2,
         help="denoising steps a frame, K (default: %(default)s)",
     )
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
-    add("--fps", type=float, help="frames a second; 0 is as fast as it goes (default: the world's own pace)")
+    add(
+        "--fps",
+        type=FRAMES_PER_SECOND,
+        help="frames a second; 0 is as fast as it goes (default: the world's own pace)",
+    )
     add("--agent", choices=DRIVERS, help="who steers first (default: human; without a window scripted)")
-    add("--scale", type=int, help="window pixels per picture pixel (default: what fits)")
+    add("--scale", type=_SCALE, help="window pixels per picture pixel (default: what fits)")
     add("--fullscreen", action="store_true", help="fill the screen")
     add(
         "--keymap",
@@ -84,15 +85,17 @@ def _parser() -> argparse.ArgumentParser:
         help="TOML file with your keys (default: worldsim/keys.toml in your config folder)",
     )
     add("--headless", action="store_true", help="no window: walk, and write a video and a contact sheet")
-    add("--frames", type=int, help=f"frames to walk without a window (default: {WALK})")
+    add("--frames", type=COUNT, help=f"frames to walk without a window (default: {WALK})")
     add("--record", type=Path, metavar="MP4", help="record to this file, in a window from the first frame on")
+    add("--force", action="store_true", help="replace files of an earlier walk or recording")
     add("--json", action="store_true", help="without a window: one JSON line of figures on stdout")
     add("--out-prefix", default="play", help="files are named after it (default: %(default)s)")
     return parser
 
 
 def _play(options: argparse.Namespace) -> int:
-    _check(options)
+    if options.record:
+        claim_file(options.record, replace=options.force, parents=False)
     if options.headless:
         return _walk(options, options.json)
     if has_display():
@@ -103,13 +106,6 @@ def _play(options: argparse.Namespace) -> int:
     else:
         print("There is no display, so an explorer walks by itself.", file=sys.stderr)
     return _walk(options, True)
-
-
-def _check(options: argparse.Namespace) -> None:
-    for name, least in (("fps", 0), ("scale", 1), ("frames", 1), ("start", 1)):
-        value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise ConfigError(f"--{name} is {least} or more", value)
 
 
 def _window(options: argparse.Namespace) -> int:
@@ -138,12 +134,11 @@ def _window(options: argparse.Namespace) -> int:
 
 def _walk(options: argparse.Namespace, tell: bool) -> int:
     frames = options.frames or WALK
+    video, picture = _walk_paths(options)
     world, engine = _load(options)
     _warm_up(engine, options.seed)
     driver = "scripted" if options.agent in (None, "human") else options.agent
     player = _player(options, world, engine, driver, Stats(window=frames))
-    video = options.record or Path(f"{options.out_prefix}.mp4")
-    picture = options.record.with_suffix(".png") if options.record else Path(f"{options.out_prefix}.png")
     begun = time.perf_counter()
     try:
         result = walk(player, frames, video, picture, _say)
@@ -160,10 +155,25 @@ def _walk(options: argparse.Namespace, tell: bool) -> int:
     return 0
 
 
+def _walk_paths(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Where the video and the sheet of a walk go. Files of an earlier walk stay, unless --force says so."""
+    if options.record:
+        video, picture = options.record, options.record.with_suffix(".png")
+        claim_file(picture, replace=options.force, parents=False)
+        return video, picture
+    try_folder(Path(options.out_prefix).parent, parents=False)
+    if options.force:
+        return Path(f"{options.out_prefix}.mp4"), Path(f"{options.out_prefix}.png")
+    video, picture = free_paths(options.out_prefix, ".mp4", ".png")
+    return video, picture
+
+
 def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     import worldsim  # loading is what takes time: --help does without
 
     world = worldsim.load(options.world, device=options.device)
+    if options.start > max(len(world.starts), 1):
+        raise ConfigError(f"--start must be 1 to {max(len(world.starts), 1)} in this world", options.start)
     return world, world.engine(slots=SLOTS, steps=options.steps, history=HISTORY)
 
 

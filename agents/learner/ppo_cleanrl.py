@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from worldsim.agents.learner.command import make_envs, parser
+from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
+from worldsim.door import leave
 from worldsim.envs.episode_statistics import EpisodeStatistics
 
 __all__ = ["Policy", "Settings", "main", "train"]
@@ -163,16 +163,16 @@ def ppo_loss(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, learn, and save the policy where asked to."""
-    options = parser("Learn to act in a world with PPO, one file.").parse_args(argv)
+    options = read_options("Learn to act in a world with PPO, one file.", argv)
     torch.manual_seed(options.seed)
     envs = make_envs(options)
     policy = Policy(len(envs.dream.world.spec.control_space.combos)).to(envs.device)
     train(EpisodeStatistics(envs), policy, options.timesteps, Settings(rollout=options.rollout), options.seed)
     if options.out:
-        save_model(policy, options.out)
+        save_policy(policy, options.out)
     envs.close()
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from gymnasium import spaces
-from safetensors.torch import save_model
 
-from worldsim.agents.learner.command import make_envs, parser
+from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
+from worldsim.door import leave
 from worldsim.envs.sb3 import SB3VecEnv  # first, for it says what to install where SB3 is missing
 
 # isort: split
@@ -38,7 +38,7 @@ class Features(BaseFeaturesExtractor):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, learn, and save the policy where asked to."""
-    options = parser("Learn to act in a world with Stable-Baselines3's PPO.").parse_args(argv)
+    options = read_options("Learn to act in a world with Stable-Baselines3's PPO.", argv)
     envs = make_envs(options)
     learner = PPO(
         "CnnPolicy",
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     learner.learn(options.timesteps)
     if options.out:
-        save_model(learner.policy, options.out)
+        save_policy(learner.policy, options.out)
     envs.close()
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldsim.agents.learner.command import make_envs, parser
+from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
+from worldsim.door import leave
 from worldsim.envs.skrl import SkrlEnv  # first, for it says what to install where skrl is missing
 
 # isort: split
 import torch
-from safetensors.torch import save_model
 from skrl.agents.torch import ExperimentCfg
 from skrl.agents.torch.ppo import PPO
 from skrl.memories.torch import RandomMemory
@@ -83,17 +83,17 @@ def train(envs: SkrlEnv, policy: Policy, timesteps: int, rollout: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, learn, and save the policy where asked to."""
-    options = parser("Learn to act in a world with skrl's PPO.").parse_args(argv)
+    options = read_options("Learn to act in a world with skrl's PPO.", argv)
     torch.manual_seed(options.seed)
     envs = SkrlEnv(make_envs(options))
     envs.reset(seed=options.seed)
     policy = Policy(envs)
     train(envs, policy, options.timesteps, options.rollout)
     if options.out:
-        save_model(policy, options.out)
+        save_policy(policy, options.out)
     envs.close()
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worldsim.agents.learner.command import make_envs, parser
+from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
+from worldsim.door import leave
 from worldsim.envs.torchrl import TorchRLEnv  # first, for it says what to install where TorchRL is missing
 
 # isort: split
 import torch
-from safetensors.torch import save_model
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
@@ -102,17 +102,17 @@ def improve(loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, batch: TensorDi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, learn, and save the policy where asked to."""
-    options = parser("Learn to act in a world with TorchRL's PPO.").parse_args(argv)
+    options = read_options("Learn to act in a world with TorchRL's PPO.", argv)
     torch.manual_seed(options.seed)
     envs = TorchRLEnv(make_envs(options, autoreset_mode="Disabled"))
     envs.set_seed(options.seed)
     actor, critic = (part.to(envs.device) for part in make_policy(envs.action_spec.space.n))
     train(envs, actor, critic, options.timesteps, options.rollout)
     if options.out:
-        save_model(actor, options.out)
+        save_policy(actor, options.out)
     envs.close()
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

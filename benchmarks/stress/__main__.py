@@ -17,10 +17,14 @@ from benchmarks.stress.companion import Companion, quantile
 from benchmarks.stress.hostile import Flood
 from benchmarks.stress.house import House
 from benchmarks.stress.sums import add, failures
+from worldsim.door import leave
+from worldsim.options import COUNT, NATURAL, PROCESSES, SECONDS, Number, Parser
+from worldsim.outputs import claim_file
 
 __all__ = ["main"]
 
 HISTORY = 16
+_RATE = Number(whole=False)
 ROUNDS = 5
 """Attack and pause take turns, so that whatever else the machine does falls on both."""
 
@@ -134,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the parts; 1 where something was lost, doubled, refused, or did not end as it must."""
     arguments = _parser().parse_args(argv)
     amounts = _amounts(arguments)
+    if arguments.out:
+        claim_file(arguments.out, replace=arguments.resume, remedy="add --resume")
     total: dict[str, Any] = {"refused": []}
     if arguments.resume and arguments.out.exists():
         total = json.loads(arguments.out.read_text())
@@ -154,20 +160,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stress", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.stress", description=__doc__)
     parser.add_argument("--night", action="store_true", help="the long figures; hours")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--messages", type=int, metavar="N", help="hostile messages")
-    parser.add_argument("--rate", type=float, metavar="N", help="of them a second; 0: as fast as they go")
-    parser.add_argument("--floods", type=int, metavar="N", help="processes that send them")
-    parser.add_argument("--restores", type=int, metavar="N", help="hostile snapshots")
-    parser.add_argument("--worlds", type=int, metavar="N", help="hostile checkpoints")
-    parser.add_argument("--kills", type=int, metavar="N", help="kill -9 of a server")
-    parser.add_argument("--engine-kills", type=int, metavar="N", help="kill -9 of engines behind a front")
+    parser.add_argument("--messages", type=NATURAL, metavar="N", help="hostile messages")
+    parser.add_argument("--rate", type=_RATE, metavar="N", help="of them a second; 0: as fast as they go")
+    parser.add_argument("--floods", type=PROCESSES, metavar="N", help="processes that send them")
+    parser.add_argument("--restores", type=NATURAL, metavar="N", help="hostile snapshots")
+    parser.add_argument("--worlds", type=NATURAL, metavar="N", help="hostile checkpoints")
+    parser.add_argument("--kills", type=NATURAL, metavar="N", help="kill -9 of a server")
+    parser.add_argument("--engine-kills", type=NATURAL, metavar="N", help="kill -9 of engines behind a front")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="steps of the churn, in no more than --churn-s"
+        "--steps", type=COUNT, metavar="N", help="steps of the churn, in no more than --churn-s"
     )
-    parser.add_argument("--churn-s", type=float, metavar="S", help="seconds of the churn")
+    parser.add_argument("--churn-s", type=SECONDS, metavar="S", help="seconds of the churn")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the JSON there, too")
     parser.add_argument("--resume", action="store_true", help="add to what an earlier run left in --out")
     return parser
@@ -196,4 +202,4 @@ def _light(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(leave(main))

@@ -20,12 +20,16 @@ from worldsim.bench.sessions import time_handling, time_long_run
 from worldsim.bench.steps import Case, Timing, time_steps
 from worldsim.bench.wire import time_wire
 from worldsim.engine.world import World, load
-from worldsim.errors import ConfigError
 from worldsim.kernels.library import set_aside
+from worldsim.options import COUNT, DENOISING, NATURAL, THREADS, Number, Parser, listed
+from worldsim.outputs import claim_file
 
 __all__ = ["main"]
 
 Result = dict[str, object]
+_SESSIONS = Number(low=1, high=65_536, about="at least one session, and at most 65536")
+_SECONDS = Number(whole=False, high=86_400)
+"""Time of a case; 0: one step."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,6 +37,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; with ``--json`` its last line is one JSON object."""
     args = _parser().parse_args(argv)
+    if args.out:
+        claim_file(args.out, replace=args.force)
     if args.threads:
         torch.set_num_threads(args.threads)
     say = Console(stderr=True).print if args.json else Console().print
@@ -40,11 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = load(args.world, args.device, _DTYPES.get(args.dtype))
         limits = Limits.of(world.device)
         result = {**facts(world, limits), **_MEASURES[args.what](world, limits, args, say)}
-    text = json.dumps(result)
+    if args.json:
+        print(json.dumps(result))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        print(text)
     return 0
 
 
@@ -169,32 +174,23 @@ def _figures(result: Mapping[str, object]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="worldsim bench", description="Measure how fast a world answers.")
+    parser = Parser(prog="worldsim bench", description="Measure how fast a world answers.")
     add = parser.add_argument
     add("what", nargs="?", default="all", choices=list(_MEASURES), help="everything (default), or a part")
     add("--world", default="doom-maze", help="a shipped name or a folder (%(default)s)")
     add("--quick", action="store_true", help="the whole in four minutes on two cores")
-    add("--batch", type=_numbers, default=[1, 16, 64], help="step: sessions, e.g. 1,16,64 (default)")
-    add("--steps", type=_passes, default=[1, 2, 4], help="step: denoising passes K, e.g. 1,2,4 (default)")
-    add("--history", type=int, default=0, help="step: frames kept for rewinding (%(default)s)")
-    add("--seconds", type=float, default=5.0, help="for each case (%(default)s)")
-    add("--long", type=int, default=36_000, help="frames of the long run (%(default)s)")
-    add("--frames", type=int, default=1000, help="reproduce: frames to compare (%(default)s)")
+    add("--batch", type=listed(_SESSIONS), default=[1, 16, 64], help="step: sessions, e.g. 1,16,64 (default)")
+    add("--steps", type=listed(DENOISING), default=[1, 2, 4], help="step: passes K, e.g. 1,2,4 (default)")
+    add("--history", type=NATURAL, default=0, help="step: frames kept for rewinding (%(default)s)")
+    add("--seconds", type=_SECONDS, default=5.0, help="for each case (%(default)s)")
+    add("--long", type=COUNT, default=36_000, help="frames of the long run (%(default)s)")
+    add("--frames", type=COUNT, default=1000, help="reproduce: frames to compare (%(default)s)")
     add("--json", action="store_true", help="print JSON on the last line; all else goes to standard error")
     add("--out", type=Path, help="also write the JSON there")
+    add("--force", action="store_true", help="replace the file --out")
     add("--device", default="auto")
     add("--dtype", choices=_DTYPES, help="default: float32 where kernels make the frames")
     add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
-    add("--threads", type=int, help="CPU threads (default: all)")
+    add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
-
-def _numbers(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 1:
-        raise ConfigError("a batch must have at least one session", text)
-    return numbers
-
-
-def _passes(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]

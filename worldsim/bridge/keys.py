@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import zmq
 
 from worldsim.errors import BridgeError
+from worldsim.options import Parser
 
 __all__ = ["Guests", "ServerKeys", "add_client", "main", "read_clients"]
 
@@ -114,7 +114,7 @@ def read_clients(folder: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``worldsim keys new NAME --dir DIR``."""
-    parser = argparse.ArgumentParser(prog="worldsim keys", description=main.__doc__)
+    parser = Parser(prog="worldsim keys", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser("new", help="make a key pair for a client, and the server's if there is none")
     new.add_argument("name", help="the client's")

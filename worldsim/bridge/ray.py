@@ -8,7 +8,6 @@ opened on. Ray starts them, holds their devices and ends them; what clients say 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import signal
 import threading
@@ -18,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.bridge.server import Options, Server
+from worldsim.door import leave
 from worldsim.engine.world import load
 from worldsim.errors import ConfigError, DependencyError, install
+from worldsim.options import COUNT, DENOISING, PROCESSES, Number, Parser
+from worldsim.sampling.flow import STEPS
 
 __all__ = ["Cluster", "Host", "launch", "main"]
+
+_SHARE = Number(whole=False, high=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +118,15 @@ def launch(host: Host, engines: int, *, gpus: float = 1.0, cpus: float = 1.0) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch engines, print their addresses, one a line, and end them at SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m worldsim.bridge.ray", description="Serve with Ray.")
+    parser = Parser(prog="python -m worldsim.bridge.ray", description="Serve with Ray.")
     parser.add_argument("world", help="a shipped world's name, or a folder that every machine has")
-    parser.add_argument("--engines", type=int, default=1, help="one per device (%(default)s)")
-    parser.add_argument("--gpus", type=float, default=1.0, help="of each engine (%(default)s)")
-    parser.add_argument("--cpus", type=float, default=1.0, help="of each engine (%(default)s)")
-    parser.add_argument("--slots", type=int, default=64, help="sessions of an engine (%(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="denoising passes per frame, K (%(default)s)")
+    parser.add_argument("--engines", type=PROCESSES, default=1, help="one per device (%(default)s)")
+    parser.add_argument("--gpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
+    parser.add_argument("--cpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
+    parser.add_argument("--slots", type=COUNT, default=64, help="sessions of an engine (%(default)s)")
+    parser.add_argument(
+        "--steps", type=DENOISING, choices=STEPS, default=2, help="denoising passes a frame, K (%(default)s)"
+    )
     parser.add_argument("--keys", metavar="DIR", help="a folder of keys that every machine has")
     parser.add_argument("--host", help="address to bind on each machine (default: as Ray knows it)")
     parser.add_argument("--cluster", help="Ray's address (default: RAY_ADDRESS, or this machine alone)")
@@ -145,4 +151,4 @@ def _ray() -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main))

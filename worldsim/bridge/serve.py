@@ -26,6 +26,7 @@ from worldsim.bridge.server import Options, Server
 from worldsim.bridge.status import StatusPage
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import load
+from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Parser
 from worldsim.sampling.flow import STEPS
 
 __all__ = ["main"]
@@ -104,7 +105,7 @@ def _await_front(asked: threading.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="worldsim serve", description=__doc__.partition(":")[2].strip().capitalize()
     )
     parser.add_argument("world", help="a shipped world's name, or a folder")
@@ -122,38 +123,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keys", type=Path, metavar="DIR", help="let in those whose keys are here; see `worldsim keys`"
     )
-    parser.add_argument("--slots", type=int, default=64, help="sessions of one batch (%(default)s)")
+    parser.add_argument("--slots", type=COUNT, default=64, help="sessions of one batch (%(default)s)")
     parser.add_argument(
         "--parking",
-        type=int,
+        type=NATURAL,
         default=0,
         metavar="MIB",
         help="memory for sessions beyond the slots (%(default)s)",
     )
     parser.add_argument(
-        "--steps", type=int, choices=STEPS, default=2, help="denoising passes per frame, K (%(default)s)"
+        "--steps", type=DENOISING, choices=STEPS, default=2, help="denoising passes a frame, K (%(default)s)"
     )
-    parser.add_argument("--history", type=int, default=16, help="frames to rewind (%(default)s)")
-    parser.add_argument("--context", type=int, help="frames of past (default: as trained)")
+    parser.add_argument("--history", type=NATURAL, default=16, help="frames to rewind (%(default)s)")
+    parser.add_argument("--context", type=COUNT, help="frames of past (default: as trained)")
     parser.add_argument(
-        "--metrics-port", type=int, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1"
+        "--metrics-port", type=PORT, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1"
     )
     parser.add_argument(
         "--ttl",
-        type=float,
+        type=SECONDS,
         default=30.0,
         help="seconds that a silent client keeps its sessions (%(default)s)",
     )
     parser.add_argument(
         "--engines",
-        type=int,
+        type=PROCESSES,
         default=1,
         help="processes, one per device, behind the one address (%(default)s)",
     )
     parser.add_argument("--behind-front", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
 

@@ -83,9 +83,9 @@ def long_walk(
         frames = np.stack([answers[session].frame for session in sessions])
         looks.add(frames, before, rest)
         before = frames
-        if t % _EVERY == 0:
+        if judge is not None and t % _EVERY == 0:
             seen.append(small(frames))
-    return looks.scores() | _features(judge, np.stack(seen, 1))
+    return looks.scores() | (_features(judge, np.stack(seen, 1)) if judge is not None else {})
 
 
 def real_walks(
@@ -101,7 +101,8 @@ def real_walks(
         looks = _Looks()
         for before, frame in zip(run.frames[:-1], run.frames[1:], strict=True):
             looks.add(frame[None], before[None], run.frames[:1])
-        rows.append(looks.scores() | _features(judge, small(run.frames[1::_EVERY])[None]))
+        features = _features(judge, small(run.frames[1::_EVERY])[None]) if judge is not None else {}
+        rows.append(looks.scores() | features)
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
@@ -134,7 +135,9 @@ def play_figures(dream: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]
     } | figures
 
 
-def idle_figures(dream: Mapping[str, np.ndarray], floor: float, ceiling: float) -> dict[str, Figure]:
+def idle_figures(
+    dream: Mapping[str, np.ndarray], floor: float | None, ceiling: float | None
+) -> dict[str, Figure]:
     """``idle_psnr`` and ``idle_motion`` of walks without any key, where nothing moves by itself."""
     frames = dream["motion"].shape[1]
     end = slice(-max(round(SHARE * frames), 1), None)
@@ -203,9 +206,9 @@ def _first_to_last(features: np.ndarray) -> float:
     return frechet(_flat(features[:, :count]), _flat(features[:, -count:]))
 
 
-def _features(judge: Judge | None, frames: np.ndarray) -> dict[str, np.ndarray]:
+def _features(judge: Judge, frames: np.ndarray) -> dict[str, np.ndarray]:
     """Of small frames [N, T, 60, 80, 3]."""
-    return {} if judge is None else {"features": judge.features(frames)}
+    return {"features": judge.features(frames)}
 
 
 def _flat(features: np.ndarray) -> np.ndarray:

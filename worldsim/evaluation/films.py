@@ -12,10 +12,12 @@ from worldsim.data.recorder import Player
 from worldsim.engine.world import World
 from worldsim.evaluation.mp4 import encode
 from worldsim.evaluation.open_loop import Walk, dream
-from worldsim.evaluation.trajectories import check_seeds, collect, reporting_seeds
+from worldsim.evaluation.trajectories import check_seeds, collect_longest, reporting_seeds
 
-__all__ = ["FILM_FRAMES", "Films", "film", "write_films"]
+__all__ = ["FILM_FRAMES", "SHEET", "Films", "film", "write_films"]
 
+SHEET = "sheet.png"
+"""Name of the contact sheet."""
 FILM_FRAMES = 350
 """Twenty seconds at 17.5 frames a second."""
 _CONTEXT = 4
@@ -44,11 +46,14 @@ def film(
 ) -> Films:
     """Dream ``count`` reporting episodes. Keys and look only; poses are predicted.
 
+    Where episodes are short, films have fewer than ``frames``.
+
     Raises:
         SourceError: the episodes are too short.
     """
     check_seeds(start.seed for start in world.starts)
-    true = collect(player, reporting_seeds(seed), count, _CONTEXT + frames)
+    true = collect_longest(player, reporting_seeds(seed), count, _CONTEXT + frames, _CONTEXT + 1)
+    frames = true.frames.shape[1] - _CONTEXT
     walk = Walk(context=_CONTEXT, frames=frames, steps=steps, controls=true.controls)
     dreamt = [true.frames[:, _CONTEXT - 1]]
     dreamt += [
@@ -79,7 +84,7 @@ def write_films(
     for name, pair in zip(films.seeds, films.pairs, strict=True):
         video = encode(np.concatenate(list(pair), 2), films.fps)
         (folder / f"{name}.mp4").write_bytes(video)
-    Image.fromarray(films.sheet()).save(folder / "sheet.png")
+    Image.fromarray(films.sheet()).save(folder / SHEET)
 
 
 def _sheet(pairs: np.ndarray, seeds: tuple[int, ...], fps: float) -> np.ndarray:

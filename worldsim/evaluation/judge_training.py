@@ -27,10 +27,14 @@ from worldsim.evaluation.judge_lessons import Lessons, Seen
 from worldsim.evaluation.judge_loss import judge_loss
 from worldsim.evaluation.judge_network import HEIGHT, WIDTH, JudgeConfig, JudgeNetwork
 from worldsim.evaluation.judge_optimizer import Muon
+from worldsim.options import MINUTES, SEED, THREADS, Number, Parser
+from worldsim.outputs import claim_file
 from worldsim.ticker import Ticker
 
 __all__ = ["main", "train"]
 
+_FRAMES_PLAYED = Number(low=1000)
+"""Real frames; a tenth as many more are held out."""
 _SHORT, _LONG = 4, 20
 """Frames of a clip, at first and later."""
 _FRAMES, _KEPT_FRAMES = 100, 640
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     path = args.out or checkpoints.FOLDER / "judges" / f"{args.source}.safetensors"
+    claim_file(path, replace=args.resume or args.force, remedy="add --resume or --force")
     begun = Judge.load(path).network if args.resume else None
     player = _player(args.source)
     try:
@@ -68,18 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="worldsim judge", description="Train the judge of a source.")
+    parser = Parser(prog="worldsim judge", description="Train the judge of a source.")
     parser.add_argument("source", help="a source with camera poses, e.g. doom-maze")
     parser.add_argument("--out", type=Path, help="file (default: among the shipped ones)")
     parser.add_argument(
-        "--frames", type=int, default=200_000, help="real frames, 15 KB of memory each (%(default)s)"
+        "--frames", type=_FRAMES_PLAYED, default=200_000, help="real frames, 15 KB each (%(default)s)"
     )
     parser.add_argument(
-        "--minutes", type=float, default=40, help="of training, in processor time (%(default)s)"
+        "--minutes", type=MINUTES, default=40, help="of training, in processor time (%(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="train the judge in that file further")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace the judge in that file")
+    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads (%(default)s)")
     return parser
 
 

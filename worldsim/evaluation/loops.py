@@ -78,13 +78,13 @@ def score_loops(world: World, loops: list[Loop], steps: int, seed: int) -> dict[
     return scores
 
 
-def loop_figures(scores: Mapping[str, np.ndarray], seconds: int, ceiling: float) -> dict[str, Figure]:
+def loop_figures(scores: Mapping[str, np.ndarray], seconds: int, ceiling: float | None) -> dict[str, Figure]:
     """``loop8_psnr``, ``loop8_poseless``, ``loop8_self`` and ``loop8_poseless_self`` for 8 seconds."""
     far, name = estimate(scores["far"]).value, f"loop{seconds}"
     real = estimate(scores["real_self"]).value
     back = f"back after {seconds} s, around or out and back"
 
-    def against(key: str, text: str, best: float) -> Figure:
+    def against(key: str, text: str, best: float | None) -> Figure:
         about = f"{back}, {text}; floor: what the environment shows halfway; ceiling: "
         about += "the environment's two passes" if best == real else "tokenizer_psnr"
         return figure(estimate(scores[key]), about, floor=far, ceiling=best)

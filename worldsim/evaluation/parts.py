@@ -16,6 +16,7 @@ import numpy as np
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
 from worldsim.evaluation import drift, keys, loops, outcomes
+from worldsim.evaluation.failures import Failures
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.judge import Judge
 from worldsim.evaluation.stage import Moment, Stage, moments
@@ -29,8 +30,20 @@ _BATCH = 8
 _LONGEST = 900
 """Frames of a walk that the environment is asked for: its own episodes are cut at about a thousand."""
 
-Job = Callable[[], tuple[str, Mapping[str, np.ndarray]]]
-"""Gives the name of the part that it is of, and its scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Dreams of one part, which may run beside those of others."""
+
+    part: str
+    """Its name."""
+    dream: Callable[[], Mapping[str, np.ndarray]]
+    """Gives its scores."""
+
+    def __call__(self) -> tuple[str, Mapping[str, np.ndarray]]:
+        """The part's name, and scores."""
+        return self.part, self.dream()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +73,7 @@ class Parts:
     jobs: list[Job] = field(default_factory=list)
     real: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     dreamt: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    failures: Failures = field(default_factory=Failures)
 
     def add(self, name: str, scores: Mapping[str, np.ndarray]) -> None:
         """Take in what a job gave."""
@@ -67,24 +81,29 @@ class Parts:
         for key, values in scores.items():
             held[key] = np.concatenate([held[key], values]) if key in held else values
 
-    def figures(self, names: tuple[str, ...], floor: float, ceiling: float) -> dict[str, Figure]:
-        """All figures of the parts, for a world of these keys.
+    def figures(
+        self, names: tuple[str, ...], floor: float | None, ceiling: float | None
+    ) -> dict[str, Figure]:
+        """All figures of the parts, for a world of these keys; a part that failed has none.
 
         ``floor`` and ``ceiling``: dB of an unrelated frame, and of a frame encoded and decoded.
         """
+        dreamt, real = self.dreamt, self.real
+        loop_names = sorted((name for name in dreamt if name.startswith("loop")), key=lambda n: int(n[4:]))
+        made: dict[str, Callable[[], dict[str, Figure]]] = {
+            "keys": lambda: keys.key_figures(dreamt["keys"]["motion"], real["keys"], names),
+            **{
+                name: partial(loops.loop_figures, dreamt[name], int(name[4:]), ceiling) for name in loop_names
+            },
+            "play": lambda: drift.play_figures(dreamt["play"], real["play"]),
+            "idle": lambda: drift.idle_figures(dreamt["idle"], floor, ceiling),
+            "ends": lambda: outcomes.outcome_figures(dreamt["ends"]),
+        }
         figures: dict[str, Figure] = {}
-        if "keys" in self.dreamt:
-            figures |= keys.key_figures(self.dreamt["keys"]["motion"], self.real["keys"], names)
-        for name in sorted(
-            (name for name in self.dreamt if name.startswith("loop")), key=lambda n: int(n[4:])
-        ):
-            figures |= loops.loop_figures(self.dreamt[name], int(name[4:]), ceiling)
-        if "play" in self.dreamt:
-            figures |= drift.play_figures(self.dreamt["play"], self.real["play"])
-        if "idle" in self.dreamt:
-            figures |= drift.idle_figures(self.dreamt["idle"], floor, ceiling)
-        if "ends" in self.dreamt:
-            figures |= outcomes.outcome_figures(self.dreamt["ends"])
+        for name, make in made.items():
+            if name in dreamt and name not in self.failures:
+                with self.failures.of(name):
+                    figures |= make()
         return figures
 
 
@@ -99,7 +118,7 @@ def prepare(
     seeds: Iterator[int],
     seed: int,
 ) -> Parts:
-    """Go through the real environment, and lay out the dreams.
+    """Go through the real environment, and lay out the dreams. A part that fails is noted and left out.
 
     Args:
         world: the world.
@@ -113,27 +132,47 @@ def prepare(
     """
     parts, dream = Parts(), _Dreamer(world, steps, seed)
     if sizes.endings:
-        stretches = outcomes.endings(player, seeds, sizes.endings)
-        if stretches:
-            parts.jobs.append(lambda: ("ends", outcomes.score_outcomes(world, stretches)))
+        with parts.failures.of("ends"):
+            stretches = outcomes.endings(player, seeds, sizes.endings)
+            if stretches:
+                parts.jobs.append(Job("ends", partial(outcomes.score_outcomes, world, stretches)))
     if stage is None:
         return parts
-    found = moments(player, seeds, max(sizes.moments, 2 * sizes.walks), _CONTEXT, 0)
-    if judge is not None and sizes.moments:
-        parts.real["keys"], able = keys.real_pulls(stage, judge, found[: sizes.moments])
-        parts.jobs += [partial(dream.keys, judge, some, i) for i, some in _split(able, 2)]
+    found: list[Moment] = []
+    with parts.failures.of("moments"):
+        found = moments(player, seeds, max(sizes.moments, 2 * sizes.walks), _CONTEXT, 0)
+    if judge is not None and sizes.moments and found:
+        with parts.failures.of("keys"):
+            parts.real["keys"], able = keys.real_pulls(stage, judge, found[: sizes.moments])
+            parts.jobs += [
+                Job("keys", partial(dream.keys, judge, some, i)) for i, some in _split(able, 2)
+            ]
     if sizes.loops and loops.can_loop(stage):
         for seconds in sizes.seconds:
-            frames = round(seconds * world.spec.fps)
-            begun = moments(player, seeds, sizes.loops, _CONTEXT, frames // 2)
-            ways = loops.real_loops(stage, begun, frames)
-            parts.jobs += [
-                partial(dream.loops, f"loop{seconds}", some, i) for i, some in _split(ways, _BATCH)
-            ]
-    if sizes.walks:
+            with parts.failures.of(f"loop{seconds}"):
+                _prepare_loops(parts, dream, player, stage, sizes.loops, seconds, seeds)
+    if sizes.walks and found:
         walker = replace(dream, steps=sizes.walk_steps or steps)
-        _prepare_walks(parts, walker, stage, judge, sizes, found[: 2 * sizes.walks])
+        with parts.failures.of("play"):
+            _prepare_walks(parts, walker, stage, judge, sizes, found[: 2 * sizes.walks])
     return parts
+
+
+def _prepare_loops(
+    parts: Parts,
+    dream: _Dreamer,
+    player: Player,
+    stage: Stage,
+    count: int,
+    seconds: int,
+    seeds: Iterator[int],
+) -> None:
+    frames = round(seconds * dream.world.spec.fps)
+    begun = moments(player, seeds, count, _CONTEXT, frames // 2)
+    ways = loops.real_loops(stage, begun, frames)
+    parts.jobs += [
+        Job(f"loop{seconds}", partial(dream.loops, some, i)) for i, some in _split(ways, _BATCH)
+    ]
 
 
 def _prepare_walks(
@@ -155,7 +194,7 @@ def _prepare_walks(
     rest = np.stack([drift.at_rest(stage, moment) for moment in found])
     # The longest of all jobs: first, so that shorter ones fill what one worker has left when another ends.
     parts.jobs[:0] = [
-        partial(dream.walk, name, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i)
+        Job(name, partial(dream.walk, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i))
         for name, walked in (("play", play), ("idle", idle))
         for i, some in _split(found[: len(walked)], _BATCH // 2)
     ]
@@ -169,24 +208,22 @@ class _Dreamer:
     steps: int
     seed: int
 
-    def keys(self, judge: Judge, some: list[Moment], first: int) -> tuple[str, Mapping[str, np.ndarray]]:
-        motion = keys.dreamt_pulls(self.world, judge, some, self.steps, self.seed + first)
-        return "keys", {"motion": motion}
+    def keys(self, judge: Judge, some: list[Moment], first: int) -> Mapping[str, np.ndarray]:
+        return {"motion": keys.dreamt_pulls(self.world, judge, some, self.steps, self.seed + first)}
 
-    def loops(self, name: str, some: list[loops.Loop], first: int) -> tuple[str, Mapping[str, np.ndarray]]:
-        return name, loops.score_loops(self.world, some, self.steps, self.seed + first)
+    def loops(self, some: list[loops.Loop], first: int) -> Mapping[str, np.ndarray]:
+        return loops.score_loops(self.world, some, self.steps, self.seed + first)
 
     def walk(
         self,
-        name: str,
         judge: Judge | None,
         some: list[Moment],
         given: tuple[np.ndarray, np.ndarray],
         first: int,
-    ) -> tuple[str, Mapping[str, np.ndarray]]:
+    ) -> Mapping[str, np.ndarray]:
         """``given``: controls, and what is seen at rest."""
         seed = self.seed + first
-        return name, drift.long_walk(self.world, judge, some, *given, steps=self.steps, seed=seed)
+        return drift.long_walk(self.world, judge, some, *given, steps=self.steps, seed=seed)
 
 
 def _split(items: list[_T], size: int) -> list[tuple[int, list[_T]]]:

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
+from worldsim.data.recorder import Player
+from worldsim.data.video import require_av
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.compare import comparison, read_report
-from worldsim.evaluation.figure import Figure
-from worldsim.evaluation.films import FILM_FRAMES, write_films
+from worldsim.evaluation.films import FILM_FRAMES, SHEET, write_films
 from worldsim.evaluation.judge import Judge, find_judge
 from worldsim.evaluation.page.cases import cases_of
-from worldsim.evaluation.page.page import page_of
+from worldsim.evaluation.page.page import PAGE, page_of
 from worldsim.evaluation.player import open_player
 from worldsim.evaluation.table import table_of
-from worldsim.evaluation.trajectories import MOST_SKIPPED
+from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
 from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, Report, Scope, evaluate
+from worldsim.options import COUNT, DENOISING, THREADS, Number, Parser
+from worldsim.outputs import claim_folder
 from worldsim.sampling.flow import STEPS
 from worldsim.ticker import Ticker
 
 __all__ = ["main"]
 
+_SEED = Number(high=RUNS - 1)
+"""Reporting runs."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -49,60 +54,97 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compare:
         if args.out or args.videos:
             raise ConfigError("a comparison has no page and no videos", None, "leave --out and --videos out")
-        found = [read_report(Path(it)) if Path(it).is_file() else _measure(it, args) for it in args.compare]
+        found = [read_report(Path(it)) if Path(it).is_file() else _compared(it, args) for it in args.compare]
         print(json.dumps(found, indent=1)) if args.json else Console().print(comparison(*found))
         return 0
-    told = _measure(args.world, args)
-    if args.json:
-        print(json.dumps(told, indent=1))
-    else:
-        figures = {name: Figure(**row) for name, row in told.pop("figures").items()}
-        Console().print(table_of(figures, told))
+    _claim(args)
+    with _opened(args.world, args) as (world, player, scope):
+        report, facts = _measure(world, player, scope, args)
+        if args.json:
+            print(json.dumps(_told(report, facts), indent=1), flush=True)
+        else:
+            Console().print(table_of(report.figures, facts))
+        _write(world, player, report, facts, args)
     return 0
 
 
-def _measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a world; what the figures depend on, and the figures. Writes the page and the videos."""
-    began = time.monotonic()
-    threads = args.threads or torch.get_num_threads()
+def _claim(args: argparse.Namespace) -> None:
+    """Try everything that the end needs before hours of measuring."""
+    if args.out or args.videos:
+        require_av()
+    if args.out:
+        claim_folder(args.out, [PAGE], replace=args.force)
+    if args.videos:
+        claim_folder(args.videos, [SHEET], replace=args.force)
+
+
+@contextmanager
+def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Player, Scope]]:
+    """A world, a player of its source and how much to measure."""
     world = load(name, args.device, _DTYPES.get(args.dtype))
-    workers = threads if world.device.type == "cpu" else 1
     scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
-    judge = Judge.load(args.judge) if args.judge else find_judge(world.spec)
     player = open_player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
-    stage = getattr(player, "source", None)
     try:
-        with Ticker("measuring", 1.0) as ticker, _torch_threads(threads // workers):
-            report = evaluate(
-                world,
-                player,
-                scope,
-                stage=stage,
-                judge=judge,
-                baselines=tuple(map(Baseline.load, args.baseline)),
-                steps=args.steps,
-                seed=args.seed,
-                workers=workers,
-                on_progress=ticker.update,
-            )
-            cases = cases_of(world, player, report, args.steps) if args.out else []
-        if args.videos:
-            write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
+        yield world, player, scope
     finally:
         player.close()
+
+
+def _measure(
+    world: World, player: Player, scope: Scope, args: argparse.Namespace
+) -> tuple[Report, dict[str, object]]:
+    """Measure a world; the figures, and what they depend on."""
+    began = time.monotonic()
+    threads = args.threads or torch.get_num_threads()
+    workers = threads if world.device.type == "cpu" else 1
+    with Ticker("measuring", 1.0) as ticker, _torch_threads(threads // workers):
+        report = evaluate(
+            world,
+            player,
+            scope,
+            stage=getattr(player, "source", None),
+            judge=Judge.load(args.judge) if args.judge else find_judge(world.spec),
+            baselines=tuple(map(Baseline.load, args.baseline)),
+            steps=args.steps,
+            seed=args.seed,
+            workers=workers,
+            on_progress=ticker.update,
+        )
+    for part, reason in report.failures.items():
+        print(f"not measured: {part}: {reason}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    facts = {**_facts(world, report, args.steps, args.seed), "threads": threads, "seconds": seconds}
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        page = page_of(report, facts, world.spec.control_space.keys, cases)
-        (args.out / "index.html").write_text(page, encoding="utf-8")
-    return {**facts, "figures": {key: asdict(figure) for key, figure in report.figures.items()}}
+    facts = _facts(world, report, args.steps, args.seed)
+    return report, {**facts, "threads": threads, "seconds": seconds}
+
+
+def _compared(name: str, args: argparse.Namespace) -> dict[str, object]:
+    """What ``--json`` tells of a world."""
+    with _opened(name, args) as (world, player, scope):
+        return _told(*_measure(world, player, scope, args))
+
+
+def _told(report: Report, facts: Mapping[str, object]) -> dict[str, object]:
+    figures = {key: asdict(figure) for key, figure in report.figures.items()}
+    return {**facts, "failures": dict(report.failures), "figures": figures}
+
+
+def _write(
+    world: World, player: Player, report: Report, facts: dict[str, object], args: argparse.Namespace
+) -> None:
+    """Write the page and the videos: after the figures, which are told even where these cannot be kept."""
+    if args.out and "true.psnr" in report.scores:
+        page = page_of(
+            report, facts, world.spec.control_space.keys, cases_of(world, player, report, args.steps)
+        )
+        (args.out / PAGE).write_text(page, encoding="utf-8")
+    if args.videos:
+        write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip()
     )
     parser.add_argument("world", nargs="?", help="a shipped world's name, or a folder")
@@ -119,10 +161,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--steps", type=int, choices=STEPS, default=2, help="denoising passes per frame, K (%(default)s)"
+        "--steps", type=DENOISING, choices=STEPS, default=2, help="denoising passes a frame, K (%(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="which reporting run; each has its own episodes (%(default)s)"
+        "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes (%(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write DIR/index.html, a page to look at"
@@ -130,8 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--videos", type=Path, metavar="DIR", help="also write videos, dream | engine, and a contact sheet"
     )
-    parser.add_argument("--horizon", type=int, default=256, help="frames of the longest dream (%(default)s)")
-    parser.add_argument("--trajectories", type=int, help="how many")
+    parser.add_argument("--force", action="store_true", help="replace what is in --out and --videos")
+    parser.add_argument("--horizon", type=COUNT, default=256, help="frames of the dreams (%(default)s)")
+    parser.add_argument("--trajectories", type=COUNT, help="how many")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"
     )
@@ -139,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
     parser.add_argument(
-        "--threads", type=int, help="CPU threads; figures do not depend on them (default: all)"
+        "--threads", type=THREADS, help="CPU threads; figures do not depend on them (default: all)"
     )
     return parser
 
@@ -152,7 +195,7 @@ def _longest(scope: Scope, args: argparse.Namespace, fps: float) -> int:
 
 
 def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, object]:
-    """What the figures depend on."""
+    """All that the figures depend on."""
     return {
         "world": world.name,
         "digest": world.digest,
@@ -166,7 +209,8 @@ def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, obj
         "trajectories": len(report.seeds),
         "next_frames": report.scored,
         "seed": seed,
-        "episodes": [min(report.seeds), max(report.seeds)],
+        "length": report.length,
+        "episodes": [min(report.seeds), max(report.seeds)] if report.seeds else [],
         "device": str(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
     }

@@ -13,17 +13,55 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.recorder import Player
 from worldsim.errors import DataError, SourceError
 
-__all__ = ["MOST_SKIPPED", "REPORTING_SEEDS", "Trajectories", "check_seeds", "collect", "reporting_seeds"]
+__all__ = [
+    "MOST_SKIPPED",
+    "REPORTING_SEEDS",
+    "RUNS",
+    "ShortEpisodesError",
+    "Trajectories",
+    "check_seeds",
+    "collect",
+    "collect_longest",
+    "reporting_seeds",
+]
 
 REPORTING_SEEDS = range(4_000_000_000, 4_200_000_000)
 """Seeds of the episodes that figures are reported on. Recordings number theirs upwards from multiples of
 1,000,003, so that all recordings with a seed below 3,999 stay clear of these; starts come from recordings."""
 
 _PER_RUN = 10_000
+RUNS = len(REPORTING_SEEDS) // _PER_RUN
+"""How many reporting runs there are, each with episodes of its own."""
 MOST_SKIPPED = 64
 """How far into its episode a stretch begins, at most."""
 _TRIES = 8
 """Episodes played per trajectory wanted, at most."""
+
+
+class ShortEpisodesError(SourceError):
+    """Nearly all episodes end before the stretch that is wanted of them.
+
+    Args:
+        rule, value, remedy: see :class:`worldsim.errors.WorldsimError`.
+        lengths: frames of the episodes that were played.
+    """
+
+    def __init__(self, rule: str, value: object, remedy: str, lengths: list[int]) -> None:
+        super().__init__(rule, value, remedy)
+        self.lengths = lengths
+
+    def reachable(self, least: int) -> int:
+        """Frames that every second of these episodes has.
+
+        Raises:
+            ShortEpisodesError: these are fewer than ``least``.
+        """
+        half = int(np.median(self.lengths))
+        if half < least:
+            rule = f"half of a source's episodes must have {least} frames or more"
+            remedy = "measure a source of longer episodes"
+            raise ShortEpisodesError(rule, f"{half} frames", remedy, self.lengths)
+        return half
 
 
 @dataclass(frozen=True)
@@ -55,9 +93,8 @@ def reporting_seeds(run: int) -> Iterator[int]:
     Raises:
         DataError: there is no such run.
     """
-    runs = len(REPORTING_SEEDS) // _PER_RUN
-    if not 0 <= run < runs:
-        raise DataError(f"the seed of a report must be in 0..{runs - 1}", run)
+    if not 0 <= run < RUNS:
+        raise DataError(f"the seed of a report must be in 0..{RUNS - 1}", run)
     return iter(REPORTING_SEEDS[run * _PER_RUN : (run + 1) * _PER_RUN])
 
 
@@ -80,11 +117,13 @@ def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Tr
     end too early are passed over.
 
     Raises:
-        SourceError: nearly all episodes end too early.
+        ShortEpisodesError: nearly all episodes end too early.
     """
     found: list[tuple[EpisodeArrays, int]] = []
+    lengths: list[int] = []
     for _ in range(_TRIES * count):
         episode = player.play(next(seeds))
+        lengths.append(len(episode))
         room = len(episode) - length
         if room >= 0:
             skip = np.random.default_rng(episode.seed).integers(min(room, MOST_SKIPPED) + 1)
@@ -92,7 +131,22 @@ def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Tr
         if len(found) == count:
             return _stretches(found, length)
     rule = f"a source must play episodes of at least {length} frames"
-    raise SourceError(rule, f"{len(found)} of {_TRIES * count}", "choose a shorter --horizon")
+    raise ShortEpisodesError(rule, f"{len(found)} of {_TRIES * count}", "choose a shorter --horizon", lengths)
+
+
+def collect_longest(
+    player: Player, seeds: Iterator[int], count: int, length: int, least: int
+) -> Trajectories:
+    """As :func:`collect`; where episodes are short, stretches of as many frames as half of the episodes have.
+
+    Raises:
+        ShortEpisodesError: half of the episodes have fewer than ``least`` frames.
+    """
+    while True:
+        try:
+            return collect(player, seeds, count, length)
+        except ShortEpisodesError as short:
+            length = short.reachable(least)
 
 
 def _stretches(found: list[tuple[EpisodeArrays, int]], length: int) -> Trajectories:

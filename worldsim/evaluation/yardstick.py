@@ -5,22 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 import numpy as np
 
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
-from worldsim.errors import SourceError
+from worldsim.errors import ConfigError, SourceError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.score import baseline_figures
 from worldsim.evaluation.batch import Batch, score_batch, score_long
-from worldsim.evaluation.figure import Figure
+from worldsim.evaluation.failures import Failures
+from worldsim.evaluation.figure import Figure, estimate
 from worldsim.evaluation.figures import figures_of
 from worldsim.evaluation.judge import Judge, can_be_judged
-from worldsim.evaluation.parts import Parts, Sizes, prepare
+from worldsim.evaluation.parts import Job, Parts, Sizes, prepare
 from worldsim.evaluation.stage import Stage
-from worldsim.evaluation.trajectories import Trajectories, check_seeds, collect, reporting_seeds
+from worldsim.evaluation.trajectories import (
+    ShortEpisodesError,
+    Trajectories,
+    check_seeds,
+    collect,
+    reporting_seeds,
+)
 
 __all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "Report", "Scope", "evaluate"]
 
@@ -74,11 +82,13 @@ class Report:
     scored: int
     """Teacher-forced frames that were scored."""
     length: int
-    """Frames of each of these stretches."""
+    """Frames of each of these stretches; fewer than asked for where episodes are short."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     """What the figures are of, per trajectory."""
     parts: Parts = field(default_factory=Parts, compare=False, repr=False)
     """Likewise of keys, loops, long walks and ends."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Parts that could not be measured, each with the reason."""
 
 
 def evaluate(
@@ -111,30 +121,57 @@ def evaluate(
 
     Raises:
         DataError: a start's seed is a reporting seed.
-        SourceError: the player plays another source, or its episodes are too short.
+        SourceError: the player plays another source, or nothing could be measured.
+        ConfigError: a baseline of another frame size or other keys.
     """
     _check_source(world, player)
+    _check_baselines(world, baselines)
     check_seeds(start.seed for start in world.starts)
     judge = judge if can_be_judged(world.spec) else None
     seeds = reporting_seeds(seed)
     how = _How(judge, baselines, steps, seed)
     recorded = _Recorded(world, player, scope, how)
+    failures, scores = Failures(), dict[str, np.ndarray]()
     with ThreadPoolExecutor(workers) as pool:
         progress = _Progress(on_progress, recorded.costs, scope.parts)
-        scores = recorded.run(pool, workers, seeds, progress)
+        with failures.of("dreams"):
+            scores = recorded.run(pool, workers, seeds, progress)
+        with failures.of("long dreams"):
+            scores |= recorded.run_long(pool, workers, seeds, progress) if scores else {}
         parts = prepare(
             world, player, stage, judge, scope.parts, steps=steps, seeds=seeds, seed=seed * 1000 + 500
         )
         progress.expect(len(parts.jobs))
-        for name, found in pool.map(progress.counted, parts.jobs):
-            parts.add(name, found)
+        jobs = pool.map(progress.counted, parts.jobs, repeat(parts.failures))
+        for job, found in zip(parts.jobs, jobs, strict=True):
+            parts.add(job.part, found)
     on_progress(1.0)
-    figures = figures_of(scores, steps, world.spec.fps)
-    floor, ceiling = float(scores["unrelated"].mean()), figures["tokenizer_psnr"].value
-    for baseline in baselines:
-        figures |= baseline_figures(baseline.name, scores)
+    figures = _figures(world, scores, parts, how, failures)
+    scored = scores["copy"].size if scores else 0
+    return Report(figures, recorded.seeds, scored, recorded.length, scores, parts, failures)
+
+
+def _figures(
+    world: World, scores: Mapping[str, np.ndarray], parts: Parts, how: _How, failures: Failures
+) -> dict[str, Figure]:
+    """Figures of recorded play that was dreamt again, and of the other parts.
+
+    Raises:
+        SourceError: there are none.
+    """
+    figures: dict[str, Figure] = {}
+    if scores:
+        with failures.of("dreams"):
+            figures |= figures_of(scores, how.steps, world.spec.fps)
+        for baseline in how.baselines:
+            with failures.of(baseline.name):
+                figures |= baseline_figures(baseline.name, scores)
+    floor, ceiling = (estimate(scores[name]).value if scores else None for name in ("unrelated", "tokenizer"))
     figures |= parts.figures(world.spec.control_space.keys, floor, ceiling)
-    return Report(figures, recorded.seeds, scores["copy"].size, recorded.length, scores, parts)
+    failures |= parts.failures
+    if not figures:
+        raise SourceError("something of a world must be measurable", dict(failures))
+    return figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +200,50 @@ class _Recorded:
     def run(
         self, pool: ThreadPoolExecutor, workers: int, seeds: Iterator[int], progress: _Progress
     ) -> dict[str, np.ndarray]:
-        """Play and score as many batches at a time as there are workers: not all fit into memory."""
+        """Play and score all but the long dreams. Where episodes are short, so are the dreams.
+
+        Raises:
+            ShortEpisodesError: half of the episodes have no frames to dream after those that are given.
+        """
+        while True:
+            self.seeds = ()
+            try:
+                return self._scored(self._sizes, self.length, 0, pool, workers, seeds, progress)
+            except ShortEpisodesError as short:
+                self.length = short.reachable(CONTEXT + 2)
+                most, scope = self.length - CONTEXT, self._scope
+                horizon, teacher = min(scope.horizon, most), min(scope.teacher, most)
+                self._scope = replace(scope, horizon=horizon, teacher=teacher)
+
+    def run_long(
+        self, pool: ThreadPoolExecutor, workers: int, seeds: Iterator[int], progress: _Progress
+    ) -> dict[str, np.ndarray]:
+        """Play and score the long dreams.
+
+        Raises:
+            ShortEpisodesError: nearly all episodes end before they do.
+        """
+        first = len(self._sizes)
+        return self._scored(self._longs, CONTEXT + LONG, first, pool, workers, seeds, progress)
+
+    def _scored(
+        self,
+        sizes: list[int],
+        length: int,
+        number: int,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        seeds: Iterator[int],
+        progress: _Progress,
+    ) -> dict[str, np.ndarray]:
+        """Batches from ``number`` on, as many at a time as there are workers: not all fit into memory."""
         found: list[dict[str, np.ndarray]] = []
-        jobs = [(size, self.length) for size in self._sizes] + [
-            (size, CONTEXT + LONG) for size in self._longs
-        ]
-        for first in range(0, len(jobs), workers):
-            wave = [collect(self._player, seeds, *job) for job in jobs[first : first + workers]]
-            self.seeds += tuple(number for true in wave for number in true.seeds)
-            told = [progress.of(first + i) for i in range(len(wave))]
-            found += pool.map(self._score, range(first, first + len(wave)), wave, told)
-        usual, long = found[: len(self._sizes)], found[len(self._sizes) :]
-        scores = {name: np.concatenate([batch[name] for batch in usual]) for name in usual[0]}
-        return scores | (
-            {name: np.concatenate([batch[name] for batch in long]) for name in long[0]} if long else {}
-        )
+        for first in range(0, len(sizes), workers):
+            wave = [collect(self._player, seeds, size, length) for size in sizes[first : first + workers]]
+            self.seeds += tuple(seed for true in wave for seed in true.seeds)
+            numbers = range(number + first, number + first + len(wave))
+            found += pool.map(self._score, numbers, wave, map(progress.of, numbers))
+        return {name: np.concatenate([batch[name] for batch in found]) for name in (found or [{}])[0]}
 
     def _score(self, number: int, true: Trajectories, told: Callable[[float], None]) -> dict[str, np.ndarray]:
         scope = self._scope
@@ -219,15 +285,15 @@ class _Progress:
         """So many jobs will follow the batches."""
         self._jobs = max(jobs, 1)
 
-    def counted(
-        self, job: Callable[[], tuple[str, Mapping[str, np.ndarray]]]
-    ) -> tuple[str, Mapping[str, np.ndarray]]:
-        """Run a job and count it."""
-        result = job()
+    def counted(self, job: Job, failures: Failures) -> Mapping[str, np.ndarray]:
+        """Run a job and count it; no scores where it failed."""
+        scores: Mapping[str, np.ndarray] = {}
+        with failures.of(job.part):
+            _, scores = job()
         with self._lock:
             self._done += 1
             self._told()
-        return result
+        return scores
 
     def _told(self) -> None:
         done = sum(share * cost for share, cost in zip(self._shares, self._costs, strict=True))
@@ -239,6 +305,16 @@ def _batches(count: int, most: int) -> list[int]:
     """Sizes of about equal batches; at least two trajectories in each, as controls are swapped."""
     number = max(-(-count // most), 1)
     return [max(len(part), 2) for part in np.array_split(np.arange(count), number)]
+
+
+def _check_baselines(world: World, baselines: tuple[Baseline, ...]) -> None:
+    ours = (tuple(world.spec.size), world.spec.control_space.size)
+    for baseline in baselines:
+        config = baseline.network.config
+        theirs = (tuple(config.size), config.control)
+        if theirs != ours:
+            rule = f"a baseline must have the world's frame size and controls, {ours}"
+            raise ConfigError(rule, theirs, "train it on the data of the world")
 
 
 def _check_source(world: World, player: Player) -> None:

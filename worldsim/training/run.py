@@ -18,8 +18,10 @@ from worldsim.checkpoint import WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Split
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import ConfigError, DataError, install
+from worldsim.errors import ConfigError, install
 from worldsim.networks import Networks, find_device
+from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
+from worldsim.outputs import claim_folder
 from worldsim.ticker import Ticker
 from worldsim.training.dreams import obedience_gap
 from worldsim.training.moving import MovingRecipe
@@ -28,41 +30,41 @@ from worldsim.training.plan import stages_of
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
 from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
+from worldsim.training.state import STATE
 from worldsim.training.trainer import Trainer, Writer
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(prog="worldsim train", description="Train a world on recorded data.")
+    options = Parser(prog="worldsim train", description="Train a world on recorded data.")
     add = options.add_argument
     add("name", help="name of the world, e.g. doom-maze")
     add("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     add("--out", type=Path, required=True, help="run folder: state, figures, strips and the world itself")
-    add("--minutes", type=float, default=150, help="wall clock that the stages share (%(default)s)")
+    add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
     add("--recipe", choices=sorted(RECIPES), default="small", help="sizes (%(default)s)")
-    add("--size", help="frame size HxW; must divide the dataset's (default: the dataset's)")
+    add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add("--stages", help="comma-separated: of place,motion,dream,rollout those to run (default: all)")
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
-    add("--seed", type=int, default=0, help="of all chance (%(default)s)")
+    add("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
-    add("--threads", type=int, help="CPU threads (default: all)")
+    add("--threads", type=THREADS, help="CPU threads (default: all)")
     return options
 
 
 def main(argv: list[str]) -> int:
     """Run the command; 130 where Ctrl-C ended it (the world written so far is usable)."""
     args = parser().parse_args(argv)
+    claim_folder(args.out, (STATE, args.name), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
-    size = None if args.size is None else _read_size(args.size)
-    clips, held_out = _decode(args.data, size, "train"), _decode(args.data, size, "held_out")
+    clips, held_out = _decode(args.data, args.size, "train"), _decode(args.data, args.size, "held_out")
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips)
     stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
-    args.out.mkdir(parents=True, exist_ok=True)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
     keep = partial(save_world, args.out / args.name, world, networks, starts, card)
@@ -139,13 +141,6 @@ def _train(
         size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12
         print(f"{size:.1f}M parameters, matmul peak {peak:.2f} TFLOP/s", file=sys.stderr)
         return trainer.run()
-
-
-def _read_size(text: str) -> tuple[int, int]:
-    height, x, width = text.partition("x")
-    if not (x and height.isdigit() and width.isdigit()):
-        raise DataError("a size must be HxW in pixels, e.g. 120x160", text)
-    return int(height), int(width)
 
 
 @contextmanager

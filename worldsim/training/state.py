@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from worldsim.errors import CheckpointError
 from worldsim.networks import Networks
 
-_NAME = "state.safetensors"
+STATE = "state.safetensors"
+"""Name of the file in a run's folder."""
 
 Moments = dict[int, dict[str, torch.Tensor]]
 """What an optimizer remembers of each parameter, by the parameter's number."""
@@ -44,7 +45,7 @@ def save_state(
     if optimizer is not None:
         for i, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"o.{i}.{name}": _plain(torch.as_tensor(value)) for name, value in moments.items()}
-    _replace(folder / _NAME, save(tensors, {"clock": json.dumps(asdict(clock))}))
+    _replace(folder / STATE, save(tensors, {"clock": json.dumps(asdict(clock))}))
 
 
 def load_state(folder: Path, networks: Networks) -> tuple[Clock, Moments]:
@@ -53,7 +54,7 @@ def load_state(folder: Path, networks: Networks) -> tuple[Clock, Moments]:
     Raises:
         CheckpointError: there is no state, it is damaged, or it belongs to other networks.
     """
-    path = folder / _NAME
+    path = folder / STATE
     if not path.exists():
         raise CheckpointError("there must be a state to resume from", str(path), "start without --resume")
     try:

@@ -20,6 +20,8 @@ from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork
+from worldsim.options import COUNT, MINUTES, SEED, THREADS, Parser
+from worldsim.outputs import claim_file
 from worldsim.pixels import to_model
 from worldsim.ticker import Ticker
 
@@ -31,6 +33,7 @@ _LENGTH, _GIVEN, _BATCH, _RATE = 10, 4, 8, 1e-3
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
+    claim_file(args.out, replace=args.resume or args.force, remedy="add --resume or --force")
     if args.threads:
         torch.set_num_threads(args.threads)
     clips = ClipStore(args.data)
@@ -49,17 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="worldsim baseline", description="Train a recurrent baseline.")
+    parser = Parser(prog="worldsim baseline", description="Train a recurrent baseline.")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     parser.add_argument(
         "--out", type=Path, required=True, help="file to write, e.g. runs/convlstm.safetensors"
     )
-    parser.add_argument("--minutes", type=float, default=60, help="of training (%(default)s)")
+    parser.add_argument("--minutes", type=MINUTES, default=60, help="of training (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="train the baseline in that file further")
-    parser.add_argument("--hidden", type=int, default=48, help="channels of a layer (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--force", action="store_true", help="replace the baseline in that file")
+    parser.add_argument("--hidden", type=COUNT, default=48, help="channels of a layer (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
 

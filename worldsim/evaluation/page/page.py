@@ -15,7 +15,10 @@ from worldsim.evaluation.page.cases import Case
 from worldsim.evaluation.page.svg import heat, lines, paths
 from worldsim.evaluation.yardstick import Report
 
-__all__ = ["page_of"]
+__all__ = ["PAGE", "page_of"]
+
+PAGE = "index.html"
+"""Name of the file."""
 
 _BLOCKS = 40
 """Points of a drift curve."""
@@ -43,6 +46,7 @@ def page_of(report: Report, facts: Mapping[str, object], keys: tuple[str, ...], 
     told = ", ".join(f"{name} {value}" for name, value in facts.items())
     sections = [
         _section("Figures", _table(report.figures)),
+        _section("Not measured", _failures(report.failures)),
         _section("How near the dream stays to the environment", _horizon(report)),
         _section("Where the dream believes to be", _tracks(cases)),
         _section("Which key a motion looks like", _keys(report, keys)),
@@ -74,6 +78,10 @@ def _table(figures: Mapping[str, Figure]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
+def _failures(failures: Mapping[str, str]) -> str:
+    return "".join(f"<p><code>{escape(part)}</code>: {escape(why)}</p>" for part, why in failures.items())
+
+
 def _bar(figure: Figure) -> str:
     """Where the value is between floor and ceiling."""
     if figure.floor is None or figure.ceiling is None or figure.floor == figure.ceiling:
@@ -101,7 +109,7 @@ def _horizon(report: Report) -> str:
 
 
 def _keys(report: Report, keys: tuple[str, ...]) -> str:
-    if "keys" not in report.parts.dreamt:
+    if "keys" not in report.parts.dreamt or "keys" in report.failures:
         return ""
     real = report.parts.real["keys"]
     tables = []
@@ -114,7 +122,7 @@ def _keys(report: Report, keys: tuple[str, ...]) -> str:
 
 
 def _drift(report: Report) -> str:
-    if "play" not in report.parts.dreamt:
+    if "play" not in report.parts.dreamt or "play" in report.failures:
         return ""
     dream, real = report.parts.dreamt["play"], report.parts.real["play"]
     frames = dream["motion"].shape[1]
