@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.progress import (
 
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
+from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.player import MixturePlayer
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=args.workers,
             resume=args.resume,
             on_progress=show,
+            on_open=_announce,
         )
     coverage = _draw_coverage(make_player, args) if done.episodes and done.spec.has_pose else None
     print(_summary(done, coverage, args.out))
@@ -76,20 +79,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _announce(spec: SourceSpec) -> None:
+    """Say before anything is recorded what a world will see, and be steered by."""
+    (height, width), keys = spec.size, spec.control_space.keys
+    shown = ", ".join(keys[:12]) + (f" and {len(keys) - 12} more" if len(keys) > 12 else "")
+    poses = "camera poses" if spec.has_pose else "no camera poses"
+    told = f"{spec.name}: frames of {height}x{width} at {spec.fps:g} fps, {poses}, keys {shown or 'none'}"
+    print(told, file=sys.stderr)
+
+
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")
-    ) as bar:
-        task = bar.add_task("recording", total=total, rate="")
+    bar = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}"))
+    task = bar.add_task("recording", total=total, rate="")
 
-        def show(frames: int) -> None:
-            speed = bar.tasks[task].speed
-            rate = f"{speed:.0f} frames/s" if speed else ""
-            bar.update(task, completed=min(frames, total), rate=rate)
+    def show(frames: int) -> None:
+        bar.start()  # now, not before: what is refused shows no bar
+        speed = bar.tasks[task].speed
+        rate = f"{speed:.0f} frames/s" if speed else ""
+        bar.update(task, completed=min(frames, total), rate=rate)
 
+    try:
         yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _draw_coverage(make_player: Callable[[], MixturePlayer], args: argparse.Namespace) -> Coverage:

@@ -12,6 +12,7 @@ from PIL import Image
 from worldsim.controls import Control
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.gym_actions import ActionMap, make_action_map
+from worldsim.envs.sources.gym_packages import import_environments
 from worldsim.envs.sources.source import Observation
 from worldsim.errors import DependencyError, SourceError, install
 
@@ -21,10 +22,13 @@ _DEFAULT_FPS = 30.0
 
 
 class GymSource:
-    """The Gymnasium environment ``env_id``: its observation where that is an RGB image, else what it renders.
+    """The Gymnasium environment ``env_id``: its observation where that is an image, else what it renders.
+
+    Images are uint8, RGB [H, W, 3] or grey [H, W, 1] or [H, W]; grey ones are shown as RGB.
 
     Args:
-        env_id: what ``gymnasium.make`` takes.
+        env_id: what ``gymnasium.make`` takes. Of "NAMESPACE/Name-v0" the installed package that registers it
+            is imported, of "module:Name-v0" the module, which may lie in the current folder.
         size: height and width of the frames, averaged over areas; by default the environment's own.
 
     Raises:
@@ -78,12 +82,12 @@ class GymSource:
 
     def _pixels(self, observation: Any) -> np.ndarray:
         pixels = observation if self._shows_pixels else self._env.render()
-        if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)):
+        if not (isinstance(pixels, np.ndarray) and _is_picture(pixels.shape, pixels.dtype)):
             kind = getattr(pixels, "shape", type(pixels).__name__)
-            raise SourceError(
-                "an environment must show uint8 [H, W, 3]", kind, "choose one that renders pixels"
-            )
-        return pixels
+            rule = "an environment must show uint8 [H, W, 3], [H, W, 1] or [H, W]"
+            raise SourceError(rule, kind, "choose one that renders pixels")
+        grey = pixels[..., None] if pixels.ndim == 2 else pixels
+        return np.repeat(grey, 3, 2) if grey.shape[2] == 1 else pixels
 
     def _frame(self, observation: Any) -> np.ndarray:
         pixels = self._pixels(observation)
@@ -95,6 +99,7 @@ class GymSource:
 
 
 def _make(env_id: str) -> gymnasium.Env[Any, Any]:
+    import_environments(env_id)
     try:
         return gymnasium.make(env_id, render_mode="rgb_array")
     except gymnasium.error.DependencyNotInstalled as error:
@@ -108,4 +113,9 @@ def _make(env_id: str) -> gymnasium.Env[Any, Any]:
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)
+    return isinstance(space, spaces.Box) and _is_picture(space.shape, space.dtype)
+
+
+def _is_picture(shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> bool:
+    """Whether an array is a picture: its last axis, if there are three, holds colours."""
+    return dtype == np.uint8 and len(shape) > 1 and min(shape) > 0 and shape[2:] in ((), (1,), (3,))

@@ -33,6 +33,7 @@ _ACTION_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Names of discrete actions, where an environment documents them in words only."""
 
+_MOST_PAIRS = 1000
 _NOOPS = {"noop", "no_op", "none", "nothing", "idle", "do_nothing", "stay"}
 
 
@@ -49,7 +50,7 @@ def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
 
     A discrete action is a key; of several that are down, the first counts. No key is the action that does
     nothing, or action 0 where all do something. A continuous axis has a key for each end, a binary one a
-    key.
+    key. Of several discrete actions that are taken at once, each is as if it were alone.
 
     Raises:
         SourceError: another kind of action space, or an axis without bounds.
@@ -60,9 +61,11 @@ def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
         return _discrete(space, _action_names(env, family, int(space.n)))
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return _multi_binary(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return _multi_discrete(space)
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return _box(space, _AXIS_KEYS.get(family))
-    rule = "a source's actions must be Discrete, MultiBinary or a one-dimensional Box"
+    rule = "a source's actions must be Discrete, MultiBinary, MultiDiscrete or a one-dimensional Box"
     raise SourceError(rule, str(space), "wrap the environment")
 
 
@@ -86,6 +89,21 @@ def _multi_binary(space: spaces.MultiBinary) -> ActionMap:
 
     def action(control: Control) -> Any:
         return control_space.multi_hot(control).astype(space.dtype)
+
+    return ActionMap(control_space, action)
+
+
+def _multi_discrete(space: spaces.MultiDiscrete) -> ActionMap:
+    """Keys for each axis but for its first action, which no key stands for; the axis may be any array."""
+    counts = space.nvec.ravel()
+    axes = [[f"axis{axis}_action{i}" for i in range(1, count)] for axis, count in enumerate(counts)]
+    control_space = ControlSpace(
+        keys=tuple(itertools.chain(*axes)), look=False, pose=False, combos=_combinations(axes)
+    )
+
+    def action(control: Control) -> Any:
+        down = [next((i for i, key in enumerate(keys, 1) if key in control.keys), 0) for keys in axes]
+        return (space.start + np.reshape(down, space.nvec.shape)).astype(space.dtype)
 
     return ActionMap(control_space, action)
 
@@ -117,10 +135,10 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
 
 
 def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:
-    """No key, each key, and each pair of keys of two axes."""
+    """No key, each key, and each pair of keys of two axes, unless these are too many to be tried."""
     singles = [(key,) for axis in axes for key in axis]
     pairs = [pair for a, b in itertools.combinations(axes, 2) for pair in itertools.product(a, b)]
-    return ((), *singles, *pairs)
+    return ((), *singles, *(pairs if len(pairs) <= _MOST_PAIRS else ()))
 
 
 def _action_names(env: gymnasium.Env[Any, Any], family: str, n: int) -> tuple[str, ...]:

@@ -55,6 +55,30 @@ def test_without_a_display_it_walks_by_itself(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["play.mp4", "play.png"]
 
 
+def test_an_earlier_walk_stays(world: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "play.mp4").write_bytes(b"kept")
+    (tmp_path / "play-1.png").write_bytes(b"kept")
+    assert play.main(["--headless", "--frames", "4"]) == 0
+    assert (tmp_path / "play.mp4").read_bytes() == b"kept"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["play-1.png", "play-2.mp4", "play-2.png", "play.mp4"]
+    assert play.main(["--headless", "--frames", "4", "--force"]) == 0
+    assert (tmp_path / "play.mp4").read_bytes() != b"kept"
+
+
+@pytest.mark.parametrize("name", ["walk.mp4", "walk.png"])
+def test_a_recording_that_is_named_replaces_nothing_unasked(
+    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"kept")
+    line = ["--headless", "--frames", "4", "--record", "walk.mp4"]
+    assert play.main(line) == 2
+    assert "overwritten unasked" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == b"kept"
+    assert play.main([*line, "--force"]) == 0
+    assert (tmp_path / name).read_bytes() != b"kept"
+
+
 def test_headless_prints_exactly_one_json_line(
     world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +176,7 @@ def test_an_engine_that_stops_is_one_line(
         ("--headless --fps -1", "--fps"),
         ("--headless --fps nan", "--fps"),
         ("--headless --start 0", "--start"),
+        ("--headless --start 99", "--start"),
         ("--headless --record nowhere/x.mp4", "nowhere"),
         ("--headless --out-prefix nowhere/x", "nowhere"),
     ],

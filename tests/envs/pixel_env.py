@@ -56,6 +56,24 @@ class RenderedDotsEnv(DotsEnv):
         return np.array([self._at], dtype=np.float32)
 
 
+class GreyDotsEnv(DotsEnv):
+    """The same in grey, channel last."""
+
+    observation_space = spaces.Box(0, 255, (24, 32, 1), np.uint8)
+
+    def _draw(self) -> np.ndarray:
+        return super()._draw()[..., :1]
+
+
+class FlatDotsEnv(DotsEnv):
+    """The same in grey without a channel."""
+
+    observation_space = spaces.Box(0, 255, (24, 32), np.uint8)
+
+    def _draw(self) -> np.ndarray:
+        return super()._draw()[..., 0]
+
+
 if "Dots-v0" not in gymnasium.registry:
     gymnasium.register("Dots-v0", DotsEnv, max_episode_steps=40, disable_env_checker=True)
     gymnasium.register("RenderedDots-v0", RenderedDotsEnv, max_episode_steps=40, disable_env_checker=True)
@@ -64,6 +82,21 @@ if "Dots-v0" not in gymnasium.registry:
     )
     gymnasium.register(
         "Buttons-v0", DotsEnv, kwargs={"actions": spaces.MultiBinary(2)}, disable_env_checker=True
+    )
+    gymnasium.register("GreyDots-v0", GreyDotsEnv, max_episode_steps=40, disable_env_checker=True)
+    gymnasium.register("FlatDots-v0", FlatDotsEnv, max_episode_steps=40, disable_env_checker=True)
+    gymnasium.register(
+        "Levers-v0",
+        DotsEnv,
+        max_episode_steps=40,
+        kwargs={"actions": spaces.MultiDiscrete([3, 2], start=[0, 5])},
+        disable_env_checker=True,
+    )
+    gymnasium.register(
+        "Grid-v0",
+        DotsEnv,
+        kwargs={"actions": spaces.MultiDiscrete([[3, 2], [2, 2]])},
+        disable_env_checker=True,
     )
     gymnasium.register(
         "Axes-v0",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.envs import pixel_env  # registers the environments
 from worldsim.controls import Control
-from worldsim.envs.sources import make_source
+from worldsim.envs.sources import gym_packages, make_source
 from worldsim.envs.sources.gym_actions import make_action_map
-from worldsim.errors import ControlError, SourceError
+from worldsim.errors import ControlError, DependencyError, SourceError
 
 DOTS = "gym:Dots-v0"
 
@@ -85,6 +88,75 @@ def test_actions_of_every_kind_of_space() -> None:
     np.testing.assert_allclose(action_of("Axes-v0"), [0, 0])
     np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis1_plus"), [-1, 2])
     np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis0_plus"), [0, 0])
+
+
+def test_several_discrete_actions_at_once() -> None:
+    np.testing.assert_array_equal(action_of("Levers-v0"), [0, 5])
+    np.testing.assert_array_equal(action_of("Levers-v0", "axis0_action2", "axis1_action1"), [2, 6])
+    np.testing.assert_array_equal(action_of("Grid-v0", "axis0_action1", "axis3_action1"), [[1, 0], [0, 1]])
+    space = make_source("gym:Levers-v0").spec.control_space
+    assert space.keys == ("axis0_action1", "axis0_action2", "axis1_action1")
+    assert ("axis0_action2", "axis1_action1") in space.combos
+
+
+@pytest.mark.parametrize("name", ["gym:GreyDots-v0", "gym:FlatDots-v0"])
+def test_grey_frames_are_shown_as_rgb(name: str) -> None:
+    for size in (None, (12, 16)):
+        source = make_source(name, size)
+        frame = source.reset(3).frame
+        assert frame.shape == (*(size or (24, 32)), 3)
+        assert frame.dtype == np.uint8
+        assert (frame == frame[..., :1]).all()
+        assert frame.max() == 255 or size
+
+
+MODULE = """
+import gymnasium
+from tests.envs.pixel_env import DotsEnv
+gymnasium.register("{name}", DotsEnv, disable_env_checker=True)
+"""
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(Path.cwd()))])
+    (tmp_path / "my_dots_here.py").write_text(MODULE.format(name="MyDots-v0"))
+    assert make_source("gym:my_dots_here:MyDots-v0").spec.size == (24, 32)
+    (tmp_path / "my_dots_broken.py").write_text("import no_such_package_at_all")
+    with pytest.raises(SourceError, match=r"must import.*no_such_package_at_all"):
+        make_source("gym:my_dots_broken:MyDots-v0")
+    with pytest.raises(SourceError, match=r"no_such_module.*start where its file lies"):
+        make_source("gym:no_such_module:X-v0")
+
+
+def test_a_namespace_finds_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "gym_dotland.py").write_text(MODULE.format(name="DotLand/Dots-v0"))
+    assert make_source("gym:DotLand/Dots-v0").spec.size == (24, 32)
+
+
+def test_a_known_namespace_without_its_package_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym_packages._PACKAGES, "Nowhere", ("no_such_package", "no-such-package"))
+    for env_id in ("Nowhere/Thing-v0", "Nowhere-Thing-v0"):
+        with pytest.raises(DependencyError, match="pip install no-such-package"):
+            make_source(f"gym:{env_id}")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "size"),
+    [
+        ("ale_py", "gym:ALE/Pong-v5", (210, 160)),
+        ("minigrid", "gym:MiniGrid-Empty-5x5-v0", (160, 160)),
+        ("minigrid", "gym:BabyAI-GoToRedBall-v0", (256, 256)),
+    ],
+)
+def test_installed_packages_are_imported(module: str, name: str, size: tuple[int, int]) -> None:
+    pytest.importorskip(module)
+    source = make_source(name)
+    assert source.spec.size == size
+    assert source.reset(0).frame.shape == (*size, 3)
+    assert source.step(Control(source.spec.control_space.keys[:1])).frame.shape == (*size, 3)
+    source.close()
 
 
 def test_an_axis_that_starts_at_its_rest_has_one_key() -> None:

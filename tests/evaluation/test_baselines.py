@@ -108,9 +108,19 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
         Baseline.load(tmp_path / "x.safetensors")
 
 
-def test_frames_must_be_whole_patches() -> None:
-    with pytest.raises(ConfigError, match="whole patches of 5"):
-        network("convlstm", (11, 20))
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_of_any_size_are_foretold(kind: Kind) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 11, 23, 3), dtype=np.uint8)
+    baseline = Baseline(network(kind, (11, 23)), 1.0)
+    assert baseline.dream(frames, np.zeros((1, 7, CONTROL), np.float32), 4).shape == (1, 3, 11, 23, 3)
+
+
+def test_a_baseline_of_another_size_is_refused_before_the_work(world: World) -> None:
+    rival = Baseline(network("convlstm", (10, 20)), 1.0)
+    scope = Scope(trajectories=2, teacher=4, every=2, horizon=16)
+    player = StagedPlayer(world.spec)
+    with pytest.raises(ConfigError, match="frame size and controls"):
+        evaluate(world, player, scope, baselines=(rival,))
 
 
 def test_a_world_is_held_against_them(world: World, judge: Judge) -> None:

@@ -26,11 +26,12 @@ from worldsim.bridge.server import Options, Server
 from worldsim.bridge.status import StatusPage
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import load
-from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Parser
+from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Number, Parser
 from worldsim.sampling.flow import STEPS
 
 __all__ = ["main"]
 
+_SLOTS = Number(low=1, high=65_536, about="a whole number of slots >= 1 and <= 65536")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _SWITCH = 0.0002
 """Seconds after which a thread lets another go on: the engine's may wait at every one of its operations."""
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keys", type=Path, metavar="DIR", help="let in those whose keys are here; see `worldsim keys`"
     )
-    parser.add_argument("--slots", type=COUNT, default=64, help="sessions of one batch (%(default)s)")
+    parser.add_argument("--slots", type=_SLOTS, default=64, help="sessions of one batch (%(default)s)")
     parser.add_argument(
         "--parking",
         type=NATURAL,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from worldsim.data.cache import find_cache, make_array
 from worldsim.data.dataset import Dataset, Episode, Split
 from worldsim.data.lock import locked
 from worldsim.errors import DataError
@@ -107,8 +108,11 @@ class ClipStore:
         split: "train", or "held_out": the episodes that are never trained on.
         threads: how many decode; by default one for each core.
         on_progress: called while decoding with the number of episodes done and their total.
+        cache: folder for decoded frames of any dataset; by default they lie beside the dataset, or where it
+            cannot be written in the user's cache folder.
 
     Raises:
+        StorageError: the decoded frames find no room.
         DataError: the split has no episode, or the size does not divide the dataset's.
     """
 
@@ -120,7 +124,9 @@ class ClipStore:
         *,
         threads: int | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        cache: Path | None = None,
     ) -> None:
+        self._cache = cache
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
         self.spec = self.dataset.spec.at_size(size or self.dataset.spec.size)
         self.split = split
@@ -247,11 +253,12 @@ class ClipStore:
             self._fill(made, threads, on_progress)
             return made
         path = self._cache_path()
-        with locked(path.parent):  # whoever comes second finds the frames decoded
-            if not path.exists():
-                for stale in path.parent.glob(f"{self._cache_name()}-*"):
-                    stale.unlink()
-                self._decode_all(path, threads, on_progress)
+        if not path.exists():
+            with locked(path.parent):  # whoever comes second finds the frames decoded
+                if not path.exists():
+                    for stale in path.parent.glob(f"{self._cache_name()}-*"):
+                        stale.unlink()
+                    self._decode_all(path, threads, on_progress)
         mapped: np.ndarray = np.load(path, mmap_mode="r")
         frames: np.ndarray = np.load(path) if mapped.nbytes < memory / 2 else mapped
         return frames
@@ -262,11 +269,11 @@ class ClipStore:
     def _cache_path(self) -> Path:
         """The name tells datasets apart: a recording that was continued has another info.json."""
         print_of = hashlib.sha256(self.dataset.layout.info.read_bytes()).hexdigest()[:12]
-        return self.dataset.layout.cache / f"{self._cache_name()}-{print_of}.npy"
+        return find_cache(self.dataset.layout, f"{self._cache_name()}-{print_of}.npy", self._cache)
 
     def _decode_all(self, path: Path, threads: int, on_progress: Callable[[int, int], None] | None) -> None:
         temporary = path.with_name(f"{path.name}.tmp")
-        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape())
+        frames = make_array(temporary, self._shape())
         self._fill(frames, threads, on_progress)
         frames.flush()
         temporary.replace(path)

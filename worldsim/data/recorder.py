@@ -29,6 +29,7 @@ from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName, require_av
 from worldsim.errors import DataError, SourceError
+from worldsim.outputs import try_folder
 
 __all__ = ["Player", "RecordConfig", "Recording", "episode_seed", "record"]
 
@@ -88,6 +89,7 @@ def record(
     workers: int = 1,
     resume: bool = False,
     on_progress: Callable[[int], None] = lambda frames: None,
+    on_open: Callable[[SourceSpec], None] = lambda spec: None,
 ) -> Recording:
     """Record into the dataset ``root`` until its episodes have ``frames`` frames, or until Ctrl-C.
 
@@ -99,8 +101,10 @@ def record(
         workers: processes that play.
         resume: go on with the recording in ``root``, if there is one.
         on_progress: called with the number of frames that there are.
+        on_open: called with what will be recorded, before anything is.
 
     Raises:
+        StorageError: ``root`` cannot be written.
         DataError: ``root`` holds data and ``resume`` is not set, or holds another recording.
         SourceError: a worker failed.
         DependencyError: a package is missing that the source or the files need.
@@ -112,6 +116,7 @@ def record(
     layout = Layout(root)
     with _alone(root):
         _check_root(root, cfg, resume)
+        on_open(spec)
         sweep(layout.shards)
         ledger = _Ledger(layout)
         before, started = ledger.frames, time.monotonic()
@@ -300,6 +305,7 @@ def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
+    try_folder(root)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(root, wait=False))

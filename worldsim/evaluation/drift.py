@@ -72,7 +72,9 @@ def long_walk(
     in five.
     """
     engine, space = world.engine(slots=len(moments), steps=steps, history=0), world.spec.control_space
-    sessions = [engine.open(seed + i, moment.context) for i, moment in enumerate(moments)]
+    sessions = [
+        engine.open(seed + i, moment.context.newest(engine.context)) for i, moment in enumerate(moments)
+    ]
     before = np.stack([session.frame for session in sessions])
     looks, seen = _Looks(), []
     for t in range(controls.shape[1]):

@@ -76,7 +76,7 @@ def dreamt_pulls(world: World, judge: Judge, moments: list[Moment], steps: int, 
     engine = world.engine(slots=len(moments) * len(held), steps=steps, history=0)
     rows = []
     for i, moment in enumerate(moments):
-        first = engine.open(seed + i, moment.context)
+        first = engine.open(seed + i, moment.context.newest(engine.context))
         rows.append([first, *first.fork(len(held) - 1)])
     frames = [[[small(session.frame)] for session in row] for row in rows]
     controls = {session: _control(key) for row in rows for session, key in zip(row, held, strict=True)}

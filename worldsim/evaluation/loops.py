@@ -143,7 +143,9 @@ def _dream(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per loop, the frames ``uint8 [4, H, W, 3]`` that the dream showed first and again."""
     engine = world.engine(slots=len(loops), steps=steps, history=0)
-    sessions = [engine.open(seed + i, loop.moment.context) for i, loop in enumerate(loops)]
+    sessions = [
+        engine.open(seed + i, loop.moment.context.newest(engine.context)) for i, loop in enumerate(loops)
+    ]
     kept: list[dict[int, np.ndarray]] = [{} for _ in loops]
     for t in range(1, max(len(loop.run.frames) for loop in loops)):
         going = [i for i, loop in enumerate(loops) if t < len(loop.run.frames)]

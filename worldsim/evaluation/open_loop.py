@@ -47,7 +47,8 @@ def dream(world: World, true: Trajectories, walk: Walk, seed: int | Sequence[int
     n, space = len(true), world.spec.control_space
     engine = world.engine(slots=n, steps=walk.steps, history=0)
     seeds = range(seed, seed + n) if isinstance(seed, int) else seed
-    sessions = [engine.open(one, true.context(i, walk.context)) for i, one in enumerate(seeds)]
+    contexts = [true.context(i, walk.context).newest(engine.context) for i in range(n)]
+    sessions = [engine.open(one, context) for one, context in zip(seeds, contexts, strict=True)]
     for t in range(walk.context, walk.context + walk.frames):
         controls = {}
         for i, session in enumerate(sessions):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 from worldsim.casting import cast
 from worldsim.registry import register
-from worldsim.tokenizer.layers import Stack, block_grid
+from worldsim.tokenizer.layers import Stack, block_grid, crop, pad_blocks
 from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 
 
@@ -81,8 +81,9 @@ class FrameTokenizer(nn.Module):
 
     def encode(self, frame: Tensor, prior: Prior) -> Tensor:
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the prior is not used."""
-        embedding = self.embed.expand(len(frame), -1)
-        patches = F.pixel_unshuffle(frame.to(self.look.weight.dtype), self.config.patch)
+        embedding = self.embed.repeat(len(frame), 1)  # no view: FLOPs of views of a weight cannot be counted
+        whole = pad_blocks(frame.to(self.look.weight.dtype), self.config.patch * self.config.pool)
+        patches = F.pixel_unshuffle(whole, self.config.patch)
         hidden = self.look(patches)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         return self.to_latent(hidden).float().tanh().flatten(2).transpose(1, 2)
@@ -91,5 +92,5 @@ class FrameTokenizer(nn.Module):
         """Latent [B, N, C] to frame [B, 3, H, W]; the prior is not used."""
         planes = latent.transpose(1, 2).unflatten(2, self.latent_spec.grid).to(self.from_latent.weight.dtype)
         planes = F.interpolate(planes, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.paint(self.from_latent(planes), self.embed.expand(len(latent), -1))
-        return F.pixel_shuffle(self.out(F.silu(hidden)).float(), self.config.patch)
+        hidden = self.paint(self.from_latent(planes), self.embed.repeat(len(latent), 1))
+        return crop(F.pixel_shuffle(self.out(F.silu(hidden)).float(), self.config.patch), self.size)

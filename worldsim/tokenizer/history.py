@@ -27,7 +27,7 @@ from worldsim.kernels.dense import Dense
 from worldsim.kernels.library import may_run, variant
 from worldsim.kernels.pictures import Pictures
 from worldsim.registry import register
-from worldsim.tokenizer.layers import Residual, Stack, block_grid, points
+from worldsim.tokenizer.layers import Residual, Stack, block_grid, crop, pad_blocks, points
 from worldsim.tokenizer.place import Place, PlaceConfig, Rays
 from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 
@@ -74,7 +74,9 @@ class HistoryTokenizer(nn.Module):
             rule = "a place needs the camera's intrinsics"
             raise ConfigError(rule, None, "record from a source with poses")
         self.config, self.size, self.intrinsics = config, size, intrinsics
-        rows, columns = block_grid(size, config.patch * config.pool)
+        self._block = config.patch * config.pool
+        self._is_whole = size[0] % self._block == 0 and size[1] % self._block == 0
+        rows, columns = block_grid(size, self._block)
         self.latent_spec = LatentSpec(
             kind="continuous",
             tokens=rows * columns,
@@ -143,6 +145,7 @@ class HistoryTokenizer(nn.Module):
         cells = self.size[0] // patch, self.size[1] // patch
         return (
             variant() is not None
+            and self._is_whole
             and self.place is not None
             and self.place.suits_kernels
             and suits(cells, config.width, config.depth, patch)
@@ -154,7 +157,7 @@ class HistoryTokenizer(nn.Module):
         ``decodes`` if the decoder's network is float32, as frames are.
         """
         config = self.config
-        if variant() is None or self.place is None or self.intrinsics is None:
+        if variant() is None or self.place is None or self.intrinsics is None or not self._is_whole:
             return
         self.place.quicken()
         rays = self.rays
@@ -192,7 +195,8 @@ class HistoryTokenizer(nn.Module):
             scene, depth = torch.zeros_like(frame), torch.zeros_like(previous.depth)
             grid, valid = self.base.expand(len(depth), -1, -1, -1), torch.ones_like(depth)[:, None]
         warped = _read(frame, grid)
-        small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in (scene, warped)], 1)
+        whole = [pad_blocks(image, self._block) for image in (scene, warped)]
+        small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in whole], 1)
         tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
         return Prior(scene, warped, valid, grid, frame, depth, tokens, condition)
 
@@ -204,7 +208,7 @@ class HistoryTokenizer(nn.Module):
         """
         dtype = self.see.weight.dtype
         embedding = self.embed(prior.condition)
-        residual = (frame - _first_guess(prior)).to(dtype)
+        residual = pad_blocks((frame - _first_guess(prior)).to(dtype), self._block)
         hidden = self.see(self._images(prior)) + self.look(residual)
         hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
         planes = self.project(residual).float() + self.to_latent(hidden)
@@ -217,10 +221,10 @@ class HistoryTokenizer(nn.Module):
         patch, coarse = self.config.patch, self._coarse(latent)
         out = self._weighed(coarse, prior)
         flow = 0.1 * out[:, :2].float()
-        flow = F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False)
-        trust, paint = F.pixel_shuffle(out[:, 2:], patch).float().split([1, 3], 1)
+        flow = crop(F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False), self.size)
+        trust, paint = crop(F.pixel_shuffle(out[:, 2:], patch), self.size).float().split([1, 3], 1)
         trust = torch.sigmoid(trust + _believed(prior))
-        paint = paint + F.pixel_shuffle(self.unproject(coarse), patch * self.config.pool).float()
+        paint = paint + crop(F.pixel_shuffle(self.unproject(coarse), self._block), self.size).float()
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
         moved = _read(prior.previous, prior.grid + flow.permute(0, 2, 3, 1), "bicubic")
         return torch.lerp(prior.scene, moved, trust) + paint
@@ -254,9 +258,10 @@ class HistoryTokenizer(nn.Module):
         return out
 
     def _images(self, prior: Prior) -> Tensor:
-        """All that is known of each pixel [B, 8, H, W]."""
+        """All that is known of each pixel [B, 8, H, W], padded to whole blocks."""
         dtype, near = self.see.weight.dtype, (1 + prior.depth[:, None]).reciprocal()
-        return torch.cat([part.to(dtype) for part in (prior.scene, prior.warped, prior.valid, near)], 1)
+        known = torch.cat([part.to(dtype) for part in (prior.scene, prior.warped, prior.valid, near)], 1)
+        return pad_blocks(known, self._block)
 
     def _reproject(self, depth: Tensor, past_depth: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.

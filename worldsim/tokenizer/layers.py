@@ -11,15 +11,28 @@ from worldsim.errors import ConfigError
 
 
 def block_grid(size: tuple[int, int], block: int) -> tuple[int, int]:
-    """Rows and columns of blocks of ``block`` pixels to a side in frames of ``size`` pixels.
+    """Rows and columns of blocks of ``block`` pixels to a side that cover frames of ``size`` pixels.
+
+    Frames need not be made of whole blocks: networks see them padded, see :func:`pad_blocks`.
 
     Raises:
-        ConfigError: the frame is not made of whole blocks.
+        ConfigError: a size or a block of no pixels.
     """
-    if size[0] % block or size[1] % block:
-        rule = f"the frame size must be a multiple of patch x pool = {block}"
-        raise ConfigError(rule, size, "change patch or pool")
-    return size[0] // block, size[1] // block
+    if min(*size, block) < 1:
+        raise ConfigError("a frame and its blocks must have pixels", (*size, block), "choose larger ones")
+    return -(-size[0] // block), -(-size[1] // block)
+
+
+def pad_blocks(image: Tensor, block: int) -> Tensor:
+    """``image`` [B, C, H, W] with its last row and column repeated up to whole blocks."""
+    down, right = -image.shape[-2] % block, -image.shape[-1] % block
+    return F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
+
+
+def crop(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a padded ``image`` [B, C, H, W] that is the frame of ``size`` pixels."""
+    height, width = size
+    return image if tuple(image.shape[-2:]) == (height, width) else image[..., :height, :width]
 
 
 def points(x: Tensor, y: Tensor) -> Tensor:

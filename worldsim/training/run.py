@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("name", help="name of the world, e.g. doom-maze")
     add("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    add("--cache", type=Path, metavar="DIR", help="for decoded frames (default: beside the data)")
     add("--out", type=Path, required=True, help="run folder: state, figures, strips and the world itself")
     add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
     add("--recipe", choices=sorted(RECIPES), default="small", help="sizes (%(default)s)")
@@ -61,7 +62,8 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
-    clips, held_out = _decode(args.data, args.size, "train"), _decode(args.data, args.size, "held_out")
+    splits: tuple[Split, Split] = ("train", "held_out")
+    clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips)
     stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
@@ -74,14 +76,16 @@ def main(argv: list[str]) -> int:
     return 0 if finished else 130
 
 
-def _decode(data: Path, size: tuple[int, int] | None, split: Split) -> ClipStore:
+def _decode(
+    data: Path, size: tuple[int, int] | None, split: Split, cache: Path | None = None
+) -> ClipStore:
     """The clips of a split; the first time, its videos are decoded."""
     with Ticker(f"decoding {split}", 1.0) as ticker:
 
         def show(done: int, total: int) -> None:
             ticker.update(done / total, f"{done}/{total} episodes")
 
-        return ClipStore(data, size, split=split, on_progress=show)
+        return ClipStore(data, size, split=split, on_progress=show, cache=cache)
 
 
 def _networks(args: argparse.Namespace, recipe: Recipe | MovingRecipe, clips: ClipStore) -> Networks:

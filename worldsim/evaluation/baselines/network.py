@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.cells import ConvLSTMCell, SpatioTemporalCell
+from worldsim.tokenizer.layers import block_grid, crop, pad_blocks
 
 __all__ = ["KINDS", "BaselineConfig", "BaselineNetwork", "Kind", "State"]
 
@@ -31,7 +32,7 @@ class BaselineConfig:
 
     kind: Kind
     size: tuple[int, int]
-    """Height and width of a frame; ``patch`` must divide them."""
+    """Height and width of a frame."""
     control: int
     """Keys and look, M."""
     hidden: int = 48
@@ -41,8 +42,7 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"a baseline must be one of {', '.join(KINDS)}", self.kind)
-        if self.size[0] % self.patch or self.size[1] % self.patch:
-            raise ConfigError(f"a baseline's frames must be whole patches of {self.patch}", self.size)
+        block_grid(self.size, self.patch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class BaselineNetwork(nn.Module):
     def start(self, batch: int) -> State:
         """Nothing seen yet."""
         config = self.config
-        grid = (config.size[0] // config.patch, config.size[1] // config.patch)
+        grid = block_grid(config.size, config.patch)
         zero = self.leave.weight.new_zeros(batch, config.hidden, *grid)
         return State((zero,) * config.layers, (zero,) * config.layers, zero)
 
     def step(self, frame: Tensor, control: Tensor, state: State) -> tuple[Tensor, State]:
         """The next frame [B, 3, H, W] after ``frame`` under the control [B, M] that leads into it."""
-        patches = F.pixel_unshuffle(frame, self.config.patch)
+        patches = F.pixel_unshuffle(pad_blocks(frame, self.config.patch), self.config.patch)
         held = control[:, :, None, None].expand(-1, -1, *patches.shape[2:])
         x, memory = self.enter(torch.cat([patches, held], 1)), state.memory
         hidden, cell = list(state.hidden), list(state.cell)
@@ -85,7 +85,7 @@ class BaselineNetwork(nn.Module):
             else:
                 hidden[i], cell[i] = layer(x, hidden[i], cell[i])
             x = hidden[i]
-        moved = F.pixel_shuffle(self.leave(x), self.config.patch)
+        moved = crop(F.pixel_shuffle(self.leave(x), self.config.patch), self.config.size)
         return frame + moved, State(tuple(hidden), tuple(cell), memory)
 
     def forward(self, frames: Tensor, controls: Tensor, given: Tensor | int) -> Tensor:

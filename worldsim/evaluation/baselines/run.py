@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     claim_file(args.out, replace=args.resume or args.force, remedy="add --resume or --force")
     if args.threads:
         torch.set_num_threads(args.threads)
-    clips = ClipStore(args.data)
+    clips = ClipStore(args.data, cache=args.cache)
     space, size = clips.spec.control_space, clips.spec.size
     config = BaselineConfig(kind=args.kind, size=size, control=space.size, hidden=args.hidden)
     begun = Baseline.load(args.out) if args.resume else None
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim baseline", description="Train a recurrent baseline.")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="for decoded frames")
     parser.add_argument(
         "--out", type=Path, required=True, help="file to write, e.g. runs/convlstm.safetensors"
     )
