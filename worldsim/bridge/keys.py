@@ -19,6 +19,7 @@ import zmq
 
 from worldsim.errors import BridgeError
 from worldsim.options import Parser
+from worldsim.outputs import try_folder
 
 __all__ = ["Guests", "ServerKeys", "add_client", "main", "read_clients"]
 
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dir", type=Path, required=True, help="the folder that `worldsim serve --keys` is given"
     )
     arguments = parser.parse_args(argv)
+    arguments.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try_folder(arguments.dir)
     secret = add_client(arguments.dir, arguments.name)
     print(f"{arguments.name} may come in. Its machine needs {arguments.dir / 'server.public'} and {secret};")
     print(f"delete {secret} here once it is there. A server that runs lets it in at once.")
