@@ -24,6 +24,7 @@ from worldsim.bench.steps import Case, count_flops, open_sessions, time_engine
 from worldsim.engine import graphs
 from worldsim.engine.world import World
 from worldsim.envs.vector import ImaginedVectorEnv
+from worldsim.options import PROCESSES, SECONDS, Parser
 
 Row = dict[str, object]
 
@@ -54,14 +55,14 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--world", default="doom-maze")
     add("--device", default="cuda")
     add("--out", type=Path, required=True)
-    add("--seconds", type=float, default=100, help="for all rows (%(default)s)")
-    add("--each", type=float, default=0.8, help="for one row (%(default)s)")
-    add("--batch", type=int, nargs="+", default=[1, 256, 64, 1024])
+    add("--seconds", type=SECONDS, default=100, help="for all rows (%(default)s)")
+    add("--each", type=SECONDS, default=0.8, help="for one row (%(default)s)")
+    add("--batch", type=PROCESSES, nargs="+", default=[1, 256, 64, 1024])
     add("--quick", action="store_true")
     return parser
 

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.gpu.pack import REPORT, RESULTS, join_pieces
 from worldsim.checkpoint import find_world, load_world
 from worldsim.errors import CheckpointError, DataError, WorldsimError
+from worldsim.options import COUNT, Parser
 
 __all__ = ["DECIDING", "better", "check_report", "main", "unpack"]
 
@@ -48,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.collect", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.gpu.collect", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--no-eval", action="store_true", help="only put together and check")
-    parser.add_argument("--trajectories", type=int, help="of eval (default: those of --quick)")
+    parser.add_argument("--trajectories", type=COUNT, help="of eval (default: those of --quick)")
     parser.add_argument("--against", help="world to compare with (default: the shipped one of the same name)")
     return parser
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from worldsim.engine.world import load
 from worldsim.evaluation.films import Films, film
 from worldsim.evaluation.player import open_player
+from worldsim.options import COUNT, Parser
 
 _SCALE = 2
 """How much frames are enlarged."""
@@ -19,12 +19,12 @@ _SCALE = 2
 
 def main() -> int:
     """Write ``<folder's parent>-sheet.png`` and ``-film.webp``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("world", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--frames", type=int, default=120)
-    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--frames", type=COUNT, default=120)
+    parser.add_argument("--count", type=COUNT, default=4)
     args = parser.parse_args()
     world = load(args.world, args.device)
     player = open_player(world, args.frames + 64)
