@@ -123,7 +123,6 @@ def test_no_parser_takes_a_bare_number_and_all_are_ours() -> None:
         "serve doom-maze --parking -1",
         "bench --batch 1,0",
         "bench --batch 1,x",
-        "bench --steps 3",
         "bench --seconds nan",
     ],
 )
