@@ -20,6 +20,7 @@ from tests.engine.test_forged_snapshots import BAD, faulty, resealed
 from tests.tiny import lively_world
 from worldsim.bridge import desk as desk_module
 from worldsim.bridge import replies
+from worldsim.bridge import server as server_module
 from worldsim.bridge.server import Options, Server
 from worldsim.engine.world import World, load
 from worldsim.errors import BridgeError
@@ -217,3 +218,47 @@ def test_a_pause_longer_than_the_ttl_takes_no_lease(
         for asker, session in zip(askers, sessions, strict=True):
             assert asker.ask("step", session=session, seq=1)["ok"]
             asker.close()
+
+
+def test_a_journal_of_other_arithmetic_is_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(address=f"ipc://{tmp_path}/s", state=tmp_path / "state")
+    Server(world.engine(slots=1, steps=1), options).stop()
+    monkeypatch.setattr(server_module, "variant", lambda: "another")
+    with pytest.raises(BridgeError, match=r"kernels: .* -> another"):
+        Server(world.engine(slots=1, steps=1), options)
+
+
+def test_a_state_folder_is_its_owners(world: World, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    options = Options(address=f"ipc://{tmp_path}/s", state=state)
+    with Server(world.engine(slots=SLOTS, steps=1), options) as server:
+        asker = Asker(server.address)
+        blob = snapshot(asker, asker.open())
+        assert asker.ask("restore", blob, session=name())["ok"]
+        asker.close()
+    modes = {path.relative_to(state).name: path.stat().st_mode & 0o777 for path in [state, *state.rglob("*")]}
+    assert all(mode == (0o700 if path in ("", "blobs") else 0o600) for path, mode in modes.items()), modes
+
+
+def test_a_torn_end_is_kept_and_told_when_a_server_starts(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    options = Options(address=f"ipc://{tmp_path}/s", state=state)
+    with Server(world.engine(slots=SLOTS, steps=1, history=HISTORY), options) as server:
+        asker = Asker(server.address)
+        session = asker.open()
+        for seq in (1, 2):
+            asker.ask("step", session=session, seq=seq)
+    (log,) = state.glob("log-*")
+    data = log.read_bytes()
+    log.write_bytes(data[:-5])
+    with Server(world.engine(slots=SLOTS, steps=1, history=HISTORY), options):
+        assert asker.ask("hello", client="x")["sessions"] == {session: 1}
+        asker.close()
+    (tail,) = state.glob("torn-*")
+    assert data[:-5].endswith(tail.read_bytes())
+    assert tail.name in caplog.text
