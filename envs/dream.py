@@ -13,7 +13,7 @@ from worldsim.engine.world import load
 from worldsim.envs.actions import Actions, make_actions
 from worldsim.envs.referee import Referees
 from worldsim.envs.reset_options import Start
-from worldsim.envs.session_batch import SessionBatch
+from worldsim.envs.session_batch import SessionBatch, drift_of
 from worldsim.envs.starts import Starts, StartStates
 from worldsim.errors import ConfigError
 
@@ -56,6 +56,9 @@ class Dream:
         if drift_limit is not None and not drift_limit > 0:
             raise ConfigError("drift_limit must be above 0", drift_limit, "pass None for no limit")
         self.world = load(os.fspath(world), device) if isinstance(world, str | os.PathLike) else world
+        if drift_limit is not None and not self.world.spec.has_pose:
+            rule = "drift_limit needs a world with poses: without them nothing tells drift"
+            raise ConfigError(rule, drift_limit, "leave drift_limit out")
         self._slots, self._steps = slots, steps
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
         self.observation_space = spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
@@ -96,7 +99,7 @@ class Dream:
 
     def lost(self, step: Step) -> bool:
         """Whether an episode has drifted too far from what the world learnt to be worth going on."""
-        return self.drift_limit is not None and step.drift > self.drift_limit
+        return self.drift_limit is not None and drift_of(step) > self.drift_limit
 
 
 def info_of(session: Session) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def info_of(session: Session) -> dict[str, Any]:
     return info | {
         "pose_given": step.pose_given,
         "drift": step.drift,
+        "known": step.known,
         "frame_index": step.index,
         "seed": session.seed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from worldsim.envs.reset_options import Start
 from worldsim.errors import EngineError
 from worldsim.sampling.lead import Controls
 
-__all__ = ["SessionBatch"]
+__all__ = ["SessionBatch", "drift_of"]
 
 
 class _Engine(Protocol):
@@ -82,6 +83,11 @@ class SessionBatch:
         return [session.seed for session in self._sessions]
 
 
+def drift_of(step: Any) -> float:
+    """The drift that a step tells; NaN in a world without poses."""
+    return math.nan if step.drift is None else float(step.drift)
+
+
 def _gathered(steps: Sequence[Any], seeds: Sequence[int]) -> BatchStep:
     posed = all(step.pose is not None for step in steps)
     return BatchStep(
@@ -89,7 +95,8 @@ def _gathered(steps: Sequence[Any], seeds: Sequence[int]) -> BatchStep:
         pose_given=torch.tensor([step.pose_given for step in steps]),
         reward=torch.tensor([step.reward for step in steps], dtype=torch.float32),
         terminated=torch.tensor([step.terminated for step in steps]),
-        drift=torch.tensor([step.drift for step in steps], dtype=torch.float64),
+        drift=torch.tensor([drift_of(step) for step in steps], dtype=torch.float64),
+        known=torch.tensor([step.known for step in steps]),
         index=torch.tensor([step.index for step in steps]),
         seed=torch.tensor(seeds),
         pose=torch.from_numpy(np.stack([step.pose for step in steps])) if posed else None,

@@ -327,6 +327,7 @@ def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
     told |= {
         "pose_given": step.pose_given,
         "drift": step.drift,
+        "known": step.known,
         "frame_index": step.index,
         "seed": step.seed,
     }

@@ -204,3 +204,90 @@ def test_pluecker_lines_are_unit_normal_and_pass_through_their_points(pose: np.n
     np.testing.assert_allclose((direction * moment).sum(-1), 0, atol=1e-9)
     points = depth * camera.rays(K, 3, 4) @ pose[:3, :3].T + pose[:3, 3]
     np.testing.assert_allclose(np.cross(points, direction), moment, atol=1e-9)
+
+
+def looking(x: float, y: float, yaw: float) -> np.ndarray:
+    return camera.from_planar(x, y, 1.5, yaw)
+
+
+def test_opengl_poses_become_ours() -> None:
+    ours = looking(1, 2, 0.7)
+    gl = ours @ np.diag([1.0, -1, -1, 1])  # x right, y up, z backwards
+    np.testing.assert_allclose(camera.from_opengl(gl), ours, atol=1e-12)
+    np.testing.assert_allclose(camera.from_opengl(np.stack([gl, gl]))[1], ours, atol=1e-12)
+
+
+def test_an_opengl_world_with_y_up_is_stood_up() -> None:
+    """The identity looks along -z with y up: here along +y, level."""
+    pose = camera.from_opengl(np.eye(4), up="y")
+    np.testing.assert_allclose(pose, camera.from_planar(0, 0, 0, np.pi / 2), atol=1e-12)
+    higher = np.eye(4)
+    higher[1, 3] = 3
+    assert camera.from_opengl(higher, up="y")[2, 3] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("order", ["wxyz", "xyzw"])
+def test_quaternions_agree_with_the_exponential(order: str) -> None:
+    rng = np.random.default_rng(0)
+    omega, place = rng.normal(size=(20, 3)), rng.normal(size=(20, 3))
+    angle = np.linalg.norm(omega, axis=-1, keepdims=True)
+    w, v = np.cos(angle / 2), np.sin(angle / 2) * omega / angle
+    quaternion = 3 * np.concatenate([w, v] if order == "wxyz" else [v, w], -1)
+    pose = camera.from_quaternion(quaternion, place, order=order)
+    np.testing.assert_allclose(pose[:, :3, :3], camera.exp(np.concatenate([0 * omega, omega], -1))[:, :3, :3])
+    np.testing.assert_array_equal(pose[:, :3, 3], place)
+    assert camera.from_quaternion(quaternion, place[0], order=order).shape == (20, 4, 4)
+
+
+def test_colmap_images_become_ours() -> None:
+    """qvec and tvec are of the world-to-camera pose; a world with -y up is turned upright."""
+    rng = np.random.default_rng(1)
+    quaternion, t = rng.normal(size=4), rng.normal(size=3)
+    to_camera = camera.from_quaternion(quaternion, t)
+    np.testing.assert_allclose(camera.from_colmap(quaternion, t), camera.inverse(to_camera), atol=1e-12)
+    np.testing.assert_allclose(camera.from_colmap(quaternion, t) @ to_camera, np.eye(4), atol=1e-12)
+    upright = camera.from_colmap([1, 0, 0, 0], [0, 0, 0], up="-y")  # a camera held upright
+    np.testing.assert_allclose(upright, camera.from_planar(0, 0, 0, np.pi / 2), atol=1e-12)
+
+
+def test_level_keeps_place_and_heading() -> None:
+    pose = looking(3, -1, 2.0)
+    tilted = pose @ camera.exp(np.array([0, 0, 0, 0.3, 0, 0])) @ camera.exp(np.array([0, 0, 0, 0, 0, -0.5]))
+    np.testing.assert_allclose(camera.level(tilted), pose, atol=1e-12)
+    np.testing.assert_allclose(camera.level(np.stack([pose, tilted])), [pose, pose], atol=1e-12)
+    with pytest.raises(CameraError, match="no heading"):
+        camera.level(pose @ camera.exp(np.array([0, 0, 0, np.pi / 2, 0, 0])))
+
+
+def test_orthonormalise_finds_the_nearest_rotation() -> None:
+    pose, rng = looking(3, -1, 2.0), np.random.default_rng(2)
+    noisy = pose.copy()
+    noisy[:3, :3] += 0.01 * rng.normal(size=(3, 3))
+    with pytest.raises(CameraError, match=r"camera.orthonormalise\(\)"):
+        camera.check_pose(noisy)
+    mended = camera.orthonormalise(noisy)
+    np.testing.assert_allclose(mended, pose, atol=0.05)
+    camera.check_pose(mended)
+    scaled = pose @ np.diag([2.0, 2, 2, 1])
+    np.testing.assert_allclose(camera.orthonormalise(scaled), pose, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: camera.from_opengl(np.eye(4), up="x"), "points up"),
+        (lambda: camera.from_opengl(np.eye(3)), "shape"),
+        (lambda: camera.from_colmap([1, 0, 0, 0], [0, 0, 0], up="x"), "points up"),
+        (lambda: camera.from_quaternion([0, 0, 0, 0], [0, 0, 0]), "must not be zero"),
+        (lambda: camera.from_quaternion([1, 0, 0], [0, 0, 0]), "quaternion must have shape"),
+        (lambda: camera.from_quaternion([1, 0, 0, np.nan], [0, 0, 0]), "finite"),
+        (lambda: camera.from_quaternion([1, 0, 0, 0], [0, 0]), "translation must have shape"),
+        (lambda: camera.from_quaternion([1, 0, 0, 0], [0, 0, 0], order="abcd"), "order"),
+        (lambda: camera.orthonormalise(np.diag([1.0, -1, 1, 1])), "near a rotation"),
+        (lambda: camera.orthonormalise(np.zeros((4, 4))), "near a rotation"),
+        (lambda: camera.orthonormalise(np.full((4, 4), np.nan)), "finite"),
+    ],
+)
+def test_what_no_helper_takes_is_refused(call: object, message: str) -> None:
+    with pytest.raises(CameraError, match=message):
+        call()  # type: ignore[operator]

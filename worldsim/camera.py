@@ -20,15 +20,26 @@ __all__ = [
     "check_pose",
     "compose",
     "exp",
+    "from_colmap",
+    "from_opengl",
     "from_planar",
+    "from_quaternion",
     "inverse",
+    "level",
     "log",
+    "orthonormalise",
     "planar",
     "pluecker",
     "rays",
     "relative",
 ]
 
+_UPRIGHT = {
+    "z": np.eye(4),
+    "y": np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]),
+    "-y": np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]),
+}
+"""Rotations that take a world in which this axis points up to one with z up."""
 _SMALL_ANGLE = 0.1
 """Below it, series stand in for quotients that would cancel; both are exact to 1e-13 here."""
 
@@ -127,7 +138,8 @@ def check_pose(T: np.ndarray) -> np.ndarray:
     wrong = (np.abs(gram - np.eye(3)) > 1e-4).any((-1, -2)) | (np.linalg.det(rotation) < 0)
     if wrong.any():
         rule = "a pose's upper left 3x3 must be a rotation"
-        raise CameraError(rule, rotation[wrong][0].tolist(), "orthonormalise it; no scale, no mirror")
+        remedy = "camera.orthonormalise() mends rounding; a mirror needs other axes: camera.from_opengl()"
+        raise CameraError(rule, rotation[wrong][0].tolist(), remedy)
     return pose
 
 
@@ -150,6 +162,95 @@ def planar(pose: np.ndarray) -> np.ndarray:
     pose = check_pose(pose)
     yaw = np.arctan2(pose[..., 1, 2], pose[..., 0, 2])
     return np.concatenate([pose[..., :3, 3], yaw[..., None]], axis=-1)
+
+
+def from_opengl(T: np.ndarray, *, up: str = "z") -> np.ndarray:
+    """Poses ``[..., 4, 4]`` of OpenGL, Blender or NeRF cameras: x right, y up, looking along -z.
+
+    Args:
+        T: camera-to-world.
+        up: the axis of their world that points up, "z" (Blender) or "y" (OpenGL, three.js, Unity exports);
+            a world with y up is turned about x, so that its -z becomes the world's +y.
+
+    Raises:
+        CameraError: no poses, or another axis.
+    """
+    if up not in _UPRIGHT:
+        raise CameraError("the axis that points up must be 'y' or 'z'", up)
+    return check_pose(_UPRIGHT[up] @ check_pose(T) @ np.diag([1.0, -1.0, -1.0, 1.0]))
+
+
+def from_colmap(qvec: np.ndarray, tvec: np.ndarray, *, up: str | None = None) -> np.ndarray:
+    """Poses ``[..., 4, 4]`` of COLMAP's images, which have world-to-camera rotations and translations.
+
+    Args:
+        qvec: ``[..., 4]``: QW, QX, QY, QZ.
+        tvec: ``[..., 3]``: TX, TY, TZ. COLMAP's unit is arbitrary: scale it to metres.
+        up: which axis of COLMAP's world points up: "z", "y" or "-y" (cameras that were held upright lead to
+            about -y); None leaves the world as it is.
+
+    Raises:
+        CameraError: a quaternion or a translation that is none, or another axis.
+    """
+    if up not in (None, *_UPRIGHT):
+        raise CameraError("the axis that points up must be 'y', '-y' or 'z'", up)
+    pose = inverse(from_quaternion(qvec, tvec))
+    return pose if up is None else check_pose(_UPRIGHT[up] @ pose)
+
+
+def from_quaternion(quaternion: np.ndarray, translation: np.ndarray, *, order: str = "wxyz") -> np.ndarray:
+    """Poses ``[..., 4, 4]`` with a rotation given as a quaternion; its length does not matter.
+
+    Args:
+        quaternion: ``[..., 4]``, in ``order``.
+        translation: ``[..., 3]``, metres.
+        order: "wxyz" (COLMAP, Eigen's constructor, MuJoCo) or "xyzw" (ROS, SciPy, PyBullet).
+
+    Raises:
+        CameraError: a wrong shape, a number that is not finite, a zero quaternion, or another order.
+    """
+    if order not in ("wxyz", "xyzw"):
+        raise CameraError("a quaternion's order must be 'wxyz' or 'xyzw'", order)
+    q, t = _checked(quaternion, (4,), "a quaternion"), _checked(translation, (3,), "a translation")
+    length = np.linalg.norm(q, axis=-1, keepdims=True)
+    if (length < 1e-9).any():
+        raise CameraError("a quaternion must not be zero", q.tolist(), "the identity is w = 1")
+    q = q / length
+    w, v = (q[..., :1], q[..., 1:]) if order == "wxyz" else (q[..., 3:], q[..., :3])
+    hat = _hat(v)
+    rotation = np.eye(3) + 2 * w[..., None] * hat + 2 * hat @ hat
+    shape = np.broadcast_shapes(rotation.shape[:-2], t.shape[:-1])
+    return _pose(np.broadcast_to(rotation, (*shape, 3, 3)), np.broadcast_to(t, (*shape, 3)))
+
+
+def level(T: np.ndarray) -> np.ndarray:
+    """Poses ``[..., 4, 4]`` without their pitch and roll: at the same place, with the same heading.
+
+    Raises:
+        CameraError: no poses, or one that looks straight up or down, which has no heading.
+    """
+    pose = check_pose(T)
+    steep = np.hypot(pose[..., 0, 2], pose[..., 1, 2]) < 1e-6
+    if steep.any():
+        raise CameraError("a camera that looks straight up or down has no heading", pose[steep][0].tolist())
+    return from_planar(*np.moveaxis(planar(pose), -1, 0))
+
+
+def orthonormalise(T: np.ndarray) -> np.ndarray:
+    """Poses ``[..., 4, 4]`` whose rotations are made exact: the nearest rotation to the upper left 3x3.
+
+    It mends rounding and small errors of calibration; a scale is taken out, a mirror is refused.
+
+    Raises:
+        CameraError: a wrong shape, NaN or infinity, a mirror, or a matrix that is nearest to no rotation.
+    """
+    pose = _checked(T, (4, 4), "a pose")
+    u, scale, v = np.linalg.svd(pose[..., :3, :3])
+    wrong = (scale[..., -1] < 1e-6 * scale[..., 0]) | (np.linalg.det(u @ v) < 0) | (scale[..., 0] == 0)
+    if wrong.any():
+        rule = "a pose's upper left 3x3 must be near a rotation"
+        raise CameraError(rule, pose[wrong][0, :3, :3].tolist(), "see camera.from_opengl for mirrored axes")
+    return check_pose(_pose(u @ v, pose[..., :3, 3]))
 
 
 def rays(K: Intrinsics, h: int, w: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from worldsim.model.footing import MET, Footing, FootingConfig
 from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.model.protocol import Generator, GeneratorConfig
 from worldsim.model.temperature import temperature_of
+from worldsim.model.territory import Territory
 from worldsim.registry import Part
 from worldsim.sampling.protocol import Sampler, SamplerConfig
 from worldsim.tokenizer.place import Place
@@ -85,6 +86,8 @@ class Networks(nn.Module):
         )
         self.mover: Mover | None = None
         """The kernel that moves cameras where nothing is taught, if there is one."""
+        self.territory: Territory | None = None
+        """Poses that the world knows; None where nobody has told, as in training."""
 
     def _build_parts(self, config: NetworksConfig, source: SourceSpec) -> None:
         """Build tokenizer, generator and sampler, each from what the one before tells."""
@@ -127,6 +130,12 @@ class Networks(nn.Module):
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""
         scale = np.asarray(self.config.twist_scale)
         return (twist / np.where(scale > 0, scale, 1)).astype(np.float32)
+
+    def knows(self, poses: Tensor, twist: Tensor, given: Tensor | None) -> Tensor:
+        """The cameras whose pictures are not made up, bool [B]; see ``Territory.knows``."""
+        if self.territory is None:
+            return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
+        return self.territory.knows(poses, twist, given)
 
     def condition(self, vector: Tensor, twist: Tensor) -> Tensor:
         """Keys and look [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""

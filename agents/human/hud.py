@@ -175,8 +175,14 @@ def _facts(pen: Pen, rect: Rect, player: Player, status: Status) -> None:
         pen.text((x, y), label, 12, DIM)
         pen.text((right, y), value, 12, TEXT, 1.0)
         y += step
-    drift = player.lane.history.drifts[-1]
+    _drift(pen, x, right, y, player.lane.history.drifts[-1])
+
+
+def _drift(pen: Pen, x: int, right: int, y: int, drift: float | None) -> None:
     pen.text((x, y + pen.px(2)), "drift", 12, DIM)
+    if drift is None:
+        pen.text((right, y + pen.px(2)), "unknown", 12, FAINT, 1.0)
+        return
     bar = Rect(x + pen.px(48), y + pen.px(7), right - x - pen.px(48) - pen.px(44), pen.px(6))
     pen.box(bar, WELL, None, 3)
     share = min(max(drift / LOST, 0.0), 1.0)

@@ -30,7 +30,7 @@ class History:
     places: list[Place | None]
     controls: list[Control] = field(default_factory=list)
     rewards: list[float] = field(default_factory=lambda: [0.0])
-    drifts: list[float] = field(default_factory=lambda: [0.0])
+    drifts: list[float | None] = field(default_factory=lambda: [0.0])
 
     def add(self, control: Control, step: Step) -> None:
         """Note the frame that ``control`` led to."""
@@ -65,7 +65,8 @@ class Lane:
     @classmethod
     def begin(cls, session: Session, agent: Agent, start: int) -> Lane:
         """A lane at its first frame."""
-        return cls(session, agent, start, History([place_of(session.pose)]))
+        first = [place_of(session.pose)]
+        return cls(session, agent, start, History(first, drifts=[None if session.pose is None else 0.0]))
 
     def arrived(self, control: Control, step: Step) -> None:
         """Note the frame that ``control`` led to."""

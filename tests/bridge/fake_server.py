@@ -89,6 +89,7 @@ class FakeSession:
             "reward": self.reward,
             "terminated": self.index >= self.ends_at,
             "drift": 0.1 * self.index,
+            "known": True,
             "steps": 2,
         }
 

@@ -86,7 +86,7 @@ def control_at(world: World, seed: int, t: int) -> Control:
 
 def digest(step: Step) -> bytes:
     """sha256 of all that a step answers."""
-    arrays = (step.frame, step.pose, step.latent, np.array([step.reward, step.drift]))
+    arrays = (step.frame, step.pose, step.latent, np.array([step.reward, step.drift], float))
     return hashlib.sha256(b"".join(part.tobytes() for part in arrays if part is not None)).digest()
 
 

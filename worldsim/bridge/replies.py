@@ -119,6 +119,7 @@ def _row(answer: Answer) -> dict[str, Any]:
         "reward": step.reward,
         "terminated": step.terminated,
         "drift": step.drift,
+        "known": step.known,
         "steps": step.steps,
     }
 

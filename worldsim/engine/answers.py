@@ -28,7 +28,7 @@ def steps_of(
     latents = _kept(imagined.latent.float())
     reward, terminated = imagined.reward.float().tolist(), imagined.terminated.tolist()
     drift, indices = imagined.drift.float().tolist(), state.indices.tolist()
-    poses = state.poses.cpu().numpy()
+    known, poses = imagined.known.tolist(), state.poses.cpu().numpy()
     has_poses = world.networks.has_poses
     return [
         Step(
@@ -37,10 +37,11 @@ def steps_of(
             pose_given=bool(given[i]),
             reward=reward[i],
             terminated=terminated[i],
-            drift=drift[i],
+            drift=drift[i] if has_poses else None,
             index=indices[i] - 1,
             steps=steps,
             latent=latents[i],
+            known=known[i],
         )
         for i in range(count)
     ]

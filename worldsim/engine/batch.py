@@ -138,7 +138,10 @@ class Batch:
         seen.pose_given.fill_(context.poses is not None)
         seen.reward.zero_()
         seen.terminated.zero_()
-        seen.drift.copy_(drift.double())
+        known = self._openings.knows(state)
+        seen.known.copy_(known)
+        told = drift.double().masked_fill(~known, 1.0)
+        seen.drift.copy_(told if seen.pose is not None else torch.full_like(told, torch.nan))
         seen.index.fill_(len(context.frames) - 1)
         return state, seen
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worldsim.sampling.imagine import Imagined
     from worldsim.sampling.world_state import WorldState
 
-_SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "index", "seed", "pose")
+_SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "known", "index", "seed", "pose")
 """What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""
 
 
@@ -37,7 +37,9 @@ class BatchStep:
     terminated: Tensor
     """bool [N]"""
     drift: Tensor
-    """float64 [N]"""
+    """float64 [N]; NaN in a world without poses."""
+    known: Tensor
+    """bool [N]"""
     index: Tensor
     """Frames since the world began, given ones included, int64 [N]."""
     seed: Tensor
@@ -70,6 +72,7 @@ class BatchStep:
             reward=new(count),
             terminated=new(count, dtype=torch.bool),
             drift=new(count, dtype=torch.float64),
+            known=new(count, dtype=torch.bool),
             index=new(count, dtype=torch.int64),
             seed=new(count, dtype=torch.int64),
         )
@@ -82,7 +85,8 @@ class BatchStep:
         self.pose_given[rows] = False if given is None else given
         self.reward[rows] = imagined.reward.float()
         self.terminated[rows] = imagined.terminated
-        self.drift[rows] = imagined.drift.double()
+        self.drift[rows] = torch.nan if self.pose is None else imagined.drift.double()
+        self.known[rows] = imagined.known
         self.index[rows] = state.indices - 1
         self.seed[rows] = state.seeds
         if self.latent is not None:
@@ -128,10 +132,11 @@ class BatchStep:
             pose_given=bool(host["pose_given"][i]),
             reward=float(host["reward"][i]),
             terminated=bool(host["terminated"][i]),
-            drift=float(host["drift"][i]),
+            drift=float(host["drift"][i]) if "pose" in host else None,
             index=int(host["index"][i]),
             steps=self.steps,
             latent=host["latent"][i].copy() if "latent" in host else None,
+            known=bool(host["known"][i]),
         )
 
     def _shown(self) -> list[Tensor]:

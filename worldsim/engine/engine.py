@@ -175,7 +175,7 @@ class Engine(TakesTurns):
                 if not self._put_back(session, undo):
                     self.close(session)
                 raise
-        session.advance(replace(step, frame=frame.copy(), drift=0.0, latent=None), undo)
+        session.advance(step.with_real(frame), undo)
         return session.last
 
     def fork(self, session: Session, count: int, seeds: Sequence[int] | None = None) -> list[Session]:

@@ -92,15 +92,21 @@ class Openings:
 
     def first_step(self, context: Context, drift: Tensor, state: WorldState) -> Step:
         """The newest given frame, as if it had been dreamt."""
+        known = bool(self.knows(state)[0])
         return Step(
             frame=context.frames[-1].copy(),
             pose=state.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
             pose_given=context.poses is not None,
             reward=0.0,
             terminated=False,
-            drift=float(drift[0]),
+            drift=(float(drift[0]) if known else 1.0) if self.world.networks.has_poses else None,
             index=len(context.frames) - 1,
+            known=known,
         )
+
+    def knows(self, state: WorldState) -> Tensor:
+        """The worlds whose poses are known, bool [B]."""
+        return self.world.networks.knows(state.poses, state.moves[:, -1, :6], None)
 
     def _take_in(self, context: Context) -> tuple[WorldState, Tensor]:
         networks = self.world.networks

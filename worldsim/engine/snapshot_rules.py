@@ -97,8 +97,10 @@ def _whole(least: int, most: int, *, optional: bool = False) -> Callable[[Any], 
     return holds
 
 
-def _real(least: float, most: float) -> Callable[[Any], bool]:
+def _real(least: float, most: float, optional: bool = False) -> Callable[[Any], bool]:
     def holds(value: Any) -> bool:
+        if value is None:
+            return optional
         return type(value) is float and math.isfinite(value) and least <= value <= most
 
     return holds
@@ -120,7 +122,8 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pose_given": (_flag, "true or false"),
     "reward": (_real(-3e38, 3e38), "a finite number"),
     "terminated": (_flag, "true or false"),
-    "drift": (_real(0.0, 1.0), "a number in 0..1"),
+    "drift": (_real(0.0, 1.0, optional=True), "a number in 0..1 or null"),
+    "known": (_flag, "true or false"),
 }
 """A test for each value of the header, and what it says."""
 

@@ -76,6 +76,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
         "reward": step.reward,
         "terminated": step.terminated,
         "drift": step.drift,
+        "known": step.known,
     }
     if step.latent is not None:
         tensors["latent"] = torch.from_numpy(step.latent.copy())
@@ -168,4 +169,5 @@ def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:
         index=header["index"],
         steps=header["steps"],
         latent=tensors["latent"].cpu().numpy() if "latent" in tensors else None,
+        known=header["known"],
     )

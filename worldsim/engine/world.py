@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 
 from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_world
@@ -15,6 +16,7 @@ from worldsim.engine.precision import best_dtype
 from worldsim.engine.trial import try_out
 from worldsim.engine.verdicts import remembered
 from worldsim.kernels.library import in_use
+from worldsim.model.territory import Territory
 from worldsim.networks import find_device
 from worldsim.threads import guard_forks
 
@@ -29,6 +31,11 @@ class World:
         self.device, self.dtype = device, dtype
         guard_forks()
         self.networks.prepare(dtype)
+        seen = [start.poses for start in stored.starts if start.poses is not None]
+        if self.networks.has_poses and seen:
+            poses = torch.from_numpy(np.concatenate(seen)).to(device, torch.float64)
+            scale = self.networks.config.twist_scale
+            self.networks.territory = Territory(self.networks.footing, scale, poses)
         self._invariance: dict[tuple[str | None, int], Invariance] = {}
 
     @property

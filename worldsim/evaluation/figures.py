@@ -47,7 +47,7 @@ def figures_of(scores: Scores, steps: int, fps: float) -> dict[str, Figure]:
     if "held" in scores:
         figures |= obedience_figures(scores, fps)
         figures |= _frechet(scores)
-    if HORIZONS[1] <= scores["true.psnr"].shape[1]:
+    if "true.drift" in scores and HORIZONS[1] <= scores["true.psnr"].shape[1]:
         floor = scores["still.psnr"][:, : HORIZONS[1]].mean()
         threshold = float(floor + scores["tokenizer"].mean()) / 2
         figures |= foresight_figures(scores["true.drift"], scores["true.psnr"], threshold)

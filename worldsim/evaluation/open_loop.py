@@ -62,9 +62,9 @@ def dream(world: World, true: Trajectories, walk: Walk, seed: int | Sequence[int
 def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapping[str, np.ndarray]:
     """Scores ``float64 [N, F]`` of every dreamt frame against the true one of the same moment, by name.
 
-    ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, and ``drift``
-    as the engine tells it, of the dream alone; ``metres`` and ``degrees`` of its pose from the true one, and
-    ``track`` [N, F, 4], its x, y, z and yaw (worlds with poses). Kept frames: ``seen`` uint8 [N, keep, 60,
+    ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the dream
+    alone. In worlds with poses: ``drift`` as the engine tells it, ``metres`` and ``degrees`` of the pose from
+    the true one, and ``track`` [N, F, 4], its x, y, z and yaw. Kept frames: ``seen`` uint8 [N, keep, 60,
     80, 3].
     """
     scores: dict[str, list[np.ndarray]] = {}
@@ -75,8 +75,9 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
             "psnr": psnr(frames, true.frames[:, t]),
             "gradient": gradient(frames),
             "motion": motion(frames, before),
-            "drift": np.array([step.drift for step in steps]),
         }
+        if all(step.drift is not None for step in steps):
+            row["drift"] = np.array([step.drift for step in steps], float)
         if t < walk.context + walk.keep:
             row["seen"] = small(frames)
         poses = [step.pose for step in steps if step.pose is not None]

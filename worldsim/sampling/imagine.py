@@ -41,7 +41,9 @@ class Imagined:
     terminated: Tensor
     """The episode ended here, bool [B]: drawn where ends are left to chance, else more likely than not."""
     drift: Tensor
-    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``."""
+    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``. 1 where not known."""
+    known: Tensor
+    """The worlds that know what is seen from the camera's pose, bool [B]."""
     latent: Tensor
     """[B, N, C]"""
     prior: Prior
@@ -69,7 +71,8 @@ def imagine_unit(
 
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
     """
-    move = move_cameras(networks, state, controls.on(networks.device))
+    lead = controls.on(networks.device)
+    move = move_cameras(networks, state, lead)
     prior = _prior(networks, state, move)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
     latent = networks.sampler.draw(
@@ -79,16 +82,17 @@ def imagine_unit(
         frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
     else:
         frame = state.previous.frame
-    return _commit(networks, state, prepared, frame, latent, prior, move)
+    return _commit(networks, state, prepared, frame, latent, prior, move, lead.given)
 
 
 def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls: Controls) -> Imagined:
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place."""
-    move = move_cameras(networks, state, controls.on(networks.device))
+    lead = controls.on(networks.device)
+    move = move_cameras(networks, state, lead)
     prior = _prior(networks, state, move)
     latent = networks.tokenizer.encode(frames, prior)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, 0)
-    return _commit(networks, state, prepared, frames, latent, prior, move)
+    return _commit(networks, state, prepared, frames, latent, prior, move, lead.given)
 
 
 def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
@@ -121,6 +125,7 @@ def _commit(
     latent: Tensor,
     prior: Prior,
     move: Move,
+    given: Tensor | None,
 ) -> Imagined:
     """Take ``frame`` for the last one and the camera's step for done."""
     agent = networks.generator.commit(state.generator, prepared, latent, networks.reads_agent)
@@ -131,8 +136,9 @@ def _commit(
     state.doubt, state.poses, state.indices = move.doubt, move.poses, state.indices + 1
     reward, going_on = networks.judge(state.agent, move.planar)
     ended = _ended(networks, state, going_on)
-    drift = drift_of(frame, prior, move.doubt)
-    return Imagined(frame, expected(reward), going_on.sigmoid(), ended, drift, latent, prior)
+    known = networks.knows(move.poses, move.twist, given)
+    drift = drift_of(frame, prior, move.doubt).masked_fill(~known, 1.0)
+    return Imagined(frame, expected(reward), going_on.sigmoid(), ended, drift, known, latent, prior)
 
 
 def _ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:

@@ -34,9 +34,12 @@ class RemoteStep:
     pose_given: bool
     reward: float
     terminated: bool
-    drift: float
+    drift: float | None
+    """From 0 to 1; None in a world without poses."""
     steps: int
     """Denoising passes spent on it, K; 0 where the frame was given."""
+    known: bool = True
+    """Whether the world knows what is seen from the pose; a server too old to tell says yes."""
 
 
 @contextlib.contextmanager
@@ -108,8 +111,9 @@ def _step(
         pose_given=step["pose_given"],
         reward=float(step["reward"]),
         terminated=step["terminated"],
-        drift=float(step["drift"]),
+        drift=None if step["drift"] is None else float(step["drift"]),
         steps=step["steps"],
+        known=step.get("known", True),
     )
 
 
