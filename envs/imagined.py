@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import EzPickle
 
 from worldsim.envs.dream import Dream, draw_seed, info_of
 from worldsim.envs.reset_options import read_start
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["ImaginedEnv"]
 
 
-class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
+class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     """Step through a world one frame at a time; the model, or a referee, gives rewards and ends.
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
     in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``drift`` (how far the
     frame is from what its past foretold, as a share of the pixel range), ``frame_index`` and the episode's
     ``seed``. The same seed, start and actions give the same frames. The time limit belongs to the registered
-    id; ``drift_limit`` truncates as well.
+    id; ``drift_limit`` truncates as well. A pickle or copy of an environment is made anew by the same
+    arguments and begins with ``reset``; the world in it is known by name and digest.
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.
@@ -63,6 +65,17 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any]):
         referee: Any = None,
         starts: Starts = None,
     ) -> None:
+        EzPickle.__init__(
+            self,
+            world,
+            actions=actions,
+            steps=steps,
+            device=device,
+            render_mode=render_mode,
+            drift_limit=drift_limit,
+            referee=referee,
+            starts=starts,
+        )
         modes = type(self).metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise ConfigError(f"render_mode must be None or one of {modes}", render_mode)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from worldsim.engine.invariance import Invariance, find_invariance
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.trial import try_out
 from worldsim.engine.verdicts import remembered
+from worldsim.errors import CheckpointError, EngineError
 from worldsim.kernels.library import in_use
 from worldsim.model.territory import Territory
 from worldsim.networks import find_device
@@ -29,6 +33,8 @@ class World:
         self.networks = stored.networks
         self.params = self.networks.parameter_count()
         self.device, self.dtype = device, dtype
+        self.origin: str | None = None
+        """Name or folder that it was loaded by; a pickle holds this and the digest, not the weights."""
         guard_forks()
         self.networks.prepare(dtype)
         seen = [start.poses for start in stored.starts if start.poses is not None]
@@ -37,6 +43,16 @@ class World:
             scale = self.networks.config.twist_scale
             self.networks.territory = Territory(self.networks.footing, scale, poses)
         self._invariance: dict[tuple[str | None, int], Invariance] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name or folder and digest.
+
+        Raises:
+            EngineError: it was not loaded from files.
+        """
+        if self.origin is None:
+            raise EngineError("a world must be loaded from files to be pickled", self.name, "use load()")
+        return _load_again, (self.origin, self.digest, str(self.device), self.dtype)
 
     @property
     def name(self) -> str:
@@ -131,6 +147,8 @@ def load(
 ) -> World:
     """Load a world by its shipped name or folder.
 
+    Loaded again in the same process while it is held, it is the same object: its weights do not change.
+
     Args:
         name: e.g. "doom-maze", or a folder that ``worldsim train`` wrote.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
@@ -141,7 +159,39 @@ def load(
         CheckpointError: there is no such world, its files are damaged, or its parts do not fit each other.
         EngineError: the device is not there.
     """
-    place = find_device(device)
-    stored = load_world(find_world(name), place)
-    try_out(stored)
-    return World(stored, place, dtype or best_dtype(stored.networks))
+    place, folder = find_device(device), find_world(name)
+    files, kernels = _files_of(folder), in_use()
+    world = _loaded.get((files, place, dtype, kernels))
+    if world is None:
+        stored = load_world(folder, place)
+        try_out(stored)
+        world = World(stored, place, dtype or best_dtype(stored.networks))
+        for given in {dtype, world.dtype}:
+            _loaded[files, place, given, kernels] = world
+    is_shipped = not Path(name).is_dir()
+    world.origin = os.fspath(name) if is_shipped else str(folder.resolve())
+    return world
+
+
+_loaded: WeakValueDictionary[tuple[object, ...], World] = WeakValueDictionary()
+"""Worlds of this process while anybody holds them."""
+
+
+def _files_of(folder: Path) -> tuple[object, ...]:
+    """The state of a world's files: another one after any was written."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path), path.stat()) for path in paths]
+    return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+def _load_again(origin: str, digest: str, device: str, dtype: torch.dtype) -> World:
+    """A pickled world, by name or folder.
+
+    Raises:
+        CheckpointError: it is not there, or has other weights.
+    """
+    world = load(origin, device, dtype)
+    if world.digest != digest:
+        rule, remedy = "a pickled world must have the weights it had", "pickle it again"
+        raise CheckpointError(rule, f"{origin}: {world.digest[:12]}, not {digest[:12]}", remedy)
+    return world
