@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from worldsim.bench.crowd import time_crowd
 from worldsim.bench.doors import env_overhead, shipped_name, window
 from worldsim.bench.machine import Limits, facts
 from worldsim.bench.reproduce import reproduce
@@ -123,7 +124,25 @@ def _reproduce(world: World, limits: Limits, args: argparse.Namespace, say: Say)
     return asdict(report)
 
 
-_MEASURES = {"all": _everything, "step": _steps, "memory": _memory, "reproduce": _reproduce}
+def _crowd(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
+    """An environment beside a busy process, and four environments' processes beside each other."""
+    crowd = time_crowd(shipped_name(world, args.world), args.seconds)
+    result: Result = {
+        **asdict(crowd),
+        "busy_ratio": round(crowd.busy_ratio, 3),
+        "four_share": round(crowd.four_share, 3),
+    }
+    say(_figures(result))
+    return result
+
+
+_MEASURES = {
+    "all": _everything,
+    "step": _steps,
+    "memory": _memory,
+    "reproduce": _reproduce,
+    "crowd": _crowd,
+}
 
 
 def _timed(world: World, limits: Limits, cases: Sequence[Case], seconds: float, say: Say) -> list[Timing]:
