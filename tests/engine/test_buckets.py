@@ -10,6 +10,7 @@ from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine import engine as engine_module
 from worldsim.engine.buckets import Buckets
+from worldsim.engine.stepper import Stepper
 from worldsim.engine.world import World
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.world_state import blank
@@ -22,7 +23,7 @@ def padded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def buckets(world: World, slots: int) -> Buckets:
-    return Buckets(world.networks, blank(world.networks, slots + 1), world.spec.size)
+    return Buckets(Stepper(world.networks, blank(world.networks, slots + 1)))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,11 @@ def test_spare_rows_change_nothing(half: World, padded: None, count: int) -> Non
 def test_float32_is_as_close_as_its_last_bits(world: World) -> None:
     """Two worlds of three slots, padded to three rows or alone."""
     rows, vector = np.array([2, 0]), np.zeros((2, world.spec.control_space.size), np.float32)
-    alone = [buckets(world, 3).step(rows[i : i + 1], Controls(vector[i : i + 1]), 1, True)[0] for i in (0, 1)]
-    both = buckets(world, 3).step(rows, Controls(vector), 1, True)
+    alone = [
+        buckets(world, 3).step(rows[i : i + 1], Controls(vector[i : i + 1]), 1, True).rows()[0]
+        for i in (0, 1)
+    ]
+    both = buckets(world, 3).step(rows, Controls(vector), 1, True).rows()
     for one, other in zip(alone, both, strict=True):
         assert one.latent is not None
         np.testing.assert_allclose(one.latent, other.latent, atol=1e-4)

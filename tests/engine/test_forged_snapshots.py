@@ -13,7 +13,8 @@ from safetensors.torch import save
 from benchmarks.stress.forged import forge, open_sealed, seal
 from tests.engine.walks import assert_same, control, walk
 from worldsim.controls import Control
-from worldsim.engine import engine as engine_module
+from worldsim.engine import stepper
+from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.engine.world import World
@@ -97,22 +98,22 @@ def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest
 
 def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Every step of a session with this seed fails, before or after its memory is written."""
-    step, told = engine_module.imagine_unit, engine_module.steps_of
+    step, told = stepper.imagine_unit, BatchStep.of
 
     def early(networks: Networks, state: WorldState, *rest: Any, **options: Any) -> Imagined:
         if (state.seeds == seed).any():
             raise RuntimeError("bad row")
         return step(networks, state, *rest, **options)
 
-    def at_the_end(of: World, imagined: Imagined, state: WorldState, *rest: Any) -> list[Step]:
+    def at_the_end(imagined: Imagined, state: WorldState, *rest: Any) -> BatchStep:
         if (state.seeds == seed).any():
             raise RuntimeError("bad row")
-        return told(of, imagined, state, *rest)
+        return told(imagined, state, *rest)
 
     if late:
-        monkeypatch.setattr(engine_module, "steps_of", at_the_end)
+        monkeypatch.setattr(BatchStep, "of", staticmethod(at_the_end))
     else:
-        monkeypatch.setattr(engine_module, "imagine_unit", early)
+        monkeypatch.setattr(stepper, "imagine_unit", early)
 
 
 @pytest.mark.parametrize(("late", "history"), [(False, 0), (False, 4), (True, 4)])

@@ -15,6 +15,7 @@ from worldsim.checkpoint import Context
 from worldsim.controls import Control
 from worldsim.engine import graphs
 from worldsim.engine.engine import Engine
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.session import Session
 from worldsim.engine.world import World
 from worldsim.kernels.library import set_aside
@@ -118,7 +119,7 @@ def open_sessions(engine: Engine, count: int) -> list[Session]:
     return [engine.open(seed, start) for seed in range(count)]
 
 
-def held_controls(world: World, sessions: list[Session]) -> Iterator[Mapping[Session, Control]]:
+def held_controls(world: LoadedWorld, sessions: list[Session]) -> Iterator[Mapping[Session, Control]]:
     """Every session holds a discrete action for a while, then another; always the same ones."""
     space, rng = world.spec.control_space, np.random.default_rng(0)
     while True:
@@ -137,24 +138,24 @@ def _seconds(engine: Engine, controls: Mapping[Session, Control], frames: bool) 
     return time.perf_counter() - began
 
 
-def count_flops(world: World, case: Case) -> int:
+def count_flops(world: LoadedWorld, case: Case) -> int:
     """Of one session's step; sessions cost alike. Counted alone, for only then in this thread.
 
     Kernels and graphs, whose operations nobody sees, are set aside: one counts what they stand for.
     """
     with set_aside(), graphs.set_aside():
-        engine = world.engine(1, case.context, case.steps, history=0)
+        engine = Engine(world, 1, case.context, case.steps, 0, 0)
         session = open_sessions(engine, 1)[0]
         with FlopCounterMode(display=False) as counter:
             engine.step({session: Control()}, frames=case.frames)
     return counter.get_total_flops()
 
 
-def _weight_bytes(world: World) -> int:
+def _weight_bytes(world: LoadedWorld) -> int:
     return sum(weight.nbytes for weight in world.networks.parameters())
 
 
-def _grey(world: World) -> Context:
+def _grey(world: LoadedWorld) -> Context:
     spec = world.spec
     pose = np.eye(4)[None] if world.networks.has_poses else None
     controls = np.zeros((1, spec.control_space.size), np.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,16 +18,13 @@ from worldsim.checkpoint import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.lanes import Lanes
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.openings import Openings, fitting
+from worldsim.engine.stepper import Stepper
 from worldsim.errors import EngineError
-from worldsim.sampling.imagine import imagine_unit
 from worldsim.sampling.lead import Controls, Lead
-from worldsim.sampling.philox import signed
 from worldsim.sampling.protocol import check_steps
 from worldsim.sampling.world_state import WorldState, blank
-
-if TYPE_CHECKING:
-    from worldsim.engine.world import World
 
 
 class Batch:
@@ -38,15 +34,17 @@ class Batch:
     bit. All that is returned is new: later steps leave it alone.
     """
 
-    def __init__(self, world: World, count: int, context: int | None, steps: int) -> None:
+    def __init__(self, world: LoadedWorld, count: int, context: int | None, steps: int) -> None:
         if count < 1:
             raise EngineError("a batch must have at least one world", count)
         self.world, self.count = world, count
         self.context = fitting(world, context)
         self.steps = check_steps(world.networks.sampler, steps)
-        self.now = self._room(count)
+        spec = world.spec
+        self.now = BatchStep.empty(count, spec.size, world.networks.has_poses, world.device)
         """What every world shows now."""
         self._state = blank(world.networks, count, self.context)
+        self._stepper = Stepper(world.networks, self._state)
         self._openings = Openings(world, self.context)
         self._lanes = Lanes(world.device, world.spec.size, world.invariance)
         self._bank: tuple[WorldState, BatchStep] | None = None
@@ -67,15 +65,14 @@ class Batch:
         """
         seeds = [operator.index(seed) for seed in seeds]
         found = [self._openings.find(seed, start) for seed, start in zip(seeds, starts, strict=True)]
-        seen = self._room(len(seeds))
-        for i, (row, seed, (number, context)) in enumerate(zip(rows, seeds, found, strict=True)):
-            state, first = self._take_in(number, context)
-            seen.write(slice(i, i + 1), first)
-            seen.seed[i] = signed(seed)
+        begun: list[BatchStep] = []
+        for row, seed, (number, context) in zip(rows, seeds, found, strict=True):
             with torch.inference_mode():
+                state, seen = self._openings.take_in(number, context, seed)
                 self._state.put(slice(row, row + 1), state)
-                self._state.seeds[row] = signed(seed)
-        self.now = self.now.put(torch.tensor(list(rows), dtype=torch.int64, device=self.world.device), seen)
+            begun.append(seen)
+        numbers = torch.tensor(list(rows), dtype=torch.int64, device=self.world.device)
+        self.now = self.now.put(numbers, BatchStep.cat(begun)) if begun else self.now
 
     def restart(self, mask: Tensor, seeds: Tensor, starts: Tensor) -> None:
         """Begin the worlds of ``mask`` anew without asking on the host which these are.
@@ -104,18 +101,12 @@ class Batch:
 
     def _work(self, lead: Lead, rows: Tensor | None = None) -> BatchStep:
         """Step all worlds, a few in each lane."""
-        step = BatchStep.room(self.world.networks, self.count, self.world.spec.size, self.steps)
 
-        def work(rows: np.ndarray) -> None:
+        def work(rows: np.ndarray) -> BatchStep:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            with torch.inference_mode():
-                state, led = self._state.over(part), lead.pick(part)
-                imagined = imagine_unit(self.world.networks, state, led, self.steps)
-                self._state.take(part, state)
-                step.fill(part, imagined, state, led.given)
+            return self._stepper.step(part, lead.pick(part), self.steps)
 
-        self._lanes.run(self.count, work)
-        return step
+        return BatchStep.cat([step for _, step in self._lanes.run(self.count, work)])
 
     def _captured(self, lead: Lead) -> BatchStep:
         """As ``_work``, recorded at the first call, which leaves the worlds where they were."""
@@ -127,36 +118,13 @@ class Batch:
                 self._state.put(slice(None), before)
         return self._steppers[posed](lead, None)
 
-    def _take_in(self, number: int | None, context: Context) -> tuple[WorldState, BatchStep]:
-        """WorldState after given frames, and what is seen: the newest of them, as if it had been dreamt."""
-        with torch.inference_mode():
-            state, drift = self._openings.take_in(number, context, 0)
-        seen, device = self._room(1), self.world.device
-        seen.frame[0] = torch.from_numpy(context.frames[-1].copy()).to(device)
-        if seen.pose is not None:
-            seen.pose.copy_(state.poses)
-        seen.pose_given.fill_(context.poses is not None)
-        seen.reward.zero_()
-        seen.terminated.zero_()
-        known = self._openings.knows(state)
-        seen.known.copy_(known)
-        told = drift.double().masked_fill(~known, 1.0)
-        seen.drift.copy_(told if seen.pose is not None else torch.full_like(told, torch.nan))
-        seen.index.fill_(len(context.frames) - 1)
-        return state, seen
-
     def _fill_bank(self) -> tuple[WorldState, BatchStep]:
         """All starts of the world, a row each."""
         count = len(self.world.starts)
-        state, seen = blank(self.world.networks, count, self.context), self._room(count)
+        state, seen = blank(self.world.networks, count, self.context), []
         for number in range(count):
-            one = slice(number, number + 1)
-            first, shown = self._take_in(*self._openings.find(0, number))
             with torch.inference_mode():
-                state.put(one, first)
-            seen.write(one, shown)
-        return state, seen
-
-    def _room(self, count: int) -> BatchStep:
-        spec, poses = self.world.spec, self.world.networks.has_poses
-        return BatchStep.empty(count, spec.size, poses, self.world.device)
+                first, shown = self._openings.take_in(*self._openings.find(0, number), 0)
+                state.put(slice(number, number + 1), first)
+            seen.append(shown)
+        return state, BatchStep.cat(seen)

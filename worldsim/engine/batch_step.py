@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim import pool
 from worldsim.engine.step import Step
 from worldsim.pixels import to_frame
 
 if TYPE_CHECKING:
     from worldsim.model.state import Rows
-    from worldsim.networks import Networks
     from worldsim.sampling.imagine import Imagined
     from worldsim.sampling.world_state import WorldState
 
@@ -54,12 +54,70 @@ class BatchStep:
     """The rows as single steps, where they were made one by one."""
 
     @staticmethod
-    def room(networks: Networks, count: int, size: tuple[int, int], steps: int) -> BatchStep:
-        """Room for what ``count`` worlds answer to a step in ``steps`` passes, with latents."""
-        device = networks.device
-        latent = torch.empty(count, *networks.tokenizer.latent_spec.shape, device=device)
-        empty = BatchStep.empty(count, size, networks.has_poses, device)
-        return replace(empty, latent=latent, steps=steps)
+    def of(
+        imagined: Imagined, state: WorldState, given: Tensor | None, steps: int, decode: bool, posed: bool
+    ) -> BatchStep:
+        """The answer to a step.
+
+        Args:
+            imagined: the new frames.
+            state: of these worlds, after the step.
+            given: whether each one's pose was explicit, bool [N]; None: nowhere.
+            steps: denoising steps taken, K.
+            decode: False: frames were not wanted, and are empty.
+            posed: the source has poses.
+        """
+        nothing = imagined.frame.new_empty(len(state.indices), 0, 0, 3, dtype=torch.uint8)
+        return BatchStep(
+            frame=to_frame(imagined.frame) if decode else nothing,
+            pose_given=torch.zeros_like(state.indices, dtype=torch.bool) if given is None else given,
+            reward=imagined.reward.float(),
+            terminated=imagined.terminated,
+            drift=imagined.drift.double() if posed else torch.full_like(imagined.drift.double(), torch.nan),
+            known=imagined.known,
+            index=state.indices - 1,
+            seed=state.seeds,
+            pose=state.poses if posed else None,
+            steps=steps,
+            latent=imagined.latent.float(),
+        )
+
+    @staticmethod
+    def first(
+        frame: np.ndarray, state: WorldState, given: bool, drift: Tensor, known: Tensor, posed: bool
+    ) -> BatchStep:
+        """The answer of one world that has just begun.
+
+        Args:
+            frame: the newest given one, uint8 [H, W, 3].
+            state: the world's.
+            given: it came with its pose.
+            drift: of it [1], where the pose is ``known``, bool [1].
+            known: the pose is one that the world knows.
+            posed: the source has poses.
+        """
+        one, told = torch.ones_like(state.indices), drift.double().masked_fill(~known, 1.0)
+        return BatchStep(
+            frame=torch.from_numpy(frame[None].copy()).to(state.indices.device),
+            pose_given=one > 0 if given else one < 0,
+            reward=torch.zeros_like(state.doubt),
+            terminated=one < 0,
+            drift=told if posed else torch.full_like(told, torch.nan),
+            known=known,
+            index=state.indices - 1,
+            seed=state.seeds,
+            pose=state.poses if posed else None,
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[BatchStep]) -> BatchStep:
+        """The rows of all parts, in their order."""
+        told: dict[str, Any] = {
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
+            for field in fields(BatchStep)
+            if isinstance(getattr(parts[0], field.name), Tensor)
+        }
+        return replace(parts[0], single=None, **told)
 
     @staticmethod
     def empty(count: int, size: tuple[int, int], poses: bool, device: torch.device) -> BatchStep:
@@ -76,21 +134,6 @@ class BatchStep:
             index=new(count, dtype=torch.int64),
             seed=new(count, dtype=torch.int64),
         )
-
-    def fill(self, rows: Rows, imagined: Imagined, state: WorldState, given: Tensor | None) -> None:
-        """Write what a step of some rows gave; the drift is a share of the pixel range, which is 2 wide."""
-        self.frame[rows] = to_frame(imagined.frame)
-        if self.pose is not None:
-            self.pose[rows] = state.poses
-        self.pose_given[rows] = False if given is None else given
-        self.reward[rows] = imagined.reward.float()
-        self.terminated[rows] = imagined.terminated
-        self.drift[rows] = torch.nan if self.pose is None else imagined.drift.double()
-        self.known[rows] = imagined.known
-        self.index[rows] = state.indices - 1
-        self.seed[rows] = state.seeds
-        if self.latent is not None:
-            self.latent[rows] = imagined.latent.float()
 
     def write(self, rows: Rows, other: BatchStep) -> None:
         """Overwrite what some rows show with those of ``other``."""
@@ -122,12 +165,14 @@ class BatchStep:
         if self.single is not None:
             return list(self.single)
         told = {field.name: getattr(self, field.name) for field in fields(self)}
-        host = {name: part.cpu().numpy() for name, part in told.items() if isinstance(part, Tensor)}
+        # Apart from what comes and goes: histories keep it, and it would break the heap up.
+        tensors = {name: part for name, part in told.items() if isinstance(part, Tensor)}
+        host = {name: pool.copied(part.cpu()).numpy() for name, part in tensors.items()}
         return [self._row(host, i) for i in range(len(self.reward))]
 
     def _row(self, host: dict[str, np.ndarray], i: int) -> Step:
         return Step(
-            frame=host["frame"][i].copy(),
+            frame=host["frame"][i],
             pose=host["pose"][i].copy() if "pose" in host else None,
             pose_given=bool(host["pose_given"][i]),
             reward=float(host["reward"][i]),
@@ -135,7 +180,7 @@ class BatchStep:
             drift=float(host["drift"][i]) if "pose" in host else None,
             index=int(host["index"][i]),
             steps=self.steps,
-            latent=host["latent"][i].copy() if "latent" in host else None,
+            latent=host["latent"][i] if "latent" in host else None,
             known=bool(host["known"][i]),
         )
 

@@ -6,8 +6,6 @@ with a spare row of the engine's state, which nobody reads.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from rich.console import Console
@@ -15,12 +13,9 @@ from rich.progress import track
 
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.graphs import Work, recorded
-from worldsim.engine.step import Step
-from worldsim.networks import Networks
-from worldsim.sampling.imagine import imagine_unit
+from worldsim.engine.stepper import Stepper
 from worldsim.sampling.lead import Controls, Lead
 from worldsim.sampling.upload import upload
-from worldsim.sampling.world_state import WorldState
 
 
 def wants_buckets(device: torch.device) -> bool:
@@ -29,16 +24,11 @@ def wants_buckets(device: torch.device) -> bool:
 
 
 class Buckets:
-    """Steps rows of ``state``, whose last row is the spare one; on a GPU by CUDA graphs.
+    """Steps rows of a stepper's state, whose last row is the spare one; on a GPU by CUDA graphs."""
 
-    Args:
-        size: height and width of a frame.
-    """
-
-    def __init__(self, networks: Networks, state: WorldState, size: tuple[int, int]) -> None:
-        self._networks, self._state, self._size = networks, state, size
-        self._spare = len(state.seeds) - 1
-        self._device = state.seeds.device
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper, seeds = stepper, stepper.state.seeds
+        self._spare, self._device = len(seeds) - 1, seeds.device
         self._steppers: dict[tuple[int, int, bool, bool], Work] = {}
 
     @property
@@ -51,26 +41,24 @@ class Buckets:
         """The smallest size that ``count`` slots fit."""
         return next(size for size in self.sizes if size >= count)
 
-    def step(self, slots: np.ndarray, controls: Controls, steps: int, frames: bool) -> list[Step]:
-        """Dream a frame in each of ``slots``; see ``Engine.step``."""
+    def step(self, slots: np.ndarray, controls: Controls, steps: int, frames: bool) -> BatchStep:
+        """Dream a frame in each of ``slots``; see ``Stepper.step``."""
         count = len(slots)
         rows = np.append(slots, [self._spare] * (self.fitting(count) - count)).astype(np.int64)
         lead = self._filled(controls.on(self._device), len(rows))
         index = upload(rows, self._device)
-        seen = self._stepper(lead, index, steps, frames)(lead, index)
-        told = seen.pick(slice(count)).rows()
-        return told if frames else [replace(one, frame=np.empty((0, 0, 3), np.uint8)) for one in told]
+        return self._work_of(lead, index, steps, frames)(lead, index).pick(slice(count))
 
     def warm(self, steps: int) -> None:
         """Make ready for steps of every size; says on a terminal how far that is."""
-        width = self._networks.control_size
+        width = self._stepper.networks.control_size
         console = Console(stderr=True)
         for size in track(self.sizes, "getting ready", console=console, disable=not console.is_terminal):
             lead = Lead(torch.zeros(size, width, device=self._device))
             rows = torch.full((size,), self._spare, device=self._device)
-            self._stepper(lead, rows, steps, True)
+            self._work_of(lead, rows, steps, True)
 
-    def _stepper(self, lead: Lead, rows: torch.Tensor, steps: int, frames: bool) -> Work:
+    def _work_of(self, lead: Lead, rows: torch.Tensor, steps: int, frames: bool) -> Work:
         key = (len(rows), steps, frames, lead.poses is not None)
         if key not in self._steppers:
             work = self._work(steps, frames)
@@ -79,17 +67,9 @@ class Buckets:
         return self._steppers[key]
 
     def _work(self, steps: int, frames: bool) -> Work:
-        networks, state = self._networks, self._state
-
         def work(lead: Lead, rows: torch.Tensor | None) -> BatchStep:
             assert rows is not None, "always told"
-            with torch.inference_mode():
-                part = state.over(rows)
-                imagined = imagine_unit(networks, part, lead, steps, frames)
-                state.take(rows, part)
-                seen = BatchStep.room(networks, len(rows), self._size, steps)
-                seen.fill(slice(None), imagined, part, lead.given)
-            return seen
+            return self._stepper.step(rows, lead, steps, frames)
 
         return work
 

@@ -6,17 +6,16 @@ import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from worldsim.checkpoint import Context
 from worldsim.controls import Control, ControlLike, check_mapping
-from worldsim.engine.answers import steps_of
 from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.inputs import check_frame, controls_of, read_control
 from worldsim.engine.lanes import Lanes
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.openings import Openings, fitting
 from worldsim.engine.pace import Pace
 from worldsim.engine.scheduler import Plan, Scheduler
@@ -24,20 +23,17 @@ from worldsim.engine.session import Session
 from worldsim.engine.snapshot_rules import HOTTEST
 from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
 from worldsim.engine.step import Step
+from worldsim.engine.stepper import Stepper
 from worldsim.engine.turns import TakesTurns, in_turn
 from worldsim.engine.undo import Undo, put_back, undo
 from worldsim.errors import EngineError
 from worldsim.model.state import Rows
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.philox import signed
 from worldsim.sampling.protocol import check_steps
 from worldsim.sampling.world_state import WorldState, blank, rows_of
 from worldsim.threads import limited
-
-if TYPE_CHECKING:
-    from worldsim.engine.world import World
 
 
 @in_turn("open", "step", "anchor", "fork", "snapshot", "restore", "undo", "park", "close")
@@ -48,7 +44,7 @@ class Engine(TakesTurns):
     """
 
     def __init__(
-        self, world: World, slots: int, context: int | None, steps: int, history: int, parking: int
+        self, world: LoadedWorld, slots: int, context: int | None, steps: int, history: int, parking: int
     ) -> None:
         super().__init__()
         self.world, self.slots, self.history = world, slots, history
@@ -61,7 +57,8 @@ class Engine(TakesTurns):
         self._state = blank(world.networks, slots + padded, self.context)
         self.session_bytes = self._state.bytes_per_world()
         """Of a session's state; its history comes on top."""
-        self._buckets = Buckets(world.networks, self._state, world.spec.size) if padded else None
+        self._stepper = Stepper(world.networks, self._state)
+        self._buckets = Buckets(self._stepper) if padded else None
         self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
         self._parked: dict[int, WorldState] = {}
         self._lanes = Lanes(world.device, world.spec.size, world.invariance)
@@ -105,10 +102,9 @@ class Engine(TakesTurns):
         self.scheduler.check()
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():
-            state, drift = self._openings.take_in(number, context, seed)
+            state, seen = self._openings.take_in(number, context, seed)
             state.temperature = torch.full_like(state.temperature, temperature)
-        step = self._openings.first_step(context, drift, state)
-        return self._seat(state, seed=seed, start=number, step=step)
+        return self._seat(state, seed=seed, start=number, step=seen.rows()[0])
 
     def step(
         self,
@@ -168,9 +164,7 @@ class Engine(TakesTurns):
             (undo,) = self._undos([session], state)
             given = to_model(frame[None], self.world.device)
             try:
-                imagined = observe_unit(self.world.networks, state, given, controls)
-                self._state.take(rows, state)
-                (step,) = steps_of(self.world, imagined, state, controls, 0, True)
+                (step,) = self._stepper.observe(rows, given, controls.on(self.world.device), state).rows()
             except Exception:
                 if not self._put_back(session, undo):
                     self.close(session)
@@ -298,10 +292,9 @@ class Engine(TakesTurns):
     ) -> list[Step]:
         """What some slots, whose rows ``state`` is over, answer."""
         if self._buckets is not None:
-            return self._buckets.step(slots, controls, steps, frames)
-        imagined = imagine_unit(self.world.networks, state, controls, steps, decode=frames)
-        self._state.take(self._rows(slots), state)
-        return steps_of(self.world, imagined, state, controls, steps, frames)
+            return self._buckets.step(slots, controls, steps, frames).rows()
+        lead = controls.on(self.world.device)
+        return self._stepper.step(self._rows(slots), lead, steps, frames, state).rows()
 
     def _put_back(self, session: Session, before: Undo | None) -> bool:
         """Whether a session is as it was before a step that failed."""

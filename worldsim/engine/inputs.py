@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worldsim import camera
 from worldsim.controls import Control, ControlLike
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.errors import ControlError, EngineError
 from worldsim.sampling.lead import Controls
-
-if TYPE_CHECKING:
-    from worldsim.engine.world import World
 
 __all__ = ["check_frame", "controls_of", "read_control"]
 
 
-def read_control(world: World, given: ControlLike) -> Control:
+def read_control(world: LoadedWorld, given: ControlLike) -> Control:
     """The control that ``given`` stands for, see ``ControlSpace.control``.
 
     Raises:
@@ -33,7 +30,7 @@ def read_control(world: World, given: ControlLike) -> Control:
     return control
 
 
-def check_frame(world: World, frame: np.ndarray, pose: np.ndarray | None) -> None:
+def check_frame(world: LoadedWorld, frame: np.ndarray, pose: np.ndarray | None) -> None:
     """Raises EngineError for a frame of another size or type, or one without the pose that it needs."""
     height, width = world.spec.size
     if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
@@ -44,7 +41,7 @@ def check_frame(world: World, frame: np.ndarray, pose: np.ndarray | None) -> Non
         raise EngineError(rule, None, "give anchor(frame, pose)")
 
 
-def controls_of(world: World, controls: Sequence[Control]) -> Controls:
+def controls_of(world: LoadedWorld, controls: Sequence[Control]) -> Controls:
     """Controls of a batch, a row each."""
     space = world.spec.control_space
     vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)

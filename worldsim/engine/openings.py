@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.checkpoint import Context
-from worldsim.engine.step import Step
+from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
 from worldsim.sampling.imagine import begin, observe_unit
@@ -22,14 +22,11 @@ from worldsim.sampling.philox import signed
 from worldsim.sampling.world_state import WorldState
 from worldsim.threads import limited
 
-if TYPE_CHECKING:
-    from worldsim.engine.world import World
-
 _START_DRAW = 2**32
 """The draw of a seed's chance that picks the start; frames use lower ones."""
 
 
-def fitting(world: World, context: int | None) -> int:
+def fitting(world: LoadedWorld, context: int | None) -> int:
     """How many frames of past are held where ``context`` are asked for; None: as many as in training.
 
     Raises:
@@ -48,7 +45,7 @@ class Openings:
     A start is taken in once, when it is first asked for: its state does not depend on seeds.
     """
 
-    def __init__(self, world: World, length: int) -> None:
+    def __init__(self, world: LoadedWorld, length: int) -> None:
         self.world, self.length = world, length
         self._taken: dict[int, tuple[WorldState, Tensor]] = {}
 
@@ -77,8 +74,8 @@ class Openings:
         spread = normal(seed, 0, _START_DRAW, 2)
         return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
 
-    def take_in(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, Tensor]:
-        """What ``find`` found, as state and the newest frame's drift, float32 [1]; both to be read only.
+    def take_in(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
+        """What ``find`` found, as state, and its newest frame as if it had been dreamt; to be read only.
 
         The seed is only noted: nothing has been left to chance yet.
         """
@@ -88,21 +85,10 @@ class Openings:
             if number not in self._taken:
                 self._taken[number] = self._take_in(context)
             state, drift = self._taken[number]
-        return replace(state, seeds=torch.full_like(state.seeds, signed(seed))), drift
-
-    def first_step(self, context: Context, drift: Tensor, state: WorldState) -> Step:
-        """The newest given frame, as if it had been dreamt."""
-        known = bool(self.knows(state)[0])
-        return Step(
-            frame=context.frames[-1].copy(),
-            pose=state.poses[0].cpu().numpy().copy() if self.world.networks.has_poses else None,
-            pose_given=context.poses is not None,
-            reward=0.0,
-            terminated=False,
-            drift=(float(drift[0]) if known else 1.0) if self.world.networks.has_poses else None,
-            index=len(context.frames) - 1,
-            known=known,
-        )
+        state = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
+        known, posed = self.knows(state), self.world.networks.has_poses
+        given = context.poses is not None
+        return state, BatchStep.first(context.frames[-1], state, given, drift, known, posed)
 
     def knows(self, state: WorldState) -> Tensor:
         """The worlds whose poses are known, bool [B]."""

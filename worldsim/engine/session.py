@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from worldsim.controls import ControlLike
+from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.step import Step
+from worldsim.engine.undo import Undo
 from worldsim.errors import EngineError
 
-if TYPE_CHECKING:
-    from worldsim.engine.engine import Engine
-    from worldsim.engine.undo import Undo
+
+class SessionHost(Protocol):
+    """The engine, as its sessions know it."""
+
+    world: LoadedWorld
+    scheduler: Scheduler
+    history: int
+    """Frames that a session can be rewound by."""
+
+    def step(self, controls: Mapping[Session, ControlLike]) -> dict[Session, Step]:
+        """Dream one frame of every session named."""
+
+    def anchor(
+        self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
+    ) -> Step:
+        """Take a real frame as a session's next one."""
+
+    def fork(self, session: Session, count: int, seeds: Sequence[int] | None = None) -> list[Session]:
+        """Copies of a session."""
+
+    def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
+        """Take a session's newest frames back."""
+
+    def snapshot(self, session: Session) -> bytes:
+        """All that a session's future depends on."""
+
+    def close(self, session: Session) -> None:
+        """Free a session's room."""
 
 
 class Session:
@@ -22,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: SessionHost,
         number: int,
         *,
         seed: int,

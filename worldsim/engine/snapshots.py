@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim import camera
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.snapshot_rules import ANY, Rule, check_header, check_tensors, rules_like
 from worldsim.engine.step import Step
 from worldsim.errors import CameraError, EngineError
 from worldsim.sampling.world_state import WorldState, blank
-
-if TYPE_CHECKING:
-    from worldsim.engine.world import World
 
 FORMAT = 4
 _SUM = hashlib.sha256().digest_size
@@ -49,7 +47,7 @@ class Form:
     """For every tensor."""
 
     @staticmethod
-    def of(world: World, context: int) -> Form:
+    def of(world: LoadedWorld, context: int) -> Form:
         """The form of an engine that holds ``context`` units of past."""
         networks, latent = world.networks, world.networks.tokenizer.latent_spec
         rules = rules_like(_tensors(blank(networks, 1, context)))
@@ -85,7 +83,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, form: Form, world: World) -> Snapshot:
+def unpack(blob: bytes, form: Form, world: LoadedWorld) -> Snapshot:
     """From bytes. The checksum only tells of accidents: all parts are checked before they are believed.
 
     Raises:
@@ -146,7 +144,7 @@ def _tensors(state: WorldState) -> dict[str, Tensor]:
     return state.parts() | {_GENERATOR + name: part for name, part in state.generator.tensors().items()}
 
 
-def _state(tensors: dict[str, Tensor], world: World, context: int) -> WorldState:
+def _state(tensors: dict[str, Tensor], world: LoadedWorld, context: int) -> WorldState:
     """One row of state on the world's device, from tensors that keep the rules."""
     with torch.inference_mode():
         state = blank(world.networks, 1, context)

@@ -1,4 +1,4 @@
-"""A loaded world."""
+"""A loaded world, with its engines."""
 
 from __future__ import annotations
 
@@ -7,42 +7,25 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 
-from worldsim.checkpoint import Context, Stored, WorldConfig, find_world, load_world
-from worldsim.data.spec import SourceSpec
+from worldsim.checkpoint import Stored, find_world, load_world
 from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
-from worldsim.engine.invariance import Invariance, find_invariance
+from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.trial import try_out
-from worldsim.engine.verdicts import remembered
 from worldsim.errors import CheckpointError, EngineError
-from worldsim.kernels.library import in_use
-from worldsim.model.territory import Territory
 from worldsim.networks import find_device
-from worldsim.threads import guard_forks
 
 
-class World:
+class World(LoadedWorld):
     """A trained world, ready to dream. Made by :func:`load`."""
 
     def __init__(self, stored: Stored, device: torch.device, dtype: torch.dtype) -> None:
-        self._stored = stored
-        self.networks = stored.networks
-        self.params = self.networks.parameter_count()
-        self.device, self.dtype = device, dtype
+        super().__init__(stored, device, dtype)
         self.origin: str | None = None
         """Name or folder that it was loaded by; a pickle holds this and the digest, not the weights."""
-        guard_forks()
-        self.networks.prepare(dtype)
-        seen = [start.poses for start in stored.starts if start.poses is not None]
-        if self.networks.has_poses and seen:
-            poses = torch.from_numpy(np.concatenate(seen)).to(device, torch.float64)
-            scale = self.networks.config.twist_scale
-            self.networks.territory = Territory(self.networks.footing, scale, poses)
-        self._invariance: dict[tuple[str | None, int], Invariance] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By name or folder and digest.
@@ -53,61 +36,6 @@ class World:
         if self.origin is None:
             raise EngineError("a world must be loaded from files to be pickled", self.name, "use load()")
         return _load_again, (self.origin, self.digest, str(self.device), self.dtype)
-
-    @property
-    def name(self) -> str:
-        """What it is called, e.g. "doom-maze"."""
-        return self._stored.config.name
-
-    @property
-    def config(self) -> WorldConfig:
-        """All of it but its numbers."""
-        return self._stored.config
-
-    @property
-    def spec(self) -> SourceSpec:
-        """The source it was learnt from, at the world's frame size."""
-        return self._stored.config.source
-
-    @property
-    def starts(self) -> tuple[Context, ...]:
-        """Moments to start from; none of them was trained on."""
-        return self._stored.starts
-
-    @property
-    def card(self) -> str:
-        """What it is and how well it does, Markdown."""
-        return self._stored.card
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the weights; a snapshot fits the world with the same digest."""
-        return self._stored.digest
-
-    @property
-    def batch_invariant(self) -> bool:
-        """Whether a row's frames are the same to the bit alone and in every batch.
-
-        A CPU finds out by a self-test, in about a second, when the first engine is made, and keeps the
-        result on disk (``~/.cache/worldsim``, or ``$WORLDSIM_CACHE``). Where it is False a CPU steps every
-        row alone, so that frames repeat there, too. On a GPU it is always False: the last bits of a row may
-        depend on the size of its batch.
-        """
-        return self.invariance.batch
-
-    @property
-    def invariance(self) -> Invariance:
-        """Results of the self-test for the threads and kernels that are in use now."""
-        if self.device.type != "cpu":
-            return Invariance(batch=False, threads=False)
-        kernels, threads = in_use(), torch.get_num_threads()
-        if (kernels, threads) not in self._invariance:
-            facts = {"weights": self.digest, "networks": repr(self.config.networks), "dtype": self.dtype}
-            self._invariance[kernels, threads] = remembered(
-                {**facts, "kernels": kernels, "threads": threads},
-                lambda: find_invariance(self.networks, self.starts, threads),
-            )
-        return self._invariance[kernels, threads]
 
     def engine(
         self,

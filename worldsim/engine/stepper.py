@@ -1,0 +1,45 @@
+"""The stepper: rows of a state are taken out, moved on by a frame, and put back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldsim.engine.batch_step import BatchStep
+from worldsim.model.state import Rows
+from worldsim.networks import Networks
+from worldsim.sampling.imagine import imagine_unit, observe_unit
+from worldsim.sampling.lead import Lead
+from worldsim.sampling.world_state import WorldState
+
+
+class Stepper:
+    """Moves rows of ``state`` on. Engine, Batch and Buckets all step by it."""
+
+    def __init__(self, networks: Networks, state: WorldState) -> None:
+        self.networks, self.state = networks, state
+
+    def step(
+        self, rows: Rows, lead: Lead, steps: int, decode: bool = True, part: WorldState | None = None
+    ) -> BatchStep:
+        """Imagine the next frame of some rows.
+
+        Args:
+            rows: of the state.
+            lead: the controls of these rows.
+            steps: denoising steps, K.
+            decode: False: frames are not wanted, and are empty in the answer.
+            part: what ``state.over(rows)`` gave, if it was asked for before.
+        """
+        with torch.inference_mode():
+            part = self.state.over(rows) if part is None else part
+            imagined = imagine_unit(self.networks, part, lead, steps, decode)
+            self.state.take(rows, part)
+            return BatchStep.of(imagined, part, lead.given, steps, decode, self.networks.has_poses)
+
+    def observe(self, rows: Rows, frames: Tensor, lead: Lead, part: WorldState) -> BatchStep:
+        """Take given ``frames`` [B, 3, H, W] as the next ones of some rows; see ``step``."""
+        with torch.inference_mode():
+            imagined = observe_unit(self.networks, part, frames, lead)
+            self.state.take(rows, part)
+            return BatchStep.of(imagined, part, lead.given, 0, True, self.networks.has_poses)
