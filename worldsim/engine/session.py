@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -21,6 +22,8 @@ class SessionHost(Protocol):
 
     world: LoadedWorld
     scheduler: Scheduler
+    lock: threading.RLock
+    """Held while a call of the engine or of a session runs."""
     history: int
     """Frames that a session can be rewound by."""
 
