@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from threading import RLock
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ class SessionHost(Protocol):
 
     world: LoadedWorld
     scheduler: Scheduler
-    lock: threading.RLock
+    lock: RLock
     """Held while a call of the engine or of a session runs."""
     history: int
     """Frames that a session can be rewound by."""
