@@ -29,7 +29,7 @@ def dreamt(folder: Path, tokenizer: str, poses: bool) -> dict[str, list[list[flo
     for t in range(6):
         engine.step({session: Control(keys=HELD[(t + i) % 5]) for i, session in enumerate(sessions)})
     blocks = [s.frame.reshape(3, 20, 4, 20, 3).mean((1, 3, 4)).ravel().tolist() for s in sessions]
-    told = [[s.last.reward, s.last.drift, *(() if s.pose is None else s.pose[:3, 3])] for s in sessions]
+    told = [[s.last.reward, *(() if s.pose is None else s.pose[:3, 3])] for s in sessions]
     return {"grey": blocks, "told": told}
 
 
