@@ -16,6 +16,7 @@ from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.trial import try_out
 from worldsim.errors import CheckpointError, EngineError
+from worldsim.kernels.library import in_use
 from worldsim.networks import find_device
 
 
