@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import gymnasium
 
-from worldsim.errors import DependencyError, SourceError
+from worldsim.errors import DependencyError, SourceError, install
 
 __all__ = ["import_environments"]
 
@@ -46,7 +46,7 @@ def import_environments(env_id: str) -> None:
             _import(candidate)
             return
     if family in _PACKAGES:
-        raise DependencyError(f"{env_id} needs the package {package}", None, f"pip install {package}")
+        raise DependencyError(f"{env_id} needs the package {package}", None, install(package=package))
 
 
 def _candidates(namespace: str) -> Iterator[str]:

@@ -72,7 +72,7 @@ def test_nothing_is_said_to_another_users_server(tmp_path: Path) -> None:
         assert squatter.stdout.readline() == "0\n"
     finally:
         squatter.kill()
-        squatter.communicate()
+        squatter.communicate(timeout=30)
         Path(path).unlink()
 
 
