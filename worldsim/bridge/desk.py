@@ -250,7 +250,9 @@ class Desk:
     def _send_refusals(self) -> None:
         for peer, parts in self._refusals:
             self._send(peer, parts)
-        self._refusals.clear()
+        if self._refusals:
+            self._refusals.clear()
+            self._sockets.flush()
 
     def _send(self, peer: Peer, parts: list[Any]) -> None:
         """What there is no room for is dropped, and asked for again by the client."""
@@ -388,6 +390,7 @@ class Desk:
                 logging.getLogger("worldsim").exception("an answer could not be sent")
                 self._meter.refused(Code.INTERNAL)
             request.charge = None
+        self._sockets.flush()
 
     def _look_around(self, now: float) -> None:
         for lease in self._leases.expire(now):

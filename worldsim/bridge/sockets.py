@@ -102,6 +102,8 @@ class Sockets:
         self._pending: dict[bool, deque[Connection]] = {True: deque(), False: deque()}
         """Connections that may have a message, of the control socket or not."""
         self._starved: list[Connection] = []
+        self._unflushed: dict[bytes, Connection] = {}
+        """Those that something was sent to since the last ``flush``."""
         self.unsent = 0
         """Bytes that clients have not read yet."""
         self._look = 0.0
@@ -130,6 +132,7 @@ class Sockets:
 
     def poll(self, seconds: float) -> None:
         """Wait until something has come, or for so long."""
+        self.flush()
         if any(self._pending.values()):
             seconds = 0.0
         if self._starved:
@@ -165,21 +168,31 @@ class Sockets:
         return None
 
     def send(self, identity: bytes, parts: list[Any], *, control: bool) -> bool:
-        """Send to one connection; False if there is no room. To one that is gone there always is."""
+        """Send to one connection, by the next ``flush`` or ``poll``; False if there is no room.
+
+        To one that is gone there always is.
+        """
         one = self._connections.get(identity)
         if one is None or one.control is not control:
             return True
         sent = one.send(parts)
-        if one.unsent:
-            self._attend(one)
-            while self.unsent > _REPLIES:
-                self._cut(max(self._connections.values(), key=lambda other: other.unsent))
+        self._attend(one)
         return sent
+
+    def flush(self) -> None:
+        """Send what there is room for: what goes to one connection goes together."""
+        while self._unflushed:
+            one = self._unflushed.popitem()[1]
+            if not one.closed:
+                self._flush(one)
+        while self.unsent > _REPLIES:
+            self._cut(max(self._connections.values(), key=lambda other: other.unsent))
 
     def close(self) -> None:
         """Close all; what was sent leaves first, as far as that takes no longer than a second."""
         for listener in (self._data, self._control):
             self._selector.unregister(listener.sock)
+        self.flush()
         end = time.monotonic() + _LINGER
         while self.unsent and (left := end - time.monotonic()) > 0:
             for entry, events in self._selector.select(left):
@@ -298,15 +311,23 @@ class Sockets:
             return
         if deaf and not one.deaf:
             self._expect(one)
-        self._attend(one)
+        self._attend(one, blocked=bool(one.unsent))
 
-    def _attend(self, one: Connection) -> None:
-        """Watch a connection for what is to be done with it."""
+    def _attend(self, one: Connection, *, blocked: bool = False) -> None:
+        """Watch a connection for what is to be done with it.
+
+        Args:
+            one: the connection.
+            blocked: whether its socket takes no more of what waits to be sent.
+        """
         if one.closed:
             return
         self.unsent += one.unsent - one.counted
         one.counted = one.unsent
-        mask = (0 if one.deaf else selectors.EVENT_READ) | (selectors.EVENT_WRITE if one.unsent else 0)
+        blocked = one.unsent > 0 and (blocked or bool(one.mask & selectors.EVENT_WRITE))
+        if one.unsent and not blocked:
+            self._unflushed[one.identity] = one
+        mask = (0 if one.deaf else selectors.EVENT_READ) | (selectors.EVENT_WRITE if blocked else 0)
         if mask == one.mask:
             return
         if not one.mask:

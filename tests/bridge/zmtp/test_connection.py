@@ -35,6 +35,7 @@ class Line:
                 self.one.read()
                 while (whole := self.one.take(now)) is not None:
                     found.append([bytes(part) for part in whole.parts])
+        self.one.flush()
         return found
 
     def close(self) -> None:
@@ -152,10 +153,9 @@ def test_who_does_not_read_is_neither_sent_more_nor_listened_to(line: Line) -> N
     assert not sent[-1]
     assert line.one.unsent <= 350_000
     assert line.one.send([b"small"]) is (line.one.unsent + 5 <= 200_000)
-    line.theirs.setblocking(False)
     while line.one.unsent:
-        line.theirs.recv(10**6)
         line.one.flush()
+        line.theirs.recv(10**6)
     assert line.one.send(reply)
 
 

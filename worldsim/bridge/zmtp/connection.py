@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -186,7 +185,7 @@ class Connection:
         return None
 
     def send(self, parts: Sequence[Any]) -> bool:
-        """Send a message, or have it wait; False where too much waits already."""
+        """Have a message sent by the next ``flush``; False where too much waits already."""
         if not self._mechanism.ready:
             return False
         pieces = message(self._mechanism, parts)
@@ -221,13 +220,9 @@ class Connection:
         return self._mechanism.key or self.identity.hex()
 
     def _put(self, pieces: Sequence[Any]) -> None:
-        at_once = not self._out
         for piece in pieces:
             self.unsent += len(piece)
             self._out.append(memoryview(piece))
-        if at_once:
-            with contextlib.suppress(CutError):  # found when it is read
-                self.flush()
 
     def _sent(self, count: int) -> None:
         self.unsent -= count
