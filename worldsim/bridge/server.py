@@ -85,7 +85,7 @@ class Server:
         self._journal = None if options.state is None else _journal(engine, options)
         try:
             self._remember(progress)
-            self.sockets = Sockets(options.address, options.keys)
+            self.sockets = Sockets(options.address, options.keys, front=options.front)
         except BaseException:
             self._close_journal()
             raise

@@ -9,7 +9,7 @@ import resource
 import selectors
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ _REQUESTS = 192 * _MIB
 """Bytes of requests that are coming in or not answered yet."""
 _REPLIES = 128 * _MIB
 """Bytes of replies that clients have not read yet."""
+_WITHOUT = 2**62
+"""Bytes: no bound."""
 _CONNECTIONS = 4096
 _RESERVED = 48
 """Descriptors that are kept for everything else."""
@@ -74,12 +76,15 @@ class Sockets:
         address: of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``.
         keys: folder of keys; needed for any address that others than this process's user can reach.
         requests: bytes of requests in all; one client may have 3/8 of them.
+        front: whether a front asks, which bounds its clients itself: to it no reply is dropped.
 
     Raises:
         BridgeError: an address that is malformed, taken, or needs keys.
     """
 
-    def __init__(self, address: str, keys: Path | None = None, *, requests: int = _REQUESTS) -> None:
+    def __init__(
+        self, address: str, keys: Path | None = None, *, requests: int = _REQUESTS, front: bool = False
+    ) -> None:
         if keys is None and not is_local(address):
             rule, remedy = "an address that others can reach needs keys", "give --keys DIR"
             raise BridgeError(rule, address, f"{remedy}; `worldsim keys new NAME --dir DIR` makes them")
@@ -87,8 +92,10 @@ class Sockets:
         self._guests = None if keys is None else Guests(keys)
         self._data, self._control = _bind(address, own=keys is None)
         self.address = self._data.address
-        self.pool = Pool(requests, requests * 3 // 8)
+        self.pool = Pool(requests, requests if front else requests * 3 // 8)
         """Bytes of requests."""
+        self._bounds = replace(_BOUNDS, replies=_WITHOUT) if front else _BOUNDS
+        self._replies = _WITHOUT if front else _REPLIES
         self._selector = selectors.DefaultSelector()
         for listener in (self._data, self._control):
             self._selector.register(listener.sock, selectors.EVENT_READ, listener)
@@ -185,7 +192,7 @@ class Sockets:
             one = self._unflushed.popitem()[1]
             if not one.closed:
                 self._flush(one)
-        while self.unsent > _REPLIES:
+        while self.unsent > self._replies:
             self._cut(max(self._connections.values(), key=lambda other: other.unsent))
 
     def close(self) -> None:
@@ -233,7 +240,7 @@ class Sockets:
                 listener is self._control,
                 self._mechanism(),
                 self.pool,
-                _BOUNDS,
+                self._bounds,
                 now,
             )
             self._connections[one.identity] = self._strangers[one.identity] = one

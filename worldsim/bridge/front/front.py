@@ -25,6 +25,7 @@ from worldsim.bridge.protocol import REPLY, Code, Limits, Message, decode, encod
 from worldsim.bridge.replies import accept, refuse
 from worldsim.bridge.requests import Envelope, read_name, read_rest
 from worldsim.bridge.sockets import Incoming, Sockets
+from worldsim.bridge.zmtp import Charge
 from worldsim.errors import BridgeError
 
 __all__ = ["Front"]
@@ -192,7 +193,7 @@ class Front:
             if peer.control:
                 self._answer_control(envelope, fields, peer, now)
             else:
-                self._pass_on(envelope, message, peer, now)
+                self._pass_on(envelope, message, peer, now, incoming.charge)
             self.meter.request(envelope.op)
         except BridgeError as error:
             self._refuse(peer, envelope, error, now)
@@ -272,7 +273,9 @@ class Front:
         for link in links:
             self.fleet.ask(link, {"op": "info"}, key="", then=gathered.of(link), control=True)
 
-    def _pass_on(self, envelope: Envelope, message: Message, peer: Peer, now: float) -> None:
+    def _pass_on(
+        self, envelope: Envelope, message: Message, peer: Peer, now: float, charge: Charge
+    ) -> None:
         self._check_open()
         if not peer.has_room(envelope.session, self.limits.waiting):
             most = self.limits.waiting
@@ -293,7 +296,7 @@ class Front:
             raise self._nowhere(name)
         self._await(peer, lease, envelope.session)
 
-        def answer(reply: Message | None) -> None:
+        def answer(reply: Message | None, _: Charge = charge) -> None:
             self._release(peer, lease, envelope.session)
             self._note(message.header, lease, link, reply)
             self._reply(peer, envelope, reply)
