@@ -17,6 +17,8 @@ from worldsim.errors import WorldsimError
 
 __all__ = ["Run"]
 
+_TIMED = 22.0
+"""Seconds in which a world that has been trained is timed; twice as many are its limit."""
 _PACK_EVERY = 15.0
 """Seconds between looks for a newer state of a world in training."""
 
@@ -104,13 +106,24 @@ class Run:
         trainings, sizes = self.plan.trainings, self.plan.sizes
         shares = [training.share for training in trainings]
         for i, training in enumerate(trainings):
-            filming = sizes.film * len(trainings[i:]) if "film" in self.plan.only else 0.0
-            self._train(training, (self.left - filming) * shares[i] / sum(shares[i:]))
+            after = sizes.film * ("film" in self.plan.only) + _TIMED * ("bench" in self.plan.only)
+            left = self.left - after * len(trainings[i:])
+            self._train(training, left * shares[i] / sum(shares[i:]))
             world = self._world(training)
             if "film" in self.plan.only and world.exists() and self.left > 5:
                 command = [sys.executable, "-m", "benchmarks.gpu.film", str(world), "--out", str(self._logs)]
                 command += ["--device", self.plan.device, "--frames", str(sizes.film_frames)]
                 self._do(f"film-{training.name}", command, min(sizes.film, self.left))
+            if "bench" in self.plan.only and world.exists() and self.left > 5:
+                self._time(training)
+
+    def _time(self, training: Training) -> None:
+        """Time a world of its own, when nothing is recorded any more."""
+        name = f"bench-{training.name}"
+        line = [sys.executable, "-m", "benchmarks.gpu.bench", "--world", str(self._world(training))]
+        line += ["--device", self.plan.device, "--out", str(self._logs / f"{name}.json")]
+        line += ["--seconds", str(0.6 * _TIMED), "--each", "0.4", "--batch", "1", "256"]
+        self._do(name, line + (["--quick"] if self.plan.is_rehearsal else []), 2 * _TIMED)
 
     def _train(self, training: Training, seconds: float) -> None:
         minutes = min(seconds - self.plan.sizes.before_train, self.plan.sizes.train) / 60

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.tiny import lively_world
+from tests.tiny import lively_world, stir
+from tests.training.test_moving import TINY
+from worldsim.checkpoint import load_world, save_world
 from worldsim.engine.world import World, load
+from worldsim.networks import Networks
+from worldsim.training.moving import plan_moving
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +47,20 @@ def poseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lively_world(tmp_path_factory.mktemp("worlds"), "poseless", tokenizer="frame", poses=False)
 
 
-@pytest.fixture(params=["folder", "poseless"])
+@pytest.fixture(scope="session")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of the recipe "moving": one latent vector a frame, a recurrent generator."""
+    folder = lively_world(tmp_path_factory.mktemp("worlds"), "moving", tokenizer="frame", poses=False)
+    stored = load_world(folder)
+    source = stored.config.source
+    networks = Networks(plan_moving(TINY, source, None), source)
+    stir(networks)
+    config = replace(stored.config, networks=networks.config)
+    save_world(folder, config, networks, stored.starts, stored.card)
+    return folder
+
+
+@pytest.fixture(params=["folder", "poseless", "moving"])
 def any_folder(request: pytest.FixtureRequest) -> Path:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Path)
