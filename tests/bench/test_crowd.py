@@ -7,17 +7,26 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import lively_world
-from worldsim.bench.crowd import time_crowd
+from worldsim.bench import crowd
 from worldsim.errors import EngineError
 
 
-def test_environments_are_timed_in_company(tmp_path: Path) -> None:
-    crowd = time_crowd(str(lively_world(tmp_path)), 0.2)
-    assert min(crowd.alone_fps, crowd.busy_fps, crowd.four_fps) > 0
-    assert crowd.busy_ratio == crowd.alone_fps / crowd.busy_fps
-    assert crowd.four_share == crowd.four_fps / crowd.alone_fps
+def test_an_environment_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:
+    with crowd._busy():
+        (fps,) = crowd._side_by_side(str(lively_world(tmp_path)), 0.1, 1)
+    assert fps > 0
+
+
+def test_figures_are_of_one_process_alone_beside_a_busy_one_and_of_four(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {1: iter([[80.0], [50.0]]), 4: iter([[20.0, 20.0, 24.0, 16.0]])}
+    monkeypatch.setattr(crowd, "_side_by_side", lambda world, seconds, count: next(told[count]))
+    found = crowd.time_crowd("any", 0.0)
+    assert (found.alone_fps, found.busy_fps, found.four_fps) == (80.0, 50.0, 80.0)
+    assert (found.busy_ratio, found.four_share) == (1.6, 1.0)
 
 
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(EngineError, match="no-such-world"):
-        time_crowd("no-such-world", 0.1)
+        crowd._side_by_side("no-such-world", 0.1, 1)
