@@ -98,8 +98,8 @@ class Networks(nn.Module):
         unit: UnitConfig = config.unit
         self.tokenizer = tokenizer.build(source.size, condition_size, source.intrinsics)
         latent = self.tokenizer.latent_spec
-        sizes = (latent, self.tokenizer.prior_channels, condition_size)
         self.unit = unit.build(latent.grid)
+        sizes = (latent, self.tokenizer.prior_channels, self.unit.frames * condition_size)
         self.generator = generator.build(self.unit, *sizes)
         self.sampler: Sampler = sampler.build(latent, self.generator)
 

@@ -13,7 +13,7 @@ import numpy as np
 from worldsim.errors import ConfigError
 from worldsim.registry import register
 
-__all__ = ["Frame", "FrameUnit", "Unit", "UnitConfig"]
+__all__ = ["Cube", "CubeUnit", "Frame", "FrameUnit", "Unit", "UnitConfig"]
 
 
 class Unit(Protocol):
@@ -87,3 +87,56 @@ class FrameUnit:
     def build(self, grid: tuple[int, int]) -> Frame:
         """The unit of frames with ``grid`` tokens."""
         return Frame(tokens=grid[0] * grid[1], grid=grid)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cube:
+    """Several consecutive frames, predicted together; tokens are frame-major, then row-major.
+
+    A token sees the tokens of its own block of ``block`` rows x columns in all frames of the unit.
+    """
+
+    frames: int
+    """Frames of the unit, at least 1."""
+    grid: tuple[int, int]
+    """Rows and columns of a frame's tokens."""
+    block: tuple[int, int]
+    """Rows and columns of a block; the grid is made of whole blocks."""
+
+    def __post_init__(self) -> None:
+        (rows, columns), (high, wide) = self.grid, self.block
+        if min(self.frames, rows, columns, high, wide) < 1 or rows % high or columns % wide:
+            rule = "a cube needs at least a frame, and a grid of whole blocks"
+            raise ConfigError(rule, (self.frames, self.grid, self.block), "choose kh and kw that divide it")
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.grid[0] * self.grid[1]
+
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(self.tokens)),)
+
+    def positions(self) -> np.ndarray:
+        axes = [np.arange(size) for size in (self.frames, *self.grid)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def mask(self) -> np.ndarray:
+        block = self.positions()[:, 1:] // np.array(self.block)
+        same: np.ndarray = (block[:, None] == block[None]).all(-1)
+        return same
+
+
+@register("unit", "cube")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CubeUnit:
+    """The config of ``Cube``: ``kt`` frames a step, whose tokens attend within blocks of ``kh`` x ``kw``."""
+
+    kt: int = 2
+    kh: int | None = None
+    """Rows of a block; None: all."""
+    kw: int | None = None
+    """Columns of a block; None: all."""
+
+    def build(self, grid: tuple[int, int]) -> Cube:
+        """The unit of frames with ``grid`` tokens."""
+        return Cube(frames=self.kt, grid=grid, block=(self.kh or grid[0], self.kw or grid[1]))

@@ -98,7 +98,7 @@ def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest
 
 def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Every step of a session with this seed fails, before or after its memory is written."""
-    step, told = stepper.imagine_unit, BatchStep.of
+    step, told = stepper.next_frame, BatchStep.of
 
     def early(networks: Networks, state: WorldState, *rest: Any, **options: Any) -> Imagined:
         if (state.seeds == seed).any():
@@ -113,7 +113,7 @@ def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     if late:
         monkeypatch.setattr(BatchStep, "of", staticmethod(at_the_end))
     else:
-        monkeypatch.setattr(stepper, "imagine_unit", early)
+        monkeypatch.setattr(stepper, "next_frame", early)
 
 
 @pytest.mark.parametrize(("late", "history"), [(False, 0), (False, 4), (True, 4)])

@@ -71,7 +71,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The host does not learn which episodes end, and noise is drawn where the networks are."""
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
     noise = lambda state, draw, shape: philox.normal_rows(state.seeds, state.indices, draw, shape)  # noqa: E731
-    monkeypatch.setattr(imagine, "_normals", noise)
+    monkeypatch.setattr(imagine, "normals", noise)
     monkeypatch.setattr(footing, "asks", lambda device: False)
     decode = lambda self, actions: imagine.Controls(self.unchecked(actions))  # noqa: E731
     monkeypatch.setattr(ActionRows, "controls", decode)

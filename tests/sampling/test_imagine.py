@@ -16,7 +16,8 @@ from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
 from worldsim.sampling import imagine
-from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
+from worldsim.sampling.clock import begin
+from worldsim.sampling.imagine import imagine_unit, observe_unit
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.world_state import WorldState, blank
 
@@ -178,8 +179,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.extend(zip(state.seeds.tolist(), state.indices.tolist(), strict=True))
         return draw(state, number, shape)
 
-    draw = imagine._normals
-    monkeypatch.setattr(imagine, "_normals", record)
+    draw = imagine.normals
+    monkeypatch.setattr(imagine, "normals", record)
     return found
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from worldsim.checkpoint import Context
-from worldsim.controls import Control, ControlLike, check_mapping
+from worldsim.controls import ControlLike, check_mapping
 from worldsim.engine.buckets import Buckets, wants_buckets
-from worldsim.engine.inputs import check_frame, controls_of, read_control
+from worldsim.engine.inputs import check_frame, controls_of, read_control, read_plans
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.loaded import LoadedWorld
 from worldsim.engine.openings import Openings, fitting
@@ -36,7 +36,7 @@ from worldsim.sampling.world_state import WorldState, blank, rows_of
 from worldsim.threads import limited
 
 
-@in_turn("open", "step", "anchor", "fork", "snapshot", "restore", "undo", "park", "close")
+@in_turn("open", "step", "step_chunk", "anchor", "fork", "snapshot", "restore", "undo", "park", "close")
 class Engine(TakesTurns):
     """Holds sessions' state in one preallocated batch, row = slot; those without a slot are parked.
 
@@ -113,6 +113,7 @@ class Engine(TakesTurns):
         frames: bool = True,
         deadline: float | None = None,
         faults: dict[Session, Exception] | None = None,
+        plans: Mapping[Session, Sequence[ControlLike]] | None = None,
     ) -> dict[Session, Step]:
         """Dream one frame of every session named, in as few batches as the slots allow.
 
@@ -121,6 +122,7 @@ class Engine(TakesTurns):
             frames: False: only latents are wanted. What the next frame does not need is left out.
             deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
                 the frames then depend on the machine's speed, and ``Step.steps`` says what was done.
+            plans: controls of the frames after the new one, as far as they are known; see ``step_chunk``.
 
         Raises:
             ControlError: a key that the world does not know, or a pose for a world without poses.
@@ -132,6 +134,7 @@ class Engine(TakesTurns):
             self._check_open(session)
         sessions = sorted(controls, key=lambda session: (session.slot is None, session.slot, session.number))
         read = {session: read_control(self.world, controls[session]) for session in sessions}
+        ahead = read_plans(self.world, read, plans)
         answers: dict[Session, Step | Exception] = {}
         for first in range(0, len(sessions), self.slots):
             wave = sessions[first : first + self.slots]
@@ -141,13 +144,31 @@ class Engine(TakesTurns):
                 answers |= dict.fromkeys(wave, error)
                 continue
             wave.sort(key=lambda session: self._row(session))
-            answers |= self._step_wave(wave, [read[session] for session in wave], frames, deadline)
+            held = controls_of(
+                self.world, [read[one] for one in wave], [ahead[one] for one in wave if ahead]
+            )
+            answers |= self._step_wave(wave, held, frames, deadline)
         failed = {session: answer for session, answer in answers.items() if isinstance(answer, Exception)}
         if faults is None and failed:
             raise next(iter(failed.values()))
         if faults is not None:
             faults |= failed
         return {one: answer for one in controls if isinstance(answer := answers[one], Step)}
+
+    def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
+        """Dream as many frames of every session as it has controls here.
+
+        Where a unit of the model has several frames it is imagined under the controls that are to come, while
+        ``step`` can only hold the one that it is given. Errors are those of ``step``; after one of them the
+        frames before it have been dreamt.
+        """
+        steps: dict[Session, list[Step]] = {session: [] for session in chunks}
+        for t in range(max(map(len, chunks.values()), default=0)):
+            now = {session: chunk[t] for session, chunk in chunks.items() if t < len(chunk)}
+            plans = {session: chunks[session][t + 1 :] for session in now}
+            for session, step in self.step(now, plans=plans).items():
+                steps[session].append(step)
+        return steps
 
     def anchor(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
@@ -242,10 +263,10 @@ class Engine(TakesTurns):
             self._parked.pop(session.number, None)
 
     def _step_wave(
-        self, sessions: list[Session], controls: list[Control], frames: bool, deadline: float | None
+        self, sessions: list[Session], batch: Controls, frames: bool, deadline: float | None
     ) -> dict[Session, Step | Exception]:
         """Step sessions that all have slots, in the order of these."""
-        count, batch = len(sessions), controls_of(self.world, controls)
+        count = len(sessions)
         slots = np.array([self._row(session) for session in sessions])
         steps = self._steps if deadline is None else self._pace.fitting(count, self._steps, deadline)
 

@@ -27,7 +27,7 @@ class Graph:
 
         def bound() -> BatchStep:
             vector, *rest = self._inputs[:count]
-            own = Lead(vector, *rest) if posed else Lead(vector)
+            own = Lead(vector, rest[0], rest[1]) if posed else Lead(vector)
             return work(own, self._inputs[count] if rows is not None else None)
 
         aside = torch.cuda.Stream()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from worldsim.engine.loaded import LoadedWorld
 from worldsim.errors import ControlError, EngineError
 from worldsim.sampling.lead import Controls
 
-__all__ = ["check_frame", "controls_of", "read_control"]
+__all__ = ["check_frame", "controls_of", "read_control", "read_plans"]
 
 
 def read_control(world: LoadedWorld, given: ControlLike) -> Control:
@@ -30,6 +32,28 @@ def read_control(world: LoadedWorld, given: ControlLike) -> Control:
     return control
 
 
+H = TypeVar("H", bound=Hashable)
+
+
+def read_plans(
+    world: LoadedWorld, now: Mapping[H, Control], plans: Mapping[H, Sequence[ControlLike]] | None
+) -> dict[H, list[Control]]:
+    """The controls of a unit for everyone in ``now``: its own, those of its plan, and the last one held.
+
+    Empty where units have one frame or nobody plans: then every control answers for itself.
+    """
+    frames = world.networks.unit.frames
+    if frames == 1 or not plans:
+        return {}
+    read: dict[H, list[Control]] = {}
+    for who, control in now.items():
+        later = [read_control(world, given) for given in list(plans.get(who, ()))[: frames - 1]]
+        known = [control, *later]
+        held = Control(known[-1].keys, look=known[-1].look)
+        read[who] = known + [held] * (frames - len(known))
+    return read
+
+
 def check_frame(world: LoadedWorld, frame: np.ndarray, pose: np.ndarray | None) -> None:
     """Raises EngineError for a frame of another size or type, or one without the pose that it needs."""
     height, width = world.spec.size
@@ -41,8 +65,28 @@ def check_frame(world: LoadedWorld, frame: np.ndarray, pose: np.ndarray | None) 
         raise EngineError(rule, None, "give anchor(frame, pose)")
 
 
-def controls_of(world: LoadedWorld, controls: Sequence[Control]) -> Controls:
-    """Controls of a batch, a row each."""
+def controls_of(
+    world: LoadedWorld, controls: Sequence[Control], plans: Sequence[Sequence[Control]] = ()
+) -> Controls:
+    """Controls of a batch, a row each.
+
+    Args:
+        world: takes them.
+        controls: of the next frame.
+        plans: of as many frames as a unit has, the next one first; empty: controls are held.
+    """
+    now = _controls_of(world, controls)
+    if not plans:
+        return now
+    columns = [_controls_of(world, column) for column in zip(*plans, strict=True)]
+    vector, poses, given = (
+        np.stack([np.asarray(getattr(column, name)) for column in columns], 1)
+        for name in ("vector", "poses", "given")
+    )
+    return replace(now, ahead=Controls(vector, poses, given))
+
+
+def _controls_of(world: LoadedWorld, controls: Sequence[Control]) -> Controls:
     space = world.spec.control_space
     vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)
     poses = np.tile(np.eye(4), (len(controls), 1, 1))

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worldsim.checkpoint import Context
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, imagine_unit
+from worldsim.sampling.clock import begin, next_frame
 from worldsim.sampling.lead import Lead
 from worldsim.sampling.world_state import WorldState, blank
 from worldsim.threads import limited
@@ -159,7 +159,7 @@ def _products_of(networks: Networks, state: WorldState) -> list[_Product]:
     controls = _controls(networks, 2, np.random.default_rng(0))
     with _Recorder() as recorder:
         for passes in networks.sampler.allowed_steps:
-            imagine_unit(networks, state.pick(slice(2)), controls, passes)
+            next_frame(networks, state.pick(slice(2)), controls, passes)
     return list(recorder.products.values())
 
 
@@ -220,7 +220,7 @@ def _advance(networks: Networks, state: WorldState, rows: slice, controls: Lead,
 
 def _stepped(networks: Networks, state: WorldState, controls: Lead, passes: int) -> list[Tensor]:
     """Step ``state``; all that an engine answers or keeps, rows first."""
-    unit = imagine_unit(networks, state, controls, passes)
+    unit = next_frame(networks, state, controls, passes)
     told = (unit.frame, unit.latent, unit.reward, unit.going_on, unit.drift)
     return [*told, *state.parts().values(), *state.generator.tensors().values()]
 

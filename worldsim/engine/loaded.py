@@ -42,6 +42,11 @@ class LoadedWorld:
         return self._stored.config
 
     @property
+    def unit_frames(self) -> int:
+        """Frames that are predicted together; a control that changes takes effect at once in any case."""
+        return self.networks.unit.frames
+
+    @property
     def spec(self) -> SourceSpec:
         """The source it was learnt from, at the world's frame size."""
         return self._stored.config.source

@@ -15,7 +15,7 @@ from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.loaded import LoadedWorld
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, observe_unit
+from worldsim.sampling.clock import begin, observe_frame
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
@@ -104,7 +104,7 @@ class Openings:
             drift = torch.zeros_like(state.doubt)
             for t in range(1, len(frames)):
                 controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
-                drift = observe_unit(networks, state, frames[t : t + 1], controls).drift
+                drift = observe_frame(networks, state, frames[t : t + 1], controls).drift
         return state, drift
 
     def _start(self, index: int) -> Context:

@@ -30,6 +30,9 @@ class SessionHost(Protocol):
     def step(self, controls: Mapping[Session, ControlLike]) -> dict[Session, Step]:
         """Dream one frame of every session named."""
 
+    def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
+        """Dream a frame for each control."""
+
     def anchor(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
     ) -> Step:
@@ -96,6 +99,15 @@ class Session:
     def step(self, control: ControlLike = None) -> Step:
         """Dream one frame under ``control``: a Control, names of keys, ...; see ``ControlSpace.control``."""
         return self.engine.step({self: control})[self]
+
+    def step_chunk(self, controls: Sequence[ControlLike]) -> list[Step]:
+        """Dream a frame for each of ``controls``, all of which the model knows beforehand.
+
+        In a world whose units have several frames (``World.unit_frames``) that is how a robot or a planner
+        gets the frames of its own controls; ``step`` holds its control for a whole unit, and begins a new one
+        where the control changes.
+        """
+        return self.engine.step_chunk({self: controls})[self]
 
     def fork(self, count: int = 1, seeds: Sequence[int] | None = None) -> list[Session]:
         """``count`` sessions with the same past.

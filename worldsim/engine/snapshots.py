@@ -150,9 +150,10 @@ def _state(tensors: dict[str, Tensor], world: LoadedWorld, context: int) -> Worl
         state = blank(world.networks, 1, context)
         here = {name: value.to(world.device) for name, value in tensors.items()}
         state.generator.load({name: here[_GENERATOR + name] for name in state.generator.tensors()})
-        if int(state.generator.units) != int(here["indices"]):
-            rule = "a snapshot's generator must have seen as many units as the session has frames"
-            raise EngineError(rule, (int(state.generator.units), int(here["indices"])))
+        units = here["pending.units"] if state.pending else here["indices"]
+        if int(state.generator.units) != int(units):
+            rule = "a snapshot's generator must have seen as many units as the session"
+            raise EngineError(rule, (int(state.generator.units), int(units)))
         return state.with_parts({name: here[name] for name in state.parts()})
 
 

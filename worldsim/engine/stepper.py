@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsim.engine.batch_step import BatchStep
 from worldsim.model.state import Rows
 from worldsim.networks import Networks
-from worldsim.sampling.imagine import imagine_unit, observe_unit
+from worldsim.sampling.clock import next_frame, observe_frame
 from worldsim.sampling.lead import Lead
 from worldsim.sampling.world_state import WorldState
 
@@ -33,13 +33,13 @@ class Stepper:
         """
         with torch.inference_mode():
             part = self.state.over(rows) if part is None else part
-            imagined = imagine_unit(self.networks, part, lead, steps, decode)
+            imagined = next_frame(self.networks, part, lead, steps, decode)
             self.state.take(rows, part)
             return BatchStep.of(imagined, part, lead.given, steps, decode, self.networks.has_poses)
 
     def observe(self, rows: Rows, frames: Tensor, lead: Lead, part: WorldState) -> BatchStep:
         """Take given ``frames`` [B, 3, H, W] as the next ones of some rows; see ``step``."""
         with torch.inference_mode():
-            imagined = observe_unit(self.networks, part, frames, lead)
+            imagined = observe_frame(self.networks, part, frames, lead)
             self.state.take(rows, part)
             return BatchStep.of(imagined, part, lead.given, 0, True, self.networks.has_poses)

@@ -8,7 +8,7 @@ import torch
 from worldsim.checkpoint import Stored
 from worldsim.errors import CheckpointError
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, imagine_unit
+from worldsim.sampling.clock import begin, next_frame
 from worldsim.sampling.lead import Controls
 
 __all__ = ["try_out"]
@@ -40,7 +40,7 @@ def _fault(stored: Stored) -> str:
     still = np.zeros((1, source.control_space.size), np.float32)
     with torch.inference_mode():
         state = begin(networks, to_model(shown, networks.device), pose, np.zeros(1, np.uint64))
-        unit = imagine_unit(networks, state, Controls(still), min(networks.sampler.allowed_steps))
+        unit = next_frame(networks, state, Controls(still), min(networks.sampler.allowed_steps))
     size = tuple(unit.frame.shape)
     if size != (1, 3, *source.size):
         return f"frames {list(size)} of a source of {list(source.size)}"

@@ -47,4 +47,6 @@ def put_back(state: WorldState, frames: int, before: Undo | None) -> WorldState 
     """
     if before is not None:
         return undo(state, [before])
-    return state if int(state.generator.units) == frames else None
+    units = state.pending["units"] if state.pending else state.indices
+    whole = int(state.indices) == frames and int(state.generator.units) == int(units)
+    return state if whole else None

@@ -18,7 +18,7 @@ from worldsim.engine.world import World
 from worldsim.evaluation.figure import Figure, figure, pooled
 from worldsim.evaluation.foresight import auroc
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, observe_unit
+from worldsim.sampling.clock import begin, observe_frame
 from worldsim.sampling.lead import Controls
 
 __all__ = ["LENGTH", "Ending", "endings", "outcome_figures", "score_outcomes"]
@@ -73,7 +73,7 @@ def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.nd
         memory = begin(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
         for t in range(1, length):
             given = Controls(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
-            unit = observe_unit(world.networks, memory, to_model(frames[:, t], world.device), given)
+            unit = observe_frame(world.networks, memory, to_model(frames[:, t], world.device), given)
             end.append(1 - unit.going_on.double().cpu().numpy())
             reward.append(unit.reward.double().cpu().numpy())
     return {

@@ -16,7 +16,7 @@ from worldsim.engine.world import World
 from worldsim.evaluation.measures import psnr
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
-from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
+from worldsim.sampling.clock import begin, next_frame, observe_frame
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.world_state import WorldState
 
@@ -62,7 +62,7 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
             given = Controls(true.controls[:, t], poses[:, t], np.full(n, networks.has_poses))
             is_scored = t >= plan.context and (t - plan.context) % plan.every == 0
             row = _next(world, memory, given, plan) if is_scored else {}
-            unit = observe_unit(networks, memory, _model(world, true.frames[:, t]), given)
+            unit = observe_frame(networks, memory, _model(world, true.frames[:, t]), given)
             if is_scored:
                 row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.prior))
                 if unit.prior.scene.any():
@@ -78,7 +78,7 @@ def _next(world: World, memory: WorldState, given: Controls, plan: Plan) -> dict
     everyone = np.arange(len(given.vector))
     keys_only = Controls(given.vector, given.poses, np.zeros(len(everyone), bool))
     dream = lambda controls, steps: _frame(  # noqa: E731
-        imagine_unit(world.networks, memory.pick(everyone), controls, steps).frame
+        next_frame(world.networks, memory.pick(everyone), controls, steps).frame
     )
     row = {f"next_k{steps}": dream(keys_only, steps) for steps in plan.steps}
     if world.networks.has_poses:

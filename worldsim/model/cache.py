@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim import pool
 from worldsim.errors import EngineError
 from worldsim.model.rope import rotate, turns
-from worldsim.model.state import Rows, check_tensors
+from worldsim.model.state import Rows, check_tensors, rows_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class Cache:
 
     def over(self, rows: Rows) -> Cache:
         """Some rows of this cache, with the same memory underneath: what one writes, the other has."""
+        rows = rows_within(rows, self.rows, len(self.index), self.index.device)
         return Cache(self.keys, self.values, self.written, self.index, self.sinks, rows)
 
     def take(self, rows: Rows, other: Cache) -> None:
@@ -149,6 +150,7 @@ class Cache:
 
     def pick(self, rows: Rows) -> Cache:
         """A copy of some batch rows."""
+        rows = rows_within(rows, self.rows, len(self.index), self.index.device)
         keys, values = self.keys[:, rows].clone(), self.values[:, rows].clone()
         return Cache(keys, values, self.written[rows].clone(), self.index[rows].clone(), self.sinks)
 

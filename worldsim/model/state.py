@@ -78,6 +78,13 @@ class GeneratorState(Protocol):
         """
 
 
+def rows_within(rows: Rows, of: Rows, count: int, device: torch.device) -> Rows:
+    """Rows of some rows ``of`` a batch of ``count``, as rows of the batch."""
+    if isinstance(of, slice) and of == slice(None):
+        return rows
+    return torch.arange(count, device=device)[of][rows]
+
+
 def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Check names, types, shapes and finiteness of a state's tensors; floats may be of any precision.
 
@@ -149,13 +156,14 @@ class TensorState:
 
     def over(self, rows: Rows) -> TensorState:
         """Some rows, with the same memory underneath."""
-        return TensorState(self.parts, self.context, rows)
+        count, device = len(self.parts[_UNITS]), self.parts[_UNITS].device
+        return TensorState(self.parts, self.context, rows_within(rows, self.rows, count, device))
 
     def take(self, rows: Rows, other: TensorState) -> None:
         """Nothing: ``over`` shares memory."""
 
     def pick(self, rows: Rows) -> TensorState:
-        return TensorState({name: part[rows].clone() for name, part in self.parts.items()}, self.context)
+        return TensorState({name: part[rows].clone() for name, part in self.tensors().items()}, self.context)
 
     def put(self, rows: Rows, other: TensorState) -> None:
         for name, part in self.parts.items():

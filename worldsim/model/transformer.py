@@ -122,8 +122,9 @@ class Transformer(nn.Module):
         self.out = nn.Linear(width, latent.channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        positions = torch.from_numpy(unit.positions()[:, 1:]) + 1
-        positions = torch.cat([positions, positions.new_zeros(config.registers, 2)])
+        # A unit of one frame has no axis of time: all of a head turns with rows and columns.
+        positions = torch.from_numpy(unit.positions()[:, int(unit.frames == 1) :]) + 1
+        positions = torch.cat([positions, positions.new_zeros(config.registers, positions.shape[1])])
         self.register_buffer("positions", positions, persistent=False)
         self._turn: Tensor | None = None
         mask = np.pad(unit.mask(), (0, config.registers), constant_values=True)
@@ -167,8 +168,10 @@ class Transformer(nn.Module):
         Made once a device and no buffer: casting the weights must not round it.
         """
         if self._turn is None or self._turn.device != self.positions.device:
-            half = self.config.width // self.config.heads // 2
-            self._turn = turns(self.positions, (half, half))
+            side = self.config.width // self.config.heads
+            axes = self.positions.shape[1]
+            dims = (side // 2, side // 2) if axes == 2 else (side // 2, side // 4, side // 4)
+            self._turn = turns(self.positions, dims)
         return self._turn
 
     @property

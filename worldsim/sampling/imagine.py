@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +19,10 @@ from worldsim.sampling.drift import drift_of
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.move import Move, move_cameras
 from worldsim.sampling.noise import normal_batch
-from worldsim.sampling.upload import upload
-from worldsim.sampling.world_state import WorldState, blank
+from worldsim.sampling.world_state import WorldState
 from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior
 
-_LATENT_DRAW, _END_DRAW = 0, 1
+LATENT_DRAW, END_DRAW = 0, 1
 """Numbers of the draws of a frame."""
 
 
@@ -50,30 +48,18 @@ class Imagined:
     """The start that the frame was decoded from."""
 
 
-def begin(
-    networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
-) -> WorldState:
-    """State after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]; ``seeds`` are int [B]."""
-    batch = len(frames)
-    state = blank(networks, batch, context)
-    state.poses = upload(poses.astype(np.float64), networks.device)  # a copy: the state is written to
-    state.seeds = upload(seeds.astype(np.uint64).view(np.int64), networks.device)
-    still = torch.zeros(batch, networks.control_size, device=networks.device)
-    everywhere = torch.ones(batch, dtype=torch.bool, device=networks.device)
-    observe_unit(networks, state, frames, Controls(still, state.poses, everywhere))
-    return state
-
-
 def imagine_unit(
     networks: Networks, state: WorldState, controls: Controls, denoising_steps: int, decode: bool = True
 ) -> Imagined:
     """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
 
+    Of a unit of one frame; ``sampling.clock`` knows longer ones, too.
+
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
     """
     lead = controls.on(networks.device)
     move = move_cameras(networks, state, lead)
-    prior = _prior(networks, state, move)
+    prior = prior_of(networks, state, move)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
     latent = networks.sampler.draw(
         networks.generator, prepared, _noise(networks, state, move), denoising_steps
@@ -89,7 +75,7 @@ def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place."""
     lead = controls.on(networks.device)
     move = move_cameras(networks, state, lead)
-    prior = _prior(networks, state, move)
+    prior = prior_of(networks, state, move)
     latent = networks.tokenizer.encode(frames, prior)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, 0)
     return _commit(networks, state, prepared, frames, latent, prior, move, lead.given)
@@ -97,11 +83,11 @@ def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls
 
 def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
     """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
-    drawn = _normals(state, _LATENT_DRAW, networks.tokenizer.latent_spec.shape)
+    drawn = normals(state, LATENT_DRAW, networks.tokenizer.latent_spec.shape)
     return drawn * (networks.noise_scale(move.twist) * state.temperature)[:, None, None]
 
 
-def _normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
+def normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normals float32 [B, *shape]; those of every ``draw`` of a frame are independent."""
     seeds, indices = state.seeds, state.indices
     if seeds.device.type != "cpu":
@@ -112,7 +98,8 @@ def _normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), draw, shape))
 
 
-def _prior(networks: Networks, state: WorldState, move: Move) -> Prior:
+def prior_of(networks: Networks, state: WorldState, move: Move) -> Prior:
+    """The prior of the frame that ``move`` leads to."""
     condition = networks.condition(move.vector, move.twist)
     return networks.tokenizer.prior(state.previous, Motion(condition, move.planar, move.back))
 
@@ -135,13 +122,13 @@ def _commit(
     state.moves = torch.cat([state.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
     state.doubt, state.poses, state.indices = move.doubt, move.poses, state.indices + 1
     reward, going_on = networks.judge(state.agent, move.planar)
-    ended = _ended(networks, state, going_on)
+    terminated = ended(networks, state, going_on)
     known = networks.knows(move.poses, move.twist, given)
     drift = drift_of(frame, prior, move.doubt).masked_fill(~known, 1.0)
-    return Imagined(frame, expected(reward), going_on.sigmoid(), ended, drift, known, latent, prior)
+    return Imagined(frame, expected(reward), going_on.sigmoid(), terminated, drift, known, latent, prior)
 
 
-def _ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:
+def ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:
     """Ends of episodes, bool [B], from the logits of going on [B].
 
     A rare event is likely in no single frame: it must be drawn. Logits are divided by the temperature, so
@@ -150,5 +137,5 @@ def _ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:
     if not networks.config.draw_ends:
         return going_on < 0
     chance = (-going_on / state.temperature.clamp(min=1e-6)).sigmoid()
-    drawn = _normals(state, _END_DRAW, (1, 1))[:, 0, 0]
+    drawn = normals(state, END_DRAW, (1, 1))[:, 0, 0]
     return torch.special.ndtr(drawn) < chance

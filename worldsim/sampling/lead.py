@@ -25,23 +25,31 @@ class Controls:
     """Explicit camera-to-world of the new frame, float64 [B, 4, 4]; read where ``given``."""
     given: np.ndarray | Tensor | None = None
     """bool [B]; None: nowhere."""
+    ahead: Controls | None = None
+    """Controls of this frame and those after it, as far as they are known, with an axis more: [B, F, ...].
+
+    None: the control is held. Read where a unit has several frames, F."""
 
     def pick(self, rows: np.ndarray | slice) -> Self:
         """Those of some worlds."""
         poses, given = self.poses, self.given
-        kept = None if poses is None else poses[rows]
         return replace(
-            self, vector=self.vector[rows], poses=kept, given=None if given is None else given[rows]
+            self,
+            vector=self.vector[rows],
+            poses=None if poses is None else poses[rows],
+            given=None if given is None else given[rows],
+            ahead=None if self.ahead is None else self.ahead.pick(rows),
         )
 
     def on(self, device: torch.device) -> Lead:
         """The same as tensors."""
         vector = _tensor(self.vector, device)
+        ahead = None if self.ahead is None else self.ahead.on(device)
         if self.poses is None or self.given is None:
-            return Lead(vector)
+            return Lead(vector, ahead=ahead)
         if isinstance(self.given, np.ndarray) and not self.given.any():
-            return Lead(vector)
-        return Lead(vector, _tensor(self.poses, device), _tensor(self.given, device))
+            return Lead(vector, ahead=ahead)
+        return Lead(vector, _tensor(self.poses, device), _tensor(self.given, device), ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class Lead(Controls):
     vector: Tensor
     poses: Tensor | None = None
     given: Tensor | None = None
+    ahead: Lead | None = None
 
     def on(self, device: torch.device) -> Lead:
         return self

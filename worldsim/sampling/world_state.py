@@ -6,7 +6,9 @@ Shapes: B worlds, D width, P steps back, M keys and look.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from worldsim.networks import Networks
 from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import PreviousFrame
 
+_PENDING = "pending."
 _OWN = ("agent", "moves", "doubt", "poses", "seeds", "indices", "temperature")
 
 
@@ -41,6 +44,8 @@ class WorldState:
     """Frames so far, int64 [B]."""
     temperature: Tensor
     """Factor of all noise, float32 [B]; 1 as trained, 0 leaves nothing to chance."""
+    pending: dict[str, Tensor] = field(default_factory=dict)
+    """The unit that is being shown, where units have several frames; see ``sampling.clock``."""
 
     def pick(self, rows: np.ndarray | Rows) -> WorldState:
         """A copy of some worlds."""
@@ -60,6 +65,17 @@ class WorldState:
         """Overwrite all of some worlds with what ``over`` gave."""
         self.generator.take(rows, other.generator)
         self._write(rows, other)
+
+    def merge(self, rows: Rows, other: WorldState) -> None:
+        """As ``take``, but into new tensors: those of this state may be shared."""
+        self.generator.take(rows, other.generator)
+        parts = {name: part.clone() for name, part in self.parts().items()}
+        for name, part in other.parts().items():
+            parts[name][rows] = part.to(parts[name].dtype)
+        merged = self.with_parts(parts)
+        self.previous, self.pending = merged.previous, merged.pending
+        for name in _OWN:
+            setattr(self, name, getattr(merged, name))
 
     def put(self, rows: np.ndarray | Rows, other: WorldState) -> None:
         """Overwrite some worlds with those of ``other``, in this state's number type."""
@@ -88,6 +104,7 @@ class WorldState:
             "frame": self.previous.frame,
             "depth": self.previous.depth,
             **{name: getattr(self, name) for name in _OWN},
+            **{_PENDING + name: part for name, part in self.pending.items()},
         }
 
     def with_parts(self, parts: Mapping[str, Tensor]) -> WorldState:
@@ -95,8 +112,10 @@ class WorldState:
         return self._of(self.generator, [parts[name] for name in self.parts()])
 
     def _of(self, generator: GeneratorState, parts: Sequence[Tensor]) -> WorldState:
-        frame, depth, *own = parts
-        return WorldState(generator, PreviousFrame(frame, depth), *own)
+        frame, depth, *rest = parts
+        own: dict[str, Any] = dict(zip(_OWN, rest, strict=False))
+        pending = dict(zip(self.pending, rest[len(_OWN) :], strict=True))
+        return WorldState(generator, PreviousFrame(frame, depth), pending=pending, **own)
 
     def _write(self, rows: Rows, other: WorldState) -> None:
         for mine, theirs in zip(self.parts().values(), other.parts().values(), strict=True):
@@ -122,7 +141,39 @@ def blank(networks: Networks, batch: int, context: int | None = None) -> WorldSt
         seeds=torch.zeros(batch, dtype=torch.int64, device=device),
         indices=torch.zeros(batch, dtype=torch.int64, device=device),
         temperature=torch.ones(batch, device=device),
+        pending=nothing_pending(networks, batch) if networks.unit.frames > 1 else {},
     )
+
+
+def nothing_pending(networks: Networks, batch: int) -> dict[str, Tensor]:
+    """A unit of F frames none of which is shown, for ``batch`` worlds; see ``sampling.clock``."""
+    new = partial(torch.zeros, device=networks.device)
+    frames, latent, tokenizer = networks.unit.frames, networks.tokenizer.latent_spec, networks.tokenizer
+    previous = tokenizer.blank(batch, networks.device)
+    size, many = previous.depth.shape[1:], (batch, frames)
+    pose = torch.eye(4, dtype=torch.float64, device=networks.device)
+    return {
+        "shown": new(batch, dtype=torch.int64),
+        "units": new(batch, dtype=torch.int64),
+        "observed": new(batch, dtype=torch.bool),
+        "base_frame": previous.frame,
+        "base_depth": previous.depth,
+        "base_pose": pose.repeat(batch, 1, 1),
+        "latent": new(*many, *latent.shape),
+        "tokens": new(*many, latent.tokens, tokenizer.prior_channels),
+        "vector": new(*many, networks.control_size),
+        "twist": new(*many, 6),
+        "given": new(*many, dtype=torch.bool),
+        "poses": pose.repeat(*many, 1, 1),
+        "doubt": new(*many),
+        "frame": new(*many, 3, *size),
+        "depth": new(*many, *size),
+        "reward": new(*many),
+        "going_on": new(*many),
+        "terminated": new(*many, dtype=torch.bool),
+        "drift": new(*many),
+        "known": new(*many, dtype=torch.bool),
+    }
 
 
 def _copied(part: Tensor, rows: Rows) -> Tensor:

@@ -7,7 +7,7 @@ Shapes: B clips, T frames, N tokens, C latent channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,10 +59,15 @@ def unroll(
     generator.
     """
     tokenizer = networks.tokenizer
-    previous = tokenizer.blank(len(batch.frames), networks.device)
-    losses, squares, latents, tokens = [], [], [], []
+    previous = base = tokenizer.blank(len(batch.frames), networks.device)
+    losses, squares, latents, tokens, back = [], [], [], [], None
     for t in range(batch.frames.shape[1]):
         prior = tokenizer.prior(previous, batch.motion(t)).detach()
+        # The generator's input is of the frame before the unit, the last that it knows in play.
+        first = t % networks.unit.frames == 0
+        base, motion = previous if first else base, batch.motion(t)
+        back = motion.back if first or back is None or motion.back is None else back @ motion.back
+        known = prior if first else tokenizer.prior(base, replace(motion, back=back)).detach()
         true = batch.frames[:, t]
         latent = tokenizer.encode(true, prior)
         keep = torch.from_numpy(rng.random((len(true), 1, 1)) >= drop).to(latent)
@@ -71,7 +76,7 @@ def unroll(
         losses.append(picture_loss(made, true) + _THRIFT * latent.square().mean())
         squares.append((made.detach().clamp(-1, 1) - true).square().mean())
         latents.append(latent.detach())
-        tokens.append(prior.tokens)
+        tokens.append(known.tokens)
         previous = PreviousFrame(made.detach().clamp(-1, 1), prior.depth)
     return Unrolled(
         loss=torch.stack(losses).mean(),
@@ -81,8 +86,16 @@ def unroll(
     )
 
 
+def in_units(frames: Tensor, length: int) -> Tensor:
+    """What belongs to each frame [B, T, ..., C] by units of ``length`` frames.
+
+    Tokens [B, T, N, C] become [B, T / F, F N, C]; a frame's single vector [B, T, C] becomes [B, T / F, F C].
+    """
+    return frames.unflatten(1, (-1, length)).flatten(2, 3)
+
+
 def heads_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
-    """Reward and continuation from the agent [B, T, D] and the place, and motion from the agent.
+    """Reward and continuation from the units' agent [B, T / F, D] and the place, and motion from the agent.
 
     Ends, which are rare, weigh ten times. With a place the motion stage teaches motion, and reward and
     continuation, too, where they do not read the agent.
@@ -90,16 +103,19 @@ def heads_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
     if not networks.reads_agent:
         return agent.new_zeros(())
     planar = None if batch.planar is None else batch.planar.flatten(0, 1)
-    reward, going_on = networks.judge(agent.flatten(0, 1), planar)
+    frames = networks.unit.frames
+    reward, going_on = networks.judge(agent.repeat_interleave(frames, 1).flatten(0, 1), planar)
     ends = batch.ends.flatten().float()
     loss = -(two_hot(batch.rewards.flatten()) * reward.log_softmax(-1)).sum(-1).mean()
     loss = loss + F.binary_cross_entropy_with_logits(going_on, 1 - ends, weight=1 + 9 * ends)
     moves = networks.has_poses and networks.place is None
-    return loss + _motion_loss(networks, batch, agent) if moves else loss
+    # A camera's way to a frame follows from the unit before: its own is not there yet.
+    before = F.pad(agent, (0, 0, 1, 0)).repeat_interleave(frames, 1)[:, 1 : batch.frames.shape[1] + 1]
+    return loss + _motion_loss(networks, batch, before) if moves else loss
 
 
 def _motion_loss(networks: Networks, batch: Batch, agent: Tensor) -> Tensor:
-    """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the frame before."""
+    """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the unit before the next frame."""
     assert networks.heads.motion is not None
     assert batch.planar is not None
     past, scale = networks.config.heads.twists, batch.twist.new_tensor(networks.config.twist_scale)
@@ -130,10 +146,14 @@ def dream_objective(
     """
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        frames = min(3, length) if progress < 0.5 else length
+        unit = networks.unit.frames
+        frames = min(3 * unit, length) if progress < 0.5 else length
+        frames = max(frames // unit, 1) * unit
         data = Batch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
         unrolled = unroll(networks, data, rng, noise=noise)
-        clip = LatentClip(unrolled.latents, unrolled.prior_tokens, data.condition, is_past_clean=noise == 0)
+        parts = (unrolled.latents, unrolled.prior_tokens, data.condition)
+        latents, tokens, condition = (in_units(part, unit) for part in parts)
+        clip = LatentClip(latents, tokens, condition, is_past_clean=noise == 0)
         drawn = networks.sampler.loss(networks.generator, clip, rng)
         heads = heads_loss(networks, data, drawn.agent)
         psnr = -10 * torch.log10(unrolled.squared / 4)

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldsim.data.clips import Clip, ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
+from worldsim.sampling.clock import begin, next_frame, observe_frame
 from worldsim.sampling.lead import Controls
 
 GIVEN = 4
@@ -35,9 +35,9 @@ def dream(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Tens
             asked = np.full(rows, clip.poses is not None and (is_true or given_poses))
             controls = Controls(clip.controls[:, t], poses[:, t], asked)
             if is_true:
-                yield observe_unit(networks, memory, true[:, t], controls).frame
+                yield observe_frame(networks, memory, true[:, t], controls).frame
             else:
-                yield imagine_unit(networks, memory, controls, networks.sampler.default_steps).frame
+                yield next_frame(networks, memory, controls, networks.sampler.default_steps).frame
 
 
 def obedience_gap(networks: Networks, clips: ClipStore, rows: int = 8, frames: int = 16) -> float:

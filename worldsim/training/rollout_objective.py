@@ -1,6 +1,6 @@
 """Fine-tuning on own roll-outs: a dream runs under true controls and poses, the decoder mends what comes out.
 
-The dream itself runs without gradient, exactly as in play (``imagine_unit``); each frame is then decoded once
+The dream itself runs without gradient, exactly as in play (``next_frame``); each frame is then decoded once
 more with gradient and held against the truth (Self Forcing's point: train on what inference sees; GameNGen's
 and DIAMOND's short roll-outs).
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.sampling.imagine import begin, imagine_unit, observe_unit
+from worldsim.sampling.clock import begin, next_frame, observe_frame
 from worldsim.sampling.lead import Controls
 from worldsim.training.dream_objective import picture_loss
 from worldsim.training.stage import Logs, Objective
@@ -37,9 +37,9 @@ def rollout_objective(
             controls = Controls(clip.controls[:, t], poses[:, t], np.full(batch, clip.poses is not None))
             with torch.no_grad():
                 if t < given:
-                    observe_unit(networks, memory, true[:, t], controls)
+                    observe_frame(networks, memory, true[:, t], controls)
                     continue
-                imagined = imagine_unit(networks, memory, controls, steps)
+                imagined = next_frame(networks, memory, controls, steps)
             made = networks.tokenizer.decode(imagined.latent, imagined.prior)
             losses.append(picture_loss(made, true[:, t]))
             squares.append((imagined.frame - true[:, t]).square().mean())
