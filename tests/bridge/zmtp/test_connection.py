@@ -31,7 +31,7 @@ class Line:
         found = []
         for at in range(0, len(data), 50_000):
             self.theirs.sendall(data[at : at + 50_000])
-            for _ in range(3):
+            for _ in range(6):
                 self.one.read()
                 while (whole := self.one.take(now)) is not None:
                     found.append([bytes(part) for part in whole.parts])

@@ -24,7 +24,7 @@ from worldsim.bridge.zmtp.pool import Charge, Pool
 
 __all__ = ["Bounds", "Connection", "CutError", "Whole"]
 
-_READ = 64 * 1024
+_READ = 16 * 1024
 """Bytes that are read at once, and that an unfinished message may have before it is charged for."""
 _HANDSHAKE = 2048
 """Bytes of a command."""
