@@ -22,7 +22,8 @@ class Graph:
     """A ``Work`` as a graph. Making it runs the work a few times with what is given."""
 
     def __init__(self, work: Work, lead: Lead, rows: torch.Tensor | None) -> None:
-        self._inputs = [part.clone() for part in _parts(lead, rows)]
+        with torch.inference_mode(False):  # they are written to in whatever mode the caller is
+            self._inputs = [part.clone() for part in _parts(lead, rows)]
         count, posed = 3 if lead.poses is not None else 1, lead.poses is not None
 
         def bound() -> BatchStep:
