@@ -20,7 +20,7 @@ from worldsim.errors import StorageError
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return write_walks(tmp_path / "rooms", {1: 6, 20: 5})
+    return write_walks(tmp_path / "rooms", {1: 6, 20: 5}, codec="lossless")
 
 
 def refuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_in_the_user_s_cache_if_it_can_only_be_read(root: Path, monkeypatch: pyt
 
 
 def test_where_one_says(root: Path, tmp_path: Path) -> None:
-    other = write_walks(tmp_path / "others", {1: 7, 20: 5})
+    other = write_walks(tmp_path / "others", {1: 7, 20: 5}, codec="lossless")
     folder = tmp_path / "fast"
     first, second = (ClipStore(it, cache=folder).frames for it in (root, other))
     assert (len(first), len(second)) == (6, 7)
