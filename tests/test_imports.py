@@ -25,7 +25,7 @@ LAYERS = (
     {"tokenizer", "model", "data"},
     {"sampling.protocol"},
     {"sampling.flow"},
-    {"sampling.remainder_flow"},
+    {"sampling.remainder_flow", "sampling.bernoulli"},
     {"parts"},
     {"networks"},
     {"sampling", "checkpoint"},

@@ -2,7 +2,18 @@
 
 from worldsim import units
 from worldsim.model import recurrent, transformer
-from worldsim.sampling import flow, remainder_flow
-from worldsim.tokenizer import frame, history, vae
+from worldsim.sampling import bernoulli, flow, remainder_flow
+from worldsim.tokenizer import bits_plain, frame, history, vae
 
-__all__ = ["flow", "frame", "history", "recurrent", "remainder_flow", "transformer", "units", "vae"]
+__all__ = [
+    "bernoulli",
+    "bits_plain",
+    "flow",
+    "frame",
+    "history",
+    "recurrent",
+    "remainder_flow",
+    "transformer",
+    "units",
+    "vae",
+]

@@ -68,7 +68,7 @@ class RecurrentConfig:
         if latent.kind != "continuous" or unit.frames != 1:
             rule = "a recurrent generator needs continuous latents and units of one frame"
             raise ConfigError(rule, (latent.kind, unit.frames), "choose the transformer")
-        return RecurrentGenerator(self, unit.tokens, latent.channels, condition_size)
+        return RecurrentGenerator(self, unit.tokens, latent.channels, condition_size, latent.bounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,16 @@ class RecurrentGenerator(nn.Module):
     suits_kernels = False
     least_context = 2
 
-    def __init__(self, config: RecurrentConfig, tokens: int, channels: int, condition_size: int) -> None:
+    def __init__(
+        self,
+        config: RecurrentConfig,
+        tokens: int,
+        channels: int,
+        condition_size: int,
+        bounded: bool = False,
+    ) -> None:
         super().__init__()
+        self._bounded = bounded
         self.config, self.tokens, self.channels = config, tokens, channels
         width, embedding = config.width, config.embedding
         self.latents_in = nn.Linear(2 * channels, width)
@@ -186,7 +194,8 @@ class RecurrentGenerator(nn.Module):
 
     def finish(self, prepared: Prepared, sample: Tensor) -> Tensor:
         """The latent [B, N, C] of a remainder [B, N, C]."""
-        return prepared.base + self.remainder_std * sample
+        latent = prepared.base + self.remainder_std * sample
+        return latent.clamp(-1, 1) if self._bounded else latent
 
     def commit(self, state: TensorState, prepared: Prepared, latent: Tensor, needs_agent: bool) -> Tensor:
         """Take ``latent`` [B, N, C] as the next frame's and write ``state``; returns the agent [B, A].

@@ -1,0 +1,139 @@
+"""Tiny worlds of every combination of registered parts that fit each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.tiny import random_like, stir
+from worldsim import registry
+from worldsim.camera import Intrinsics, from_planar
+from worldsim.checkpoint import Context, WorldConfig, save_world
+from worldsim.controls import DOOM_KEYS, ControlSpace
+from worldsim.data.spec import SourceSpec
+from worldsim.model.footing import FootingConfig
+from worldsim.model.heads import HeadsConfig
+from worldsim.networks import Networks, NetworksConfig
+from worldsim.tokenizer.place import PlaceConfig
+
+SIZE = (20, 40)
+PLACE = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
+TINY: dict[str, dict[str, dict[str, Any]]] = {
+    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}},
+    "tokenizer": {
+        "history": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
+        "frame": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
+        "bits-plain": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
+        "vae": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "bottleneck": 8, "channels": 4},
+    },
+    "generator": {
+        "transformer": {"width": 16, "layers": 2, "heads": 2, "context": 4},
+        "recurrent": {
+            "width": 16,
+            "layers": 1,
+            "embedding": 8,
+            "head_width": 16,
+            "head_blocks": 1,
+            "agent": 8,
+        },
+    },
+    "sampler": {"flow": {}, "remainder-flow": {}, "bernoulli": {}},
+}
+"""Sizes of each registered part; one that is missing here fails the suite."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One combination."""
+
+    unit: str
+    tokenizer: str
+    generator: str
+    sampler: str
+    scene: bool
+
+    def __str__(self) -> str:
+        names = (self.unit, self.tokenizer, self.generator, self.sampler)
+        return "+".join((*names, "scene" if self.scene else "none"))
+
+    @property
+    def fits(self) -> bool:
+        """The parts are for each other."""
+        sampler = {"recurrent": "remainder-flow", "transformer": "flow"}[self.generator]
+        if self.tokenizer == "bits-plain":
+            sampler = "bernoulli" if self.generator == "transformer" else ""
+        return self.sampler == sampler and (self.generator != "recurrent" or self.unit == "frame")
+
+    def config(self) -> NetworksConfig:
+        """The combination as a config."""
+        names = {kind: getattr(self, kind) for kind in TINY}
+        made: dict[str, Any] = {}
+        for kind, name in names.items():
+            made[kind] = registry.config_class(kind, name)(**TINY[kind].get(name, {}))
+        if self.scene:
+            made["tokenizer"] = dataclasses.replace(made["tokenizer"], place=PLACE)
+        return NetworksConfig(
+            **made,
+            heads=HeadsConfig(eye=1.3, twists=2),
+            footing=FootingConfig(bounds=PLACE.bounds) if self.scene else None,
+            still=self.scene,
+        )
+
+
+def product_of_parts() -> list[Parts]:
+    """All combinations; only tokenizers that can hold a static scene have one."""
+    found = []
+    for names in product(*(registry.names(kind) for kind in TINY)):
+        config = registry.config_class("tokenizer", names[1])
+        holds = any(field.name == "place" for field in dataclasses.fields(config))
+        found += [Parts(*names, scene=scene) for scene in ((False, True) if holds else (False,))]
+    return found
+
+
+def source() -> SourceSpec:
+    """A camera with keys and poses."""
+    return SourceSpec(
+        name="tiny",
+        size=SIZE,
+        fps=10.0,
+        control_space=ControlSpace(
+            keys=DOOM_KEYS, look=True, pose=True, combos=((), ("forward",), ("turn_left",))
+        ),
+        intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0),
+        has_pose=True,
+        unit_metres=1.0,
+    )
+
+
+def write_world(folder: Path, parts: Parts) -> Path:
+    """A world of these parts whose weights are all stirred."""
+    torch.manual_seed(0)
+    config, spec = parts.config(), source()
+    networks = Networks(config, spec)
+    stir(networks)
+    if networks.footing is not None:
+        networks.footing.stood[8:-8, 8:-8] = 1
+    rng = np.random.default_rng(0)
+    starts = [
+        Context(
+            rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8),
+            np.zeros((3, spec.control_space.size), np.float32),
+            from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * number),
+        )
+        for number in range(2)
+    ]
+    save_world(folder, WorldConfig(name="tiny", source=spec, networks=config), networks, starts, "# tiny\n")
+    return folder
+
+
+def latents_of(networks: Networks, batch: int, units: int, seed: int) -> torch.Tensor:
+    """Random latents of the tokenizer's kind [B, T, F N, C]."""
+    spec, frames = networks.tokenizer.latent_spec, networks.unit.frames
+    drawn = random_like((batch, units, frames * spec.tokens, spec.channels), seed).tanh()
+    return torch.where(drawn > 0, 1.0, -1.0) if spec.kind == "bits" else drawn
