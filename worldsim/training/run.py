@@ -6,10 +6,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,12 +20,13 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Split
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, install
-from worldsim.networks import Networks, find_device
+from worldsim.networks import Networks
 from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
 from worldsim.outputs import claim_folder
 from worldsim.ticker import Ticker
 from worldsim.training.dreams import obedience_gap
 from worldsim.training.moving import MovingRecipe
+from worldsim.training.parallel import Group, joined
 from worldsim.training.pictures import write_strip
 from worldsim.training.plan import stages_of
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
@@ -58,21 +60,31 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; 130 where Ctrl-C ended it (the world written so far is usable)."""
     args = parser().parse_args(argv)
-    claim_folder(args.out, (STATE, args.name), replace=args.resume, remedy="add --resume")
+    with joined(args.device) as (group, device):
+        return _run(args, group, device)
+
+
+def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
+    """``main`` in one of the processes that train together."""
+    if group.is_first:
+        claim_folder(args.out, (STATE, args.name), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
     splits: tuple[Split, Split] = ("train", "held_out")
     clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)
-    networks = _networks(args, recipe, clips)
+    networks = _networks(args, recipe, clips, device)
     stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
     keep = partial(save_world, args.out / args.name, world, networks, starts, card)
-    finished = _train(args, networks, stages, held_out, keep)
-    keep()
-    print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
+    finished = _train(args, networks, stages, held_out, keep, group)
+    if group.is_first:
+        # Where torchrun started this, it sends SIGTERM as soon as another process has ended by Ctrl-C.
+        with _on_term(signal.SIG_IGN):
+            keep()
+        print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
     return 0 if finished else 130
 
 
@@ -88,9 +100,10 @@ def _decode(
         return ClipStore(data, size, split=split, on_progress=show, cache=cache)
 
 
-def _networks(args: argparse.Namespace, recipe: Recipe | MovingRecipe, clips: ClipStore) -> Networks:
+def _networks(
+    args: argparse.Namespace, recipe: Recipe | MovingRecipe, clips: ClipStore, device: torch.device
+) -> Networks:
     """Fresh networks, or those of the world to start from, ready for training."""
-    device = find_device(args.device)
     if args.init:
         stored = load_world(find_world(args.init))
         _check_source(stored.config.source, clips.spec)
@@ -126,6 +139,7 @@ def _train(
     stages: list[Stage],
     held_out: ClipStore,
     keep: Callable[[], None],
+    group: Group,
 ) -> bool:
     """Run the stages; False where Ctrl-C or a polite kill ended them early.
 
@@ -137,20 +151,23 @@ def _train(
         write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
         return {"obedience_gap": obedience_gap(networks, held_out)}
 
-    with _figures(args.out) as writer, _term_as_ctrl_c():
+    # A job in the background gets no Ctrl-C; ``kill`` ends it as well, with its state saved.
+    figures = _figures(args.out) if group.is_first else nullcontext()
+    with figures as writer, _on_term(signal.default_int_handler):
         every = min(120.0, max(20.0, args.minutes * 60 / 6))
-        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look, every)
+        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look, every, group)
         if args.resume:
             trainer.resume()
-        size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12
-        print(f"{size:.1f}M parameters, matmul peak {peak:.2f} TFLOP/s", file=sys.stderr)
+        if group.is_first:
+            size, peak = networks.parameter_count() / 1e6, trainer.peak / 1e12
+            print(f"{size:.1f}M parameters, matmul peak {peak:.2f} TFLOP/s", file=sys.stderr)
         return trainer.run()
 
 
 @contextmanager
-def _term_as_ctrl_c() -> Iterator[None]:
-    """A job in the background gets no Ctrl-C; ``kill`` ends it as well, with its state saved."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _on_term(handler: Any) -> Iterator[None]:
+    """Handle SIGTERM otherwise meanwhile."""
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

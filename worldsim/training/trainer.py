@@ -15,6 +15,7 @@ from worldsim.errors import CheckpointError, ConfigError
 from worldsim.networks import Networks
 from worldsim.peak import matmul_peak
 from worldsim.ticker import Ticker
+from worldsim.training.parallel import ALONE, Group
 from worldsim.training.stage import Logs, Stage, rate_at
 from worldsim.training.state import Clock, Moments, load_state, save_state
 from worldsim.training.throughput import Throughput
@@ -43,6 +44,7 @@ class Trainer:
         writer: where figures go.
         look: called with the stage and the step whenever the state is saved; tells figures to log.
         save_every: seconds between saves.
+        group: the processes that train together; the first one writes, saves and looks.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Trainer:
         writer: Writer | None = None,
         look: Callable[[str, int], Logs] | None = None,
         save_every: float = 120.0,
+        group: Group = ALONE,
     ) -> None:
         self.networks, self.stages, self.out, self.seed = networks, stages, out, seed
-        self.writer, self.look, self.save_every = writer, look, save_every
+        self.writer, self.look, self.save_every, self.group = writer, look, save_every, group
         whole = sum(stage.share for stage in stages)
         if whole <= 0:
             raise ConfigError("stages must have a share of the minutes", [stage.name for stage in stages])
@@ -100,13 +103,15 @@ class Trainer:
         budget = self.budgets[number]
         if self.clock.step == 0 and budget > 0 and stage.start is not None:
             stage.start()
+        self.group.agree(self.networks)
         optimizer = self._optimizer = self._make_optimizer(stage)
         throughput = Throughput(self.peak)
         began = saved = told = time.monotonic()
         while self.clock.seconds < budget:
             logs = throughput.run(lambda: self._step(stage, optimizer))
             now = time.monotonic()
-            self.clock = self._clock(number, before + now - began, self.clock.step + 1)
+            seconds = self.group.told(before + now - began)
+            self.clock = self._clock(number, seconds, self.clock.step + 1)
             if self.clock.step == 1 or now - told > _TELL_EVERY:
                 self._tell(stage, _read(logs), throughput, ticker)
                 told = now
@@ -120,20 +125,22 @@ class Trainer:
         self._look(stage, step)
 
     def _step(self, stage: Stage, optimizer: torch.optim.Optimizer) -> Logs:
-        """One step. Its chance hangs on (seed, stage, step) alone: a resumed run draws what it would have."""
+        """One step. Its chance hangs on (seed, stage, step, rank): a resumed run draws what it would have."""
         clock, kind = self.clock, self.networks.device.type
         progress = min(1.0, clock.seconds / max(self.budgets[clock.stage], 1e-9))
         factor = rate_at(progress, clock.step, stage.hold)
         for group, rate in zip(optimizer.param_groups, stage.rates, strict=True):
             group["lr"] = rate.peak * factor
-        rng = np.random.default_rng([self.seed, clock.stage, clock.step])
+        rng = np.random.default_rng([self.seed, clock.stage, clock.step, *self.group.chance])
         with torch.autocast(kind, torch.bfloat16) if kind in ("cpu", "cuda") else nullcontext():
             loss, logs = stage.objective(rng, progress)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for rate in stage.rates for p in rate.parameters], 1.0)
+        learnt, loss = [p for rate in stage.rates for p in rate.parameters], loss.detach()
+        self.group.average(loss, learnt)
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
-        return {"loss": loss.detach(), **logs}
+        return {"loss": loss, **logs}
 
     def _make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         """AdamW over the stage's weights, which alone get gradients; with its moments where it is resumed."""
@@ -160,6 +167,8 @@ class Trainer:
         return sum(self.budgets[: self.clock.stage]) + self.clock.seconds
 
     def _tell(self, stage: Stage, logs: Figures, throughput: Throughput, ticker: Ticker) -> None:
+        if not self.group.is_first:
+            return
         step, speed = self.clock.step, _read(throughput.read())
         figures = " ".join(f"{name} {value:.3f}" for name, value in (logs | self._seen).items())
         pace = f", {speed['steps_per_s']:.1f} steps/s, {speed['peak_share']:.0%} of peak"
@@ -172,12 +181,12 @@ class Trainer:
                 self.writer.add_scalar(f"{stage.name}/{name}", value, step)
 
     def _save(self) -> None:
-        if self._moments:
+        if self._moments or not self.group.is_first:
             return  # interrupted before going on: the state on disk is whole, this one would lack them
         save_state(self.out, self.networks, self._optimizer, self.clock)
 
     def _look(self, stage: Stage, step: int | None = None) -> None:
-        if self.look is not None:
+        if self.look is not None and self.group.is_first:
             step = self.clock.step if step is None else step
             self._seen = _read(self.look(stage.name, step))
             self._write(stage, self._seen, step)
