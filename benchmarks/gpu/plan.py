@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worldsim.errors import ConfigError
+from worldsim.options import PROCESSES, SECONDS, Parser
 
 __all__ = ["PARTS", "Plan", "Sizes", "Training", "read_plan"]
 
@@ -121,8 +122,6 @@ def read_plan(argv: list[str], out: Path) -> Plan:
     if unknown := sorted(set(only) - set(PARTS)):
         raise ConfigError(f"a part must be one of {', '.join(PARTS)}", unknown)
     data = dict(pair.split("=", 1) for pair in args.data)
-    if args.budget is not None and args.budget <= 0:
-        raise ConfigError("a budget must be positive", args.budget, "give it in seconds")
     chosen = args.train or (["take-cover:small:1" + _TINY] if args.rehearse else ["take-cover:small:1"])
     trainings = [Training.read(text) for text in chosen]
     if len({training.name for training in trainings}) < len(trainings):
@@ -146,15 +145,16 @@ _TINY = ":width=48,layers=2,tokenizer_width=16,tokenizer_depth=1,channels=16,con
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks/gpu/run.sh", description=__doc__)
+    parser = Parser(prog="benchmarks/gpu/run.sh", description=__doc__)
     add = parser.add_argument
-    add("--budget", type=float, help="seconds for everything (540; 220 with --rehearse)")
+    add("--budget", type=SECONDS, help="seconds for everything (540; 220 with --rehearse)")
     add("--train", action="append", default=[], metavar="WORLD:RECIPE:SHARE", help="a world; repeatable")
     add("--rehearse", action="store_true", help="tiny sizes on a CPU; exit 1 where the real run would fail")
     add("--only", help=f"comma-separated, of {', '.join(PARTS)}")
     add("--data", action="append", default=[], metavar="SOURCE=DIR", help="recorded before; repeatable")
     add("--size", default="60x80", help="HxW of recorded frames (%(default)s)")
-    add("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 4), help="that record (%(default)s)")
+    workers = max(1, (os.cpu_count() or 1) - 4)
+    add("--workers", type=PROCESSES, default=workers, help="that record (%(default)s)")
     add("--device", help="cuda; cpu with --rehearse")
     add("--scratch", help="folder for data and runs (memory where there is enough, else a temporary one)")
     add("--bench-world", default="doom-maze", help="the world that is timed (%(default)s)")
