@@ -85,8 +85,8 @@ class Footing(nn.Module):
 
     def mark(self, visited: Tensor) -> None:
         """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""
-        count = torch.zeros(1, 1, *self.stood.shape)
-        row, column = self._cells(visited)
+        count = torch.zeros(1, 1, *self.stood.shape, device=self.stood.device)
+        row, column = self._cells(visited.to(self.corner.device))
         count[0, 0, row.clamp(0, count.shape[2] - 1), column.clamp(0, count.shape[3] - 1)] = 1
         wide = F.max_pool2d(count, 2 * _GAP + 1, 1, _GAP)
         closed = -F.max_pool2d(-wide, 2 * _GAP + 1, 1, _GAP)

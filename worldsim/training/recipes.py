@@ -169,7 +169,7 @@ def _plan_tokenizer(recipe: Recipe, place: PlaceConfig | None) -> HistoryConfig 
 def prepare_place(networks: Networks, clips: ClipStore) -> None:
     """Mark what the camera has visited as free space, and as ground to stand on."""
     if networks.place is not None and clips.poses is not None:
-        visited = torch.from_numpy(clips.poses[:, :2, 3]).to(networks.device)
+        visited = torch.from_numpy(clips.poses[:, :2, 3])
         networks.place.mark_free(visited.float())
         if networks.footing is not None:
             networks.footing.mark(visited)
