@@ -26,6 +26,7 @@ class EnvId:
 
 IDS = (
     EnvId("DoomMaze-v0", world="doom-maze", max_episode_steps=1050),
+    EnvId("TakeCover-v0", world="take-cover", max_episode_steps=1050),
     EnvId("WorldsimWorld-v0", world=None, max_episode_steps=None),
     EnvId("WorldsimRemote-v0", world=None, max_episode_steps=None, single=_REMOTE, vector=_REMOTE_VECTOR),
 )
