@@ -11,7 +11,7 @@ import torch
 
 from tests.tiny import lively_world
 from worldsim.checkpoint import WorldConfig, load_world
-from worldsim.errors import EngineError
+from worldsim.errors import ConfigError, EngineError
 from worldsim.networks import Networks, find_device
 
 
@@ -34,6 +34,12 @@ def test_twists_count_in_multiples_of_their_scale(config: WorldConfig) -> None:
     normal = networks.normalise(np.array([0.5, 1.0, 2.0, 0.0, 0.1, 1.0]))
     assert normal.dtype == np.float32
     np.testing.assert_allclose(normal, [1, 1, 1, 0, 1, 1])
+
+
+def test_prompts_are_refused_and_not_dropped(config: WorldConfig) -> None:
+    space = dataclasses.replace(config.source.control_space, prompt=True)
+    with pytest.raises(ConfigError, match="prompts"):
+        Networks(config.networks, dataclasses.replace(config.source, control_space=space))
 
 
 def test_the_device_must_be_there() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldsim import parts
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import EngineError
+from worldsim.errors import ConfigError, EngineError
 from worldsim.kernels.move import Mover
 from worldsim.model.dynamics import Meeting
 from worldsim.model.footing import MET, Footing, FootingConfig
@@ -70,6 +70,9 @@ class Networks(nn.Module):
 
     def __init__(self, config: NetworksConfig, source: SourceSpec) -> None:
         super().__init__()
+        if source.control_space.prompt:
+            rule = "networks know no prompts yet: a source must not take them"
+            raise ConfigError(rule, source.name, "set prompt=False in its control space")
         self.config = config
         self.control_size = source.control_space.size
         """Length of keys and look, M."""
