@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.model.heads import two_hot
+from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.networks import TWIST, Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.vae import VaeTokenizer
@@ -98,6 +99,21 @@ class LatentDynamicsObjective:
         learnt = networks.sampler.loss(networks.generator, clip, rng)
         outcome, told = self._outcome_loss(learnt.agent[:, 1:], windows, ends[:, 1:])
         return learnt.loss + outcome, {**learnt.logs, **told}
+
+    def outcomes(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        """Reward and end alone, over a generator that stands still: the objective of the outcome stage."""
+        if self._latents is None:
+            self._latents = Latents(self._tokenizer, self._sequences)
+        networks, sequences, draw = self._networks, self._sequences, self._draw
+        generator = networks.generator
+        assert isinstance(generator, RecurrentGenerator)
+        torch.manual_seed(int(rng.integers(2**62)))
+        windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
+        latents = self._latents.sample(sequences.frame[windows.arrivals])
+        with torch.no_grad():
+            features, _ = generator.clip(latents[:, :-1], self._condition(windows)[:, 1:])
+        ends = sequences.ends[windows.arrivals][:, 1:]
+        return self._outcome_loss(generator.agent(features), windows, ends)
 
     def _condition(self, windows: Windows) -> Tensor:
         """Conditions that lead into each frame [B, T, M]."""

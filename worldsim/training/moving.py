@@ -11,7 +11,7 @@ from torch import nn
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.model.heads import HeadsConfig
-from worldsim.model.recurrent import RecurrentConfig
+from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.sampling.remainder_flow import RemainderFlowConfig
 from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
@@ -45,7 +45,9 @@ class MovingRecipe:
     heads: int = 8
     head_width: int = 384
     vae_share: float = 0.4
-    dynamics_share: float = 0.6
+    dynamics_share: float = 0.5
+    outcome_share: float = 0.1
+    """Reward and end alone, at last: ends are few, and are soon learnt by heart with all else."""
     vae_batch: int = 48
     batch: int = 16
     """Windows of the generator's stage."""
@@ -106,7 +108,16 @@ def moving_stages(recipe: MovingRecipe, networks: Networks, clips: ClipStore, wa
             dynamics,
             None if warm else dynamics.start,
         ),
+        Stage("outcome", recipe.outcome_share, [_outcome_rate(networks, recipe.rate)], dynamics.outcomes),
     ]
+
+
+def _outcome_rate(networks: Networks, rate: float) -> Rate:
+    """Weights of the agent's features and of the outcome, pulled towards zero."""
+    generator = networks.generator
+    assert isinstance(generator, RecurrentGenerator)
+    parts = (generator.agent_in, networks.heads.outcome)
+    return Rate([weight for part in parts for weight in part.parameters()], 1e-3 * rate, 0.1)
 
 
 def _learners(networks: Networks) -> list[nn.Module]:
