@@ -1,0 +1,117 @@
+"""The examples, run on tiny worlds as their readers run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from tests.source_tree import ROOT
+from tests.tiny import lively_world
+from worldsim.bridge.server import Options, Server
+from worldsim.data.dataset import Dataset
+from worldsim.engine import load
+from worldsim.envs.record import main as record
+
+EXAMPLES = ROOT / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """The module of an example."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lively_world(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has at most 107 letters
+        yield f"ipc://{short}/s"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program of its own: parts that it registers stay there."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    call = [sys.executable, *arguments]
+    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_every_example_is_run_here() -> None:
+    named = re.findall(r'(?m)^EXAMPLE_\w+ = "(\w+)"', Path(__file__).read_text(encoding="utf-8"))
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(named)
+
+
+EXAMPLE_PARTS = "own_parts"
+EXAMPLE_REWARD = "own_reward"
+EXAMPLE_BRANCH = "branch"
+EXAMPLE_GIVEN = "given_frames"
+EXAMPLE_REMOTE = "remote_client"
+EXAMPLE_GAME = "own_game"
+
+
+@pytest.mark.slow
+def test_own_parts_are_trained_played_and_stepped(tmp_path: Path) -> None:
+    script = str(EXAMPLES / f"{EXAMPLE_PARTS}.py")
+    done = run(script, "--minutes", "0.02", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "2 frames a unit; frames 4 and 5 in one step" in done.stdout
+    assert "8 steps in Gymnasium" in done.stdout
+    assert (tmp_path / "out" / "play.png").exists()
+    stranger = run("-c", f"import worldsim; worldsim.load({str(tmp_path / 'out' / 'square')!r})")
+    assert stranger.returncode != 0
+    assert "linear-patches" in stranger.stderr, "a program that has not imported the parts is told the name"
+
+
+def test_own_rewards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example(EXAMPLE_REWARD).main(["--world", str(folder), "--steps", "3"]) == 0
+    told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert set(told) == {"brightness", "novelty", "darkness"}
+    assert 0 < float(told["brightness"]) < 1
+    assert float(told["darkness"]) == pytest.approx(1 - float(told["brightness"]), abs=0.2)
+
+
+def test_branches_come_back_to_the_bit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example(EXAMPLE_BRANCH).main(["--world", str(folder), "--frames", "2"]) == 0
+    assert "the same frames again: True" in capsys.readouterr().out
+
+
+def test_a_session_begins_with_given_frames(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example(EXAMPLE_GIVEN).main(["--world", str(folder)]) == 0
+    length = len(load(folder, "cpu").starts[0].frames)
+    told = capsys.readouterr().out
+    assert f"began with {length} given frames; newest index {length - 1}" in told
+    assert f"imagined frame {length}, " in told
+    assert f"imagined frame {length + 2}, " in told, "the observed frame counts"
+
+
+def test_a_remote_client(folder: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(load(folder, "cpu").engine(4, history=4), Options(address=address, metrics_port=0)):
+        assert example(EXAMPLE_REMOTE).main([address]) == 0
+    assert "2 branches at frame" in capsys.readouterr().out
+
+
+def test_an_own_game_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES)
+    check_env(example(EXAMPLE_GAME).Lanes(render_mode="rgb_array"), skip_render_check=True)
+    out = tmp_path / "lanes"
+    arguments = ["--frames", "200", "--workers", "1", "--codec", "raw", "--out", str(out)]
+    assert record([f"gym:{EXAMPLE_GAME}:Lanes-v0", *arguments]) == 0
+    assert sum(episode.length for episode in Dataset(out).episodes) >= 200
+    assert Dataset(out).spec.control_space.keys == ("left", "right")
