@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TYPES := build/types/worldsim
+LAY_OUT = rm -rf build/types && mkdir -p $(TYPES) && \
+	ln -s $(CURDIR)/worldsim/* $(CURDIR)/agents $(CURDIR)/checkpoints $(CURDIR)/envs $(TYPES)/
 INSTALLED := pyproject.toml setup.py constraints.txt $(wildcard worldsim/kernels/c/*)
 
 # The first Python that runs, is new enough and can make an environment with pip in it.
@@ -12,7 +14,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python; do \
 	$$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: play test quick network stress nightly lint types wheels clean
+.PHONY: play test quick network stress nightly lint types docs wheels clean
 
 play: $(VENV)/play.stamp
 	@$(BIN)/python play.py $(ARGS)
@@ -45,9 +47,13 @@ lint: $(VENV)/dev.stamp
 
 # mypy does not follow an editable install into envs/ and agents/, so it is shown the tree as a wheel would lay it out.
 types: $(VENV)/dev.stamp
-	@rm -rf build/types && mkdir -p $(TYPES)
-	@ln -s $(CURDIR)/worldsim/* $(CURDIR)/agents $(CURDIR)/checkpoints $(CURDIR)/envs $(TYPES)/
+	@$(LAY_OUT)
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+
+# The documentation with its API reference, from the docstrings, in build/site.
+docs: $(VENV)/dev.stamp
+	@$(LAY_OUT)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "worldsim needs Python 3.11, 3.12 or 3.13 with venv and pip;" \

@@ -53,6 +53,13 @@ def test_every_section_with_python_is_run() -> None:
     assert all(f'run("{name}")' in told for name in with_python), with_python
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 @pytest.mark.slow
 def test_from_python() -> None:
     names = run("From Python")
