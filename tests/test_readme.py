@@ -61,6 +61,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_world_in_which_things_move() -> None:
+    names = run("A world in which things move")
+    assert names["observation"].shape == (60, 80, 3)
+    names["env"].close()
+
+
+@pytest.mark.slow
 def test_from_python() -> None:
     names = run("From Python")
     assert names["again"].index == names["session"].index
