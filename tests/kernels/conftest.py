@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels import ways
-from worldsim.kernels import decode, frames, generate, library, look, noise, pictures
+from worldsim.kernels import decode, frames, generate, library, look, noise, pictures, recurrent, vae
 
 _FENCE = 64
 
@@ -38,7 +38,7 @@ def fenced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         made.append(torch.full((floats + 2 * _FENCE,), torch.nan))
         return made[-1][_FENCE:-_FENCE]
 
-    for module in (look, pictures, decode, generate, frames, noise):
+    for module in (look, pictures, decode, generate, frames, noise, recurrent, vae):
         monkeypatch.setattr(module, "room", room)
     yield
     for whole in made:

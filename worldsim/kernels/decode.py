@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from worldsim.kernels.dense import DenseData, in_panels
+from worldsim.kernels.convolve import in_spots
+from worldsim.kernels.dense import DenseData
 from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
 from worldsim.kernels.pictures import Pictures
 
@@ -19,20 +20,6 @@ _BLOCKS, _GROUPS, _LANES, _TILE = 8, 8, 16, 4
 """Blocks at most, groups of a norm, what inputs are multiples of, cells to a side of a tile (decode.h)."""
 _SIDE_BY_SIDE = 4
 """Worlds that are decoded at once: more of them leave the caches."""
-
-_IN = torch.tensor(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    dtype=torch.float64,
-)
-"""What F(4x4, 3x3) makes of a row of weights (Lavin and Gray, 1509.09308)."""
-
 
 class _NormData(ctypes.Structure):
     _fields_ = (("scale", Pointer), ("shift", Pointer))
@@ -134,9 +121,7 @@ class Decoder(Fixed):
     def _conv(self, weight: Tensor, bias: Tensor | None) -> DenseData:
         if bias is None:
             raise ValueError("decode.h takes layers with a bias")
-        rows = _IN.to(weight.device)
-        spots = torch.einsum("ya,xb,oiab->yxoi", rows, rows, weight.detach().double()).flatten(0, 1)
-        kept = in_panels(spots.float()), bias.detach().float().contiguous()
+        kept = in_spots(weight), bias.detach().float().contiguous()
         self._kept += kept
         return DenseData(*map(address, kept), weight.shape[1], weight.shape[0])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldsim.processor import processor
 
-_VERSION = 2
+_VERSION = 3
 """Of the functions' arguments, as version.c has it; a library of another one was built from other sources."""
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
 """What a variant asks of an x86 processor, as Linux calls it; the fastest first."""

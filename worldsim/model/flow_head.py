@@ -33,12 +33,12 @@ class FlowCondition:
 
     entered: Tensor
     """The features at the head's width [R, N, W]."""
-    modulations: list[Tensor]
-    """By the features, for each block [R, N, count, W]."""
+    modulation: Tensor
+    """By the features, of all blocks [R, N, count, W]."""
 
     def first(self, rows: int) -> FlowCondition:
         """The first ``rows`` rows."""
-        return FlowCondition(self.entered[:rows], [part[:rows] for part in self.modulations])
+        return FlowCondition(self.entered[:rows], self.modulation[:rows])
 
 
 class FlowHead(nn.Module):
@@ -58,18 +58,18 @@ class FlowHead(nn.Module):
     def condition(self, features: Tensor) -> FlowCondition:
         """Prepare ``features`` [R, N, D] for any number of passes."""
         entered = self.features_in(features)
-        return FlowCondition(entered, self.by_features(F.silu(entered)))
+        return FlowCondition(entered, self.by_features.vectors(F.silu(entered)))
 
     def forward(self, condition: FlowCondition, noisy: Tensor, level: Tensor, size: Tensor) -> Tensor:
         """The clean sample, float32 [R, N, C], from ``noisy`` [R, N, C].
 
         ``level`` and ``size`` [R] or [1]: 0 noise to 1 clean, and the size of the step to come.
         """
-        times = self.level_in(self._waves(level, size).to(condition.entered.dtype))[:, None]
+        times = self.level_in(self.waves(level, size).to(condition.entered.dtype))[:, None]
         x = self.sample_in(noisy.to(condition.entered.dtype)) + condition.entered + times
-        shares = zip(self.blocks, condition.modulations, self.by_level(F.silu(times)), strict=True)
-        for block, by_features, by_level in shares:
-            x = block(x, by_features + by_level)
+        vectors = condition.modulation + self.by_level.vectors(F.silu(times))
+        for block, modulation in zip(self.blocks, self.by_level.split(vectors), strict=True):
+            x = block(x, modulation)
         return self.out(F.silu(x)).float()
 
     def loss(
@@ -106,7 +106,9 @@ class FlowHead(nn.Module):
         end = advance(middle, second, level + half, half)
         return noisy + (end - noisy) * ((1 - level) / size)[:, None, None]
 
-    def _waves(self, level: Tensor, size: Tensor) -> Tensor:
+    @staticmethod
+    def waves(level: Tensor, size: Tensor) -> Tensor:
+        """Sines and cosines of ``level`` and ``size`` [R], float32 [R, 32]."""
         angles = [value.float()[:, None] * _rates(value.device) for value in (level, size)]
         return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], -1)
 

@@ -56,5 +56,12 @@ class Modulation(nn.Module):
 
     def forward(self, condition: Tensor) -> list[Tensor]:
         """One [..., count, D] for each block."""
-        vectors = self.linear(condition).unflatten(-1, (-1, self.width))
+        return self.split(self.vectors(condition))
+
+    def vectors(self, condition: Tensor) -> Tensor:
+        """Those of all blocks [..., sum of counts, D]."""
+        return self.linear(condition).unflatten(-1, (-1, self.width))
+
+    def split(self, vectors: Tensor) -> list[Tensor]:
+        """The same, block by block."""
         return list(torch.split(vectors, self.counts, -2))

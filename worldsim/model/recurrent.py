@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
+from worldsim.kernels.library import may_run
 from worldsim.model.flow_head import FlowCondition, FlowHead
 from worldsim.model.mixer import MixerBlock, Modulation
 from worldsim.model.protocol import LatentForm
+from worldsim.model.recurrent_kernels import RecurrentKernels, suits_kernels
 from worldsim.model.state import TensorState
 from worldsim.model.temporal import AttentionMemory, LstmMemory, MemoryState
 from worldsim.registry import register
@@ -79,6 +81,8 @@ class Prepared:
     """[B, N, D]"""
     base: Tensor
     """The latent's mean: that of the frame before plus the mean change, float32 [B, N, C]."""
+    agent: Tensor
+    """The agent's features, float32 [B, A]."""
     flow: FlowCondition
     denoising_steps: int
     memories: list[MemoryState]
@@ -89,7 +93,6 @@ class RecurrentGenerator(nn.Module):
     """Samples the latent of the next frame from a memory of all frames before."""
 
     remainder_std: Tensor
-    suits_kernels = False
     least_context = 2
 
     def __init__(
@@ -120,6 +123,7 @@ class RecurrentGenerator(nn.Module):
         self.flow = FlowHead(tokens, channels, width, config.head_width, config.head_blocks)
         self.agent_in = nn.Linear(tokens * width, config.agent)
         self.register_buffer("remainder_std", torch.ones(tokens, channels))
+        self._kernels: RecurrentKernels | None = None
 
     @property
     def width(self) -> int:
@@ -130,7 +134,14 @@ class RecurrentGenerator(nn.Module):
     def context(self) -> int:
         return self.config.context
 
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for such a generator."""
+        return suits_kernels(self.config, self.tokens)
+
     def prepare_inference(self, dtype: torch.dtype) -> None:
+        if self.suits_kernels and self.position.device.type == "cpu" and dtype == torch.float32:
+            self._kernels = RecurrentKernels(self)
         for module in self.children():
             cast(module, dtype)
 
@@ -175,6 +186,8 @@ class RecurrentGenerator(nn.Module):
     ) -> Prepared:
         """Features of the next frame; ``prior_tokens`` are not read, ``condition`` is [B, M]."""
         tensors = state.tensors()
+        if self._kernels is not None and may_run():
+            return self._prepare_by_kernels(self._kernels, tensors, condition, denoising_steps)
         x, modulations = self._entered(tensors["latent"], tensors["before"], condition)
         after: list[MemoryState] = []
         for number, layer in enumerate(self._layers()):
@@ -184,11 +197,14 @@ class RecurrentGenerator(nn.Module):
             after.append(memory)
         features = self.norm(self.blocks[-1](x, modulations[-1]))
         base = tensors["latent"] + self.mean_change(features).float()
-        return Prepared(features, base, self.flow.condition(features), denoising_steps, after)
+        agent, flow = self.agent(features), self.flow.condition(features)
+        return Prepared(features, base, agent, flow, denoising_steps, after)
 
     def denoise(self, prepared: Prepared, noisy: Tensor, index: int) -> Tensor:
         """The clean remainder, in units of its deviation, from ``noisy`` [B, N, C] in pass ``index``."""
         steps, device = prepared.denoising_steps, noisy.device
+        if self._kernels is not None and may_run():
+            return self._kernels.denoise(prepared.flow, noisy, index / steps, 1 / steps)
         level, size = (torch.full((1,), value, device=device) for value in (index / steps, 1 / steps))
         return self.flow(prepared.flow, noisy, level, size)
 
@@ -211,7 +227,7 @@ class RecurrentGenerator(nn.Module):
                 row = first.view(-1, *[1] * (value.ndim - 1))
                 new[name] = torch.where(row, tensors[name], value)
         state.set(index=tensors["index"] + 1, **new)
-        return self.agent(prepared.features)
+        return prepared.agent
 
     def agent(self, features: Tensor) -> Tensor:
         """The agent's features, float32 [..., A], of ``features`` [..., N, D]."""
@@ -235,6 +251,23 @@ class RecurrentGenerator(nn.Module):
         flow, fine = self.flow.loss(features, scaled.detach().clamp(-16, 16), weight)
         mean = (scaled.clamp(-20, 20).square().mean((-1, -2)) * weight).sum() / total
         return mean + flow, {"mean_error": squared.mean(), "flow_error": fine}
+
+    def _prepare_by_kernels(
+        self, kernels: RecurrentKernels, tensors: dict[str, Tensor], condition: Tensor, denoising_steps: int
+    ) -> Prepared:
+        """``prepare`` by kernels; ``tensors`` are the state's."""
+        shares = [_share(tensors, number) for number in range(len(self.memories))]
+        step = kernels.step(tensors["latent"], tensors["before"], condition, shares)
+        return Prepared(
+            features=step.features[:, None],
+            base=step.base[:, None],
+            agent=step.agent,
+            flow=FlowCondition(step.entered[:, None], step.films.flatten(1, 2)[:, None]),
+            denoising_steps=denoising_steps,
+            memories=[
+                {"hidden": hidden[:, None], "cell": cell[:, None]} for hidden, cell in step.memories
+            ],
+        )
 
     def _memory(self) -> nn.Module:
         config = self.config

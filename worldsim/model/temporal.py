@@ -45,7 +45,7 @@ class LstmMemory(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         with torch.no_grad():  # forget slowly at first
-            self._weights()[3][width : 2 * width].fill_(1.0)
+            self.weights()[3][width : 2 * width].fill_(1.0)
 
     def initial(self, batch: int, tokens: int, device: torch.device) -> MemoryState:
         shape = (batch, tokens, self.width)
@@ -63,7 +63,7 @@ class LstmMemory(nn.Module):
         return self.out(y.unflatten(0, (batch, tokens)).transpose(1, 2)), after
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        normed, (of_input, of_hidden, bias_input, bias_hidden) = self.norm(x), self._weights()
+        normed, (of_input, of_hidden, bias_input, bias_hidden) = self.norm(x), self.weights()
         gates = F.linear(normed, of_input, bias_input)
         gates = gates + F.linear(state["hidden"].to(normed.dtype), of_hidden, bias_hidden)
         enter, forget, new, leave = gates.float().chunk(4, -1)
@@ -71,7 +71,7 @@ class LstmMemory(nn.Module):
         hidden = leave.sigmoid() * cell.tanh()
         return self.out(hidden.to(normed.dtype)), {"hidden": hidden, "cell": cell}
 
-    def _weights(self) -> list[Tensor]:
+    def weights(self) -> list[Tensor]:
         """Of the input, of the hidden state, and the biases of both."""
         return list(self.lstm.all_weights[0])
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
+from worldsim.kernels.library import may_run, variant
+from worldsim.kernels.vae import VaeDecoder, VaeWeights, suits
 from worldsim.registry import register
 from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 
@@ -64,7 +66,6 @@ class VaeTokenizer(nn.Module):
     mean: Tensor
     std: Tensor
     place = None
-    suits_kernels = False
     prior_channels = 1
     """Nothing is known, which takes one."""
     uses_previous_frame = False
@@ -101,8 +102,17 @@ class VaeTokenizer(nn.Module):
         self.pixels_out = nn.Conv2d(width, pixels, 1)
         self.register_buffer("mean", torch.zeros(spec.shape))
         self.register_buffer("std", torch.ones(spec.shape))
+        self._decoder: VaeDecoder | None = None
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether there are kernels for such a decoder: one with a single latent a frame."""
+        config = self.config
+        return variant() is not None and config.vector and suits(config.width, config.depth, config.patch)
 
     def prepare(self, dtype: torch.dtype) -> None:
+        if self.suits_kernels and self.mean.device.type == "cpu" and dtype == torch.float32:
+            self._decoder = VaeDecoder(self._packed(), self.blocks, self.size, self.config.patch)
         for module in self.children():
             cast(module, dtype)
 
@@ -127,6 +137,8 @@ class VaeTokenizer(nn.Module):
 
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Frame [B, 3, H, W] from a raw latent [B, N, C]; not clamped."""
+        if self._decoder is not None and may_run():
+            return self._decoder(raw[:, 0])
         config = self.config
         x = self.from_latent(raw.to(self.from_latent.weight.dtype))
         if config.vector:
@@ -156,6 +168,17 @@ class VaeTokenizer(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-3))
 
+    def _packed(self) -> VaeWeights:
+        """The decoder's weights for kernels."""
+        convs = [block.scaled() for block in self.decoder if isinstance(block, ScaledResidual)]
+        return VaeWeights(
+            enter=_linear(self.from_latent),
+            spread=_linear(self.unpool),
+            position=self.decoder_position[0],
+            convs=convs,
+            leave=_linear(self.pixels_out),
+        )
+
     def _padded(self, frame: Tensor) -> Tensor:
         """``frame`` with its last row and column repeated up to whole blocks."""
         block, (height, width) = self.config.patch * self.config.pool, self.size
@@ -174,3 +197,15 @@ class ScaledResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, D, h, w] to the same shape."""
         return x + self.gain.to(x.dtype) * self.conv(F.relu(x))
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """Weight [D, D, 3, 3] and bias [D] of the convolution, times the gain."""
+        assert self.conv.bias is not None
+        gain = self.gain.flatten()
+        return self.conv.weight * gain[:, None, None, None], self.conv.bias * gain
+
+
+def _linear(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight [outputs, inputs] and bias of a layer that sees one place at a time."""
+    assert layer.bias is not None
+    return layer.weight.flatten(1), layer.bias

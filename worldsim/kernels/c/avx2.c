@@ -12,6 +12,8 @@
 #include "convolve.h"
 #include "decode.h"
 #include "generate.h"
+#include "recurrent.h"
+#include "vae.h"
 #include "move.h"
 #include "frames.h"
 #include "noise.h"

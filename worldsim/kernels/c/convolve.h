@@ -4,6 +4,9 @@
 
 enum { SPOTS = 36, OUT = 4, IN = 6 };
 
+/* Tiles that cover so many cells; the last may stand over. */
+INLINE int tiles_of(int cells) { return (cells + OUT - 1) / OUT; }
+
 INLINE void into_tile(const vector *d, size_t step, vector *t, size_t to) {
     vector far = d[4 * step] - 4 * d[2 * step], near = d[3 * step] - 4 * d[step];
     vector wide = d[4 * step] - d[2 * step], slim = 2 * (d[3 * step] - d[step]);
@@ -22,15 +25,18 @@ INLINE void out_of_tile(const vector *m, size_t step, vector *y, size_t to) {
     y[3 * to] = odd + 8 * less + m[5 * step];
 }
 
-/* One tile of cells [high, wide, inputs] to its place in spots [SPOTS, tiles, inputs]; beyond the edge are zeros. */
-INLINE void enter_tile(const float *cells, int high, int wide, int inputs, int tile, float *spots, size_t tiles) {
-    int top = tile / (wide / OUT) * OUT - 1, left = tile % (wide / OUT) * OUT - 1;
+/* One tile of cells [high, wide, inputs] to its place in spots [SPOTS, tiles, inputs]; beyond the edge are zeros. What is
+   below zero counts as that if it rectifies. */
+INLINE void enter_tile(const float *cells, int high, int wide, int inputs, int rectifies, int tile, float *spots,
+                       size_t tiles) {
+    int top = tile / tiles_of(wide) * OUT - 1, left = tile % tiles_of(wide) * OUT - 1;
     for (int c = 0; c < inputs; c += LANES) {
         vector d[IN * IN], half[IN * IN], whole[IN * IN];
         for (int y = 0; y < IN; y++)
             for (int x = 0; x < IN; x++) {
                 int row = top + y, column = left + x, inside = row >= 0 && row < high && column >= 0 && column < wide;
                 d[y * IN + x] = inside ? load(cells + ((size_t)row * wide + column) * inputs + c) : (vector){0};
+                if (rectifies) d[y * IN + x] = greater(d[y * IN + x], (vector){0});
             }
         for (int x = 0; x < IN; x++) into_tile(d + x, IN, half + x, IN);
         for (int y = 0; y < IN; y++) into_tile(half + y * IN, 1, whole + y * IN, 1);
@@ -39,8 +45,9 @@ INLINE void enter_tile(const float *cells, int high, int wide, int inputs, int t
 }
 
 /* The other way: sums [SPOTS, tiles, panels * PANEL] to cells [high, wide, outputs], added to what is there if asked. */
-INLINE void leave_tile(const DenseData *conv, const float *sums, size_t tiles, int wide, int tile, int adds, float *cells) {
-    int top = tile / (wide / OUT) * OUT, left = tile % (wide / OUT) * OUT, outputs = conv->outputs;
+INLINE void leave_tile(const DenseData *conv, const float *sums, size_t tiles, int high, int wide, int tile, int adds,
+                       float *cells) {
+    int top = tile / tiles_of(wide) * OUT, left = tile % tiles_of(wide) * OUT, outputs = conv->outputs;
     size_t stride = (size_t)panels_of(outputs) * PANEL;
     for (int c = 0; c < outputs; c += LANES) {
         int width = outputs - c < LANES ? outputs - c : LANES;
@@ -51,6 +58,7 @@ INLINE void leave_tile(const DenseData *conv, const float *sums, size_t tiles, i
         for (int x = 0; x < IN; x++) out_of_tile(m + x, IN, half + x, IN);
         for (int y = 0; y < OUT; y++) out_of_tile(half + y * IN, 1, whole + y * OUT, 1);
         for (int i = 0; i < OUT * OUT; i++) {
+            if (top + i / OUT >= high || left + i % OUT >= wide) continue;
             float *to = cells + ((size_t)(top + i / OUT) * wide + left + i % OUT) * outputs + c, told[LANES];
             vector value = whole[i] + load(bias);
             if (width == LANES) {
@@ -64,16 +72,17 @@ INLINE void leave_tile(const DenseData *conv, const float *sums, size_t tiles, i
     }
 }
 
-/* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs]. spots and sums
-   are room for views x tiles x SPOTS x inputs, and x panels * PANEL. */
-INLINE void convolve(const DenseData *conv, int views, int high, int wide, const float *cells, int adds, float *to,
-                     float *spots, float *sums) {
-    int each = high / OUT * (wide / OUT), panels = panels_of(conv->outputs);
+/* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs], which may be
+   the same. spots and sums are room for views x tiles x SPOTS x inputs, and x panels * PANEL. */
+INLINE void convolve(const DenseData *conv, int views, int high, int wide, const float *cells, int rectifies, int adds,
+                     float *to, float *spots, float *sums) {
+    int each = tiles_of(high) * tiles_of(wide), panels = panels_of(conv->outputs);
     size_t tiles = (size_t)views * each, inputs = conv->inputs, stride = (size_t)panels * PANEL;
     size_t area = (size_t)high * wide;
 #pragma omp for schedule(static)
     for (int i = 0; i < views * each; i++)
-        enter_tile(cells + i / each * area * inputs, high, wide, inputs, i % each, spots + i * inputs, tiles);
+        enter_tile(cells + i / each * area * inputs, high, wide, inputs, rectifies, i % each, spots + i * inputs,
+                   tiles);
 #pragma omp for schedule(static)
     for (int i = 0; i < SPOTS * panels; i++) {
         DenseData dense = {conv->weights + i * inputs * PANEL, NULL, inputs, PANEL};
@@ -82,5 +91,5 @@ INLINE void convolve(const DenseData *conv, int views, int high, int wide, const
     }
 #pragma omp for schedule(static)
     for (int i = 0; i < views * each; i++)
-        leave_tile(conv, sums + i * stride, tiles, wide, i % each, adds, to + i / each * area * conv->outputs);
+        leave_tile(conv, sums + i * stride, tiles, high, wide, i % each, adds, to + i / each * area * conv->outputs);
 }

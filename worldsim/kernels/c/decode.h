@@ -135,15 +135,15 @@ void KERNEL(decode)(const CameraData *camera, const DecoderData *decoder, int vi
                      reach + view * plane, latent + view * tokens * decoder->channels,
                      described + (size_t)i * wide * inputs);
         }
-        convolve(&decoder->enter, views, high, wide, described, 0, hidden, spots, sums);
+        convolve(&decoder->enter, views, high, wide, described, 0, 0, hidden, spots, sums);
         for (int block = 0; block < decoder->depth; block++) {
             activate(&decoder->norm_in[block], views, high, wide, width, hidden, NULL, 0, active, sums);
-            convolve(&decoder->first[block], views, high, wide, active, 0, inner, spots, sums);
+            convolve(&decoder->first[block], views, high, wide, active, 0, 0, inner, spots, sums);
             activate(&decoder->norm_out[block], views, high, wide, width, inner, films + (size_t)block * 2 * width, film,
                      active, sums);
-            convolve(&decoder->second[block], views, high, wide, active, 1, hidden, spots, sums);
+            convolve(&decoder->second[block], views, high, wide, active, 0, 1, hidden, spots, sums);
         }
         activate(&decoder->norm, views, high, wide, width, hidden, NULL, 0, active, sums);
-        convolve(&decoder->leave, views, high, wide, active, 0, out, spots, sums);
+        convolve(&decoder->leave, views, high, wide, active, 0, 0, out, spots, sums);
     }
 }
