@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import worldsim
-from worldsim.engine.session import Session
+from worldsim import Session
 
 
 def best_action(session: Session, actions: int, depth: int) -> int:

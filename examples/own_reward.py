@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from worldsim.engine.step import Step
+from worldsim import Step
 from worldsim.envs.referee import Together
 
 

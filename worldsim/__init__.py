@@ -15,16 +15,32 @@ if not (_here / "envs").is_dir() and (_here.parent / "pyproject.toml").is_file()
 if TYPE_CHECKING:
     from worldsim.checkpoint import Context
     from worldsim.controls import Control, ControlSpace
+    from worldsim.engine.engine import Engine
+    from worldsim.engine.session import Session
+    from worldsim.engine.step import Step
     from worldsim.engine.world import World, load
     from worldsim.errors import WorldsimError
 
 __version__ = "0.1.0"
-__all__ = ["Context", "Control", "ControlSpace", "World", "WorldsimError", "load"]
+__all__ = [
+    "Context",
+    "Control",
+    "ControlSpace",
+    "Engine",
+    "Session",
+    "Step",
+    "World",
+    "WorldsimError",
+    "load",
+]
 
 _HOMES = {
     "Context": "worldsim.checkpoint",
     "Control": "worldsim.controls",
     "ControlSpace": "worldsim.controls",
+    "Engine": "worldsim.engine.engine",
+    "Session": "worldsim.engine.session",
+    "Step": "worldsim.engine.step",
     "World": "worldsim.engine.world",
     "WorldsimError": "worldsim.errors",
     "load": "worldsim.engine.world",
