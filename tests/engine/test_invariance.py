@@ -13,14 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.tiny import lively_world
+from tests.tiny import lively_world, stir
 from worldsim.alone import Alone
+from worldsim.checkpoint import load_world
 from worldsim.engine import invariance, verdicts
 from worldsim.engine.invariance import Invariance, find_invariance
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.world import World, load
 from worldsim.kernels import library
+from worldsim.model.recurrent import RecurrentConfig
+from worldsim.networks import Networks
 from worldsim.sampling.imagine import Imagined
+from worldsim.sampling.remainder_flow import RemainderFlowConfig
+from worldsim.tokenizer.vae import VaeConfig
 
 OWN_LOOP = 4096
 """Multiply-adds up to which torch has a loop of its own for bfloat16."""
@@ -109,14 +114,14 @@ def test_a_product_that_adds_in_another_order_is_found(
 def test_a_step_that_rounds_otherwise_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, culprit: str | None
 ) -> None:
-    world, step = load(lively_world(tmp_path), "cpu", torch.float32), invariance.imagine_unit
+    world, step = load(lively_world(tmp_path), "cpu", torch.float32), invariance.next_frame
 
     def off(networks: Any, state: Any, controls: Any, steps: int) -> Imagined:
         unit = step(networks, state, controls, steps)
         many = len(unit.frame) > 1 if culprit == "batch" else torch.get_num_threads() > 1
         return replace(unit, drift=unit.drift + 2.0**-20) if culprit and many else unit
 
-    monkeypatch.setattr(invariance, "imagine_unit", off)
+    monkeypatch.setattr(invariance, "next_frame", off)
     found = find_invariance(world.networks, world.starts, threads=2)
     assert found == Invariance(batch=culprit != "batch", threads=culprit != "threads")
 
@@ -127,6 +132,22 @@ def test_kernels_make_the_frames_of_a_world_with_a_scene_in_float32(tmp_path: Pa
     assert world.dtype == torch.float32
     assert world.batch_invariant
     assert best_dtype(world.networks) == torch.float32
+
+
+@needs_kernels
+def test_kernels_make_the_frames_of_a_recurrent_world_in_float32(tmp_path: Path) -> None:
+    stored = load_world(lively_world(tmp_path, tokenizer="frame", poses=False))
+    config = replace(
+        stored.config.networks,
+        tokenizer=VaeConfig(vector=True, width=16, bottleneck=16),
+        generator=RecurrentConfig(width=32, embedding=16, head_width=32, agent=16),
+        sampler=RemainderFlowConfig(),
+    )
+    networks = Networks(config, stored.config.source).eval().requires_grad_(False)
+    stir(networks)
+    networks.prepare(torch.float32)
+    assert best_dtype(networks) == torch.float32
+    assert find_invariance(networks, stored.starts, threads=2) == Invariance(batch=True, threads=True)
 
 
 def test_a_result_is_kept_by_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_every_row_is_worked_on_once_and_in_order(count: int, invariance: Invari
     assert max(len(rows) for rows, _ in parts) <= (8 if invariance.batch else 1)
 
 
-@pytest.mark.parametrize(("height", "rows"), [(480, 1), (240, 2), (120, 8), (60, 16), (8, 16)])
+@pytest.mark.parametrize(("height", "rows"), [(480, 1), (240, 2), (120, 8), (60, 32), (8, 32)])
 def test_the_smaller_frames_are_the_more_a_core_takes(height: int, rows: int) -> None:
     parts = Lanes(CPU, (height, height * 4 // 3), BOTH).run(64, lambda rows: None)
     assert max(len(part) for part, _ in parts) == rows

@@ -27,9 +27,9 @@ from worldsim.sampling.lead import Lead
 from worldsim.sampling.world_state import WorldState, blank
 from worldsim.threads import limited
 
-_ROWS = 16
+_ROWS = 32
 """Rows that a batch has at most."""
-_SIZES = (2, 3, 5, 8, 16)
+_SIZES = (2, 3, 5, 8, 16, 32)
 """Batches that a product is tried in."""
 _SPREAD = 6
 """Operands lie between 2^-6 and 2^6."""
@@ -120,7 +120,7 @@ class _Product:
         return self.call(*given, **self.options)
 
     def _sensitive(self) -> list[Any]:
-        """Operands of 16 rows whose terms cancel in pairs, far apart in the sum; what is left is rounding."""
+        """Operands of 32 rows whose terms cancel in pairs, far apart in the sum; what is left is rounding."""
         arguments, chance = list(self.arguments), torch.Generator().manual_seed(0)
         operands = _PRODUCTS[self.call]
         length = self.arguments[operands[0].argument].shape[operands[0].summed]

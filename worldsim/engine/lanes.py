@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 _PIXELS = 8 * 120 * 160
 """Of frames that a core steps at once: with more of them, what lies between layers leaves its cache."""
-_MOST = 16
-"""Worlds that a core steps at once, however small; the self-test tries as many."""
+_MOST = 32
+"""Worlds that a core steps at once, however small: a turn reads all weights. The self-test tries as many."""
 
 
 class Lanes:
