@@ -1,9 +1,9 @@
 """A game of your own as a Gymnasium environment: what `worldsim record` needs to learn a world from it.
 
     cd examples
-    worldsim record gym:own_game:Lanes-v0 --frames 20000 --out ../data/lanes
-    worldsim train lanes --data ../data/lanes --recipe moving --minutes 30 --out ../runs/lanes
-    worldsim play --world ../runs/lanes/lanes
+    worldsim record gym:own_game:FallingBlocks-v0 --frames 20000 --out ../data/blocks
+    worldsim train blocks --data ../data/blocks --recipe moving --minutes 30 --out ../runs/blocks
+    worldsim play --world ../runs/blocks/blocks
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gymnasium import spaces
 HEIGHT, WIDTH = 48, 64
 
 
-class Lanes(gymnasium.Env[np.ndarray, int]):
+class FallingBlocks(gymnasium.Env[np.ndarray, int]):
     """Keep out of the way of blocks that fall down three lanes.
 
     Observations are frames, uint8 [48, 64, 3]. Actions: 0 stay, 1 left, 2 right. Each frame is worth 0.1;
@@ -61,5 +61,5 @@ class Lanes(gymnasium.Env[np.ndarray, int]):
         return frame
 
 
-if "Lanes-v0" not in gymnasium.registry:
-    gymnasium.register("Lanes-v0", entry_point=Lanes, max_episode_steps=300)
+if "FallingBlocks-v0" not in gymnasium.registry:
+    gymnasium.register("FallingBlocks-v0", entry_point=FallingBlocks, max_episode_steps=300)

@@ -56,14 +56,14 @@ class LinearPatchesConfig:
 
     def build(
         self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
-    ) -> LinearPatches:
+    ) -> LinearPatchesTokenizer:
         """The tokenizer of frames of ``size`` (height, width); it needs neither condition nor camera."""
         if size[0] % self.patch or size[1] % self.patch:
             raise ConfigError(f"a frame must be made of whole patches of {self.patch}", size)
-        return LinearPatches(self, size)
+        return LinearPatchesTokenizer(self, size)
 
 
-class LinearPatches(nn.Module):
+class LinearPatchesTokenizer(nn.Module):
     """Encodes each patch of each frame alone."""
 
     place = None
@@ -200,7 +200,7 @@ def train(data: Path, out: Path, minutes: float) -> Path:
     )
     networks = Networks(config, SPEC).train()
     objective = dream_objective(networks, clips, batch=8, length=10)
-    stage = Stage("dream", 1.0, [Rate(list(networks.parameters()), 2e-3)], objective)
+    stage = Stage("world_model", 1.0, [Rate(list(networks.parameters()), 2e-3)], objective)
     Trainer(networks, [stage], out, minutes, seed=0).run()
     world = WorldConfig(name="square", source=SPEC, networks=config)
     save_world(out / "square", world, networks, choose_starts(held_out, count=2), "# square\n")

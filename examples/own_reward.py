@@ -57,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Step a single environment and two vectors; print their mean rewards."""
     parser = argparse.ArgumentParser(description="Rewards and ends of your own.")
     parser.add_argument("--world", default="doom-maze", help="name or folder (%(default)s)")
-    parser.add_argument("--steps", type=int, default=16, help="environment steps (%(default)s)")
+    parser.add_argument("--frames", type=int, default=16, help="frames of each (%(default)s)")
     options = parser.parse_args(arguments)
 
     env = gymnasium.make("worldsim:WorldsimWorld-v0", world=options.world, referee=brightness)
     env.reset(seed=0)
     env.action_space.seed(0)
-    rewards = [env.step(env.action_space.sample())[1] for _ in range(options.steps)]
+    rewards = [env.step(env.action_space.sample())[1] for _ in range(options.frames)]
     env.close()
     print(f"brightness: {np.mean(rewards):.3f}")
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         envs.reset(seed=0)
         envs.action_space.seed(0)
-        told = [torch.as_tensor(envs.step(envs.action_space.sample())[1]) for _ in range(options.steps)]
+        told = [torch.as_tensor(envs.step(envs.action_space.sample())[1]) for _ in range(options.frames)]
         envs.close()
         print(f"{name}: {torch.stack(told).float().mean():.3f}")
     return 0

@@ -28,7 +28,7 @@ def blocks(section: str) -> list[str]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `worldsim serve doom-maze` does, at its default address."""
+    """Serve doom-maze at its default address, as `worldsim serve doom-maze` does."""
     with tempfile.TemporaryDirectory() as short:  # the path of a socket has at most 107 letters
         monkeypatch.setenv("XDG_RUNTIME_DIR", short)
         address = default_address("doom-maze")

@@ -80,7 +80,7 @@ def test_own_parts_are_trained_played_and_stepped(tmp_path: Path) -> None:
 
 
 def test_own_rewards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert example(EXAMPLE_REWARD).main(["--world", str(folder), "--steps", "3"]) == 0
+    assert example(EXAMPLE_REWARD).main(["--world", str(folder), "--frames", "3"]) == 0
     told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     assert set(told) == {"brightness", "novelty", "darkness"}
     assert 0 < float(told["brightness"]) < 1
@@ -109,9 +109,9 @@ def test_a_remote_client(folder: Path, address: str, capsys: pytest.CaptureFixtu
 
 def test_an_own_game_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)
-    check_env(example(EXAMPLE_GAME).Lanes(render_mode="rgb_array"), skip_render_check=True)
+    check_env(example(EXAMPLE_GAME).FallingBlocks(render_mode="rgb_array"), skip_render_check=True)
     out = tmp_path / "lanes"
     arguments = ["--frames", "200", "--workers", "1", "--codec", "raw", "--out", str(out)]
-    assert record([f"gym:{EXAMPLE_GAME}:Lanes-v0", *arguments]) == 0
+    assert record([f"gym:{EXAMPLE_GAME}:FallingBlocks-v0", *arguments]) == 0
     assert sum(episode.length for episode in Dataset(out).episodes) >= 200
     assert Dataset(out).spec.control_space.keys == ("left", "right")
