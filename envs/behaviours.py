@@ -239,6 +239,11 @@ class Mixture:
         self._now: Behaviour
         self._actuator, self._now = self._draw()
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing that is seen changes what it does."""
+        return self._plan is None
+
     def act(self, seen: Observation) -> Control:
         """The control of the next frame."""
         self._note(seen)

@@ -21,10 +21,18 @@ class MixturePlayer:
         name: what ``make_source`` takes.
         size: height and width of the frames; the source's own by default.
         max_frames: episodes are truncated there, if the source has not ended them before.
+        labels: whether episodes tell where objects are seen, where the source knows it.
     """
 
-    def __init__(self, name: str, size: tuple[int, int] | None = None, max_frames: int = 1050) -> None:
-        self.source: Source = make_source(name, size, depth=True)
+    def __init__(
+        self,
+        name: str,
+        size: tuple[int, int] | None = None,
+        max_frames: int = 1050,
+        *,
+        labels: bool = False,
+    ) -> None:
+        self.source: Source = make_source(name, size, depth=True, labels=labels)
         self.spec = self.source.spec
         self._max_frames = max_frames
 
@@ -38,6 +46,17 @@ class MixturePlayer:
             controls.append(self.spec.control_space.vector(control))
             seen.append(self.source.step(control))
         return _episode(seen, np.stack(controls), seed)
+
+    def blind_controls(self, seed: int, frames: int) -> np.ndarray | None:
+        """The controls ``float32 [F, M]`` of an episode as they would go on if it did not end.
+
+        None where the behaviours look at what they see.
+        """
+        first = self.source.reset(seed)
+        mixture = self._mixture(seed, first)
+        if not mixture.is_blind:
+            return None
+        return np.stack([self.spec.control_space.vector(mixture.act(first)) for _ in range(frames)])
 
     def close(self) -> None:
         """Close the source."""
@@ -71,4 +90,10 @@ def _episode(seen: list[Observation], controls: np.ndarray, seed: int) -> Episod
         terminated=np.array([end.terminated for end in ends]),
         truncated=truncated,
         seed=seed,
+        labels=_labels(rows),
     )
+
+
+def _labels(rows: list[Observation]) -> dict[str, np.ndarray] | None:
+    found = [row.labels for row in rows if row.labels is not None]
+    return {kind: np.stack([row[kind] for row in found]) for kind in found[0]} if found else None

@@ -9,8 +9,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class Scenario:
     controls: ControlSpace
     max_tics: int
     """Length after which an episode is truncated."""
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """Kind of object that labels tell of -> its class in the engine."""
 
 
 _MAZE_COMBOS = (
@@ -87,6 +89,7 @@ SCENARIOS = {
         config="take_cover.cfg",
         controls=ControlSpace(keys=_DODGES, look=False, pose=True, combos=((), *((key,) for key in _DODGES))),
         max_tics=2100,
+        objects={"fireball": "DoomImpBall", "monster": "DoomImp"},
     ),
 }
 
@@ -99,13 +102,17 @@ class DoomSource:
         size: height and width of the frames.
         depth: whether observations carry depth, ``float32 [120, 160]`` whatever the frame's size. It comes
             from a buffer of 8 bits, in steps of 0.22 m.
+        labels: whether observations tell which pixels show an object of the scenario's kinds, if it has any.
+            A pixel of a smaller frame does where at least half of it does.
 
     Raises:
         DependencyError: vizdoom is not installed.
         SourceError: a size that does not divide 120x160.
     """
 
-    def __init__(self, name: str, size: tuple[int, int] | None = None, *, depth: bool = False) -> None:
+    def __init__(
+        self, name: str, size: tuple[int, int] | None = None, *, depth: bool = False, labels: bool = False
+    ) -> None:
         size = size or _NATIVE
         if min(size) < 1 or _NATIVE[0] % size[0] or _NATIVE[1] % size[1]:
             raise SourceError("a Doom frame's size must divide 120x160", size, "e.g. 60x80")
@@ -123,8 +130,9 @@ class DoomSource:
         )
         self.spec = native.at_size(size)
         self._has_depth = depth
+        self._objects = self._scenario.objects if labels else {}
         self._home = tempfile.mkdtemp(prefix="worldsim-doom-")
-        self._game = _start_game(self._scenario, depth, self._home)
+        self._game = _start_game(self._scenario, depth, bool(self._objects), self._home)
         self._finalizer = weakref.finalize(self, _stop_game, self._game, self._home)
         self._walls: np.ndarray | None = None
         self._last: Observation | None = None
@@ -179,7 +187,7 @@ class DoomSource:
         if state is None:
             assert self._last is not None, "an episode cannot end on its reset"
             last = self._last
-            return Observation(last.frame, last.pose, reward, terminated=True, depth=last.depth)
+            return replace(last, reward=reward, terminated=True, truncated=False)
         if self._walls is None:
             self._walls = _blocking_lines(state.sectors)
         x, y, z, degrees = state.game_variables
@@ -189,11 +197,23 @@ class DoomSource:
             reward=reward,
             truncated=self._tics >= self._scenario.max_tics,
             depth=_metres(state.depth_buffer) if self._has_depth else None,
+            labels=_masks(state, self._objects, self.spec.size) if self._objects else None,
         )
 
 
 def _metres(depth: np.ndarray) -> np.ndarray:
     return (depth.astype(np.float32) + _DEPTH_OFFSET) * _DEPTH_STEP
+
+
+def _masks(state: Any, objects: Mapping[str, str], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Where each kind is seen, ``bool [H, W]``."""
+    masks = {}
+    for kind, name in objects.items():
+        values = [label.value for label in state.labels if label.object_name == name]
+        height, width = size
+        blocks = np.isin(state.labels_buffer, values).reshape(height, -1, width, _NATIVE[1] // width)
+        masks[kind] = blocks.mean((1, 3)) >= 0.5
+    return masks
 
 
 def _blocking_lines(sectors: Any) -> np.ndarray:
@@ -206,7 +226,7 @@ def _blocking_lines(sectors: Any) -> np.ndarray:
     return np.array(sorted(lines), dtype=np.float64).reshape(-1, 4) * UNIT_METRES
 
 
-def _start_game(scenario: Scenario, depth: bool, home: str) -> Any:
+def _start_game(scenario: Scenario, depth: bool, labels: bool, home: str) -> Any:
     try:
         import vizdoom
     except ImportError as error:
@@ -222,6 +242,7 @@ def _start_game(scenario: Scenario, depth: bool, home: str) -> Any:
     for render in ("hud", "minimal_hud", "weapon", "crosshair", "messages", "screen_flashes"):
         getattr(game, f"set_render_{render}")(False)
     game.set_depth_buffer_enabled(depth)
+    game.set_labels_buffer_enabled(labels)
     game.set_sectors_info_enabled(True)
     # Time is counted by the source: ViZDoom does not tell a time-out from an end.
     game.set_episode_timeout(0)

@@ -17,13 +17,16 @@ def source_names() -> tuple[str, ...]:
     return tuple(SCENARIOS)
 
 
-def make_source(name: str, size: tuple[int, int] | None = None, *, depth: bool = False) -> Source:
+def make_source(
+    name: str, size: tuple[int, int] | None = None, *, depth: bool = False, labels: bool = False
+) -> Source:
     """Open the source ``name``.
 
     Args:
         name: "doom-maze", "take-cover", or "gym:<id>".
         size: height and width of the frames; by default the source's own.
         depth: whether observations carry a depth map, where the source can give one.
+        labels: whether observations tell where objects are seen, where the source knows it.
 
     Raises:
         SourceError: an unknown name (the nearest is given), or a size that the source cannot render.
@@ -38,4 +41,4 @@ def make_source(name: str, size: tuple[int, int] | None = None, *, depth: bool =
         raise SourceError("a source must be known by name", name, nearest(name, known))
     from worldsim.envs.sources.doom import DoomSource
 
-    return DoomSource(name, size, depth=depth)
+    return DoomSource(name, size, depth=depth, labels=labels)

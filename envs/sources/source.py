@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,8 @@ class Observation:
     """Whether the episode was cut here without its task having ended."""
     depth: np.ndarray | None = None
     """``float32 [H, W]``, metres along the camera's forward axis, where the source was asked for it."""
+    labels: Mapping[str, np.ndarray] | None = None
+    """Kind of object -> where it is seen, ``bool [H, W]``; None where the source was asked for none."""
 
 
 class Source(Protocol):

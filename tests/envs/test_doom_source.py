@@ -231,3 +231,32 @@ def test_what_a_source_cannot_do_is_an_error(maze: Source, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(DependencyError, match=r"pip install .*\[doom\]"):
         make_source("doom-maze")
+
+
+def test_labels_tell_where_monsters_and_fireballs_are() -> None:
+    large, reduced = (make_source("take-cover", size, labels=True) for size in (None, (60, 80)))
+    try:
+        controls = [Control(["strafe_left"])] * 45
+        rows = [play(source, 5, controls) for source in (large, reduced)]
+        for whole, half in zip(*rows, strict=True):
+            assert whole.labels is not None
+            assert half.labels is not None
+            assert whole.labels["monster"].shape == (120, 160)
+            blocks = whole.labels["monster"].reshape(60, 2, 80, 2).mean((1, 3))
+            assert np.array_equal(half.labels["monster"], blocks >= 0.5)
+        assert rows[0][0].labels is not None
+        assert not rows[0][0].labels["fireball"].any(), "none has been thrown yet"
+        seen = [one for one in rows[0] if one.labels is not None and one.labels["fireball"].any()]
+        assert seen
+        fire = np.concatenate([one.frame[one.labels["fireball"]] for one in seen if one.labels])
+        assert fire[:, 0].mean() > fire[:, 2].mean() + 50, "fire is red, not blue"
+    finally:
+        large.close()
+        reduced.close()
+
+
+def test_labels_come_where_they_are_asked_for_and_there_are_kinds(maze: Source) -> None:
+    assert maze.reset(1).labels is None
+    source = make_source("doom-maze", labels=True)
+    assert source.reset(1).labels is None
+    source.close()

@@ -23,7 +23,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[PretendedPlayer]:
     """Stands in for the real environment."""
     made: list[PretendedPlayer] = []
 
-    def make(world: World, frames: int) -> PretendedPlayer:
+    def make(world: World, frames: int, *, labels: bool) -> PretendedPlayer:
+        assert not labels, "a still place has no objects"
         made.append(PretendedPlayer(world.spec, frames))
         return made[-1]
 
@@ -77,7 +78,7 @@ def test_the_environment_is_opened_at_the_size_of_the_world(
     monkeypatch.undo()
     monkeypatch.setattr(
         "worldsim.envs.player.MixturePlayer",
-        lambda name, size, max_frames: seen.append((name, size, max_frames)),
+        lambda name, size, max_frames, labels: seen.append((name, size, max_frames, labels)),
     )
-    open_player(world, 324)
-    assert seen == [("doom-maze", (60, 80), 324)]
+    open_player(world, 324, labels=True)
+    assert seen == [("doom-maze", (60, 80), 324, True)]

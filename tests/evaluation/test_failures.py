@@ -83,7 +83,7 @@ def test_a_source_of_no_frames_to_dream_is_one_error(world: World) -> None:
 
 @pytest.fixture
 def folder_and_player(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(run, "open_player", lambda world, frames: PretendedPlayer(world.spec, 90))
+    monkeypatch.setattr(run, "open_player", lambda world, frames, labels: PretendedPlayer(world.spec, 90))
     return folder
 
 

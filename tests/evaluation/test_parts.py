@@ -141,15 +141,11 @@ def test_ends_are_told_or_not(staged: StagedPlayer, world: World) -> None:
     assert np.array_equal(stretches[1].frames[-1], stretches[1].frames[-2]), "an end repeats the last frame"
     scores = outcomes.score_outcomes(world, stretches)
     assert all(values.shape == (4, outcomes.LENGTH - 1) for values in scores.values())
-    assert set(outcomes.outcome_figures(scores)) == {"reward_rmse", "end_brier", "end_ece", "end_auroc"}
+    names = ("reward_rmse", "end_brier", "end_ece", "end_auroc", "end_recall")
+    assert set(outcomes.outcome_figures(scores)) == set(names)
     knowing = {**scores, "end": scores["is_end"].astype(float), "reward": scores["got"]}
     perfect = outcomes.outcome_figures(knowing)
-    assert [perfect[name].value for name in ("reward_rmse", "end_brier", "end_ece", "end_auroc")] == [
-        0,
-        0,
-        0,
-        1,
-    ]
+    assert [perfect[name].value for name in names] == [0, 0, 0, 1, 1]
 
 
 def test_parts_without_a_stage_are_those_that_need_none(

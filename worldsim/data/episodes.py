@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +35,13 @@ class EpisodeArrays:
     seed: int
     depth: np.ndarray | None = None
     """``[T, h, w]``, where it was kept."""
+    labels: Mapping[str, np.ndarray] | None = None
+    """Kind of object -> where it is seen, ``bool [T, H, W]``; None where it is not known."""
 
     def __post_init__(self) -> None:
         rows = (self.controls, self.poses, self.rewards, self.terminated, self.truncated, self.depth)
-        lengths = [len(array) for array in (self.frames, *rows) if array is not None]
+        labels = (self.labels or {}).values()
+        lengths = [len(array) for array in (self.frames, *rows, *labels) if array is not None]
         if not lengths[0] or len(set(lengths)) != 1:
             raise DataError("an episode's arrays must share one length above 0", lengths)
 

@@ -24,6 +24,8 @@ JUDGED = 64
 """Frames of a dream that are judged."""
 _OTHERS = 64
 """Frames of the dreams under shuffled controls and given poses."""
+_AGAIN = 3
+"""Further draws of the same dreams, of 16 frames, where chance decides what is seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,7 @@ def score_batch(
         on_progress(0.3 + 0.7 * sum(cost[:i]) / sum(cost))
         dreamt = score_dream(batch.world, batch.true, walk, batch.seed)
         scores |= {f"{name}.{key}": values for key, values in dreamt.items()}
+    scores |= _drawn_again(batch, walks["true"])
     scores |= {f"still.{key}": values for key, values in still.items()}
     scores |= _judged(batch, scores)
     for baseline in batch.baselines:
@@ -95,6 +98,18 @@ def _walks(batch: Batch, horizon: int) -> dict[str, Walk]:
         if k != batch.steps:
             walks[f"k{k}"] = replace(longest, frames=min(horizon, 16), steps=k, keep=0)
     return walks
+
+
+def _drawn_again(batch: Batch, walk: Walk) -> dict[str, np.ndarray]:
+    """The same dreams under other chance, ``again1.psnr``, ..., where no scene fixes what is seen."""
+    if batch.world.networks.place is not None:
+        return {}
+    short = replace(walk, frames=min(walk.frames, 16), keep=0)
+    seeds = {draw: batch.seed + draw * 1_000_000 for draw in range(1, _AGAIN + 1)}
+    return {
+        f"again{draw}.psnr": score_dream(batch.world, batch.true, short, seed)["psnr"]
+        for draw, seed in seeds.items()
+    }
 
 
 def _judged(batch: Batch, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from worldsim.evaluation.drift import frechet
-from worldsim.evaluation.figure import Figure, estimate, figure, pooled
+from worldsim.evaluation.figure import Estimate, Figure, estimate, figure, pooled
 from worldsim.evaluation.foresight import foresight_figures
+from worldsim.evaluation.measures import MAX_PSNR
 from worldsim.evaluation.obedience import obedience_figures
 
 __all__ = ["HORIZONS", "Scores", "figures_of"]
@@ -34,10 +35,14 @@ def figures_of(scores: Scores, steps: int, fps: float) -> dict[str, Figure]:
     Horizons that no dream reached are left out, and so are poses and places where the world has none.
     """
     figures = _next(scores, steps)
+    if "place" not in scores:
+        figures |= _changed(scores, steps)
     for horizon in HORIZONS:
         if horizon <= scores["true.psnr"].shape[1]:
             figures |= _open(scores, horizon)
             figures |= _poses(scores, horizon) if "true.metres" in scores else {}
+    if "again1.psnr" in scores and scores["true.psnr"].shape[1] >= HORIZONS[0]:
+        figures |= _best_draw(scores)
     for horizon in HORIZONS[1:]:
         if horizon <= scores["true.psnr"].shape[1]:
             figures |= _looks(scores, horizon)
@@ -87,6 +92,55 @@ def _next(scores: Scores, steps: int) -> dict[str, Figure]:
         figures["place_psnr"] = between("place", "what memory of the place shows at the true pose")
         figures["warp_psnr"] = between("warp", "true last frame, moved along with the camera")
     return figures
+
+
+def _changed(scores: Scores, steps: int) -> dict[str, Figure]:
+    """The same of the pixels that changed since the true frame before, of all frames together."""
+    pixels = scores["changed.pixels"].sum(1)
+    if not pixels.sum():
+        return {}
+
+    def of(name: str) -> Estimate:
+        errors = scores[f"changed.{name}"].sum(1)
+        return pooled(lambda rows: _decibels(errors[rows].sum(), pixels[rows].sum()), len(pixels))
+
+    copy, best = of("copy"), of("tokenizer")
+    where = "changed by more than 12 grey levels since the true frame before, their errors taken together"
+    named = {"tokenizer_psnr": best, "next_psnr": of(f"next_k{steps}"), "copy_psnr": copy}
+    return {
+        f"{name}_changed": figure(
+            value,
+            f"{name} of the pixels that {where}",
+            floor=None if value is copy else copy.value,
+            ceiling=None if value is best else best.value,
+        )
+        for name, value in named.items()
+    }
+
+
+def _decibels(error: float, pixels: float) -> float:
+    """PSNR of a summed squared error; NaN without pixels."""
+    return min(-10 * np.log10(max(error / pixels, 1e-10)), MAX_PSNR) if pixels else float("nan")
+
+
+def _best_draw(scores: Scores) -> dict[str, Figure]:
+    """Where chance decides, one true future is one draw of many: the best of several dreams."""
+    span = slice(HORIZONS[0])
+    draws = [scores["true.psnr"], *(scores[name] for name in sorted(scores) if _is_again(name))]
+    mean = np.stack([draw[:, span].mean(1) for draw in draws])
+    return {
+        "open16_best": figure(
+            estimate(mean.max(0)),
+            f"open16_true of the best of {len(draws)} draws of each trajectory; floor: of the mean draw; "
+            "ceiling: tokenizer_psnr",
+            floor=float(mean.mean()),
+            ceiling=estimate(scores["tokenizer"]).value,
+        )
+    }
+
+
+def _is_again(name: str) -> bool:
+    return name.startswith("again") and name.endswith(".psnr")
 
 
 def _open(scores: Scores, horizon: int) -> dict[str, Figure]:

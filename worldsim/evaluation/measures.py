@@ -9,10 +9,33 @@ import numpy as np
 
 from worldsim import camera
 
-__all__ = ["MAX_PSNR", "gradient", "motion", "pose_errors", "psnr"]
+__all__ = [
+    "CHANGED",
+    "MAX_PSNR",
+    "changed_pixels",
+    "gradient",
+    "motion",
+    "pose_errors",
+    "psnr",
+    "squared_error",
+]
 
 MAX_PSNR = 60.0
 """dB; where it is capped, so that two identical frames do not make a mean infinite."""
+
+CHANGED = 12
+"""Grey levels; a pixel has changed where any colour of it differs by more."""
+
+
+def changed_pixels(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The pixels ``bool [..., H, W]`` that changed visibly between ``uint8 [..., H, W, 3]`` frames."""
+    return (np.abs(np.subtract(now, before, dtype=np.int16)) > CHANGED).any(-1)
+
+
+def squared_error(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Sum ``float64 [...]`` over the pixels ``where`` of the colours' mean squared error, colours in 0..1."""
+    error = np.square(np.subtract(a, b, dtype=np.float32) / 255).mean(-1)
+    return (error * where).sum((-2, -1), dtype=np.float64)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:

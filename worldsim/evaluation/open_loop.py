@@ -14,11 +14,13 @@ from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.engine.world import World
+from worldsim.evaluation.detector import Detector
 from worldsim.evaluation.judge import small
 from worldsim.evaluation.measures import gradient, motion, pose_errors, psnr
+from worldsim.evaluation.objects import OBJECT_FRAMES, count_pixels
 from worldsim.evaluation.trajectories import Trajectories
 
-__all__ = ["Walk", "dream", "score_dream", "score_true"]
+__all__ = ["Walk", "dream", "score_dream", "score_objects", "score_true"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,8 @@ class Walk:
     """``float64 [N, context + F, 4, 4]``: explicit poses; None: predicted from the keys."""
     keep: int = 0
     """So many of the dreamt frames are kept for the judge."""
+    detector: Detector | None = None
+    """Looks for objects in the first frames; needs labels."""
 
 
 def dream(world: World, true: Trajectories, walk: Walk, seed: int | Sequence[int]) -> Iterator[list[Step]]:
@@ -65,7 +69,7 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
     ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the dream
     alone. In worlds with poses: ``drift`` as the engine tells it, ``metres`` and ``degrees`` of the pose from
     the true one, and ``track`` [N, F, 4], its x, y, z and yaw. Kept frames: ``seen`` uint8 [N, keep, 60,
-    80, 3].
+    80, 3]. With a detector ``objects`` [N, up to 32, K, 4]; see ``count_pixels``.
     """
     scores: dict[str, list[np.ndarray]] = {}
     before = true.frames[:, walk.context - 1]
@@ -80,6 +84,8 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
             row["drift"] = np.array([step.drift for step in steps], float)
         if t < walk.context + walk.keep:
             row["seen"] = small(frames)
+        if walk.detector is not None and t < walk.context + OBJECT_FRAMES:
+            row["objects"] = count_pixels(walk.detector.find(frames), _truth(true, t, walk.detector))
         poses = [step.pose for step in steps if step.pose is not None]
         if poses and true.poses is not None:
             row["metres"], row["degrees"] = pose_errors(np.stack(poses), true.poses[:, t])
@@ -88,6 +94,27 @@ def score_dream(world: World, true: Trajectories, walk: Walk, seed: int) -> Mapp
             scores.setdefault(name, []).append(values)
         before = frames
     return {name: np.stack(rows, 1) for name, rows in scores.items()}
+
+
+def score_objects(
+    true: Trajectories, detector: Detector, context: int, frames: int
+) -> Mapping[str, np.ndarray]:
+    """Counts of what the detector finds: ``real.objects`` in true frames, ``still.objects`` in a given one.
+
+    Each [N, F, K, 4], of at most 32 frames; see ``count_pixels``.
+    """
+    last = detector.find(true.frames[:, context - 1])
+    still, real = [], []
+    for t in range(context, context + min(frames, OBJECT_FRAMES)):
+        truth = _truth(true, t, detector)
+        still.append(count_pixels(last, truth))
+        real.append(count_pixels(detector.find(true.frames[:, t]), truth))
+    return {"still.objects": np.stack(still, 1), "real.objects": np.stack(real, 1)}
+
+
+def _truth(true: Trajectories, t: int, detector: Detector) -> np.ndarray:
+    assert true.labels is not None, "a detector is used where there are labels"
+    return detector.truth({kind: masks[:, t] for kind, masks in true.labels.items()})
 
 
 def score_true(true: Trajectories, context: int, frames: int) -> Mapping[str, np.ndarray]:

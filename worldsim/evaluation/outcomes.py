@@ -21,10 +21,11 @@ from worldsim.pixels import to_model
 from worldsim.sampling.clock import begin, observe_frame
 from worldsim.sampling.lead import Controls
 
-__all__ = ["LENGTH", "Ending", "endings", "outcome_figures", "score_outcomes"]
+__all__ = ["LENGTH", "Ending", "ending_of", "endings", "outcome_figures", "score_outcomes"]
 
 LENGTH = 24
 """Frames of a stretch."""
+_PRECISION = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,12 @@ def endings(player: Player, seeds: Iterator[int], count: int) -> list[Ending]:
     for _, seed in zip(range(4 * count), seeds, strict=False):
         episode = player.play(seed)
         if len(episode) >= LENGTH and len(found) < count:
-            found.append(_ending(episode))
+            found.append(ending_of(episode))
     return found
 
 
-def _ending(episode: EpisodeArrays) -> Ending:
+def ending_of(episode: EpisodeArrays) -> Ending:
+    """The last arrivals of an episode of at least ``LENGTH`` frames."""
     led = shift(episode.controls, episode.rewards, episode.terminated)
     at = led.frame[-LENGTH:]
     poses = None if episode.poses is None else episode.poses[at]
@@ -126,7 +128,23 @@ def outcome_figures(scores: dict[str, np.ndarray]) -> dict[str, Figure]:
             floor=0.5,
             ceiling=1.0,
         ),
+        "end_recall": figure(
+            pooled(lambda rows: _recall(told[rows], is_end[rows]), count),
+            f"ends told of where the threshold is such that {_PRECISION:.0%} of what is told is an end",
+            unit="share",
+            floor=0.0,
+            ceiling=1.0,
+        ),
     }
+
+
+def _recall(told: np.ndarray, is_so: np.ndarray) -> float:
+    """Highest recall of a threshold whose precision is at least ``_PRECISION``; NaN without ends."""
+    order = np.argsort(-told.ravel(), kind="stable")
+    score, right = told.ravel()[order], np.cumsum(is_so.ravel()[order])
+    whole = np.append(score[1:] != score[:-1], True)  # equal scores are told of together
+    reached = whole & (right >= _PRECISION * np.arange(1, len(score) + 1))
+    return float(right[reached].max(initial=0) / right[-1]) if right[-1] else float("nan")
 
 
 def _miscalibration(told: np.ndarray, is_so: np.ndarray) -> float:

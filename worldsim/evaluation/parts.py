@@ -15,11 +15,14 @@ import numpy as np
 
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
-from worldsim.evaluation import drift, keys, loops, outcomes
+from worldsim.evaluation import drift, episode_lengths, keys, loops, moving, objects, outcomes
+from worldsim.evaluation.detector import Detector
 from worldsim.evaluation.failures import Failures
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.judge import Judge
+from worldsim.evaluation.moving import Moving
 from worldsim.evaluation.stage import Moment, Stage, moments
+from worldsim.evaluation.trajectories import Trajectories
 
 __all__ = ["Job", "Parts", "Sizes", "prepare"]
 
@@ -58,6 +61,8 @@ class Sizes:
     """How long these ways take."""
     endings: int = 0
     """Episodes whose last frames the heads are held against."""
+    episodes: int = 0
+    """Whole episodes of worlds without a scene, for their lengths and ends; instead of ``endings``."""
     walks: int = 0
     """Long walks under random play, and half as many without a key."""
     frames: int = 256
@@ -74,6 +79,8 @@ class Parts:
     real: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     dreamt: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     failures: Failures = field(default_factory=Failures)
+    kinds: tuple[str, ...] = ()
+    """Of the objects that were looked for."""
 
     def add(self, name: str, scores: Mapping[str, np.ndarray]) -> None:
         """Take in what a job gave."""
@@ -98,6 +105,8 @@ class Parts:
             "play": lambda: drift.play_figures(dreamt["play"], real["play"]),
             "idle": lambda: drift.idle_figures(dreamt["idle"], floor, ceiling),
             "ends": lambda: outcomes.outcome_figures(dreamt["ends"]),
+            "objects": lambda: objects.object_figures(dreamt["objects"], self.kinds),
+            "lengths": lambda: episode_lengths.length_figures(dreamt["lengths"]),
         }
         figures: dict[str, Figure] = {}
         for name, make in made.items():
@@ -113,6 +122,7 @@ def prepare(
     stage: Stage | None,
     judge: Judge | None,
     sizes: Sizes,
+    moving_with: Moving | None = None,
     *,
     steps: int,
     seeds: Iterator[int],
@@ -126,12 +136,15 @@ def prepare(
         stage: the source itself; None: only what needs no chosen controls is measured.
         judge: None: nothing is measured that needs one.
         sizes: how much.
+        moving_with: what objects and lengths of episodes are measured with; None: they are left out.
         steps: denoising passes K.
         seeds: of the episodes that are played.
         seed: of the dreams' chance.
     """
     parts, dream = Parts(), _Dreamer(world, steps, seed)
-    if sizes.endings:
+    if world.networks.place is None and sizes.episodes:
+        _prepare_episodes(parts, dream, player, sizes.episodes, seeds, moving_with or Moving())
+    elif sizes.endings:
         with parts.failures.of("ends"):
             stretches = outcomes.endings(player, seeds, sizes.endings)
             if stretches:
@@ -156,6 +169,31 @@ def prepare(
         with parts.failures.of("play"):
             _prepare_walks(parts, walker, stage, judge, sizes, found[: 2 * sizes.walks])
     return parts
+
+
+def _prepare_episodes(
+    parts: Parts, dream: _Dreamer, player: Player, count: int, seeds: Iterator[int], using: Moving
+) -> None:
+    """Ends, objects and lengths, of the same episodes."""
+    with parts.failures.of("ends"):
+        played = moving.play(player, seeds, count, using)
+        parts.jobs += [
+            Job("ends", partial(outcomes.score_outcomes, dream.world, some))
+            for _, some in _split(played.endings, 2 * _BATCH)
+        ]
+        with parts.failures.of("objects"):
+            detector = moving.check_objects(using.detector, played)
+            parts.kinds = detector.kinds
+            parts.jobs += [
+                Job("objects", partial(dream.objects, detector, some, i))
+                for i, some in _split(played.stretches, 2 * _BATCH)
+            ]
+        with parts.failures.of("lengths"):
+            episode_lengths.check_lengths(played.beginnings, played.ended, count)
+            parts.jobs += [
+                Job("lengths", partial(dream.lengths, some, i))
+                for i, some in _split(played.beginnings, 4 * _BATCH)
+            ]
 
 
 def _prepare_loops(
@@ -191,11 +229,15 @@ def _prepare_walks(
     rng = np.random.default_rng([dream.seed, 1])
     play = np.stack([drift.random_play(space, rng, frames) for _ in range(sizes.walks)])
     idle = drift.idle_play(space, min(max(sizes.walks // 2, 2), len(found)), frames)
+    kinds = [("play", play), ("idle", idle)]
+    if dream.world.networks.place is None:
+        del kinds[1]
+        parts.failures["idle"] = "things may move by themselves here: nothing comes to rest without a key"
     rest = np.stack([drift.at_rest(stage, moment) for moment in found])
     # The longest of all jobs: first, so that shorter ones fill what one worker has left when another ends.
     parts.jobs[:0] = [
         Job(name, partial(dream.walk, judge, some, (walked[i : i + len(some)], rest[i : i + len(some)]), i))
-        for name, walked in (("play", play), ("idle", idle))
+        for name, walked in kinds
         for i, some in _split(found[: len(walked)], _BATCH // 2)
     ]
 
@@ -213,6 +255,12 @@ class _Dreamer:
 
     def loops(self, some: list[loops.Loop], first: int) -> Mapping[str, np.ndarray]:
         return loops.score_loops(self.world, some, self.steps, self.seed + first)
+
+    def objects(self, detector: Detector, some: list[Trajectories], first: int) -> Mapping[str, np.ndarray]:
+        return moving.score_stretches(self.world, detector, some, self.steps, self.seed + first)
+
+    def lengths(self, some: list[episode_lengths.Beginning], first: int) -> Mapping[str, np.ndarray]:
+        return episode_lengths.imagined_lengths(self.world, some, self.steps, self.seed + first)
 
     def walk(
         self,

@@ -8,8 +8,10 @@ from worldsim.engine.world import World
 __all__ = ["open_player"]
 
 
-def open_player(world: World, frames: int) -> Player:
+def open_player(world: World, frames: int, *, labels: bool = False) -> Player:
     """A player of the world's source at the world's frame size, for episodes of at most ``frames`` frames.
+
+    With ``labels`` its episodes tell where objects are seen, where the source knows it.
 
     Raises:
         DependencyError: the package behind the source is missing.
@@ -17,4 +19,4 @@ def open_player(world: World, frames: int) -> Player:
     # Environments lie above and are optional: imported only where one is played.
     from worldsim.envs.player import MixturePlayer
 
-    return MixturePlayer(world.spec.name, world.spec.size, max_frames=frames)
+    return MixturePlayer(world.spec.name, world.spec.size, max_frames=frames, labels=labels)

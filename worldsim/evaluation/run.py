@@ -24,14 +24,17 @@ from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.compare import comparison, read_report
+from worldsim.evaluation.detector import find_detector
+from worldsim.evaluation.episode_lengths import EPISODE_FRAMES
 from worldsim.evaluation.films import FILM_FRAMES, SHEET, write_films
 from worldsim.evaluation.judge import Judge, find_judge
+from worldsim.evaluation.moving import Moving
 from worldsim.evaluation.page.cases import cases_of
 from worldsim.evaluation.page.page import PAGE, page_of
 from worldsim.evaluation.player import open_player
 from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
-from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, Report, Scope, evaluate
+from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, SHORT, Report, Scope, evaluate
 from worldsim.options import COUNT, DENOISING, THREADS, Number, Parser
 from worldsim.outputs import claim_folder
 from worldsim.sampling.flow import STEPS
@@ -82,10 +85,13 @@ def _claim(args: argparse.Namespace) -> None:
 def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Player, Scope]]:
     """A world, a player of its source and how much to measure."""
     world = load(name, args.device, _DTYPES.get(args.dtype))
-    scope = replace(QUICK if args.quick else FULL, horizon=args.horizon)
+    horizon = args.horizon or (SHORT if world.networks.place is None else QUICK.horizon)
+    scope = replace(QUICK if args.quick else FULL, horizon=horizon)
     if args.trajectories:
         scope = replace(scope, trajectories=args.trajectories)
-    player = open_player(world, _longest(scope, args, world.spec.fps) + MOST_SKIPPED)
+    frames = _longest(scope, args, world.spec.fps) + MOST_SKIPPED
+    moves = world.networks.place is None
+    player = open_player(world, max(frames, EPISODE_FRAMES) if moves else frames, labels=moves)
     try:
         yield world, player, scope
     finally:
@@ -105,6 +111,7 @@ def _measure(
             player,
             scope,
             stage=getattr(player, "source", None),
+            moving=_moving(world, player),
             judge=Judge.load(args.judge) if args.judge else find_judge(world.spec),
             baselines=tuple(map(Baseline.load, args.baseline)),
             steps=args.steps,
@@ -117,6 +124,13 @@ def _measure(
     seconds = round(time.monotonic() - began, 1)
     facts = _facts(world, report, args.steps, args.seed)
     return report, {**facts, "threads": threads, "seconds": seconds}
+
+
+def _moving(world: World, player: Player) -> Moving | None:
+    """What objects and lengths of episodes are measured with, where no scene fixes what is seen."""
+    if world.networks.place is not None:
+        return None
+    return Moving(find_detector(player), getattr(player, "blind_controls", None))
 
 
 def _compared(name: str, args: argparse.Namespace) -> dict[str, object]:
@@ -173,7 +187,11 @@ def _parser() -> argparse.ArgumentParser:
         "--videos", type=Path, metavar="DIR", help="also write videos, dream | engine, and a contact sheet"
     )
     parser.add_argument("--force", action="store_true", help="replace what is in --out and --videos")
-    parser.add_argument("--horizon", type=COUNT, default=256, help="frames of the dreams (%(default)s)")
+    parser.add_argument(
+        "--horizon",
+        type=COUNT,
+        help=f"frames of the dreams ({QUICK.horizon}, or {SHORT} where no static scene fixes what is seen)",
+    )
     parser.add_argument("--trajectories", type=COUNT, help="how many")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"

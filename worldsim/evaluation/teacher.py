@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from worldsim.engine.world import World
-from worldsim.evaluation.measures import psnr
+from worldsim.evaluation.detector import Detector
+from worldsim.evaluation.measures import changed_pixels, psnr, squared_error
+from worldsim.evaluation.objects import count_pixels
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.clock import begin, next_frame, observe_frame
@@ -35,6 +37,8 @@ class Plan:
     """One in so many of them is scored."""
     steps: tuple[int, ...]
     """K; the first of them is the one that poses are given with, too."""
+    detector: Detector | None = None
+    """Looks for objects in frames that were encoded and decoded; needs labels."""
 
     def __post_init__(self) -> None:
         assert self.context >= 1, "a next frame needs one before it"
@@ -51,6 +55,10 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
     * ``warp``: the true last frame, moved along with the camera (likewise).
     * ``copy``: the true last frame.
     * ``unrelated``: the same moment of another trajectory.
+
+    Also, of the pixels that changed since the true frame before, ``changed.pixels``: how many, and
+    ``changed.<name>``: their summed squared error; and ``objects.tokenizer`` [N, S, K, 4], see
+    ``count_pixels``, where there is a detector.
     """
     networks, n = world.networks, len(true)
     seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
@@ -68,9 +76,25 @@ def teacher_forced(world: World, true: Trajectories, plan: Plan, seed: int) -> M
                 if unit.prior.scene.any():
                     row["place"], row["warp"] = _frame(unit.prior.scene), _frame(unit.prior.warped)
                 row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
-                for name, frame in row.items():
-                    scores.setdefault(name, []).append(psnr(frame, true.frames[:, t]))
+                for name, values in _scored(row, true, t, plan.detector).items():
+                    scores.setdefault(name, []).append(values)
     return {name: np.stack(rows, 1) for name, rows in scores.items()}
+
+
+def _scored(
+    row: dict[str, np.ndarray], true: Trajectories, t: int, detector: Detector | None
+) -> dict[str, np.ndarray]:
+    """Scores of the frames of one moment."""
+    now, before = true.frames[:, t], true.frames[:, t - 1]
+    scores = {name: psnr(frame, now) for name, frame in row.items()}
+    where = changed_pixels(now, before)
+    scores["changed.pixels"] = where.sum((-2, -1), dtype=np.float64)
+    for name, frame in row.items():
+        scores[f"changed.{name}"] = squared_error(frame, now, where)
+    if detector is not None and true.labels is not None:
+        truth = detector.truth({kind: masks[:, t] for kind, masks in true.labels.items()})
+        scores["objects.tokenizer"] = count_pixels(detector.find(row["tokenizer"]), truth)
+    return scores
 
 
 def _next(world: World, memory: WorldState, given: Controls, plan: Plan) -> dict[str, np.ndarray]:

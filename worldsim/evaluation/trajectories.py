@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,8 @@ class Trajectories:
     """``float64 [N, T, 4, 4]``, camera-to-world in metres, or None."""
     seeds: tuple[int, ...]
     """Of the episodes."""
+    labels: Mapping[str, np.ndarray] | None = None
+    """Kind of object -> where it is seen, ``bool [N, T, H, W]``; None where it is not known."""
 
     def __len__(self) -> int:
         """N."""
@@ -150,7 +152,7 @@ def collect_longest(
 
 
 def _stretches(found: list[tuple[EpisodeArrays, int]], length: int) -> Trajectories:
-    frames, controls, poses = [], [], []
+    frames, controls, poses, labels = [], [], [], []
     for episode, skip in found:
         stretch = slice(skip, skip + length)
         arrivals = shift(episode.controls, episode.rewards, episode.terminated)
@@ -158,5 +160,9 @@ def _stretches(found: list[tuple[EpisodeArrays, int]], length: int) -> Trajector
         controls.append(arrivals.controls[stretch])
         if episode.poses is not None:
             poses.append(episode.poses[stretch])
+        if episode.labels is not None:
+            labels.append({kind: masks[stretch] for kind, masks in episode.labels.items()})
     seeds = tuple(episode.seed for episode, _ in found)
-    return Trajectories(np.stack(frames), np.stack(controls), np.stack(poses) if poses else None, seeds)
+    known = {kind: np.stack([row[kind] for row in labels]) for kind in (labels or [{}])[0]}
+    path = np.stack(poses) if poses else None
+    return Trajectories(np.stack(frames), np.stack(controls), path, seeds, known or None)

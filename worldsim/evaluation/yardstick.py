@@ -20,6 +20,7 @@ from worldsim.evaluation.failures import Failures
 from worldsim.evaluation.figure import Figure, estimate
 from worldsim.evaluation.figures import figures_of
 from worldsim.evaluation.judge import Judge, can_be_judged
+from worldsim.evaluation.moving import Moving
 from worldsim.evaluation.parts import Job, Parts, Sizes, prepare
 from worldsim.evaluation.stage import Stage
 from worldsim.evaluation.trajectories import (
@@ -30,12 +31,14 @@ from worldsim.evaluation.trajectories import (
     reporting_seeds,
 )
 
-__all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "Report", "Scope", "evaluate"]
+__all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "SHORT", "Report", "Scope", "evaluate"]
 
 CONTEXT = 4
 """Frames that are given before a dream."""
 LONG = 1024
 """Frames of the longest dreams that the truth is known of."""
+SHORT = 64
+"""Frames of the dreams where chance soon parts them from the truth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +64,23 @@ QUICK = Scope(
     trajectories=16,
     teacher=64,
     every=4,
-    parts=Sizes(moments=4, loops=2, endings=8, walks=2, frames=160, walk_steps=1),
+    parts=Sizes(moments=4, loops=2, endings=8, episodes=48, walks=2, frames=160, walk_steps=1),
 )
 FULL = Scope(
     trajectories=96,
     teacher=64,
     every=2,
     long=16,
-    parts=Sizes(moments=32, loops=12, seconds=(2, 8, 24), endings=96, walks=8, frames=5000, walk_steps=1),
+    parts=Sizes(
+        moments=32,
+        loops=12,
+        seconds=(2, 8, 24),
+        endings=96,
+        episodes=192,
+        walks=8,
+        frames=5000,
+        walk_steps=1,
+    ),
 )
 
 
@@ -98,6 +110,7 @@ def evaluate(
     *,
     stage: Stage | None = None,
     judge: Judge | None = None,
+    moving: Moving | None = None,
     baselines: tuple[Baseline, ...] = (),
     steps: int = 2,
     seed: int = 0,
@@ -112,6 +125,7 @@ def evaluate(
         scope: how much to measure.
         stage: the source itself, for chosen controls; None: keys, loops and long walks are left out.
         judge: reads motion and keys from frames; None: what needs it is left out.
+        moving: what objects and lengths of episodes are measured with; None: they are left out.
         baselines: what the world is to be better than, on the same trajectories.
         steps: denoising passes K of all figures that do not name another.
         seed: which of the reporting runs: of its episodes, and of the dreams' chance.
@@ -139,7 +153,7 @@ def evaluate(
         with failures.of("long dreams"):
             scores |= recorded.run_long(pool, workers, seeds, progress) if scores else {}
         parts = prepare(
-            world, player, stage, judge, scope.parts, steps=steps, seeds=seeds, seed=seed * 1000 + 500
+            world, player, stage, judge, scope.parts, moving, steps=steps, seeds=seeds, seed=seed * 1000 + 500
         )
         progress.expect(len(parts.jobs))
         jobs = pool.map(progress.counted, parts.jobs, repeat(parts.failures))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
+from PIL import Image
 
 from worldsim.data.recorder import Player
 from worldsim.engine.world import World
@@ -14,7 +16,12 @@ from worldsim.evaluation.open_loop import Walk, dream
 from worldsim.evaluation.trajectories import Trajectories, collect
 from worldsim.evaluation.yardstick import CONTEXT, Report
 
-__all__ = ["Case", "cases_of"]
+__all__ = ["MOMENTS", "Case", "cases_of"]
+
+MOMENTS = (1, 2, 4, 8, 16, 24, 32)
+"""Frames that a strip shows."""
+_SMALL = 120
+"""Frames narrower than this are enlarged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,8 @@ class Case:
     title: str
     video: bytes
     """mp4: dream | environment | difference."""
+    strip: bytes
+    """png: moments of the environment, the dream's below."""
     true: np.ndarray | None
     """``float64 [F, 2]``: where the environment's camera was, metres on the ground."""
     dreamt: np.ndarray | None
@@ -48,7 +57,7 @@ def cases_of(world: World, player: Player, report: Report, steps: int) -> list[C
     for i, (name, number) in enumerate(chosen.items()):
         title = f"{name}: episode {true.seeds[i]}, {score[number]:.1f} dB over {frames} frames of keys alone"
         video = encode(shown[i], world.spec.fps, height=240, crf=24)
-        cases.append(Case(title, video, *_ways(report.scores, number)))
+        cases.append(Case(title, video, _strip(shown[i]), *_ways(report.scores, number)))
     return cases
 
 
@@ -68,6 +77,17 @@ def _triptychs(world: World, true: Trajectories, walk: Walk, chance: list[int]) 
     dreamt, real = np.stack(rows, 1), true.frames[:, walk.context : walk.context + walk.frames]
     apart = np.abs(dreamt.astype(np.int16) - real).astype(np.uint8)
     return np.concatenate([dreamt, real, apart], 3)
+
+
+def _strip(triptych: np.ndarray) -> bytes:
+    """Moments of a triptych ``uint8 [F, H, 3 W, 3]``, side by side."""
+    width = triptych.shape[2] // 3
+    chosen = [triptych[moment - 1] for moment in MOMENTS if moment <= len(triptych)]
+    rows = [np.concatenate([frame[:, at : at + width] for frame in chosen], 1) for at in (width, 0)]
+    large = np.concatenate(rows).repeat(2, 0).repeat(2, 1) if width < _SMALL else np.concatenate(rows)
+    file = BytesIO()
+    Image.fromarray(large).save(file, "PNG")
+    return file.getvalue()
 
 
 def _ways(scores: Mapping[str, np.ndarray], number: int) -> tuple[np.ndarray | None, np.ndarray | None]:

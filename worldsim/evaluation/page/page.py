@@ -11,7 +11,8 @@ import numpy as np
 from worldsim.evaluation.drift import frechet
 from worldsim.evaluation.figure import Figure
 from worldsim.evaluation.keys import confusion
-from worldsim.evaluation.page.cases import Case
+from worldsim.evaluation.objects import HORIZONS
+from worldsim.evaluation.page.cases import MOMENTS, Case
 from worldsim.evaluation.page.svg import heat, lines, paths
 from worldsim.evaluation.yardstick import Report
 
@@ -34,7 +35,8 @@ svg text{font-size:11px;fill:currentColor}
 .row{display:flex;flex-wrap:wrap;gap:1.2rem;align-items:flex-start}
 .legend span{margin-right:1rem;font-size:12px}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:2px}
-video{width:100%;image-rendering:pixelated;background:#000}figure{margin:1rem 0}figcaption{font-size:13px}
+video{width:100%;image-rendering:pixelated;background:#000}img{max-width:100%;image-rendering:pixelated}
+figure{margin:1rem 0}figcaption{font-size:13px}
 .bar{position:relative;width:120px;height:10px;background:#8883;border-radius:5px}
 .bar b{position:absolute;top:-2px;width:4px;height:14px;border-radius:2px;background:#2f6fde}
 """
@@ -50,6 +52,8 @@ def page_of(report: Report, facts: Mapping[str, object], keys: tuple[str, ...], 
         _section("How near the dream stays to the environment", _horizon(report)),
         _section("Where the dream believes to be", _tracks(cases)),
         _section("Which key a motion looks like", _keys(report, keys)),
+        _section("Which objects stay", _objects(report)),
+        _section("How long episodes last", _lengths(report)),
         _section("How long dreams change", _drift(report)),
         _section("Dream | environment | difference", "".join(_case(case) for case in cases)),
     ]
@@ -121,6 +125,32 @@ def _keys(report: Report, keys: tuple[str, ...]) -> str:
     return f'<div class="row">{"".join(tables)}</div>'
 
 
+def _objects(report: Report) -> str:
+    """Recall and precision over the horizon, of each kind."""
+    figures, plots = report.figures, []
+    for name in ("recall", "precision"):
+        endings = [f"_{name}@{horizon}" for horizon in HORIZONS]
+        kinds = [key.removesuffix(endings[0]) for key in figures if key.endswith(endings[0])]
+        curves = {
+            kind: np.array([figures[kind + end].value for end in endings if kind + end in figures])
+            for kind in kinds
+        }
+        if curves:
+            steps = ", ".join(map(str, HORIZONS))
+            plots.append(lines(curves, x=f"frame {steps}", y=name))
+    return f'<div class="row">{"".join(plots)}</div>' if plots else ""
+
+
+def _lengths(report: Report) -> str:
+    """Lengths in order, imagined beside real."""
+    scores = report.parts.dreamt.get("lengths")
+    if scores is None or "lengths" in report.failures:
+        return ""
+    curves = {name: np.sort(scores[name]) for name in ("imagined", "real")}
+    plot = lines(curves, x="episodes, by length", y="frames")
+    return f'<div class="row">{plot}</div>'
+
+
 def _drift(report: Report) -> str:
     if "play" not in report.parts.dreamt or "play" in report.failures:
         return ""
@@ -156,9 +186,12 @@ def _tracks(cases: list[Case]) -> str:
 
 
 def _case(case: Case) -> str:
-    data = base64.b64encode(case.video).decode()
+    data, strip = (base64.b64encode(file).decode() for file in (case.video, case.strip))
+    moments = ", ".join(map(str, MOMENTS))
     video = f'<video controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
-    return f"<figure>{video}<figcaption>{escape(case.title)}</figcaption></figure>"
+    image = f'<img alt="environment above dream" src="data:image/png;base64,{strip}">'
+    told = f"{escape(case.title)}; below: environment above dream, frames {moments}"
+    return f"<figure>{video}<figcaption>{told}</figcaption>{image}</figure>"
 
 
 def _number(value: float | None) -> str:

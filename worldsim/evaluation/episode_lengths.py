@@ -1,0 +1,128 @@
+"""Do imagined episodes end when real ones do? Both go on from the same first frames under the same controls.
+
+Shapes: N episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldsim.data.episodes import EpisodeArrays
+from worldsim.engine.world import World
+from worldsim.errors import SourceError
+from worldsim.evaluation.figure import Figure, figure, pooled
+from worldsim.pixels import to_model
+from worldsim.sampling.clock import begin, next_frame, observe_frame
+from worldsim.sampling.lead import Controls
+
+__all__ = [
+    "EPISODE_FRAMES",
+    "Beginning",
+    "Policy",
+    "beginning_of",
+    "check_lengths",
+    "imagined_lengths",
+    "length_figures",
+]
+
+EPISODE_FRAMES = 600
+"""Episodes are cut there, real and imagined ones."""
+Policy = Callable[[int, int], np.ndarray | None]
+"""Seed and frames to the controls ``float32 [F, M]`` of an episode without end; None: it must see."""
+
+_GIVEN = 4
+_EVERY = 16
+"""Frames between two looks at which worlds have ended."""
+_FEWEST_ENDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first frames of a real episode, its whole length, and the controls as they would go on."""
+
+    frames: np.ndarray
+    """``uint8 [4, H, W, 3]``."""
+    poses: np.ndarray | None
+    controls: np.ndarray
+    """``float32 [EPISODE_FRAMES, M]``: what leads into each frame; zeros into the first."""
+    length: int
+    """Frames of the real episode, at most ``EPISODE_FRAMES``."""
+    seed: int
+
+
+def beginning_of(episode: EpisodeArrays, policy: Policy) -> Beginning | None:
+    """The beginning of a real episode; None where it is as short as what is given, or the policy must see."""
+    if len(episode) <= _GIVEN:
+        return None
+    controls = policy(episode.seed, EPISODE_FRAMES)
+    if controls is None:
+        return None
+    poses = None if episode.poses is None else episode.poses[:_GIVEN]
+    led = np.concatenate([np.zeros_like(controls[:1]), controls])[:EPISODE_FRAMES]
+    return Beginning(episode.frames[:_GIVEN], poses, led, min(len(episode), EPISODE_FRAMES), episode.seed)
+
+
+def check_lengths(begun: Sequence[Beginning], ended: int, count: int) -> None:
+    """Make sure that lengths can be compared.
+
+    Raises:
+        SourceError: hardly any of the episodes ended by itself, or nothing was begun.
+    """
+    if ended < min(_FEWEST_ENDS, count):
+        rule = "episodes must end by themselves for their lengths to be compared"
+        raise SourceError(rule, f"{ended} of {count} do", "compare lengths where the task can end")
+    if not begun:
+        rule = "the recording behaviour must play without seeing, to play on in imagined frames"
+        raise SourceError(rule, None, "compare lengths where it is blind")
+
+
+def imagined_lengths(
+    world: World, given: Sequence[Beginning], steps: int, seed: int
+) -> dict[str, np.ndarray]:
+    """``imagined`` and ``real`` lengths in frames, ``float64 [N]``; both count the given frames."""
+    frames = np.stack([one.frames for one in given])
+    controls = np.stack([one.controls for one in given])
+    n, known = len(given), [one.poses for one in given if one.poses is not None]
+    poses = np.stack(known) if known else np.tile(np.eye(4), (n, _GIVEN, 1, 1))
+    lengths, alive = np.full(n, EPISODE_FRAMES), np.arange(n)
+    with torch.inference_mode():
+        seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
+        memory = begin(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
+        for t in range(1, _GIVEN):
+            led = Controls(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
+            observe_frame(world.networks, memory, to_model(frames[:, t], world.device), led)
+        for t in range(_GIVEN, EPISODE_FRAMES):
+            blind = np.zeros(len(alive), bool)
+            led = Controls(controls[alive, t], np.tile(np.eye(4), (len(alive), 1, 1)), blind)
+            over = next_frame(world.networks, memory, led, steps, decode=False).terminated.cpu().numpy()
+            lengths[alive[over]] = np.minimum(lengths[alive[over]], t)
+            if (t % _EVERY) == 0:
+                left = np.flatnonzero(lengths[alive] == EPISODE_FRAMES)
+                if not len(left):
+                    break
+                memory, alive = memory.pick(left), alive[left]
+    return {"imagined": lengths.astype(np.float64), "real": np.array([one.length for one in given], float)}
+
+
+def length_figures(scores: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """Imagined over real: the mean length, and its 10, 50 and 90 % quantiles."""
+    imagined, real = scores["imagined"], scores["real"]
+
+    def ratio(of: Callable[[np.ndarray], float], text: str) -> Figure:
+        return figure(
+            pooled(lambda rows: of(imagined[rows]) / of(real[rows]), len(real)),
+            f"{text} length of imagined episodes over that of real ones, same first frames and controls, cut "
+            f"at {EPISODE_FRAMES} frames: {of(imagined):.0f} over {of(real):.0f}",
+            unit="ratio",
+            ceiling=1.0,
+        )
+
+    figures = {"episode_length_ratio": ratio(lambda lengths: float(lengths.mean()), "mean")}
+    for share in (10, 50, 90):
+        name = f"episode_length_ratio_p{share}"
+        figures[name] = ratio(lambda lengths, at=share: float(np.percentile(lengths, at)), f"{share} %")  # type: ignore[misc]
+    return figures
