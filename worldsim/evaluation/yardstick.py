@@ -160,8 +160,7 @@ def evaluate(
         for job, found in zip(parts.jobs, jobs, strict=True):
             parts.add(job.part, found)
     on_progress(1.0)
-    figures = _figures(world, scores, parts, how, failures)
-    scored = scores["copy"].size if scores else 0
+    figures, scored = _figures(world, scores, parts, how, failures), scores["copy"].size if scores else 0
     return Report(figures, recorded.seeds, scored, recorded.length, scores, parts, failures)
 
 
