@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.model.heads import two_hot
-from worldsim.model.recurrent import RecurrentGenerator
+from worldsim.model.heads import Heads, two_hot
 from worldsim.networks import TWIST, Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.vae import VaeTokenizer
@@ -42,30 +41,40 @@ class WindowDraw:
 
 
 class Latents:
-    """Posterior of every frame of a split, encoded once, in half precision."""
+    """Posterior of every frame of a split, in half precision; encoded once, when it is first asked for."""
 
     def __init__(self, tokenizer: VaeTokenizer, sequences: Sequences) -> None:
-        count, device = len(sequences.frames), sequences.frame.device
-        shape = (count, *tokenizer.latent_spec.shape)
-        self.mean, self.deviation = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
-        self.tokenizer = tokenizer
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE.get(device.type, 256)):
-                mean, log_variance = tokenizer.posterior(sequences.pixels(numbers))
-                self.mean[numbers] = mean.half()
-                self.deviation[numbers] = (log_variance / 2).exp().half()
+        self.tokenizer, self._sequences = tokenizer, sequences
+        self._encoded: tuple[Tensor, Tensor] | None = None
 
     def normalise(self) -> None:
         """Set the tokenizer's statistics by these latents."""
-        mean = self.mean.float()
-        spread = (mean.var(0) + self.deviation.float().square().mean(0)).sqrt()
+        mean, deviation = (part.float() for part in self._posterior())
+        spread = (mean.var(0) + deviation.square().mean(0)).sqrt()
         self.tokenizer.normalise_by(mean.mean(0), spread)
 
     def sample(self, frame: Tensor) -> Tensor:
         """Normalised samples, float32 [..., N, C], for frames of the numbers ``frame`` [...]."""
-        mean, deviation = self.mean[frame].float(), self.deviation[frame].float()
+        mean, deviation = (part[frame].float() for part in self._posterior())
         raw = mean + deviation * torch.randn_like(mean)
         return (raw - self.tokenizer.mean) / self.tokenizer.std
+
+    def _posterior(self) -> tuple[Tensor, Tensor]:
+        """Means and deviations of the raw latents, both half precision [frames, N, C]."""
+        if self._encoded is None:
+            self._encoded = self._encode()
+        return self._encoded
+
+    @torch.no_grad()
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        count, device = len(self._sequences.frames), self._sequences.frame.device
+        shape = (count, *self.tokenizer.latent_spec.shape)
+        means, deviations = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
+        with torch.autocast(device.type, torch.bfloat16):
+            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE.get(device.type, 256)):
+                mean, log_variance = self.tokenizer.posterior(self._sequences.pixels(numbers))
+                means[numbers], deviations[numbers] = mean.half(), (log_variance / 2).exp().half()
+        return means, deviations
 
 
 class LatentDynamicsObjective:
@@ -75,21 +84,18 @@ class LatentDynamicsObjective:
         assert isinstance(networks.tokenizer, VaeTokenizer)
         self._networks, self._sequences, self._draw = networks, sequences, draw
         self._tokenizer = networks.tokenizer
-        self._latents: Latents | None = None
+        self.latents = Latents(self._tokenizer, sequences)
 
     def start(self) -> None:
         """Normalise the latents; before the stage's first step."""
-        self._latents = Latents(self._tokenizer, self._sequences)
-        self._latents.normalise()
+        self.latents.normalise()
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        if self._latents is None:  # the stage was resumed
-            self._latents = Latents(self._tokenizer, self._sequences)
         networks, sequences, draw = self._networks, self._sequences, self._draw
         torch.manual_seed(int(rng.integers(2**62)))
         windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
         ends = sequences.ends[windows.arrivals]
-        latents = self._latents.sample(sequences.frame[windows.arrivals])
+        latents = self.latents.sample(sequences.frame[windows.arrivals])
         clip = LatentClip(
             latents=latents,
             prior_tokens=latents.new_zeros(*latents.shape[:3], self._tokenizer.prior_channels),
@@ -97,45 +103,32 @@ class LatentDynamicsObjective:
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
         )
         learnt = networks.sampler.loss(networks.generator, clip, rng)
-        outcome, told = self._outcome_loss(learnt.agent[:, 1:], windows, ends[:, 1:])
+        # Windows count by their importance: how often each was drawn leaves no trace in the probabilities.
+        weight = windows.valid[:, 1:] * windows.importance[:, None]
+        arrivals, agent = windows.arrivals[:, 1:], learnt.agent[:, 1:]
+        outcome, told = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
         return learnt.loss + outcome, {**learnt.logs, **told}
-
-    def outcomes(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        """Reward and end alone, over a generator that stands still: the objective of the outcome stage."""
-        if self._latents is None:
-            self._latents = Latents(self._tokenizer, self._sequences)
-        networks, sequences, draw = self._networks, self._sequences, self._draw
-        generator = networks.generator
-        assert isinstance(generator, RecurrentGenerator)
-        torch.manual_seed(int(rng.integers(2**62)))
-        windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
-        latents = self._latents.sample(sequences.frame[windows.arrivals])
-        with torch.no_grad():
-            features, _ = generator.clip(latents[:, :-1], self._condition(windows)[:, 1:])
-        ends = sequences.ends[windows.arrivals][:, 1:]
-        return self._outcome_loss(generator.agent(features), windows, ends)
 
     def _condition(self, windows: Windows) -> Tensor:
         """Conditions that lead into each frame [B, T, M]."""
         vector = self._sequences.controls[windows.arrivals]
         return self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
 
-    def _outcome_loss(self, agent: Tensor, windows: Windows, ends: Tensor) -> tuple[Tensor, Logs]:
-        """Loss of reward and end from the agent [B, T - 1, A] of all frames but the first.
 
-        Ends weigh ``HeadsConfig.end_weight`` times, which is taken out again at play, and windows count by
-        their importance: how often each was drawn leaves no trace in the probabilities.
-        """
-        heads = self._networks.heads
-        reward, going_on = heads.outcome_logits(agent, None)
-        weight = windows.valid[:, 1:] * windows.importance[:, None]
-        total = weight.sum().clamp(min=1)
-        target = two_hot(self._sequences.rewards[windows.arrivals[:, 1:]])
-        of_reward = -(target * reward.log_softmax(-1)).sum(-1)
-        end = ends.float()
-        of_end = F.binary_cross_entropy_with_logits(
-            going_on, 1 - end, weight=1 + (heads.config.end_weight - 1) * end, reduction="none"
-        )
-        of_reward, of_end = ((part * weight).sum() / total for part in (of_reward, of_end))
-        logs: Logs = {"end_loss": of_end.detach(), "reward_loss": of_reward.detach()}
-        return _REWARD_SHARE * of_reward + of_end, logs
+def outcome_loss(
+    heads: Heads, sequences: Sequences, arrivals: Tensor, agent: Tensor, weight: Tensor
+) -> tuple[Tensor, Logs]:
+    """Loss of reward and end on ``arrivals`` [...], from the agent [..., A]; each counts by ``weight`` [...].
+
+    Ends weigh ``HeadsConfig.end_weight`` times, which is taken out again at play.
+    """
+    reward, going_on = heads.outcome_logits(agent, None)
+    end, total = sequences.ends[arrivals].float(), weight.sum().clamp(min=1)
+    target = two_hot(sequences.rewards[arrivals])
+    of_reward = -(target * reward.log_softmax(-1)).sum(-1)
+    of_end = F.binary_cross_entropy_with_logits(
+        going_on, 1 - end, weight=1 + (heads.config.end_weight - 1) * end, reduction="none"
+    )
+    of_reward, of_end = ((part * weight).sum() / total for part in (of_reward, of_end))
+    logs: Logs = {"end_loss": of_end.detach(), "reward_loss": of_reward.detach()}
+    return _REWARD_SHARE * of_reward + of_end, logs

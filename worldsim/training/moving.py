@@ -16,9 +16,13 @@ from worldsim.networks import Networks, NetworksConfig
 from worldsim.sampling.remainder_flow import RemainderFlowConfig
 from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
+from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Rate, Stage
 from worldsim.training.vae_objective import VaeLoss, VaeObjective
+
+_OUTCOME_BATCH = 4096
+"""Arrivals in a step of the outcome stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +97,7 @@ def moving_stages(recipe: MovingRecipe, networks: Networks, clips: ClipStore, wa
     sequences = Sequences(clips, networks.device)
     draw = WindowDraw(batch=recipe.batch, length=recipe.length, ends=recipe.ends)
     dynamics = LatentDynamicsObjective(networks, sequences, draw)
+    outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
     learn = [weight for part in _learners(networks) for weight in part.parameters()]
     return [
         Stage(
@@ -108,7 +113,7 @@ def moving_stages(recipe: MovingRecipe, networks: Networks, clips: ClipStore, wa
             dynamics,
             None if warm else dynamics.start,
         ),
-        Stage("outcome", recipe.outcome_share, [_outcome_rate(networks, recipe.rate)], dynamics.outcomes),
+        Stage("outcome", recipe.outcome_share, [_outcome_rate(networks, recipe.rate)], outcome),
     ]
 
 

@@ -55,6 +55,8 @@ class Sequences:
         self.ends = torch.from_numpy(tracks.ends).to(device)
         """bool [A]"""
         self._first, self._last = tracks.first, tracks.last
+        self.is_first = tracks.first == np.arange(len(tracks.first))
+        """Arrivals that begin an episode, a NumPy array bool [A]."""
         self._ended, self._is_end = np.flatnonzero(tracks.ends), tracks.ends
 
     def __len__(self) -> int:

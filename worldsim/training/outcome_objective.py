@@ -1,0 +1,68 @@
+"""Learning reward and end over a generator that stands still.
+
+Features of every arrival are worked out once, episode by episode, with all of the episode's past behind
+them, as at play; what is left to learn is a small network over them. Ends are few: a generator that learns
+them with all else soon knows those of its data by heart.
+
+Shapes: R rows, N tokens, D features, E episodes, T arrivals of the longest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.model.recurrent import RecurrentGenerator
+from worldsim.networks import TWIST, Networks
+from worldsim.training.latent_dynamics_objective import Latents, outcome_loss
+from worldsim.training.sequences import Sequences
+from worldsim.training.stage import Logs
+
+_EPISODES = 16
+"""That are walked through at once."""
+
+
+class OutcomeObjective:
+    """The objective of the outcome stage; see the module's docstring."""
+
+    def __init__(self, networks: Networks, sequences: Sequences, latents: Latents, batch: int) -> None:
+        assert isinstance(networks.generator, RecurrentGenerator)
+        self._networks, self._generator, self._sequences = networks, networks.generator, sequences
+        self._latents, self._batch = latents, batch
+        self._features: Tensor | None = None
+        self._known = np.flatnonzero(~sequences.is_first)
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        if self._features is None:
+            torch.manual_seed(int(rng.integers(2**62)))
+            self._features = self._walk()
+        rows = torch.from_numpy(rng.choice(self._known, self._batch)).to(self._sequences.device)
+        agent = self._generator.agent(self._features[rows].float())
+        return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
+
+    @torch.no_grad()
+    def _walk(self) -> Tensor:
+        """Features that lead to each arrival, half precision [A, N, D]; zeros at an episode's first."""
+        sequences, generator = self._sequences, self._generator
+        shape = (len(sequences), generator.tokens, generator.config.width)
+        features = torch.zeros(shape, dtype=torch.half, device=sequences.device)
+        firsts = np.flatnonzero(sequences.is_first)
+        lengths = np.diff(np.append(firsts, len(sequences)))
+        order = np.argsort(lengths)
+        with torch.autocast(sequences.device.type, torch.bfloat16):
+            for some in np.array_split(order, -(-len(order) // _EPISODES)):
+                self._walk_through(firsts[some], lengths[some], features)
+        return features
+
+    def _walk_through(self, firsts: np.ndarray, lengths: np.ndarray, features: Tensor) -> None:
+        """Fill in the features of episodes that begin at the arrivals ``firsts`` [E]."""
+        steps = np.arange(int(lengths.max()))
+        valid = torch.from_numpy(steps < lengths[:, None])
+        arrivals = torch.from_numpy(np.minimum(firsts[:, None] + steps, (firsts + lengths - 1)[:, None]))
+        arrivals, valid = arrivals.to(features.device), valid.to(features.device)
+        latents = self._latents.sample(self._sequences.frame[arrivals])
+        vector = self._sequences.controls[arrivals]
+        condition = self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
+        made, _ = self._generator.clip(latents[:, :-1], condition[:, 1:])
+        features[arrivals[:, 1:][valid[:, 1:]]] = made[valid[:, 1:]].half()
