@@ -8,11 +8,11 @@ Shapes: N trajectories, F frames, K kinds, S scored frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from worldsim.evaluation.figure import Figure, figure, pooled
+from worldsim.evaluation.figure import Estimate, Figure, figure, pooled
 
 __all__ = ["HORIZONS", "LATE", "OBJECT_FRAMES", "count_pixels", "object_figures"]
 
@@ -38,9 +38,11 @@ def count_pixels(told: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def object_figures(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, Figure]:
     """Recall and precision at each horizon and the late amount, of all kinds (their mean) and of each.
 
-    ``scores``: ``true.objects``, ``still.objects``, ``real.objects`` [N, F, K, 4] and ``again<i>.objects`` of
-    the imagined frames, the last given frame, the true frames as the detector sees them, and further draws;
-    ``objects.tokenizer`` [N, S, K, 4]. Kinds that were never seen are left out.
+    A share is that of each trajectory's pixels, then the mean over trajectories: a ball that fills the view
+    counts no more than one that is far. ``scores``: ``true.objects``, ``still.objects``, ``real.objects``
+    [N, F, K, 4] and ``again<i>.objects`` of the imagined frames, the last given frame, the true frames as the
+    detector sees them, and further draws; ``objects.tokenizer`` [N, S, K, 4]. Kinds that were never seen are
+    left out.
     """
     real = scores["real.objects"]
     seen = [i for i, _ in enumerate(kinds) if real[:, :, i, _TRUE].any()]
@@ -61,54 +63,51 @@ def object_figures(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> 
 def _at(
     scores: Mapping[str, np.ndarray], prefix: str, what: str, chosen: list[int], horizon: int
 ) -> dict[str, Figure]:
+    names = ["true.objects", *(name for name in sorted(scores) if _is_again(name))]
+    draws = np.stack([scores[name][:, horizon - 1][:, chosen] for name in names])  # [D, N, K, 4]
+    still, real = (scores[f"{key}.objects"][None, :, horizon - 1][:, :, chosen] for key in ("still", "real"))
     figures = {}
     for name, part, whole, text in (
         ("recall", _HIT, _TRUE, "true object pixels that are imagined"),
         ("precision", _RIGHT, _TOLD, "imagined object pixels that are true"),
     ):
-        share = {
-            key: _share(scores[f"{key}.objects"][:, horizon - 1][:, chosen], part, whole)
-            for key in ("true", "still", "real")
-        }
-        count = len(scores["true.objects"])
-        everyone = np.arange(count)
-        if not np.isfinite(share["true"](everyone)):
-            continue  # nothing to be found, or nothing imagined
-        figures[f"{prefix}_{name}@{horizon}"] = figure(
-            pooled(share["true"], count),
-            f"{text} after {horizon} frames, within a pixel ({what}); floor: the last given frame; ceiling: "
-            "the detector on true frames",
+        share = _shares(draws, part, whole)
+        if np.isfinite(share).any():
+            figures[f"{prefix}_{name}@{horizon}"] = figure(
+                _estimate(share),
+                f"{text} after {horizon} frames, within a pixel ({what}), mean of {len(draws)} draws; floor: "
+                "the last given frame; ceiling: the detector on true frames",
+                unit="share",
+                floor=_known(_shares(still, part, whole)),
+                ceiling=_known(_shares(real, part, whole)),
+            )
+    recall = f"{prefix}_recall@{horizon}"
+    if prefix == "object" and recall in figures and len(draws) > 1:
+        best = np.fmax.reduce(_shares(draws, _HIT, _TRUE), axis=0)[None]
+        figures[f"object_recall_best@{horizon}"] = figure(
+            _estimate(best),
+            f"{recall} of the best of {len(draws)} draws for each trajectory and kind ({what}); floor: "
+            "of the mean draw",
             unit="share",
-            floor=_known(share["still"](everyone)),
-            ceiling=_known(share["real"](everyone)),
+            floor=figures[recall].value,
+            ceiling=figures[recall].ceiling,
         )
-    if prefix == "object" and figures and "again1.objects" in scores:
-        figures[f"object_recall_best@{horizon}"] = _best(scores, what, chosen, horizon)
     return figures
-
-
-def _best(scores: Mapping[str, np.ndarray], what: str, chosen: list[int], horizon: int) -> Figure:
-    """Recall of the best of several draws of each trajectory."""
-    draws = [scores["true.objects"], *(scores[name] for name in sorted(scores) if _is_again(name))]
-    at = np.stack([draw[:, horizon - 1][:, chosen] for draw in draws])  # [D, N, K, 4]
-    recall = (at[..., _HIT] / np.maximum(at[..., _TRUE], 1)).mean(-1)
-    best = np.take_along_axis(at, recall.argmax(0)[None, :, None, None], 0)[0]
-    real = _share(scores["real.objects"][:, horizon - 1][:, chosen], _HIT, _TRUE)
-    return figure(
-        pooled(_share(best, _HIT, _TRUE), len(best)),
-        f"object_recall@{horizon} of the best of {len(draws)} draws of each trajectory ({what})",
-        unit="share",
-        ceiling=_known(real(np.arange(len(best)))),
-    )
 
 
 def _late(scores: Mapping[str, np.ndarray], what: str, chosen: list[int]) -> Figure:
     late = {key: scores[f"{key}.objects"][:, LATE][:, :, chosen] for key in ("true", "real")}
     told, real = late["true"][..., _TOLD].sum(1), late["real"][..., _TOLD].sum(1)
+
+    def ratio(rows: np.ndarray) -> float:
+        above, below = told[rows].sum(0), real[rows].sum(0)
+        there = below > 0
+        return float((above[there] / below[there]).mean()) if there.any() else float("nan")
+
     return figure(
-        pooled(lambda rows: _mean(told[rows].sum(0), real[rows].sum(0)), len(told)),
+        pooled(ratio, len(told)),
         f"object pixels in imagined frames 17 to 32 over those that the detector finds in the true ones "
-        f"({what}); none: 0; the engine itself: 1",
+        f"({what}), large objects count more; none: 0; the engine itself: 1",
         unit="ratio",
         floor=0.0,
         ceiling=1.0,
@@ -119,31 +118,35 @@ def _encoded(scores: Mapping[str, np.ndarray], seen: list[int]) -> dict[str, Fig
     """The same of true frames that were encoded and decoded."""
     if "objects.tokenizer" not in scores:
         return {}
-    counts = scores["objects.tokenizer"][:, :, seen].sum(1)
+    counts = np.moveaxis(scores["objects.tokenizer"][:, :, seen], 1, 0)  # [S, N, K, 4]
+    shares = {"recall": _shares(counts, _HIT, _TRUE), "precision": _shares(counts, _RIGHT, _TOLD)}
     return {
         f"tokenizer_object_{name}": figure(
-            pooled(_share(counts, part, whole), len(counts)),
-            f"object_{name} of true frames, encoded and decoded",
-            unit="share",
+            _estimate(share), f"object_{name} of true frames, encoded and decoded", unit="share"
         )
-        for name, part, whole in (("recall", _HIT, _TRUE), ("precision", _RIGHT, _TOLD))
-        if counts[..., whole].any()
+        for name, share in shares.items()
+        if np.isfinite(share).any()
     }
 
 
-def _share(counts: np.ndarray, part: int, whole: int) -> Callable[[np.ndarray], float]:
-    """Of some rows of counts [N, K, 4] the share of one count in another, the mean over kinds."""
-    return lambda rows: _mean(counts[rows][..., part].sum(0), counts[rows][..., whole].sum(0))
+def _shares(counts: np.ndarray, part: int, whole: int) -> np.ndarray:
+    """Shares ``float64 [D, N, K]`` of one count in another, of counts [D, N, K, 4]; NaN of nothing."""
+    return np.where(counts[..., whole] > 0, counts[..., part] / np.maximum(counts[..., whole], 1), np.nan)
 
 
-def _mean(parts: np.ndarray, wholes: np.ndarray) -> float:
-    """Mean ratio over the kinds that there are; NaN where there is none."""
-    there = wholes > 0
-    return float((parts[there] / wholes[there]).mean()) if there.any() else float("nan")
+def _mean(shares: np.ndarray) -> float:
+    """Mean over draws and trajectories, then over the kinds that there are; NaN where there is none."""
+    kinds = [row[np.isfinite(row)] for row in np.moveaxis(shares, -1, 0)]
+    means = [row.mean() for row in kinds if len(row)]
+    return float(np.mean(means)) if means else float("nan")
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _estimate(shares: np.ndarray) -> Estimate:
+    return pooled(lambda rows: _mean(shares[:, rows]), shares.shape[1])
+
+
+def _known(shares: np.ndarray) -> float | None:
+    return _mean(shares) if np.isfinite(shares).any() else None
 
 
 def _is_again(name: str) -> bool:
