@@ -31,18 +31,20 @@ class House:
     def visit(self, secret: bytes | None, server: str | None = None, wait_ms: int = WAIT_MS) -> str | None:
         """Knock with a key and say hello; the key that the house saw, or None if the door stayed shut."""
         client = self.context.socket(zmq.DEALER)
-        client.linger = 0
+        client.linger, client.sndtimeo = 0, wait_ms  # a door that is shut already takes no message
         if secret is not None:
             client.curve_serverkey = (server or self.keys.public).encode()
             client.curve_secretkey, client.curve_publickey = secret, zmq.curve_public(secret)
         client.connect(self.sockets.address)
-        client.send_multipart([b"hello", b"x" * 100_000])
         try:
+            client.send_multipart([b"hello", b"x" * 100_000])
             if not client.poll(wait_ms):
                 return None
             key, said, size = client.recv_multipart()
             assert (said, size) == (b"hello", b"100000")
             return key.decode()
+        except zmq.Again:
+            return None
         finally:
             client.close()
 
