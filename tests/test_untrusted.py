@@ -114,7 +114,8 @@ def test_bent_worlds_are_refused_or_run(tmp_path: Path, kind: str) -> None:
             continue
         if world.starts:
             session = world.engine(1, steps=1).open(1, start=0)
-            assert np.isfinite(session.step(Control()).drift)
+            drift = session.step(Control()).drift
+            assert drift is None or np.isfinite(drift)  # without poses there is none
     assert refused > 50
 
 

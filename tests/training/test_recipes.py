@@ -23,11 +23,12 @@ from worldsim.training.starts import choose_starts
 def test_recipes_grow() -> None:
     spec = dataclasses.replace(room_spec(), name="elsewhere")
     with torch.device("meta"):
-        planned = [Networks(plan_networks(recipe_of(name), spec, None), spec) for name in RECIPES]
-    sizes = [networks.parameter_count() for networks in planned]
-    assert sizes == sorted(sizes)
-    assert 1e6 < sizes[0] < 8e6
-    assert sizes[-1] > 5e7
+        planned = {name: Networks(plan_networks(recipe_of(name), spec, None), spec) for name in RECIPES}
+    sizes = {name: networks.parameter_count() for name, networks in planned.items()}
+    assert 1e6 < sizes["small"] < sizes["base"] < sizes["large"]
+    assert sizes["small"] < 8e6
+    assert sizes["large"] > 5e7
+    assert 5e6 < sizes["moving"] < sizes["moving-gpu"] < 2e7  # which shall fit 40 MB
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
