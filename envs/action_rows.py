@@ -43,6 +43,9 @@ class ActionRows:
             if not isinstance(self.actions, DictActions):
                 return Controls(self.unchecked(actions))
             actions = actions.cpu()
+        numbers = self._numbers(actions)
+        if numbers is not None:
+            return Controls(self._table[numbers])
         rows = _rows(actions)
         if len(rows) != self.count:
             raise ControlError(f"there must be an action for each of {self.count} episodes", len(rows))
@@ -67,6 +70,17 @@ class ActionRows:
         else:
             vector[:, :keys] = (actions != 0).float()
         return vector
+
+    def _numbers(self, actions: Any) -> Tensor | None:
+        """Discrete actions on the host that are all allowed; None: they must be looked at one by one."""
+        if self.actions.kind != "discrete" or self.device.type != "cpu":
+            return None
+        numbers = np.asarray(actions)
+        if numbers.shape != (self.count,) or numbers.dtype.kind not in "iu":
+            return None
+        if numbers.min() < 0 or numbers.max() >= len(self._table):
+            return None
+        return torch.from_numpy(numbers.astype(np.int64))
 
     def _checked(self, controls: list[Control]) -> Controls:
         space = self.actions.controls

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from worldsim.engine.openings import check_temperature
 from worldsim.engine.world import load
 from worldsim.envs.actions import Actions, make_actions
 from worldsim.envs.referee import Referees
@@ -18,13 +19,18 @@ from worldsim.envs.starts import Starts, StartStates
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from worldsim.engine.batch import Batch
+    from worldsim.engine.batch_step import BatchStep
     from worldsim.engine.engine import Engine
     from worldsim.engine.session import Session
     from worldsim.engine.step import Step
     from worldsim.engine.world import World
 
-__all__ = ["Dream", "draw_seed", "info_of"]
+__all__ = ["OBSERVATIONS", "Dream", "draw_seed", "info_of"]
+
+OBSERVATIONS = ("pixels", "latent")
 
 
 class Dream:
@@ -39,6 +45,9 @@ class Dream:
         drift_limit: truncate an episode once its drift passes this; None never does.
         referee: who gives rewards and ends episodes; see ``worldsim.envs.referee.Referees``.
         starts: where episodes begin that are not told; see ``worldsim.envs.starts.StartStates``.
+        temperature: factor of all the world's chance, in [0, 10]; see ``Engine.open``.
+        observation: "pixels", or "latent": the frame's code, flattened, then the agent's features; then no
+            frame is decoded. A server's worlds know only pixels at temperature 1.
     """
 
     def __init__(
@@ -52,19 +61,42 @@ class Dream:
         drift_limit: float | None,
         referee: Any = None,
         starts: Starts = None,
+        temperature: float = 1.0,
+        observation: str = "pixels",
     ) -> None:
+        if observation not in OBSERVATIONS:
+            raise ConfigError(f"observation must be one of {list(OBSERVATIONS)}", observation)
         if drift_limit is not None and not drift_limit > 0:
             raise ConfigError("drift_limit must be above 0", drift_limit, "pass None for no limit")
         self.world = load(os.fspath(world), device) if isinstance(world, str | os.PathLike) else world
         if drift_limit is not None and not self.world.spec.has_pose:
             rule = "drift_limit needs a world with poses: without them nothing tells drift"
             raise ConfigError(rule, drift_limit, "leave drift_limit out")
+        if not hasattr(self.world, "batch") and (observation, temperature) != ("pixels", 1.0):
+            rule = "a world that is dreamt elsewhere gives pixels at temperature 1"
+            raise ConfigError(rule, (observation, temperature), "load the world here")
+        self.temperature, self.observation = check_temperature(temperature), observation
         self._slots, self._steps = slots, steps
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
-        self.observation_space = spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
         self.referees = Referees(referee, slots)
         self.starts = StartStates(starts, len(self.world.starts))
         self.drift_limit = drift_limit
+
+    @cached_property
+    def observation_space(self) -> spaces.Box:
+        """Frames, uint8 [H, W, 3], or float32 [tokens C + A] without bounds."""
+        if self.observation == "pixels":
+            return spaces.Box(0, 255, (*self.world.spec.size, 3), np.uint8)
+        tokens, channels = self.world.networks.tokenizer.latent_spec.shape
+        length = tokens * channels + self.world.networks.generator.width
+        return spaces.Box(-np.inf, np.inf, (length,), np.float32)
+
+    def seen(self, step: BatchStep) -> Tensor:
+        """The observations in a step, [N, ...]."""
+        if self.observation == "pixels":
+            return step.frame
+        assert step.features is not None, "the engine is here"
+        return step.features
 
     @cached_property
     def engine(self) -> Engine:
@@ -75,7 +107,10 @@ class Dream:
     def batch(self) -> Batch | SessionBatch:
         """What dreams episodes that are stepped together."""
         if hasattr(self.world, "batch"):
-            return self.world.batch(self._slots, steps=self._steps)
+            decode = self.observation == "pixels"
+            return self.world.batch(
+                self._slots, steps=self._steps, temperature=self.temperature, decode=decode
+            )
         return SessionBatch(self.engine, self._slots, self.world.spec.control_space)
 
     @property
@@ -85,7 +120,9 @@ class Dream:
 
     def open(self, slot: int, seed: int, start: Start) -> Session:
         """Begin an episode in ``slot``; its ``last`` step is what is seen before the first one."""
-        session = self.engine.open(seed=seed, start=self.start(seed) if start is None else start)
+        place = self.start(seed) if start is None else start
+        hot = {} if self.temperature == 1 else {"temperature": self.temperature}  # a server's know none
+        session = self.engine.open(seed=seed, start=place, **hot)
         try:
             self.referees.begin(slot, session.last)
         except BaseException:

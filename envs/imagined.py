@@ -41,6 +41,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         drift_limit: truncate an episode once ``drift`` passes this; None never does.
         referee: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
             memory; see ``worldsim.envs.referee.Referees``.
+        temperature: factor of all the world's chance, in [0, 10]: 1 as trained, 0 leaves nothing to chance.
         starts: where episodes begin unless ``reset`` is told: numbers of the world's starts, weights by
             number, or a callable of a generator; see ``worldsim.envs.starts.StartStates``. None: any of them.
 
@@ -64,6 +65,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         drift_limit: float | None = None,
         referee: Any = None,
         starts: Starts = None,
+        temperature: float = 1.0,
     ) -> None:
         EzPickle.__init__(
             self,
@@ -75,6 +77,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             drift_limit=drift_limit,
             referee=referee,
             starts=starts,
+            temperature=temperature,
         )
         modes = type(self).metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
@@ -88,6 +91,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             drift_limit=drift_limit,
             referee=referee,
             starts=starts,
+            temperature=temperature,
         )
         self.metadata = {**type(self).metadata, "render_fps": self.dream.fps}
         self.render_mode = render_mode

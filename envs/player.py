@@ -11,7 +11,7 @@ from worldsim.envs.behaviours import Mixture
 from worldsim.envs.floor_plan import FloorPlan
 from worldsim.envs.sources import Observation, Source, make_source
 
-__all__ = ["MixturePlayer"]
+__all__ = ["MixturePlayer", "episode_of"]
 
 
 class MixturePlayer:
@@ -45,7 +45,7 @@ class MixturePlayer:
             control = mixture.act(seen[-1])
             controls.append(self.spec.control_space.vector(control))
             seen.append(self.source.step(control))
-        return _episode(seen, np.stack(controls), seed)
+        return episode_of(seen, np.stack(controls), seed)
 
     def blind_controls(self, seed: int, frames: int) -> np.ndarray | None:
         """The controls ``float32 [F, M]`` of an episode as they would go on if it did not end.
@@ -77,7 +77,7 @@ class MixturePlayer:
         return Mixture(self.spec.control_space, self.plan(first), rng, field_of_view)
 
 
-def _episode(seen: list[Observation], controls: np.ndarray, seed: int) -> EpisodeArrays:
+def episode_of(seen: list[Observation], controls: np.ndarray, seed: int) -> EpisodeArrays:
     """T controls and T + 1 observations as T rows; of the last observation only its flags are kept."""
     rows, ends = seen[:-1], seen[1:]
     truncated = np.array([end.truncated for end in ends])

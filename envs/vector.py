@@ -39,9 +39,10 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     """``num_envs`` episodes of one world, stepped as one batch.
 
     All that is returned is a tensor on the world's device, with the episodes first: observations uint8
-    [N, H, W, 3], rewards float32 [N], terminations and truncations bool [N], and every entry of ``info`` as
-    in ``ImaginedEnv``, with a mask ``_name`` bool [N] of the episodes that it is about. Actions may be
-    tensors or NumPy arrays. For NumPy throughout, wrap it in ``NumpyVectorEnv``.
+    [N, H, W, 3] (or float32 [N, L], of what is behind them), rewards float32 [N], terminations and
+    truncations bool [N], and every entry of ``info`` as in ``ImaginedEnv``, with a mask ``_name`` bool [N] of
+    the episodes that it is about. Actions may be tensors or NumPy arrays. For NumPy throughout, wrap it in
+    ``NumpyVectorEnv``.
 
     With ``AutoresetMode.SAME_STEP`` an episode that ends begins anew in the same step; then ``info`` has
     ``final_obs`` [N, H, W, 3] and ``final_info`` with what the step itself led to, masked by ``_final_obs``
@@ -58,7 +59,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     Args:
         num_envs: number of episodes.
-        world, actions, steps, device, drift_limit, starts: as in ``ImaginedEnv``.
+        world, actions, steps, device, drift_limit, starts, temperature: as in ``ImaginedEnv``.
+        observation: "pixels", or "latent": float32 [tokens x C + A], the frame's code, flattened, then the
+            agent's features. No frame is decoded then, which is much faster; ``render`` has none to show.
         referee: as there, or a ``referee.Together`` that rules on all episodes at once.
         render_mode: None or "rgb_array".
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
@@ -87,6 +90,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         drift_limit: float | None = None,
         referee: Any = None,
         starts: Starts = None,
+        temperature: float = 1.0,
+        observation: str = "pixels",
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str | None = None,
     ) -> None:
@@ -94,6 +99,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             raise ConfigError("num_envs must be at least 1", num_envs)
         if render_mode not in (None, "rgb_array"):
             raise ConfigError("a vector's render_mode must be None or 'rgb_array'", render_mode)
+        if render_mode and observation != "pixels":
+            raise ConfigError("rendering needs observations of pixels", observation, "leave render_mode out")
         self._may_choose = autoreset_mode is None
         self.autoreset_mode = _autoreset(autoreset_mode or AutoresetMode.NEXT_STEP)
         self._together = referee if isinstance(referee, Together) else None
@@ -106,6 +113,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             drift_limit=drift_limit,
             referee=None if self._together else referee,
             starts=starts,
+            temperature=temperature,
+            observation=observation,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -224,7 +233,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         if not self._renew(over):
             return self._seen(everyone)
         observations, info = self._seen(everyone)
-        info |= {"final_obs": arrived.frame, "_final_obs": over}
+        info |= {"final_obs": self.dream.seen(arrived), "_final_obs": over}
         info |= {"final_info": _info(arrived, over), "_final_info": over}
         return observations, info
 
@@ -319,7 +328,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _seen(self, mask: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What is seen now, the caller's own, and the info about the episodes in ``mask``."""
         now = self.batch.now
-        return now.frame.clone(), _info(now, mask)
+        return self.dream.seen(now).clone(), _info(now, mask)
 
 
 def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: ``worldsim record | train | eval | judge | baseline | play | serve | keys | bench``.
+"""The command line: ``worldsim record | train | eval | play | dream-train | serve`` and others.
 
 A thin dispatcher: each command's own module reads the rest of the line and is imported only when called. So
 ``worldsim --help`` answers at once, and a user's mistake is one line, not a traceback.
@@ -23,6 +23,8 @@ _COMMANDS = {
     "judge": ("worldsim.evaluation.judge_training", "train what reads motion and keys from frames, for eval"),
     "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or a PredRNN to be better than"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
+    "dream-train": ("worldsim.agents.dreamer.command", "learn to play in a dream, then play the real game"),
+    "score": ("worldsim.agents.dreamer.score", "count how long an agent lives in the real game"),
     "serve": ("worldsim.bridge.serve", "let other programs step a world, over ZeroMQ"),
     "keys": ("worldsim.bridge.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),

@@ -17,6 +17,7 @@ from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
 from worldsim.door import leave
 from worldsim.envs.episode_statistics import EpisodeStatistics
+from worldsim.envs.held_actions import HeldActions
 
 __all__ = ["Policy", "Settings", "main", "train"]
 
@@ -94,7 +95,7 @@ def train(
 
 @torch.no_grad()
 def collect(
-    envs: EpisodeStatistics, policy: Policy, frames: Tensor, settings: Settings
+    envs: EpisodeStatistics | HeldActions, policy: nn.Module, frames: Tensor, settings: Settings
 ) -> tuple[Rollout, Tensor, list[float]]:
     """Act for one rollout: it, the frames that it leads to, and the returns of the episodes that ended."""
     rollout = Rollout.empty(settings.rollout, frames)
@@ -126,7 +127,11 @@ def estimate_advantages(rollout: Rollout, next_values: Tensor, settings: Setting
 
 
 def improve(
-    policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, advantages: Tensor, settings: Settings
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    advantages: Tensor,
+    settings: Settings,
 ) -> float:
     """Some epochs of clipped policy gradient over the rollout; the last loss."""
     batch = [x.flatten(0, 1) for x in (rollout.frames, rollout.actions, rollout.log_probs)]
@@ -144,7 +149,7 @@ def improve(
 
 
 def ppo_loss(
-    policy: Policy,
+    policy: nn.Module,
     settings: Settings,
     frames: Tensor,
     actions: Tensor,

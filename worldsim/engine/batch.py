@@ -19,9 +19,10 @@ from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.graphs import Work, recorded
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.loaded import LoadedWorld
-from worldsim.engine.openings import Openings, fitting
+from worldsim.engine.openings import Openings, check_temperature, fitting
 from worldsim.engine.stepper import Stepper
 from worldsim.errors import EngineError
+from worldsim.pixels import to_model
 from worldsim.sampling.lead import Controls, Lead
 from worldsim.sampling.protocol import check_steps
 from worldsim.sampling.world_state import WorldState, blank
@@ -34,19 +35,32 @@ class Batch:
     bit. All that is returned is new: later steps leave it alone.
     """
 
-    def __init__(self, world: LoadedWorld, count: int, context: int | None, steps: int) -> None:
+    def __init__(
+        self,
+        world: LoadedWorld,
+        count: int,
+        context: int | None,
+        steps: int,
+        temperature: float = 1.0,
+        decode: bool = True,
+    ) -> None:
         if count < 1:
             raise EngineError("a batch must have at least one world", count)
         self.world, self.count = world, count
+        self.temperature, self.decode = check_temperature(temperature), decode
         self.context = fitting(world, context)
         self.steps = check_steps(world.networks.sampler, steps)
-        spec = world.spec
-        self.now = BatchStep.empty(count, spec.size, world.networks.has_poses, world.device)
+        size, networks = world.spec.size if decode else (0, 0), world.networks
+        tokens, channels = networks.tokenizer.latent_spec.shape
+        features = tokens * channels + networks.generator.width
+        self.now = BatchStep.empty(count, size, networks.has_poses, features, world.device)
         """What every world shows now."""
         self._state = blank(world.networks, count, self.context)
         self._stepper = Stepper(world.networks, self._state)
         self._openings = Openings(world, self.context)
-        self._lanes = Lanes(world.device, world.spec.size, world.invariance)
+        self._lanes = Lanes(
+            world.device, world.spec.size, world.invariance, None if decode else _together(count)
+        )
         self._bank: tuple[WorldState, BatchStep] | None = None
         self._steppers: dict[bool, Work] = {}
 
@@ -68,7 +82,7 @@ class Batch:
         begun: list[BatchStep] = []
         for row, seed, (number, context) in zip(rows, seeds, found, strict=True):
             with torch.inference_mode():
-                state, seen = self._openings.take_in(number, context, seed)
+                state, seen = self._take_in(number, context, seed)
                 self._state.put(slice(row, row + 1), state)
             begun.append(seen)
         numbers = torch.tensor(list(rows), dtype=torch.int64, device=self.world.device)
@@ -99,12 +113,39 @@ class Batch:
         self.now = self._captured(lead) if self.world.device.type == "cuda" else self._work(lead)
         return self.now
 
+    def observe(self, frames: np.ndarray, controls: Controls) -> BatchStep:
+        """Take real frames, uint8 [N, H, W, 3], as the next ones of all worlds; see ``Session.anchor``.
+
+        Raises:
+            EngineError: frames of another shape or type, or of a world that needs their poses.
+        """
+        if self.world.networks.has_poses:
+            rule = "frames of worlds learnt with poses must be taken in one by one"
+            raise EngineError(rule, self.world.name, "use Session.anchor")
+        if frames.shape != (shape := (self.count, *self.world.spec.size, 3)) or frames.dtype != np.uint8:
+            raise EngineError(f"frames must be uint8 {list(shape)}", f"{frames.dtype} {list(frames.shape)}")
+        everyone = slice(0, self.count)
+        with torch.inference_mode():
+            given, part = to_model(frames, self.world.device), self._state.over(everyone)
+            lead = controls.on(self.world.device)
+            self.now = self._fitting(self._stepper.observe(everyone, given, lead, part))
+        return self.now
+
+    def _take_in(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
+        state, seen = self._openings.take_in(number, context, seed)
+        state.temperature = torch.full_like(state.temperature, self.temperature)
+        return state, self._fitting(seen)
+
+    def _fitting(self, seen: BatchStep) -> BatchStep:
+        """The same without frames where they are not wanted."""
+        return seen if self.decode else replace(seen, frame=seen.frame[:, :0, :0])
+
     def _work(self, lead: Lead, rows: Tensor | None = None) -> BatchStep:
         """Step all worlds, a few in each lane."""
 
         def work(rows: np.ndarray) -> BatchStep:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            return self._stepper.step(part, lead.pick(part), self.steps)
+            return self._stepper.step(part, lead.pick(part), self.steps, self.decode)
 
         return BatchStep.cat([step for _, step in self._lanes.run(self.count, work)])
 
@@ -124,7 +165,12 @@ class Batch:
         state, seen = blank(self.world.networks, count, self.context), []
         for number in range(count):
             with torch.inference_mode():
-                first, shown = self._openings.take_in(*self._openings.find(0, number), 0)
+                first, shown = self._take_in(*self._openings.find(0, number), 0)
                 state.put(slice(number, number + 1), first)
             seen.append(shown)
         return state, BatchStep.cat(seen)
+
+
+def _together(count: int) -> int:
+    """Rows of a core where all cores share ``count``."""
+    return -(-count // torch.get_num_threads())

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from worldsim.sampling.imagine import Imagined
     from worldsim.sampling.world_state import WorldState
 
-_SHOWN = ("frame", "pose_given", "reward", "terminated", "drift", "known", "index", "seed", "pose")
+_SHOWN = (
+    "frame", "pose_given", "reward", "terminated", "drift", "known", "index", "seed", "pose", "features",
+    "end_chance",
+)  # fmt: skip
 """What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""
+_UNTOLD = ("features", "end_chance")
+"""What single steps do not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,11 @@ class BatchStep:
     """int64 [N], of the bits of an unsigned number."""
     pose: Tensor | None = None
     """Camera-to-world, float64 [N, 4, 4], metres; None where the source has no poses."""
+    features: Tensor | None = None
+    """The frames' codes, flattened, then the agent's features, float32 [N, tokens C + A]; None where the
+    engine is elsewhere."""
+    end_chance: Tensor | None = None
+    """Probability that the episode ended here, as learnt, float32 [N]; None as ``features``."""
     steps: int = 0
     """Denoising passes taken, K; 0 where worlds have begun since."""
     latent: Tensor | None = None
@@ -78,13 +88,15 @@ class BatchStep:
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
+            features=_features(imagined.latent, state),
+            end_chance=1 - imagined.going_on.float(),
             steps=steps,
             latent=imagined.latent.float(),
         )
 
     @staticmethod
     def first(
-        frame: np.ndarray, state: WorldState, given: bool, drift: Tensor, known: Tensor, posed: bool
+        frame: np.ndarray, state: WorldState, given: bool, newest: Imagined, known: Tensor, posed: bool
     ) -> BatchStep:
         """The answer of one world that has just begun.
 
@@ -92,11 +104,11 @@ class BatchStep:
             frame: the newest given one, uint8 [H, W, 3].
             state: the world's.
             given: it came with its pose.
-            drift: of it [1], where the pose is ``known``, bool [1].
+            newest: what taking the frame in gave; its drift counts where the pose is ``known``, bool [1].
             known: the pose is one that the world knows.
             posed: the source has poses.
         """
-        one, told = torch.ones_like(state.indices), drift.double().masked_fill(~known, 1.0)
+        one, told = torch.ones_like(state.indices), newest.drift.double().masked_fill(~known, 1.0)
         return BatchStep(
             frame=torch.from_numpy(frame[None].copy()).to(state.indices.device),
             pose_given=one > 0 if given else one < 0,
@@ -107,6 +119,8 @@ class BatchStep:
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
+            features=_features(newest.latent, state),
+            end_chance=torch.zeros_like(state.doubt),
         )
 
     @staticmethod
@@ -120,8 +134,10 @@ class BatchStep:
         return replace(parts[0], single=None, **told)
 
     @staticmethod
-    def empty(count: int, size: tuple[int, int], poses: bool, device: torch.device) -> BatchStep:
-        """Room for ``count`` rows; what they hold means nothing."""
+    def empty(
+        count: int, size: tuple[int, int], poses: bool, features: int, device: torch.device
+    ) -> BatchStep:
+        """Room for ``count`` rows with so many features; what they hold means nothing."""
         new = partial(torch.empty, device=device)
         return BatchStep(
             frame=new(count, *size, 3, dtype=torch.uint8),
@@ -133,11 +149,13 @@ class BatchStep:
             known=new(count, dtype=torch.bool),
             index=new(count, dtype=torch.int64),
             seed=new(count, dtype=torch.int64),
+            features=new(count, features),
+            end_chance=new(count),
         )
 
     def write(self, rows: Rows, other: BatchStep) -> None:
         """Overwrite what some rows show with those of ``other``."""
-        for mine, theirs in zip(self._shown(), other._shown(), strict=True):
+        for mine, theirs in zip(self._shown().values(), other._shown().values(), strict=True):
             mine[rows] = theirs
 
     def put(self, rows: Rows, other: BatchStep) -> BatchStep:
@@ -164,7 +182,8 @@ class BatchStep:
         """The same as single steps on the host, which waits for the device."""
         if self.single is not None:
             return list(self.single)
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = [field.name for field in fields(self) if field.name not in _UNTOLD]
+        told = {name: getattr(self, name) for name in names}
         # Apart from what comes and goes: histories keep it, and it would break the heap up.
         tensors = {name: part for name, part in told.items() if isinstance(part, Tensor)}
         host = {name: pool.copied(part.cpu()).numpy() for name, part in tensors.items()}
@@ -184,14 +203,18 @@ class BatchStep:
             known=bool(host["known"][i]),
         )
 
-    def _shown(self) -> list[Tensor]:
-        parts = [getattr(self, name) for name in _SHOWN]
-        return [part for part in parts if part is not None]
+    def _shown(self) -> dict[str, Tensor]:
+        parts = {name: getattr(self, name) for name in _SHOWN}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _with(self, other: BatchStep, mix: Callable[[Tensor, Tensor], Tensor]) -> BatchStep:
-        parts = [mix(mine, theirs) for mine, theirs in zip(self._shown(), other._shown(), strict=True)]
-        told: dict[str, Any] = dict(zip(_SHOWN, parts, strict=False))  # no pose where there is none
+        mine, theirs = self._shown(), other._shown()
+        told: dict[str, Any] = {name: mix(part, theirs[name]) for name, part in mine.items()}
         return replace(self, steps=0, latent=None, single=None, **told)
+
+
+def _features(latent: Tensor, state: WorldState) -> Tensor:
+    return torch.cat([latent.flatten(1).float(), state.agent], 1)
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

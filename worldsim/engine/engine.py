@@ -16,11 +16,10 @@ from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.inputs import check_frame, controls_of, read_control, read_plans
 from worldsim.engine.lanes import Lanes
 from worldsim.engine.loaded import LoadedWorld
-from worldsim.engine.openings import Openings, fitting
+from worldsim.engine.openings import Openings, check_temperature, fitting
 from worldsim.engine.pace import Pace
 from worldsim.engine.scheduler import Plan, Scheduler
 from worldsim.engine.session import Session
-from worldsim.engine.snapshot_rules import HOTTEST
 from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.stepper import Stepper
@@ -97,8 +96,7 @@ class Engine(TakesTurns):
             CameraError: a context whose poses are none.
         """
         seed = operator.index(seed)
-        if not 0 <= temperature <= HOTTEST:
-            raise EngineError(f"a temperature must be in [0, {HOTTEST:g}]", temperature, "use 1, as trained")
+        check_temperature(temperature)
         self.scheduler.check()
         number, context = self._openings.find(seed, start)
         with torch.inference_mode():

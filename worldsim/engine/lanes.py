@@ -35,12 +35,19 @@ class Lanes:
 
     Args:
         size: height and width of a frame.
+        together: rows that a core steps at once whatever the self-test says; None: as many as it allows.
         invariance: whether rows come out the same in every batch and on any number of threads.
     """
 
-    def __init__(self, device: torch.device, size: tuple[int, int], invariance: Invariance) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        size: tuple[int, int],
+        invariance: Invariance,
+        together: int | None = None,
+    ) -> None:
         self._invariance, most = invariance, _MOST if invariance.batch else 1
-        self._rows = min(most, max(1, _PIXELS // (size[0] * size[1])))
+        self._rows = together or min(most, max(1, _PIXELS // (size[0] * size[1])))
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._device, self._pool = device, None if self._threads == 1 else self._workers()
         self._crews: dict[Hashable, Crew] = {}

@@ -13,9 +13,11 @@ from worldsim import camera
 from worldsim.checkpoint import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.snapshot_rules import HOTTEST
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
-from worldsim.sampling.clock import begin, observe_frame
+from worldsim.sampling.clock import first_frame, observe_frame
+from worldsim.sampling.imagine import Imagined
 from worldsim.sampling.lead import Controls
 from worldsim.sampling.noise import normal
 from worldsim.sampling.philox import signed
@@ -39,6 +41,17 @@ def fitting(world: LoadedWorld, context: int | None) -> int:
     return length
 
 
+def check_temperature(value: float) -> float:
+    """``value``.
+
+    Raises:
+        EngineError: it is no factor of chance that a world can have.
+    """
+    if not 0 <= value <= HOTTEST:
+        raise EngineError(f"a temperature must be in [0, {HOTTEST:g}]", value, "use 1, as trained")
+    return value
+
+
 class Openings:
     """The ways into ``world`` for an engine that holds ``length`` frames of past.
 
@@ -47,7 +60,7 @@ class Openings:
 
     def __init__(self, world: LoadedWorld, length: int) -> None:
         self.world, self.length = world, length
-        self._taken: dict[int, tuple[WorldState, Tensor]] = {}
+        self._taken: dict[int, tuple[WorldState, Imagined]] = {}
 
     def find(self, seed: int, start: int | Context | None) -> tuple[int | None, Context]:
         """The start's number, None for given frames, and its newest frames.
@@ -80,32 +93,35 @@ class Openings:
         The seed is only noted: nothing has been left to chance yet.
         """
         if number is None:
-            state, drift = self._take_in(context)
+            state, newest = self._take_in(context)
         else:
             if number not in self._taken:
                 self._taken[number] = self._take_in(context)
-            state, drift = self._taken[number]
+            state, newest = self._taken[number]
         state = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
         known, posed = self.knows(state), self.world.networks.has_poses
         given = context.poses is not None
-        return state, BatchStep.first(context.frames[-1], state, given, drift, known, posed)
+        return state, BatchStep.first(context.frames[-1], state, given, newest, known, posed)
 
     def knows(self, state: WorldState) -> Tensor:
         """The worlds whose poses are known, bool [B]."""
         return self.world.networks.knows(state.poses, state.moves[:, -1, :6], None)
 
-    def _take_in(self, context: Context) -> tuple[WorldState, Tensor]:
+    def _take_in(self, context: Context) -> tuple[WorldState, Imagined]:
+        """The state after a context, and what taking its newest frame in gave."""
         networks = self.world.networks
         frames = to_model(context.frames, self.world.device)
         poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
         given = np.array([networks.has_poses])
         with torch.inference_mode(), limited(1):  # an encoder's products need not be the same on several
-            state = begin(networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length)
-            drift = torch.zeros_like(state.doubt)
+            state, newest = first_frame(
+                networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length
+            )
+            newest = replace(newest, drift=torch.zeros_like(state.doubt))
             for t in range(1, len(frames)):
                 controls = Controls(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
-                drift = observe_frame(networks, state, frames[t : t + 1], controls).drift
-        return state, drift
+                newest = observe_frame(networks, state, frames[t : t + 1], controls)
+        return state, newest
 
     def _start(self, index: int) -> Context:
         starts = self.world.starts

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 
-from worldsim.checkpoint import Stored, find_world, load_world
+from worldsim.checkpoint import Context, Stored, find_world, load_world
 from worldsim.engine.batch import Batch
 from worldsim.engine.engine import Engine
 from worldsim.engine.loaded import LoadedWorld
@@ -61,14 +63,38 @@ class World(LoadedWorld):
         """
         return Engine(self, slots, context, steps, history, parking)
 
-    def batch(self, count: int, context: int | None = None, steps: int = 2) -> Batch:
+    def batch(
+        self,
+        count: int,
+        context: int | None = None,
+        steps: int = 2,
+        temperature: float = 1.0,
+        decode: bool = True,
+    ) -> Batch:
         """``count`` worlds that are always stepped together, in tensors on the world's device.
 
+        Args:
+            count: how many.
+            context: frames of past that the generator sees (default: what it was trained with).
+            steps: denoising passes per frame, K: 1, 2 or 4.
+            temperature: factor of all their chance, in [0, 10]; see ``Engine.open``.
+            decode: False: frames are not wanted, and are empty. On a CPU each core then steps its share of
+                the worlds at once, which is several times as fast; their last bits may depend on ``count``.
+
         Raises:
-            EngineError: no world, or too short a context.
+            EngineError: no world, no such temperature, or too short a context.
             ConfigError: another number of denoising passes.
         """
-        return Batch(self, count, context, steps)
+        return Batch(self, count, context, steps, temperature, decode)
+
+    def with_starts(self, starts: Sequence[Context]) -> World:
+        """The same networks with other moments to start from; it cannot be pickled.
+
+        Raises:
+            ControlError, DataError: starts whose controls the world does not take.
+        """
+        fitted = tuple(start.fitted(self.spec.control_space) for start in starts)
+        return World(replace(self._stored, starts=fitted), self.device, self.dtype)
 
 
 def load(

@@ -44,14 +44,20 @@ def begin(
     networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
 ) -> WorldState:
     """State after a first given frame [B, 3, H, W] seen from ``poses`` [B, 4, 4]; ``seeds`` are int [B]."""
+    return first_frame(networks, frames, poses, seeds, context)[0]
+
+
+def first_frame(
+    networks: Networks, frames: Tensor, poses: np.ndarray, seeds: np.ndarray, context: int | None = None
+) -> tuple[WorldState, Imagined]:
+    """As ``begin``, and what taking the frame in gave."""
     batch = len(frames)
     state = blank(networks, batch, context)
     state.poses = upload(poses.astype(np.float64), networks.device)  # a copy: the state is written to
     state.seeds = upload(seeds.astype(np.uint64).view(np.int64), networks.device)
     still = torch.zeros(batch, networks.control_size, device=networks.device)
     everywhere = torch.ones(batch, dtype=torch.bool, device=networks.device)
-    observe_frame(networks, state, frames, Controls(still, state.poses, everywhere))
-    return state
+    return state, observe_frame(networks, state, frames, Controls(still, state.poses, everywhere))
 
 
 def next_frame(

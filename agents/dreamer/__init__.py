@@ -1,0 +1,1 @@
+"""Policies that learn in a dream and act in the real game."""

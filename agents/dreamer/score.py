@@ -1,0 +1,164 @@
+"""``worldsim score``: how long an agent lives in the real game, beside chance and a blind rhythm.
+
+Scores are in the game's own tics; every agent plays the same fresh episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.agents.dreamer.choosers import Chooser, PolicyChooser, RandomChooser, RhythmChooser
+from worldsim.agents.dreamer.games import Games
+from worldsim.agents.dreamer.policy import LatentPolicy, find_policy, load_policy
+from worldsim.door import leave
+from worldsim.engine.world import World, load
+from worldsim.errors import ConfigError
+from worldsim.options import COUNT, NATURAL, PROCESSES, Number, Parser
+
+__all__ = ["Score", "best_rhythm", "main", "score_policy"]
+
+PERIODS = (24, 32, 40, 48, 56)
+"""Frames that a blind rhythm holds a direction: those that are searched."""
+_SEED = Number(high=9_999)
+_FIRST_SEED = 4_000_000_000
+"""Of the episodes that figures are told on: no recording and no dream begins with them."""
+_SEARCHED_SEED = 3_500_000_000
+"""Of the episodes that the best rhythm is searched on."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Tics that an agent lived, over some episodes; its rivals' are NaN where they did not play."""
+
+    episodes: int
+    mean: float
+    se: float
+    """Standard error of the mean."""
+    median: float
+    blind_mean: float = float("nan")
+    blind_se: float = float("nan")
+    blind_period: int = 0
+    """Frames a direction is held, of the best blind rhythm."""
+    random_mean: float = float("nan")
+    swapped_mean: float = float("nan")
+
+
+def fresh_seeds(seed: int, count: int, first: int = _FIRST_SEED) -> list[int]:
+    """Seeds of ``count`` episodes; other seeds, other episodes."""
+    return [first + seed * 10_000 + number for number in range(count)]
+
+
+def best_rhythm(games: Games, seed: int, episodes: int, periods: Sequence[int] = PERIODS) -> int:
+    """The period in frames that lives longest over ``episodes`` episodes of the search's own."""
+    seeds, space = fresh_seeds(seed, episodes, _SEARCHED_SEED), games.spec.control_space
+    found = {k: games.lengths(RhythmChooser(len(games), space, k), seeds).mean() for k in periods}
+    return max(found, key=lambda period: float(found[period]))
+
+
+def score_policy(
+    games: Games,
+    world: World,
+    policy: LatentPolicy,
+    seed: int,
+    episodes: int,
+    *,
+    rivals: int = 0,
+    swapped: bool = False,
+) -> Score:
+    """Let a policy play, and what it must be better than.
+
+    Args:
+        games: the source's instances.
+        world: takes the frames in.
+        policy: reads its features.
+        seed: of the episodes.
+        episodes: how many.
+        rivals: episodes of each period in the search for the best blind rhythm; 0: no rivals play.
+        swapped: let the policy play again, shown other games' frames.
+    """
+    play = partial(_tics, games, fresh_seeds(seed, episodes))
+    count, space = len(games), games.spec.control_space
+    mine = play(PolicyChooser(world, policy, count))
+    score = Score(episodes, *_figures(mine), float(np.median(mine)))
+    told = asdict(score)
+    if rivals:
+        period = best_rhythm(games, seed, rivals)
+        blind, blind_se = _figures(play(RhythmChooser(count, space, period)))
+        told |= {"blind_mean": blind, "blind_se": blind_se, "blind_period": period}
+        told["random_mean"] = _figures(play(RandomChooser(count, space, seed)))[0]
+    if swapped:
+        told["swapped_mean"] = _figures(play(PolicyChooser(world, policy, count, swapped=True)))[0]
+    return Score(**told)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return leave(lambda: _score(_parser().parse_args(argv)), "worldsim score")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="worldsim score", description="Let an agent play the real game, and count its tics.")
+    add = parser.add_argument
+    add("world", help="name or folder of the world that the agent sees through, e.g. take-cover")
+    add("--agent", default="dream", help="dream: the world's shipped policy; or a file (%(default)s)")
+    add("--episodes", type=COUNT, default=100, help="fresh real episodes (%(default)s)")
+    add("--seed", type=_SEED, default=0, help="which episodes (%(default)s)")
+    add("--swapped", action="store_true", help="play again, shown other games' frames: a control")
+    add("--rivals", type=NATURAL, default=30, help="episodes a period in the blind search (%(default)s)")
+    add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--json", action="store_true", help="one JSON line of figures")
+    return parser
+
+
+def _score(options: argparse.Namespace) -> int:
+    world = load(options.world, options.device)
+    path = find_policy(world.name) if options.agent == "dream" else Path(options.agent)
+    policy = load_policy(path)
+    if options.swapped and min(options.games, options.episodes) < 2:
+        rule = "--swapped needs at least two games and episodes"
+        raise ConfigError(rule, (options.games, options.episodes))
+    with Games(world.spec.name, world.spec.size, min(options.games, options.episodes)) as games:
+        score = score_policy(
+            games,
+            world,
+            policy,
+            options.seed,
+            options.episodes,
+            rivals=options.rivals,
+            swapped=options.swapped,
+        )
+    print(json.dumps(_without_nan(asdict(score))) if options.json else _told(score))
+    return 0
+
+
+def _tics(games: Games, seeds: Sequence[int], chooser: Chooser) -> np.ndarray:
+    return games.lengths(chooser, seeds) * (games.spec.tics or 1)
+
+
+def _figures(tics: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(tics.mean()), float(tics.std(ddof=min(1, len(tics) - 1)) / len(tics) ** 0.5)
+
+
+def _without_nan(told: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if value != value else value for name, value in told.items()}
+
+
+def _told(score: Score) -> str:
+    mine = f"{score.mean:.0f} ± {score.se:.0f} tics over {score.episodes} episodes"
+    parts = [f"{mine}, median {score.median:.0f}"]
+    if score.blind_period:
+        blind = f"{score.blind_mean:.0f} ± {score.blind_se:.0f}"
+        parts.append(f"best blind rhythm ({score.blind_period} frames) {blind}")
+        parts.append(f"random keys {score.random_mean:.0f}")
+    if score.swapped_mean == score.swapped_mean:
+        parts.append(f"shown other games' frames {score.swapped_mean:.0f}")
+    return "; ".join(parts)

@@ -1,0 +1,163 @@
+"""PPO on what is behind the frames of a dream: many short-sighted decisions, each held for some frames."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from worldsim.agents.dreamer.policy import Facts, LatentPolicy
+from worldsim.agents.learner import ppo_cleanrl
+from worldsim.checkpoint import Context
+from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.world import World
+from worldsim.envs.episode_statistics import EpisodeStatistics
+from worldsim.envs.held_actions import HeldActions
+from worldsim.envs.referee import Together
+from worldsim.envs.sources import make_source
+from worldsim.envs.vector import ImaginedVectorEnv
+from worldsim.threads import limited
+from worldsim.ticker import Ticker
+
+__all__ = ["DreamSettings", "Outcome", "real_beginnings", "train_policy"]
+
+_PENALTY = 10.0
+"""Of a certain end. Survival is what counts: a frame costs its probability of an end."""
+_FIRST_SEED = 3_000_000_000
+"""Of the real episodes whose beginnings dreams start from; those that figures are told on lie above."""
+
+
+_PPO = ppo_cleanrl.Settings(
+    rollout=16, epochs=5, minibatches=4, learning_rate=2e-3, gamma=0.93, entropy=0.005
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamSettings:
+    """How a policy learns."""
+
+    temperature: float = 1.15
+    hold: int = 4
+    """Frames that every decision is held."""
+    dreams: int = 256
+    """Side by side."""
+    steps: int = 2
+    """Denoising steps, K."""
+    episode: int = 1050
+    """Frames of an episode at most."""
+    seed: int = 0
+    ppo: ppo_cleanrl.Settings = field(default_factory=lambda: _PPO)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training left."""
+
+    policy: LatentPolicy
+    facts: Facts
+    dream_frames: float
+    """Mean length of the newest dreams that ended, in frames; NaN where none did."""
+    frames_per_second: float
+    """Imagined, learning included."""
+
+
+def real_beginnings(world: World, count: int, seed: int) -> list[Context]:
+    """The first frames of ``count`` real episodes, under random keys: where dreams begin."""
+    space, rng = world.spec.control_space, np.random.default_rng((seed, 3))
+    source, found = make_source(world.spec.name, world.spec.size), []
+    try:
+        for number in range(count):
+            seen = [source.reset(_FIRST_SEED + seed * 10_000 + number)]
+            controls = [np.zeros(space.size, np.float32)]
+            for _ in range(int(rng.integers(1, 8))):
+                control = space.from_discrete(int(rng.integers(len(space.combos))))
+                seen.append(source.step(control))
+                controls.append(space.vector(control).astype(np.float32))
+            poses = [one.pose for one in seen if one.pose is not None]
+            given = np.stack(poses) if world.networks.has_poses else None
+            found.append(Context(np.stack([one.frame for one in seen]), np.stack(controls), given))
+    finally:
+        source.close()
+    return found
+
+
+def train_policy(
+    world: World,
+    minutes: float,
+    settings: DreamSettings,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Learn for ``minutes`` in dreams that begin where the world's starts are; Ctrl-C ends it early.
+
+    ``tell`` is given a line of figures now and then.
+    """
+    envs = _envs(world, settings)
+    try:
+        with limited(1):  # the dreams have threads of their own; what is left is small
+            return _learn(envs, world, minutes, settings, tell)
+    finally:
+        envs.close()
+
+
+def _learn(
+    envs: HeldActions, world: World, minutes: float, settings: DreamSettings, tell: Callable[[str], None]
+) -> Outcome:
+    torch.manual_seed(settings.seed)
+    observations, _ = envs.reset(seed=settings.seed)
+    facts = Facts(
+        world=world.name,
+        features=observations.shape[1],
+        actions=len(world.spec.control_space.combos),
+        hold=settings.hold,
+        temperature=settings.temperature,
+    )
+    policy = LatentPolicy(facts).to(world.device)
+    ppo, frames, began = settings.ppo, 0, time.monotonic()
+    rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
+    policy.normalise(rollout.frames)  # of what a policy that acts at random meets
+    optimizer = torch.optim.Adam(policy.parameters(), ppo.learning_rate, eps=1e-5)
+    told, rate = began, 0.0
+    with Ticker("dreaming", 1.0) as ticker, contextlib.suppress(KeyboardInterrupt):
+        while (progress := (time.monotonic() - began) / (60 * minutes)) < 1 or not frames:
+            for group in optimizer.param_groups:
+                group["lr"] = ppo.learning_rate * (1 - 0.9 * min(1.0, progress))
+            rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
+            with torch.no_grad():
+                advantages = ppo_cleanrl.estimate_advantages(rollout, policy(observations)[1], ppo)
+            ppo_cleanrl.improve(policy, optimizer, rollout, advantages, ppo)
+            frames += settings.dreams * ppo.rollout * settings.hold
+            rate = frames / (time.monotonic() - began)
+            line = f"{frames} frames, {rate:.0f}/s, dreams of {_mean(envs):.0f} frames"
+            ticker.update(min(1.0, progress), line)
+            if time.monotonic() - told > 30:
+                told = time.monotonic()
+                tell(line)
+    return Outcome(policy.eval(), replace(facts, frames=frames), _mean(envs), rate)
+
+
+def _envs(world: World, settings: DreamSettings) -> HeldActions:
+    envs = ImaginedVectorEnv(
+        settings.dreams,
+        world=world,
+        steps=settings.steps,
+        temperature=settings.temperature,
+        observation="latent",
+        referee=Together(_survival),
+        max_episode_steps=settings.episode,
+        autoreset_mode="SameStep",
+    )
+    return HeldActions(EpisodeStatistics(envs), settings.hold)
+
+
+def _survival(steps: BatchStep) -> tuple[torch.Tensor, torch.Tensor]:
+    """The chance of an end costs, whether it is drawn or not: the same on average, with less noise."""
+    assert steps.end_chance is not None, "the engine is here"
+    return -_PENALTY * steps.end_chance, steps.terminated
+
+
+def _mean(envs: HeldActions) -> float:
+    return float(np.mean(envs.lengths)) if envs.lengths else float("nan")

@@ -1,0 +1,45 @@
+"""A tiny world in which things move, of random weights: a frame VAE and a recurrent generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.tiny import stir
+from worldsim.checkpoint import Context, WorldConfig, save_world
+from worldsim.controls import ControlSpace
+from worldsim.data.spec import SourceSpec
+from worldsim.networks import Networks
+from worldsim.training.moving import MovingRecipe, plan_moving
+
+_DODGES = ("strafe_left", "strafe_right")
+SPEC = SourceSpec(
+    name="take-cover",
+    size=(60, 80),
+    fps=17.5,
+    control_space=ControlSpace(
+        keys=_DODGES, look=False, pose=False, combos=((), *((key,) for key in _DODGES))
+    ),
+    tics=2,
+)
+RECIPE = MovingRecipe(channels=6, vae_width=8, vae_depth=1, width=16, head_width=16, heads=2)
+
+
+def moving_world(parent: Path, name: str = "take-cover", seed: int = 0) -> Path:
+    """Write it, with two starts of three random frames; returns its folder."""
+    torch.manual_seed(seed)
+    networks = Networks(plan_moving(RECIPE, SPEC, None), SPEC)
+    stir(networks, seed + 1)
+    rng = np.random.default_rng(seed)
+    starts = [
+        Context(
+            rng.integers(0, 256, (3, *SPEC.size, 3), dtype=np.uint8),
+            np.zeros((3, SPEC.control_space.size), np.float32),
+        )
+        for _ in range(2)
+    ]
+    config = WorldConfig(name=name, source=SPEC, networks=networks.config)
+    save_world(parent / name, config, networks, starts, "# tiny\n")
+    return parent / name
