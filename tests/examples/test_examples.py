@@ -50,7 +50,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A program of its own: parts that it registers stay there."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     call = [sys.executable, *arguments]
-    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def test_every_example_is_run_here() -> None:
@@ -67,6 +67,7 @@ EXAMPLE_GAME = "own_game"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # two programs, which a busy machine may starve
 def test_own_parts_are_trained_played_and_stepped(tmp_path: Path) -> None:
     script = str(EXAMPLES / f"{EXAMPLE_PARTS}.py")
     done = run(script, "--minutes", "0.02", "--out", str(tmp_path / "out"))
