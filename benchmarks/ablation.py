@@ -16,57 +16,57 @@ from pathlib import Path
 import torch
 
 from worldsim import config as configs
-from worldsim.checkpoint import Stored, WorldConfig, find_world, load_world, save_world
+from worldsim.checkpoint import StoredWorld, WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
-from worldsim.door import leave
 from worldsim.engine.world import load
-from worldsim.evaluation.judge import find_judge
-from worldsim.evaluation.player import open_player
+from worldsim.evaluation.idm.model import find_idm
+from worldsim.evaluation.open_collector import open_collector
+from worldsim.evaluation.suite import CONTEXT, EvalConfig, evaluate
 from worldsim.evaluation.trajectories import MOST_SKIPPED
-from worldsim.evaluation.yardstick import CONTEXT, Scope, evaluate
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.options import MINUTES, SEED, THREADS, Parser
-from worldsim.outputs import try_folder
-from worldsim.ticker import Ticker
-from worldsim.training.plan import stages_of
+from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import Recipe, plan_networks, recipe_of
 from worldsim.training.stage import Logs
 from worldsim.training.trainer import Trainer
+from worldsim.utils.output_paths import check_writable
+from worldsim.utils.progress import ProgressReporter
+from worldsim.utils.run_command import run_command
 
-__all__ = ["SCOPE", "VARIANTS", "main", "measure", "train"]
+__all__ = ["CONFIG", "VARIANTS", "main", "measure", "train"]
 
 VARIANTS: dict[str, dict[str, str]] = {
     "all": {},
     "keys-only": {"conditioning": "keys"},
     "pose-only": {"conditioning": "pose"},
     "no-context-noise": {"context_noise": "0"},
-    "no-self-rollout": {"rollout_share": "0"},
+    "no-self-rollout": {"self_rollout_fraction": "0"},
     "velocity": {"prediction": "velocity"},
     "context-16": {"context": "16", "length": "17"},
     "context-32": {"context": "32", "length": "33"},
     "context-64": {"context": "64", "length": "65"},
 }
 """What each changes in the recipe; "all" has a context of 8. "keys-only" has no poses, and so no place."""
-SCOPE = Scope(trajectories=16, teacher=64, every=4, horizon=64)
-FIGURES = (
+CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, every=4, horizon=64)
+METRICS = (
     "next_psnr",
     "next_gain",
-    "open16_true",
-    "open16_gap",
-    "open64_true",
-    "open64_gap",
-    "sharp64",
+    "rollout16_psnr",
+    "rollout16_action_gap",
+    "rollout64_psnr",
+    "rollout64_action_gap",
+    "gradient_ratio64",
     "frechet",
     "key_accuracy",
 )
-_INHERITED = ("tokenizer.place.", "heads.", "footing.")
+_INHERITED = ("tokenizer.scene.", "heads.", "walkable_map.")
 _STAGES = ("dream", "rollout")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """SourceRun the command."""
     args = _parser().parse_args(argv)
-    try_folder(args.out)
+    check_writable(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
     names = args.only or list(VARIANTS)
@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if row is None:
                 print("interrupted; the same command goes on", file=sys.stderr)
                 return 130
-            row["figures"] = measure(args.out / name)
+            row["metrics"] = measure(args.out / name)
             (args.out / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     rows = {name: json.loads((args.out / f"{name}.json").read_text(encoding="utf-8")) for name in names}
     for name, row in rows.items():
-        values = " ".join(f"{figure} {row['figures'][figure][0]:.2f}" for figure in row["figures"])
+        values = " ".join(f"{metric} {row['metrics'][metric][0]:.2f}" for metric in row["metrics"])
         print(f"{name}: {row['steps']} steps, {values}", file=sys.stderr)
     print(json.dumps(rows))
     return 0
@@ -93,7 +93,7 @@ def _parser() -> Parser:
         description="What parts of a recipe are worth, at equal minutes.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for worlds and figures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for worlds and metrics")
     parser.add_argument("--minutes", type=MINUTES, default=10, help="of training, for each (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these alone")
     parser.add_argument(
@@ -114,7 +114,9 @@ def train(
     torch.manual_seed(seed)
     networks = Networks(_planned(recipe, clips, stored), clips.spec)
     _inherit(networks, stored.networks)
-    plan = [stage for stage in stages_of(recipe, networks.train(), clips, warm=True) if stage.name in _STAGES]
+    plan = [
+        stage for stage in plan_stages(recipe, networks.train(), clips, warm=True) if stage.name in _STAGES
+    ]
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     steps: dict[str, int] = {}
@@ -123,7 +125,7 @@ def train(
         steps[stage] = step
         return {}
 
-    trainer = Trainer(networks, plan, folder, minutes, seed, look=count)
+    trainer = Trainer(networks, plan, folder, minutes, seed, on_checkpoint=count)
     if (folder / "state.safetensors").exists():
         trainer.resume()
     if not trainer.run():
@@ -134,35 +136,39 @@ def train(
 
 
 def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
-    """Figures of the world in ``folder / "world"``: value, and the ends of its interval."""
+    """Metrics of the world in ``folder / "world"``: value, and the ends of its interval."""
     world = load(folder / "world")
-    player = open_player(world, CONTEXT + SCOPE.horizon + MOST_SKIPPED)
+    collector = open_collector(world, CONTEXT + CONFIG.horizon + MOST_SKIPPED)
     try:
-        with Ticker(f"measuring {folder.name}", 1.0) as ticker:
-            report = evaluate(world, player, SCOPE, judge=find_judge(world.spec), on_progress=ticker.update)
+        with ProgressReporter(f"measuring {folder.name}", 1.0) as reporter:
+            report = evaluate(world, collector, CONFIG, idm=find_idm(world.spec), on_progress=reporter.update)
     finally:
-        player.close()
-    found = {name: report.figures[name] for name in FIGURES if name in report.figures}
-    return {name: (figure.value, *(figure.ci or (figure.value,) * 2)) for name, figure in found.items()}
+        collector.close()
+    found = {name: report.metrics[name] for name in METRICS if name in report.metrics}
+    return {name: (metric.value, *(metric.ci or (metric.value,) * 2)) for name, metric in found.items()}
 
 
-def _planned(recipe: Recipe, clips: ClipStore, stored: Stored) -> NetworksConfig:
+def _planned(recipe: Recipe, clips: ClipStore, stored: StoredWorld) -> NetworksConfig:
     """Networks of the recipe's sizes around the place and the motion of those that are stored."""
     planned, held = plan_networks(recipe, clips.spec, clips.poses), stored.config.networks
-    if not planned.still or not held.still:
+    if not planned.scale_noise_by_speed or not held.scale_noise_by_speed:
         return planned
-    tokenizer = replace(planned.tokenizer, place=held.tokenizer.place)
+    tokenizer = replace(planned.tokenizer, scene=held.tokenizer.scene)
     return replace(
-        planned, tokenizer=tokenizer, heads=held.heads, footing=held.footing, twist_scale=held.twist_scale
+        planned,
+        tokenizer=tokenizer,
+        heads=held.heads,
+        walkable_map=held.walkable_map,
+        twist_scale=held.twist_scale,
     )
 
 
 def _inherit(networks: Networks, stored: Networks) -> None:
     """Take over place, motion and footing where there is room for them."""
-    if networks.footing is not None:
+    if networks.walkable_map is not None:
         given = {name: value for name, value in stored.state_dict().items() if name.startswith(_INHERITED)}
         networks.load_state_dict(networks.state_dict() | given)
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

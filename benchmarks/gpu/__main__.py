@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu.plan import Plan, read_plan
+from benchmarks.gpu.plan import RunPlan, read_plan
 from benchmarks.gpu.rehearsal import rehearse
 from benchmarks.gpu.run import Run
 from worldsim.errors import WorldsimError
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(plan.scratch, ignore_errors=True)
 
 
-def _run(plan: Plan, began: float) -> int:
+def _run(plan: RunPlan, began: float) -> int:
     return 0 if Run(plan, began).run() else 1
 
 

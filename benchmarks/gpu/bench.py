@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.gpu.fresh import load_or_make
-from worldsim.bench.machine import Limits, facts
-from worldsim.bench.steps import Case, count_flops, open_sessions, time_engine
-from worldsim.engine import graphs
+from benchmarks.gpu.untrained import load_or_initialise
+from worldsim.bench.machine import MachineLimits, machine_info
+from worldsim.bench.steps import BenchCase, count_flops, open_sessions, time_engine
+from worldsim.engine import cuda_graphs
 from worldsim.engine.world import World
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.options import PROCESSES, SECONDS, Parser
@@ -33,9 +33,14 @@ def main() -> int:
     """Measure until the seconds are over; 1 where a row failed."""
     args = _parser().parse_args()
     until = time.monotonic() + args.seconds
-    world, is_trained = load_or_make(args.world, args.device)
-    limits = Limits.of(world.device)
-    report: dict[str, object] = {**facts(world, limits), "trained": is_trained, "rows": [], "failed": []}
+    world, is_trained = load_or_initialise(args.world, args.device)
+    limits = MachineLimits.of(world.device)
+    report: dict[str, object] = {
+        **machine_info(world, limits),
+        "trained": is_trained,
+        "rows": [],
+        "failed": [],
+    }
     batches, each = ((1, 3), 0.1) if args.quick else (tuple(args.batch), args.each)
     rows = itertools.chain(
         _steps(world, limits, batches, each, with_graphs=True),
@@ -68,17 +73,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _steps(
-    world: World, limits: Limits, batches: tuple[int, ...], seconds: float, *, with_graphs: bool
+    world: World, limits: MachineLimits, batches: tuple[int, ...], seconds: float, *, with_graphs: bool
 ) -> Iterator[Row]:
     """Steps of an engine: K of 2 and 1, with frames and without."""
     for batch in batches:
         about: Row = {"what": "engine", "graphs": with_graphs, "batch": batch}
         try:
             with _graphs(with_graphs):
-                engine = world.engine(batch, steps=2, history=0)
+                engine = world.engine(batch, denoising_steps=2, rewind_frames=0)
                 sessions = open_sessions(engine, batch)
                 for frames, steps in itertools.product((True, False), (2, 1)):
-                    case = Case(batch=batch, steps=steps, frames=frames)
+                    case = BenchCase(batch=batch, denoising_steps=steps, frames=frames)
                     timing = time_engine(engine, sessions, case, limits, seconds, count_flops(world, case))
                     yield {**about, **asdict(timing)}
         except Exception as error:
@@ -90,10 +95,10 @@ def _environments(
 ) -> Iterator[Row]:
     """Steps of vector environments, which are tensors throughout; resets of episodes that end included."""
     for batch, steps in itertools.product(batches, (1, 2)):
-        about: Row = {"what": "vector env", "graphs": with_graphs, "batch": batch, "steps": steps}
+        about: Row = {"what": "vector env", "graphs": with_graphs, "batch": batch, "denoising_steps": steps}
         try:
             with _graphs(with_graphs):
-                env = ImaginedVectorEnv(batch, world=world, steps=steps, max_episode_steps=500)
+                env = ImaginedVectorEnv(batch, world=world, denoising_steps=steps, max_episode_steps=500)
                 yield {**about, **_time_env(env, seconds)}
                 env.close()
         except Exception as error:
@@ -136,7 +141,7 @@ def _time_env(env: ImaginedVectorEnv, seconds: float) -> Row:
 
 @contextlib.contextmanager
 def _graphs(are_on: bool) -> Iterator[None]:
-    with contextlib.nullcontext() if are_on else graphs.set_aside():
+    with contextlib.nullcontext() if are_on else cuda_graphs.kernels_disabled():
         yield
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu.collect DIR``: what came back from a run, put together, checked and judged.
+"""``python -m benchmarks.gpu.collect DIR``: what came back from a run, put together, checked and evaluated.
 
 Worlds go to ``DIR/worlds``, logs and pictures to ``DIR/results``. Each world is held against its environment
 on this machine's CPU, and against the shipped world of the same source where there is one.
@@ -22,30 +22,30 @@ from worldsim.checkpoint import find_world, load_world
 from worldsim.errors import CheckpointError, DataError, WorldsimError
 from worldsim.options import COUNT, Parser
 
-__all__ = ["DECIDING", "better", "check_report", "main", "unpack"]
+__all__ = ["DECIDING_METRICS", "better", "check_report", "main", "unpack"]
 
-DECIDING = ("next_gain", "open16_true", "open64_true", "open16_gap")
+DECIDING_METRICS = ("next_gain", "rollout16_psnr", "rollout64_psnr", "rollout16_action_gap")
 """Figures that say which of two worlds is better, those of them that both have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where all worlds could be put together and judged."""
+    """0 where all worlds could be put together and evaluated."""
     args = _parser().parse_args(argv)
     try:
-        troubles = check_report(args.folder)
+        problems = check_report(args.folder)
         worlds = unpack(args.folder, args.folder / "worlds")
-        for trouble in troubles:
-            print(f"collect: {trouble}")
+        for problem in problems:
+            print(f"collect: {problem}")
         for folder in worlds:
             stored = load_world(folder)
             millions = stored.networks.parameter_count() / 1e6
             print(f"{folder.name}: whole, {millions:.1f}M parameters, {folder}")
             if not args.no_eval:
-                _judge(folder, args)
+                _evaluate_world(folder, args)
     except WorldsimError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 2
-    return 1 if troubles or not worlds else 0
+    return 1 if problems or not worlds else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,14 +68,14 @@ def check_report(folder: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise DataError(f"a run's folder must have {REPORT}", str(folder), str(error)) from error
     parts = [part for part in report["parts"] if part["status"] != "done"]
-    troubles = [f"{part['name']} {part['status']} after {part['seconds']} s" for part in parts]
+    problems = [f"{part['name']} {part['status']} after {part['seconds']} s" for part in parts]
     for piece in (piece for pieces in report["worlds"].values() for piece in pieces):
         path = folder / piece["file"]
         if not path.is_file():
-            troubles.append(f"{piece['file']} is missing")
+            problems.append(f"{piece['file']} is missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != piece["sha256"]:
-            troubles.append(f"{piece['file']} is not the one that the report tells of")
-    return troubles + report["troubles"]
+            problems.append(f"{piece['file']} is not the one that the report tells of")
+    return problems + report["problems"]
 
 
 def unpack(folder: Path, target: Path) -> list[Path]:
@@ -104,22 +104,22 @@ def better(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[bool, lis
     It is where at least one deciding figure lies above the other's 95 % interval, and none below.
     """
     above, reasons = [], []
-    for name in DECIDING:
-        if name in mine["figures"] and name in other["figures"]:
-            one, two = mine["figures"][name], other["figures"][name]
+    for name in DECIDING_METRICS:
+        if name in mine["metrics"] and name in other["metrics"]:
+            one, two = mine["metrics"][name], other["metrics"][name]
             low, high = two["ci"]
             above.append((one["value"] > high) - (one["value"] < low))
             reasons.append(f"{name} {one['value']:.2f} against {two['value']:.2f} ({low:.2f} to {high:.2f})")
     return bool(above) and min(above) >= 0 and max(above) > 0, reasons
 
 
-def _judge(folder: Path, args: argparse.Namespace) -> None:
+def _evaluate_world(folder: Path, args: argparse.Namespace) -> None:
     """Evaluate a world and say how it stands."""
     mine = _evaluate(str(folder), folder.parent / f"{folder.name}-eval.json", args)
-    for name in DECIDING:
-        if name in mine["figures"]:
-            row = mine["figures"][name]
-            between = f"floor {row['floor']}, ceiling {row['ceiling']}"
+    for name in DECIDING_METRICS:
+        if name in mine["metrics"]:
+            row = mine["metrics"][name]
+            between = f"lower reference {row['lower_reference']}, upper {row['upper_reference']}"
             print(f"  {name} {row['value']:.2f} {row['unit']}, {between}")
     against = args.against or mine["source"]
     try:
@@ -128,8 +128,8 @@ def _judge(folder: Path, args: argparse.Namespace) -> None:
         print(f"  no shipped world {against} to compare with")
         return
     other = _evaluate(against, folder.parent / f"{Path(against).name}-shipped-eval.json", args)
-    verdict, reasons = better(mine, other)
-    print(f"  {'better than' if verdict else 'not better than'} {against}: {'; '.join(reasons)}")
+    prediction, reasons = better(mine, other)
+    print(f"  {'better than' if prediction else 'not better than'} {against}: {'; '.join(reasons)}")
 
 
 def _evaluate(world: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:

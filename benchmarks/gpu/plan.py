@@ -12,9 +12,9 @@ from pathlib import Path
 from worldsim.errors import ConfigError
 from worldsim.options import PROCESSES, SECONDS, Parser
 
-__all__ = ["PARTS", "Plan", "Sizes", "Training", "read_plan"]
+__all__ = ["PARTS", "PartLimits", "RunPlan", "Training", "read_plan"]
 
-PARTS = ("environment", "tests", "bench", "record", "train", "film")
+PARTS = ("environment", "tests", "bench", "record", "train", "video")
 """In the order in which they are told; ``record`` runs beside the three before it."""
 
 
@@ -51,7 +51,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class PartLimits:
     """How much is done; limits are in seconds."""
 
     environment: float = 40
@@ -66,13 +66,13 @@ class Sizes:
     """Seconds that a training takes before its first step and after its last: read data, compile, save."""
     train: float = float("inf")
     """Of one training at most, whatever is left."""
-    film: float = 25
+    video: float = 25
     pack: float = 10
-    film_frames: int = 120
-    """Of each dream that is filmed."""
+    video_frames: int = 120
+    """Of each dream that is rendered as a video."""
 
 
-REHEARSAL = Sizes(
+REHEARSAL = PartLimits(
     environment=30,
     tests=90,
     bench=50,
@@ -81,14 +81,14 @@ REHEARSAL = Sizes(
     frames=2500,
     before_train=30,
     train=20,
-    film=30,
+    video=30,
     pack=5,
-    film_frames=16,
+    video_frames=16,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunPlan:
     """All that a run knows."""
 
     out: Path
@@ -99,7 +99,7 @@ class Plan:
     data: dict[str, Path] = field(default_factory=dict)
     """Recorded before, by source."""
     size: str = "60x80"
-    sizes: Sizes = Sizes()
+    sizes: PartLimits = PartLimits()
     scratch: Path
     """Where data and runs lie: memory, if there is enough of it."""
     is_rehearsal: bool = False
@@ -111,7 +111,7 @@ class Plan:
         return sorted({training.world for training in self.trainings} - set(self.data))
 
 
-def read_plan(argv: list[str], out: Path) -> Plan:
+def read_plan(argv: list[str], out: Path) -> RunPlan:
     """The plan of a command line.
 
     Raises:
@@ -126,7 +126,7 @@ def read_plan(argv: list[str], out: Path) -> Plan:
     trainings = [Training.read(text) for text in chosen]
     if len({training.name for training in trainings}) < len(trainings):
         raise ConfigError("a world can be trained once by a recipe", chosen, "name another recipe")
-    return Plan(
+    return RunPlan(
         out=out,
         budget=args.budget or (220 if args.rehearse else 540),
         device=args.device or ("cpu" if args.rehearse else "cuda"),
@@ -134,7 +134,7 @@ def read_plan(argv: list[str], out: Path) -> Plan:
         only=only,
         data={source: Path(folder) for source, folder in data.items()},
         size=args.size,
-        sizes=REHEARSAL if args.rehearse else Sizes(workers=args.workers),
+        sizes=REHEARSAL if args.rehearse else PartLimits(workers=args.workers),
         scratch=Path(args.scratch) if args.scratch else _scratch(),
         is_rehearsal=args.rehearse,
         bench_world=args.bench_world,

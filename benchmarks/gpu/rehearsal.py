@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.gpu.collect import unpack
 from benchmarks.gpu.pack import FILES, PIECE
-from benchmarks.gpu.plan import Plan
+from benchmarks.gpu.plan import RunPlan
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.wheels import missing, weigh
 from worldsim.checkpoint import load_world
@@ -24,39 +24,39 @@ _KILL_WITHIN = 90.0
 """Seconds in which a training that is killed must have left a world."""
 
 
-def rehearse(plan: Plan, began: float) -> int:
+def rehearse(plan: RunPlan, began: float) -> int:
     """0 where a real run may be expected to go well."""
     lacking = missing()
     print(weigh())
-    troubles = [f"missing: {what}" for what in lacking]
+    problems = [f"missing: {what}" for what in lacking]
     if not Run(plan, began).run():
-        troubles.append("a part failed or was over its limit")
-    troubles += _check_files(plan.out)
+        problems.append("a part failed or was over its limit")
+    problems += _check_files(plan.out)
     if {"record", "train"} <= set(plan.only):
-        troubles += _check_killed(plan)
-    for trouble in troubles:
-        print(f"rehearsal: {trouble}")
-    print(f"rehearsal: {'failed' if troubles else 'passed'} in {time.time() - began:.0f} s")
-    return 1 if troubles else 0
+        problems += _check_killed(plan)
+    for problem in problems:
+        print(f"rehearsal: {problem}")
+    print(f"rehearsal: {'failed' if problems else 'passed'} in {time.time() - began:.0f} s")
+    return 1 if problems else 0
 
 
 def _check_files(out: Path) -> list[str]:
     """That what came out can come back, and can be read."""
     files = [path for path in out.iterdir() if path.is_file()]
-    troubles = [f"{path.name} is too large" for path in files if path.stat().st_size > PIECE]
+    problems = [f"{path.name} is too large" for path in files if path.stat().st_size > PIECE]
     if len(files) > FILES:
-        troubles.append(f"{len(files)} files, of which {FILES} come back")
+        problems.append(f"{len(files)} files, of which {FILES} come back")
     try:
         for folder in unpack(out, out.parent / f"{out.name}-unpacked"):
             load_world(folder)
     except (WorldsimError, OSError) as error:
-        troubles.append(f"a world cannot be read: {error}")
+        problems.append(f"a world cannot be read: {error}")
     finally:
         shutil.rmtree(out.parent / f"{out.name}-unpacked", ignore_errors=True)
-    return troubles
+    return problems
 
 
-def _check_killed(plan: Plan) -> list[str]:
+def _check_killed(plan: RunPlan) -> list[str]:
     """That a run that is killed in the middle of a training leaves a world."""
     training = plan.trainings[0]
     out = plan.scratch / "killed"
@@ -89,5 +89,3 @@ def _kill_all(process: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             continue
     process.wait()
-
-

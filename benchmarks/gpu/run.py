@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.gpu.pack import REPORT, Piece, pack_results, pack_world, put
-from benchmarks.gpu.plan import Plan, Training
+from benchmarks.gpu.plan import RunPlan, Training
 from benchmarks.gpu.process import Outcome, Program
 from worldsim.errors import WorldsimError
 
@@ -26,14 +26,14 @@ _PACK_EVERY = 15.0
 class Run:
     """Parts in order within a budget of seconds, which began at ``began`` (seconds since the epoch)."""
 
-    def __init__(self, plan: Plan, began: float) -> None:
+    def __init__(self, plan: RunPlan, began: float) -> None:
         self.plan = plan
         self._end = time.monotonic() + plan.budget - (time.time() - began)
         self._logs = plan.scratch / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._outcomes: list[Outcome] = []
         self._pieces: dict[str, list[Piece]] = {}
-        self._troubles: list[str] = []
+        self._problems: list[str] = []
         self._packed: dict[str, float] = {}
         self._recorders: list[Program] = []
         self._now: Program | None = None  # the part that is waited for
@@ -53,13 +53,13 @@ class Run:
             if "train" in self.plan.only:
                 self._train_all()
         except KeyboardInterrupt:
-            self._troubles.append("interrupted")
+            self._problems.append("interrupted")
             self._stop_all()
         except Exception as error:
-            self._troubles.append(f"{type(error).__name__}: {error}")
+            self._problems.append(f"{type(error).__name__}: {error}")
         self._keep()
         self._print()
-        return not self._troubles and all(outcome.status == "done" for outcome in self._outcomes)
+        return not self._problems and all(outcome.status == "done" for outcome in self._outcomes)
 
     @property
     def left(self) -> float:
@@ -102,18 +102,18 @@ class Run:
         return line + (["--quick"] if plan.is_rehearsal else [])
 
     def _train_all(self) -> None:
-        """Every training with its share of what is left, and a film of each that there is time for."""
+        """Every training with its share of what is left, and a video of each that there is time for."""
         trainings, sizes = self.plan.trainings, self.plan.sizes
         shares = [training.share for training in trainings]
         for i, training in enumerate(trainings):
-            after = sizes.film * ("film" in self.plan.only) + _TIMED * ("bench" in self.plan.only)
+            after = sizes.video * ("video" in self.plan.only) + _TIMED * ("bench" in self.plan.only)
             left = self.left - after * len(trainings[i:])
             self._train(training, left * shares[i] / sum(shares[i:]))
             world = self._world(training)
-            if "film" in self.plan.only and world.exists() and self.left > 5:
-                command = [sys.executable, "-m", "benchmarks.gpu.film", str(world), "--out", str(self._logs)]
-                command += ["--device", self.plan.device, "--frames", str(sizes.film_frames)]
-                self._do(f"film-{training.name}", command, min(sizes.film, self.left))
+            if "video" in self.plan.only and world.exists() and self.left > 5:
+                command = [sys.executable, "-m", "benchmarks.gpu.video", str(world), "--out", str(self._logs)]
+                command += ["--device", self.plan.device, "--frames", str(sizes.video_frames)]
+                self._do(f"video-{training.name}", command, min(sizes.video, self.left))
             if "bench" in self.plan.only and world.exists() and self.left > 5:
                 self._time(training)
 
@@ -128,7 +128,7 @@ class Run:
     def _train(self, training: Training, seconds: float) -> None:
         minutes = min(seconds - self.plan.sizes.before_train, self.plan.sizes.train) / 60
         if minutes <= 0.05:
-            self._troubles.append(f"no time was left to train {training.name}: {seconds:.0f} s")
+            self._problems.append(f"no time was left to train {training.name}: {seconds:.0f} s")
             return
         command = [sys.executable, "-m", "worldsim.cli", "train", training.world, "--recipe", training.recipe]
         command += ["--data", str(self._data(training.world)), "--out", str(self._world(training).parent)]
@@ -176,7 +176,7 @@ class Run:
         files = [(path, path.name) for path in sorted(self._logs.iterdir()) if path.is_file()]
         for training in self.plan.trainings:
             run = self._world(training).parent
-            shown = [*sorted(run.glob("strip-*.png"))[-4:], *sorted(run.glob("figures/*"))]
+            shown = [*sorted(run.glob("samples-*.png"))[-4:], *sorted(run.glob("tensorboard/*"))]
             files += [(path, f"{training.name}/{path.name}") for path in shown if path.is_file()]
         setup = Path(os.environ.get("WORLDSIM_SETUP_LOG", ""))
         files += [(setup, "setup.log")] if setup.is_file() else []
@@ -202,7 +202,7 @@ class Run:
                 continue
             except WorldsimError as error:
                 self._packed[training.name] = made
-                self._troubles.append(str(error))
+                self._problems.append(str(error))
         if before != self._packed:
             self._report([])
 
@@ -216,7 +216,7 @@ class Run:
             "trainings": [asdict(training) for training in self.plan.trainings],
             "worlds": {name: [asdict(piece) for piece in pieces] for name, pieces in self._pieces.items()},
             "left_out": left_out,
-            "troubles": self._troubles,
+            "problems": self._problems,
         }
         put(self.plan.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
 
@@ -224,8 +224,8 @@ class Run:
         for outcome in self._outcomes:
             if outcome.status != "done":
                 print(f"\n{outcome.name}, {outcome.status}:\n{outcome.tail}")
-        for trouble in self._troubles:
-            print(f"trouble: {trouble}")
+        for problem in self._problems:
+            print(f"problem: {problem}")
         print(f"{self.left:.0f} s are left; see {self.plan.out}", flush=True)
 
     def _data(self, source: str) -> Path:

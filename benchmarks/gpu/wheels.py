@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.check:
         fill(args.folder)
     lacking = missing(args.folder)
-    for trouble in lacking:
-        print(f"missing: {trouble}", file=sys.stderr)
+    for problem in lacking:
+        print(f"missing: {problem}", file=sys.stderr)
     print(weigh(args.folder))
     return 1 if lacking else 0
 

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress import churn, faults, forgeries, kills, limits, overload
-from benchmarks.stress.companion import Companion, quantile
-from benchmarks.stress.hostile import Flood
-from benchmarks.stress.house import House
-from benchmarks.stress.sums import add, failures
-from worldsim.door import leave
+from benchmarks.stress import churn, kills, network_faults, overload, resource_exhaustion, untrusted_input
+from benchmarks.stress.aggregate import add, failures
+from benchmarks.stress.fuzz import Flood
+from benchmarks.stress.server_process import ServerUnderTest
+from benchmarks.stress.victim import Victim, quantile
 from worldsim.options import COUNT, NATURAL, PROCESSES, SECONDS, Number, Parser
-from worldsim.outputs import claim_file
+from worldsim.utils.output_paths import claim_file
+from worldsim.utils.run_command import run_command
 
 __all__ = ["main"]
 
-HISTORY = 16
+REWIND_FRAMES = 16
 _RATE = Number(whole=False)
 ROUNDS = 5
 """Attack and pause take turns, so that whatever else the machine does falls on both."""
@@ -76,8 +76,8 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
     """Hostile messages beside a good session, whose p99 is compared with that in the pauses between them."""
     # A machine that is stopped for a while must not be taken for a client that is gone.
     options = ["--slots", "16", "--ttl", "600"]
-    with House(world, f"ipc://{folder}/hostile.sock", options, folder / "hostile.log") as house:
-        companion = Companion(house.address)
+    with ServerUnderTest(world, f"ipc://{folder}/hostile.sock", options, folder / "hostile.log") as house:
+        companion = Victim(house.address)
         count = amounts.floods
         floods = [Flood(house.address, companion.session, amounts.rate / count) for _ in range(count)]
         companion.measure(1)
@@ -120,9 +120,9 @@ def _paced(amounts: Amounts) -> bool:
 
 PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {
     "hostile": hostile,
-    "kills": lambda folder, world, amounts: kills.run(folder, world, amounts.kills, 1, HISTORY),
-    "fleet": lambda folder, world, amounts: kills.run_fleet(folder, world, amounts.engine_kills, 1, HISTORY),
-    "faults": lambda folder, world, amounts: faults.run(folder, world, amounts.fault_s, 1, HISTORY),
+    "kills": lambda folder, world, amounts: kills.run(folder, world, amounts.kills, 1, REWIND_FRAMES),
+    "fleet": lambda folder, world, amounts: kills.run_fleet(folder, world, amounts.engine_kills, 1, REWIND_FRAMES),
+    "faults": lambda folder, world, amounts: faults.run(folder, world, amounts.fault_s, 1, REWIND_FRAMES),
     "churn": lambda folder, _, amounts: churn.run(folder, _light(folder), amounts.churn_s, amounts.steps),
     "bytes": lambda folder, world, amounts: limits.bytes_(folder, world, amounts.glut_s),
     "descriptors": lambda folder, world, _: limits.descriptors(folder, world),
@@ -189,17 +189,17 @@ def _amounts(arguments: argparse.Namespace) -> Amounts:
 
 
 def _world(folder: Path) -> Path:
-    from worldsim.checkpoint import tiny_world
+    from worldsim.testing import tiny_world
 
     return tiny_world(folder)
 
 
 def _light(folder: Path) -> Path:
     """A world whose steps cost as little as can be: what counts is how many come and go."""
-    from worldsim.checkpoint import tiny_world
+    from worldsim.testing import tiny_world
 
     return tiny_world(folder, "light", tokenizer="frame", poses=False)
 
 
 if __name__ == "__main__":
-    sys.exit(leave(main))
+    sys.exit(run_command(main))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.house import House
-from benchmarks.stress.visitor import UnansweredError, Visitor, new_name
-from benchmarks.stress.walks import RefusedError, Walk, go_together
+from benchmarks.stress.oracle import RefusedError, Walk, go_together
+from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
+from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run"]
 
@@ -36,30 +36,30 @@ class _Guests(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.is_set():
-            visitor = Visitor(self.address, patience=PATIENCE)
+            client = RawClient(self.address, patience=PATIENCE)
             try:
-                self._visit(visitor)
+                self._visit(client)
             except (RefusedError, UnansweredError) as error:
                 self.refused.append(f"{type(error).__name__}: {error}")
             finally:
-                visitor.close()
+                client.close()
             self.visits += 1
 
-    def _visit(self, visitor: Visitor) -> None:
-        visitor.hello()
+    def _visit(self, client: RawClient) -> None:
+        client.hello()
         walks = [Walk(seed=self.chance.getrandbits(32)) for _ in range(SESSIONS)]
         for walk in walks:
-            walk.open(visitor)
+            walk.open(client)
         for _ in range(20):
-            go_together(walks, visitor, self.chance)
+            go_together(walks, client, self.chance)
         child = new_name()
         parent = walks[0]
-        visitor.ask("fork", session=parent.name, children=[child], seq=parent.seq)
-        blob = visitor.ask("snapshot", session=parent.name).payloads[0]
+        client.ask("fork", session=parent.name, children=[child], seq=parent.seq)
+        blob = client.ask("snapshot", session=parent.name).payloads[0]
         copy = new_name()
-        visitor.ask("restore", [blob], session=copy)
+        client.ask("restore", [blob], session=copy)
         for name in (*(walk.name for walk in walks), child, copy):
-            visitor.ask("close", session=name)
+            client.ask("close", session=name)
         self.steps += 20 * SESSIONS
         self.opened += SESSIONS + 2
 
@@ -74,8 +74,8 @@ def run(
     """
     address = f"ipc://{folder}/churn.sock"
     state = ["--state", str(folder / "churned")] if journal else []
-    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--steps", "1", "--ttl", "240", *state]
-    with House(world, address, options, folder / "churn.log") as house:
+    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--denoising-steps", "1", "--ttl", "240", *state]
+    with ServerUnderTest(world, address, options, folder / "churn.log") as house:
         ended = threading.Event()
         guests = [_Guests(address, number, ended) for number in range(CLIENTS)]
         for one in guests:
@@ -84,9 +84,9 @@ def run(
         ended.set()
         for one in guests:
             one.join(PATIENCE)
-        visitor = Visitor(address)
-        info = visitor.ask("info", kind="control").header
-        visitor.close()
+        client = RawClient(address)
+        info = client.ask("info", kind="control").header
+        client.close()
         crashed = not house.alive
     times, memory, files = np.array([row for row in rows if row[0] > rows[-1][0] / 2]).T
     slope, spread = _slope(times, memory)
@@ -109,7 +109,7 @@ def run(
     }
 
 
-def _watch(house: House, seconds: float, enough: Callable[[], bool]) -> list[tuple[float, float, int]]:
+def _watch(house: ServerUnderTest, seconds: float, enough: Callable[[], bool]) -> list[tuple[float, float, int]]:
     """(seconds, MiB, open files) a few times a second."""
     rows, begun = [], time.monotonic()
     while (now := time.monotonic() - begun) < seconds and house.alive and not enough():

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress.house import House
-from benchmarks.stress.visitor import UnansweredError, Visitor
-from benchmarks.stress.walks import RefusedError, Tally, Walk, compare, go_together
+from benchmarks.stress.oracle import RefusedError, StressCounts, Walk, compare, go_together
+from benchmarks.stress.raw_client import RawClient, UnansweredError
+from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run", "run_fleet"]
 
@@ -32,37 +32,37 @@ class _Walker(threading.Thread):
     def __init__(self, number: int, address: str) -> None:
         super().__init__(daemon=True)
         self.chance = random.Random(number)
-        self.address, self.tally = address, Tally()
-        self.walks = [Walk(seed=100 * number + i, anchors=0.05) for i in range(SESSIONS)]
+        self.address, self.tally = address, StressCounts()
+        self.walks = [Walk(seed=100 * number + i, observed_share=0.05) for i in range(SESSIONS)]
         self.opened, self.ended, self.house_died = (threading.Event() for _ in range(3))
 
     def run(self) -> None:
-        visitor = Visitor(self.address, patience=PATIENCE)
+        client = RawClient(self.address, patience=PATIENCE)
         try:
-            visitor.hello()
+            client.hello()
             for walk in self.walks:
-                walk.open(visitor)
+                walk.open(client)
             self.opened.set()
             while not self.ended.is_set():
-                self._go(visitor)
+                self._go(client)
             for walk in self.walks:
-                walk.go(visitor, self.chance)
+                walk.go(client, self.chance)
         except (RefusedError, UnansweredError) as error:
             self.tally.refused.append(f"{type(error).__name__}: {error}")
             self.opened.set()
         finally:
-            visitor.close()
+            client.close()
 
-    def _go(self, visitor: Visitor) -> None:
+    def _go(self, client: RawClient) -> None:
         if self.house_died.is_set():
             self.house_died.clear()
-            known = visitor.hello()["sessions"]
+            known = client.hello()["sessions"]
             for walk in self.walks:
                 walk.checked(known, self.tally)
         if self.chance.random() < 0.2:
-            self.chance.choice(self.walks).go(visitor, self.chance)
+            self.chance.choice(self.walks).go(client, self.chance)
         else:
-            go_together(self.walks, visitor, self.chance)
+            go_together(self.walks, client, self.chance)
 
 
 class _Walkers:
@@ -102,7 +102,7 @@ class _Walkers:
     def steps(self) -> int:
         return sum(walk.seq for walker in self._all for walk in walker.walks)
 
-    def counts(self, world: Path, steps: int, history: int) -> dict[str, Any]:
+    def counts(self, world: Path, denoising_steps: int, rewind_frames: int) -> dict[str, Any]:
         """What came of it, every acknowledged frame held against those of an engine that nobody killed."""
         walks = [walk for walker in self._all for walk in walker.walks if walk.hashes]
         tallies = [walker.tally for walker in self._all]
@@ -111,19 +111,19 @@ class _Walkers:
             "kill_steps": self.steps,
             "lost_steps": sum(tally.lost_steps for tally in tallies),
             "duplicate_steps": sum(tally.duplicate_steps for tally in tallies),
-            "hash_mismatches": compare(world, walks, steps, history),
+            "hash_mismatches": compare(world, walks, denoising_steps, rewind_frames),
             "refused": functools.reduce(operator.iadd, (tally.refused for tally in tallies), []),
             "stuck": sum(walker.is_alive() for walker in self._all),
         }
 
 
-def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16) -> dict[str, Any]:
+def run(folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
     """Kill a server with 32 walking sessions ``kills`` times, now and then also while it starts.
 
     Returns:
         counts: ``kills``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, ..
     """
-    house = _house(folder, world, "kills", steps, history)
+    house = _house(folder, world, "kills", denoising_steps, rewind_frames)
     chance, recoveries, crashes = random.Random(1), [], 0
     house.start(PATIENCE)
     walkers = _Walkers(house.address, 0)
@@ -140,7 +140,7 @@ def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16
         recoveries.append(house.start(PATIENCE))
     walkers.end()
     house.stop()
-    found = walkers.counts(world, steps, history)
+    found = walkers.counts(world, denoising_steps, rewind_frames)
     return {
         "kills": kills,
         "crashes": crashes,
@@ -149,13 +149,13 @@ def run(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16
     }
 
 
-def run_fleet(folder: Path, world: Path, kills: int, steps: int = 1, history: int = 16) -> dict[str, Any]:
+def run_fleet(folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
     """Kill single engines behind a front ``kills`` times, also while they start or take over; then the front.
 
     Returns:
         counts: as ``run``, with ``engine_kills`` and, a quarter as many, ``front_kills``.
     """
-    house = _house(folder, world, "fleet", steps, history, "--engines", str(ENGINES))
+    house = _house(folder, world, "fleet", denoising_steps, rewind_frames, "--engines", str(ENGINES))
     chance = random.Random(2)
     fronts, crashes, killed = kills // 4, 0, 0
     house.start(PATIENCE)
@@ -179,27 +179,27 @@ def run_fleet(folder: Path, world: Path, kills: int, steps: int = 1, history: in
         house.start(PATIENCE)
     walkers.end()
     house.stop()
-    found = walkers.counts(world, steps, history)
+    found = walkers.counts(world, denoising_steps, rewind_frames)
     return {"engine_kills": killed, "front_kills": fronts, "crashes": crashes, **found}
 
 
-def _house(folder: Path, world: Path, name: str, steps: int, history: int, *more: str) -> House:
+def _house(folder: Path, world: Path, name: str, denoising_steps: int, rewind_frames: int, *more: str) -> ServerUnderTest:
     # A machine that is stopped for a while must not be taken for a client that is gone.
     options = ["--state", str(folder / f"{name}-state"), "--slots", str(CLIENTS * SESSIONS), "--ttl", "600"]
-    options += ["--steps", str(steps), "--history", str(history), *more]
-    return House(world, f"ipc://{folder}/{name}.sock", options, folder / f"{name}.log")
+    options += ["--denoising-steps", str(denoising_steps), "--rewind-frames", str(rewind_frames), *more]
+    return ServerUnderTest(world, f"ipc://{folder}/{name}.sock", options, folder / f"{name}.log")
 
 
-def _whole(house: House) -> None:
+def _whole(house: ServerUnderTest) -> None:
     """Wait until all engines behind a front are ready."""
-    visitor = Visitor(house.address, patience=PATIENCE)
+    client = RawClient(house.address, patience=PATIENCE)
     end = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < end:
-            reply = visitor.ask("info", kind="control")
+            reply = client.ask("info", kind="control")
             if reply.header["engines"] == ENGINES:
                 return
             time.sleep(0.1)
     finally:
-        visitor.close()
+        client.close()
     raise UnansweredError("engines")

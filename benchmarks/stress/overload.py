@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.house import House
-from benchmarks.stress.visitor import Visitor, new_name
+from benchmarks.stress.raw_client import RawClient, new_name
+from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run"]
 
@@ -34,8 +34,8 @@ def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
         ``reject_p99_ms``, ``rejects``, ..
     """
     address = f"ipc://{folder}/overload.sock"
-    options = ["--slots", str(CLIENTS * SESSIONS), "--steps", "1"]
-    with House(world, address, options, folder / "overload.log") as house:
+    options = ["--slots", str(CLIENTS * SESSIONS), "--denoising-steps", "1"]
+    with ServerUnderTest(world, address, options, folder / "overload.log") as house:
         rows: dict[int, list[dict[str, Any]]] = {1: [], 4: []}
         for number in range(ROUNDS):
             for depth in (1, 4) if number % 2 == 0 else (4, 1):
@@ -57,7 +57,7 @@ def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
 
 
 def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
-    """Steps a second of all clients together, how long refusals took, and refusals that were not BUSY."""
+    """Steps a second of all clients together, how long refusals took, and refusals that were not UNAVAILABLE."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for _ in range(CLIENTS):
@@ -82,8 +82,8 @@ def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
 class _Press:
     """Keeps ``depth`` steps of each session under way, in the order of their seq."""
 
-    def __init__(self, visitor: Visitor, depth: int) -> None:
-        self.visitor, self.depth = visitor, depth
+    def __init__(self, client: RawClient, depth: int) -> None:
+        self.client, self.depth = client, depth
         self.taken = {new_name(): 0 for _ in range(SESSIONS)}
         self.asked: dict[int, tuple[str, int, float]] = {}
         self.under_way: dict[str, set[int]] = defaultdict(set)
@@ -102,18 +102,18 @@ class _Press:
 
     def take(self, wait: float) -> None:
         """Take the replies that are there."""
-        reply = self.visitor.next(wait)
+        reply = self.client.next(wait)
         while reply is not None:
             asked = self.asked.pop(reply.header["id"], None)
             if asked is not None:
                 self._note(reply.header, *asked)
-            reply = self.visitor.next(0)
+            reply = self.client.next(0)
 
     def _ask(self, name: str, seq: int) -> None:
-        parts, number = self.visitor.request("step", session=name, seq=seq, control={}, codec="none")
+        parts, number = self.client.request("step", session=name, seq=seq, control={}, codec="none")
         self.under_way[name].add(seq)
         self.asked[number] = name, seq, time.monotonic()
-        self.visitor.post(parts)
+        self.client.post(parts)
 
     def _note(self, header: dict[str, Any], name: str, seq: int, asked: float) -> None:
         self.under_way[name].discard(seq)
@@ -122,19 +122,19 @@ class _Press:
             self.taken[name] = max(self.taken[name], seq)
             return
         error = header["error"]
-        if error["code"] == "BUSY":
+        if error["code"] == "UNAVAILABLE":
             self.rejects.append(1000 * (time.monotonic() - asked))
             self.quiet[name] = time.monotonic() + (error["retry_after_ms"] or 10) / 1000
-        elif error["code"] != "GAP":  # what follows a refused step cannot be taken either
+        elif error["code"] != "OUT_OF_ORDER":  # what follows a refused step cannot be taken either
             self.others += 1
 
 
 def _press(pipe: Connection, address: str, depth: int, seconds: float) -> None:
-    visitor = Visitor(address)
-    visitor.hello()
-    press = _Press(visitor, depth)
+    client = RawClient(address)
+    client.hello()
+    press = _Press(client, depth)
     for number, name in enumerate(press.taken):
-        visitor.ask("open", session=name, seed=number)
+        client.ask("open", session=name, seed=number)
     pipe.send("ready")
     pipe.recv()
     begun = time.monotonic()
@@ -143,6 +143,6 @@ def _press(pipe: Connection, address: str, depth: int, seconds: float) -> None:
         press.take(0.02)
     rate = press.steps / (time.monotonic() - begun)
     for name in press.taken:
-        visitor.ask("close", session=name)
-    visitor.close()
+        client.ask("close", session=name)
+    client.close()
     pipe.send({"rate": rate, "rejects": press.rejects, "others": press.others})

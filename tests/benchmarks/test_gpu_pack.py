@@ -1,4 +1,4 @@
-"""What comes back from a run: pieces that are whole, small and few, put together and judged."""
+"""What comes back from a run: pieces that are whole, small and few, put together and evaluated."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import torch
 from benchmarks.gpu import pack, wheels
 from benchmarks.gpu.collect import better, check_report, unpack
 from benchmarks.gpu.collect import main as collect
-from benchmarks.gpu.fresh import load_or_make
 from benchmarks.gpu.pack import FILES, REPORT, join_pieces, pack_results, pack_world
 from benchmarks.gpu.plan import PARTS, Training, read_plan
 from benchmarks.gpu.process import Program
+from benchmarks.gpu.untrained import load_or_initialise
 from tests.tiny import lively_world
 from worldsim.checkpoint import load_world
 from worldsim.errors import CheckpointError, ConfigError, DataError
@@ -39,7 +39,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def report(out: Path, **told: Any) -> None:
-    row = {"parts": [], "worlds": {}, "troubles": [], **told}
+    row = {"parts": [], "worlds": {}, "problems": [], **told}
     (out / REPORT).write_text(json.dumps(row))
 
 
@@ -126,20 +126,20 @@ def test_collect_puts_together_without_judging(
 
 
 def figures(**values: tuple[float, float, float]) -> dict[str, Any]:
-    return {"figures": {name: {"value": v, "ci": (low, high)} for name, (v, low, high) in values.items()}}
+    return {"metrics": {name: {"value": v, "ci": (low, high)} for name, (v, low, high) in values.items()}}
 
 
 @pytest.mark.parametrize(
     ("mine", "is_better"),
     [
-        ({"next_gain": (3.0, 2.8, 3.2), "open16_true": (20.0, 19, 21)}, True),
-        ({"next_gain": (2.0, 1.8, 2.2), "open16_true": (20.0, 19, 21)}, False),
-        ({"next_gain": (3.0, 2.8, 3.2), "open16_true": (15.0, 14, 16)}, False),
+        ({"next_gain": (3.0, 2.8, 3.2), "rollout16_psnr": (20.0, 19, 21)}, True),
+        ({"next_gain": (2.0, 1.8, 2.2), "rollout16_psnr": (20.0, 19, 21)}, False),
+        ({"next_gain": (3.0, 2.8, 3.2), "rollout16_psnr": (15.0, 14, 16)}, False),
         ({"copy_psnr": (3.0, 2.8, 3.2)}, False),
     ],
 )
 def test_better_is_better_in_something_and_worse_in_nothing(mine: dict[str, Any], is_better: bool) -> None:
-    shipped = figures(next_gain=(2.0, 1.8, 2.2), open16_true=(20.0, 19.0, 21.0))
+    shipped = figures(next_gain=(2.0, 1.8, 2.2), rollout16_psnr=(20.0, 19.0, 21.0))
     assert better(figures(**mine), shipped)[0] == is_better
 
 
@@ -222,8 +222,8 @@ def test_missing_wheels_are_told(tmp_path: Path) -> None:
 
 
 def test_a_world_without_its_weights_can_be_timed(world: Path) -> None:
-    assert load_or_make(str(world), "cpu")[1]
+    assert load_or_initialise(str(world), "cpu")[1]
     (world / "weights.safetensors").unlink()
-    made, is_trained = load_or_make(str(world), "cpu")
+    made, is_trained = load_or_initialise(str(world), "cpu")
     assert not is_trained
     assert made.engine(1).open(0, 0).step().frame.shape == (*made.spec.size, 3)

@@ -25,14 +25,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``folder`` lie on storage that can only be read."""
-    true = cache.try_folder
+    true = cache.check_writable
 
-    def try_folder(path: Path) -> None:
+    def check_writable(path: Path) -> None:
         if path.is_relative_to(folder):
             raise StorageError.of(OSError(errno.EROFS, os.strerror(errno.EROFS)), path)
         true(path)
 
-    monkeypatch.setattr(cache, "try_folder", try_folder)
+    monkeypatch.setattr(cache, "check_writable", check_writable)
 
 
 def test_beside_the_dataset_if_it_can_be_written(root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.players import SPEC, make_episode
+from tests.data.collectors import SPEC, make_episode
 from tests.data.test_dataset import write
 from worldsim.data.clips import ClipStore, shift
 from worldsim.data.dataset import Dataset

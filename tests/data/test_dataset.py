@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.players import SPEC, assert_same, make_episode
+from tests.data.collectors import SPEC, assert_same, make_episode
 from worldsim import config
 from worldsim.controls import ControlSpace
 from worldsim.data import gather as gather_module
@@ -134,7 +134,7 @@ def test_statistics_are_those_of_all_rows(tmp_path: Path) -> None:
 
 
 def test_one_key_is_a_plain_column(tmp_path: Path) -> None:
-    space = ControlSpace(keys=("jump",), look=False, pose=False, combos=((), ("jump",)))
+    space = ControlSpace(keys=("jump",), yaw=False, pose=False, discrete_actions=((), ("jump",)))
     spec = SourceSpec(name="jumper", size=SPEC.size, fps=30, control_space=space)
     full = make_episode(1)
     episode = EpisodeArrays(

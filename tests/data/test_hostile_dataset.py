@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.players import make_episode
+from tests.data.collectors import make_episode
 from tests.data.test_dataset import write
 from worldsim.data.dataset import Dataset
 from worldsim.data.parquet import read_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.players import DotsPlayer, make_episode
+from tests.data.collectors import DotsCollector, make_episode
 from worldsim.data.recorder import RecordConfig, episode_seed, record
 
 HERE = Path(__file__).parent / "lerobot"
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent / "lerobot"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dots") / "data"
-    record(DotsPlayer, root, RecordConfig(source="dots", seed=3), frames=60)
+    record(DotsCollector, root, RecordConfig(source="dots", seed=3), frames=60)
     return root
 
 

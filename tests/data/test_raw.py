@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.players import SPEC, DotsPlayer, assert_same, make_episode
+from tests.data.collectors import SPEC, DotsCollector, assert_same, make_episode
 from tests.data.test_dataset import write
 from tests.data.test_recorder import CFG
 from worldsim.data import gather as gather_module
@@ -32,8 +32,8 @@ def without_av(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_av")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_recorded_resumed_and_read_without_av(tmp_path: Path, workers: int) -> None:
-    record(DotsPlayer, tmp_path, RAW, frames=60, workers=workers)
-    record(DotsPlayer, tmp_path, RAW, frames=150, workers=workers, resume=True)
+    record(DotsCollector, tmp_path, RAW, frames=60, workers=workers)
+    record(DotsCollector, tmp_path, RAW, frames=150, workers=workers, resume=True)
     dataset = Dataset(tmp_path)
     assert sum(episode.length for episode in dataset.episodes) >= 150
     for episode in dataset.episodes:
@@ -47,8 +47,8 @@ def test_recorded_resumed_and_read_without_av(tmp_path: Path, workers: int) -> N
 def test_clips_are_those_of_a_lossless_video(
     tmp_path: Path, size: tuple[int, int], in_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record(DotsPlayer, tmp_path / "video", CFG, frames=100)
-    record(DotsPlayer, tmp_path / "raw", RAW, frames=100)
+    record(DotsCollector, tmp_path / "video", CFG, frames=100)
+    record(DotsCollector, tmp_path / "raw", RAW, frames=100)
     if not in_memory:
         monkeypatch.setattr("os.sysconf", lambda name: 1)
     video, raw = (ClipStore(tmp_path / kind, size) for kind in ("video", "raw"))
@@ -60,7 +60,7 @@ def test_clips_are_those_of_a_lossless_video(
 
 
 def test_a_raw_dataset_claims_no_video(tmp_path: Path) -> None:
-    record(DotsPlayer, tmp_path, RAW, frames=40)
+    record(DotsCollector, tmp_path, RAW, frames=40)
     info = json.loads((tmp_path / "meta/info.json").read_text())
     assert info["video_path"] is None
     assert "observation.image" not in info["features"]
@@ -95,7 +95,7 @@ def test_sweep_takes_raw_frames_without_a_table(tmp_path: Path) -> None:
 
 
 def test_frames_that_are_damaged_or_no_frames_are_an_error(tmp_path: Path) -> None:
-    record(DotsPlayer, tmp_path / "raw", RAW, frames=20)
+    record(DotsCollector, tmp_path / "raw", RAW, frames=20)
     file = tmp_path / "raw/frames/chunk-000/file-000.npy"
     np.save(file, np.zeros((2, 2)))
     with pytest.raises(DataError, match="must hold"):

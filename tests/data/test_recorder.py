@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.players import DotsPlayer, assert_same, make_episode
+from tests.data.collectors import DotsCollector, assert_same, make_episode
 from tests.waiting import members, wait_until
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, episode_seed, record
@@ -19,7 +19,7 @@ from worldsim.errors import DataError, DependencyError, SourceError
 
 CFG = RecordConfig(source="dots", seed=3)
 ROOT = Path(__file__).parents[2]
-SLOW = functools.partial(DotsPlayer, pause=0.02)
+SLOW = functools.partial(DotsCollector, pause=0.02)
 
 SCRIPT = """
 import functools, sys
@@ -49,7 +49,7 @@ def assert_complete(root: Path, frames: int) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int) -> None:
     seen: list[int] = []
-    done = record(DotsPlayer, tmp_path, CFG, frames=150, workers=workers, on_progress=seen.append)
+    done = record(DotsCollector, tmp_path, CFG, frames=150, workers=workers, on_progress=seen.append)
     assert_complete(tmp_path, 150)
     assert done.complete
     assert done.frames == sum(e.length for e in Dataset(tmp_path).episodes)
@@ -57,16 +57,16 @@ def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int
 
 
 def test_resuming_a_complete_recording_does_nothing(tmp_path: Path) -> None:
-    record(DotsPlayer, tmp_path, CFG, frames=60)
+    record(DotsCollector, tmp_path, CFG, frames=60)
     before = (tmp_path / "meta/info.json").stat().st_mtime_ns
-    done = record(DotsPlayer, tmp_path, CFG, frames=60, resume=True)
+    done = record(DotsCollector, tmp_path, CFG, frames=60, resume=True)
     assert (done.new_frames, done.complete) == (0, True)
     assert (tmp_path / "meta/info.json").stat().st_mtime_ns == before
 
 
 def test_resuming_with_more_frames_goes_on(tmp_path: Path) -> None:
-    record(DotsPlayer, tmp_path, CFG, frames=60)
-    record(DotsPlayer, tmp_path, CFG, frames=200, workers=2, resume=True)
+    record(DotsCollector, tmp_path, CFG, frames=60)
+    record(DotsCollector, tmp_path, CFG, frames=200, workers=2, resume=True)
     assert_complete(tmp_path, 200)
 
 
@@ -107,31 +107,31 @@ def wait_for_shards(root: Path, count: int) -> None:
 
 
 def test_a_failing_source_is_reported(tmp_path: Path) -> None:
-    player = functools.partial(DotsPlayer, fail_at=episode_seed(CFG.seed, 2))
+    collector = functools.partial(DotsCollector, fail_at=episode_seed(CFG.seed, 2))
     with pytest.raises(SourceError, match="the dots are gone"):
-        record(player, tmp_path, CFG, frames=500)
-    record(DotsPlayer, tmp_path, CFG, frames=500, resume=True)
+        record(collector, tmp_path, CFG, frames=500)
+    record(DotsCollector, tmp_path, CFG, frames=500, resume=True)
     assert_complete(tmp_path, 500)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
-    record(DotsPlayer, tmp_path, CFG, frames=20)
+    record(DotsCollector, tmp_path, CFG, frames=20)
     with pytest.raises(DataError, match="--resume"):
-        record(DotsPlayer, tmp_path, CFG, frames=20)
+        record(DotsCollector, tmp_path, CFG, frames=20)
     other = RecordConfig(source="dots", seed=4)
     with pytest.raises(DataError, match="same settings"):
-        record(DotsPlayer, tmp_path, other, frames=20, resume=True)
+        record(DotsCollector, tmp_path, other, frames=20, resume=True)
     (tmp_path / "recording.json").unlink()
     with pytest.raises(DataError, match="another dataset"):
-        record(DotsPlayer, tmp_path, CFG, frames=20, resume=True)
+        record(DotsCollector, tmp_path, CFG, frames=20, resume=True)
 
 
 def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
     def record_again(frames: int) -> None:
-        record(DotsPlayer, tmp_path, CFG, frames=20, resume=True)
+        record(DotsCollector, tmp_path, CFG, frames=20, resume=True)
 
     with pytest.raises(DataError, match="only one recorder"):
-        record(DotsPlayer, tmp_path, CFG, frames=20, on_progress=record_again)
+        record(DotsCollector, tmp_path, CFG, frames=20, on_progress=record_again)
 
 
 @pytest.mark.parametrize("package", ["av", "pyarrow"])
@@ -140,5 +140,5 @@ def test_a_missing_package_is_reported_at_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=r"pip install .*\[train\]"):
-        record(DotsPlayer, tmp_path / "x", CFG, frames=20)
+        record(DotsCollector, tmp_path / "x", CFG, frames=20)
     assert not (tmp_path / "x").exists()

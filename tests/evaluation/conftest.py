@@ -10,18 +10,19 @@ import torch
 
 from tests.tiny import lively_world
 from worldsim.camera import from_planar
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.controls import Control, ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.spec import SourceSpec
 from worldsim.engine.world import World, load
 from worldsim.envs.sources import Observation
-from worldsim.evaluation.drift import random_play
-from worldsim.evaluation.judge import Judge
-from worldsim.evaluation.judge_network import JudgeConfig, JudgeNetwork
-from worldsim.evaluation.stage import Moment, moments
+from worldsim.envs.sources.doom import DOOM_KEYS
+from worldsim.evaluation.drift import random_controls
+from worldsim.evaluation.idm.model import InverseDynamicsModel
+from worldsim.evaluation.idm.network import IDMConfig, IDMNetwork
+from worldsim.evaluation.simulator import BranchPoint, branch_points
 
 
-class PretendedPlayer:
+class PretendedCollector:
     """Plays a corridor of stripes, deterministically: forward moves, turning turns.
 
     Every third episode is only 10 frames long.
@@ -72,16 +73,16 @@ def world(folder: Path) -> World:
 
 
 @pytest.fixture
-def player(world: World) -> PretendedPlayer:
-    return PretendedPlayer(world.spec)
+def collector(world: World) -> PretendedCollector:
+    return PretendedCollector(world.spec)
 
 
 @pytest.fixture
 def other_space() -> ControlSpace:
-    return ControlSpace(keys=("left",), look=False, pose=False, combos=((), ("left",)))
+    return ControlSpace(keys=("left",), yaw=False, pose=False, discrete_actions=((), ("left",)))
 
 
-class PretendedStage:
+class PretendedSimulator:
     """A square room with striped walls, steered by keys: it moves at once and stops at once."""
 
     def __init__(self, spec: SourceSpec) -> None:
@@ -96,7 +97,7 @@ class PretendedStage:
         x, y, yaw = self._at
         ahead = ("forward" in control.keys) - float("backward" in control.keys)
         right = ("strafe_right" in control.keys) - float("strafe_left" in control.keys)
-        turn = 0.1 * (("turn_right" in control.keys) - float("turn_left" in control.keys)) + control.look
+        turn = 0.1 * (("turn_right" in control.keys) - float("turn_left" in control.keys)) + control.yaw
         x += 0.1 * (ahead * np.cos(yaw) + right * np.sin(yaw))
         y += 0.1 * (ahead * np.sin(yaw) - right * np.cos(yaw))
         self._at = np.array([np.clip(x, 0.5, 3.5), np.clip(y, 0.5, 3.5), yaw - turn])
@@ -111,17 +112,17 @@ class PretendedStage:
         return Observation(frame.copy(), from_planar(x, y, 1.3, yaw))
 
 
-class StagedPlayer:
+class RoomCollector:
     """Plays the room with random keys; every second episode ends by itself."""
 
     def __init__(self, spec: SourceSpec, frames: int = 90) -> None:
         self.spec, self.frames = spec, frames
-        self.source = PretendedStage(spec)
+        self.source = PretendedSimulator(spec)
         self.is_closed = False
 
     def play(self, seed: int) -> EpisodeArrays:
         space, seen = self.spec.control_space, [self.source.reset(seed)]
-        rows = random_play(space, np.random.default_rng(seed), self.frames)
+        rows = random_controls(space, np.random.default_rng(seed), self.frames)
         for row in rows[:-1]:
             seen.append(self.source.step(space.from_vector(row)))
         is_last = np.arange(len(rows)) == len(rows) - 1
@@ -140,20 +141,20 @@ class StagedPlayer:
 
 
 @pytest.fixture(scope="session")
-def judge() -> Judge:
+def idm() -> InverseDynamicsModel:
     """One that has learnt nothing."""
     torch.manual_seed(0)
-    return Judge(
-        JudgeNetwork(JudgeConfig(keys=DOOM_KEYS, columns=8, features=4)), "doom-maze", {"forward": 0.5}
+    return InverseDynamicsModel(
+        IDMNetwork(IDMConfig(keys=DOOM_KEYS, columns=8, features=4)), "doom-maze", {"forward": 0.5}
     )
 
 
 @pytest.fixture
-def staged(world: World) -> StagedPlayer:
-    return StagedPlayer(world.spec)
+def room_collector(world: World) -> RoomCollector:
+    return RoomCollector(world.spec)
 
 
 @pytest.fixture
-def found(staged: StagedPlayer) -> list[Moment]:
+def found(room_collector: RoomCollector) -> list[BranchPoint]:
     """Moments of three episodes, with 20 controls after each."""
-    return moments(staged, iter(range(3)), 3, 4, 20)
+    return branch_points(room_collector, iter(range(3)), 3, 4, 20)

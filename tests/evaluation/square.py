@@ -21,7 +21,7 @@ def square_at(spec: SourceSpec, rows: np.ndarray, columns: np.ndarray) -> tuple[
     return np.where(masks[..., None], np.array([250, 180, 40], np.uint8), frames), masks
 
 
-class SquarePlayer:
+class SquareCollector:
     """The square goes one pixel right a frame, with a key two; the episode ends after 40 to 59 frames."""
 
     def __init__(self, spec: SourceSpec) -> None:
@@ -29,7 +29,7 @@ class SquarePlayer:
 
     def play(self, seed: int) -> EpisodeArrays:
         length = 40 + seed * 7 % 20
-        controls = self.blind_controls(seed, length)
+        controls = self.open_loop_controls(seed, length)
         ways = np.concatenate([[0], np.cumsum(1 + controls[:, 0])[:-1]]).astype(int)
         rng = np.random.default_rng(seed)
         row, column = int(rng.integers(self.spec.size[0] - SIDE)), int(rng.integers(40))
@@ -48,7 +48,7 @@ class SquarePlayer:
             labels={"square": masks},
         )
 
-    def blind_controls(self, seed: int, frames: int) -> np.ndarray:
+    def open_loop_controls(self, seed: int, frames: int) -> np.ndarray:
         keys = np.zeros((frames, self.spec.control_space.size), np.float32)
         keys[:, 0] = np.random.default_rng([seed, 1]).random(frames) < 0.5
         return keys

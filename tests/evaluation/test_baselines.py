@@ -1,4 +1,4 @@
-"""Recurrent baselines: they learn, are saved, and dream beside a world."""
+"""Recurrent baselines: they learn, are saved, and rollout beside a world."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.conftest import StagedPlayer
-from worldsim.controls import DOOM_KEYS
+from tests.evaluation.conftest import RoomCollector
 from worldsim.data.clips import Clip
 from worldsim.engine.world import World
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import CheckpointError, ConfigError
 from worldsim.evaluation.baselines import run
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork, Kind
-from worldsim.evaluation.judge import Judge
-from worldsim.evaluation.yardstick import Scope, evaluate
+from worldsim.evaluation.idm.model import InverseDynamicsModel
+from worldsim.evaluation.suite import EvalConfig, evaluate
 
 CONTROL = len(DOOM_KEYS) + 1
 
@@ -63,7 +63,7 @@ def test_it_learns(kind: Kind) -> None:
 
     def error(baseline: Baseline) -> float:
         clip = clips.sample(16, 8, np.random.default_rng(9))
-        shown = baseline.dream(clip.frames, clip.controls, 4)
+        shown = baseline.rollout(clip.frames, clip.controls, 4)
         return float(np.abs(shown.astype(float) - clip.frames[:, 4:]).mean())
 
     before = error(Baseline(network(kind), 0))
@@ -100,9 +100,9 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     assert (again.name, again.minutes) == ("predrnn", 2.0)
     frames = np.random.default_rng(0).integers(0, 256, (1, 4, 10, 20, 3), dtype=np.uint8)
     controls = np.zeros((1, 7, CONTROL), np.float32)
-    dreams = [it.dream(frames, controls, 4) for it in (baseline, again)]
-    assert dreams[0].shape == (1, 3, 10, 20, 3)
-    assert np.abs(dreams[0].astype(int) - dreams[1]).max() <= 2, "float16 on disk"
+    rollouts = [it.rollout(frames, controls, 4) for it in (baseline, again)]
+    assert rollouts[0].shape == (1, 3, 10, 20, 3)
+    assert np.abs(rollouts[0].astype(int) - rollouts[1]).max() <= 2, "float16 on disk"
     (tmp_path / "x.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="worldsim baseline"):
         Baseline.load(tmp_path / "x.safetensors")
@@ -112,24 +112,27 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_frames_of_any_size_are_foretold(kind: Kind) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 4, 11, 23, 3), dtype=np.uint8)
     baseline = Baseline(network(kind, (11, 23)), 1.0)
-    assert baseline.dream(frames, np.zeros((1, 7, CONTROL), np.float32), 4).shape == (1, 3, 11, 23, 3)
+    assert baseline.rollout(frames, np.zeros((1, 7, CONTROL), np.float32), 4).shape == (1, 3, 11, 23, 3)
 
 
 def test_a_baseline_of_another_size_is_refused_before_the_work(world: World) -> None:
     rival = Baseline(network("convlstm", (10, 20)), 1.0)
-    scope = Scope(trajectories=2, teacher=4, every=2, horizon=16)
-    player = StagedPlayer(world.spec)
+    config = EvalConfig(trajectories=2, teacher_forced_frames=4, every=2, horizon=16)
+    collector = RoomCollector(world.spec)
     with pytest.raises(ConfigError, match="frame size and controls"):
-        evaluate(world, player, scope, baselines=(rival,))
+        evaluate(world, collector, config, baselines=(rival,))
 
 
-def test_a_world_is_held_against_them(world: World, judge: Judge) -> None:
-    player = StagedPlayer(world.spec)
+def test_a_world_is_held_against_them(world: World, idm: InverseDynamicsModel) -> None:
+    collector = RoomCollector(world.spec)
     rivals = tuple(Baseline(network(kind, (60, 80)), 1.0) for kind in KINDS)
-    scope = Scope(trajectories=2, teacher=4, every=2, horizon=64, batch=2)
-    figures = evaluate(world, player, scope, judge=judge, baselines=rivals, steps=1).figures
+    config = EvalConfig(trajectories=2, teacher_forced_frames=4, every=2, horizon=64, batch=2)
+    metrics = evaluate(world, collector, config, idm=idm, baselines=rivals, denoising_steps=1).metrics
     for kind in KINDS:
         for horizon in (16, 64):
-            theirs, over = figures[f"{kind}_open{horizon}"], figures[f"over_{kind}_{horizon}"]
-            assert over.value == pytest.approx(figures[f"open{horizon}_true"].value - theirs.value)
-        assert figures[f"{kind}_frechet"].ceiling == pytest.approx(figures["frechet"].value)
+            theirs, over = (
+                metrics[f"{kind}_rollout{horizon}_psnr"],
+                metrics[f"rollout{horizon}_psnr_gain_over_{kind}"],
+            )
+            assert over.value == pytest.approx(metrics[f"rollout{horizon}_psnr"].value - theirs.value)
+        assert metrics[f"{kind}_frechet"].upper_reference == pytest.approx(metrics["frechet"].value)

@@ -9,21 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import PretendedPlayer, StagedPlayer
+from tests.evaluation.conftest import PretendedCollector, RoomCollector
 from worldsim.engine.world import World
 from worldsim.errors import SourceError, StorageError
 from worldsim.evaluation import drift, outcomes, run
 from worldsim.evaluation.failures import Failures
-from worldsim.evaluation.parts import Sizes
+from worldsim.evaluation.suite import EvalConfig, evaluate
+from worldsim.evaluation.tasks import TaskSizes
 from worldsim.evaluation.trajectories import ShortEpisodesError, collect_longest
-from worldsim.evaluation.yardstick import Scope, evaluate
 
-SCOPE = Scope(
+CONFIG = EvalConfig(
     trajectories=2,
-    teacher=4,
+    teacher_forced_frames=4,
     every=2,
     horizon=16,
-    parts=Sizes(loops=1, seconds=(1, 60), endings=2, walks=1, frames=8, walk_steps=1),
+    tasks=TaskSizes(
+        loops=1, seconds=(1, 60), endings=2, long_rollouts=1, frames=8, long_rollout_denoising_steps=1
+    ),
 )
 SHORT = ["--quick", "--trajectories", "2", "--horizon", "16", "--device", "cpu", "--dtype", "float32"]
 
@@ -46,48 +48,56 @@ def test_failures_are_noted_and_the_block_is_left() -> None:
 
 
 def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    staged = StagedPlayer(world.spec)
+    room_collector = RoomCollector(world.spec)
     monkeypatch.setattr(outcomes, "score_outcomes", fail)
-    monkeypatch.setattr(drift, "play_figures", fail)
-    report = evaluate(world, staged, SCOPE, stage=staged.source, steps=1, workers=2)
+    monkeypatch.setattr(drift, "drift_metrics", fail)
+    report = evaluate(
+        world, room_collector, CONFIG, simulator=room_collector.source, denoising_steps=1, workers=2
+    )
     assert report.failures.keys() == {"ends", "play", "loop60"}
     assert report.failures["ends"] == "ValueError: a bug"
     assert "at least" in report.failures["loop60"]
-    assert {"tokenizer_psnr", "open16_true", "idle_psnr", "loop1_psnr"} <= report.figures.keys()
-    assert "end_auroc" not in report.figures
+    assert {"tokenizer_psnr", "rollout16_psnr", "idle_psnr", "loop_closure_1s_psnr"} <= report.metrics.keys()
+    assert "end_auroc" not in report.metrics
 
 
-def test_long_dreams_of_short_episodes_are_a_part_that_fails(world: World, player: PretendedPlayer) -> None:
-    report = evaluate(world, player, replace(SCOPE, long=2, parts=Sizes()))
-    assert report.failures.keys() == {"long dreams"}
-    assert "1028 frames" in report.failures["long dreams"]
+def test_long_dreams_of_short_episodes_are_a_part_that_fails(
+    world: World, collector: PretendedCollector
+) -> None:
+    report = evaluate(world, collector, replace(CONFIG, long=2, tasks=TaskSizes()))
+    assert report.failures.keys() == {"long rollouts"}
+    assert "1028 frames" in report.failures["long rollouts"]
 
 
 def test_dreams_are_as_long_as_half_of_the_episodes(world: World) -> None:
-    player = PretendedPlayer(world.spec, 30)  # every third episode has ten frames
-    report = evaluate(world, player, replace(SCOPE, horizon=256, teacher=64, parts=Sizes()))
+    collector = PretendedCollector(world.spec, 30)  # every third episode has ten frames
+    report = evaluate(
+        world, collector, replace(CONFIG, horizon=256, teacher_forced_frames=64, tasks=TaskSizes())
+    )
     assert report.length == 30
     assert report.scores["true.psnr"].shape == (2, 26)
-    assert "open16_true" in report.figures
-    assert "open64_true" not in report.figures
+    assert "rollout16_psnr" in report.metrics
+    assert "rollout64_psnr" not in report.metrics
     assert not report.failures
-    assert collect_longest(player, iter(range(100)), 2, 500, 5).frames.shape[1] == 30
+    assert collect_longest(collector, iter(range(100)), 2, 500, 5).frames.shape[1] == 30
 
 
-def test_a_source_of_no_frames_to_dream_is_one_error(world: World) -> None:
+def test_a_source_of_no_frames_to_rollout_is_one_error(world: World) -> None:
     with pytest.raises(SourceError, match="half of a source's episodes must have 6 frames"):
-        evaluate(world, PretendedPlayer(world.spec, 3), replace(SCOPE, parts=Sizes()))
+        evaluate(world, PretendedCollector(world.spec, 3), replace(CONFIG, tasks=TaskSizes()))
     with pytest.raises(ShortEpisodesError, match="6 frames or more"):
-        collect_longest(PretendedPlayer(world.spec, 3), iter(range(100)), 2, 20, 6)
+        collect_longest(PretendedCollector(world.spec, 3), iter(range(100)), 2, 20, 6)
 
 
 @pytest.fixture
 def folder_and_player(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(run, "open_player", lambda world, frames, labels: PretendedPlayer(world.spec, 90))
+    monkeypatch.setattr(
+        run, "open_collector", lambda world, frames, labels: PretendedCollector(world.spec, 90)
+    )
     return folder
 
 
-def test_figures_are_told_even_if_they_cannot_be_saved(
+def test_metrics_are_told_even_if_they_cannot_be_saved(
     folder_and_player: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +112,7 @@ def test_figures_are_told_even_if_they_cannot_be_saved(
     with pytest.raises(OSError, match="No space left"):
         run.main([str(folder_and_player), *SHORT, "--json", "--out", str(tmp_path / "report")])
     told = json.loads(capsys.readouterr().out)
-    assert np.isfinite(told["figures"]["next_psnr"]["value"])
+    assert np.isfinite(told["metrics"]["next_psnr"]["value"])
 
 
 @pytest.mark.parametrize(("option", "name"), [("--out", "index.html"), ("--videos", "sheet.png")])

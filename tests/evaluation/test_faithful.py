@@ -6,38 +6,38 @@ import pytest
 import torch
 
 import worldsim
-from tests.evaluation.conftest import PretendedPlayer
+from tests.evaluation.conftest import PretendedCollector
 from worldsim.engine.world import World
 from worldsim.errors import DataError
 from worldsim.evaluation import assert_faithful, faithful
 
 
-def test_a_world_that_heeds_nothing_is_found_out(world: World, player: PretendedPlayer) -> None:
+def test_a_world_that_heeds_nothing_is_found_out(world: World, collector: PretendedCollector) -> None:
     with pytest.raises(AssertionError, match=r"must be worth 2\.00 dB over another trajectory's; they are"):
-        assert_faithful(world, player, trajectories=3, frames=6)
-    assert not player.is_closed, "a player that was given is not ours to close"
+        assert_faithful(world, collector, trajectories=3, frames=6)
+    assert not collector.is_closed, "a collector that was given is not ours to close"
 
 
-def test_a_dream_must_be_better_than_a_still_picture(world: World, player: PretendedPlayer) -> None:
+def test_a_rollout_must_be_better_than_a_still_picture(world: World, collector: PretendedCollector) -> None:
     with pytest.raises(AssertionError, match=r"must be 1\.00 dB nearer to the truth than a still picture"):
-        assert_faithful(world, player, gap=-60, trajectories=3, frames=6)
+        assert_faithful(world, collector, gap=-60, trajectories=3, frames=6)
 
 
-def test_figures_come_back(world: World, player: PretendedPlayer) -> None:
-    found = assert_faithful(world, player, gap=-60, over_still=-60, trajectories=3, frames=6)
+def test_metrics_come_back(world: World, collector: PretendedCollector) -> None:
+    found = assert_faithful(world, collector, gap=-60, over_still=-60, trajectories=3, frames=6)
     assert found.gap.value == pytest.approx(found.true.value - found.shuffled.value)
     assert found.gap.low <= found.gap.value <= found.gap.high
-    assert found == assert_faithful(world, player, gap=-60, over_still=-60, trajectories=3, frames=6)
+    assert found == assert_faithful(world, collector, gap=-60, over_still=-60, trajectories=3, frames=6)
 
 
 def test_the_source_is_opened_and_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[PretendedPlayer] = []
+    made: list[PretendedCollector] = []
 
-    def make(world: World, frames: int) -> PretendedPlayer:
-        made.append(PretendedPlayer(world.spec, frames))
+    def make(world: World, frames: int) -> PretendedCollector:
+        made.append(PretendedCollector(world.spec, frames))
         return made[-1]
 
-    monkeypatch.setattr(faithful, "open_player", make)
+    monkeypatch.setattr(faithful, "open_collector", make)
     assert_faithful(world, gap=-60, over_still=-60, trajectories=2, frames=4)
     assert made[0].is_closed
     with pytest.raises(DataError, match="seed of a report"):

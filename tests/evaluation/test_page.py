@@ -11,37 +11,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import StagedPlayer
+from tests.evaluation.conftest import RoomCollector
 from worldsim.engine.world import World
 from worldsim.errors import DataError
 from worldsim.evaluation.compare import comparison, read_report
-from worldsim.evaluation.judge import Judge
-from worldsim.evaluation.page.cases import cases_of
+from worldsim.evaluation.idm.model import InverseDynamicsModel
+from worldsim.evaluation.page.examples import example_rollouts
 from worldsim.evaluation.page.page import page_of
 from worldsim.evaluation.page.svg import heat, lines, paths
-from worldsim.evaluation.parts import Sizes
-from worldsim.evaluation.yardstick import Report, Scope, evaluate
+from worldsim.evaluation.suite import EvalConfig, Report, evaluate
+from worldsim.evaluation.tasks import TaskSizes
 
 BROWSER = Path(__file__).parent / "browser"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-SIZES = Sizes(moments=2, loops=2, seconds=(1,), endings=4, walks=2, frames=20)
+SIZES = TaskSizes(branch_points=2, loops=2, seconds=(1,), endings=4, long_rollouts=2, frames=20)
 
 
 @pytest.fixture(scope="module")
-def player(world: World) -> StagedPlayer:
-    return StagedPlayer(world.spec)
+def collector(world: World) -> RoomCollector:
+    return RoomCollector(world.spec)
 
 
 @pytest.fixture(scope="module")
-def report(world: World, player: StagedPlayer, judge: Judge) -> Report:
-    scope = Scope(trajectories=3, teacher=4, every=2, horizon=64, batch=2, parts=SIZES)
-    return evaluate(world, player, scope, stage=player.source, judge=judge, steps=1)
+def report(world: World, collector: RoomCollector, idm: InverseDynamicsModel) -> Report:
+    config = EvalConfig(trajectories=3, teacher_forced_frames=4, every=2, horizon=64, batch=2, tasks=SIZES)
+    return evaluate(world, collector, config, simulator=collector.source, idm=idm, denoising_steps=1)
 
 
 @pytest.fixture(scope="module")
-def page(world: World, player: StagedPlayer, report: Report) -> str:
+def page(world: World, collector: RoomCollector, report: Report) -> str:
     pytest.importorskip("av")
-    cases = cases_of(world, player, report, 1)
+    cases = example_rollouts(world, collector, report, 1)
     return page_of(report, {"world": "<tiny>", "source": "a room"}, world.spec.control_space.keys, cases)
 
 
@@ -67,15 +67,15 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_all_figures_of_the_parts_are_there(report: Report) -> None:
+def test_all_metrics_of_the_parts_are_there(report: Report) -> None:
     assert {
-        "key_accuracy", "key_pairs", "key_latency", "rot_deg_s", "trans_pct_s", "frechet", "loop1_psnr",
-        "loop1_poseless", "drift_ratio", "drift_sharp", "drift_motion", "idle_psnr", "end_auroc",
+        "key_accuracy", "opposite_action_accuracy", "action_latency_frames", "rot_deg_s", "trans_pct_s", "frechet", "loop_closure_1s_psnr",
+        "loop_closure_1s_psnr_keys_only", "drift_ratio", "drift_gradient_ratio", "drift_frame_diff_ratio", "idle_psnr", "end_auroc",
         "reward_rmse",
-    } <= report.figures.keys()  # fmt: skip
-    for name, figure in report.figures.items():
-        assert np.isfinite(figure.value), name
-        assert figure.ci[0] <= figure.ci[1], name
+    } <= report.metrics.keys()  # fmt: skip
+    for name, metric in report.metrics.items():
+        assert np.isfinite(metric.value), name
+        assert metric.ci[0] <= metric.ci[1], name
 
 
 def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -> None:
@@ -86,14 +86,16 @@ def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -
     assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script"))
     assert reader.tags.count("video") == 3
     assert reader.tags.count("svg") == 2 + 3 + 2 + 2
-    assert all(f"<code>{name}</code>" in page for name in report.figures)
+    assert all(f"<code>{name}</code>" in page for name in report.metrics)
     assert "&lt;tiny&gt; against a room" in page
     assert "nan" not in page.replace(page[page.find("base64") :], "")
 
 
-def test_cases_are_the_dreams_that_were_scored(world: World, player: StagedPlayer, report: Report) -> None:
+def test_cases_are_the_dreams_that_were_scored(
+    world: World, collector: RoomCollector, report: Report
+) -> None:
     pytest.importorskip("av")
-    best, _, worst = cases_of(world, player, report, 1)
+    best, _, worst = example_rollouts(world, collector, report, 1)
     score = report.scores["true.psnr"].mean(1)
     assert f"{score.max():.1f} dB" in best.title
     assert f"{score.min():.1f} dB" in worst.title
@@ -134,9 +136,13 @@ def test_plots_have_what_they_are_given() -> None:
 
 
 def test_two_reports_are_compared(tmp_path: Path) -> None:
-    row = {"value": 20.0, "ci": [19.0, 21.0], "floor": 10.0, "ceiling": 30.0, "unit": "dB", "about": ""}
-    first = {"world": "a", "steps": 2, "figures": {"next_psnr": row, "gone": row}}
-    second = {"world": "b", "steps": 2, "figures": {"next_psnr": {**row, "value": 25.0, "ci": [24.0, 26.0]}}}
+    row = {"value": 20.0, "ci": [19.0, 21.0], "lower": 10.0, "upper": 30.0, "unit": "dB", "about": ""}
+    first = {"world": "a", "denoising_steps": 2, "metrics": {"next_psnr": row, "gone": row}}
+    second = {
+        "world": "b",
+        "denoising_steps": 2,
+        "metrics": {"next_psnr": {**row, "value": 25.0, "ci": [24.0, 26.0]}},
+    }
     (tmp_path / "a.json").write_text(json.dumps(first))
     table = comparison(read_report(tmp_path / "a.json"), second)
     assert table.row_count == 1

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import PretendedPlayer
+from tests.evaluation.conftest import PretendedCollector
 from worldsim.data.recorder import episode_seed
 from worldsim.errors import DataError, SourceError
 from worldsim.evaluation.trajectories import REPORTING_SEEDS, check_seeds, collect, reporting_seeds
@@ -31,41 +31,41 @@ def test_runs_share_no_seed() -> None:
         reporting_seeds(20_000)
 
 
-def test_stretches_have_what_led_into_each_frame(player: PretendedPlayer) -> None:
-    true = collect(player, iter([0, 1]), 2, 40)
-    assert true.frames.shape == (2, 40, *player.spec.size, 3)
+def test_stretches_have_what_led_into_each_frame(collector: PretendedCollector) -> None:
+    true = collect(collector, iter([0, 1]), 2, 40)
+    assert true.frames.shape == (2, 40, *collector.spec.size, 3)
     assert true.poses is not None
     for i, seed in enumerate(true.seeds):
         moved = true.poses[i, 1:, 0, 3] - true.poses[i, :-1, 0, 3]
         assert np.array_equal(moved > 0.005, true.controls[i, 1:, 0] > 0.5)
-        episode = player.play(seed)
+        episode = collector.play(seed)
         assert (episode.poses == true.poses[i, 0]).all((1, 2)).any()
     assert len(np.unique(true.frames[:, 0])) > 1
 
 
-def test_short_episodes_are_passed_over(player: PretendedPlayer) -> None:
-    true = collect(player, iter(range(100)), 3, 40)
+def test_short_episodes_are_passed_over(collector: PretendedCollector) -> None:
+    true = collect(collector, iter(range(100)), 3, 40)
     assert true.seeds == (0, 1, 3)
-    assert player.played == [0, 1, 2, 3]
+    assert collector.played == [0, 1, 2, 3]
 
 
-def test_a_stretch_begins_somewhere_in_its_episode(player: PretendedPlayer) -> None:
-    again = collect(player, iter([0, 1, 3, 4]), 4, 40)
+def test_a_stretch_begins_somewhere_in_its_episode(collector: PretendedCollector) -> None:
+    again = collect(collector, iter([0, 1, 3, 4]), 4, 40)
     begun = [
-        int((player.play(seed).poses == pose[0]).all((1, 2)).argmax())
+        int((collector.play(seed).poses == pose[0]).all((1, 2)).argmax())
         for seed, pose in zip(again.seeds, again.poses, strict=True)
     ]
     assert len(set(begun)) > 1
-    assert np.array_equal(collect(player, iter([0, 1, 3, 4]), 4, 40).frames, again.frames)
+    assert np.array_equal(collect(collector, iter([0, 1, 3, 4]), 4, 40).frames, again.frames)
 
 
-def test_a_source_of_short_episodes_is_named(player: PretendedPlayer) -> None:
+def test_a_source_of_short_episodes_is_named(collector: PretendedCollector) -> None:
     with pytest.raises(SourceError, match="at least 91 frames; got '0 of 16'; choose a shorter --horizon"):
-        collect(player, itertools.count(), 2, 91)
+        collect(collector, itertools.count(), 2, 91)
 
 
-def test_a_context_is_the_beginning(player: PretendedPlayer) -> None:
-    true = collect(player, iter([0, 1]), 2, 40)
+def test_a_context_is_the_beginning(collector: PretendedCollector) -> None:
+    true = collect(collector, iter([0, 1]), 2, 40)
     context = true.context(1, 4)
     assert np.array_equal(context.frames, true.frames[1, :4])
     assert context.seed == 1

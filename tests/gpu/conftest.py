@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.tiny import lively_world, stir
-from tests.training.test_moving import TINY
+from tests.training.test_latent_dynamics import TINY
 from worldsim.checkpoint import load_world, save_world
 from worldsim.engine.world import World, load
 from worldsim.networks import Networks
-from worldsim.training.moving import plan_moving
+from worldsim.training.latent_dynamics import plan_latent_networks
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +49,11 @@ def poseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of the recipe "moving": one latent vector a frame, a recurrent generator."""
+    """A world of the recipe "latent-dynamics": one latent vector a frame, a recurrent generator."""
     folder = lively_world(tmp_path_factory.mktemp("worlds"), "moving", tokenizer="frame", poses=False)
     stored = load_world(folder)
     source = stored.config.source
-    networks = Networks(plan_moving(TINY, source, None), source)
+    networks = Networks(plan_latent_networks(TINY, source, None), source)
     stir(networks)
     config = replace(stored.config, networks=networks.config)
     save_world(folder, config, networks, stored.starts, stored.card)

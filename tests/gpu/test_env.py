@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from worldsim.engine.world import World, load
-from worldsim.envs import upcoming
+from worldsim.envs import reset_queue
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.vector import ImaginedVectorEnv
 
@@ -17,7 +17,7 @@ N = 4
 
 
 def test_everything_is_a_tensor_on_the_device(any_world: World) -> None:
-    envs = ImaginedVectorEnv(N, world=any_world, steps=1, max_episode_steps=3)
+    envs = ImaginedVectorEnv(N, world=any_world, denoising_steps=1, max_episode_steps=3)
     seen, info = envs.reset(seed=0)
     assert seen.device.type == any_world.device.type
     for _ in range(5):
@@ -33,7 +33,7 @@ def test_everything_is_a_tensor_on_the_device(any_world: World) -> None:
 def test_the_same_seed_gives_the_same_episodes(any_world: World) -> None:
     runs = []
     for _ in range(2):
-        envs = ImaginedVectorEnv(N, world=any_world, steps=1, max_episode_steps=3)
+        envs = ImaginedVectorEnv(N, world=any_world, denoising_steps=1, max_episode_steps=3)
         frames = [envs.reset(seed=7)[0]]
         actions = torch.arange(N, device=any_world.device) % 3
         frames += [envs.step(actions)[0] for _ in range(8)]
@@ -47,7 +47,9 @@ def test_a_gpu_is_never_waited_for(folder: Path, device: torch.device, mode: str
     if device.type != "cuda":
         pytest.skip("torch watches over GPUs alone")
     envs = EpisodeStatistics(
-        ImaginedVectorEnv(N, world=load(folder, device), steps=2, max_episode_steps=3, autoreset_mode=mode)
+        ImaginedVectorEnv(
+            N, world=load(folder, device), denoising_steps=2, max_episode_steps=3, autoreset_mode=mode
+        )
     )
     envs.reset(seed=0)
     actions = torch.zeros(N, dtype=torch.int64, device=device)
@@ -57,7 +59,7 @@ def test_a_gpu_is_never_waited_for(folder: Path, device: torch.device, mode: str
         envs.reset(options={"reset_mask": over})
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(2 * upcoming._PERIOD):
+        for _ in range(2 * reset_queue._PERIOD):
             *_, terminated, truncated, _ = envs.step(actions)
             if mode == "Disabled":
                 envs.reset(options={"reset_mask": terminated | truncated})

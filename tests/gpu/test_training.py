@@ -21,7 +21,7 @@ def test_a_dataset_becomes_a_world(tmp_path: Path, device: torch.device, poses: 
     out = tmp_path / "run"
     assert main(command(data, out, "--device", str(device), minutes=0.1)) == 0
     world = load(out / "toy", device)
-    step = world.engine(1, steps=1).open(0, 0).step()
+    step = world.engine(1, denoising_steps=1).open(0, 0).step()
     assert step.frame.shape == (*world.spec.size, 3)
     assert torch.isfinite(torch.from_numpy(step.latent)).all()
 

@@ -7,24 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.controls import DOOM_KEYS, ControlSpace
+from worldsim.controls import ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
 from worldsim.data.shards import Shard, write_shard
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName
+from worldsim.envs.sources.doom import DOOM_KEYS
 
 HEIGHT, WIDTH = 60, 80
 
 
 def room_spec(*, poses: bool = True) -> SourceSpec:
     """The maze's, at 80x60."""
-    combos = ((), *((key,) for key in DOOM_KEYS))
+    discrete_actions = ((), *((key,) for key in DOOM_KEYS))
     return SourceSpec(
         name="doom-maze",
         size=(HEIGHT, WIDTH),
         fps=17.5,
-        control_space=ControlSpace(keys=DOOM_KEYS, look=True, pose=poses, combos=combos),
+        control_space=ControlSpace(keys=DOOM_KEYS, yaw=True, pose=poses, discrete_actions=discrete_actions),
         intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
         has_pose=poses,
         unit_metres=1 / 32 if poses else None,
@@ -54,9 +55,7 @@ def walk(seed: int, length: int, *, poses: bool = True) -> EpisodeArrays:
     )
 
 
-def write_walks(
-    root: Path, lengths: dict[int, int], *, poses: bool = True, codec: CodecName = "raw"
-) -> Path:
+def write_walks(root: Path, lengths: dict[int, int], *, poses: bool = True, codec: CodecName = "raw") -> Path:
     """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out."""
     shards = [Shard(root / "shards", number) for number in range(len(lengths))]
     spec = room_spec(poses=poses)

@@ -17,7 +17,7 @@ from worldsim.training.recipes import Recipe, plan_networks
 from worldsim.training.starts import choose_starts
 
 MOMENT = 1e-6
-"""Minutes: a step of each stage."""
+"""Minutes: a step of each simulator."""
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_a_variant_trains(name: str, recipe: Recipe, clips: ClipStore, init: Pat
     assert told is not None
     assert told["changed"] == ablation.VARIANTS[name]
     made, held = load_world(tmp_path / name / "world").networks, load_world(init).networks
-    assert (made.footing is None) == (name == "keys-only")
-    if made.footing is not None:
+    assert (made.walkable_map is None) == (name == "keys-only")
+    if made.walkable_map is not None:
         theirs = held.state_dict()
         for key, value in made.state_dict().items():
-            if key.startswith(("tokenizer.place.", "heads.", "footing.")):
+            if key.startswith(("tokenizer.scene.", "heads.", "walkable_map.")):
                 assert torch.equal(value, theirs[key]), key
 
 
@@ -64,7 +64,7 @@ def test_an_interrupted_variant_goes_on(
 
 
 def test_what_is_done_stays_done(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"changed": {}, "minutes": 1, "steps": {}, "figures": {"next_psnr": [30.0, 29.0, 31.0]}}
+    row = {"changed": {}, "minutes": 1, "steps": {}, "metrics": {"next_psnr": [30.0, 29.0, 31.0]}}
     (tmp_path / "all.json").write_text(json.dumps(row), encoding="utf-8")
     assert ablation.main(["--data", str(data), "--out", str(tmp_path), "--only", "all"]) == 0
     assert json.loads(capsys.readouterr().out) == {"all": row}

@@ -7,22 +7,22 @@ import torch
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
-from worldsim.model.dynamics import as_moved
+from worldsim.model.dynamics import displacement_from_twist
 from worldsim.networks import Networks
-from worldsim.training.motion_objective import motion_objective, solve_pushes
-from worldsim.training.recipes import Recipe, plan_networks, prepare_place
-from worldsim.training.tracks import Tracks
+from worldsim.training.camera_paths import CameraPaths
+from worldsim.training.motion_objective import fit_linear_dynamics, motion_objective
+from worldsim.training.recipes import Recipe, plan_networks, prepare_scene
 
 
 def build(recipe: Recipe, clips: ClipStore) -> Networks:
     torch.manual_seed(0)
     networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
-    prepare_place(networks, clips)
+    prepare_scene(networks, clips)
     return networks
 
 
 def test_tracks_are_those_of_the_clips(clips: ClipStore) -> None:
-    track = Tracks(clips).sample(6, 5, np.random.default_rng(3))
+    track = CameraPaths(clips).sample(6, 5, np.random.default_rng(3))
     clip = clips.sample(6, 5, np.random.default_rng(3), frames=False)
     assert clip.poses is not None
     np.testing.assert_allclose(track.planar, camera.planar(clip.poses), atol=1e-5)
@@ -33,19 +33,19 @@ def test_tracks_are_those_of_the_clips(clips: ClipStore) -> None:
 
 def test_pushes_are_solved_for(recipe: Recipe, clips: ClipStore) -> None:
     networks, past = build(recipe, clips), 4
-    solve_pushes(networks, clips, batch=500)
+    fit_linear_dynamics(networks, clips, batch=500)
     assert networks.heads.motion is not None
-    track = Tracks(clips).sample(50, past + 2, np.random.default_rng(1))
+    track = CameraPaths(clips).sample(50, past + 2, np.random.default_rng(1))
     now = track.twists[:, -1]
     told = networks.heads.motion.pushes(track.controls[:, 1:], track.twists[:, 1:-1], now[:, 3:])
     torch.testing.assert_close(
-        networks.heads.motion.push(told), as_moved(now[:, :3], now[:, 4]), atol=2e-3, rtol=0
+        networks.heads.motion.push(told), displacement_from_twist(now[:, :3], now[:, 4]), atol=2e-3, rtol=0
     )
 
 
 def test_walks_get_better(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
-    solve_pushes(networks, clips, batch=500)
+    fit_linear_dynamics(networks, clips, batch=500)
     objective = motion_objective(networks, clips, batch=64, longest=4)
     optimizer = torch.optim.Adam(networks.heads.parameters(), 3e-3)
     off = []

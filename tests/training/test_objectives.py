@@ -14,13 +14,14 @@ from tests.tiny import stir
 from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
-from worldsim.sampling.flow import draw_levels
-from worldsim.training.batch import Batch
-from worldsim.training.dream_objective import picture_loss, unroll
+from worldsim.sampling.flow import sample_flow_times
+from worldsim.training.batch import TrainingBatch
+from worldsim.training.losses import reconstruction_loss
 from worldsim.training.motion_objective import walk
-from worldsim.training.plan import stages_of
+from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import Recipe, plan_networks
 from worldsim.training.stage import Stage
+from worldsim.training.world_model_objective import unroll
 
 ENCODER = ("project", "look", "compare", "squeeze", "distil", "to_latent")
 """Parts of a tokenizer that only encode."""
@@ -34,15 +35,15 @@ def build(recipe: Recipe, clips: ClipStore, seed: int = 0) -> Networks:
 
 
 def planned(networks: Networks, recipe: Recipe, clips: ClipStore) -> dict[str, Stage]:
-    return {stage.name: stage for stage in stages_of(recipe, networks, clips, warm=False)}
+    return {stage.name: stage for stage in plan_stages(recipe, networks, clips, warm=False)}
 
 
 def gradients(networks: Networks, stage: Stage, draws: int = 4) -> set[str]:
     """Names of the weights that get a gradient from some of ``draws`` losses."""
     networks.requires_grad_(True)
     networks.zero_grad(set_to_none=True)
-    if stage.start is not None:
-        stage.start()
+    if stage.on_start is not None:
+        stage.on_start()
     for seed in range(draws):
         loss, logs = stage.objective(np.random.default_rng(seed), 0.5)
         assert math.isfinite(loss.item())
@@ -56,7 +57,7 @@ def gradients(networks: Networks, stage: Stage, draws: int = 4) -> set[str]:
 def names_of(networks: Networks, stage: Stage) -> set[str]:
     """Names of the weights that a stage trains."""
     names = {id(weight): name for name, weight in networks.named_parameters()}
-    return {names[id(weight)] for rate in stage.rates for weight in rate.parameters}
+    return {names[id(weight)] for group in stage.param_groups for weight in group.parameters}
 
 
 def decoders(names: set[str]) -> set[str]:
@@ -69,7 +70,7 @@ def test_with_a_place_each_stage_teaches_its_own(recipe: Recipe, clips: ClipStor
     assert list(stages) == ["place", "motion", "dream", "rollout"]
     everything = {name for name, _ in networks.named_parameters()}
     taught = {name: names_of(networks, stage) for name, stage in stages.items()}
-    assert taught["place"] == {name for name in everything if name.startswith("tokenizer.place.")}
+    assert taught["place"] == {name for name in everything if name.startswith("tokenizer.scene.")}
     assert taught["motion"] == {name for name in everything if name.startswith("heads.")}
     assert taught["dream"] == everything - taught["place"] - taught["motion"]
     assert taught["rollout"] < taught["dream"]
@@ -106,7 +107,7 @@ def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: Cli
     networks = build(recipe, clips)
     stage = planned(networks, recipe, clips)["motion"]
     before = {name: weight.clone() for name, weight in networks.named_parameters()}
-    optimizer = torch.optim.AdamW([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
+    optimizer = torch.optim.AdamW([w for group in stage.param_groups for w in group.parameters], lr=1e-2)
     for step in range(2):
         loss, logs = stage.objective(np.random.default_rng(step), 0.9)
         optimizer.zero_grad(set_to_none=True)
@@ -119,7 +120,7 @@ def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: Cli
 
 def test_a_warm_start_keeps_what_the_place_knows(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
-    assert all(stage.start is None for stage in stages_of(recipe, networks, clips, warm=True))
+    assert all(stage.on_start is None for stage in plan_stages(recipe, networks, clips, warm=True))
     assert planned(networks, recipe, clips)["place"].start is not None
 
 
@@ -132,7 +133,7 @@ def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -
 
 def losses_of(networks: Networks, stage: Stage) -> list[float]:
     """Of twelve steps, taken as the trainer takes them."""
-    optimizer = torch.optim.Adam([w for rate in stage.rates for w in rate.parameters], lr=1e-2)
+    optimizer = torch.optim.Adam([w for group in stage.param_groups for w in group.parameters], lr=1e-2)
     losses = []
     for step in range(12):
         optimizer.zero_grad()
@@ -154,7 +155,7 @@ def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> Non
 def test_a_batch_is_its_clip(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     clip = clips.sample(2, 5, np.random.default_rng(0))
-    batch = Batch.of(clip, networks)
+    batch = TrainingBatch.of(clip, networks)
     assert batch.frames.shape == (2, 5, 3, 60, 80)
     np.testing.assert_array_equal(batch.condition[..., :-6], clip.controls)
     assert not batch.condition[:, 0, -6:].any()
@@ -169,7 +170,7 @@ def test_a_batch_is_its_clip(recipe: Recipe, clips: ClipStore) -> None:
 
 def test_unrolling_gives_latents_and_views_without_gradient(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
-    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    batch = TrainingBatch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
     unrolled = unroll(networks, batch, np.random.default_rng(0))
     assert unrolled.latents.shape == (2, 4, *networks.tokenizer.latent_spec.shape)
     assert unrolled.prior_tokens.shape == (2, 4, networks.unit.tokens, networks.tokenizer.prior_channels)
@@ -182,27 +183,27 @@ def test_unrolling_gives_latents_and_views_without_gradient(recipe: Recipe, clip
 def test_levels_are_those_of_the_step_s_grid() -> None:
     like, kinds = torch.zeros(64, 8, 3), set()
     for seed in range(8):
-        drawn = draw_levels(np.random.default_rng(seed), like)
+        drawn = sample_flow_times(np.random.default_rng(seed), like)
         kinds.add(drawn.shortcut)
-        assert drawn.level.shape == drawn.size.shape == drawn.known.shape == (64, 8)
-        assert (drawn.level[drawn.is_context] == 1).all()
-        level, size = drawn.level[~drawn.is_context], drawn.size[~drawn.is_context]
-        assert (level >= 0).all()
-        assert (level + size * drawn.shortcut <= 1).all()
+        assert drawn.t.shape == drawn.dt.shape == drawn.control_mask.shape == (64, 8)
+        assert (drawn.t[drawn.is_context] == 1).all()
+        t, size = drawn.t[~drawn.is_context], drawn.dt[~drawn.is_context]
+        assert (t >= 0).all()
+        assert (t + size * drawn.shortcut <= 1).all()
         assert 0.3 < drawn.is_context.float().mean() < 0.5
-        assert 0.8 < drawn.known.float().mean() < 1
+        assert 0.8 < drawn.control_mask.float().mean() < 1
         if drawn.shortcut:
-            assert set(drawn.size.unique().tolist()) <= {0.25, 0.5, 1.0}
-            assert torch.equal((level / size).round(), level / size)
+            assert set(drawn.dt.unique().tolist()) <= {0.25, 0.5, 1.0}
+            assert torch.equal((t / size).round(), t / size)
     assert kinds == {True, False}
 
 
 def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
     for seed in range(4):
-        drawn = draw_levels(np.random.default_rng(seed), torch.zeros(3, 5, 2), is_past_clean=True)
+        drawn = sample_flow_times(np.random.default_rng(seed), torch.zeros(3, 5, 2), is_past_clean=True)
         assert drawn.is_context[:, :-1].all()
         assert not drawn.is_context[:, -1].any()
-        assert (drawn.level[:, :-1] == 1).all()
+        assert (drawn.t[:, :-1] == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_changed_recipe_still_descends(recipe: Recipe, clips: ClipStore, chang
 
 def test_a_world_that_hears_no_keys_is_conditioned_on_motion_alone(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(dataclasses.replace(recipe, conditioning="pose"), clips)
-    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    batch = TrainingBatch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
     assert batch.vector.any()
     assert not batch.condition[..., :-6].any()
     torch.testing.assert_close(batch.condition[..., -6:], batch.twist)
@@ -226,7 +227,7 @@ def test_a_world_that_hears_no_keys_is_conditioned_on_motion_alone(recipe: Recip
 def test_a_world_conditioned_on_keys_alone_has_no_poses(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(dataclasses.replace(recipe, conditioning="keys"), clips)
     assert not networks.has_poses
-    batch = Batch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
+    batch = TrainingBatch.of(clips.sample(2, 4, np.random.default_rng(0)), networks)
     assert batch.planar is None
     assert not batch.twist.any()
 
@@ -236,9 +237,9 @@ def test_the_picture_loss_asks_for_sharp_edges() -> None:
     edge[..., 4:] = 1
     blurred = edge.clone()
     blurred[..., 3], blurred[..., 4] = 0.3, 0.7
-    assert picture_loss(edge, edge) == 0
+    assert reconstruction_loss(edge, edge) == 0
     flat = edge + (blurred - edge).abs().mean()  # as wrong on average, but as sharp
-    assert picture_loss(blurred, edge) > picture_loss(flat, edge) > 0
+    assert reconstruction_loss(blurred, edge) > reconstruction_loss(flat, edge) > 0
 
 
 def test_a_walk_is_the_camera_s_own_motion() -> None:

@@ -17,18 +17,19 @@ from torch import Tensor
 
 from tests.training.rooms import write_walks
 from tests.training.test_run import command
-from worldsim.checkpoint import load_world, tiny_world
+from worldsim.checkpoint import load_world
 from worldsim.errors import ConfigError
+from worldsim.testing import tiny_world
 from worldsim.training import trainer as trainer_module
-from worldsim.training.parallel import ALONE, Group, joined
-from worldsim.training.stage import Logs, Rate, Stage
+from worldsim.training.parallel import SINGLE_PROCESS, Group, process_group
+from worldsim.training.stage import Logs, ParamGroup, Stage
 from worldsim.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-STEPS = 12
+DENOISING_STEPS = 12
 
 
-class Clock:
+class TrainProgress:
     """A step takes a second in the first process, and half of one in the others."""
 
     def __init__(self, pace: float) -> None:
@@ -41,7 +42,7 @@ class Clock:
 def train(world: Path, out: Path, ranks: Sequence[int], group: Group) -> dict[str, Any]:
     """Train on the batches of ``ranks``, and tell losses, what the trainer's chance drew, and the weights."""
     networks = load_world(world).networks
-    weights, clock = list(networks.heads.outcome.parameters()), Clock(1.0 if group.is_first else 0.5)
+    weights, clock = list(networks.heads.outcome.parameters()), TrainProgress(1.0 if group.is_first else 0.5)
     told: dict[str, Any] = {"losses": [], "drawn": []}
     trainer_module.time = clock  # type: ignore[assignment]
     trainer_module.matmul_peak = lambda device: 1e12
@@ -56,8 +57,8 @@ def train(world: Path, out: Path, ranks: Sequence[int], group: Group) -> dict[st
         return torch.stack(losses).mean(), {}
 
     out.mkdir(exist_ok=True)
-    stage = Stage("toy", 1, [Rate(weights, 1e-2)], objective)
-    trainer = Trainer(networks, [stage], out, STEPS / 60, seed=5, group=group)
+    stage = Stage("toy", 1, [ParamGroup(weights, 1e-2)], objective)
+    trainer = Trainer(networks, [stage], out, DENOISING_STEPS / 60, seed=5, group=group)
     step = trainer._step
     trainer._step = lambda *given: _noted(told, step(*given))  # type: ignore[method-assign]
     assert trainer.run()
@@ -87,8 +88,8 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path: Path
     world = tiny_world(tmp_path)
     torchrun(__file__, str(world), str(tmp_path / "both"))
     first, second = (json.loads((tmp_path / f"both/{rank}.json").read_text()) for rank in (0, 1))
-    one = train(world, tmp_path / "one", (0, 1), ALONE)
-    assert len(one["losses"]) == len(first["losses"]) == len(second["losses"]) == STEPS
+    one = train(world, tmp_path / "one", (0, 1), SINGLE_PROCESS)
+    assert len(one["losses"]) == len(first["losses"]) == len(second["losses"]) == DENOISING_STEPS
     np.testing.assert_allclose(first["losses"], one["losses"], rtol=1e-6)
     assert first["losses"] == second["losses"]
     for mine, other, alone in zip(first["weights"], second["weights"], one["weights"], strict=True):
@@ -108,17 +109,17 @@ def test_the_command_trains_in_two_processes(tmp_path: Path) -> None:
 
 def test_processes_choose_their_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="their own GPUs"), joined("cuda:1"):
+    with pytest.raises(ConfigError, match="their own GPUs"), process_group("cuda:1"):
         pass
 
 
 def test_one_process_needs_no_others() -> None:
-    with joined("cpu") as (group, device):
-        assert (group, device) == (ALONE, torch.device("cpu"))
-    assert (group.told(3.5), group.chance, group.is_first) == (3.5, [], True)
+    with process_group("cpu") as (group, device):
+        assert (group, device) == (SINGLE_PROCESS, torch.device("cpu"))
+    assert (group.broadcast_seconds(3.5), group.seed_suffix, group.is_first) == (3.5, [], True)
 
 
 if __name__ == "__main__":
-    with joined("cpu") as (mine, _):
+    with process_group("cpu") as (mine, _):
         result = train(Path(sys.argv[1]), Path(sys.argv[2]), (mine.rank,), mine)
     (Path(sys.argv[2]) / f"{mine.rank}.json").write_text(json.dumps(result))

@@ -15,8 +15,8 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks
-from worldsim.training.pictures import write_strip
-from worldsim.training.recipes import RECIPES, Recipe, plan_networks, prepare_place, recipe_of
+from worldsim.training.recipes import RECIPES, Recipe, plan_networks, prepare_scene, recipe_of
+from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.starts import choose_starts
 
 
@@ -28,7 +28,7 @@ def test_recipes_grow() -> None:
     assert 1e6 < sizes["small"] < sizes["base"] < sizes["large"]
     assert sizes["small"] < 8e6
     assert sizes["large"] > 5e7
-    assert 5e6 < sizes["moving"] < sizes["moving-gpu"] < 2e7  # which shall fit 40 MB
+    assert 5e6 < sizes["latent-dynamics"] < sizes["latent-dynamics-gpu"] < 2e7  # which shall fit 40 MB
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
@@ -45,17 +45,17 @@ def test_a_recipe_that_does_not_fit_is_an_error(recipe: Recipe, wrong: dict[str,
 
 def test_a_known_scene_gets_a_place_around_where_the_camera_was(recipe: Recipe, clips: ClipStore) -> None:
     config = plan_networks(recipe, clips.spec, clips.poses)
-    assert config.tokenizer.place is not None
+    assert config.tokenizer.scene is not None
     assert clips.poses is not None
-    x0, y0, x1, y1 = config.tokenizer.place.bounds
+    x0, y0, x1, y1 = config.tokenizer.scene.bounds
     spots = clips.poses[:, :2, 3]
     np.testing.assert_allclose(spots.min(0), [x0 + 1, y0 + 1])
     np.testing.assert_allclose(spots.max(0), [x1 - 1, y1 - 1])
-    assert (config.still, config.heads.reads_agent) == (True, False)
+    assert (config.scale_noise_by_speed, config.heads.uses_agent_token) == (True, False)
     elsewhere = dataclasses.replace(clips.spec, name="elsewhere")
     other = plan_networks(recipe, elsewhere, clips.poses)
-    assert other.tokenizer.place is None
-    assert (other.still, other.heads.reads_agent) == (False, True)
+    assert other.tokenizer.scene is None
+    assert (other.scale_noise_by_speed, other.heads.uses_agent_token) == (False, True)
 
 
 def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: ClipStore) -> None:
@@ -68,11 +68,11 @@ def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: C
 
 def test_preparing_frees_what_was_visited(recipe: Recipe, clips: ClipStore) -> None:
     networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
-    prepare_place(networks, clips)
-    place = networks.place
-    assert place is not None
+    prepare_scene(networks, clips)
+    scene = networks.scene
+    assert scene is not None
     assert clips.poses is not None
-    around = place.surroundings(torch.from_numpy(camera.planar(clips.poses)).float())
+    around = scene.features(torch.from_numpy(camera.planar(clips.poses)).float())
     nearest = around[:, : 16 * 6].reshape(-1, 16, 6)[..., 0]
     assert (nearest < 0).all()
 
@@ -83,9 +83,9 @@ def test_starts_come_with_the_way_there(held_out: ClipStore) -> None:
     rows = held_out.dataset.episode(held_out.episodes[0].index)
     for start in starts:
         assert start.seed == 20
-        assert start.prefix is not None
-        last = len(start.prefix)
-        np.testing.assert_array_equal(start.prefix, rows.controls[:last])
+        assert start.action_prefix is not None
+        last = len(start.action_prefix)
+        np.testing.assert_array_equal(start.action_prefix, rows.controls[:last])
         np.testing.assert_array_equal(start.frames, rows.frames[last - 3 : last + 1])
         np.testing.assert_array_equal(start.controls[1:], rows.controls[last - 3 : last])
         assert start.poses is not None
@@ -102,7 +102,7 @@ def test_starts_need_episodes_that_are_long_enough(tmp_path: Path) -> None:
 def test_a_strip_shows_truth_above_dream(recipe: Recipe, held_out: ClipStore, tmp_path: Path) -> None:
     networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses), held_out.spec)
     networks.requires_grad_(False)
-    write_strip(networks, held_out, tmp_path / "strip.png", rows=2)
+    write_sample_grid(networks, held_out, tmp_path / "strip.png", rows=2)
     strip = np.asarray(Image.open(tmp_path / "strip.png"))
     assert strip.shape == (2 * 2 * 60, 3 * 80, 3)  # 18 frames: 0, 8 and 16
     np.testing.assert_array_equal(strip[:60, :80], strip[60:120, :80])

@@ -47,13 +47,13 @@ def test_a_dataset_becomes_a_world(data: Path, tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr()
     assert told.out == f"trained: {out / 'toy'}\n"
     assert "training " in told.err
-    assert {path.name.split("-")[1] for path in out.glob("strip-*.png")} == {
-        "place",
+    assert {path.name.split("-")[1] for path in out.glob("samples-*.png")} == {
+        "scene",
         "motion",
-        "dream",
-        "rollout",
+        "world_model",
+        "self_rollout",
     }
-    assert list((out / "figures").iterdir())
+    assert list((out / "tensorboard").iterdir())
     world = load(out / "toy", "cpu", torch.float32)
     assert (world.name, world.spec.name, len(world.starts)) == ("toy", "doom-maze", 32)
     assert world.config.networks.generator.width == 16
@@ -88,7 +88,7 @@ def test_ctrl_c_or_a_kill_leaves_a_world_and_a_way_on(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert load(out / "toy", "cpu").engine(1).open().step().index == 3
     monkeypatch.setattr(Trainer, "_step", true_step)
-    assert main(command(data, out, "--stages", "place", "--resume")) == 2
+    assert main(command(data, out, "--stages", "scene", "--resume")) == 2
     assert "--stages" in capsys.readouterr().err
     assert main(command(data, out, "--stages", "motion", "--resume")) == 0
 

@@ -1,4 +1,4 @@
-"""Where a training stands, saved and read again."""
+"""State of a training, saved and read again."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from tests.tiny import stir
-from worldsim.checkpoint import Stored, load_world, tiny_world
+from worldsim.checkpoint import StoredWorld, load_world
 from worldsim.errors import CheckpointError
 from worldsim.networks import Networks
-from worldsim.training.state import Clock, load_state, save_state
+from worldsim.testing import tiny_world
+from worldsim.training.state import TrainProgress, load_state, save_state
 
-CLOCK = Clock(stage=2, seconds=12.5, step=34, name="dream")
+PROGRESS = TrainProgress(stage=2, seconds=12.5, step=34, name="world_model")
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Stored:
+def stored(tmp_path: Path) -> StoredWorld:
     return load_world(tiny_world(tmp_path))
 
 
 @pytest.fixture
-def networks(stored: Stored) -> Networks:
+def networks(stored: StoredWorld) -> Networks:
     return stored.networks
 
 
@@ -37,14 +38,14 @@ def trained(networks: Networks) -> torch.optim.Optimizer:
     return optimizer
 
 
-def test_weights_moments_and_clock_come_back(tmp_path: Path, stored: Stored) -> None:
+def test_weights_moments_and_progress_come_back(tmp_path: Path, stored: StoredWorld) -> None:
     networks = stored.networks
     optimizer = trained(networks.requires_grad_(True))
-    save_state(tmp_path, networks, optimizer, CLOCK)
+    save_state(tmp_path, networks, optimizer, PROGRESS)
     other = Networks(networks.config, stored.config.source)
     stir(other)
-    clock, moments = load_state(tmp_path, other)
-    assert clock == CLOCK
+    progress, moments = load_state(tmp_path, other)
+    assert progress == PROGRESS
     for name, weight in networks.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name
     saved = optimizer.state_dict()["state"]
@@ -56,8 +57,8 @@ def test_weights_moments_and_clock_come_back(tmp_path: Path, stored: Stored) -> 
 
 
 def test_between_stages_there_are_no_moments(tmp_path: Path, networks: Networks) -> None:
-    save_state(tmp_path, networks, None, CLOCK)
-    assert load_state(tmp_path, networks) == (CLOCK, {})
+    save_state(tmp_path, networks, None, PROGRESS)
+    assert load_state(tmp_path, networks) == (PROGRESS, {})
 
 
 def test_without_a_state_nothing_can_be_resumed(tmp_path: Path, networks: Networks) -> None:
@@ -66,14 +67,16 @@ def test_without_a_state_nothing_can_be_resumed(tmp_path: Path, networks: Networ
 
 
 def test_a_state_of_other_networks_is_refused(tmp_path: Path, networks: Networks) -> None:
-    save_state(tmp_path, load_world(tiny_world(tmp_path, "other", tokenizer="frame")).networks, None, CLOCK)
+    save_state(
+        tmp_path, load_world(tiny_world(tmp_path, "other", tokenizer="frame")).networks, None, PROGRESS
+    )
     with pytest.raises(CheckpointError, match="these networks"):
         load_state(tmp_path, networks)
 
 
 @pytest.mark.parametrize("cut", [0, 6, 100, -1])
 def test_a_cut_state_is_refused(tmp_path: Path, networks: Networks, cut: int) -> None:
-    save_state(tmp_path, networks, None, CLOCK)
+    save_state(tmp_path, networks, None, PROGRESS)
     path = tmp_path / "state.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match="whole"):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.checkpoint import load_world, tiny_world
+from worldsim.checkpoint import load_world
 from worldsim.errors import CheckpointError, ConfigError
 from worldsim.networks import Networks
+from worldsim.testing import tiny_world
 from worldsim.training import trainer as trainer_module
-from worldsim.training.stage import Logs, Rate, Stage
+from worldsim.training.stage import Logs, ParamGroup, Stage
 from worldsim.training.trainer import Trainer
 
 
@@ -40,7 +41,7 @@ class Toy:
             assert isinstance(loss, Tensor)
             return loss, {"target": target}
 
-        return Stage(name, share, [Rate(weights, 1e-2)], objective, lambda: self.started.append(name))
+        return Stage(name, share, [ParamGroup(weights, 1e-2)], objective, lambda: self.started.append(name))
 
     def stages(self) -> list[Stage]:
         reward, motion = self.networks.heads.outcome, self.networks.heads.motion
@@ -78,7 +79,7 @@ def test_stages_share_the_clock(world: Path, tmp_path: Path, monkeypatch: pytest
     assert toy.started == ["one", "two"]
     assert len({target for _, target, _ in toy.drawn}) == 12  # every step of every stage draws anew
     assert [progress for _, _, progress in toy.drawn[3:6]] == pytest.approx([0, 1 / 9, 2 / 9])
-    assert trainer.clock.done
+    assert trainer.progress.done
 
 
 @pytest.mark.parametrize("seconds", [5, 12, 31])
@@ -162,26 +163,28 @@ def test_stages_without_a_share_are_an_error(world: Path, tmp_path: Path) -> Non
         Trainer(toy.networks, [toy.stage("none", 0, [])], tmp_path, 1, 0)
 
 
-def test_figures_and_looks_come_out(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_and_checkpoints_come_out(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, toy = toy_trainer(world, tmp_path / "run", monkeypatch)
-    figures: dict[str, list[int]] = {}
-    looks: list[tuple[str, int]] = []
+    metrics: dict[str, list[int]] = {}
+    checkpoints: list[tuple[str, int]] = []
 
-    class Figures:
+    class Metrics:
         def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
             assert np.isfinite(scalar_value)
-            figures.setdefault(tag, []).append(global_step)
+            metrics.setdefault(tag, []).append(global_step)
 
-    trainer.writer, trainer.save_every = Figures(), 3.5
+    trainer.writer, trainer.save_every = Metrics(), 3.5
 
-    def look(stage: str, step: int) -> Logs:
-        looks.append((stage, step))
+    def on_checkpoint(stage: str, step: int) -> Logs:
+        checkpoints.append((stage, step))
         return {"gap": 1.5}
 
-    trainer.look = look
+    trainer.on_checkpoint = on_checkpoint
     trainer.budgets = [3, 20]
     trainer.run()
-    assert looks == [
+    assert checkpoints == [
         ("one", 3),
         ("two", 4),
         ("two", 8),
@@ -190,11 +193,11 @@ def test_figures_and_looks_come_out(world: Path, tmp_path: Path, monkeypatch: py
         ("two", 20),
         ("two", 20),
     ]
-    names = ("loss", "target", "steps_per_s", "peak_share")
-    assert {name: steps for name, steps in figures.items() if not name.endswith("/gap")} == {
-        f"{stage}/{name}": list(range(1, last + 1))  # every one here takes longer than figures wait
+    names = ("loss", "target", "steps_per_s", "mfu")
+    assert {name: steps for name, steps in metrics.items() if not name.endswith("/gap")} == {
+        f"{stage}/{name}": list(range(1, last + 1))  # every one here takes longer than metrics wait
         for stage, last in (("one", 3), ("two", 20))
         for name in names
     }
-    assert (figures["one/gap"], figures["two/gap"]) == ([3], [4, 8, 12, 16, 20, 20])
+    assert (metrics["one/gap"], metrics["two/gap"]) == ([3], [4, 8, 12, 16, 20, 20])
     assert len(toy.drawn) == 23

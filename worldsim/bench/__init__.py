@@ -1,1 +1,1 @@
-"""How fast a world is on this machine, and how much of the machine that takes."""
+"""Throughput and latency of a world on this machine, and its share of the roofline."""

@@ -1,4 +1,4 @@
-"""``worldsim bench``: how fast a world answers here, and what share of the machine that is."""
+"""``worldsim bench``: throughput and latency of a world on this machine, and its share of the roofline."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from worldsim.bench.crowd import time_crowd
-from worldsim.bench.doors import env_overhead, shipped_name, window
-from worldsim.bench.machine import Limits, facts
-from worldsim.bench.reproduce import reproduce
-from worldsim.bench.sessions import time_handling, time_long_run
-from worldsim.bench.steps import Case, Timing, time_steps
+from worldsim.bench.contention import time_contention
+from worldsim.bench.determinism import check_determinism
+from worldsim.bench.interfaces import env_overhead, window, world_argument
+from worldsim.bench.machine import MachineLimits, machine_info
+from worldsim.bench.session_ops import time_long_run, time_session_ops
+from worldsim.bench.steps import BenchCase, Timing, time_steps
 from worldsim.bench.wire import time_wire
 from worldsim.engine.world import World, load
-from worldsim.kernels.library import set_aside
+from worldsim.kernels.library import kernels_disabled
 from worldsim.options import COUNT, DENOISING, NATURAL, THREADS, Number, Parser, listed
-from worldsim.outputs import claim_file
+from worldsim.utils.output_paths import claim_file
 
 __all__ = ["main"]
 
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     say = Console(stderr=True).print if args.json else Console().print
-    with nullcontext() if args.kernels else set_aside():
+    with nullcontext() if args.kernels else kernels_disabled():
         world = load(args.world, args.device, _DTYPES.get(args.dtype))
-        limits = Limits.of(world.device)
-        result = {**facts(world, limits), **_MEASURES[args.what](world, limits, args, say)}
+        limits = MachineLimits.of(world.device)
+        result = {**machine_info(world, limits), **_MEASURES[args.what](world, limits, args, say)}
     if args.json:
         print(json.dumps(result))
     if args.out:
@@ -57,24 +57,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 Say = Callable[[object], None]
 
 
-def _everything(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
+def _everything(world: World, limits: MachineLimits, args: argparse.Namespace, say: Say) -> Result:
     """All measurements; ``--quick`` keeps them within four minutes on two cores."""
-    seconds, name = (2.0 if args.quick else args.seconds), shipped_name(world, args.world)
+    seconds, name = (2.0 if args.quick else args.seconds), world_argument(world, args.world)
     say("window ...")
     seen = window(name, 200 if args.quick else 1000)
-    cases = [Case(batch=batch, steps=steps) for batch in (1, 64) for steps in (1, 2)]
+    cases = [BenchCase(batch=batch, denoising_steps=steps) for batch in (1, 64) for steps in (1, 2)]
     if not args.quick:
-        cases += [Case(batch=16, steps=2), Case(batch=256, steps=1), Case(batch=64, steps=1, frames=False)]
-        cases += [Case(context=context) for context in (16, 64, 256)]
+        cases += [BenchCase(batch=16, denoising_steps=2), BenchCase(batch=256, denoising_steps=1)]
+        cases += [BenchCase(batch=64, denoising_steps=1, frames=False)]
+        cases += [BenchCase(context=context) for context in (16, 64, 256)]
     timings = _timed(world, limits, cases, seconds, say)
     say("sessions ...")
-    handling = time_handling(world)
+    session_ops = time_session_ops(world)
     run = time_long_run(world, args.long, 30.0 if args.quick else None)
     say("environment ...")
     env = env_overhead(world, 64, 4 if args.quick else 12)
     say("wire ...")
     wire = time_wire(world, name, seconds=6.0 if args.quick else 20.0)
-    by_case = {(one.batch, one.steps): one for one in timings if one.frames}
+    by_case = {(one.batch, one.denoising_steps): one for one in timings if one.frames}
     result: Result = {
         "window_fps": seen["fps"],
         "window_p50_ms": seen["p50_ms"],
@@ -84,55 +85,60 @@ def _everything(world: World, limits: Limits, args: argparse.Namespace, say: Say
         "roofline_share_b64": by_case[64, 1].roofline_share,
         "long_run_ratio": round(run.ratio, 4),
         "long_run_frames": run.frames,
-        "fork_ms": handling.fork_ms,
-        "snapshot_restore_ms": round(handling.snapshot_ms + handling.restore_ms, 4),
+        "fork_ms": session_ops.fork_ms,
+        "snapshot_restore_ms": round(session_ops.snapshot_ms + session_ops.restore_ms, 4),
         "wire64_ratio": round(wire.ratio, 4),
         "wire64_fps": wire.wire_fps,
         "wire64_p99_ms": wire.p99_ms,
         "env64_overhead_share": round(env.share, 4),
-        "hardware": {"processor": facts(world, limits)["processor"], "threads": torch.get_num_threads()},
-        "sessions": asdict(handling),
+        "hardware": {
+            "processor": machine_info(world, limits)["processor"],
+            "threads": torch.get_num_threads(),
+        },
+        "sessions": asdict(session_ops),
         "cases": [asdict(one) for one in timings],
     }
-    say(_figures(result))
+    say(_metrics(result))
     return result
 
 
-def _steps(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
+def _steps(world: World, limits: MachineLimits, args: argparse.Namespace, say: Say) -> Result:
     cases = [
-        Case(batch=batch, steps=steps, history=args.history) for batch in args.batch for steps in args.steps
+        BenchCase(batch=batch, denoising_steps=steps, rewind_frames=args.rewind_frames)
+        for batch in args.batch
+        for steps in args.denoising_steps
     ]
     return {"cases": [asdict(one) for one in _timed(world, limits, cases, args.seconds, say)]}
 
 
-def _memory(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
-    """What a session takes, and how many fit: free bytes / (state + history x undo) bytes."""
+def _memory(world: World, limits: MachineLimits, args: argparse.Namespace, say: Say) -> Result:
+    """Memory of a session; as many fit as free bytes / (state + rewind_frames x undo) bytes."""
     rows = [{"context": n, "state_bytes": world.engine(1, n).session_bytes} for n in (8, 16, 64, 256)]
-    default = world.engine(1, history=0)
+    default = world.engine(1, rewind_frames=0)
     result: Result = {"context": default.context, "state_bytes": default.session_bytes, "by_context": rows}
     result["sessions_per_gb"] = 10**9 // default.session_bytes
-    say(_figures(result))
+    say(_metrics(result))
     return result
 
 
-def _reproduce(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
-    """Two dreams of the same seed and controls, one of them tossed about; the differences are counted."""
-    report = reproduce(world, args.frames, name=shipped_name(world, args.world))
+def _determinism(world: World, limits: MachineLimits, args: argparse.Namespace, say: Say) -> Result:
+    """Differences between two sessions of the same seed and controls, one of them perturbed."""
+    report = check_determinism(world, args.frames, name=world_argument(world, args.world))
     say(asdict(report))
     if report.fallback:
         say(report.fallback)
     return asdict(report)
 
 
-def _crowd(world: World, limits: Limits, args: argparse.Namespace, say: Say) -> Result:
-    """An environment beside a busy process, and four environments' processes beside each other."""
-    crowd = time_crowd(shipped_name(world, args.world), args.seconds)
+def _contention(world: World, limits: MachineLimits, args: argparse.Namespace, say: Say) -> Result:
+    """Environment steps beside a busy process, and of four environments in processes of their own."""
+    contention = time_contention(world_argument(world, args.world), args.seconds)
     result: Result = {
-        **asdict(crowd),
-        "busy_ratio": round(crowd.busy_ratio, 3),
-        "four_share": round(crowd.four_share, 3),
+        **asdict(contention),
+        "busy_ratio": round(contention.busy_ratio, 3),
+        "four_share": round(contention.four_share, 3),
     }
-    say(_figures(result))
+    say(_metrics(result))
     return result
 
 
@@ -140,17 +146,19 @@ _MEASURES = {
     "all": _everything,
     "step": _steps,
     "memory": _memory,
-    "reproduce": _reproduce,
-    "crowd": _crowd,
+    "determinism": _determinism,
+    "contention": _contention,
 }
 
 
-def _timed(world: World, limits: Limits, cases: Sequence[Case], seconds: float, say: Say) -> list[Timing]:
+def _timed(
+    world: World, limits: MachineLimits, cases: Sequence[BenchCase], seconds: float, say: Say
+) -> list[Timing]:
     timings = []
     for case in cases:
         timings.append(time_steps(world, case, limits, seconds))
         one = timings[-1]
-        say(f"batch {one.batch}, K {one.steps}, context {one.context}: {one.frames_per_s} frames/s")
+        say(f"batch {one.batch}, K {one.denoising_steps}, context {one.context}: {one.frames_per_s} frames/s")
     say(_table(timings))
     return timings
 
@@ -172,20 +180,20 @@ def _table(timings: Sequence[Timing]) -> Table:
     for one in timings:
         table.add_row(
             str(one.batch),
-            str(one.steps),
+            str(one.denoising_steps),
             str(one.context) if one.frames else f"{one.context}, latents",
             f"{one.frames_per_s:.1f}",
             f"{one.p50_ms:.1f}",
             f"{one.p99_ms:.1f}",
             f"{one.gflop:.2f}",
-            f"{one.peak_share:.1%}",
+            f"{one.mfu:.1%}",
             f"{one.roofline_share:.1%}",
         )
     return table
 
 
-def _figures(result: Mapping[str, object]) -> Table:
-    table = Table(title="figures", title_justify="left", show_header=False)
+def _metrics(result: Mapping[str, object]) -> Table:
+    table = Table(title="metrics", title_justify="left", show_header=False)
     for name, value in result.items():
         if not isinstance(value, list | dict):
             table.add_row(name, str(value))
@@ -199,11 +207,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--world", default="doom-maze", help="a shipped name or a folder (%(default)s)")
     add("--quick", action="store_true", help="the whole in four minutes on two cores")
     add("--batch", type=listed(_SESSIONS), default=[1, 16, 64], help="step: sessions, e.g. 1,16,64 (default)")
-    add("--steps", type=listed(DENOISING), default=[1, 2, 4], help="step: passes K, e.g. 1,2,4 (default)")
-    add("--history", type=NATURAL, default=0, help="step: frames kept for rewinding (%(default)s)")
+    add(
+        "--denoising-steps",
+        type=listed(DENOISING),
+        default=[1, 2, 4],
+        help="step: passes K, e.g. 1,2,4 (default)",
+    )
+    add("--rewind-frames", type=NATURAL, default=0, help="step: frames kept for rewinding (%(default)s)")
     add("--seconds", type=_SECONDS, default=5.0, help="for each case (%(default)s)")
     add("--long", type=COUNT, default=36_000, help="frames of the long run (%(default)s)")
-    add("--frames", type=COUNT, default=1000, help="reproduce: frames to compare (%(default)s)")
+    add("--frames", type=COUNT, default=1000, help="determinism: frames to compare (%(default)s)")
     add("--json", action="store_true", help="print JSON on the last line; all else goes to standard error")
     add("--out", type=Path, help="also write the JSON there")
     add("--force", action="store_true", help="replace the file --out")
@@ -212,4 +225,3 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
-

@@ -1,4 +1,4 @@
-"""What figures depend on: the machine, and its limits measured beside them."""
+"""The machine that was measured, and its limits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from worldsim.engine.world import World
-from worldsim.kernels.library import in_use
-from worldsim.peak import matmul_peak, memory_bandwidth
-from worldsim.processor import processor
+from worldsim.kernels.library import active_variant
+from worldsim.utils.cpu_info import cpu_info
+from worldsim.utils.roofline import matmul_peak, memory_bandwidth
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the machine can do at most."""
+class MachineLimits:
+    """Peak throughput and bandwidth of the machine."""
 
     flops: float
     """FLOP/s of a large matmul, in bfloat16 or float32, whichever is faster."""
@@ -23,26 +23,26 @@ class Limits:
     """Bytes/s to and from memory."""
 
     @staticmethod
-    def of(device: torch.device) -> Limits:
-        """Measured now, in about a second."""
-        return Limits(matmul_peak(device), memory_bandwidth(device))
+    def of(device: torch.device) -> MachineLimits:
+        """Measure them, in about a second."""
+        return MachineLimits(matmul_peak(device), memory_bandwidth(device))
 
     def seconds(self, flops: float, moved: float) -> float:
-        """The least time for so many operations and bytes: the roofline (Williams et al.)."""
+        """Return the roofline's lower bound on the time of so many operations and bytes (Williams et al.)."""
         return max(flops / self.flops, moved / self.bandwidth)
 
 
-def facts(world: World, limits: Limits) -> dict[str, object]:
-    """Machine, world and software, for people who compare."""
+def machine_info(world: World, limits: MachineLimits) -> dict[str, object]:
+    """Return machine, world and software versions."""
     return {
         "world": world.name,
-        "digest": world.digest,
+        "weights_sha256": world.weights_sha256,
         "size": list(world.spec.size),
         "params": world.params,
         "device": str(world.device),
         "processor": processor_name(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
-        "kernels": in_use() if world.device.type == "cpu" else None,
+        "kernels": active_variant() if world.device.type == "cpu" else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "peak_tflops": round(limits.flops / 1e12, 4),
@@ -51,7 +51,7 @@ def facts(world: World, limits: Limits) -> dict[str, object]:
 
 
 def processor_name(device: torch.device) -> str:
-    """The name of the accelerator or of the CPU."""
+    """Return the name of the accelerator or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return processor().name or platform.processor()
+    return cpu_info().name or platform.processor()

@@ -1,4 +1,4 @@
-"""How long ``Engine.step`` takes, by batch size, denoising passes, context, and with or without frames."""
+"""Time of ``Engine.step`` by batch size, denoising steps, context, and with or without frames."""
 
 from __future__ import annotations
 
@@ -10,95 +10,95 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldsim.bench.machine import Limits
-from worldsim.checkpoint import Context
+from worldsim.bench.machine import MachineLimits
+from worldsim.context import Context
 from worldsim.controls import Control
-from worldsim.engine import graphs
+from worldsim.engine import cuda_graphs
 from worldsim.engine.engine import Engine
-from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.session import Session
 from worldsim.engine.world import World
-from worldsim.kernels.library import set_aside
+from worldsim.kernels.library import kernels_disabled
 
-_FEWEST = 5
-"""Steps that are timed at least."""
+_MIN_STEPS = 5
+"""Minimum number of timed steps."""
 _HOLD = 8
 """Frames for which keys are held."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """What is asked of an engine."""
+class BenchCase:
+    """Settings of a measurement."""
 
     batch: int = 1
-    steps: int = 2
+    denoising_steps: int = 2
     """Denoising passes, K."""
     context: int | None = None
     """Frames of past; None: what the world was trained with."""
     frames: bool = True
     """False: latents alone."""
-    history: int = 0
+    rewind_frames: int = 0
     """Frames that each session can be rewound by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a case took."""
+    """Result of a measurement."""
 
     batch: int
-    steps: int
+    denoising_steps: int
     context: int
     frames: bool
     frames_per_s: float
-    """Of all sessions together."""
+    """Frames a second of all sessions together."""
     p50_ms: float
     """Median time of one step of the whole batch."""
     p99_ms: float
     gflop: float
-    """Of one step of the whole batch: matrix products, convolutions, attention."""
+    """GFLOP of one step of the whole batch: matrix products, convolutions, attention."""
     megabytes: float
-    """That one step must move at least: the weights once, every session's memory in and out."""
-    peak_share: float
-    """Of the machine's matmul peak."""
+    """Megabytes that one step must move: the weights once, every session's state in and out."""
+    mfu: float
+    """Model FLOPs utilisation: share of the machine's matmul peak."""
     roofline_share: float
     """The least time that operations and bytes allow, over the time taken."""
     timed: int
-    """Steps that were timed."""
+    """Number of timed steps."""
 
 
-def time_steps(world: World, case: Case, limits: Limits, seconds: float = 5.0) -> Timing:
+def time_steps(world: World, case: BenchCase, limits: MachineLimits, seconds: float = 5.0) -> Timing:
     """Step all sessions of a case together, for ``seconds`` and at least 5 times."""
-    engine = world.engine(case.batch, case.context, case.steps, case.history)
+    engine = world.engine(case.batch, case.context, case.denoising_steps, case.rewind_frames)
     return time_engine(engine, open_sessions(engine, case.batch), case, limits, seconds)
 
 
 def time_engine(
     engine: Engine,
     sessions: list[Session],
-    case: Case,
-    limits: Limits,
+    case: BenchCase,
+    limits: MachineLimits,
     seconds: float,
     flops: int | None = None,
 ) -> Timing:
-    """``time_steps`` of an engine that is there, for other cases with its sessions.
+    """Measure an existing engine, e.g. in several cases with the same sessions.
 
-    ``flops`` are those of one session's step, where ``count_flops`` has been asked already.
+    ``flops``: result of ``count_flops`` for one session's step; None: counted now.
     """
     world, controls = engine.world, held_controls(engine.world, sessions)
-    engine.steps = case.steps
+    engine.denoising_steps = case.denoising_steps
     flops = case.batch * (count_flops(world, case) if flops is None else flops)
     moved = _weight_bytes(world) + 2 * case.batch * engine.session_bytes
     engine.step(next(controls), frames=case.frames)
     times: list[float] = []
     until = time.perf_counter() + seconds
-    while len(times) < _FEWEST or time.perf_counter() < until:
+    while len(times) < _MIN_STEPS or time.perf_counter() < until:
         chosen = next(controls)
         times.append(_seconds(engine, chosen, case.frames))
     mean = float(np.mean(times))
     p50, p99 = np.quantile(times, (0.5, 0.99)) * 1000
     return Timing(
         batch=case.batch,
-        steps=case.steps,
+        denoising_steps=case.denoising_steps,
         context=engine.context,
         frames=case.frames,
         frames_per_s=round(case.batch / mean, 2),
@@ -106,24 +106,24 @@ def time_engine(
         p99_ms=round(float(p99), 3),
         gflop=round(flops / 1e9, 4),
         megabytes=round(moved / 1e6, 3),
-        peak_share=round(flops / mean / limits.flops, 5),
+        mfu=round(flops / mean / limits.flops, 5),
         roofline_share=round(limits.seconds(flops, moved) / mean, 5),
         timed=len(times),
     )
 
 
 def open_sessions(engine: Engine, count: int) -> list[Session]:
-    """Sessions of different seeds, from the world's first start or, where it has none, from a grey frame."""
+    """Open sessions of different seeds, from the world's first start or, if it has none, from a grey frame."""
     world = engine.world
     start: int | Context = 0 if world.starts else _grey(world)
     return [engine.open(seed, start) for seed in range(count)]
 
 
 def held_controls(world: LoadedWorld, sessions: list[Session]) -> Iterator[Mapping[Session, Control]]:
-    """Every session holds a discrete action for a while, then another; always the same ones."""
+    """Yield controls: every session holds random discrete actions for 8 frames each; always the same."""
     space, rng = world.spec.control_space, np.random.default_rng(0)
     while True:
-        drawn = rng.integers(len(space.combos), size=len(sessions))
+        drawn = rng.integers(len(space.discrete_actions), size=len(sessions))
         held = {session: space.from_discrete(int(i)) for session, i in zip(sessions, drawn, strict=True)}
         for _ in range(_HOLD):
             yield held
@@ -138,13 +138,13 @@ def _seconds(engine: Engine, controls: Mapping[Session, Control], frames: bool) 
     return time.perf_counter() - began
 
 
-def count_flops(world: LoadedWorld, case: Case) -> int:
-    """Of one session's step; sessions cost alike. Counted alone, for only then in this thread.
+def count_flops(world: LoadedWorld, case: BenchCase) -> int:
+    """Count the operations of one session's step; a batch of one runs in the calling thread.
 
-    Kernels and graphs, whose operations nobody sees, are set aside: one counts what they stand for.
+    Kernels and CUDA graphs are disabled: their operations are invisible to the counter.
     """
-    with set_aside(), graphs.set_aside():
-        engine = Engine(world, 1, case.context, case.steps, 0, 0)
+    with kernels_disabled(), cuda_graphs.kernels_disabled():
+        engine = Engine(world, 1, case.context, case.denoising_steps, 0, 0)
         session = open_sessions(engine, 1)[0]
         with FlopCounterMode(display=False) as counter:
             engine.step({session: Control()}, frames=case.frames)

@@ -1,4 +1,4 @@
-"""How many frames a second 64 clients get over the wire, beside the bare engine at the same batch.
+"""Frames a second of 64 clients over the wire, compared with the bare engine at the same batch.
 
 ``python -m worldsim.bench.wire ADDRESS CLIENTS SECONDS`` is the clients' side: one process with a DEALER for
 each client, every one of which sends its next control when its frame has come.
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldsim.bench.machine import Limits
-from worldsim.bench.steps import Case, time_steps
+from worldsim.bench.machine import MachineLimits
+from worldsim.bench.steps import BenchCase, time_steps
 from worldsim.engine.world import World
 from worldsim.errors import BridgeError
 
 if TYPE_CHECKING:
     import zmq
 
-_HISTORY = 16
-"""Frames that a session can be rewound by, as a server keeps them unless told otherwise."""
-_WARM_UP = _HISTORY + 4
-"""Rounds that are not timed: until then every session's history grows."""
+_REWIND_FRAMES = 16
+"""Frames that a session can be rewound by: the server's default."""
+_WARM_UP = _REWIND_FRAMES + 4
+"""Steps that are not timed: until then every session's rewind history grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class WireTiming:
     clients: int
     wire_fps: float
     engine_fps: float
-    """Of the bare engine at the same batch and with the same history, before and after, the mean."""
+    """Mean of the bare engine at the same batch and ``rewind_frames``, before and after."""
     p50_ms: float
-    """From a client's request to its frame."""
+    """Time from a client's request to its frame."""
     p99_ms: float
 
     @property
     def ratio(self) -> float:
-        """Of the wire's frames a second to the engine's."""
+        """Frames a second over the wire over those of the engine."""
         return self.wire_fps / self.engine_fps
 
 
@@ -60,7 +60,8 @@ def time_wire(world: World, name: str, clients: int = 64, seconds: float = 10.0)
     Raises:
         BridgeError: the server did not come up.
     """
-    case, limits = Case(batch=clients, steps=1, history=_HISTORY), Limits(1.0, 1.0)
+    case = BenchCase(batch=clients, denoising_steps=1, rewind_frames=_REWIND_FRAMES)
+    limits = MachineLimits(1.0, 1.0)
     alone = [time_steps(world, case, limits, seconds / 2).frames_per_s]
     with tempfile.TemporaryDirectory() as folder, serving(name, Path(folder), clients) as address:
         line = [sys.executable, "-m", "worldsim.bench.wire", address, str(clients), str(seconds)]
@@ -75,9 +76,9 @@ def serving(world: str, folder: Path, slots: int, *options: str) -> Iterator[str
     """A ``worldsim serve`` process with its socket in ``folder``; gives its address."""
     address = f"ipc://{folder}/wire.sock"
     line = [sys.executable, "-m", "worldsim.cli", "serve", world, "--bind", address, "--slots", str(slots)]
-    line += ["--history", str(_HISTORY)]
+    line += ["--rewind-frames", str(_REWIND_FRAMES)]
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen([*line, "--steps", "1", *options], stdout=log, stderr=log)
+        server = subprocess.Popen([*line, "--denoising-steps", "1", *options], stdout=log, stderr=log)
     try:
         _wait_for(address, server, folder / "server.log")
         yield address
@@ -98,22 +99,22 @@ def load(address: str, clients: int, seconds: float) -> dict[str, float]:
     control = _connect(context, _control(address))
     sockets = [_connect(context, address) for _ in range(clients)]
     leases = [_hello(control, i) for i in range(clients)]
-    walks = [_Walk(socket, lease) for socket, lease in zip(sockets, leases, strict=True)]
+    sessions = [_ClientSession(socket, lease) for socket, lease in zip(sockets, leases, strict=True)]
     poller = zmq.Poller()
-    for walk in walks:
-        poller.register(walk.socket, zmq.POLLIN)
-        walk.open()
-    by_socket = {walk.socket: walk for walk in walks}
+    for client in sessions:
+        poller.register(client.socket, zmq.POLLIN)
+        client.open()
+    by_socket = {client.socket: client for client in sessions}
     started, until, last, waits = 0.0, float("inf"), 0.0, []
     while time.perf_counter() < until:
         for socket, _ in poller.poll(1000):
-            walk = by_socket[socket]
-            waited = walk.take()
+            client = by_socket[socket]
+            waited = client.take()
             if started:
                 last = time.perf_counter()
                 waits.append(waited)
-            walk.step()
-        if not started and min(walk.seq for walk in walks) > _WARM_UP:
+            client.step()
+        if not started and min(client.seq for client in sessions) > _WARM_UP:
             started = time.perf_counter()
             until = started + seconds
     context.destroy(linger=0)
@@ -123,7 +124,7 @@ def load(address: str, clients: int, seconds: float) -> dict[str, float]:
     return {"fps": round(fps, 2), "p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2)}
 
 
-class _Walk:
+class _ClientSession:
     """One client and its session."""
 
     def __init__(self, socket: zmq.Socket[bytes], lease: str) -> None:
@@ -135,11 +136,11 @@ class _Walk:
 
     def step(self) -> None:
         self.seq += 1
-        self._send({"op": "step", "seq": self.seq, "control": {"look": 0.05}, "codec": "raw"})
+        self._send({"op": "step", "seq": self.seq, "control": {"yaw": 0.05}, "codec": "raw"})
 
     def take(self) -> float:
         """Receive the answer; returns the seconds that it took."""
-        from worldsim.bridge.protocol import REPLY, decode
+        from worldsim.bridge.wire.protocol import REPLY, decode
 
         header = decode(self.socket.recv_multipart(), REPLY).header
         if not header["ok"]:
@@ -147,7 +148,7 @@ class _Walk:
         return time.perf_counter() - self._sent
 
     def _send(self, header: dict[str, Any]) -> None:
-        from worldsim.bridge.protocol import encode
+        from worldsim.bridge.wire.protocol import encode
 
         self._sent = time.perf_counter()
         common = {"id": self.seq, "lease": self._lease, "session": self._session}
@@ -164,7 +165,7 @@ def _connect(context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
 
 
 def _hello(control: zmq.Socket[bytes], number: int) -> str:
-    from worldsim.bridge.protocol import REPLY, decode, encode
+    from worldsim.bridge.wire.protocol import REPLY, decode, encode
 
     control.send_multipart(encode({"op": "hello", "id": number, "client": f"bench {number}", "lease": None}))
     if not control.poll(10_000):
@@ -173,7 +174,7 @@ def _hello(control: zmq.Socket[bytes], number: int) -> str:
 
 
 def _control(address: str) -> str:
-    from worldsim.bridge.protocol import control_address
+    from worldsim.bridge.wire.protocol import control_address
 
     return control_address(address)
 

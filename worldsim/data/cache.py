@@ -11,7 +11,7 @@ import numpy as np
 
 from worldsim.data.layout import Layout
 from worldsim.errors import StorageError
-from worldsim.outputs import try_folder
+from worldsim.utils.output_paths import check_writable
 
 __all__ = ["find_cache", "make_array", "user_cache"]
 
@@ -41,11 +41,11 @@ def find_cache(layout: Layout, name: str, given: Path | None = None) -> Path:
             return folder / name
     for folder in folders[:-1]:
         try:
-            try_folder(folder)
+            check_writable(folder)
         except StorageError:
             continue
         return folder / name
-    try_folder(folders[-1])
+    check_writable(folders[-1])
     return folders[-1] / name
 
 

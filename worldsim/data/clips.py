@@ -18,11 +18,11 @@ import numpy as np
 
 from worldsim.data.cache import find_cache, make_array
 from worldsim.data.dataset import Dataset, Episode, Split
-from worldsim.data.lock import locked
 from worldsim.errors import DataError
 from worldsim.pixels import resize_area
+from worldsim.utils.file_lock import file_lock
 
-__all__ = ["Arrivals", "Clip", "ClipStore", "Tracks", "shift"]
+__all__ = ["ArrivalTable", "Arrivals", "Clip", "ClipStore", "shift"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Tracks:
+class ArrivalTable:
     """All A arrivals of a split, episode after episode; the arrays are shared and must not be written to."""
 
     frame: np.ndarray
@@ -187,12 +187,12 @@ class ClipStore:
         return first
 
     @property
-    def tracks(self) -> Tracks:
+    def tracks(self) -> ArrivalTable:
         """Arrivals of the whole split."""
         first = np.repeat(self._starts, self._lengths)
         poses = None if self._poses is None else self._poses[self._frame]
         rows = (self._frame, self._controls, self._rewards, self._ends)
-        return Tracks(*rows, poses, first, first + np.repeat(self._lengths, self._lengths) - 1)
+        return ArrivalTable(*rows, poses, first, first + np.repeat(self._lengths, self._lengths) - 1)
 
     @property
     def arrivals(self) -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +254,7 @@ class ClipStore:
             return made
         path = self._cache_path()
         if not path.exists():
-            with locked(path.parent):  # whoever comes second finds the frames decoded
+            with file_lock(path.parent):  # whoever comes second finds the frames decoded
                 if not path.exists():
                     for stale in path.parent.glob(f"{self._cache_name()}-*"):
                         stale.unlink()
@@ -281,9 +281,7 @@ class ClipStore:
     def _shape(self) -> tuple[int, int, int, int]:
         return (sum(episode.length for episode in self.episodes), *self.spec.size, 3)
 
-    def _fill(
-        self, frames: np.ndarray, threads: int, on_progress: Callable[[int, int], None] | None
-    ) -> None:
+    def _fill(self, frames: np.ndarray, threads: int, on_progress: Callable[[int, int], None] | None) -> None:
         firsts = np.cumsum([0, *(episode.length for episode in self.episodes)])
 
         def fill(job: tuple[Episode, int]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from worldsim.data.layout import DATA_FILE_MB, VIDEO_FILE_MB, Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, write_episodes, write_info, write_stats
 from worldsim.data.parquet import join_tables, read_table, write_table
-from worldsim.data.rows import kept_stats
+from worldsim.data.rows import embedded_stats
 from worldsim.data.shards import Shard, publish
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import of_values
@@ -34,7 +34,7 @@ def gather(root: Path, spec: SourceSpec, shards: list[Shard]) -> None:
     """Add ``shards``, which go on from the last episode of the dataset in ``root``, and remove them."""
     layout = Layout(root)
     known = read_episodes(layout)
-    for stray in layout.files() - _vouched_for(layout, known):
+    for stray in layout.files() - _referenced_files(layout, known):
         stray.unlink()
     if shards:
         is_raw = shards[0].is_raw
@@ -45,7 +45,7 @@ def gather(root: Path, spec: SourceSpec, shards: list[Shard]) -> None:
         shard.remove()
 
 
-def _vouched_for(layout: Layout, known: list[EpisodeRow]) -> set[Path]:
+def _referenced_files(layout: Layout, known: list[EpisodeRow]) -> set[Path]:
     paths = set()
     for row in known:
         paths |= {layout.video(row.video_file), layout.raw(row.video_file)}  # whichever there is
@@ -78,7 +78,7 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
         )
     ]
     found = [
-        {**kept_stats(table), "index": of_values(np.arange(row.first_row, row.first_row + row.length))}
+        {**embedded_stats(table), "index": of_values(np.arange(row.first_row, row.first_row + row.length))}
         for table, row in zip(tables, rows, strict=True)
     ]
     write_episodes(layout, spec, rows, found, is_raw)
@@ -104,13 +104,13 @@ def _write_videos(
     layout: Layout, spec: SourceSpec, shards: list[Shard], tables: list[Any], file: int
 ) -> list[tuple[int, int]]:
     """The video file of each shard, and the shard's first frame in it."""
-    places: list[tuple[int, int]] = []
+    locations: list[tuple[int, int]] = []
     for group in _groups([shard.video.stat().st_size for shard in shards], VIDEO_FILE_MB * _MB):
         publish(layout.video(file), partial(join, [shards[i].video for i in group], spec.fps))
         starts = itertools.accumulate((tables[i].num_rows for i in group[:-1]), initial=0)
-        places += [(file, start) for start in starts]
+        locations += [(file, start) for start in starts]
         file += 1
-    return places
+    return locations
 
 
 def _link_raw(layout: Layout, shards: list[Shard], file: int) -> list[tuple[int, int]]:

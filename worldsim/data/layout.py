@@ -14,7 +14,7 @@ __all__ = [
     "VIDEO_FILE_MB",
     "VIDEO_PATH",
     "Layout",
-    "place",
+    "chunk_location",
 ]
 
 CHUNK_FILES = 1000
@@ -27,7 +27,7 @@ RAW_PATH = "frames/chunk-{chunk_index:03d}/file-{file_index:03d}.npy"
 _EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
-def place(file: int) -> dict[str, int]:
+def chunk_location(file: int) -> dict[str, int]:
     """The chunk of a file, and its index in there."""
     return {"chunk_index": file // CHUNK_FILES, "file_index": file % CHUNK_FILES}
 
@@ -46,16 +46,16 @@ class Layout:
         """Decoded frames; may be removed at any time."""
 
     def data(self, file: int) -> Path:
-        return self.root / DATA_PATH.format(**place(file))
+        return self.root / DATA_PATH.format(**chunk_location(file))
 
     def video(self, file: int) -> Path:
-        return self.root / VIDEO_PATH.format(video_key=IMAGE, **place(file))
+        return self.root / VIDEO_PATH.format(video_key=IMAGE, **chunk_location(file))
 
     def raw(self, file: int) -> Path:
-        return self.root / RAW_PATH.format(**place(file))
+        return self.root / RAW_PATH.format(**chunk_location(file))
 
     def episodes(self, file: int) -> Path:
-        return self.root / _EPISODES_PATH.format(**place(file))
+        return self.root / _EPISODES_PATH.format(**chunk_location(file))
 
     def files(self) -> set[Path]:
         """All files of rows, frames and episodes, also those that info.json does not vouch for."""

@@ -19,7 +19,7 @@ from worldsim.data.layout import (
     VIDEO_FILE_MB,
     VIDEO_PATH,
     Layout,
-    place,
+    chunk_location,
 )
 from worldsim.data.parquet import read_table, to_indexed_table, to_table, write_table
 from worldsim.data.rows import IMAGE, features
@@ -130,8 +130,8 @@ def _check_rows(rows: list[EpisodeRow], layout: Layout) -> None:
     """Raises DataError unless episodes lie one after the other."""
     first = 0
     for number, row in enumerate(rows):
-        places = (row.data_file, row.video_file, row.first_frame)
-        if (row.index, row.first_row) != (number, first) or row.length < 1 or min(places) < 0:
+        locations = (row.data_file, row.video_file, row.first_frame)
+        if (row.index, row.first_row) != (number, first) or row.length < 1 or min(locations) < 0:
             rule = "a dataset's episodes must lie one after the other"
             raise DataError(rule, f"{layout.episodes(row.meta_file)}: {row}", _REMEDY)
         first += row.length
@@ -145,7 +145,7 @@ def write_episodes(
     is_raw: bool = False,
 ) -> None:
     """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
-    episodes = to_table({**_place_columns(spec, rows, _where(is_raw)), **_stats_columns(found)})
+    episodes = to_table({**_location_columns(spec, rows, _where(is_raw)), **_stats_columns(found)})
     publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
     # LeRobot finds tasks by the index that pandas reads.
     tasks = to_indexed_table({"task_index": [0]}, [spec.name])
@@ -208,7 +208,7 @@ def _to_rows(table: Any, meta_file: int, where: str) -> list[EpisodeRow]:
     ]
 
 
-def _place_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> dict[str, list[Any]]:
+def _location_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> dict[str, list[Any]]:
     return {
         "episode_index": [row.index for row in rows],
         "tasks": [[spec.name] for _ in rows],
@@ -216,9 +216,12 @@ def _place_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> dict
         "seed": [row.seed for row in rows],
         "dataset_from_index": [row.first_row for row in rows],
         "dataset_to_index": [row.first_row + row.length for row in rows],
-        **{f"data/{k}": [place(row.data_file)[k] for row in rows] for k in place(0)},
-        **{f"meta/episodes/{k}": [place(row.meta_file)[k] for row in rows] for k in place(0)},
-        **{f"{where}/{k}": [place(row.video_file)[k] for row in rows] for k in place(0)},
+        **{f"data/{k}": [chunk_location(row.data_file)[k] for row in rows] for k in chunk_location(0)},
+        **{
+            f"meta/episodes/{k}": [chunk_location(row.meta_file)[k] for row in rows]
+            for k in chunk_location(0)
+        },
+        **{f"{where}/{k}": [chunk_location(row.video_file)[k] for row in rows] for k in chunk_location(0)},
         f"{where}/from_frame": [row.first_frame for row in rows],
         f"{where}/from_timestamp": [row.first_frame / spec.fps for row in rows],
         f"{where}/to_timestamp": [(row.first_frame + row.length) / spec.fps for row in rows],

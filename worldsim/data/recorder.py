@@ -16,38 +16,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Protocol
 
 from worldsim import config
-from worldsim.data.episodes import EpisodeArrays
+from worldsim.data.collector import Collector
 from worldsim.data.gather import gather
 from worldsim.data.layout import Layout
-from worldsim.data.lock import locked
 from worldsim.data.meta import read_episodes
 from worldsim.data.parquet import require_pyarrow
 from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName, require_av
 from worldsim.errors import DataError, SourceError
-from worldsim.outputs import try_folder
+from worldsim.utils.file_lock import file_lock
+from worldsim.utils.output_paths import check_writable
 
-__all__ = ["Player", "RecordConfig", "Recording", "episode_seed", "record"]
+__all__ = ["RecordConfig", "Recording", "episode_seed", "record"]
 
 _SEED_STRIDE = 1_000_003
-
-
-class Player(Protocol):
-    """Plays whole episodes of one source."""
-
-    @property
-    def spec(self) -> SourceSpec:
-        """The source."""
-
-    def play(self, seed: int) -> EpisodeArrays:
-        """Play the episode that ``seed`` fixes, controls included."""
-
-    def close(self) -> None:
-        """Release the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +66,7 @@ def episode_seed(seed: int, number: int) -> int:
 
 
 def record(
-    make_player: Callable[[], Player],
+    make_collector: Callable[[], Collector],
     root: Path,
     cfg: RecordConfig,
     *,
@@ -94,7 +79,7 @@ def record(
     """Record into the dataset ``root`` until its episodes have ``frames`` frames, or until Ctrl-C.
 
     Args:
-        make_player: makes a worker's player, in the worker's process: it must be importable from there.
+        make_collector: makes a worker's collector, in the worker's process: it must be importable from there.
         root: the dataset's folder.
         cfg: what to record.
         frames: how many frames the dataset shall have at least; whole episodes are kept.
@@ -112,25 +97,25 @@ def record(
     if cfg.codec != "raw":
         require_av()
     require_pyarrow()  # now, not after a worker's first episode
-    spec = _spec(make_player)
+    spec = _spec(make_collector)
     layout = Layout(root)
-    with _alone(root):
+    with _exclusive(root):
         _check_root(root, cfg, resume)
         on_open(spec)
         sweep(layout.shards)
-        ledger = _Ledger(layout)
-        before, started = ledger.frames, time.monotonic()
-        complete = _fill(_Crew(make_player, spec, layout, cfg, workers), ledger, frames, on_progress)
+        index = _EpisodeIndex(layout)
+        before, started = index.frames, time.monotonic()
+        complete = _fill(_WorkerPool(make_collector, spec, layout, cfg, workers), index, frames, on_progress)
         seconds = time.monotonic() - started
-        gather(root, spec, ledger.ready(frames))
+        gather(root, spec, index.ready(frames))
         if complete:
-            ledger.discard_rest()
+            index.discard_rest()
         rows = read_episodes(layout)
     total = sum(row.length for row in rows)
-    return Recording(spec, len(rows), total, ledger.frames - before, seconds, complete)
+    return Recording(spec, len(rows), total, index.frames - before, seconds, complete)
 
 
-class _Ledger:
+class _EpisodeIndex:
     """Which episodes there are: those of the dataset, then whole shards, perhaps with gaps."""
 
     def __init__(self, layout: Layout) -> None:
@@ -181,12 +166,12 @@ class _Ledger:
             self._shards.rmdir()
 
 
-class _Crew:
+class _WorkerPool:
     """The workers. Each has a pipe: numbers of episodes go in, (number, length) or an error comes out."""
 
     def __init__(
         self,
-        make_player: Callable[[], Player],
+        make_collector: Callable[[], Collector],
         spec: SourceSpec,
         layout: Layout,
         cfg: RecordConfig,
@@ -194,7 +179,7 @@ class _Crew:
     ) -> None:
         if workers < 1:
             raise DataError("a recording needs at least one worker", workers)
-        self._job = _Job(make_player, spec, layout.shards, cfg)
+        self._job = _Job(make_collector, spec, layout.shards, cfg)
         self._workers = workers
         self._context = multiprocessing.get_context("spawn")
 
@@ -221,27 +206,27 @@ class _Crew:
 class _Job:
     """What a worker needs to know."""
 
-    make_player: Callable[[], Player]
+    make_collector: Callable[[], Collector]
     spec: SourceSpec
     shards: Path
     cfg: RecordConfig
 
 
-def _fill(crew: _Crew, ledger: _Ledger, frames: int, on_progress: Callable[[int], None]) -> bool:
+def _fill(pool: _WorkerPool, index: _EpisodeIndex, frames: int, on_progress: Callable[[int], None]) -> bool:
     """Record until ``frames`` are there; False where Ctrl-C came first."""
-    on_progress(ledger.frames)
-    if ledger.is_enough(frames):
+    on_progress(index.frames)
+    if index.is_enough(frames):
         return True
     try:
-        with crew as pipes:
+        with pool as pipes:
             for pipe in pipes:
-                pipe.send(ledger.take_number())
-            while not ledger.is_enough(frames):
+                pipe.send(index.take_number())
+            while not index.is_enough(frames):
                 ready = wait(pipes)
                 for pipe in (pipe for pipe in pipes if pipe in ready):
-                    ledger.add(*_receive(pipe))
-                    pipe.send(ledger.take_number())
-                on_progress(ledger.frames)
+                    index.add(*_receive(pipe))
+                    pipe.send(index.take_number())
+                on_progress(index.frames)
     except KeyboardInterrupt:
         return False
     return True
@@ -267,24 +252,24 @@ def _work(job: _Job, pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with contextlib.suppress(BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:
         try:
-            player = job.make_player()
-            stack.callback(player.close)
+            collector = job.make_collector()
+            stack.callback(collector.close)
             while True:
                 number = pipe.recv()
-                episode = player.play(episode_seed(job.cfg.seed, number))
+                episode = collector.play(episode_seed(job.cfg.seed, number))
                 write_shard(Shard(job.shards, number), episode, job.spec, job.cfg.codec)
                 pipe.send((number, len(episode)))
         except Exception as error:  # sent where there is still someone to read it
             pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _spec(make_player: Callable[[], Player]) -> SourceSpec:
+def _spec(make_collector: Callable[[], Collector]) -> SourceSpec:
     """The source's spec. A source that cannot be opened fails here, before there are workers."""
-    player = make_player()
+    collector = make_collector()
     try:
-        return player.spec
+        return collector.spec
     finally:
-        player.close()
+        collector.close()
 
 
 def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
@@ -304,11 +289,11 @@ def _check_root(root: Path, cfg: RecordConfig, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    try_folder(root)
+def _exclusive(root: Path) -> Iterator[None]:
+    check_writable(root)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(root, wait=False))
+            stack.enter_context(file_lock(root, wait=False))
         except BlockingIOError as error:
             rule = "only one recorder may write to a folder"
             raise DataError(rule, str(root), "wait for the other") from error

@@ -1,6 +1,6 @@
 """Episodes as rows of a table: the columns of the LeRobot v3 layout, and ours beside them.
 
-Columns besides LeRobot's own: reward, terminated, truncated, keys, look, seed, and camera.pose and
+Columns besides LeRobot's own: reward, terminated, truncated, keys, yaw, seed, and camera.pose and
 camera.intrinsics where the source has a camera.
 """
 
@@ -16,7 +16,7 @@ from worldsim.data.parquet import to_table
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats, of_frames, of_values
 
-__all__ = ["IMAGE", "features", "from_rows", "kept_stats", "poses_of", "to_rows"]
+__all__ = ["IMAGE", "embedded_stats", "features", "from_rows", "poses_of", "to_rows"]
 
 IMAGE = "observation.image"
 """Name of the video feature."""
@@ -33,7 +33,7 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int, *, has_video:
     columns = {
         "action": episode.controls,
         "keys": _flat_if_single(episode.controls[:, :n_keys] > 0.5),
-        "look": episode.controls[:, n_keys],
+        "yaw": episode.controls[:, n_keys],
         "reward": episode.rewards,
         "terminated": episode.terminated,
         "truncated": episode.truncated,
@@ -72,7 +72,7 @@ def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str,
     keys = spec.control_space.keys
     h, w = spec.size
     vectors = {
-        "action": ("float32", [*keys, "look"]),
+        "action": ("float32", [*keys, "yaw"]),
         "keys": ("bool", list(keys)),
     }
     if spec.has_pose:
@@ -80,7 +80,7 @@ def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str,
     if spec.intrinsics is not None:
         vectors["camera.intrinsics"] = ("float64", ["fx", "fy", "cx", "cy"])
     scalars = {
-        **dict.fromkeys(("look", "reward", "timestamp"), "float32"),
+        **dict.fromkeys(("yaw", "reward", "timestamp"), "float32"),
         **dict.fromkeys(("terminated", "truncated"), "bool"),
         **dict.fromkeys(("seed", "frame_index", "episode_index", "index", "task_index"), "int64"),
     }
@@ -100,7 +100,7 @@ def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str,
     }
 
 
-def kept_stats(table: Any) -> dict[str, Stats]:
+def embedded_stats(table: Any) -> dict[str, Stats]:
     """The statistics of an episode's columns and frames, which :func:`to_rows` left with its table."""
     stats: dict[str, Stats] = json.loads(table.schema.metadata[_STATS_KEY.encode()])
     return stats

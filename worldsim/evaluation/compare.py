@@ -23,7 +23,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     """
     try:
         report = json.loads(path.read_text())
-        report["figures"].items()
+        report["metrics"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         rule = "a report must be what `worldsim eval --json` printed"
         raise DataError(rule, f"{path}: {error}", "print it again") from error
@@ -32,16 +32,16 @@ def read_report(path: Path) -> Mapping[str, Any]:
 
 
 def comparison(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
-    """One row per figure that both have; * where neither interval holds the other's value."""
-    differing = [name for name in a if name != "figures" and a[name] != b.get(name)]
+    """One row per metric that both have; * where neither interval holds the other's value."""
+    differing = [name for name in a if name != "metrics" and a[name] != b.get(name)]
     about = "; ".join(f"{name} {a[name]} | {b.get(name)}" for name in differing)
     title = f"a | b: {about}" if about else "a | b"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
-    table.add_column("figure", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     for name in ("a", "95 %", "b", "95 %", "b - a", "unit"):  # where it is narrow, intervals take two lines
         table.add_column(name, justify="right", min_width=5 if name in ("a", "b") else 8)
-    for name, left in a["figures"].items():
-        right = b["figures"].get(name)
+    for name, left in a["metrics"].items():
+        right = b["metrics"].get(name)
         if right is not None:
             table.add_row(name, *_cells(left, right), left["unit"])
     return table

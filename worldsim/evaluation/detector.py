@@ -1,7 +1,7 @@
 """A detector of objects: a small network that tells from one frame which pixels show which kind of object.
 
 It learns from the environment's own frames and labels, in well under a minute of one core, and is kept in the
-user's cache. What it finds in true frames is the ceiling of what it can find in imagined ones.
+user's cache. What it finds in true frames is the upper reference of what it can find in imagined ones.
 
 Shapes: ... batch axes, K kinds, H x W frame, h x w what the detector reads.
 """
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.data.cache import user_cache
+from worldsim.data.collector import Collector
 from worldsim.data.episodes import EpisodeArrays
-from worldsim.data.recorder import Player
 from worldsim.errors import StorageError
-from worldsim.evaluation.judge_footage import JUDGE_SEEDS
-from worldsim.outputs import try_folder
+from worldsim.evaluation.idm.collect import IDM_SEEDS
 from worldsim.pixels import resize_area, to_model
+from worldsim.utils.output_paths import check_writable
 
 __all__ = ["Detector", "find_detector", "shrink_masks", "train_detector"]
 
@@ -84,23 +84,23 @@ def shrink_masks(masks: np.ndarray) -> np.ndarray:
     return masks.reshape(*masks.shape[:-2], height, rows, width, columns).mean((-3, -1)) >= 0.5
 
 
-def find_detector(player: Player, *, frames: int = 3000, updates: int = 400) -> Detector | None:
-    """The detector of a player's source, from the cache or trained now; None where episodes have no labels.
+def find_detector(collector: Collector, *, frames: int = 3000, updates: int = 400) -> Detector | None:
+    """The detector of a collector's source, from the cache or trained now; None where episodes have no labels.
 
     A cache that cannot be written is no error: the detector is then trained at each call.
     """
-    seeds = iter(JUDGE_SEEDS)
-    first = player.play(next(seeds))
+    seeds = iter(IDM_SEEDS)
+    first = collector.play(next(seeds))
     if not first.labels:
         return None
-    spec, kinds = player.spec, tuple(sorted(first.labels))
+    spec, kinds = collector.spec, tuple(sorted(first.labels))
     facts = [_VERSION, spec.name, list(spec.size), spec.tics, kinds, frames, updates]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
     path = user_cache() / "detectors" / f"{name}.safetensors"
     kept = _read(path, kinds)
     if kept is not None:
         return kept
-    more = (player.play(seed) for seed in seeds)
+    more = (collector.play(seed) for seed in seeds)
     detector = train_detector(chain([first], more), kinds, frames=frames, updates=updates)
     _keep(path, detector)
     return detector
@@ -179,7 +179,7 @@ def _read(path: Path, kinds: tuple[str, ...]) -> Detector | None:
 def _keep(path: Path, detector: Detector) -> None:
     weights = {name: value.contiguous() for name, value in detector.network.state_dict().items()}
     try:
-        try_folder(path.parent)
+        check_writable(path.parent)
         building = path.with_suffix(".tmp")
         building.write_bytes(save(weights))
         building.replace(path)

@@ -1,6 +1,6 @@
-"""Does a dream stay what it was? Its first 15 % against its last, beside how the environment itself varies.
+"""Does a rollout stay what it was? Its first 15 % against its last, beside how the environment itself varies.
 
-A picture that stands still drifts nowhere, so motion and sharpness stand beside every figure of drift.
+A picture that stands still drifts nowhere, so motion and sharpness stand beside every metric of drift.
 
 Shapes: N walks, F frames.
 """
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from worldsim.controls import Control, ControlSpace
 from worldsim.engine.world import World
-from worldsim.evaluation.figure import Figure, estimate, figure, pooled
-from worldsim.evaluation.judge import Judge, small
-from worldsim.evaluation.measures import gradient, motion, psnr
-from worldsim.evaluation.stage import Moment, Stage, act
+from worldsim.evaluation.idm.model import InverseDynamicsModel, resize_for_idm
+from worldsim.evaluation.image_metrics import gradient, motion, psnr
+from worldsim.evaluation.metric import Metric, estimate, metric, pooled
+from worldsim.evaluation.simulator import BranchPoint, Simulator, act
 
 __all__ = [
     "SHARE",
-    "at_rest",
+    "drift_metrics",
+    "frame_at_rest",
     "frechet",
-    "idle_figures",
-    "idle_play",
-    "long_walk",
-    "play_figures",
-    "random_play",
-    "real_walks",
+    "idle_controls",
+    "idle_metrics",
+    "long_rollout",
+    "random_controls",
+    "source_rollouts",
     "spread",
 ]
 
@@ -38,45 +38,49 @@ SHARE = 0.15
 _RESTING = 40
 """Frames in which all motion dies away."""
 _EVERY = 5
-"""One frame in so many is read by the judge."""
+"""One frame in so many is read by the IDM."""
 
 
-def random_play(space: ControlSpace, rng: np.random.Generator, frames: int) -> np.ndarray:
+def random_controls(space: ControlSpace, rng: np.random.Generator, frames: int) -> np.ndarray:
     """``float32 [F, M]``: random discrete actions, each held for 2 to 15 frames."""
     rows: list[np.ndarray] = []
     while len(rows) < frames:
-        action = space.vector(space.from_discrete(int(rng.integers(len(space.combos)))))
+        action = space.vector(space.from_discrete(int(rng.integers(len(space.discrete_actions)))))
         rows += [action] * int(rng.integers(2, 16))
     return np.stack(rows[:frames])
 
 
-def idle_play(space: ControlSpace, walks: int, frames: int) -> np.ndarray:
+def idle_controls(space: ControlSpace, walks: int, frames: int) -> np.ndarray:
     """``float32 [N, F, M]``: no key at all."""
     return np.tile(space.vector(Control()), (walks, frames, 1))
 
 
-def long_walk(
+def long_rollout(
     world: World,
-    judge: Judge | None,
-    moments: list[Moment],
+    idm: InverseDynamicsModel | None,
+    branch_points: list[BranchPoint],
     controls: np.ndarray,
     rest: np.ndarray,
     *,
-    steps: int,
+    denoising_steps: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Dream on from every moment under ``controls`` [N, F, M], in one batch.
+    """Continue from every branch_point under ``controls`` [N, F, M], in one batch.
 
     ``gradient`` and ``motion`` of each frame [N, F]; ``kept`` [N, F]: dB against ``rest`` uint8 [N, H, W, 3],
-    what the environment shows once it has come to rest; with a judge ``features`` [N, F / 5, D] of one frame
+    what the environment shows once it has come to rest; with an IDM ``features`` [N, F / 5, D] of one frame
     in five.
     """
-    engine, space = world.engine(slots=len(moments), steps=steps, history=0), world.spec.control_space
+    engine, space = (
+        world.engine(slots=len(branch_points), denoising_steps=denoising_steps, rewind_frames=0),
+        world.spec.control_space,
+    )
     sessions = [
-        engine.open(seed + i, moment.context.newest(engine.context)) for i, moment in enumerate(moments)
+        engine.open(seed + i, branch_point.context.newest(engine.context))
+        for i, branch_point in enumerate(branch_points)
     ]
     before = np.stack([session.frame for session in sessions])
-    looks, seen = _Looks(), []
+    looks, seen = _Appearance(), []
     for t in range(controls.shape[1]):
         held = {
             session: space.from_vector(row) for session, row in zip(sessions, controls[:, t], strict=True)
@@ -85,86 +89,93 @@ def long_walk(
         frames = np.stack([answers[session].frame for session in sessions])
         looks.add(frames, before, rest)
         before = frames
-        if judge is not None and t % _EVERY == 0:
-            seen.append(small(frames))
-    return looks.scores() | (_features(judge, np.stack(seen, 1)) if judge is not None else {})
+        if idm is not None and t % _EVERY == 0:
+            seen.append(resize_for_idm(frames))
+    return looks.scores() | (_features(idm, np.stack(seen, 1)) if idm is not None else {})
 
 
-def real_walks(
-    stage: Stage, judge: Judge | None, moments: list[Moment], frames: int, seed: int
+def source_rollouts(
+    simulator: Simulator,
+    idm: InverseDynamicsModel | None,
+    branch_points: list[BranchPoint],
+    frames: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """The same of the environment, under random play, for walks that no end cuts short."""
     rows: list[dict[str, np.ndarray]] = []
-    for i, moment in enumerate(moments):
-        controls = random_play(stage.spec.control_space, np.random.default_rng([seed, i]), frames)
-        run = act(stage, moment, map(stage.spec.control_space.from_vector, controls))
+    for i, branch_point in enumerate(branch_points):
+        controls = random_controls(simulator.spec.control_space, np.random.default_rng([seed, i]), frames)
+        run = act(simulator, branch_point, map(simulator.spec.control_space.from_vector, controls))
         if run is None:
             continue
-        looks = _Looks()
+        looks = _Appearance()
         for before, frame in zip(run.frames[:-1], run.frames[1:], strict=True):
             looks.add(frame[None], before[None], run.frames[:1])
-        features = _features(judge, small(run.frames[1::_EVERY])[None]) if judge is not None else {}
+        features = _features(idm, resize_for_idm(run.frames[1::_EVERY])[None]) if idm is not None else {}
         rows.append(looks.scores() | features)
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
-def play_figures(dream: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-    """``drift_ratio``, ``drift_sharp`` and ``drift_motion`` of walks under random play."""
-    frames = dream["motion"].shape[1]
+def drift_metrics(rollout: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]) -> dict[str, Metric]:
+    """``drift_ratio``, ``drift_gradient_ratio`` and ``drift_frame_diff_ratio`` of walks under random play."""
+    frames = rollout["motion"].shape[1]
     end = slice(-max(round(SHARE * frames), 1), None)
-    figures = {
-        f"drift_{name}": figure(
-            estimate(dream[key][:, end] / real[key].mean()),
+    metrics = {
+        f"drift_{name}": metric(
+            estimate(rollout[key][:, end] / real[key].mean()),
             f"{text} of the last 15 % of {frames} frames of random play over the environment's; "
             "a still, blank picture: 0; the environment itself: 1",
             unit="ratio",
-            floor=0.0,
-            ceiling=1.0,
+            lower_reference=0.0,
+            upper_reference=1.0,
         )
-        for name, key, text in (("sharp", "gradient", "brightness gradient"), ("motion", "motion", "change"))
+        for name, key, text in (
+            ("gradient_ratio", "gradient", "brightness gradient"),
+            ("frame_diff_ratio", "motion", "change"),
+        )
     }
-    if "features" not in dream or len(real["features"]) < 2:
-        return figures
-    own, apart = dream["features"], spread(real["features"])
+    if "features" not in rollout or len(real["features"]) < 2:
+        return metrics
+    own, apart = rollout["features"], spread(real["features"])
     return {
-        "drift_ratio": figure(
+        "drift_ratio": metric(
             pooled(lambda rows: _first_to_last(own[rows]) / apart, len(own)),
-            f"first against last 15 % of {frames} frames of random play, Frechet distance of the judge's "
+            f"first against last 15 % of {frames} frames of random play, Frechet distance of the IDM's "
             "features, over that between as many frames of either half of the environment's walks",
             unit="ratio",
-            ceiling=1.0,
+            upper_reference=1.0,
         )
-    } | figures
+    } | metrics
 
 
-def idle_figures(
-    dream: Mapping[str, np.ndarray], floor: float | None, ceiling: float | None
-) -> dict[str, Figure]:
-    """``idle_psnr`` and ``idle_motion`` of walks without any key, where nothing moves by itself."""
-    frames = dream["motion"].shape[1]
+def idle_metrics(
+    rollout: Mapping[str, np.ndarray], lower: float | None, upper: float | None
+) -> dict[str, Metric]:
+    """``idle_psnr`` and ``idle_frame_diff`` of walks without any key, where nothing moves by itself."""
+    frames = rollout["motion"].shape[1]
     end = slice(-max(round(SHARE * frames), 1), None)
     where = f"of {frames} frames without a key"
     return {
-        "idle_psnr": figure(
-            estimate(dream["kept"][:, end]),
-            f"last 15 % {where}, against the environment's at rest; floor: an unrelated frame; "
-            "ceiling: tokenizer_psnr",
-            floor=floor,
-            ceiling=ceiling,
+        "idle_psnr": metric(
+            estimate(rollout["kept"][:, end]),
+            f"last 15 % {where}, against the environment's at rest; lower: an unrelated frame; "
+            "upper: tokenizer_psnr",
+            lower_reference=lower,
+            upper_reference=upper,
         ),
-        "idle_motion": figure(
-            estimate(dream["motion"][:, end]),
+        "idle_frame_diff": metric(
+            estimate(rollout["motion"][:, end]),
             f"change from frame to frame in the last 15 % {where}",
             unit="grey levels",
-            ceiling=0.0,
+            upper_reference=0.0,
         ),
     }
 
 
-def at_rest(stage: Stage, moment: Moment) -> np.ndarray:
+def frame_at_rest(simulator: Simulator, branch_point: BranchPoint) -> np.ndarray:
     """``uint8 [H, W, 3]``: what the environment shows when no key has been held for a while."""
-    run = act(stage, moment, [Control()] * _RESTING)
-    return moment.context.frames[-1] if run is None else run.frames[-1]
+    run = act(simulator, branch_point, [Control()] * _RESTING)
+    return branch_point.context.frames[-1] if run is None else run.frames[-1]
 
 
 def spread(features: np.ndarray) -> float:
@@ -187,7 +198,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return max(float(apart), 0.0)
 
 
-class _Looks:
+class _Appearance:
     """How frames look, collected frame by frame."""
 
     def __init__(self) -> None:
@@ -208,9 +219,9 @@ def _first_to_last(features: np.ndarray) -> float:
     return frechet(_flat(features[:, :count]), _flat(features[:, -count:]))
 
 
-def _features(judge: Judge, frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Of small frames [N, T, 60, 80, 3]."""
-    return {"features": judge.features(frames)}
+def _features(idm: InverseDynamicsModel, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Of resize_for_idm frames [N, T, 60, 80, 3]."""
+    return {"features": idm.features(frames)}
 
 
 def _flat(features: np.ndarray) -> np.ndarray:
@@ -218,7 +229,7 @@ def _flat(features: np.ndarray) -> np.ndarray:
 
 
 def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
-    # torch, not NumPy: its threads are those that the caller set, and such small matrices want one.
+    # torch, not NumPy: its threads are those that the caller set, and such resize_for_idm matrices want one.
     rows = torch.from_numpy(np.ascontiguousarray(features, np.float64))
     mean = rows.mean(0)
     centred = rows - mean

@@ -14,19 +14,19 @@ import torch
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.engine.world import World
 from worldsim.errors import SourceError
-from worldsim.evaluation.figure import Figure, figure, pooled
+from worldsim.evaluation.metric import Metric, metric, pooled
 from worldsim.pixels import to_model
-from worldsim.sampling.clock import begin, next_frame, observe_frame
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
+from worldsim.sampling.control_batch import ControlBatch
 
 __all__ = [
     "EPISODE_FRAMES",
-    "Beginning",
+    "EpisodeStart",
     "Policy",
-    "beginning_of",
-    "check_lengths",
+    "check_comparable",
+    "episode_length_metrics",
+    "episode_start",
     "imagined_lengths",
-    "length_figures",
 ]
 
 EPISODE_FRAMES = 600
@@ -41,7 +41,7 @@ _FEWEST_ENDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class EpisodeStart:
     """The first frames of a real episode, its whole length, and the controls as they would go on."""
 
     frames: np.ndarray
@@ -54,7 +54,7 @@ class Beginning:
     seed: int
 
 
-def beginning_of(episode: EpisodeArrays, policy: Policy) -> Beginning | None:
+def episode_start(episode: EpisodeArrays, policy: Policy) -> EpisodeStart | None:
     """The beginning of a real episode; None where it is as short as what is given, or the policy must see."""
     if len(episode) <= _GIVEN:
         return None
@@ -63,10 +63,10 @@ def beginning_of(episode: EpisodeArrays, policy: Policy) -> Beginning | None:
         return None
     poses = None if episode.poses is None else episode.poses[:_GIVEN]
     led = np.concatenate([np.zeros_like(controls[:1]), controls])[:EPISODE_FRAMES]
-    return Beginning(episode.frames[:_GIVEN], poses, led, min(len(episode), EPISODE_FRAMES), episode.seed)
+    return EpisodeStart(episode.frames[:_GIVEN], poses, led, min(len(episode), EPISODE_FRAMES), episode.seed)
 
 
-def check_lengths(begun: Sequence[Beginning], ended: int, count: int) -> None:
+def check_comparable(begun: Sequence[EpisodeStart], ended: int, count: int) -> None:
     """Make sure that lengths can be compared.
 
     Raises:
@@ -81,7 +81,7 @@ def check_lengths(begun: Sequence[Beginning], ended: int, count: int) -> None:
 
 
 def imagined_lengths(
-    world: World, given: Sequence[Beginning], steps: int, seed: int
+    world: World, given: Sequence[EpisodeStart], denoising_steps: int, seed: int
 ) -> dict[str, np.ndarray]:
     """``imagined`` and ``real`` lengths in frames, ``float64 [N]``; both count the given frames."""
     frames = np.stack([one.frames for one in given])
@@ -91,14 +91,18 @@ def imagined_lengths(
     lengths, alive = np.full(n, EPISODE_FRAMES), np.arange(n)
     with torch.inference_mode():
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
-        memory = begin(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
+        memory = init_state(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
         for t in range(1, _GIVEN):
-            led = Controls(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
+            led = ControlBatch(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
             observe_frame(world.networks, memory, to_model(frames[:, t], world.device), led)
         for t in range(_GIVEN, EPISODE_FRAMES):
             blind = np.zeros(len(alive), bool)
-            led = Controls(controls[alive, t], np.tile(np.eye(4), (len(alive), 1, 1)), blind)
-            over = next_frame(world.networks, memory, led, steps, decode=False).terminated.cpu().numpy()
+            led = ControlBatch(controls[alive, t], np.tile(np.eye(4), (len(alive), 1, 1)), blind)
+            over = (
+                imagine_frame(world.networks, memory, led, denoising_steps, decode=False)
+                .terminated.cpu()
+                .numpy()
+            )
             lengths[alive[over]] = np.minimum(lengths[alive[over]], t)
             if (t % _EVERY) == 0:
                 left = np.flatnonzero(lengths[alive] == EPISODE_FRAMES)
@@ -108,21 +112,21 @@ def imagined_lengths(
     return {"imagined": lengths.astype(np.float64), "real": np.array([one.length for one in given], float)}
 
 
-def length_figures(scores: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+def episode_length_metrics(scores: Mapping[str, np.ndarray]) -> dict[str, Metric]:
     """Imagined over real: the mean length, and its 10, 50 and 90 % quantiles."""
     imagined, real = scores["imagined"], scores["real"]
 
-    def ratio(of: Callable[[np.ndarray], float], text: str) -> Figure:
-        return figure(
+    def ratio(of: Callable[[np.ndarray], float], text: str) -> Metric:
+        return metric(
             pooled(lambda rows: of(imagined[rows]) / of(real[rows]), len(real)),
             f"{text} length of imagined episodes over that of real ones, same first frames and controls, cut "
             f"at {EPISODE_FRAMES} frames: {of(imagined):.0f} over {of(real):.0f}",
             unit="ratio",
-            ceiling=1.0,
+            upper_reference=1.0,
         )
 
-    figures = {"episode_length_ratio": ratio(lambda lengths: float(lengths.mean()), "mean")}
+    metrics = {"episode_length_ratio": ratio(lambda lengths: float(lengths.mean()), "mean")}
     for share in (10, 50, 90):
         name = f"episode_length_ratio_p{share}"
-        figures[name] = ratio(lambda lengths, at=share: float(np.percentile(lengths, at)), f"{share} %")  # type: ignore[misc]
-    return figures
+        metrics[name] = ratio(lambda lengths, at=share: float(np.percentile(lengths, at)), f"{share} %")  # type: ignore[misc]
+    return metrics

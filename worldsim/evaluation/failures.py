@@ -1,4 +1,4 @@
-"""Parts of a report that failed: each says why, and the others are reported all the same."""
+"""Tasks of a report that failed: each says why, and the others are reported all the same."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Failures(dict[str, str]):
             yield
         except WorldsimError as error:
             self[part] = str(error)
-        except Exception as error:  # whatever it is, hours of other figures shall not be lost with it
+        except Exception as error:  # whatever it is, hours of other metrics shall not be lost with it
             _log.debug("the part %r failed", part, exc_info=True)
             self[part] = f"{type(error).__name__}: {error}"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.data.recorder import Player
+from worldsim.data.collector import Collector
 from worldsim.engine.world import World
-from worldsim.evaluation.figure import Estimate, estimate
-from worldsim.evaluation.measures import psnr
-from worldsim.evaluation.open_loop import Walk, dream
-from worldsim.evaluation.player import open_player
+from worldsim.evaluation.image_metrics import psnr
+from worldsim.evaluation.metric import Estimate, estimate
+from worldsim.evaluation.open_collector import open_collector
+from worldsim.evaluation.rollouts import RolloutConfig, rollout
 from worldsim.evaluation.trajectories import MOST_SKIPPED, Trajectories, check_seeds, collect, reporting_seeds
 
 __all__ = ["Faithfulness", "assert_faithful"]
@@ -21,30 +21,30 @@ _CONTEXT = 4
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """Mean PSNR in dB of dreamt frames against the environment's, with its 95 % interval."""
+    """Mean PSNR in dB of imagined frames against the environment's, with its 95 % interval."""
 
     true: Estimate
     """Under the controls that the environment had."""
     shuffled: Estimate
     """Under another trajectory's."""
     still: Estimate
-    """Of the last given frame for ever: the floor."""
+    """Of the last given frame for ever; the lower reference."""
     gap: Estimate
     """``true`` less ``shuffled``, trajectory by trajectory."""
 
 
 def assert_faithful(
     world: World,
-    player: Player | None = None,
+    collector: Collector | None = None,
     *,
     gap: float = 2.0,
     over_still: float = 1.0,
     trajectories: int = 8,
     frames: int = 32,
-    steps: int = 2,
+    denoising_steps: int = 2,
     seed: int = 0,
 ) -> Faithfulness:
-    """Assert that dreams under the true controls are nearer to the truth than those under another's.
+    """Assert that rollouts under the true controls are nearer to the truth than those under another's.
 
     Use it in a test of your own world::
 
@@ -53,46 +53,48 @@ def assert_faithful(
 
     Args:
         world: the world.
-        player: plays its source at its frame size; None: the source is opened by its name, and closed again.
+        collector: plays its source at its frame size; None: the source is opened by its name, and closed again.
         gap: dB that the true controls must be worth, in the mean over all frames.
-        over_still: dB that the dream must be better than a picture that stands still.
+        over_still: dB that the rollout must be better than a picture that stands still.
         trajectories: how many real episodes, N >= 2.
-        frames: how many are dreamt in each.
-        steps: denoising passes K.
-        seed: which reporting run; it fixes the episodes and the dreams' chance.
+        frames: how many are imagined in each.
+        denoising_steps: denoising passes K.
+        seed: which reporting run; it fixes the episodes and the rollouts' chance.
 
     Raises:
-        AssertionError: it does not heed them; the message has the figures.
+        AssertionError: it does not heed them; the message has the metrics.
         DataError: a start's seed is a reporting seed.
         SourceError: the episodes are too short.
         DependencyError: the package behind the source is missing.
     """
     check_seeds(start.seed for start in world.starts)
-    opened = open_player(world, _CONTEXT + frames + MOST_SKIPPED) if player is None else player
+    opened = open_collector(world, _CONTEXT + frames + MOST_SKIPPED) if collector is None else collector
     try:
         true = collect(opened, reporting_seeds(seed), trajectories, _CONTEXT + frames)
     finally:
-        if player is None:
+        if collector is None:
             opened.close()
-    found = _measure(world, true, frames, steps, seed * 1000)
+    found = _measure(world, true, frames, denoising_steps, seed * 1000)
     assert found.gap.value >= gap, (
         f"the true controls must be worth {gap:.2f} dB over another trajectory's; they are worth "
         f"{found.gap.value:.2f} dB ({found.true.value:.2f} against {found.shuffled.value:.2f})"
     )
     assert found.true.value >= found.still.value + over_still, (
-        f"a dream must be {over_still:.2f} dB nearer to the truth than a still picture; it has "
+        f"a rollout must be {over_still:.2f} dB nearer to the truth than a still picture; it has "
         f"{found.true.value:.2f} dB, the still picture {found.still.value:.2f} dB"
     )
     return found
 
 
-def _measure(world: World, true: Trajectories, frames: int, steps: int, seed: int) -> Faithfulness:
+def _measure(world: World, true: Trajectories, frames: int, denoising_steps: int, seed: int) -> Faithfulness:
     later = true.frames[:, _CONTEXT:]
     ways = {"true": true.controls, "shuffled": np.roll(true.controls, 1, 0)}
     scores = {"still": psnr(true.frames[:, _CONTEXT - 1, None], later).mean(1)}
     for name, controls in ways.items():
-        walk = Walk(context=_CONTEXT, frames=frames, steps=steps, controls=controls)
-        shown = [np.stack([step.frame for step in row]) for row in dream(world, true, walk, seed)]
+        config = RolloutConfig(
+            context=_CONTEXT, frames=frames, denoising_steps=denoising_steps, controls=controls
+        )
+        shown = [np.stack([step.frame for step in row]) for row in rollout(world, true, config, seed)]
         scores[name] = psnr(np.stack(shown, 1), later).mean(1)
     estimates = {name: estimate(values) for name, values in scores.items()}
     return Faithfulness(**estimates, gap=estimate(scores["true"] - scores["shuffled"]))

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldsim.evaluation.figure import Estimate, Figure, figure, pooled
+from worldsim.evaluation.metric import Estimate, Metric, metric, pooled
 
-__all__ = ["HORIZONS", "LATE", "OBJECT_FRAMES", "count_pixels", "object_figures"]
+__all__ = ["HORIZONS", "LATE", "OBJECT_FRAMES", "count_pixels", "object_metrics"]
 
 HORIZONS = (1, 2, 4, 8, 16)
 """Frames after the last given one at which objects are looked for."""
@@ -35,7 +35,7 @@ def count_pixels(told: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([mask.sum((-2, -1), dtype=np.float64) for mask in counts], -1)
 
 
-def object_figures(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, Figure]:
+def object_metrics(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, Metric]:
     """Recall and precision at each horizon and the late amount, of all kinds (their mean) and of each.
 
     A share is that of each trajectory's pixels, then the mean over trajectories: a ball that fills the view
@@ -48,54 +48,54 @@ def object_figures(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> 
     seen = [i for i, _ in enumerate(kinds) if real[:, :, i, _TRUE].any()]
     if not seen:
         return {}
-    figures = _encoded(scores, seen)
+    metrics = _encoded(scores, seen)
     for prefix, chosen in (("object", seen), *((kinds[i], [i]) for i in seen if len(seen) > 1)):
         what = "mean over " + ", ".join(kinds[i] for i in chosen) if len(chosen) > 1 else kinds[chosen[0]]
         for horizon in HORIZONS:
             if horizon <= real.shape[1]:
-                figures |= _at(scores, prefix, what, chosen, horizon)
+                metrics |= _at(scores, prefix, what, chosen, horizon)
         if real.shape[1] >= LATE.stop:
             late = _late(scores, what, chosen)
-            figures |= {f"{prefix}_pixels_ratio@17_32": late} if np.isfinite(late.value) else {}
-    return figures
+            metrics |= {f"{prefix}_pixels_ratio@17_32": late} if np.isfinite(late.value) else {}
+    return metrics
 
 
 def _at(
     scores: Mapping[str, np.ndarray], prefix: str, what: str, chosen: list[int], horizon: int
-) -> dict[str, Figure]:
-    names = ["true.objects", *(name for name in sorted(scores) if _is_again(name))]
+) -> dict[str, Metric]:
+    names = ["true.objects", *(name for name in sorted(scores) if _is_extra_draw(name))]
     draws = np.stack([scores[name][:, horizon - 1][:, chosen] for name in names])  # [D, N, K, 4]
     still, real = (scores[f"{key}.objects"][None, :, horizon - 1][:, :, chosen] for key in ("still", "real"))
-    figures = {}
+    metrics = {}
     for name, part, whole, text in (
         ("recall", _HIT, _TRUE, "true object pixels that are imagined"),
         ("precision", _RIGHT, _TOLD, "imagined object pixels that are true"),
     ):
         share = _shares(draws, part, whole)
         if np.isfinite(share).any():
-            figures[f"{prefix}_{name}@{horizon}"] = figure(
+            metrics[f"{prefix}_{name}@{horizon}"] = metric(
                 _estimate(share),
-                f"{text} after {horizon} frames, within a pixel ({what}), mean of {len(draws)} draws; floor: "
-                "the last given frame; ceiling: the detector on true frames",
+                f"{text} after {horizon} frames, within a pixel ({what}), mean of {len(draws)} draws; lower: "
+                "the last given frame; upper: the detector on true frames",
                 unit="share",
-                floor=_known(_shares(still, part, whole)),
-                ceiling=_known(_shares(real, part, whole)),
+                lower_reference=_known(_shares(still, part, whole)),
+                upper_reference=_known(_shares(real, part, whole)),
             )
     recall = f"{prefix}_recall@{horizon}"
-    if prefix == "object" and recall in figures and len(draws) > 1:
+    if prefix == "object" and recall in metrics and len(draws) > 1:
         best = np.fmax.reduce(_shares(draws, _HIT, _TRUE), axis=0)[None]
-        figures[f"object_recall_best@{horizon}"] = figure(
+        metrics[f"object_recall_best@{horizon}"] = metric(
             _estimate(best),
-            f"{recall} of the best of {len(draws)} draws for each trajectory and kind ({what}); floor: "
+            f"{recall} of the best of {len(draws)} draws for each trajectory and kind ({what}); lower: "
             "of the mean draw",
             unit="share",
-            floor=figures[recall].value,
-            ceiling=figures[recall].ceiling,
+            lower_reference=metrics[recall].value,
+            upper_reference=metrics[recall].upper_reference,
         )
-    return figures
+    return metrics
 
 
-def _late(scores: Mapping[str, np.ndarray], what: str, chosen: list[int]) -> Figure:
+def _late(scores: Mapping[str, np.ndarray], what: str, chosen: list[int]) -> Metric:
     late = {key: scores[f"{key}.objects"][:, LATE][:, :, chosen] for key in ("true", "real")}
     told, real = late["true"][..., _TOLD].sum(1), late["real"][..., _TOLD].sum(1)
 
@@ -104,24 +104,24 @@ def _late(scores: Mapping[str, np.ndarray], what: str, chosen: list[int]) -> Fig
         there = below > 0
         return float((above[there] / below[there]).mean()) if there.any() else float("nan")
 
-    return figure(
+    return metric(
         pooled(ratio, len(told)),
         f"object pixels in imagined frames 17 to 32 over those that the detector finds in the true ones "
         f"({what}), large objects count more; none: 0; the engine itself: 1",
         unit="ratio",
-        floor=0.0,
-        ceiling=1.0,
+        lower_reference=0.0,
+        upper_reference=1.0,
     )
 
 
-def _encoded(scores: Mapping[str, np.ndarray], seen: list[int]) -> dict[str, Figure]:
+def _encoded(scores: Mapping[str, np.ndarray], seen: list[int]) -> dict[str, Metric]:
     """The same of true frames that were encoded and decoded."""
     if "objects.tokenizer" not in scores:
         return {}
     counts = np.moveaxis(scores["objects.tokenizer"][:, :, seen], 1, 0)  # [S, N, K, 4]
     shares = {"recall": _shares(counts, _HIT, _TRUE), "precision": _shares(counts, _RIGHT, _TOLD)}
     return {
-        f"tokenizer_object_{name}": figure(
+        f"tokenizer_object_{name}": metric(
             _estimate(share), f"object_{name} of true frames, encoded and decoded", unit="share"
         )
         for name, share in shares.items()
@@ -149,7 +149,7 @@ def _known(shares: np.ndarray) -> float | None:
     return _mean(shares) if np.isfinite(shares).any() else None
 
 
-def _is_again(name: str) -> bool:
+def _is_extra_draw(name: str) -> bool:
     return name.startswith("again") and name.endswith(".objects")
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from worldsim.data.clips import shift
+from worldsim.data.collector import Collector
 from worldsim.data.episodes import EpisodeArrays
-from worldsim.data.recorder import Player
 from worldsim.engine.world import World
-from worldsim.evaluation.figure import Figure, figure, pooled
-from worldsim.evaluation.foresight import auroc
+from worldsim.evaluation.calibration import auroc
+from worldsim.evaluation.metric import Metric, metric, pooled
 from worldsim.pixels import to_model
-from worldsim.sampling.clock import begin, observe_frame
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.clock import init_state, observe_frame
+from worldsim.sampling.control_batch import ControlBatch
 
-__all__ = ["LENGTH", "Ending", "ending_of", "endings", "outcome_figures", "score_outcomes"]
+__all__ = ["LENGTH", "Ending", "ending_of", "endings", "outcome_metrics", "score_outcomes"]
 
 LENGTH = 24
 """Frames of a stretch."""
@@ -43,11 +43,11 @@ class Ending:
     """``bool [T]``."""
 
 
-def endings(player: Player, seeds: Iterator[int], count: int) -> list[Ending]:
+def endings(collector: Collector, seeds: Iterator[int], count: int) -> list[Ending]:
     """The last arrivals of the next ``count`` episodes that are long enough, however they closed."""
     found: list[Ending] = []
     for _, seed in zip(range(4 * count), seeds, strict=False):
-        episode = player.play(seed)
+        episode = collector.play(seed)
         if len(episode) >= LENGTH and len(found) < count:
             found.append(ending_of(episode))
     return found
@@ -72,11 +72,11 @@ def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.nd
     end, reward = [], []
     with torch.inference_mode():
         seeds = np.arange(n, dtype=np.uint64)
-        memory = begin(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
+        memory = init_state(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
         for t in range(1, length):
-            given = Controls(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
+            given = ControlBatch(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
             unit = observe_frame(world.networks, memory, to_model(frames[:, t], world.device), given)
-            end.append(1 - unit.going_on.double().cpu().numpy())
+            end.append(1 - unit.continue_prob.double().cpu().numpy())
             reward.append(unit.reward.double().cpu().numpy())
     return {
         "end": np.stack(end, 1),
@@ -86,54 +86,54 @@ def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.nd
     }
 
 
-def outcome_figures(scores: dict[str, np.ndarray]) -> dict[str, Figure]:
+def outcome_metrics(scores: dict[str, np.ndarray]) -> dict[str, Metric]:
     """How well rewards are told, and ends where there were any."""
     count, got = len(scores["got"]), scores["got"]
 
     def of(error: np.ndarray) -> float:
         return float(np.sqrt(np.square(error).mean()))
 
-    figures = {
-        "reward_rmse": figure(
+    metrics = {
+        "reward_rmse": metric(
             pooled(lambda rows: of(scores["reward"][rows] - got[rows]), count),
-            "told reward against the received one, at the end of episodes; floor: their mean",
+            "told reward against the received one, at the end of episodes; lower: their mean",
             unit="reward",
-            floor=of(got - got.mean()),
-            ceiling=0.0,
+            lower_reference=of(got - got.mean()),
+            upper_reference=0.0,
         )
     }
     is_end, told = scores["is_end"], scores["end"]
     if not is_end.any() or is_end.all():
-        return figures
+        return metrics
     share = is_end.mean()
-    return figures | {
-        "end_brier": figure(
+    return metrics | {
+        "end_brier": metric(
             pooled(lambda rows: float(np.square(told[rows] - is_end[rows]).mean()), count),
-            "squared error of the told chance of an end; floor: telling the share of ends always",
+            "squared error of the told chance of an end; lower: telling the share of ends always",
             unit="",
-            floor=float(share * (1 - share)),
-            ceiling=0.0,
+            lower_reference=float(share * (1 - share)),
+            upper_reference=0.0,
         ),
-        "end_ece": figure(
+        "end_ece": metric(
             pooled(lambda rows: _miscalibration(told[rows], is_end[rows]), count),
-            "told chance of an end against how often it came, over ten bins; floor: telling no end ever",
+            "told chance of an end against how often it came, over ten bins; lower: telling no end ever",
             unit="",
-            floor=float(share),
-            ceiling=0.0,
+            lower_reference=float(share),
+            upper_reference=0.0,
         ),
-        "end_auroc": figure(
+        "end_auroc": metric(
             pooled(lambda rows: auroc(told[rows], is_end[rows]), count),
-            "told chance of an end, at ends against other frames; floor: chance",
+            "told chance of an end, at ends against other frames; lower: chance",
             unit="AUROC",
-            floor=0.5,
-            ceiling=1.0,
+            lower_reference=0.5,
+            upper_reference=1.0,
         ),
-        "end_recall": figure(
+        "end_recall": metric(
             pooled(lambda rows: _recall(told[rows], is_end[rows]), count),
             f"ends told of where the threshold is such that {_PRECISION:.0%} of what is told is an end",
             unit="share",
-            floor=0.0,
-            ceiling=1.0,
+            lower_reference=0.0,
+            upper_reference=1.0,
         ),
     }
 

@@ -1,7 +1,7 @@
 """``worldsim eval``: a world held against its environment's own frames.
 
 The environment is deterministic: from the same seed and under the same controls it shows what the world
-should have dreamt. Its episodes come from seeds that neither training nor starts ever use.
+should have imagined. Its episodes come from seeds that neither training nor starts ever use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from worldsim.data.recorder import Player
+from worldsim.data.collector import Collector
 from worldsim.data.video import require_av
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
@@ -26,19 +26,19 @@ from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.compare import comparison, read_report
 from worldsim.evaluation.detector import find_detector
 from worldsim.evaluation.episode_lengths import EPISODE_FRAMES
-from worldsim.evaluation.films import FILM_FRAMES, SHEET, write_films
-from worldsim.evaluation.judge import Judge, find_judge
-from worldsim.evaluation.moving import Moving
-from worldsim.evaluation.page.cases import cases_of
+from worldsim.evaluation.idm.model import InverseDynamicsModel, find_idm
+from worldsim.evaluation.open_collector import open_collector
+from worldsim.evaluation.page.examples import example_rollouts
 from worldsim.evaluation.page.page import PAGE, page_of
-from worldsim.evaluation.player import open_player
+from worldsim.evaluation.suite import CONTEXT, FULL, LONG, QUICK, SHORT, EvalConfig, Report, evaluate
 from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
-from worldsim.evaluation.yardstick import CONTEXT, FULL, LONG, QUICK, SHORT, Report, Scope, evaluate
+from worldsim.evaluation.videos import SHEET, VIDEO_FRAMES, write_videos
+from worldsim.evaluation.whole_episodes import EpisodeTools
 from worldsim.options import COUNT, DENOISING, THREADS, Number, Parser
-from worldsim.outputs import claim_folder
-from worldsim.sampling.flow import STEPS
-from worldsim.ticker import Ticker
+from worldsim.sampling.flow import DENOISING_STEPS
+from worldsim.utils.output_paths import claim_folder
+from worldsim.utils.progress import ProgressReporter
 
 __all__ = ["main"]
 
@@ -61,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(found, indent=1)) if args.json else Console().print(comparison(*found))
         return 0
     _claim(args)
-    with _opened(args.world, args) as (world, player, scope):
-        report, facts = _measure(world, player, scope, args)
+    with _opened(args.world, args) as (world, collector, config):
+        report, facts = _measure(world, collector, config, args)
         if args.json:
             print(json.dumps(_told(report, facts), indent=1), flush=True)
         else:
-            Console().print(table_of(report.figures, facts))
-        _write(world, player, report, facts, args)
+            Console().print(table_of(report.metrics, facts))
+        _write(world, collector, report, facts, args)
     return 0
 
 
@@ -82,85 +82,86 @@ def _claim(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Player, Scope]]:
-    """A world, a player of its source and how much to measure."""
+def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Collector, EvalConfig]]:
+    """A world, a collector of its source and how much to measure."""
     world = load(name, args.device, _DTYPES.get(args.dtype))
-    horizon = args.horizon or (SHORT if world.networks.place is None else QUICK.horizon)
-    scope = replace(QUICK if args.quick else FULL, horizon=horizon)
+    horizon = args.horizon or (SHORT if world.networks.scene is None else QUICK.horizon)
+    config = replace(QUICK if args.quick else FULL, horizon=horizon)
     if args.trajectories:
-        scope = replace(scope, trajectories=args.trajectories)
-    frames = _longest(scope, args, world.spec.fps) + MOST_SKIPPED
-    moves = world.networks.place is None
-    player = open_player(world, max(frames, EPISODE_FRAMES) if moves else frames, labels=moves)
+        config = replace(config, trajectories=args.trajectories)
+    frames = _longest(config, args, world.spec.fps) + MOST_SKIPPED
+    moves = world.networks.scene is None
+    collector = open_collector(world, max(frames, EPISODE_FRAMES) if moves else frames, labels=moves)
     try:
-        yield world, player, scope
+        yield world, collector, config
     finally:
-        player.close()
+        collector.close()
 
 
 def _measure(
-    world: World, player: Player, scope: Scope, args: argparse.Namespace
+    world: World, collector: Collector, config: EvalConfig, args: argparse.Namespace
 ) -> tuple[Report, dict[str, object]]:
-    """Measure a world; the figures, and what they depend on."""
+    """Measure a world; the metrics, and what they depend on."""
     began = time.monotonic()
     threads = args.threads or torch.get_num_threads()
     workers = threads if world.device.type == "cpu" else 1
-    with Ticker("measuring", 1.0) as ticker, _torch_threads(threads // workers):
+    with ProgressReporter("measuring", 1.0) as reporter, _torch_threads(threads // workers):
         report = evaluate(
             world,
-            player,
-            scope,
-            stage=getattr(player, "source", None),
-            moving=_moving(world, player),
-            judge=Judge.load(args.judge) if args.judge else find_judge(world.spec),
+            collector,
+            config,
+            simulator=getattr(collector, "source", None),
+            tools=_moving(world, collector),
+            idm=InverseDynamicsModel.load(args.idm) if args.idm else find_idm(world.spec),
             baselines=tuple(map(Baseline.load, args.baseline)),
-            steps=args.steps,
+            denoising_steps=args.denoising_steps,
             seed=args.seed,
             workers=workers,
-            on_progress=ticker.update,
+            on_progress=reporter.update,
         )
     for part, reason in report.failures.items():
         print(f"not measured: {part}: {reason}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    facts = _facts(world, report, args.steps, args.seed)
+    facts = _facts(world, report, args.denoising_steps, args.seed)
     return report, {**facts, "threads": threads, "seconds": seconds}
 
 
-def _moving(world: World, player: Player) -> Moving | None:
+def _moving(world: World, collector: Collector) -> EpisodeTools | None:
     """What objects and lengths of episodes are measured with, where no scene fixes what is seen."""
-    if world.networks.place is not None:
+    if world.networks.scene is not None:
         return None
-    return Moving(find_detector(player), getattr(player, "blind_controls", None))
+    return EpisodeTools(find_detector(collector), getattr(collector, "open_loop_controls", None))
 
 
 def _compared(name: str, args: argparse.Namespace) -> dict[str, object]:
     """What ``--json`` tells of a world."""
-    with _opened(name, args) as (world, player, scope):
-        return _told(*_measure(world, player, scope, args))
+    with _opened(name, args) as (world, collector, config):
+        return _told(*_measure(world, collector, config, args))
 
 
 def _told(report: Report, facts: Mapping[str, object]) -> dict[str, object]:
-    figures = {key: asdict(figure) for key, figure in report.figures.items()}
-    return {**facts, "failures": dict(report.failures), "figures": figures}
+    metrics = {key: asdict(metric) for key, metric in report.metrics.items()}
+    return {**facts, "failures": dict(report.failures), "metrics": metrics}
 
 
 def _write(
-    world: World, player: Player, report: Report, facts: dict[str, object], args: argparse.Namespace
+    world: World, collector: Collector, report: Report, facts: dict[str, object], args: argparse.Namespace
 ) -> None:
-    """Write the page and the videos: after the figures, which are told even where these cannot be kept."""
+    """Write the page and the videos: after the metrics, which are told even where these cannot be kept."""
     if args.out and "true.psnr" in report.scores:
         page = page_of(
-            report, facts, world.spec.control_space.keys, cases_of(world, player, report, args.steps)
+            report,
+            facts,
+            world.spec.control_space.keys,
+            example_rollouts(world, collector, report, args.denoising_steps),
         )
         (args.out / PAGE).write_text(page, encoding="utf-8")
     if args.videos:
-        write_films(world, player, args.videos, steps=args.steps, seed=args.seed)
+        write_videos(world, collector, args.videos, denoising_steps=args.denoising_steps, seed=args.seed)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip()
-    )
+    parser = Parser(prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip())
     parser.add_argument("world", nargs="?", help="a shipped world's name, or a folder")
     parser.add_argument(
         "--compare",
@@ -168,14 +169,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="two worlds, or files that --json printed, side by side",
     )
-    scope = parser.add_mutually_exclusive_group()
-    scope.add_argument("--full", action="store_true", help="all of it, under forty minutes (the default)")
-    scope.add_argument(
+    config = parser.add_mutually_exclusive_group()
+    config.add_argument("--full", action="store_true", help="all of it, under forty minutes (the default)")
+    config.add_argument(
         "--quick", action="store_true", help=f"{QUICK.trajectories} trajectories, not {FULL.trajectories}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--steps", type=DENOISING, choices=STEPS, default=2, help="denoising passes a frame, K (%(default)s)"
+        "--denoising-steps",
+        type=DENOISING,
+        choices=DENOISING_STEPS,
+        default=2,
+        help="denoising passes a frame, K (%(default)s)",
     )
     parser.add_argument(
         "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes (%(default)s)"
@@ -184,45 +189,47 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="also write DIR/index.html, a page to look at"
     )
     parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="also write videos, dream | engine, and a contact sheet"
+        "--videos", type=Path, metavar="DIR", help="also write videos, rollout | engine, and a contact sheet"
     )
     parser.add_argument("--force", action="store_true", help="replace what is in --out and --videos")
     parser.add_argument(
         "--horizon",
         type=COUNT,
-        help=f"frames of the dreams ({QUICK.horizon}, or {SHORT} where no static scene fixes what is seen)",
+        help=f"frames of the rollouts ({QUICK.horizon}, or {SHORT} where no static scene fixes what is seen)",
     )
     parser.add_argument("--trajectories", type=COUNT, help="how many")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"
     )
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="of `worldsim judge` (default: shipped)")
+    parser.add_argument("--idm", type=Path, metavar="FILE", help="of `worldsim train-idm` (default: shipped)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
     parser.add_argument(
-        "--threads", type=THREADS, help="CPU threads; figures do not depend on them (default: all)"
+        "--threads", type=THREADS, help="CPU threads; metrics do not depend on them (default: all)"
     )
     return parser
 
 
-def _longest(scope: Scope, args: argparse.Namespace, fps: float) -> int:
+def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:
     """Frames of the longest episode that is asked for."""
-    films = FILM_FRAMES if args.videos else 0
-    out = round(max(scope.parts.seconds) * fps / 2) if scope.parts.loops else 0
-    return CONTEXT + max(scope.horizon, scope.teacher, films, out, LONG if scope.long else 0)
+    films = VIDEO_FRAMES if args.videos else 0
+    out = round(max(config.tasks.seconds) * fps / 2) if config.tasks.loops else 0
+    return CONTEXT + max(
+        config.horizon, config.teacher_forced_frames, films, out, LONG if config.long_trajectories else 0
+    )
 
 
-def _facts(world: World, report: Report, steps: int, seed: int) -> dict[str, object]:
-    """All that the figures depend on."""
+def _facts(world: World, report: Report, denoising_steps: int, seed: int) -> dict[str, object]:
+    """All that the metrics depend on."""
     return {
         "world": world.name,
-        "digest": world.digest,
+        "weights_sha256": world.weights_sha256,
         "params": world.params,
         "source": world.spec.name,
         "size": list(world.spec.size),
         "fps": world.spec.fps,
         "tics": world.spec.tics,
-        "steps": steps,
+        "denoising_steps": denoising_steps,
         "context": CONTEXT,
         "trajectories": len(report.seeds),
         "next_frames": report.scored,

@@ -1,4 +1,4 @@
-"""The report for people: a table, and below it what each figure is."""
+"""The report for people: a table, and below it what each metric is."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from worldsim.evaluation.figure import Figure
+from worldsim.evaluation.metric import Metric
 
 __all__ = ["table_of"]
 
 
-def table_of(figures: Mapping[str, Figure], facts: Mapping[str, object]) -> Group:
-    """One row per figure; then what they are and what they depend on."""
+def table_of(metrics: Mapping[str, Metric], facts: Mapping[str, object]) -> Group:
+    """One row per metric; then what they are and what they depend on."""
     table = Table(title=f"{facts['world']} against {facts['source']}", title_justify="left")
-    table.add_column("figure", no_wrap=True)
-    for name in ("value", "95 %", "floor", "ceiling"):
+    table.add_column("metric", no_wrap=True)
+    for name in ("value", "95 %", "lower_reference", "upper_reference"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("unit")
-    for name, figure in figures.items():
-        low, high = figure.ci
+    for name, metric in metrics.items():
+        low, high = metric.ci
         values = (
-            _number(figure.value),
+            _number(metric.value),
             f"{low:.2f} to {high:.2f}",
-            _number(figure.floor),
-            _number(figure.ceiling),
+            _number(metric.lower_reference),
+            _number(metric.upper_reference),
         )
-        table.add_row(name, *values, figure.unit)
-    notes = "\n".join(f"{name}: {figure.about}" for name, figure in figures.items())
+        table.add_row(name, *values, metric.unit)
+    notes = "\n".join(f"{name}: {metric.about}" for name, metric in metrics.items())
     return Group(
         table, Text(notes, "dim"), Text(", ".join(f"{name} {value}" for name, value in facts.items()))
     )

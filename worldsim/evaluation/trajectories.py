@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.data.clips import shift
+from worldsim.data.collector import Collector
 from worldsim.data.episodes import EpisodeArrays
-from worldsim.data.recorder import Player
 from worldsim.errors import DataError, SourceError
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 REPORTING_SEEDS = range(4_000_000_000, 4_200_000_000)
-"""Seeds of the episodes that figures are reported on. Recordings number theirs upwards from multiples of
+"""Seeds of the episodes that metrics are reported on. Recordings number theirs upwards from multiples of
 1,000,003, so that all recordings with a seed below 3,999 stay clear of these; starts come from recordings."""
 
 _PER_RUN = 10_000
@@ -71,7 +71,7 @@ class Trajectories:
     frames: np.ndarray
     """``uint8 [N, T, H, W, 3]``."""
     controls: np.ndarray
-    """``float32 [N, T, M]``: keys and look that led into each frame."""
+    """``float32 [N, T, M]``: keys and yaw that led into each frame."""
     poses: np.ndarray | None
     """``float64 [N, T, 4, 4]``, camera-to-world in metres, or None."""
     seeds: tuple[int, ...]
@@ -112,7 +112,7 @@ def check_seeds(seeds: Iterable[int | None]) -> None:
         raise DataError(rule, taken[:3], "record with a seed below 3999")
 
 
-def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Trajectories:
+def collect(collector: Collector, seeds: Iterator[int], count: int, length: int) -> Trajectories:
     """Play until there are ``count`` stretches of ``length`` frames, each of an episode of its own.
 
     A stretch begins up to 64 frames into its episode, so that not all begin where episodes do. Episodes that
@@ -124,7 +124,7 @@ def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Tr
     found: list[tuple[EpisodeArrays, int]] = []
     lengths: list[int] = []
     for _ in range(_TRIES * count):
-        episode = player.play(next(seeds))
+        episode = collector.play(next(seeds))
         lengths.append(len(episode))
         room = len(episode) - length
         if room >= 0:
@@ -137,7 +137,7 @@ def collect(player: Player, seeds: Iterator[int], count: int, length: int) -> Tr
 
 
 def collect_longest(
-    player: Player, seeds: Iterator[int], count: int, length: int, least: int
+    collector: Collector, seeds: Iterator[int], count: int, length: int, least: int
 ) -> Trajectories:
     """As :func:`collect`; where episodes are short, stretches of as many frames as half of the episodes have.
 
@@ -146,7 +146,7 @@ def collect_longest(
     """
     while True:
         try:
-            return collect(player, seeds, count, length)
+            return collect(collector, seeds, count, length)
         except ShortEpisodesError as short:
             length = short.reachable(least)
 

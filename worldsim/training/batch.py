@@ -12,18 +12,17 @@ from worldsim import camera
 from worldsim.data.clips import Clip
 from worldsim.networks import Networks
 from worldsim.pixels import to_model
-from worldsim.tokenizer.protocol import Motion
-from worldsim.training.motion_objective import twists_of
+from worldsim.tokenizer.protocol import MotionCondition
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """B windows of T frames on the weights' device."""
 
     frames: Tensor
     """[B, T, 3, H, W] in [-1, 1]."""
     vector: Tensor
-    """Keys and look that led into each frame [B, T, M]."""
+    """Keys and yaw that led into each frame [B, T, M]."""
     twist: Tensor
     """Normalised, likewise [B, T, 6]."""
     condition: Tensor
@@ -38,30 +37,36 @@ class Batch:
     """Whether the task ended on arriving, bool [B, T]."""
 
     @staticmethod
-    def of(clip: Clip, networks: Networks) -> Batch:
+    def of(clip: Clip, networks: Networks) -> TrainingBatch:
         """``clip`` as ``networks`` take it; its poses are left out where they know none."""
         device = networks.device
         twists = np.zeros((*clip.controls.shape[:2], 6), np.float32)
         planar = back = None
         if clip.poses is not None and networks.has_poses:
-            twists = twists_of(networks, clip.poses)
+            twists = normalised_twists(networks, clip.poses)
             before = np.concatenate([clip.poses[:, :1], clip.poses[:, :-1]], 1)
             planar = torch.from_numpy(camera.planar(clip.poses)).to(device).float()
             back = torch.from_numpy(camera.relative(before, clip.poses)).to(device).float()
         vector, twist = torch.from_numpy(clip.controls).to(device), torch.from_numpy(twists).to(device)
-        return Batch(
+        return TrainingBatch(
             frames=to_model(clip.frames, device),
             vector=vector,
             twist=twist,
             condition=networks.condition(vector, twist),
             planar=planar,
-            back=back,
+            to_previous=back,
             rewards=torch.from_numpy(clip.rewards).to(device),
             ends=torch.from_numpy(clip.ends).to(device),
         )
 
-    def motion(self, t: int) -> Motion:
+    def motion(self, t: int) -> MotionCondition:
         """How the camera gets to frame ``t`` of each window."""
         planar = None if self.planar is None else self.planar[:, t]
-        back = None if self.back is None else self.back[:, t]
-        return Motion(self.condition[:, t], planar, back)
+        back = None if self.to_previous is None else self.to_previous[:, t]
+        return MotionCondition(self.condition[:, t], planar, back)
+
+
+def normalised_twists(networks: Networks, poses: np.ndarray) -> np.ndarray:
+    """Normalised twists float32 [B, T, 6] of ``poses`` [B, T, 4, 4]: what led into each frame; 0 at t = 0."""
+    steps = networks.normalise(camera.log(camera.relative(poses[:, :-1], poses[:, 1:])))
+    return np.concatenate([np.zeros_like(steps[:, :1]), steps], 1)

@@ -22,9 +22,9 @@ from worldsim.tokenizer.vae import VaeTokenizer
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.stage import Logs
 
-_ENCODED_AT_ONCE = {"cuda": 4096}
+_ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 256, whose activations stay in a CPU's cache."""
-_REWARD_SHARE = 0.1
+_REWARD_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class Latents:
         shape = (count, *self.tokenizer.latent_spec.shape)
         means, deviations = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
         with torch.autocast(device.type, torch.bfloat16):
-            for numbers in torch.arange(count, device=device).split(_ENCODED_AT_ONCE.get(device.type, 256)):
+            for numbers in torch.arange(count, device=device).split(_ENCODE_BATCH.get(device.type, 256)):
                 mean, log_variance = self.tokenizer.posterior(self._sequences.pixels(numbers))
                 means[numbers], deviations[numbers] = mean.half(), (log_variance / 2).exp().half()
         return means, deviations
@@ -122,13 +122,13 @@ def outcome_loss(
 
     Ends weigh ``HeadsConfig.end_weight`` times, which is taken out again at play.
     """
-    reward, going_on = heads.outcome_logits(agent, None)
+    reward, continue_prob = heads.outcome_logits(agent, None)
     end, total = sequences.ends[arrivals].float(), weight.sum().clamp(min=1)
     target = two_hot(sequences.rewards[arrivals])
     of_reward = -(target * reward.log_softmax(-1)).sum(-1)
     of_end = F.binary_cross_entropy_with_logits(
-        going_on, 1 - end, weight=1 + (heads.config.end_weight - 1) * end, reduction="none"
+        continue_prob, 1 - end, weight=1 + (heads.config.end_weight - 1) * end, reduction="none"
     )
     of_reward, of_end = ((part * weight).sum() / total for part in (of_reward, of_end))
     logs: Logs = {"end_loss": of_end.detach(), "reward_loss": of_reward.detach()}
-    return _REWARD_SHARE * of_reward + of_end, logs
+    return _REWARD_WEIGHT * of_reward + of_end, logs

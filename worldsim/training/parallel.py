@@ -1,8 +1,8 @@
 """Data-parallel training: every process draws its own batch, and all take one step with the mean gradient.
 
 ``torchrun --nproc-per-node 4 -m worldsim.cli train ...`` starts the processes and sets RANK, WORLD_SIZE and
-LOCAL_RANK; without these there is one process, and nothing here costs anything. The first process keeps the
-time, saves, and writes what there is to look at.
+LOCAL_RANK; without these there is one process and no overhead. The first process keeps the time, saves, and
+writes metrics and sample grids.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from worldsim.errors import ConfigError
 from worldsim.networks import Networks, find_device
 
-__all__ = ["ALONE", "Group", "joined"]
+__all__ = ["SINGLE_PROCESS", "Group", "process_group"]
 
-_PATIENCE = timedelta(minutes=10)
-"""How long one process waits for the others, whose looks and saves take seconds."""
+_TIMEOUT = timedelta(minutes=10)
+"""Time that one process waits for the others: checkpoints take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class Group:
 
     rank: int = 0
     size: int = 1
-    clock: dist.ProcessGroup | None = None
-    """On the host: what all are told of the time must not wait for a GPU."""
+    host_group: dist.ProcessGroup | None = None
+    """Process group on the host: broadcasts of the time must not wait for a GPU."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process keeps the time, saves and shows."""
+        """True in the process that keeps the time, saves and logs."""
         return self.rank == 0
 
     @property
-    def chance(self) -> list[int]:
-        """What the seed of a step's chance ends with; nothing in the first process."""
+    def seed_suffix(self) -> list[int]:
+        """Last numbers of a step's seed; none in the first process."""
         return [self.rank] if self.rank else []
 
     def average(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
@@ -62,45 +62,47 @@ class Group:
         for tensor, mean in zip(tensors, parts, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def agree(self, networks: Networks) -> None:
+    def broadcast_weights(self, networks: Networks) -> None:
         """Give all processes the first one's weights and buffers."""
         if self.size > 1:
             for tensor in networks.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def told(self, seconds: float) -> float:
-        """The first process's ``seconds``, in all of them."""
+    def broadcast_seconds(self, seconds: float) -> float:
+        """Return the first process's ``seconds`` in all processes."""
         if self.size == 1:
             return seconds
         value = torch.tensor([seconds], dtype=torch.float64)
-        dist.broadcast(value, 0, group=self.clock)
+        dist.broadcast(value, 0, group=self.host_group)
         return float(value)
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 """One process."""
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[tuple[Group, torch.device]]:
-    """The group that torchrun started this process in, and the process's device; ``ALONE`` without torchrun.
+def process_group(device: str) -> Iterator[tuple[Group, torch.device]]:
+    """Join the group that torchrun started; yields it and the process's device.
+
+    Without torchrun the group is ``SINGLE_PROCESS``.
 
     Raises:
         ConfigError: a device with a number, of which each process has another.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE, find_device(device)
+        yield SINGLE_PROCESS, find_device(device)
         return
     if ":" in device:
         raise ConfigError("processes that train together choose their own GPUs", device, "leave it out")
-    place = find_device(device)
-    if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+    found = find_device(device)
+    if found.type == "cuda":
+        found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(found)
+    dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        clock = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        yield Group(dist.get_rank(), size, clock), place
+        host_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        yield Group(dist.get_rank(), size, host_group), found
     finally:
         dist.destroy_process_group()

@@ -12,14 +12,14 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, nearest
-from worldsim.model.footing import FootingConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.scene.static_scene import StaticSceneConfig
+from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
-from worldsim.tokenizer.place import PlaceConfig
-from worldsim.training.moving import MovingRecipe, plan_moving
+from worldsim.training.latent_dynamics import LatentDynamicsRecipe, plan_latent_networks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,20 +47,20 @@ class Recipe:
     place_channels: int = 16
     wall_cell: float = 0.0225
     """Side of a cell of the place's walls, in metres; the maze's textures have 0.031."""
-    level_cell: float = 0.05
+    floor_ceiling_cell: float = 0.05
     """Of its floor and ceiling, which are seen from farther away."""
-    place_share: float = 0.4
-    motion_share: float = 0.04
-    dream_share: float = 0.44
-    rollout_share: float = 0.12
+    scene_fraction: float = 0.4
+    motion_fraction: float = 0.04
+    world_model_fraction: float = 0.44
+    self_rollout_fraction: float = 0.12
     batch: int = 4
     length: int = 9
     """Frames of a clip: one more than the context, so that no age in play is new."""
-    rate: float = 1.0
-    """Of all learning rates; a trained world is improved further at a lower one."""
+    lr_scale: float = 1.0
+    """Factor of all learning rates; lower when a trained world is trained further."""
 
 
-RECIPES: dict[str, Recipe | MovingRecipe] = {
+RECIPES: dict[str, Recipe | LatentDynamicsRecipe] = {
     "small": Recipe(),
     "base": Recipe(
         width=512,
@@ -85,8 +85,8 @@ RECIPES: dict[str, Recipe | MovingRecipe] = {
         batch=32,
         length=33,
     ),
-    "moving": MovingRecipe(),
-    "moving-gpu": MovingRecipe(
+    "latent-dynamics": LatentDynamicsRecipe(),
+    "latent-dynamics-gpu": LatentDynamicsRecipe(
         channels=192,
         vae_width=64,
         vae_depth=3,
@@ -94,9 +94,9 @@ RECIPES: dict[str, Recipe | MovingRecipe] = {
         width=576,
         layers=2,
         head_width=448,
-        vae_share=0.25,
-        dynamics_share=0.7,
-        outcome_share=0.05,
+        tokenizer_fraction=0.25,
+        dynamics_fraction=0.7,
+        outcome_fraction=0.05,
         vae_batch=192,
         batch=256,
         length=49,
@@ -109,11 +109,11 @@ SCENES: dict[str, tuple[float, float]] = {"doom-maze": (0.0, 4.0)}
 """Sources that are one still place, and the heights of its floor and its ceiling in metres."""
 
 
-_COASTING = 0.85
+_IDLE_DAMPING = 0.85
 """Of what walks on a floor; ViZDoom's friction leaves 0.82 of a speed after two tics."""
 
 
-def recipe_of(name: str) -> Recipe | MovingRecipe:
+def recipe_of(name: str) -> Recipe | LatentDynamicsRecipe:
     """Raises ConfigError for an unknown name."""
     if name not in RECIPES:
         raise ConfigError(f"a recipe must be one of {', '.join(RECIPES)}", name, nearest(name, RECIPES))
@@ -121,7 +121,7 @@ def recipe_of(name: str) -> Recipe | MovingRecipe:
 
 
 def plan_networks(
-    recipe: Recipe | MovingRecipe, spec: SourceSpec, poses: np.ndarray | None
+    recipe: Recipe | LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
 ) -> NetworksConfig:
     """The networks for a source.
 
@@ -130,14 +130,14 @@ def plan_networks(
     Raises:
         ConfigError: a tokenizer of another name.
     """
-    if isinstance(recipe, MovingRecipe):
-        return plan_moving(recipe, spec, poses)
+    if isinstance(recipe, LatentDynamicsRecipe):
+        return plan_latent_networks(recipe, spec, poses)
     poses = None if recipe.conditioning == "keys" else poses
-    place = None
+    scene = None
     if recipe.tokenizer == "history" and poses is not None and spec.name in SCENES:
-        place = _place_around(poses, *SCENES[spec.name], recipe)
+        scene = _place_around(poses, *SCENES[spec.name], recipe)
     return NetworksConfig(
-        tokenizer=_plan_tokenizer(recipe, place),
+        tokenizer=_plan_tokenizer(recipe, scene),
         generator=TransformerConfig(
             width=recipe.width,
             layers=recipe.layers,
@@ -147,33 +147,33 @@ def plan_networks(
         ),
         heads=HeadsConfig(
             poses=poses is not None,
-            eye=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
-            coasting=_COASTING if spec.name in SCENES else None,
-            reads_agent=place is None,
+            camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
+            idle_damping=_IDLE_DAMPING if spec.name in SCENES else None,
+            uses_agent_token=scene is None,
         ),
         twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
-        footing=FootingConfig(bounds=place.bounds) if place else None,
-        hears_keys=recipe.conditioning != "pose",
-        still=place is not None,
+        walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,
+        condition_on_keys=recipe.conditioning != "pose",
+        scale_noise_by_speed=scene is not None,
     )
 
 
-def _plan_tokenizer(recipe: Recipe, place: PlaceConfig | None) -> HistoryConfig | FrameConfig:
+def _plan_tokenizer(recipe: Recipe, scene: StaticSceneConfig | None) -> HistoryConfig | FrameConfig:
     sizes = {"width": recipe.tokenizer_width, "depth": recipe.tokenizer_depth, "channels": recipe.channels}
     if recipe.tokenizer == "history":
-        return HistoryConfig(place=place, **sizes)
+        return HistoryConfig(scene=scene, **sizes)
     if recipe.tokenizer == "frame":
         return FrameConfig(**sizes)
     raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
 
 
-def prepare_place(networks: Networks, clips: ClipStore) -> None:
+def prepare_scene(networks: Networks, clips: ClipStore) -> None:
     """Mark what the camera has visited as free space, and as ground to stand on."""
-    if networks.place is not None and clips.poses is not None:
+    if networks.scene is not None and clips.poses is not None:
         visited = torch.from_numpy(clips.poses[:, :2, 3])
-        networks.place.mark_free(visited.float())
-        if networks.footing is not None:
-            networks.footing.mark(visited)
+        networks.scene.init_occupancy(visited.float())
+        if networks.walkable_map is not None:
+            networks.walkable_map.mark_visited(visited)
 
 
 def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
@@ -186,14 +186,14 @@ def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
 
 def _place_around(
     poses: np.ndarray, floor: float, ceiling: float, recipe: Recipe, margin: float = 1.0
-) -> PlaceConfig:
+) -> StaticSceneConfig:
     low, high = poses[:, :2, 3].min(0) - margin, poses[:, :2, 3].max(0) + margin
     bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-    return PlaceConfig(
+    return StaticSceneConfig(
         bounds=bounds,
         floor=floor,
         ceiling=ceiling,
-        level_cell=recipe.level_cell,
+        floor_ceiling_cell=recipe.floor_ceiling_cell,
         wall_cell=recipe.wall_cell,
         channels=recipe.place_channels,
     )

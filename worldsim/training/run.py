@@ -22,18 +22,18 @@ from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, install
 from worldsim.networks import Networks
 from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
-from worldsim.outputs import claim_folder
-from worldsim.ticker import Ticker
-from worldsim.training.dreams import obedience_gap
-from worldsim.training.moving import MovingRecipe
-from worldsim.training.parallel import Group, joined
-from worldsim.training.pictures import write_strip
-from worldsim.training.plan import stages_of
+from worldsim.training.imagination import action_psnr_gap
+from worldsim.training.latent_dynamics import LatentDynamicsRecipe
+from worldsim.training.parallel import Group, process_group
+from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
+from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
 from worldsim.training.state import STATE
-from worldsim.training.trainer import Trainer, Writer
+from worldsim.training.trainer import MetricWriter, Trainer
+from worldsim.utils.output_paths import claim_folder
+from worldsim.utils.progress import ProgressReporter
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,12 +43,20 @@ def parser() -> argparse.ArgumentParser:
     add("name", help="name of the world, e.g. doom-maze")
     add("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     add("--cache", type=Path, metavar="DIR", help="for decoded frames (default: beside the data)")
-    add("--out", type=Path, required=True, help="run folder: state, figures, strips and the world itself")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="run folder: state, TensorBoard log, sample grids and the world itself",
+    )
     add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
     add("--recipe", choices=sorted(RECIPES), default="small", help="sizes (%(default)s)")
     add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
-    add("--stages", help="comma-separated: of place,motion,dream,rollout those to run (default: all)")
+    add(
+        "--stages",
+        help="comma-separated: of scene,motion,world_model,self_rollout those to run (default: all)",
+    )
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
     add("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
@@ -60,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; 130 where Ctrl-C ended it (the world written so far is usable)."""
     args = parser().parse_args(argv)
-    with joined(args.device) as (group, device):
+    with process_group(args.device) as (group, device):
         return _run(args, group, device)
 
 
@@ -75,33 +83,31 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips, device)
-    stages = _chosen(stages_of(recipe, networks, clips, warm=bool(args.init)), args.stages)
+    stages = _chosen(plan_stages(recipe, networks, clips, warm=bool(args.init)), args.stages)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
-    keep = partial(save_world, args.out / args.name, world, networks, starts, card)
-    finished = _train(args, networks, stages, held_out, keep, group)
+    save = partial(save_world, args.out / args.name, world, networks, starts, card)
+    finished = _train(args, networks, stages, held_out, save, group)
     if group.is_first:
         # Where torchrun started this, it sends SIGTERM as soon as another process has ended by Ctrl-C.
         with _on_term(signal.SIG_IGN):
-            keep()
+            save()
         print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
     return 0 if finished else 130
 
 
-def _decode(
-    data: Path, size: tuple[int, int] | None, split: Split, cache: Path | None = None
-) -> ClipStore:
+def _decode(data: Path, size: tuple[int, int] | None, split: Split, cache: Path | None = None) -> ClipStore:
     """The clips of a split; the first time, its videos are decoded."""
-    with Ticker(f"decoding {split}", 1.0) as ticker:
+    with ProgressReporter(f"decoding {split}", 1.0) as reporter:
 
         def show(done: int, total: int) -> None:
-            ticker.update(done / total, f"{done}/{total} episodes")
+            reporter.update(done / total, f"{done}/{total} episodes")
 
         return ClipStore(data, size, split=split, on_progress=show, cache=cache)
 
 
 def _networks(
-    args: argparse.Namespace, recipe: Recipe | MovingRecipe, clips: ClipStore, device: torch.device
+    args: argparse.Namespace, recipe: Recipe | LatentDynamicsRecipe, clips: ClipStore, device: torch.device
 ) -> Networks:
     """Fresh networks, or those of the world to start from, ready for training."""
     if args.init:
@@ -138,24 +144,26 @@ def _train(
     networks: Networks,
     stages: list[Stage],
     held_out: ClipStore,
-    keep: Callable[[], None],
+    save: Callable[[], None],
     group: Group,
 ) -> bool:
     """Run the stages; False where Ctrl-C or a polite kill ended them early.
 
-    ``keep`` writes the world at every look: a machine that goes away mid-way leaves one, too.
+    ``save`` writes the world at every look: a machine that goes away mid-way leaves one, too.
     """
 
-    def look(stage: str, step: int) -> Logs:
-        keep()
-        write_strip(networks, held_out, args.out / f"strip-{stage}-{step:06}.png")
-        return {"obedience_gap": obedience_gap(networks, held_out)}
+    def on_checkpoint(stage: str, step: int) -> Logs:
+        save()
+        write_sample_grid(networks, held_out, args.out / f"samples-{stage}-{step:06}.png")
+        return {"action_psnr_gap": action_psnr_gap(networks, held_out)}
 
     # A job in the background gets no Ctrl-C; ``kill`` ends it as well, with its state saved.
-    figures = _figures(args.out) if group.is_first else nullcontext()
-    with figures as writer, _on_term(signal.default_int_handler):
+    writers = _metric_writer(args.out) if group.is_first else nullcontext()
+    with writers as writer, _on_term(signal.default_int_handler):
         every = min(120.0, max(20.0, args.minutes * 60 / 6))
-        trainer = Trainer(networks, stages, args.out, args.minutes, args.seed, writer, look, every, group)
+        trainer = Trainer(
+            networks, stages, args.out, args.minutes, args.seed, writer, on_checkpoint, every, group
+        )
         if args.resume:
             trainer.resume()
         if group.is_first:
@@ -175,13 +183,13 @@ def _on_term(handler: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _figures(out: Path) -> Iterator[Writer | None]:
-    """Where figures go: TensorBoard, if it is installed."""
+def _metric_writer(out: Path) -> Iterator[MetricWriter | None]:
+    """A writer of metrics: TensorBoard, if it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print(f"figures are not written: {install('train')} for TensorBoard", file=sys.stderr)
+        print(f"metrics are not logged: {install('train')} for TensorBoard", file=sys.stderr)
         yield None
         return
-    with SummaryWriter(str(out / "figures")) as writer:
+    with SummaryWriter(str(out / "tensorboard")) as writer:
         yield writer

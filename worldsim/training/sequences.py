@@ -17,7 +17,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.errors import DataError
 
-_DEVICE_SHARE = 0.6
+_DEVICE_FRACTION = 0.6
 """Share of a GPU's free memory that frames may take; larger stores stay in host memory."""
 
 
@@ -118,4 +118,4 @@ class Sequences:
         if self.device.type != "cuda":
             return frames
         free, _ = torch.cuda.mem_get_info(self.device)
-        return frames.to(self.device) if frames.nbytes < _DEVICE_SHARE * free else frames.pin_memory()
+        return frames.to(self.device) if frames.nbytes < _DEVICE_FRACTION * free else frames.pin_memory()

@@ -1,4 +1,4 @@
-"""A stage of training: which weights, at which rates, on which objective, for which share of the time."""
+"""A stage of training: parameter groups, an objective and a fraction of the time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 Logs = dict[str, float | Tensor]
 Objective = Callable[[np.random.Generator, float], tuple[Tensor, Logs]]
-"""(rng, progress in [0, 1]) -> (loss to descend, figures to log)."""
+"""(rng, progress in [0, 1]) -> (loss to descend, metrics to log)."""
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Some weights and their peak learning rate."""
+class ParamGroup:
+    """Parameters, their peak learning rate and their weight decay."""
 
     parameters: list[nn.Parameter]
-    peak: float
-    decay: float = 0.0
+    lr: float
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Stage:
     """One entry of a training plan."""
 
     name: str
-    share: float
-    """Share of the minutes given."""
-    rates: list[Rate]
+    time_fraction: float
+    """Share of the minutes, normalised over the stages that run."""
+    param_groups: list[ParamGroup]
     objective: Objective
-    start: Callable[[], None] | None = None
-    """Called once before the stage's first step, not when it is resumed."""
-    hold: float = 0.4
-    """Share of the stage at the peak rate, before it falls linearly."""
+    on_start: Callable[[], None] | None = None
+    """Callback before the stage's first step; not called when the stage is resumed."""
+    plateau: float = 0.4
+    """Share of the stage at the peak learning rate, before it falls linearly."""
 
 
-def rate_at(progress: float, step: int, hold: float) -> float:
-    """The share of the peak rate: 20 steps of warm-up, a plateau up to ``hold``, a linear fall to 2 %."""
-    fall = 1.0 if progress < hold else max(0.02, (1 - progress) / (1 - hold))
+def lr_factor(progress: float, step: int, plateau: float) -> float:
+    """Return lr / peak lr: 20 steps of warm-up, constant up to ``plateau``, then a linear fall to 2 %."""
+    fall = 1.0 if progress < plateau else max(0.02, (1 - progress) / (1 - plateau))
     return min(1.0, (step + 1) / 20) * fall

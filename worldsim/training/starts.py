@@ -1,10 +1,10 @@
-"""Moments from which dreams start: held-out, spread over episodes, each with the real source's way there."""
+"""OptimizerState from which dreams start: held-out, spread over episodes, each with the real source's way there."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.data.clips import ClipStore
 from worldsim.errors import DataError
 

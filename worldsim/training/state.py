@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: weights, Adam's moments, the clock; safetensors, written atomically."""
+"""The state of a training on disk: weights, optimizer state, progress; safetensors, written atomically."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from worldsim.networks import Networks
 STATE = "state.safetensors"
 """Name of the file in a run's folder."""
 
-Moments = dict[int, dict[str, torch.Tensor]]
-"""What an optimizer remembers of each parameter, by the parameter's number."""
+OptimizerState = dict[int, dict[str, torch.Tensor]]
+"""Adam's moments of each parameter, by the parameter's number."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """How far a training has come."""
+class TrainProgress:
+    """Progress of a training."""
 
     stage: int = 0
-    """Number of the stage that is run or comes next."""
+    """Number of the current or next stage."""
     seconds: float = 0.0
-    """Spent in the stage."""
+    """Seconds spent in the stage."""
     step: int = 0
     """Steps taken in the stage."""
     done: bool = False
-    """Whether all stages are."""
+    """All stages are done."""
     name: str = ""
-    """Of the stage, so that a plan with other stages is noticed; empty where none is left."""
+    """Name of the stage, so that a plan with other stages is noticed; empty where none is left."""
 
 
 def save_state(
-    folder: Path, networks: Networks, optimizer: torch.optim.Optimizer | None, clock: Clock
+    folder: Path, networks: Networks, optimizer: torch.optim.Optimizer | None, progress: TrainProgress
 ) -> None:
-    """Write weights and, inside a stage, the optimizer's moments."""
+    """Write weights and, inside a stage, the optimizer's state."""
     tensors = {f"w.{name}": _plain(value) for name, value in networks.state_dict().items()}
     if optimizer is not None:
         for i, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"o.{i}.{name}": _plain(torch.as_tensor(value)) for name, value in moments.items()}
-    _replace(folder / STATE, save(tensors, {"clock": json.dumps(asdict(clock))}))
+    _replace(folder / STATE, save(tensors, {"progress": json.dumps(asdict(progress))}))
 
 
-def load_state(folder: Path, networks: Networks) -> tuple[Clock, Moments]:
-    """Put the weights back; returns the clock and the optimizer's moments.
+def load_state(folder: Path, networks: Networks) -> tuple[TrainProgress, OptimizerState]:
+    """Load the weights into ``networks``; return the progress and the optimizer's state.
 
     Raises:
         CheckpointError: there is no state, it is damaged, or it belongs to other networks.
@@ -58,30 +58,30 @@ def load_state(folder: Path, networks: Networks) -> tuple[Clock, Moments]:
     if not path.exists():
         raise CheckpointError("there must be a state to resume from", str(path), "start without --resume")
     try:
-        clock, tensors = _read_clock(path), load_file(path)
+        progress, tensors = _read_progress(path), load_file(path)
         networks.load_state_dict(
             {name.removeprefix("w."): value for name, value in tensors.items() if name.startswith("w.")}
         )
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         rule = "a state must be whole and of these networks"
         raise CheckpointError(rule, str(error)[:200], "resume with the recipe it began with") from error
-    moments: Moments = {}
+    moments: OptimizerState = {}
     for name, value in tensors.items():
         if name.startswith("o."):
             _, i, field = name.split(".", 2)
             moments.setdefault(int(i), {})[field] = value
-    return clock, moments
+    return progress, moments
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().contiguous()
 
 
-def _read_clock(path: Path) -> Clock:
+def _read_progress(path: Path) -> TrainProgress:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    return Clock(**json.loads(header["__metadata__"]["clock"]))
+    return TrainProgress(**json.loads(header["__metadata__"]["progress"]))
 
 
 def _replace(path: Path, data: bytes) -> None:

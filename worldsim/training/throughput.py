@@ -1,4 +1,4 @@
-"""How fast a training goes, and which share of the machine's matmul peak that is."""
+"""Throughput of a training: steps a second and model FLOPs utilisation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from worldsim.training.stage import Logs
 
 
 class Throughput:
-    """Times the steps of a stage; their floating-point operations are counted once, in the first one.
+    """Timer of a stage's steps; their floating-point operations are counted once, in the first step.
 
-    A GPU works behind the program's back: the time between two readings is only right if the reader waits
-    for the GPU in each, as reading a loss does.
+    A GPU runs asynchronously: the time between two readings is only right if the reader waits for the GPU in
+    each, as reading a loss does.
 
     Args:
         peak: FLOP/s of the machine's matmuls.
@@ -26,7 +26,7 @@ class Throughput:
         self._steps, self._since = 0, time.monotonic()
 
     def run(self, step: Callable[[], Logs]) -> Logs:
-        """Take one step; returns its logs."""
+        """Take one step; return its logs."""
         self._steps += 1
         if self._flops is not None:
             return step()
@@ -36,8 +36,8 @@ class Throughput:
         return logs
 
     def read(self) -> Logs:
-        """``steps_per_s`` and ``peak_share`` in [0, 1] since the last reading; the first step is slower."""
+        """Return ``steps_per_s`` and ``mfu`` in [0, 1] since the last reading; the first step is slower."""
         now = time.monotonic()
         rate = self._steps / max(now - self._since, 1e-9)
         self._steps, self._since = 0, now
-        return {"steps_per_s": rate, "peak_share": (self._flops or 0) * rate / self._peak}
+        return {"steps_per_s": rate, "mfu": (self._flops or 0) * rate / self._peak}

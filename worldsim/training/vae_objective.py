@@ -33,7 +33,7 @@ class VaeLoss:
     """Added weight of pixels that changed."""
     rare: float = 25.0
     """Added weight of rare pixels."""
-    rare_share: float = 0.01
+    rare_fraction: float = 0.01
     """Share of all pixels that count as rare."""
 
 
@@ -62,15 +62,13 @@ def changed_pixels(now: Tensor, before: Tensor) -> Tensor:
 class VaeObjective:
     """The objective of the tokenizer's stage; see the module's docstring."""
 
-    def __init__(
-        self, tokenizer: VaeTokenizer, sequences: Sequences, batch: int, weights: VaeLoss
-    ) -> None:
+    def __init__(self, tokenizer: VaeTokenizer, sequences: Sequences, batch: int, weights: VaeLoss) -> None:
         self._tokenizer, self._sequences, self._batch, self._weights = tokenizer, sequences, batch, weights
         self._rarity: Rarity | None = None
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         if self._rarity is None:
-            self._rarity = Rarity(self._sequences, self._weights.rare_share)
+            self._rarity = Rarity(self._sequences, self._weights.rare_fraction)
         torch.manual_seed(int(rng.integers(2**62)))
         now, before = self._sequences.pairs(self._batch, rng)
         frames, past = self._sequences.pixels(now), self._sequences.pixels(before)

@@ -1,4 +1,4 @@
-"""A trained baseline: saved, loaded, and dreaming like a world does."""
+"""A trained baseline: saved, loaded, and rolling out like a world."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Baseline:
         """What it is called: "convlstm" or "predrnn"."""
         return self.network.config.kind
 
-    def dream(self, frames: np.ndarray, controls: np.ndarray, context: int) -> np.ndarray:
-        """Dream on from the first ``context`` of ``frames`` [N, T, H, W, 3] under ``controls`` [N, F, M].
+    def rollout(self, frames: np.ndarray, controls: np.ndarray, context: int) -> np.ndarray:
+        """Continue from the first ``context`` of ``frames`` [N, T, H, W, 3] under ``controls`` [N, F, M].
 
         Returns ``uint8 [N, F - context, H, W, 3]``.
         """

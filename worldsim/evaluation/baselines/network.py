@@ -4,7 +4,7 @@ Frames are cut into patches that become channels, as PredRNN does it; controls a
 next frame is the last one plus what the network says. Two layers, small on purpose: these train on two cores
 in the minutes that a world takes.
 
-Shapes: B sequences, T frames, H x W frame, M keys and look.
+Shapes: B sequences, T frames, H x W frame, M keys and yaw.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ KINDS: tuple[Kind, ...] = ("convlstm", "predrnn")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineConfig:
-    """Sizes."""
+    """TaskSizes."""
 
     kind: Kind
     size: tuple[int, int]
     """Height and width of a frame."""
     control: int
-    """Keys and look, M."""
+    """Keys and yaw, M."""
     hidden: int = 48
     layers: int = 2
     patch: int = 5

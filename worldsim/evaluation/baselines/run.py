@@ -21,9 +21,9 @@ from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork
 from worldsim.options import COUNT, MINUTES, SEED, THREADS, Parser
-from worldsim.outputs import claim_file
 from worldsim.pixels import to_model
-from worldsim.ticker import Ticker
+from worldsim.utils.output_paths import claim_file
+from worldsim.utils.progress import ProgressReporter
 
 __all__ = ["main", "train"]
 
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if begun is not None and begun.network.config != config:
         rule, found = "--resume needs a baseline of the same kind, sizes and keys", begun.network.config
         raise ConfigError(rule, found, "give the same kind and --hidden, or another --out without --resume")
-    with Ticker(f"training {args.kind}, Ctrl-C to end it", 60 * args.minutes) as ticker:
-        baseline = train(clips, config, args.minutes, args.seed, begun=begun, on_progress=ticker.update)
+    with ProgressReporter(f"training {args.kind}, Ctrl-C to end it", 60 * args.minutes) as reporter:
+        baseline = train(clips, config, args.minutes, args.seed, begun=begun, on_progress=reporter.update)
     baseline.save(args.out)
     count = sum(weight.numel() for weight in baseline.network.parameters())
     print(f"{args.kind}, {count / 1e6:.1f}M parameters, {baseline.minutes:.3g} minutes: {args.out}")

@@ -1,4 +1,4 @@
-"""One HTML file: figures between floor and ceiling, plots, and what the dreams look like."""
+"""One HTML file: metrics between lower and upper reference, plots, and what the rollouts look like."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from html import escape
 
 import numpy as np
 
+from worldsim.evaluation.action_effects import confusion
 from worldsim.evaluation.drift import frechet
-from worldsim.evaluation.figure import Figure
-from worldsim.evaluation.keys import confusion
+from worldsim.evaluation.metric import Metric
 from worldsim.evaluation.objects import HORIZONS
-from worldsim.evaluation.page.cases import MOMENTS, Case
+from worldsim.evaluation.page.examples import STRIP_FRAMES, ExampleRollout
 from worldsim.evaluation.page.svg import heat, lines, paths
-from worldsim.evaluation.yardstick import Report
+from worldsim.evaluation.suite import Report
 
 __all__ = ["PAGE", "page_of"]
 
@@ -42,20 +42,22 @@ figure{margin:1rem 0}figcaption{font-size:13px}
 """
 
 
-def page_of(report: Report, facts: Mapping[str, object], keys: tuple[str, ...], cases: list[Case]) -> str:
+def page_of(
+    report: Report, facts: Mapping[str, object], keys: tuple[str, ...], cases: list[ExampleRollout]
+) -> str:
     """The page; nothing in it refers to anything outside."""
     title = escape(f"{facts['world']} against {facts['source']}")
     told = ", ".join(f"{name} {value}" for name, value in facts.items())
     sections = [
-        _section("Figures", _table(report.figures)),
+        _section("Metrics", _table(report.metrics)),
         _section("Not measured", _failures(report.failures)),
-        _section("How near the dream stays to the environment", _horizon(report)),
-        _section("Where the dream believes to be", _tracks(cases)),
+        _section("How near the rollout stays to the environment", _horizon(report)),
+        _section("Where the rollout believes to be", _tracks(cases)),
         _section("Which key a motion looks like", _keys(report, keys)),
         _section("Which objects stay", _objects(report)),
         _section("How long episodes last", _lengths(report)),
-        _section("How long dreams change", _drift(report)),
-        _section("Dream | environment | difference", "".join(_case(case) for case in cases)),
+        _section("How long rollouts change", _drift(report)),
+        _section("Rollout | environment | difference", "".join(_case(case) for case in cases)),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -68,15 +70,24 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _table(figures: Mapping[str, Figure]) -> str:
-    head = ("figure", "value", "95 %", "floor", "ceiling", "unit", "floor to ceiling", "what it is")
+def _table(metrics: Mapping[str, Metric]) -> str:
+    head = (
+        "metric",
+        "value",
+        "95 %",
+        "lower_reference",
+        "upper_reference",
+        "unit",
+        "lower to upper",
+        "what it is",
+    )
     rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
-    for name, figure in figures.items():
-        low, high = figure.ci
+    for name, metric in metrics.items():
+        low, high = metric.ci
         cells = (
-            f"<code>{escape(name)}</code>", f"<b>{figure.value:.2f}</b>", f"{low:.2f} to {high:.2f}",
-            _number(figure.floor), _number(figure.ceiling), escape(figure.unit), _bar(figure),
-            escape(figure.about),
+            f"<code>{escape(name)}</code>", f"<b>{metric.value:.2f}</b>", f"{low:.2f} to {high:.2f}",
+            _number(metric.lower_reference), _number(metric.upper_reference), escape(metric.unit), _bar(metric),
+            escape(metric.about),
         )  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"
@@ -86,11 +97,17 @@ def _failures(failures: Mapping[str, str]) -> str:
     return "".join(f"<p><code>{escape(part)}</code>: {escape(why)}</p>" for part, why in failures.items())
 
 
-def _bar(figure: Figure) -> str:
-    """Where the value is between floor and ceiling."""
-    if figure.floor is None or figure.ceiling is None or figure.floor == figure.ceiling:
+def _bar(metric: Metric) -> str:
+    """Where the value is between lower and upper reference."""
+    if (
+        metric.lower_reference is None
+        or metric.upper_reference is None
+        or metric.lower_reference == metric.upper_reference
+    ):
         return ""
-    share = np.clip((figure.value - figure.floor) / (figure.ceiling - figure.floor), 0, 1)
+    share = np.clip(
+        (metric.value - metric.lower_reference) / (metric.upper_reference - metric.lower_reference), 0, 1
+    )
     return f'<div class="bar"><b style="left:{116 * share:.0f}px"></b></div>'
 
 
@@ -107,17 +124,20 @@ def _horizon(report: Report) -> str:
     curves["encoded and decoded"] = np.full(longest, scores["tokenizer"].mean())
     plots = [lines(curves, x="frame", y="PSNR in dB")]
     if "true.metres" in scores:
-        off = {"dream": scores["true.metres"].mean(0), "standing still": scores["still.metres"].mean(0)}
+        off = {"rollout": scores["true.metres"].mean(0), "standing still": scores["still.metres"].mean(0)}
         plots.append(lines(off, x="frame", y="metres from the true pose, keys alone"))
     return f'<div class="row">{"".join(plots)}</div>'
 
 
 def _keys(report: Report, keys: tuple[str, ...]) -> str:
-    if "keys" not in report.parts.dreamt or "keys" in report.failures:
+    if "keys" not in report.tasks.imagined or "keys" in report.failures:
         return ""
-    real = report.parts.real["keys"]
+    real = report.tasks.real["keys"]
     tables = []
-    for title, motion in (("dream", report.parts.dreamt["keys"]["motion"]), ("environment", real["motion"])):
+    for title, motion in (
+        ("rollout", report.tasks.imagined["keys"]["motion"]),
+        ("environment", real["motion"]),
+    ):
         names, table = confusion(motion, real, keys)
         tables.append(
             f"<figure><figcaption>{title}: held (rows), seen</figcaption>{heat(names, table)}</figure>"
@@ -127,12 +147,12 @@ def _keys(report: Report, keys: tuple[str, ...]) -> str:
 
 def _objects(report: Report) -> str:
     """Recall and precision over the horizon, of each kind."""
-    figures, plots = report.figures, []
+    metrics, plots = report.metrics, []
     for name in ("recall", "precision"):
         endings = [f"_{name}@{horizon}" for horizon in HORIZONS]
-        kinds = [key.removesuffix(endings[0]) for key in figures if key.endswith(endings[0])]
+        kinds = [key.removesuffix(endings[0]) for key in metrics if key.endswith(endings[0])]
         curves = {
-            kind: np.array([figures[kind + end].value for end in endings if kind + end in figures])
+            kind: np.array([metrics[kind + end].value for end in endings if kind + end in metrics])
             for kind in kinds
         }
         if curves:
@@ -143,7 +163,7 @@ def _objects(report: Report) -> str:
 
 def _lengths(report: Report) -> str:
     """Lengths in order, imagined beside real."""
-    scores = report.parts.dreamt.get("lengths")
+    scores = report.tasks.imagined.get("lengths")
     if scores is None or "lengths" in report.failures:
         return ""
     curves = {name: np.sort(scores[name]) for name in ("imagined", "real")}
@@ -152,20 +172,20 @@ def _lengths(report: Report) -> str:
 
 
 def _drift(report: Report) -> str:
-    if "play" not in report.parts.dreamt or "play" in report.failures:
+    if "play" not in report.tasks.imagined or "play" in report.failures:
         return ""
-    dream, real = report.parts.dreamt["play"], report.parts.real["play"]
-    frames = dream["motion"].shape[1]
+    rollout, real = report.tasks.imagined["play"], report.tasks.real["play"]
+    frames = rollout["motion"].shape[1]
     curves = {
-        f"{text} over the environment's": _blocks(dream[key]).mean(0) / real[key].mean()
+        f"{text} over the environment's": _blocks(rollout[key]).mean(0) / real[key].mean()
         for text, key in (("sharpness", "gradient"), ("motion", "motion"))
     }
     plots = [lines(curves, x="frame of random play", y="ratio", end=frames)]
-    if "features" in dream:
-        own, true = dream["features"], real["features"].reshape(-1, real["features"].shape[-1])
+    if "features" in rollout:
+        own, true = rollout["features"], real["features"].reshape(-1, real["features"].shape[-1])
         parts = np.array_split(own, min(_BLOCKS // 2, own.shape[1]), axis=1)
         apart = [frechet(part.reshape(-1, part.shape[-1]), true) for part in parts]
-        curve = {"dream": np.array(apart)}
+        curve = {"rollout": np.array(apart)}
         plots.append(lines(curve, x="frame of random play", y="Frechet distance to real frames", end=frames))
     return f'<div class="row">{"".join(plots)}</div>'
 
@@ -175,22 +195,22 @@ def _blocks(values: np.ndarray) -> np.ndarray:
     return np.stack([part.mean(1) for part in np.array_split(values, min(_BLOCKS, values.shape[1]), 1)], 1)
 
 
-def _tracks(cases: list[Case]) -> str:
+def _tracks(cases: list[ExampleRollout]) -> str:
     plots = [
         f"<figure><figcaption>{escape(case.title)}</figcaption>"
-        f"{paths({'environment': case.true, 'dream': case.dreamt})}</figure>"
+        f"{paths({'environment': case.true, 'rollout': case.imagined})}</figure>"
         for case in cases
-        if case.true is not None and case.dreamt is not None
+        if case.true is not None and case.imagined is not None
     ]
     return f'<div class="row">{"".join(plots)}</div>' if plots else ""
 
 
-def _case(case: Case) -> str:
+def _case(case: ExampleRollout) -> str:
     data, strip = (base64.b64encode(file).decode() for file in (case.video, case.strip))
-    moments = ", ".join(map(str, MOMENTS))
+    branch_points = ", ".join(map(str, STRIP_FRAMES))
     video = f'<video controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
-    image = f'<img alt="environment above dream" src="data:image/png;base64,{strip}">'
-    told = f"{escape(case.title)}; below: environment above dream, frames {moments}"
+    image = f'<img alt="environment above rollout" src="data:image/png;base64,{strip}">'
+    told = f"{escape(case.title)}; below: environment above rollout, frames {branch_points}"
     return f"<figure>{video}<figcaption>{told}</figcaption>{image}</figure>"
 
 

@@ -1,0 +1,274 @@
+"""Messages that no honest client sends: noise, cut and bent ones, lies about sizes, others' sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgpack
+import zmq
+
+from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
+from worldsim.bridge.wire.protocol import MAGIC, control_address
+
+__all__ = ["Flood", "message"]
+
+_GIVE_UP = 10
+"""Messages that were not taken, after which nobody is there."""
+_OPS = (
+    "open",
+    "step",
+    "step_many",
+    "fork",
+    "rewind",
+    "observe",
+    "snapshot",
+    "restore",
+    "close",
+    "hello",
+    "heartbeat",
+    "info",
+)
+_ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 2**63, 2**64 - 1, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\x00",
+    "../../etc", b"\xff" * 9,
+    [], {}, [[]] * 40, {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}, [1.5] * 16,
+    msgpack.ExtType(5, b"x"), {"keys": 3},
+)  # fmt: skip
+
+
+def message(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    """One hostile message; ``lease`` is a true one and ``session`` somebody else's."""
+    make: Callable[[random.Random, str, str], list[bytes]] = chance.choice(_KINDS)
+    return make(chance, lease, session)
+
+
+def _header(chance: random.Random, lease: str, session: str) -> dict[str, Any]:
+    """A request that is nearly right."""
+    row: dict[str, Any] = {"op": chance.choice(_OPS), "id": chance.getrandbits(64), "lease": lease}
+    row |= {"session": session, "seq": chance.choice((0, 1, 2**40)), "seed": 1, "codec": "raw"}
+    row |= {"control": {"keys": ["forward"], "yaw": 0.0}, "frames": 1, "children": [new_name()], "items": []}
+    for key in chance.sample(sorted(row), chance.randint(0, 4)):
+        del row[key]
+    return row
+
+
+def _bent(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    row = _header(chance, lease, session)
+    for key in chance.sample(sorted(row), min(len(row), chance.randint(1, 3))):
+        row[key] = chance.choice(_ODD)
+    return [
+        MAGIC,
+        msgpack.packb(row),
+        *(chance.randbytes(chance.randint(0, 200)) for _ in range(chance.randint(0, 2))),
+    ]
+
+
+def _nearly(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    """Well formed, but for others' sessions, unknown leases and unknown sessions."""
+    row = _header(chance, chance.choice((lease, new_name())), chance.choice((session, new_name())))
+    return [MAGIC, msgpack.packb(row)]
+
+
+def _noise(chance: random.Random, *_: str) -> list[bytes]:
+    return [chance.randbytes(chance.randint(0, 300)) for _ in range(chance.randint(1, 5))]
+
+
+def _noisy_header(chance: random.Random, *_: str) -> list[bytes]:
+    return [MAGIC, chance.randbytes(chance.randint(0, 300))]
+
+
+def _cut(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    raw = msgpack.packb(_header(chance, lease, session))
+    return [MAGIC[: chance.choice((0, 3, 5, 5, 5))], raw[: chance.randrange(len(raw))]]
+
+
+def _flipped(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    raw = bytearray(msgpack.packb(_header(chance, lease, session)))
+    for _ in range(chance.randint(1, 8)):
+        raw[chance.randrange(len(raw))] = chance.randrange(256)
+    return [MAGIC, bytes(raw)]
+
+
+def _lying(chance: random.Random, *_: str) -> list[bytes]:
+    """Headers that claim sizes that are not there, or that grow when they are read."""
+    return [
+        MAGIC,
+        chance.choice(
+            (
+                b"\xdd\xff\xff\xff\xff",
+                b"\xdf\xff\xff\xff\xff",
+                b"\xdb\x7f\xff\xff\xff",
+                b"\x81\xa2op" + b"\x91" * 3000,
+                b"\x81\xa2op\xdc\xff\xff" + b"\x90" * 65000,
+                b"\x81" * 500,
+                b"\xc9\x00\x00\xff\xff\x01" + b"x" * 65535,
+            )
+        ),
+    ]
+
+
+def _many_parts(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    parts = chance.choice((0, 5, 6, 60))
+    return [MAGIC, msgpack.packb(_header(chance, lease, session)), *[b"p"] * parts]
+
+
+def _another_version(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    magic = chance.choice((b"WSIM\x02", b"WSIM\x00", b"WSIM", b"HTTP/", b"WSIM\x01\x01"))
+    return [magic, msgpack.packb(_header(chance, lease, session))]
+
+
+def _large(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    row = {"op": "restore", "id": 1, "lease": lease, "session": new_name()}
+    return [MAGIC, msgpack.packb(row), chance.randbytes(chance.choice((10_000, 50_000)))]
+
+
+def _given(chance: random.Random, lease: str, session: str) -> list[bytes]:
+    """A context or a frame that is not what it says."""
+    shape = chance.choice(([2, 60, 80, 3], [2**31, 2**31, 2**31, 3], [0], [-1, 60, 80, 3], [1] * 20))
+    array = {
+        "dtype": chance.choice(("u1", "f4", "O", "f2")),
+        "shape": shape,
+        "part": chance.choice((0, 1, 7, -1)),
+    }
+    row = {"id": 1, "lease": lease, "session": new_name(), "seed": 1}
+    opening = {**row, "op": "open", "context": {"frames": array, "controls": array, "poses": None}}
+    observe = {"op": "observe", "id": 1, "lease": lease, "session": session, "seq": 1, "frame": array}
+    return [MAGIC, msgpack.packb(chance.choice((opening, observe))), b"x" * 100]
+
+
+_KINDS = (
+    *(_bent,) * 6, *(_nearly,) * 3, *(_flipped,) * 3, *(_cut,) * 2, *(_noise,) * 2, _noisy_header, _lying,
+    _many_parts, _another_version, _given, _large,
+)  # fmt: skip
+
+
+class Flood:
+    """Hostile clients in a process of their own.
+
+    Args:
+        address: of a server's data socket.
+        session: somebody else's.
+        rate: messages a second; 0 for as fast as they go.
+    """
+
+    def __init__(self, address: str, session: str, lr_scale: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_flood, args=(theirs, address, session, rate), daemon=True)
+        self._process.start()
+        self.read()
+
+    def start(self, messages: int) -> None:
+        """Send so many messages from now on."""
+        self._pipe.send(messages)
+
+    def read(self, patience: float = 7200.0) -> dict[str, Any]:
+        """What it has to say once all are sent: ``messages``, ``seconds``, ``unanswered``."""
+        if not self._pipe.poll(patience):
+            return {"messages": 0, "seconds": patience, "unanswered": 1}
+        found: dict[str, Any] = self._pipe.recv()
+        return found
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _flood(pipe: Connection, address: str, session: str, lr_scale: float) -> None:
+    client, chance = RawClient(address), random.Random(session)
+    client.hello()
+    pipe.send({})
+    while True:
+        while not pipe.poll(1):
+            client.beat()
+        pipe.send(_attack(client, pipe.recv(), chance, session, rate))
+
+
+def _attack(
+    client: RawClient, messages: int, chance: random.Random, session: str, rate: float
+) -> dict[str, Any]:
+    """Send so many messages, then ask on every connection whether anybody is still there."""
+    address, lease = client.address, str(client.lease)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    sockets = {"data": _dealer(context, address), "control": _dealer(context, control_address(address))}
+    begun, unanswered, sent = time.monotonic(), 0, 0
+    while sent < messages and unanswered < _GIVE_UP:
+        kind = "control" if chance.random() < 0.25 else "data"
+        unanswered += not _send(sockets[kind], message(chance, lease, session))
+        sent += 1
+        if chance.random() < 0.0005:
+            sockets[kind].close()
+            sockets[kind] = _dealer(context, address if kind == "data" else control_address(address))
+        if chance.random() < 0.0002:
+            _knock(address, chance)
+        if rate and sent % 20 == 0:
+            time.sleep(max(0.0, begun + sent / rate - time.monotonic()))
+        if sent % 500 == 0:
+            client.beat()
+    for socket_ in sockets.values():
+        unanswered += not _still_answers(socket_)
+        socket_.close()
+    seconds = time.monotonic() - begun
+    with contextlib.suppress(UnansweredError):
+        client.ask("info", kind="control", patience=10)
+        unanswered -= 1
+    return {"messages": sent, "seconds": seconds, "unanswered": unanswered + 1}
+
+
+def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.sndhwm = dealer.rcvhwm = 64
+    dealer.sndtimeo = 10_000
+    dealer.connect(address)
+    return dealer
+
+
+def _send(dealer: zmq.Socket[bytes], parts: list[bytes]) -> bool:
+    """Send and throw away what was answered so far; False where the server takes nothing for ten seconds."""
+    with contextlib.suppress(zmq.Again):
+        while True:
+            dealer.recv_multipart(zmq.DONTWAIT)
+    try:
+        dealer.send_multipart(parts)
+    except zmq.Again:
+        return False
+    return True
+
+
+def _still_answers(dealer: zmq.Socket[bytes]) -> bool:
+    """Whether an honest question, asked once a second for half a minute, is answered on this connection."""
+    for _ in range(30):
+        _send(
+            dealer,
+            [MAGIC, msgpack.packb({"op": "close", "id": 77, "lease": new_name(), "session": new_name()})],
+        )
+        end = time.monotonic() + 1
+        while (left := end - time.monotonic()) > 0 and dealer.poll(int(left * 1000)):
+            reply = dealer.recv_multipart()
+            with contextlib.suppress(ValueError, IndexError):
+                if msgpack.unpackb(reply[1])["id"] == 77:
+                    return True
+    return False
+
+
+def _knock(address: str, chance: random.Random) -> None:
+    """Noise below ZeroMQ: raw bytes on the server's socket, then gone, or half a greeting."""
+    kind, _, rest = address.partition("://")
+    family = socket.AF_UNIX if kind == "ipc" else socket.AF_INET
+    host, _, port = rest.rpartition(":")
+    with contextlib.suppress(OSError), socket.socket(family) as raw:
+        raw.settimeout(1)
+        raw.connect(rest if kind == "ipc" else (host, int(port)))
+        greeting = b"\xff" + struct.pack(">Q", 1) + b"\x7f\x03\x00NULL" + bytes(48)
+        raw.sendall(
+            chance.choice((chance.randbytes(300), greeting[:12], greeting, greeting + chance.randbytes(100)))
+        )

@@ -1,0 +1,165 @@
+"""Broken networks and sleeping clients: no step twice, none lost, others unharmed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stress.oracle import RefusedError, StressCounts, Walk, compare
+from benchmarks.stress.proxy import Proxy
+from benchmarks.stress.raw_client import RawClient, UnansweredError
+from benchmarks.stress.server_process import ServerUnderTest
+from benchmarks.stress.victim import Victim, quantile
+
+__all__ = ["free_ports", "run"]
+
+
+class _Traveller(threading.Thread):
+    """Walks on behind a proxy, whatever it does."""
+
+    def __init__(self, data: int, control: int, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.data, self.control = data, control
+        self.walk, self.chance, self.tally = Walk(seed=seed), random.Random(seed), StressCounts()
+        self.ready, self.ended = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        client = RawClient(f"tcp://127.0.0.1:{self.data}", f"tcp://127.0.0.1:{self.control}")
+        try:
+            client.hello()
+            self.walk.open(client)
+            self.ready.set()
+            while not self.ended.is_set():
+                self.walk.go(client, self.chance)
+            self.walk.checked(client.hello()["sessions"], self.tally, in_flight=0)
+        except (RefusedError, UnansweredError) as error:
+            self.tally.refused.append(f"{type(error).__name__}: {error}")
+        finally:
+            self.ready.set()
+            client.close()
+
+
+def free_ports() -> int:
+    """A free port whose successor is free, too."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def run(folder: Path, world: Path, seconds: float, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
+    """Each fault for ``seconds``, with a client behind a proxy and another one beside it.
+
+    Returns:
+        counts: ``fault_steps``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, and by
+        fault the other client's p99 over that in peace, ``p99_ratio_<fault>``.
+    """
+    port = free_ports()
+    options = ["--slots", "16", "--denoising-steps", str(denoising_steps), "--rewind-frames", str(rewind_frames)]
+    with ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "faults.log") as house:
+        data, control = Proxy(port), Proxy(port + 1)
+        traveller, companion = _Traveller(data.port, control.port, 5), Victim(house.address)
+        sleeper = Victim(house.address)
+        traveller.start()
+        traveller.ready.wait(60)
+        ratios = _go_through(seconds, (data, control), companion, sleeper, house)
+        traveller.ended.set()
+        traveller.join(90)
+        walks = [walk for walk in (traveller.walk, companion.end(), sleeper.end()) if walk and walk.hashes]
+        data.close()
+        control.close()
+        crashed = not house.alive
+    tally = traveller.tally
+    return {
+        "crashes": int(crashed),
+        "fault_steps": sum(walk.seq for walk in walks),
+        "lost_steps": tally.lost_steps,
+        "duplicate_steps": tally.duplicate_steps,
+        "hash_mismatches": compare(world, walks, denoising_steps, rewind_frames),
+        "refused": tally.refused,
+        "stuck": int(traveller.is_alive()) + 3 - len(walks),
+        **ratios,
+    }
+
+
+def _go_through(
+    seconds: float, proxies: tuple[Proxy, Proxy], companion: Victim, sleeper: Victim, house: ServerUnderTest
+) -> dict[str, Any]:
+    """One fault after another; what the companion felt of each."""
+    companion.measure(1)
+    peace = companion.measure(2 * seconds)
+    found: dict[str, Any] = {"fault_peace_p99_ms": quantile([peace], 99)}
+    for name, fault in (
+        ("drop", lambda: _drop(proxies, seconds)),
+        ("delay", lambda: _delay(proxies, seconds)),
+        ("half_open", lambda: _half_open(proxies, seconds)),
+        ("slow_reader", lambda: _slow_reader(house.address, seconds)),
+        ("stopped", lambda: _stopped(sleeper, seconds)),
+    ):
+        companion.mark()
+        fault()
+        felt = companion.mark()
+        found[f"p99_ratio_{name}"] = round(quantile([felt], 99) / quantile([peace], 99), 2)
+        found["others_refused"] = found.get("others_refused", 0) + len(felt["refused"])
+    return found
+
+
+def _drop(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
+    chance, end = random.Random(9), time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.01, 0.6))
+        chance.choice(proxies).drop()
+
+
+def _delay(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
+    for proxy in proxies:
+        proxy.delay = 0.2
+    time.sleep(seconds)
+    for proxy in proxies:
+        proxy.delay = 0.0
+
+
+def _half_open(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
+    """What the server answers, then what it is asked, vanishes; the connections stay."""
+    for side in ("mute", "deaf"):
+        for proxy in proxies:
+            setattr(proxy, side, True)
+        time.sleep(seconds / 2)
+        for proxy in proxies:
+            setattr(proxy, side, False)
+            proxy.drop()
+
+
+def _slow_reader(address: str, seconds: float) -> None:
+    """Asks for many frames and reads none of them."""
+    client = RawClient(address)
+    client.sockets["data"].rcvhwm = 1
+    client.hello()
+    walk = Walk(seed=8)
+    walk.open(client)
+    end, seq = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        seq += 1
+        client.post(client.request("step", session=walk.name, seq=seq, control={})[0])
+        time.sleep(0.002)
+        client.beat()
+    client.close()
+
+
+def _stopped(sleeper: Victim, seconds: float) -> None:
+    """A client's process is stopped, not ended; shorter than its lease lasts."""
+    sleeper.mark()
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    time.sleep(min(seconds, 2.0))
+    os.kill(sleeper.pid, signal.SIGCONT)

@@ -1,0 +1,168 @@
+"""Walks through worlds over the wire, and the same in a bare engine: acknowledged frames must be equal."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.raw_client import RawClient, Reply, UnansweredError, new_name
+from worldsim.bridge.wire.protocol import describe
+
+__all__ = ["RefusedError", "StressCounts", "Walk", "compare"]
+
+KEYS = ("forward", "backward", "turn_left", "turn_right")
+
+
+class RefusedError(Exception):
+    """The server refused what it should have done."""
+
+
+@dataclass(slots=True)
+class StressCounts:
+    """What was counted."""
+
+    acknowledged: int = 0
+    lost_steps: int = 0
+    """Acknowledged steps that a server did not know any more."""
+    duplicate_steps: int = 0
+    """Steps that a server took although nobody asked for them."""
+    refused: list[str] = field(default_factory=list)
+    """Refusals that should not have been."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """One session: what was asked of it and the hash of each frame that was acknowledged."""
+
+    seed: int
+    keys: tuple[str, ...] = KEYS
+    name: str = field(default_factory=new_name)
+    seq: int = 0
+    depth: int = 0
+    observed_share: float = 0.0
+    """Share of its requests that are observed frames, to frames of noise."""
+    shape: tuple[int, ...] = ()
+    """Of a frame."""
+    pose: list[float] | None = None
+    """Of the newest frame."""
+    done: list[dict[str, Any]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+
+    def open(self, client: RawClient) -> None:
+        """Begin the session."""
+        reply = _checked(client.ask("open", session=self.name, seed=self.seed))
+        self.hashes.append(_hash(reply.payloads[0]))
+        self.shape, self.pose = tuple(reply.header["step"]["frame"]["shape"]), reply.header["step"]["pose"]
+
+    def plan(self, chance: random.Random) -> dict[str, Any]:
+        """The next request: mostly a step, sometimes a rewind or an observed frame."""
+        if self.depth and chance.random() < 0.05:
+            return {"op": "rewind", "frames": chance.randint(1, min(4, self.depth))}
+        keys = [key for key in self.keys if chance.random() < 0.3]
+        if self.observed_share and chance.random() < self.observed_share:
+            control = {"keys": keys, "pose": self.pose}
+            return {"op": "observe", "control": control, "noise": chance.getrandbits(32)}
+        return {"op": "step", "control": {"keys": keys, "yaw": round(chance.uniform(-0.2, 0.2), 3)}}
+
+    def take(self, request: Mapping[str, Any], frame: bytes) -> None:
+        """Note what was acknowledged."""
+        self.seq += 1
+        self.depth += -request["frames"] if request["op"] == "rewind" else 1
+        self.done.append(dict(request))
+        self.hashes.append(_hash(frame))
+
+    def go(self, client: RawClient, chance: random.Random, patience: float | None = None) -> None:
+        """One request and its acknowledgement."""
+        request = self.plan(chance)
+        fields, payloads = {**request, "session": self.name, "seq": self.seq + 1}, []
+        if request["op"] == "observe":
+            frame = _noise(fields.pop("noise"), self.shape)
+            fields["frame"], payloads = describe(frame), [frame.tobytes()]
+        reply = _checked(client.ask(fields.pop("op"), payloads, patience=patience, **fields))
+        self.pose = reply.header["step"]["pose"]
+        self.take(request, reply.payloads[0])
+
+    def checked(self, sessions: Mapping[str, int], tally: StressCounts, in_flight: int = 1) -> None:
+        """Hold the last seq that a server knows against what was acknowledged."""
+        seq = sessions.get(self.name, -1)
+        tally.lost_steps += max(0, self.seq - seq)
+        tally.duplicate_steps += max(0, seq - self.seq - in_flight)
+
+
+def go_together(
+    walks: list[Walk], client: RawClient, chance: random.Random, patience: float | None = None
+) -> None:
+    """One step of each walk in one request; items that are refused for now are asked for again."""
+    left = {}
+    for walk in walks:
+        control = walk.plan(chance).get("control", {})
+        control.pop("pose", None)  # of an observed frame
+        left[walk.name] = (walk, {"op": "step", "control": control})
+    while left:
+        items = [
+            {"session": name, "seq": walk.seq + 1, "control": request["control"]}
+            for name, (walk, request) in left.items()
+        ]
+        reply = _checked(client.ask("step_many", patience=patience, items=items))
+        answers = reply.header["items"]
+        good = [answer for answer in answers if "step" in answer]
+        frames = np.split(np.frombuffer(reply.payloads[0], np.uint8), len(good)) if good else []
+        for answer, frame in zip(good, frames, strict=True):
+            walk, request = left.pop(answer["session"])
+            walk.pose = answer["step"]["pose"]
+            walk.take(request, frame.tobytes())
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        for error in errors:
+            if error["code"] not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "DRAINING"):
+                raise RefusedError(str(error))
+        time.sleep(max((error["retry_after_ms"] or 0.0 for error in errors), default=0.0) / 1000)
+
+
+def compare(world: Path, walks: list[Walk], denoising_steps: int, rewind_frames: int) -> int:
+    """Go the same walks in a bare engine of this process. Returns how many acknowledged frames differ."""
+    import torch
+
+    import worldsim
+    from worldsim.controls import Control
+
+    torch.set_num_threads(1)
+    engine = worldsim.load(world).engine(slots=max(1, len(walks)), denoising_steps=denoising_steps, history=rewind_frames)
+    sessions = [(walk, engine.open(walk.seed)) for walk in walks]
+    differ = 0
+    for done in range(max((len(walk.hashes) for walk in walks), default=0)):
+        left = [(walk, session) for walk, session in sessions if done < len(walk.hashes)]
+        asked = [(session, walk.done[done - 1]) for walk, session in left if done]
+        for session, request in asked:
+            if request["op"] == "rewind":
+                session.rewind(request["frames"])
+            elif request["op"] == "observe":
+                control, frame = request["control"], _noise(request["noise"], session.frame.shape)
+                pose = None if control["pose"] is None else np.reshape(control["pose"], (4, 4))
+                session.observe(frame, pose, Control(control["keys"]))
+        engine.step({one: Control(**row["control"]) for one, row in asked if row["op"] == "step"})
+        differ += sum(_hash(session.frame.tobytes()) != walk.hashes[done] for walk, session in left)
+    return differ
+
+
+def _noise(seed: int, shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _hash(frame: bytes) -> str:
+    return hashlib.blake2b(frame, digest_size=8).hexdigest()
+
+
+def _checked(reply: Reply) -> Reply:
+    if not reply.ok:
+        raise RefusedError(str(reply.header["error"]))
+    return reply
+
+
+__all__ += ["UnansweredError", "go_together"]

@@ -1,0 +1,154 @@
+"""A plain client: one socket to each of the server's two, no threads, sees every reply and every refusal."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from worldsim.bridge.wire.protocol import REPLY, control_address, decode, encode
+
+__all__ = ["RawClient", "Reply", "UnansweredError", "new_name"]
+
+
+class UnansweredError(Exception):
+    """No reply came although the request was repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered."""
+
+    header: dict[str, Any]
+    payloads: list[bytes]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.header["ok"])
+
+    @property
+    def code(self) -> str:
+        """Of a refusal."""
+        return "" if self.ok else str(self.header["error"]["code"])
+
+
+def new_name() -> str:
+    """A session's name."""
+    return secrets.token_hex(16)
+
+
+class RawClient:
+    """A client for one thread.
+
+    Args:
+        address: of the server's data socket.
+        control: of its control socket where that is not beside it, as behind a proxy.
+        patience: seconds in which a request must be answered, unless it says otherwise.
+    """
+
+    def __init__(self, address: str, control: str | None = None, patience: float = 60.0) -> None:
+        self.patience = patience
+        self.address, self.control = address, control or control_address(address)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._ids = itertools.count(1)
+        self.lease: str | None = None
+        self.sockets = {kind: self._connect(kind) for kind in ("data", "control")}
+        self._beat = time.monotonic()
+
+    def hello(self, patience: float | None = None) -> dict[str, Any]:
+        """Take up the old lease, or a new one; returns what the server says of itself."""
+        reply = self.ask("hello", kind="control", patience=patience, client="stress", lease=self.lease)
+        if not reply.ok:
+            raise UnansweredError(f"hello: {reply.header}")
+        self.lease = reply.header["lease"]
+        return reply.header
+
+    def ask(
+        self,
+        op: str,
+        payloads: Sequence[bytes] = (),
+        *,
+        kind: str = "data",
+        patience: float | None = None,
+        repeat: float = 1.0,
+        **fields: Any,
+    ) -> Reply:
+        """Ask until there is an answer: again after ``repeat`` seconds of silence, later when UNAVAILABLE."""
+        parts, number = self.request(op, payloads, **fields)
+        end = time.monotonic() + (self.patience if patience is None else patience)
+        while time.monotonic() < end:
+            self.post(parts, kind)
+            reply = self.wait(number, repeat, kind)
+            if reply is None:
+                self._renew(kind)
+            elif reply.code in ("UNAVAILABLE", "DRAINING"):
+                time.sleep((reply.header["error"]["retry_after_ms"] or 100) / 1000)
+            else:
+                return reply
+        raise UnansweredError(op)
+
+    def request(self, op: str, payloads: Sequence[bytes] = (), **fields: Any) -> tuple[list[Any], int]:
+        """The parts of a request, and its id."""
+        number = next(self._ids)
+        lease = {} if op in ("hello", "info") else {"lease": self.lease}
+        return encode({"op": op, "id": number, **lease, **fields}, payloads), number
+
+    def post(self, parts: Sequence[Any], kind: str = "data") -> None:
+        """Send, unless the pipe is full: then it is as if it had got lost."""
+        try:
+            self.sockets[kind].send_multipart(parts, zmq.DONTWAIT)
+        except zmq.Again:
+            time.sleep(0.01)
+
+    def wait(self, number: int, seconds: float, kind: str = "data") -> Reply | None:
+        """The reply to a request; replies to others, which came late, are dropped."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            reply = self.next(left, kind)
+            if reply is not None and reply.header.get("id") == number:
+                return reply
+        return None
+
+    def next(self, seconds: float, kind: str = "data") -> Reply | None:
+        """The next reply, whatever it answers."""
+        self.beat()
+        socket = self.sockets[kind]
+        if seconds > 0 and not socket.poll(math.ceil(seconds * 1000)):
+            return None
+        try:  # a poll in vain would take longer than all the rest
+            message = decode(socket.recv_multipart(zmq.DONTWAIT), REPLY)
+        except zmq.Again:
+            return None
+        return Reply(message.header, message.payloads)
+
+    def beat(self) -> None:
+        """Renew the lease if it is time."""
+        if self.lease and time.monotonic() - self._beat > 1:
+            self._beat = time.monotonic()
+            self.post(self.request("heartbeat")[0], "control")
+            while self.sockets["control"].poll(0):
+                self.sockets["control"].recv_multipart()
+
+    def close(self) -> None:
+        for socket in self.sockets.values():
+            socket.close()
+
+    def _connect(self, kind: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.sndhwm, socket.rcvhwm = 1000, 0
+        socket.reconnect_ivl, socket.reconnect_ivl_max = 20, 200
+        socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
+        socket.connect(self.address if kind == "data" else self.control)
+        return socket
+
+    def _renew(self, kind: str) -> None:
+        """Another socket: what lies unread in the old one's pipes goes with it."""
+        self.sockets[kind].close()
+        self.sockets[kind] = self._connect(kind)

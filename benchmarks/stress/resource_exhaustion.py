@@ -1,0 +1,323 @@
+"""Clients that take all they can of bytes, connections and descriptors, and a server that stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from benchmarks.stress.raw_client import RawClient, new_name
+from benchmarks.stress.server_process import ServerUnderTest
+from benchmarks.stress.victim import Victim, quantile
+from worldsim.bridge.auth.keys import add_client
+from worldsim.bridge.client import Client, ClientKeys
+from worldsim.bridge.wire.protocol import control_address, decode, encode
+from worldsim.errors import WorldsimError
+
+__all__ = ["bytes_", "descriptors", "pauses"]
+
+ROUNDS = 3
+"""Attack and pause take turns, so that whatever else the machine does falls on both."""
+CLIENTS = 300
+TTL = 2.0
+_MIB = 2**20
+_GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00NULL" + bytes(16 + 32)
+_READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+
+
+def bytes_(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
+    """Messages that never end, of nothing but parts, large ones that wait, and replies that nobody reads.
+
+    Returns:
+        counts: ``glut_memory_mb``, how much more the server held at its worst; ``glut_p99_ratio`` of an
+        honest client's steps, beside the attack and without it.
+    """
+    options = ["--slots", "16", "--ttl", "600"]
+    with ServerUnderTest(world, f"ipc://{folder}/bytes.sock", options, folder / "bytes.log") as house:
+        companion = Victim(house.address)
+        companion.measure(1)
+        begun = house.memory
+        peace, siege, peaks = [], [], []
+        for _ in range(ROUNDS):
+            with _attacked(house.address), _watched(house) as seen:
+                siege.append(companion.measure(seconds))
+            peaks.append(max(seen) - begun)
+            peace.append(companion.measure(seconds))
+        crashed, left = not house.alive, house.memory - begun
+        companion.end()
+    return {
+        "crashes": int(crashed),
+        "glut_memory_mb": round(max(peaks), 1),
+        "glut_memory_left_mb": round(left, 1),
+        "glut_p99_ms": [quantile(peace, 99), quantile(siege, 99)],
+        "glut_p99_ratio": round(quantile(siege, 99) / quantile(peace, 99), 2),
+        "others_refused": sum(len(row["refused"]) for row in (*siege, *peace)),
+    }
+
+
+def descriptors(folder: Path, world: Path) -> dict[str, Any]:
+    """More connections than a server has descriptors for, none of which says a word, beside honest clients.
+
+    Returns:
+        counts: ``shut_out``, honest clients that could not come in, step or observe.
+    """
+    keys = folder / "keys"
+    secret = add_client(keys, "robot")
+    shut_out, crashes = 0, 0
+    for number, most in enumerate((256, 1024)):
+        port = 20_000 + 2 * (time.monotonic_ns() // 1000 % 10_000)
+        options = ["--slots", "8", "--keys", str(keys), "--state", str(folder / f"descriptors{number}")]
+        house = ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "descriptors.log")
+        house.launch((resource.RLIMIT_NOFILE, most))
+        own = ClientKeys.read(keys / "server.public", secret)
+        try:
+            with Client(house.address, own, timeout=60) as honest, _silent(port, most + 40):
+                shut_out += _tries(partial(_walk, honest, 20))
+                shut_out += _tries(partial(_come_and_walk, house.address, own))
+                time.sleep(1)
+                shut_out += _tries(partial(_walk, honest, 5))
+            crashes += not house.alive
+        finally:
+            crashes += house.stop() != 0
+    return {"crashes": crashes, "shut_out": shut_out}
+
+
+def pauses(folder: Path, world: Path) -> dict[str, Any]:
+    """A server that stands still for ten times as long as leases last, while clients go on with their beats.
+
+    Returns:
+        counts: ``leases_lost`` of 300, ``pause_sessions_lost``.
+    """
+    options = ["--slots", str(CLIENTS), "--ttl", str(TTL), "--state", str(folder / "pauses")]
+    with ServerUnderTest(world, f"ipc://{folder}/pauses.sock", options, folder / "pauses.log") as house:
+        crowd = _Crowd(house.address)
+        assert house.process is not None
+        house.process.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + 10 * TTL
+        while time.monotonic() < end:
+            crowd.beat()
+            time.sleep(1.0)
+        house.process.send_signal(signal.SIGCONT)
+        crowd.beat()
+        time.sleep(TTL)
+        lost, gone = crowd.count()
+        crashed = not house.alive
+        crowd.close()
+    return {"crashes": int(crashed), "leases_lost": lost, "pause_sessions_lost": gone}
+
+
+class _Crowd:
+    """Clients, each with its own connections, lease and session."""
+
+    def __init__(self, address: str) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        context.set(zmq.MAX_SOCKETS, 4096)
+        self._visitors = [_OneSocket(context, address) for _ in range(CLIENTS)]
+        for number, one in enumerate(self._visitors):
+            one.hello()
+            if number % 20 == 0:
+                self.beat(number)
+        data = RawClient(address)
+        for number, one in enumerate(self._visitors):
+            data.lease = one.lease
+            data.ask("open", session=one.session, seed=number)
+            if number % 20 == 0:
+                self.beat()
+        data.close()
+
+    def beat(self, most: int = CLIENTS) -> None:
+        """Each says that it is alive."""
+        for one in self._visitors[:most]:
+            one.beat()
+
+    def count(self) -> tuple[int, int]:
+        """Leases and sessions that are no more."""
+        leases = [(one.lease, one.hello()) for one in self._visitors]
+        lost = sum(old != reply["lease"] for old, reply in leases)
+        kept = {name for _, reply in leases for name in reply["sessions"]}
+        gone = sum(one.session not in kept for one in self._visitors)
+        return lost, gone
+
+    def close(self) -> None:
+        for one in self._visitors:
+            one.socket.close()
+
+
+class _OneSocket:
+    """One of a crowd: its control connection."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger, self.socket.sndhwm = 0, 1000
+        self.socket.connect(control_address(address))
+        self.lease: str | None = None
+        self.session = new_name()
+
+    def hello(self) -> dict[str, Any]:
+        """Says hello with its lease, until that is answered; the reply."""
+        for _ in range(30):
+            with contextlib.suppress(zmq.Again):
+                self.socket.send_multipart(
+                    encode({"op": "hello", "id": 1, "client": "crowd", "lease": self.lease}), zmq.DONTWAIT
+                )
+            while self.socket.poll(2000):
+                header = decode(self.socket.recv_multipart()).header
+                if header["op"] == "hello" and header["ok"]:
+                    self.lease = self.lease or header["lease"]
+                    return header
+        raise AssertionError("a hello was not answered")
+
+    def beat(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self.socket.send_multipart(
+                encode({"op": "heartbeat", "id": 2, "lease": self.lease}), zmq.DONTWAIT
+            )
+            while True:
+                self.socket.recv_multipart(zmq.DONTWAIT)
+
+
+def _tries(work: Callable[[], None]) -> int:
+    """1 where it fails."""
+    try:
+        work()
+    except WorldsimError:
+        return 1
+    return 0
+
+
+def _walk(client: Client, steps: int) -> None:
+    session = client.open()
+    for _ in range(steps):
+        step = session.step()
+        session.observe(step.frame, step.pose)
+    session.close()
+
+
+def _come_and_walk(address: str, keys: ClientKeys) -> None:
+    with Client(address, keys, timeout=30) as client:
+        _walk(client, 5)
+
+
+@contextlib.contextmanager
+def _silent(port: int, count: int) -> Iterator[None]:
+    """Connections that say nothing."""
+    crowd: list[socket.socket] = []
+    for at in range(count):
+        with contextlib.suppress(OSError):
+            crowd.append(socket.create_connection(("127.0.0.1", port + at % 2), timeout=1))
+    try:
+        yield
+    finally:
+        for one in crowd:
+            one.close()
+
+
+@contextlib.contextmanager
+def _watched(house: ServerUnderTest) -> Iterator[list[float]]:
+    """How much memory the server has, again and again."""
+    seen, over = [house.memory], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            seen.append(house.memory)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    yield seen
+    over.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def _attacked(address: str) -> Iterator[None]:
+    """Every kind of hostile client, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    over, ready = context.Event(), context.Event()
+    process = context.Process(target=_attack, args=(address, ready, over), daemon=True)
+    process.start()
+    ready.wait(60)
+    yield
+    over.set()
+    process.join(20)
+    process.kill()
+    process.join()
+
+
+def _attack(address: str, ready: Event, over: Event) -> None:
+    os.nice(10)  # what it does to the server counts, not what it takes of the processor itself
+    client = RawClient(address)
+    client.hello()
+    session, hostile = new_name(), _Hostile(address, str(client.lease))
+    client.ask("open", session=session, seed=1)
+    for seq in range(1, 9):
+        client.ask("step", session=session, seq=seq, control={}, codec="raw")
+    ready.set()
+    while not over.wait(0.1):
+        hostile.turn(session)
+        client.beat()
+    client.ask("close", session=session, patience=20)
+
+
+class _Hostile:
+    """A tenth of a second's work: 8 MiB never finished, 15 MB to be refused, replies that nobody reads."""
+
+    def __init__(self, address: str, lease: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._address, self._lease = address, lease
+        self._endless = itertools.cycle([self._dealer() for _ in range(3)])
+        self._mute, self._given = ([self._dealer() for _ in range(3)] for _ in range(2))
+        self._replays = self._dealer()
+        self._raw: list[socket.socket] = []
+        self._large = bytes(8 * _MIB)
+
+    def turn(self, session: str) -> None:
+        """Send some of each kind."""
+        self._send(next(self._endless), [self._large], zmq.SNDMORE)
+        self._empty_parts()
+        items = [{"session": session, "seq": seq} for seq in range(1, 9)]
+        for one in self._mute:
+            for _ in range(5):
+                self._send(one, self._request("step_many", items=items, codec="raw"))
+        frames = {"dtype": "u1", "shape": [145, 60, 80, 3], "part": 0}
+        given = self._request("open", session=new_name(), seed=0, context={"frames": frames})
+        self._send(self._given[0], [*given, self._large[: 145 * 60 * 80 * 3]])
+        self._send(self._given[1], [*self._request("restore", session=new_name()), self._large])
+        for _ in range(10):
+            self._send(self._replays, self._request("step", session=session, seq=8, codec="jpeg"))
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._replays.recv_multipart(zmq.DONTWAIT)
+
+    def _empty_parts(self) -> None:
+        raw = socket.socket(socket.AF_UNIX)
+        raw.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            raw.connect(self._address.removeprefix("ipc://"))
+            raw.sendall(_GREETING + _READY + b"\x01\x00" * 50_000)
+        self._raw = [*self._raw[-200:], raw]
+
+    def _request(self, op: str, **fields: Any) -> list[Any]:
+        return encode({"op": op, "id": 1, "lease": self._lease, **fields})
+
+    def _send(self, one: zmq.Socket[bytes], parts: Sequence[Any], flags: int = 0) -> None:
+        with contextlib.suppress(zmq.Again):
+            one.send_multipart(list(parts), zmq.DONTWAIT | flags)
+
+    def _dealer(self) -> zmq.Socket[bytes]:
+        made = self._context.socket(zmq.DEALER)
+        made.linger, made.sndhwm, made.rcvhwm = 0, 4, 1
+        made.connect(self._address)
+        return made

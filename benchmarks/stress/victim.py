@@ -1,0 +1,105 @@
+"""A well-behaved client in a process of its own: whatever others do, its steps must come as fast as ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stress.oracle import RefusedError, Walk
+from benchmarks.stress.raw_client import RawClient, UnansweredError
+
+__all__ = ["Victim", "quantile", "walk_steadily"]
+
+_PATIENCE = 600.0
+"""Seconds: a machine that is stopped for a while is no fault of the server's."""
+
+
+class Victim:
+    """Walks through one session, ``rate`` steps a second.
+
+    Args:
+        address: of a server's data socket.
+        rate: steps a second.
+    """
+
+    def __init__(self, address: str, rate: float = 40.0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.resume = context.Event()
+        self.resume.set()
+        self._process = context.Process(target=_run, args=(theirs, self.resume, address, rate), daemon=True)
+        self._process.start()
+        self.session: str = self._pipe.recv()
+        self.pid: int = self._process.pid or 0
+
+    def mark(self) -> dict[str, Any]:
+        """What happened since the last mark: ``steps``, ``times_ms`` of each, ``refused``."""
+        self._pipe.send("mark")
+        found: dict[str, Any] = self._pipe.recv()
+        return found
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """What happens in the next ``seconds``."""
+        self.mark()
+        time.sleep(seconds)
+        return self.mark()
+
+    def end(self) -> Walk | None:
+        """Close its session. Returns its walk; None if it does not answer."""
+        self._pipe.send("end")
+        walk: Walk | None = self._pipe.recv() if self._pipe.poll(60) else None
+        self._process.join(5)
+        self._process.kill()
+        return walk
+
+
+def walk_steadily(
+    pipe: Connection, client: RawClient, walk: Walk, chance: random.Random, rate: float, resume: Event
+) -> None:
+    """Step until told to end, answering marks."""
+    times: list[float] = []
+    refused: list[str] = []
+    due = time.monotonic()
+    while True:
+        while pipe.poll(0):
+            if pipe.recv() == "end":
+                client.ask("close", session=walk.name, patience=10)
+                return
+            pipe.send(_summary(times, refused))
+            times.clear()
+            refused.clear()
+        resume.wait()
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = max(due + 1 / rate, time.monotonic() - 1)
+        begun = time.monotonic()
+        try:
+            walk.go(client, chance)
+            times.append(1000 * (time.monotonic() - begun))
+        except (RefusedError, UnansweredError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+
+
+def _run(pipe: Connection, resume: Event, address: str, lr_scale: float) -> None:
+    client, chance = RawClient(address, patience=_PATIENCE), random.Random(3)
+    client.hello()
+    walk = Walk(seed=33)
+    walk.open(client)
+    pipe.send(walk.name)
+    walk_steadily(pipe, client, walk, chance, rate, resume)
+    pipe.send(walk)
+
+
+def quantile(rows: list[dict[str, Any]], percent: float) -> float:
+    """Of the milliseconds of all steps that some marks tell of."""
+    times = [time for row in rows for time in row["times_ms"]]
+    return round(float(np.percentile(times or [float("nan")], percent)), 2)
+
+
+def _summary(times: list[float], refused: list[str]) -> dict[str, Any]:
+    return {"steps": len(times), "times_ms": list(times), "refused": list(refused)}

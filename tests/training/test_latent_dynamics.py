@@ -1,0 +1,91 @@
+"""A recipe for worlds in which things move, from a dataset to a world that plays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.rooms import write_walks
+from worldsim.checkpoint import WorldConfig, save_world
+from worldsim.controls import Control
+from worldsim.data.clips import ClipStore
+from worldsim.engine.world import load
+from worldsim.networks import Networks
+from worldsim.training.latent_dynamics import (
+    LatentDynamicsRecipe,
+    latent_dynamics_stages,
+    plan_latent_networks,
+)
+from worldsim.training.starts import choose_starts
+
+TINY = LatentDynamicsRecipe(
+    channels=8, vae_width=8, vae_depth=1, width=16, head_width=16, vae_batch=4, batch=4, length=9, heads=2
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_walks(tmp_path_factory.mktemp("walks"), {1: 60, 3: 40, 20: 40}, poses=False)
+
+
+@pytest.mark.parametrize("vector", [True, False])
+@pytest.mark.parametrize("memory", ["lstm", "attention"])
+def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vector: bool, memory: str) -> None:
+    clips = ClipStore(data)
+    recipe = replace(TINY, vector=vector, memory=memory)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    networks = Networks(plan_latent_networks(recipe, clips.spec, None), clips.spec).train()
+    for stage in latent_dynamics_stages(recipe, networks, clips, warm=False):
+        weights = [weight for group in stage.param_groups for weight in group.parameters]
+        optimizer = torch.optim.Adam(weights, 3e-3)
+        if stage.on_start is not None:
+            stage.on_start()
+        losses = []
+        for step in range(20):
+            loss, logs = stage.objective(np.random.default_rng(step), step / 20)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert all(np.isfinite(float(value)) for value in logs.values())
+        assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert (networks.state_dict()["tokenizer.std"] != 1).any()
+    config = WorldConfig(name="walks", source=clips.spec, networks=networks.config)
+    starts = choose_starts(ClipStore(data, split="held_out"))
+    save_world(tmp_path / "walks", config, networks, starts, "# walks\n")
+    session = load(tmp_path / "walks", device="cpu", dtype=torch.float32).engine(slots=3).open(seed=3)
+    twin = session.fork()[0]
+    steps = [[one.step(Control({"forward"})) for _ in range(4)] for one in (session, twin)]
+    for mine, other in zip(*steps, strict=True):
+        assert (mine.frame == other.frame).all()
+        assert mine.terminated == other.terminated
+    assert (steps[0][0].frame != steps[0][3].frame).any()
+
+
+def test_the_weight_of_ends_is_taken_out_at_play(data: Path) -> None:
+    clips = ClipStore(data)
+    networks = Networks(plan_latent_networks(TINY, clips.spec, None), clips.spec)
+    agent = torch.randn(5, networks.generator.width)
+    learnt, played = (
+        networks.heads.outcome_logits(agent, None)[1],
+        networks.heads.predict_outcome(agent, None)[1],
+    )
+    torch.testing.assert_close(played - learnt, torch.full((5,), float(np.log(10))))
+
+
+@pytest.mark.parametrize("size", [(60, 80), (96, 96), (84, 84), (64, 64), (210, 160)])
+def test_any_frame_size_has_few_tokens_and_little_padding(data: Path, size: tuple[int, int]) -> None:
+    config = plan_latent_networks(
+        LatentDynamicsRecipe(vector=False), ClipStore(data).spec.at_size(size), None
+    ).tokenizer
+    tokenizer = config.build(size, 1, None)
+    frame = torch.rand(1, 3, *size)
+    assert tokenizer.reconstruct(tokenizer.posterior(frame)[0]).shape == frame.shape
+    assert tokenizer.latent_spec.tokens <= 30
+    block = config.patch * config.pool
+    padded = np.prod([-(-side // block) * block for side in size])
+    assert padded <= 1.2 * size[0] * size[1]

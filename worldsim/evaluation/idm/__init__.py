@@ -1,0 +1,1 @@
+"""The inverse dynamics model: reads actions and ego-motion from frames."""

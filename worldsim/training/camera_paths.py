@@ -1,0 +1,49 @@
+"""Where cameras went and under which controls, without frames: what dynamics learn from.
+
+Shapes: B windows, T arrivals, M keys and yaw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim import camera
+from worldsim.data.clips import ClipStore
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPath:
+    """B windows of T arrivals."""
+
+    planar: Tensor
+    """x, y, z, yaw float32 [B, T, 4]."""
+    twists: Tensor
+    """Metres and radians that led to each, float32 [B, T, 6]; of the first, nothing is to be made."""
+    controls: Tensor
+    """What was held on the way to each, float32 [B, T, M]."""
+
+
+class CameraPaths:
+    """Windows of a recording's tracks; all poses are taken apart once."""
+
+    def __init__(self, clips: ClipStore) -> None:
+        controls, poses = clips.arrivals
+        twists = np.zeros((len(poses), 6), np.float32)
+        twists[1:] = camera.log(camera.relative(poses[:-1], poses[1:]))
+        self._clips = clips
+        self._planar = torch.from_numpy(camera.planar(poses).astype(np.float32))
+        self._twists, self._controls = torch.from_numpy(twists), torch.from_numpy(controls)
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator) -> CameraPath:
+        """Draw windows within episodes.
+
+        Raises:
+            DataError: no episode is long enough.
+        """
+        first = torch.from_numpy(self._clips.draw(batch, length, rng))
+        at = first[:, None] + torch.arange(length)
+        return CameraPath(self._planar[at], self._twists[at], self._controls[at])

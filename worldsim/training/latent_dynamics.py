@@ -1,0 +1,147 @@
+"""Recipes for worlds in which things move: a frame VAE, then a recurrent generator over its latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.spec import SourceSpec
+from worldsim.model.heads import HeadsConfig
+from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
+from worldsim.networks import Networks, NetworksConfig
+from worldsim.sampling.remainder_flow import RemainderFlowConfig
+from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
+from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
+from worldsim.training.outcome_objective import OutcomeObjective
+from worldsim.training.sequences import Sequences
+from worldsim.training.stage import ParamGroup, Stage
+from worldsim.training.vae_objective import VaeLoss, VaeObjective
+
+_OUTCOME_BATCH = 4096
+"""Arrivals in a step of the outcome stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentDynamicsRecipe:
+    """Sizes and the division of the wall clock.
+
+    Shares are of the minutes given and are normalised over the stages that run.
+    """
+
+    vector: bool = True
+    """One latent vector for the whole frame; else a token for each block of pixels."""
+    channels: int = 128
+    """Latent numbers of a token."""
+    vae_width: int = 48
+    vae_depth: int = 2
+    pixel_noise: float = 0.04
+    """Deviation of a pixel in [0, 1] that the VAE is fitted with; smaller is sharper and costs more nats."""
+    width: int = 512
+    """Features of a token in the generator."""
+    layers: int = 1
+    """Memory layers."""
+    memory: Literal["lstm", "attention"] = "lstm"
+    context: int = 16
+    heads: int = 8
+    head_width: int = 384
+    tokenizer_fraction: float = 0.4
+    dynamics_fraction: float = 0.5
+    outcome_fraction: float = 0.1
+    """Reward and end alone, at last: ends are few, and are soon learnt by heart with all else."""
+    vae_batch: int = 48
+    batch: int = 16
+    """Windows of the generator's stage."""
+    length: int = 33
+    """Arrivals in a window; the first is given."""
+    ends: float = 0.1
+    """Share of windows drawn around an episode's end."""
+    end_weight: float = 10.0
+    lr_scale: float = 1.0
+    """Factor of all learning rates; lower when a trained world is trained further."""
+
+
+def plan_latent_networks(
+    recipe: LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
+) -> NetworksConfig:
+    """The networks for a source; poses are not used: the generator is steered by keys alone."""
+    block = _block(spec.size)
+    return NetworksConfig(
+        tokenizer=VaeConfig(
+            patch=block[0],
+            pool=block[1],
+            width=recipe.vae_width,
+            depth=recipe.vae_depth,
+            channels=recipe.channels,
+            vector=recipe.vector,
+        ),
+        generator=RecurrentConfig(
+            width=recipe.width,
+            layers=recipe.layers,
+            memory=recipe.memory,
+            context=recipe.context,
+            heads=recipe.heads,
+            head_width=recipe.head_width,
+        ),
+        sampler=RemainderFlowConfig(),
+        heads=HeadsConfig(poses=False, end_weight=recipe.end_weight),
+        sample_ends=True,
+    )
+
+
+def latent_dynamics_stages(
+    recipe: LatentDynamicsRecipe, networks: Networks, clips: ClipStore, warm: bool
+) -> list[Stage]:
+    """Tokenizer, then generator and heads; a warm start keeps the latents' normalisation."""
+    tokenizer = networks.tokenizer
+    assert isinstance(tokenizer, VaeTokenizer)
+    sequences = Sequences(clips, networks.device)
+    draw = WindowDraw(batch=recipe.batch, length=recipe.length, ends=recipe.ends)
+    dynamics = LatentDynamicsObjective(networks, sequences, draw)
+    outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
+    learn = [weight for part in _learners(networks) for weight in part.parameters()]
+    return [
+        Stage(
+            "tokenizer",
+            recipe.tokenizer_fraction,
+            [ParamGroup(list(tokenizer.parameters()), 2e-3 * recipe.lr_scale, 1e-4)],
+            VaeObjective(tokenizer, sequences, recipe.vae_batch, VaeLoss(noise=recipe.pixel_noise)),
+        ),
+        Stage(
+            "dynamics",
+            recipe.dynamics_fraction,
+            [ParamGroup(learn, 1e-3 * recipe.lr_scale, 1e-4)],
+            dynamics,
+            None if warm else dynamics.start,
+        ),
+        Stage("outcome", recipe.outcome_fraction, [_outcome_rate(networks, recipe.lr_scale)], outcome),
+    ]
+
+
+def _outcome_rate(networks: Networks, lr_scale: float) -> ParamGroup:
+    """Weights of the agent's features and of the outcome, pulled towards zero."""
+    generator = networks.generator
+    assert isinstance(generator, RecurrentGenerator)
+    parts = (generator.agent_in, networks.heads.outcome)
+    return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3 * lr_scale, 0.1)
+
+
+def _learners(networks: Networks) -> list[nn.Module]:
+    generator = networks.generator
+    assert isinstance(generator, nn.Module)
+    return [generator, networks.heads]
+
+
+def _block(size: tuple[int, int]) -> tuple[int, int]:
+    """Patch and pool of blocks of about a third of the frame's height, with the least padding."""
+    patch = max(1, round(size[0] / 15))
+    pools = range(3, 7)
+
+    def padding(pool: int) -> int:
+        block = patch * pool
+        return (-size[0] % block) * size[1] + (-size[1] % block) * size[0]
+
+    return patch, min(pools, key=lambda pool: (padding(pool), abs(pool - 5)))

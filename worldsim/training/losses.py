@@ -1,0 +1,31 @@
+"""Losses that several objectives share.
+
+Shapes: B clips, H x W frame.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from worldsim.model.dynamics import METRES_PER_RADIAN
+
+__all__ = ["LATENT_L2", "pose_uncertainty_loss", "reconstruction_loss"]
+
+LATENT_L2 = 0.01
+"""Weight of the latents' mean square: it keeps uninformative latents near 0 and out of the tails of tanh."""
+
+
+def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
+    """L1 + MSE + L1 of the image gradients, which blur loses first; frames [B, 3, H, W]."""
+    error = made - true
+    across, down = error.diff(dim=-1), error.diff(dim=-2)
+    return error.abs().mean() + error.square().mean() + across.abs().mean() + down.abs().mean()
+
+
+def pose_uncertainty_loss(uncertainty: Tensor, metres: Tensor, radians: Tensor) -> Tensor:
+    """Negative log-likelihood of position and direction errors [B] under an exponential distribution.
+
+    ``uncertainty`` [B] is the distribution's mean.
+    """
+    error, scale = (metres + METRES_PER_RADIAN * radians).detach(), uncertainty + 1e-3
+    return (scale.log() + error / scale).mean()

@@ -1,0 +1,168 @@
+"""Learning to dream: tokenizer, generator and heads together.
+
+The tokenizer learns on its own unrolled past, the generator by its sampler's loss on the latents made there.
+
+Shapes: B clips, T frames, N tokens, C latent channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.data.clips import ClipStore
+from worldsim.model.heads import two_hot
+from worldsim.networks import Networks
+from worldsim.sampling.protocol import LatentClip
+from worldsim.tokenizer.protocol import PreviousFrame
+from worldsim.training.batch import TrainingBatch
+from worldsim.training.losses import LATENT_L2, pose_uncertainty_loss, reconstruction_loss
+from worldsim.training.stage import Logs, Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Unrolled:
+    """What the tokenizer made of a clip."""
+
+    loss: Tensor
+    """What the pictures lack."""
+    latents: Tensor
+    """[B, T, N, C], without gradient"""
+    prior_tokens: Tensor
+    """[B, T, N, V], without gradient"""
+    squared: Tensor
+    """Mean squared error per frame [T]"""
+
+
+def unroll(
+    networks: Networks, batch: TrainingBatch, rng: np.random.Generator, drop: float = 0.3, noise: float = 0.1
+) -> Unrolled:
+    """Encode and decode a clip frame by frame, each on top of the frames decoded before.
+
+    In a share ``drop`` of the clips' frames the decoder gets no latent: it learns to do what can be done
+    without, and the latent to hold only what cannot. ``noise`` on the rest leaves room for the errors of the
+    generator.
+    """
+    tokenizer = networks.tokenizer
+    previous = base = tokenizer.blank(len(batch.frames), networks.device)
+    losses, squares, latents, tokens, back = [], [], [], [], None
+    for t in range(batch.frames.shape[1]):
+        prior = tokenizer.prior(previous, batch.motion(t)).detach()
+        # The generator's input is of the frame before the unit, the last that it knows in play.
+        first = t % networks.unit.frames == 0
+        base, motion = previous if first else base, batch.motion(t)
+        back = (
+            motion.to_previous
+            if first or back is None or motion.to_previous is None
+            else back @ motion.to_previous
+        )
+        known = prior if first else tokenizer.prior(base, replace(motion, to_previous=back)).detach()
+        true = batch.frames[:, t]
+        latent = tokenizer.encode(true, prior)
+        keep = torch.from_numpy(rng.random((len(true), 1, 1)) >= drop).to(latent)
+        shaken = (latent + noise * _normal(rng, latent)) * keep
+        made = tokenizer.decode(shaken, prior)
+        losses.append(reconstruction_loss(made, true) + LATENT_L2 * latent.square().mean())
+        squares.append((made.detach().clamp(-1, 1) - true).square().mean())
+        latents.append(latent.detach())
+        tokens.append(known.tokens)
+        previous = PreviousFrame(made.detach().clamp(-1, 1), prior.depth)
+    return Unrolled(
+        loss=torch.stack(losses).mean(),
+        latents=torch.stack(latents, 1),
+        prior_tokens=torch.stack(tokens, 1),
+        squared=torch.stack(squares),
+    )
+
+
+def group_by_unit(frames: Tensor, length: int) -> Tensor:
+    """What belongs to each frame [B, T, ..., C] by units of ``length`` frames.
+
+    Tokens [B, T, N, C] become [B, T / F, F N, C]; a frame's single vector [B, T, C] becomes [B, T / F, F C].
+    """
+    return frames.unflatten(1, (-1, length)).flatten(2, 3)
+
+
+def heads_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tensor:
+    """Reward and continuation from the units' agent [B, T / F, D] and the place, and motion from the agent.
+
+    Ends, which are rare, weigh ten times. With a place the motion stage teaches motion, and reward and
+    continuation, too, where they do not read the agent.
+    """
+    if not networks.uses_agent_token:
+        return agent.new_zeros(())
+    planar = None if batch.planar is None else batch.planar.flatten(0, 1)
+    frames = networks.unit.frames
+    reward, continue_prob = networks.predict_outcome(agent.repeat_interleave(frames, 1).flatten(0, 1), planar)
+    ends = batch.ends.flatten().float()
+    loss = -(two_hot(batch.rewards.flatten()) * reward.log_softmax(-1)).sum(-1).mean()
+    loss = loss + F.binary_cross_entropy_with_logits(continue_prob, 1 - ends, weight=1 + 9 * ends)
+    moves = networks.has_poses and networks.scene is None
+    # A camera's way to a frame follows from the unit before: its own is not there yet.
+    before = F.pad(agent, (0, 0, 1, 0)).repeat_interleave(frames, 1)[:, 1 : batch.frames.shape[1] + 1]
+    return loss + _motion_loss(networks, batch, before) if moves else loss
+
+
+def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tensor:
+    """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the unit before the next frame."""
+    assert networks.heads.motion is not None
+    assert batch.planar is not None
+    past, scale = networks.config.heads.twists, batch.twist.new_tensor(networks.config.twist_scale)
+    moves = (
+        F.pad(torch.cat([batch.vector, batch.twist], -1), (0, 0, past, 0))
+        .unfold(1, past + 1, 1)[:, 1:]
+        .transpose(-1, -2)
+    )
+    moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, M]
+    controls, twists = moves[..., :-6], moves[..., -6:]
+    state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
+    step = networks.heads.move(state, None, controls, twists[:, :-1] * scale, height)
+    turn = networks.heads.motion.turns(controls, twists[:, :-1] * scale)
+    moved = torch.cat([step.twist[:, :3], turn], 1) / scale.clamp(min=1e-6)
+    error = (moved - twists[:, -1]).masked_fill(scale == 0, 0)
+    doubt = pose_uncertainty_loss(
+        step.slip, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6)))
+    )
+    return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * doubt
+
+
+def world_model_objective(
+    networks: Networks, clips: ClipStore, batch: int, length: int, noise: float = 0.1
+) -> Objective:
+    """Tokenizer, generator and heads together: the generator learns the latents that play will need.
+
+    The first half of the stage takes clips of three frames, the second of ``length``: short unrolls teach
+    more a minute, long ones are what play needs. Without ``noise`` the past is as clean as in play that
+    makes no errors.
+    """
+
+    def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        unit = networks.unit.frames
+        frames = min(3 * unit, length) if progress < 0.5 else length
+        frames = max(frames // unit, 1) * unit
+        data = TrainingBatch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
+        unrolled = unroll(networks, data, rng, noise=noise)
+        parts = (unrolled.latents, unrolled.prior_tokens, data.condition)
+        latents, tokens, condition = (group_by_unit(part, unit) for part in parts)
+        clip = LatentClip(latents, tokens, condition, is_past_clean=noise == 0)
+        drawn = networks.sampler.loss(networks.generator, clip, rng)
+        heads = heads_loss(networks, data, drawn.agent)
+        psnr = -10 * torch.log10(unrolled.squared / 4)
+        logs = {
+            "picture": unrolled.loss.item(),
+            **drawn.logs,
+            "heads": heads.item(),
+            "psnr_first": psnr[0].item(),
+            "psnr_last": psnr[-1].item(),
+        }
+        return unrolled.loss + drawn.loss + 0.1 * heads, logs
+
+    return objective
+
+
+def _normal(rng: np.random.Generator, like: Tensor) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(tuple(like.shape), np.float32)).to(like)
