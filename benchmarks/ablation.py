@@ -46,8 +46,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "context-32": {"context": "32", "length": "33"},
     "context-64": {"context": "64", "length": "65"},
 }
-"""What each changes in the recipe; "all" has a context of 8. "keys-only" has no poses, and so no place."""
-CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, every=4, horizon=64)
+"""Changes of the recipe; "all" has a context of 8. "keys-only" has no poses, and so no static scene."""
+CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, score_every=4, horizon=64)
 METRICS = (
     "next_psnr",
     "next_gain",
@@ -60,11 +60,11 @@ METRICS = (
     "key_accuracy",
 )
 _INHERITED = ("tokenizer.scene.", "heads.", "walkable_map.")
-_STAGES = ("dream", "rollout")
+_STAGES = ("world_model", "self_rollout")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """SourceRun the command."""
+    """Run the command."""
     args = _parser().parse_args(argv)
     check_writable(args.out)
     if args.threads:

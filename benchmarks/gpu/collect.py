@@ -133,7 +133,7 @@ def _evaluate_world(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _evaluate(world: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """What ``worldsim eval`` says, also kept in ``out``."""
+    """Run ``worldsim eval`` and return its JSON, also written to ``out``."""
     line = [sys.executable, "-m", "worldsim.cli", "eval", world, "--quick", "--json", "--device", "cpu"]
     if args.trajectories:
         line += ["--trajectories", str(args.trajectories)]

@@ -1,4 +1,4 @@
-"""What the machine is, and what a run lacks on it."""
+"""Report of the machine and of packages that a run lacks on it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["FILES", "PIECE", "REPORT", "RESULTS", "Piece", "join_pieces", "pack_
 PIECE = 15 * 2**20
 """Bytes of the largest file."""
 FILES = 8
-"""That may come back, the report and the results among them."""
+"""Files that may come back, the report and the results among them."""
 WORLDS, LOGS = 57 * 2**20, 6 * 2**20
 """Bytes of all worlds together, and of the results: 64 MiB come back."""
 REPORT, RESULTS = "report.json", "results.tar.gz"

@@ -1,4 +1,4 @@
-"""What a run is asked for, and how long each part of it may take."""
+"""Plan of a run: its parts and their time limits."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Training:
     """The source, and the name of the world."""
     recipe: str
     share: float
-    """Of the time that is left for training; normalised."""
+    """Share of the time that is left for training; normalised."""
     settings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Of its folder and its pieces."""
+        """Name of its folder and pieces."""
         return f"{self.world}-{self.recipe}"
 
     @staticmethod
@@ -52,24 +52,24 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartLimits:
-    """How much is done; limits are in seconds."""
+    """Sizes and time limits of the parts, in seconds."""
 
     environment: float = 40
     tests: float = 90
     bench: float = 130
     record: float = 100
     workers: int = 12
-    """That record; the other cores launch kernels."""
+    """Recording workers; the other cores launch kernels."""
     frames: int = 4_000_000
-    """That are recorded at most; the limit comes first."""
+    """Maximum number of recorded frames; the time limit comes first."""
     before_train: float = 30
     """Seconds that a training takes before its first step and after its last: read data, compile, save."""
     train: float = float("inf")
-    """Of one training at most, whatever is left."""
+    """Maximum seconds of one training."""
     video: float = 25
     pack: float = 10
     video_frames: int = 120
-    """Of each dream that is rendered as a video."""
+    """Frames of each video."""
 
 
 REHEARSAL = PartLimits(
@@ -101,13 +101,13 @@ class RunPlan:
     size: str = "60x80"
     sizes: PartLimits = PartLimits()
     scratch: Path
-    """Where data and runs lie: memory, if there is enough of it."""
+    """Folder of data and runs: in memory, if there is enough of it."""
     is_rehearsal: bool = False
     bench_world: str = "doom-maze"
 
     @property
     def sources(self) -> list[str]:
-        """What is still to be recorded."""
+        """Sources that are still to be recorded."""
         return sorted({training.world for training in self.trainings} - set(self.data))
 
 

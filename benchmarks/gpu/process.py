@@ -23,7 +23,7 @@ Status = Literal["done", "failed", "over"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a part of the run ended."""
+    """Outcome of a part of the run."""
 
     name: str
     status: Status
@@ -77,7 +77,7 @@ class Program:
             )
 
     def poll(self) -> Outcome | None:
-        """How it ended, or None while it runs; stops it at its limit, and kills it after its grace."""
+        """Return the outcome, or None while it runs; stop it at its limit, kill it after its grace."""
         now, code = time.monotonic(), self._process.poll()
         if code is not None:
             self._kill_rest()
@@ -91,7 +91,7 @@ class Program:
         return None
 
     def wait(self, tick: Callable[[], None] = lambda: None) -> Outcome:
-        """How it ended; ``tick`` is called often meanwhile."""
+        """Wait for the outcome; ``tick`` is called often meanwhile."""
         while (outcome := self.poll()) is None:
             tick()
             time.sleep(_POLL)

@@ -41,7 +41,7 @@ def rehearse(plan: RunPlan, began: float) -> int:
 
 
 def _check_files(out: Path) -> list[str]:
-    """That what came out can come back, and can be read."""
+    """Check that the files can come back and can be read."""
     files = [path for path in out.iterdir() if path.is_file()]
     problems = [f"{path.name} is too large" for path in files if path.stat().st_size > PIECE]
     if len(files) > FILES:
@@ -57,7 +57,7 @@ def _check_files(out: Path) -> list[str]:
 
 
 def _check_killed(plan: RunPlan) -> list[str]:
-    """That a run that is killed in the middle of a training leaves a world."""
+    """Check that a run that is killed during training leaves a world."""
     training = plan.trainings[0]
     out = plan.scratch / "killed"
     out.mkdir()

@@ -14,7 +14,7 @@ from worldsim.evaluation.videos import VideoPairs, render_videos
 from worldsim.options import COUNT, Parser
 
 _SCALE = 2
-"""How much frames are enlarged."""
+"""Enlargement of frames."""
 
 
 def main() -> int:

@@ -25,14 +25,14 @@ CARRIED = (
     *("gymnasium", "farama-notifications", "vizdoom", "pyzmq", "msgspec"),
     *("pynacl", "cffi", "pycparser"),
 )
-"""What images with PyTorch for GPUs do not bring."""
+"""Packages that images with PyTorch for GPUs lack."""
 PRESENT = (
     *("numpy", "torch", "einops", "safetensors", "rich", "pillow", "pyarrow", "tensorboard", "pytest"),
     *("hypothesis", "msgpack", "prometheus-client", "cloudpickle", "typing-extensions", "setuptools"),
 )
-"""What they bring; the environment part of a run tries each."""
+"""Packages that they have; the environment part of a run tries each."""
 SPARED = ("pygame-ce", "av")
-"""What is needed by nothing that a run does: windows, videos, other interpreters."""
+"""Packages that a run does not need: for windows, videos, other interpreters."""
 
 _GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)
 _TAGS = re.compile(r"(cp312|cp3\d+-abi3|py3)-.*(manylinux|none-any)")
@@ -68,7 +68,7 @@ def fill(folder: Path) -> None:
 
 
 def missing(folder: Path = FOLDER) -> list[str]:
-    """What a run would lack; empty where nothing is."""
+    """Return what a run would lack."""
     wheels = {_plain(path.name.split("-")[0]): path for path in folder.glob("*.whl")}
     lacking = [f"a wheel of {name}" for name in CARRIED if name not in wheels]
     for name, path in wheels.items():
@@ -85,7 +85,7 @@ def missing(folder: Path = FOLDER) -> list[str]:
 
 
 def weigh(folder: Path = FOLDER, limit: int = LIMIT) -> str:
-    """How much there is to carry, and what to move aside where it is too much."""
+    """Return the size of tree and wheels, and the files to move aside where it is too much."""
     wheels = sum(path.stat().st_size for path in folder.glob("*.whl"))
     line = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")

@@ -30,7 +30,7 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Amounts:
+class StressAmounts:
     """How much of each."""
 
     messages: int
@@ -42,7 +42,7 @@ class Amounts:
     fault_s: float
     churn_s: float
     overload_s: float
-    glut_s: float = 5.0
+    byte_flood_s: float = 5.0
     steps: int = 10**9
     """Of the churn, which ends with them or with its seconds."""
     restores: int = 10_000
@@ -53,10 +53,10 @@ class Amounts:
     """Processes that send hostile messages."""
 
 
-SLICE = Amounts(
+SHORT = StressAmounts(
     messages=100_000, rate=4000.0, kills=20, engine_kills=8, fault_s=4.0, churn_s=40.0, overload_s=4.0
 )
-NIGHT = Amounts(
+NIGHTLY = StressAmounts(
     messages=10_000_000,
     rate=4000.0,
     kills=200,
@@ -72,24 +72,24 @@ PAUSE = 60.0
 """Seconds at most that a pause between two attacks lasts."""
 
 
-def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
+def fuzz_messages(folder: Path, world: Path, amounts: StressAmounts) -> dict[str, Any]:
     """Hostile messages beside a good session, whose p99 is compared with that in the pauses between them."""
     # A machine that is stopped for a while must not be taken for a client that is gone.
-    options = ["--slots", "16", "--ttl", "600"]
-    with ServerUnderTest(world, f"ipc://{folder}/hostile.sock", options, folder / "hostile.log") as house:
-        companion = Victim(house.address)
+    options = ["--slots", "16", "--lease-ttl", "600"]
+    with ServerUnderTest(world, f"ipc://{folder}/fuzz.sock", options, folder / "fuzz.log") as server:
+        victim = Victim(server.address)
         count = amounts.floods
-        floods = [Flood(house.address, companion.session, amounts.rate / count) for _ in range(count)]
-        companion.measure(1)
-        peace, siege, ends, memory, files = [], [], [], [], []
+        floods = [Flood(server.address, victim.session, amounts.rate / count) for _ in range(count)]
+        victim.measure(1)
+        baseline, attacked, ends, memory, files = [], [], [], [], []
         for _ in range(ROUNDS):
             for flood in floods:
                 flood.start(amounts.messages // ROUNDS // count)
             ends += [flood.read() for flood in floods]
-            siege.append(companion.mark())
-            memory.append(house.memory)
-            files.append(house.files)
-            peace.append(companion.measure(min(PAUSE if _paced(amounts) else 2.0, ends[-1]["seconds"])))
+            attacked.append(victim.mark())
+            memory.append(server.memory)
+            files.append(server.files)
+            baseline.append(victim.measure(min(PAUSE if _paced(amounts) else 2.0, ends[-1]["seconds"])))
         for flood in floods:
             flood.close()
         sent, lasted = (sum(end[name] for end in ends) for name in ("messages", "seconds"))
@@ -97,39 +97,45 @@ def hostile(folder: Path, world: Path, amounts: Amounts) -> dict[str, Any]:
             "messages": sent,
             "message_rate": round(count * sent / lasted),
             "messages_unanswered": sum(end["unanswered"] for end in ends),
-            "crashes": int(not house.alive),
-            "hostile_fd_growth": min(files[1:]) - files[0],
-            "hostile_memory_mb": [round(value, 1) for value in memory],
-            "hostile_steps": sum(row["steps"] for row in siege),
-            "p99_ms": [quantile(peace, 99), quantile(siege, 99)],
+            "crashes": int(not server.alive),
+            "fuzz_fd_growth": min(files[1:]) - files[0],
+            "fuzz_memory_mb": [round(value, 1) for value in memory],
+            "fuzz_steps": sum(row["steps"] for row in attacked),
+            "p99_ms": [quantile(baseline, 99), quantile(attacked, 99)],
             "p99_ratio" if _paced(amounts) else "p99_ratio_unpaced": round(
-                quantile(siege, 99) / quantile(peace, 99), 2
+                quantile(attacked, 99) / quantile(baseline, 99), 2
             ),
-            "p50_ms": [quantile(peace, 50), quantile(siege, 50)],
-            "others_refused": sum(len(row["refused"]) for row in (*siege, *peace)),
-            "others_refused_as": sorted({text for row in (*siege, *peace) for text in row["refused"]})[:3],
+            "p50_ms": [quantile(baseline, 50), quantile(attacked, 50)],
+            "others_refused": sum(len(row["refused"]) for row in (*attacked, *baseline)),
+            "others_refused_as": sorted({text for row in (*attacked, *baseline) for text in row["refused"]})[
+                :3
+            ],
         }
-        companion.end()
+        victim.end()
     return found
 
 
-def _paced(amounts: Amounts) -> bool:
+def _paced(amounts: StressAmounts) -> bool:
     """Whether an attack leaves the machine time for others: only then do their times say something."""
-    return 0 < amounts.rate <= SLICE.rate
+    return 0 < amounts.rate <= SHORT.rate
 
 
-PARTS: dict[str, Callable[[Path, Path, Amounts], dict[str, Any]]] = {
-    "hostile": hostile,
+PARTS: dict[str, Callable[[Path, Path, StressAmounts], dict[str, Any]]] = {
+    "fuzz": fuzz_messages,
     "kills": lambda folder, world, amounts: kills.run(folder, world, amounts.kills, 1, REWIND_FRAMES),
-    "fleet": lambda folder, world, amounts: kills.run_fleet(folder, world, amounts.engine_kills, 1, REWIND_FRAMES),
-    "faults": lambda folder, world, amounts: faults.run(folder, world, amounts.fault_s, 1, REWIND_FRAMES),
+    "replicas": lambda folder, world, amounts: kills.run_replicas(
+        folder, world, amounts.engine_kills, 1, REWIND_FRAMES
+    ),
+    "network": lambda folder, world, amounts: network_faults.run(
+        folder, world, amounts.fault_s, 1, REWIND_FRAMES
+    ),
     "churn": lambda folder, _, amounts: churn.run(folder, _light(folder), amounts.churn_s, amounts.steps),
-    "bytes": lambda folder, world, amounts: limits.bytes_(folder, world, amounts.glut_s),
-    "descriptors": lambda folder, world, _: limits.descriptors(folder, world),
-    "pauses": lambda folder, _, amounts: limits.pauses(folder, _light(folder)),
-    "restores": lambda folder, world, amounts: forgeries.restores(folder, world, amounts.restores),
-    "worlds": lambda folder, _, amounts: forgeries.worlds(folder, amounts.worlds),
-    "flips": lambda folder, world, _: forgeries.flips(folder, world),
+    "bytes": lambda folder, world, amounts: resource_exhaustion.bytes_(folder, world, amounts.byte_flood_s),
+    "descriptors": lambda folder, world, _: resource_exhaustion.descriptors(folder, world),
+    "pauses": lambda folder, _, amounts: resource_exhaustion.pauses(folder, _light(folder)),
+    "restores": lambda folder, world, amounts: untrusted_input.restores(folder, world, amounts.restores),
+    "worlds": lambda folder, _, amounts: untrusted_input.worlds(folder, amounts.worlds),
+    "flips": lambda folder, world, _: untrusted_input.flips(folder, world),
     "overload": lambda folder, world, amounts: overload.run(folder, world, amounts.overload_s),
 }
 
@@ -179,13 +185,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _amounts(arguments: argparse.Namespace) -> Amounts:
+def _amounts(arguments: argparse.Namespace) -> StressAmounts:
     """The slice's or the night's, but for what is given."""
     if arguments.resume and not arguments.out:
         raise SystemExit("--resume needs --out: the file to add to")
     names = ("messages", "rate", "floods", "restores", "worlds", "kills", "engine_kills", "steps", "churn_s")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    return replace(NIGHT if arguments.night else SLICE, **given)
+    return replace(NIGHTLY if arguments.night else SHORT, **given)
 
 
 def _world(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["add", "failures"]
 
-_ZERO = (
+_MUST_BE_ZERO = (
     "crashes",
     "lost_steps",
     "duplicate_steps",
@@ -17,7 +17,7 @@ _ZERO = (
     "sessions_left",
     "others_refused",
     "other_refusals",
-    "shut_out",
+    "clients_rejected",
     "leases_lost",
     "pause_sessions_lost",
     "slots_lost",
@@ -27,16 +27,16 @@ _ZERO = (
     "world_errors",
     "flips_unnoticed",
 )
-_MOST = {
-    "glut_memory_mb": 512.0,
-    "glut_p99_ratio": 2.0,
+_UPPER_LIMITS = {
+    "byte_flood_memory_mb": 512.0,
+    "byte_flood_p99_ratio": 2.0,
     "p99_ratio": 2.0,
     "fd_growth": 2,
-    "hostile_fd_growth": 2,
+    "fuzz_fd_growth": 2,
     "reject_p99_ms": 10.0,
 }
-_LEAST = {"goodput": 0.9}
-_NEWEST = ("message_rate", "churn_steps_per_s")
+_LOWER_LIMITS = {"goodput": 0.9}
+_KEEP_NEWEST = ("message_rate", "churn_steps_per_s")
 _HOUR = 3600
 
 
@@ -47,11 +47,11 @@ def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
     """
     for key, value in row.items():
         old = total.get(key)
-        if old is None or key in _NEWEST:
+        if old is None or key in _KEEP_NEWEST:
             total[key] = value
-        elif key in _MOST:
+        elif key in _UPPER_LIMITS:
             total[key] = max(old, value)
-        elif key in _LEAST:
+        elif key in _LOWER_LIMITS:
             total[key] = min(old, value)
         elif isinstance(value, dict):
             total[key] = {**old, **{name: old.get(name, 0) + one for name, one in value.items()}}
@@ -63,13 +63,15 @@ def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
 
 def failures(total: Mapping[str, Any]) -> list[str]:
     """What is not as it must be."""
-    found = [f"{key} {total[key]}" for key in _ZERO if total.get(key)]
+    found = [f"{key} {total[key]}" for key in _MUST_BE_ZERO if total.get(key)]
     found += [f"refused {len(total['refused'])}"] if total.get("refused") else []
     # A slope is told from noise in hours only; in a slice of seconds none but a gross leak shows.
     slope = {"memory_mb_per_h": 1.0} if total.get("churn_s", 0) >= _HOUR else {"memory_growth_mb": 8.0}
-    most = {**_MOST, **slope}
+    most = {**_UPPER_LIMITS, **slope}
     found += [f"{key} {total[key]} > {limit}" for key, limit in most.items() if total.get(key, 0) > limit]
     found += [
-        f"{key} {total[key]} < {limit}" for key, limit in _LEAST.items() if total.get(key, limit) < limit
+        f"{key} {total[key]} < {limit}"
+        for key, limit in _LOWER_LIMITS.items()
+        if total.get(key, limit) < limit
     ]
     return found

@@ -13,30 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.oracle import RefusedError, Walk, go_together
+from benchmarks.stress.oracle import RefusedError, SessionTrace, step_together
 from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
 from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run"]
 
 CLIENTS, SESSIONS = 3, 8
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """Seconds: a machine that is stopped for a while is no fault of the server's."""
 
 
-class _Guests(threading.Thread):
+class _VisitingClients(threading.Thread):
     """Comes, opens sessions, steps and forks them, leaves: politely, or by falling silent."""
 
     def __init__(self, address: str, number: int, ended: threading.Event) -> None:
         super().__init__(daemon=True)
         self.address, self.ended = address, ended
-        self.chance = random.Random(number)
+        self.rng = random.Random(number)
         self.steps = self.visits = self.opened = 0
         self.refused: list[str] = []
 
     def run(self) -> None:
         while not self.ended.is_set():
-            client = RawClient(self.address, patience=PATIENCE)
+            client = RawClient(self.address, timeout=TIMEOUT)
             try:
                 self._visit(client)
             except (RefusedError, UnansweredError) as error:
@@ -47,18 +47,18 @@ class _Guests(threading.Thread):
 
     def _visit(self, client: RawClient) -> None:
         client.hello()
-        walks = [Walk(seed=self.chance.getrandbits(32)) for _ in range(SESSIONS)]
-        for walk in walks:
-            walk.open(client)
+        traces = [SessionTrace(seed=self.rng.getrandbits(32)) for _ in range(SESSIONS)]
+        for trace in traces:
+            trace.open(client)
         for _ in range(20):
-            go_together(walks, client, self.chance)
+            step_together(traces, client, self.rng)
         child = new_name()
-        parent = walks[0]
+        parent = traces[0]
         client.ask("fork", session=parent.name, children=[child], seq=parent.seq)
         blob = client.ask("snapshot", session=parent.name).payloads[0]
         copy = new_name()
         client.ask("restore", [blob], session=copy)
-        for name in (*(walk.name for walk in walks), child, copy):
+        for name in (*(trace.name for trace in traces), child, copy):
             client.ask("close", session=name)
         self.steps += 20 * SESSIONS
         self.opened += SESSIONS + 2
@@ -73,47 +73,57 @@ def run(
         counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``sessions_left``, ..
     """
     address = f"ipc://{folder}/churn.sock"
-    state = ["--state", str(folder / "churned")] if journal else []
-    options = ["--slots", str(2 * CLIENTS * (SESSIONS + 2)), "--denoising-steps", "1", "--ttl", "240", *state]
-    with ServerUnderTest(world, address, options, folder / "churn.log") as house:
+    state = ["--journal", str(folder / "churned")] if journal else []
+    options = [
+        "--slots",
+        str(2 * CLIENTS * (SESSIONS + 2)),
+        "--denoising-steps",
+        "1",
+        "--lease-ttl",
+        "240",
+        *state,
+    ]
+    with ServerUnderTest(world, address, options, folder / "churn.log") as server:
         ended = threading.Event()
-        guests = [_Guests(address, number, ended) for number in range(CLIENTS)]
-        for one in guests:
+        visitors = [_VisitingClients(address, number, ended) for number in range(CLIENTS)]
+        for one in visitors:
             one.start()
-        rows = _watch(house, seconds, lambda: sum(one.steps for one in guests) >= steps)
+        rows = _watch(server, seconds, lambda: sum(one.steps for one in visitors) >= steps)
         ended.set()
-        for one in guests:
-            one.join(PATIENCE)
+        for one in visitors:
+            one.join(TIMEOUT)
         client = RawClient(address)
         info = client.ask("info", kind="control").header
         client.close()
-        crashed = not house.alive
+        crashed = not server.alive
     times, memory, files = np.array([row for row in rows if row[0] > rows[-1][0] / 2]).T
     slope, spread = _slope(times, memory)
     first, last = slice(len(times) // 4), slice(-(len(times) // 4), None)
     return {
         "crashes": int(crashed),
         "churn_s": round(rows[-1][0]),
-        "churn_steps": sum(one.steps for one in guests),
-        "churn_steps_per_s": round(sum(one.steps for one in guests) / rows[-1][0]),
-        "churn_sessions": sum(one.opened for one in guests),
-        "churn_visits": sum(one.visits for one in guests),
+        "churn_steps": sum(one.steps for one in visitors),
+        "churn_steps_per_s": round(sum(one.steps for one in visitors) / rows[-1][0]),
+        "churn_sessions": sum(one.opened for one in visitors),
+        "churn_visits": sum(one.visits for one in visitors),
         "memory_mb_per_h": slope,
         "memory_mb_per_h_error": spread,
         "memory_mb": round(float(memory[-1]), 1),
         "memory_growth_mb": round(float(np.median(memory[last]) - np.median(memory[first])), 2),
         "fd_growth": round(float(np.median(files[last]) - np.median(files[first]))),
-        "sessions_left": info["sessions"] + info["parked"],
-        "refused": functools.reduce(operator.iadd, (one.refused for one in guests), []),
-        "stuck": sum(one.is_alive() for one in guests),
+        "sessions_left": info["sessions"] + info["offloaded"],
+        "refused": functools.reduce(operator.iadd, (one.refused for one in visitors), []),
+        "stuck": sum(one.is_alive() for one in visitors),
     }
 
 
-def _watch(house: ServerUnderTest, seconds: float, enough: Callable[[], bool]) -> list[tuple[float, float, int]]:
+def _watch(
+    server: ServerUnderTest, seconds: float, enough: Callable[[], bool]
+) -> list[tuple[float, float, int]]:
     """(seconds, MiB, open files) a few times a second."""
     rows, begun = [], time.monotonic()
-    while (now := time.monotonic() - begun) < seconds and house.alive and not enough():
-        rows.append((now, house.memory, house.files))
+    while (now := time.monotonic() - begun) < seconds and server.alive and not enough():
+        rows.append((now, server.memory, server.files))
         time.sleep(max(0.25, seconds / 8000))
     return rows
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-__all__ = ["bend", "resum"]
+__all__ = ["corrupt", "rewrite_checksums"]
 
 _ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 7, 1000, 10**5, 10**6, 10**7, 2**31, 2**63, 10**30, 0.0, -0.5, 0.001,
@@ -27,17 +27,17 @@ _ODD: tuple[Any, ...] = (
 _NUMBERS = (float("nan"), float("inf"), -float("inf"), 6e4, -6e4, 0.0)
 
 
-def bend(chance: random.Random, true: Path, folder: Path) -> str:
+def corrupt(rng: random.Random, true: Path, folder: Path) -> str:
     """A copy of a world in ``folder`` with something changed; returns what."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(true, folder)
-    kind = chance.choice(_KINDS)
-    what = f"{kind.__name__.strip('_')}: {kind(chance, folder)}"
-    resum(folder)
+    kind = rng.choice(_GENERATORS)
+    what = f"{kind.__name__.strip('_')}: {kind(rng, folder)}"
+    rewrite_checksums(folder)
     return what
 
 
-def resum(folder: Path) -> None:
+def rewrite_checksums(folder: Path) -> None:
     """Checksums that match whatever is there."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     names = [path.relative_to(folder).as_posix() for path in paths]
@@ -52,39 +52,39 @@ def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path for key, inner in keys for path in ((*at, key), *_paths(inner, (*at, key)))]
 
 
-def _change(chance: random.Random, value: Any) -> str:
+def _change(rng: random.Random, value: Any) -> str:
     """Change one entry of a nest."""
-    path = chance.choice(_paths(value))
+    path = rng.choice(_paths(value))
     holder = value
     for key in path[:-1]:
         holder = holder[key]
     old = holder[path[-1]]
-    if chance.random() < 0.1:
+    if rng.random() < 0.1:
         del holder[path[-1]]
         return f"{path} gone"
-    if isinstance(old, int | float) and not isinstance(old, bool) and chance.random() < 0.5:
-        times, more = chance.choice((-1, 0, 2, 1000, 1e6)), chance.choice((0, 0, 1, -1))
+    if isinstance(old, int | float) and not isinstance(old, bool) and rng.random() < 0.5:
+        times, more = rng.choice((-1, 0, 2, 1000, 1e6)), rng.choice((0, 0, 1, -1))
         holder[path[-1]] = type(old)(old * times) + more
     else:
-        holder[path[-1]] = chance.choice(_ODD)
+        holder[path[-1]] = rng.choice(_ODD)
     return f"{path} {str(old)[:30]} -> {str(holder[path[-1]])[:30]}"
 
 
-def _config(chance: random.Random, folder: Path) -> str:
+def _config(rng: random.Random, folder: Path) -> str:
     path = folder / "config.json"
     row = json.loads(path.read_text())
-    told = [_change(chance, row) for _ in range(chance.choice((1, 1, 1, 2, 4)))]
+    outcomes = [_change(rng, row) for _ in range(rng.choice((1, 1, 1, 2, 4)))]
     path.write_text(json.dumps(row))
-    return "; ".join(told)
+    return "; ".join(outcomes)
 
 
-def _sizes(chance: random.Random, folder: Path) -> str:
+def _sizes(rng: random.Random, folder: Path) -> str:
     """Frames of another size, in the config and in the starts."""
-    size = chance.choice(((1, 1), (60, 1), (2, 80), (59, 80), (120, 160), (0, 80)))
+    size = rng.choice(((1, 1), (60, 1), (2, 80), (59, 80), (120, 160), (0, 80)))
     path = folder / "config.json"
     row = json.loads(path.read_text())
     row["source"]["size"] = list(size)
-    if chance.random() < 0.5:
+    if rng.random() < 0.5:
         for part in row["networks"].values():
             if isinstance(part, dict) and "size" in part:
                 part["size"] = list(size)
@@ -94,15 +94,15 @@ def _sizes(chance: random.Random, folder: Path) -> str:
     return str(size)
 
 
-def _weights(chance: random.Random, folder: Path) -> str:
+def _weights(rng: random.Random, folder: Path) -> str:
     path = folder / "weights.safetensors"
     tensors = load(path.read_bytes())
-    name = chance.choice(sorted(tensors))
+    name = rng.choice(sorted(tensors))
     old = tensors[name]
-    what = chance.choice(("number", "all", "shape", "gone", "more", "dtype"))
+    what = rng.choice(("number", "all", "shape", "gone", "more", "dtype"))
     if what in ("number", "all") and old.is_floating_point():
         old = old.clone()
-        number = chance.choice(_NUMBERS)
+        number = rng.choice(_NUMBERS)
         old.fill_(number) if what == "all" else old.view(-1)[:1].fill_(number)
         tensors[name], what = old, f"{what} {number}"
     elif what == "gone":
@@ -110,41 +110,41 @@ def _weights(chance: random.Random, folder: Path) -> str:
     elif what == "more":
         tensors[f"{name}.more"] = old.clone()
     elif what == "dtype":
-        tensors[name] = old.to(chance.choice((torch.float64, torch.int8, torch.bool, torch.bfloat16)))
+        tensors[name] = old.to(rng.choice((torch.float64, torch.int8, torch.bool, torch.bfloat16)))
     else:
-        shape = [size + chance.choice((0, 1, -size)) for size in old.shape]
+        shape = [size + rng.choice((0, 1, -size)) for size in old.shape]
         tensors[name] = torch.zeros(shape, dtype=old.dtype)
     path.write_bytes(save(tensors))
     return f"{name} {what}"
 
 
-def _starts(chance: random.Random, folder: Path) -> str:
+def _starts(rng: random.Random, folder: Path) -> str:
     path = folder / "starts.json"
     rows = json.loads(path.read_text())
-    told = _change(chance, rows)
+    outcomes = _change(rng, rows)
     path.write_text(json.dumps(rows))
-    return told
+    return outcomes
 
 
-def _text(chance: random.Random, folder: Path) -> str:
-    path = folder / chance.choice(("config.json", "starts.json", "card.md"))
+def _text(rng: random.Random, folder: Path) -> str:
+    path = folder / rng.choice(("config.json", "starts.json", "card.md"))
     texts = (b"", b"{}", b"[]", b"null", b"[" * 100_000, b'{"format": 6}', b"\xff\xfe", b"1e999")
-    text = chance.choice(texts)
+    text = rng.choice(texts)
     path.write_bytes(text)
     return f"{path.name} {text[:20]!r}"
 
 
-def _picture(chance: random.Random, folder: Path) -> str:
+def _picture(rng: random.Random, folder: Path) -> str:
     path = folder / "starts" / "000.png"
-    what = chance.choice(("bomb", "cut", "noise", "one pixel", "grey", "jpeg", "gone"))
+    what = rng.choice(("bomb", "cut", "noise", "one pixel", "grey", "jpeg", "gone"))
     if what == "bomb":
         path.write_bytes(_bomb(20_000))
     elif what == "cut":
-        path.write_bytes(path.read_bytes()[: chance.randrange(500)])
+        path.write_bytes(path.read_bytes()[: rng.randrange(500)])
     elif what == "noise":
         data = bytearray(path.read_bytes())
         for _ in range(20):
-            data[chance.randrange(len(data))] = chance.randrange(256)
+            data[rng.randrange(len(data))] = rng.randrange(256)
         path.write_bytes(data)
     elif what == "gone":
         path.unlink()
@@ -166,6 +166,6 @@ def _bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-_KINDS: tuple[Callable[[random.Random, Path], str], ...] = (
+_GENERATORS: tuple[Callable[[random.Random, Path], str], ...] = (
     _config, _config, _config, _config, _config, _weights, _weights, _starts, _sizes, _text, _picture,
 )  # fmt: skip

@@ -40,9 +40,9 @@ def open_sealed(blob: bytes) -> tuple[Header, Tensors]:
     return json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["session"]), load(body)
 
 
-def forge(chance: random.Random, blob: bytes) -> bytes:
+def forge(rng: random.Random, blob: bytes) -> bytes:
     """One hostile snapshot made from a true one; by chance it may still be one that a session could have."""
-    return chance.choice(KINDS)(chance, blob)
+    return rng.choice(KINDS)(rng, blob)
 
 
 def _sealed(header: Any, tensors: Tensors) -> bytes:
@@ -50,73 +50,73 @@ def _sealed(header: Any, tensors: Tensors) -> bytes:
     return seal(save(plain, {"session": json.dumps(header)}))
 
 
-def _fields(chance: random.Random, blob: bytes) -> bytes:
+def _fields(rng: random.Random, blob: bytes) -> bytes:
     header, tensors = open_sealed(blob)
-    for name in chance.sample(sorted(header), chance.choice((1, 1, 1, 2, 3))):
-        if name != "digest" or chance.random() < 0.1:
-            header[name] = chance.choice(_ODD)
+    for name in rng.sample(sorted(header), rng.choice((1, 1, 1, 2, 3))):
+        if name != "digest" or rng.random() < 0.1:
+            header[name] = rng.choice(_ODD)
     return _sealed(header, tensors)
 
 
-def _names(chance: random.Random, blob: bytes) -> bytes:
+def _names(rng: random.Random, blob: bytes) -> bytes:
     """A part is missing, or one too many."""
     header, tensors = open_sealed(blob)
-    parts: dict[str, Any] = chance.choice((header, tensors))
-    name = chance.choice(sorted(parts))
-    value = parts[name] if chance.random() < 0.5 else parts.pop(name)
-    if chance.random() < 0.5:
-        parts["x" * chance.choice((1, 3000))] = value.clone() if isinstance(value, Tensor) else value
+    parts: dict[str, Any] = rng.choice((header, tensors))
+    name = rng.choice(sorted(parts))
+    value = parts[name] if rng.random() < 0.5 else parts.pop(name)
+    if rng.random() < 0.5:
+        parts["x" * rng.choice((1, 3000))] = value.clone() if isinstance(value, Tensor) else value
     return _sealed(header, tensors)
 
 
-def _shapes(chance: random.Random, blob: bytes) -> bytes:
+def _shapes(rng: random.Random, blob: bytes) -> bytes:
     header, tensors = open_sealed(blob)
-    name = chance.choice(sorted(tensors))
+    name = rng.choice(sorted(tensors))
     old = tensors[name]
-    if chance.random() < 0.5 and old.ndim:
-        axis = chance.randrange(old.ndim)
+    if rng.random() < 0.5 and old.ndim:
+        axis = rng.randrange(old.ndim)
         shapes = [list(old.shape) for _ in range(3)]
         shapes[0][axis], shapes[1][axis] = 0, old.shape[axis] + 1
-        shape = [*chance.choice(shapes), *([1] * chance.choice((0, 0, 1)))]
+        shape = [*rng.choice(shapes), *([1] * rng.choice((0, 0, 1)))]
     else:
-        shape = chance.choice(([], [0], [1], [3, 3], [2, 2, 2, 2], [1, 0, 7], [100_000]))
+        shape = rng.choice(([], [0], [1], [3, 3], [2, 2, 2, 2], [1, 0, 7], [100_000]))
     tensors[name] = torch.zeros(shape, dtype=old.dtype)
     return _sealed(header, tensors)
 
 
-def _dtypes(chance: random.Random, blob: bytes) -> bytes:
+def _dtypes(rng: random.Random, blob: bytes) -> bytes:
     header, tensors = open_sealed(blob)
-    name = chance.choice(sorted(tensors))
-    tensors[name] = tensors[name].to(chance.choice(_DTYPES))
+    name = rng.choice(sorted(tensors))
+    tensors[name] = tensors[name].to(rng.choice(_DTYPES))
     return _sealed(header, tensors)
 
 
-def _numbers(chance: random.Random, blob: bytes) -> bytes:
+def _numbers(rng: random.Random, blob: bytes) -> bytes:
     """One number of a tensor, or all."""
     header, tensors = open_sealed(blob)
-    name = chance.choice(sorted(tensors))
-    old, number = tensors[name].clone(), chance.choice(_NUMBERS)
+    name = rng.choice(sorted(tensors))
+    old, number = tensors[name].clone(), rng.choice(_NUMBERS)
     if not old.is_floating_point():
-        number = chance.choice((-1000, -2, -1, 0, 1, 2**31, 2**62, -(2**63)))
+        number = rng.choice((-1000, -2, -1, 0, 1, 2**31, 2**62, -(2**63)))
         number = number % 256 if old.dtype == torch.uint8 else number
-    if chance.random() < 0.5 or not old.numel():
+    if rng.random() < 0.5 or not old.numel():
         old.fill_(number)
     else:
-        old.flatten()[chance.randrange(old.numel())] = number
+        old.flatten()[rng.randrange(old.numel())] = number
     tensors[name] = old
-    if name == "indices" and chance.random() < 0.5:
+    if name == "indices" and rng.random() < 0.5:
         header["index"] = int(old.flatten()[0]) - 1
     return _sealed(header, tensors)
 
 
-def _bytes(chance: random.Random, blob: bytes) -> bytes:
+def _bytes(rng: random.Random, blob: bytes) -> bytes:
     """The body itself is bent: flipped bytes, cut, a header that is none, or one nested deep."""
     body = bytearray(blob[hashlib.sha256().digest_size :])
-    for _ in range(chance.choice((0, 1, 8))):
-        body[chance.randrange(min(len(body), 3000))] = chance.randrange(256)
-    text = chance.choice((b"{}", b"[]", b"[" * 50_000, b'{"__metadata__": {"session": "[1]"}}', b"\xff\xfe"))
+    for _ in range(rng.choice((0, 1, 8))):
+        body[rng.randrange(min(len(body), 3000))] = rng.randrange(256)
+    text = rng.choice((b"{}", b"[]", b"[" * 50_000, b'{"__metadata__": {"session": "[1]"}}', b"\xff\xfe"))
     whole = len(text).to_bytes(8, "little") + text
-    return seal(chance.choice((bytes(body), bytes(body[: chance.randrange(len(body))]), whole, b"")))
+    return seal(rng.choice((bytes(body), bytes(body[: rng.randrange(len(body))]), whole, b"")))
 
 
 KINDS: tuple[Callable[[random.Random, bytes], bytes], ...] = (

@@ -44,64 +44,64 @@ _ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def message(chance: random.Random, lease: str, session: str) -> list[bytes]:
+def message(rng: random.Random, lease: str, session: str) -> list[bytes]:
     """One hostile message; ``lease`` is a true one and ``session`` somebody else's."""
-    make: Callable[[random.Random, str, str], list[bytes]] = chance.choice(_KINDS)
-    return make(chance, lease, session)
+    make: Callable[[random.Random, str, str], list[bytes]] = rng.choice(_GENERATORS)
+    return make(rng, lease, session)
 
 
-def _header(chance: random.Random, lease: str, session: str) -> dict[str, Any]:
+def _header(rng: random.Random, lease: str, session: str) -> dict[str, Any]:
     """A request that is nearly right."""
-    row: dict[str, Any] = {"op": chance.choice(_OPS), "id": chance.getrandbits(64), "lease": lease}
-    row |= {"session": session, "seq": chance.choice((0, 1, 2**40)), "seed": 1, "codec": "raw"}
+    row: dict[str, Any] = {"op": rng.choice(_OPS), "id": rng.getrandbits(64), "lease": lease}
+    row |= {"session": session, "seq": rng.choice((0, 1, 2**40)), "seed": 1, "codec": "raw"}
     row |= {"control": {"keys": ["forward"], "yaw": 0.0}, "frames": 1, "children": [new_name()], "items": []}
-    for key in chance.sample(sorted(row), chance.randint(0, 4)):
+    for key in rng.sample(sorted(row), rng.randint(0, 4)):
         del row[key]
     return row
 
 
-def _bent(chance: random.Random, lease: str, session: str) -> list[bytes]:
-    row = _header(chance, lease, session)
-    for key in chance.sample(sorted(row), min(len(row), chance.randint(1, 3))):
-        row[key] = chance.choice(_ODD)
+def _mutated(rng: random.Random, lease: str, session: str) -> list[bytes]:
+    row = _header(rng, lease, session)
+    for key in rng.sample(sorted(row), min(len(row), rng.randint(1, 3))):
+        row[key] = rng.choice(_ODD)
     return [
         MAGIC,
         msgpack.packb(row),
-        *(chance.randbytes(chance.randint(0, 200)) for _ in range(chance.randint(0, 2))),
+        *(rng.randbytes(rng.randint(0, 200)) for _ in range(rng.randint(0, 2))),
     ]
 
 
-def _nearly(chance: random.Random, lease: str, session: str) -> list[bytes]:
+def _wrong_owner(rng: random.Random, lease: str, session: str) -> list[bytes]:
     """Well formed, but for others' sessions, unknown leases and unknown sessions."""
-    row = _header(chance, chance.choice((lease, new_name())), chance.choice((session, new_name())))
+    row = _header(rng, rng.choice((lease, new_name())), rng.choice((session, new_name())))
     return [MAGIC, msgpack.packb(row)]
 
 
-def _noise(chance: random.Random, *_: str) -> list[bytes]:
-    return [chance.randbytes(chance.randint(0, 300)) for _ in range(chance.randint(1, 5))]
+def _noise(rng: random.Random, *_: str) -> list[bytes]:
+    return [rng.randbytes(rng.randint(0, 300)) for _ in range(rng.randint(1, 5))]
 
 
-def _noisy_header(chance: random.Random, *_: str) -> list[bytes]:
-    return [MAGIC, chance.randbytes(chance.randint(0, 300))]
+def _noisy_header(rng: random.Random, *_: str) -> list[bytes]:
+    return [MAGIC, rng.randbytes(rng.randint(0, 300))]
 
 
-def _cut(chance: random.Random, lease: str, session: str) -> list[bytes]:
-    raw = msgpack.packb(_header(chance, lease, session))
-    return [MAGIC[: chance.choice((0, 3, 5, 5, 5))], raw[: chance.randrange(len(raw))]]
+def _truncated(rng: random.Random, lease: str, session: str) -> list[bytes]:
+    raw = msgpack.packb(_header(rng, lease, session))
+    return [MAGIC[: rng.choice((0, 3, 5, 5, 5))], raw[: rng.randrange(len(raw))]]
 
 
-def _flipped(chance: random.Random, lease: str, session: str) -> list[bytes]:
-    raw = bytearray(msgpack.packb(_header(chance, lease, session)))
-    for _ in range(chance.randint(1, 8)):
-        raw[chance.randrange(len(raw))] = chance.randrange(256)
+def _flipped(rng: random.Random, lease: str, session: str) -> list[bytes]:
+    raw = bytearray(msgpack.packb(_header(rng, lease, session)))
+    for _ in range(rng.randint(1, 8)):
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
     return [MAGIC, bytes(raw)]
 
 
-def _lying(chance: random.Random, *_: str) -> list[bytes]:
+def _false_sizes(rng: random.Random, *_: str) -> list[bytes]:
     """Headers that claim sizes that are not there, or that grow when they are read."""
     return [
         MAGIC,
-        chance.choice(
+        rng.choice(
             (
                 b"\xdd\xff\xff\xff\xff",
                 b"\xdf\xff\xff\xff\xff",
@@ -115,38 +115,38 @@ def _lying(chance: random.Random, *_: str) -> list[bytes]:
     ]
 
 
-def _many_parts(chance: random.Random, lease: str, session: str) -> list[bytes]:
-    parts = chance.choice((0, 5, 6, 60))
-    return [MAGIC, msgpack.packb(_header(chance, lease, session)), *[b"p"] * parts]
+def _many_parts(rng: random.Random, lease: str, session: str) -> list[bytes]:
+    parts = rng.choice((0, 5, 6, 60))
+    return [MAGIC, msgpack.packb(_header(rng, lease, session)), *[b"p"] * parts]
 
 
-def _another_version(chance: random.Random, lease: str, session: str) -> list[bytes]:
-    magic = chance.choice((b"WSIM\x02", b"WSIM\x00", b"WSIM", b"HTTP/", b"WSIM\x01\x01"))
-    return [magic, msgpack.packb(_header(chance, lease, session))]
+def _another_version(rng: random.Random, lease: str, session: str) -> list[bytes]:
+    magic = rng.choice((b"WSIM\x02", b"WSIM\x00", b"WSIM", b"HTTP/", b"WSIM\x01\x01"))
+    return [magic, msgpack.packb(_header(rng, lease, session))]
 
 
-def _large(chance: random.Random, lease: str, session: str) -> list[bytes]:
+def _large(rng: random.Random, lease: str, session: str) -> list[bytes]:
     row = {"op": "restore", "id": 1, "lease": lease, "session": new_name()}
-    return [MAGIC, msgpack.packb(row), chance.randbytes(chance.choice((10_000, 50_000)))]
+    return [MAGIC, msgpack.packb(row), rng.randbytes(rng.choice((10_000, 50_000)))]
 
 
-def _given(chance: random.Random, lease: str, session: str) -> list[bytes]:
+def _false_arrays(rng: random.Random, lease: str, session: str) -> list[bytes]:
     """A context or a frame that is not what it says."""
-    shape = chance.choice(([2, 60, 80, 3], [2**31, 2**31, 2**31, 3], [0], [-1, 60, 80, 3], [1] * 20))
+    shape = rng.choice(([2, 60, 80, 3], [2**31, 2**31, 2**31, 3], [0], [-1, 60, 80, 3], [1] * 20))
     array = {
-        "dtype": chance.choice(("u1", "f4", "O", "f2")),
+        "dtype": rng.choice(("u1", "f4", "O", "f2")),
         "shape": shape,
-        "part": chance.choice((0, 1, 7, -1)),
+        "part": rng.choice((0, 1, 7, -1)),
     }
     row = {"id": 1, "lease": lease, "session": new_name(), "seed": 1}
     opening = {**row, "op": "open", "context": {"frames": array, "controls": array, "poses": None}}
     observe = {"op": "observe", "id": 1, "lease": lease, "session": session, "seq": 1, "frame": array}
-    return [MAGIC, msgpack.packb(chance.choice((opening, observe))), b"x" * 100]
+    return [MAGIC, msgpack.packb(rng.choice((opening, observe))), b"x" * 100]
 
 
-_KINDS = (
-    *(_bent,) * 6, *(_nearly,) * 3, *(_flipped,) * 3, *(_cut,) * 2, *(_noise,) * 2, _noisy_header, _lying,
-    _many_parts, _another_version, _given, _large,
+_GENERATORS = (
+    *(_mutated,) * 6, *(_wrong_owner,) * 3, *(_flipped,) * 3, *(_truncated,) * 2, *(_noise,) * 2, _noisy_header, _false_sizes,
+    _many_parts, _another_version, _false_arrays, _large,
 )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ class Flood:
         rate: messages a second; 0 for as fast as they go.
     """
 
-    def __init__(self, address: str, session: str, lr_scale: float) -> None:
+    def __init__(self, address: str, session: str, rate: float) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_flood, args=(theirs, address, session, rate), daemon=True)
@@ -170,10 +170,10 @@ class Flood:
         """Send so many messages from now on."""
         self._pipe.send(messages)
 
-    def read(self, patience: float = 7200.0) -> dict[str, Any]:
+    def read(self, timeout: float = 7200.0) -> dict[str, Any]:
         """What it has to say once all are sent: ``messages``, ``seconds``, ``unanswered``."""
-        if not self._pipe.poll(patience):
-            return {"messages": 0, "seconds": patience, "unanswered": 1}
+        if not self._pipe.poll(timeout):
+            return {"messages": 0, "seconds": timeout, "unanswered": 1}
         found: dict[str, Any] = self._pipe.recv()
         return found
 
@@ -182,18 +182,18 @@ class Flood:
         self._process.join()
 
 
-def _flood(pipe: Connection, address: str, session: str, lr_scale: float) -> None:
-    client, chance = RawClient(address), random.Random(session)
+def _flood(pipe: Connection, address: str, session: str, rate: float) -> None:
+    client, rng = RawClient(address), random.Random(session)
     client.hello()
     pipe.send({})
     while True:
         while not pipe.poll(1):
-            client.beat()
-        pipe.send(_attack(client, pipe.recv(), chance, session, rate))
+            client.heartbeat()
+        pipe.send(_attack(client, pipe.recv(), rng, session, rate))
 
 
 def _attack(
-    client: RawClient, messages: int, chance: random.Random, session: str, rate: float
+    client: RawClient, messages: int, rng: random.Random, session: str, rate: float
 ) -> dict[str, Any]:
     """Send so many messages, then ask on every connection whether anybody is still there."""
     address, lease = client.address, str(client.lease)
@@ -201,24 +201,24 @@ def _attack(
     sockets = {"data": _dealer(context, address), "control": _dealer(context, control_address(address))}
     begun, unanswered, sent = time.monotonic(), 0, 0
     while sent < messages and unanswered < _GIVE_UP:
-        kind = "control" if chance.random() < 0.25 else "data"
-        unanswered += not _send(sockets[kind], message(chance, lease, session))
+        kind = "control" if rng.random() < 0.25 else "data"
+        unanswered += not _send(sockets[kind], message(rng, lease, session))
         sent += 1
-        if chance.random() < 0.0005:
+        if rng.random() < 0.0005:
             sockets[kind].close()
             sockets[kind] = _dealer(context, address if kind == "data" else control_address(address))
-        if chance.random() < 0.0002:
-            _knock(address, chance)
+        if rng.random() < 0.0002:
+            _send_raw_noise(address, rng)
         if rate and sent % 20 == 0:
             time.sleep(max(0.0, begun + sent / rate - time.monotonic()))
         if sent % 500 == 0:
-            client.beat()
+            client.heartbeat()
     for socket_ in sockets.values():
         unanswered += not _still_answers(socket_)
         socket_.close()
     seconds = time.monotonic() - begun
     with contextlib.suppress(UnansweredError):
-        client.ask("info", kind="control", patience=10)
+        client.ask("info", kind="control", timeout=10)
         unanswered -= 1
     return {"messages": sent, "seconds": seconds, "unanswered": unanswered + 1}
 
@@ -260,7 +260,7 @@ def _still_answers(dealer: zmq.Socket[bytes]) -> bool:
     return False
 
 
-def _knock(address: str, chance: random.Random) -> None:
+def _send_raw_noise(address: str, rng: random.Random) -> None:
     """Noise below ZeroMQ: raw bytes on the server's socket, then gone, or half a greeting."""
     kind, _, rest = address.partition("://")
     family = socket.AF_UNIX if kind == "ipc" else socket.AF_INET
@@ -269,6 +269,4 @@ def _knock(address: str, chance: random.Random) -> None:
         raw.settimeout(1)
         raw.connect(rest if kind == "ipc" else (host, int(port)))
         greeting = b"\xff" + struct.pack(">Q", 1) + b"\x7f\x03\x00NULL" + bytes(48)
-        raw.sendall(
-            chance.choice((chance.randbytes(300), greeting[:12], greeting, greeting + chance.randbytes(100)))
-        )
+        raw.sendall(rng.choice((rng.randbytes(300), greeting[:12], greeting, greeting + rng.randbytes(100))))

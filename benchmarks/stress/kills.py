@@ -13,59 +13,59 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress.oracle import RefusedError, StressCounts, Walk, compare, go_together
+from benchmarks.stress.oracle import RefusedError, SessionTrace, StressCounts, count_mismatches, step_together
 from benchmarks.stress.raw_client import RawClient, UnansweredError
 from benchmarks.stress.server_process import ServerUnderTest
 
-__all__ = ["run", "run_fleet"]
+__all__ = ["run", "run_replicas"]
 
 CLIENTS, SESSIONS = 4, 8
 """32 sessions in all."""
 ENGINES = 2
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """Seconds: a machine that does other things, too, may take long to start a server."""
 
 
-class _Walker(threading.Thread):
+class _KilledClient(threading.Thread):
     """A client that walks through its sessions until it is told to stop, whatever happens to the server."""
 
     def __init__(self, number: int, address: str) -> None:
         super().__init__(daemon=True)
-        self.chance = random.Random(number)
-        self.address, self.tally = address, StressCounts()
-        self.walks = [Walk(seed=100 * number + i, observed_share=0.05) for i in range(SESSIONS)]
-        self.opened, self.ended, self.house_died = (threading.Event() for _ in range(3))
+        self.rng = random.Random(number)
+        self.address, self.counts = address, StressCounts()
+        self.traces = [SessionTrace(seed=100 * number + i, observed_share=0.05) for i in range(SESSIONS)]
+        self.opened, self.ended, self.server_died = (threading.Event() for _ in range(3))
 
     def run(self) -> None:
-        client = RawClient(self.address, patience=PATIENCE)
+        client = RawClient(self.address, timeout=TIMEOUT)
         try:
             client.hello()
-            for walk in self.walks:
-                walk.open(client)
+            for trace in self.traces:
+                trace.open(client)
             self.opened.set()
             while not self.ended.is_set():
                 self._go(client)
-            for walk in self.walks:
-                walk.go(client, self.chance)
+            for trace in self.traces:
+                trace.send_next(client, self.rng)
         except (RefusedError, UnansweredError) as error:
-            self.tally.refused.append(f"{type(error).__name__}: {error}")
+            self.counts.refused.append(f"{type(error).__name__}: {error}")
             self.opened.set()
         finally:
             client.close()
 
     def _go(self, client: RawClient) -> None:
-        if self.house_died.is_set():
-            self.house_died.clear()
+        if self.server_died.is_set():
+            self.server_died.clear()
             known = client.hello()["sessions"]
-            for walk in self.walks:
-                walk.checked(known, self.tally)
-        if self.chance.random() < 0.2:
-            self.chance.choice(self.walks).go(client, self.chance)
+            for trace in self.traces:
+                trace.check_seq(known, self.counts)
+        if self.rng.random() < 0.2:
+            self.rng.choice(self.traces).send_next(client, self.rng)
         else:
-            go_together(self.walks, client, self.chance)
+            step_together(self.traces, client, self.rng)
 
 
-class _Walkers:
+class _KilledClients:
     """All clients of one house.
 
     Args:
@@ -74,73 +74,75 @@ class _Walkers:
     """
 
     def __init__(self, address: str, first: int) -> None:
-        self._all = [_Walker(first + number, address) for number in range(CLIENTS)]
-        for walker in self._all:
-            walker.start()
-        for walker in self._all:
-            walker.opened.wait(PATIENCE)
+        self._all = [_KilledClient(first + number, address) for number in range(CLIENTS)]
+        for worker in self._all:
+            worker.start()
+        for worker in self._all:
+            worker.opened.wait(TIMEOUT)
 
-    def wait(self, steps: int, patience: float = 20.0) -> None:
+    def wait(self, steps: int, timeout: float = 20.0) -> None:
         """Until so many more steps are acknowledged."""
-        end, goal = time.monotonic() + patience, self.steps + steps
+        end, goal = time.monotonic() + timeout, self.steps + steps
         while self.steps < goal and time.monotonic() < end:
             time.sleep(0.002)
 
-    def told(self) -> None:
+    def notify_killed(self) -> None:
         """Something died: have them look whether all is there when they are next answered."""
-        for walker in self._all:
-            walker.house_died.set()
+        for worker in self._all:
+            worker.server_died.set()
 
     def end(self) -> None:
         """Let each go one step more, and leave."""
-        for walker in self._all:
-            walker.ended.set()
-        for walker in self._all:
-            walker.join(PATIENCE)
+        for worker in self._all:
+            worker.ended.set()
+        for worker in self._all:
+            worker.join(TIMEOUT)
 
     @property
     def steps(self) -> int:
-        return sum(walk.seq for walker in self._all for walk in walker.walks)
+        return sum(trace.seq for worker in self._all for trace in worker.traces)
 
     def counts(self, world: Path, denoising_steps: int, rewind_frames: int) -> dict[str, Any]:
         """What came of it, every acknowledged frame held against those of an engine that nobody killed."""
-        walks = [walk for walker in self._all for walk in walker.walks if walk.hashes]
-        tallies = [walker.tally for walker in self._all]
+        traces = [trace for worker in self._all for trace in worker.traces if trace.hashes]
+        all_counts = [worker.counts for worker in self._all]
         return {
-            "kill_sessions": len(walks),
+            "kill_sessions": len(traces),
             "kill_steps": self.steps,
-            "lost_steps": sum(tally.lost_steps for tally in tallies),
-            "duplicate_steps": sum(tally.duplicate_steps for tally in tallies),
-            "hash_mismatches": compare(world, walks, denoising_steps, rewind_frames),
-            "refused": functools.reduce(operator.iadd, (tally.refused for tally in tallies), []),
-            "stuck": sum(walker.is_alive() for walker in self._all),
+            "lost_steps": sum(counts.lost_steps for counts in all_counts),
+            "duplicate_steps": sum(counts.duplicate_steps for counts in all_counts),
+            "hash_mismatches": count_mismatches(world, traces, denoising_steps, rewind_frames),
+            "refused": functools.reduce(operator.iadd, (counts.refused for counts in all_counts), []),
+            "stuck": sum(worker.is_alive() for worker in self._all),
         }
 
 
-def run(folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
+def run(
+    folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16
+) -> dict[str, Any]:
     """Kill a server with 32 walking sessions ``kills`` times, now and then also while it starts.
 
     Returns:
         counts: ``kills``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, ..
     """
-    house = _house(folder, world, "kills", denoising_steps, rewind_frames)
-    chance, recoveries, crashes = random.Random(1), [], 0
-    house.start(PATIENCE)
-    walkers = _Walkers(house.address, 0)
+    server = _server(folder, world, "kills", denoising_steps, rewind_frames)
+    rng, recoveries, crashes = random.Random(1), [], 0
+    server.start(TIMEOUT)
+    workers = _KilledClients(server.address, 0)
     for _ in range(kills):
-        walkers.wait(chance.randint(0, 600))
-        time.sleep(chance.uniform(0.0, 0.02))
-        crashes += not house.alive
-        house.kill()
-        if chance.random() < 0.15:
-            house.launch()
-            time.sleep(chance.uniform(0.2, 3.0))
-            house.kill()
-        walkers.told()
-        recoveries.append(house.start(PATIENCE))
-    walkers.end()
-    house.stop()
-    found = walkers.counts(world, denoising_steps, rewind_frames)
+        workers.wait(rng.randint(0, 600))
+        time.sleep(rng.uniform(0.0, 0.02))
+        crashes += not server.alive
+        server.kill()
+        if rng.random() < 0.15:
+            server.launch()
+            time.sleep(rng.uniform(0.2, 3.0))
+            server.kill()
+        workers.notify_killed()
+        recoveries.append(server.start(TIMEOUT))
+    workers.end()
+    server.stop()
+    found = workers.counts(world, denoising_steps, rewind_frames)
     return {
         "kills": kills,
         "crashes": crashes,
@@ -149,55 +151,66 @@ def run(folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_
     }
 
 
-def run_fleet(folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
+def run_replicas(
+    folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16
+) -> dict[str, Any]:
     """Kill single engines behind a front ``kills`` times, also while they start or take over; then the front.
 
     Returns:
-        counts: as ``run``, with ``engine_kills`` and, a quarter as many, ``front_kills``.
+        counts: as ``run``, with ``engine_kills`` and, a quarter as many, ``router_kills``.
     """
-    house = _house(folder, world, "fleet", denoising_steps, rewind_frames, "--engines", str(ENGINES))
-    chance = random.Random(2)
-    fronts, crashes, killed = kills // 4, 0, 0
-    house.start(PATIENCE)
-    _whole(house)
-    walkers = _Walkers(house.address, CLIENTS)
+    server = _server(folder, world, "replicas", denoising_steps, rewind_frames, "--replicas", str(ENGINES))
+    rng = random.Random(2)
+    routers, crashes, killed = kills // 4, 0, 0
+    server.start(TIMEOUT)
+    _wait_for_replicas(server)
+    workers = _KilledClients(server.address, CLIENTS)
     while killed < kills:
-        walkers.wait(chance.randint(0, 400))
-        killed += house.kill_child(chance)
-        walkers.told()
-        crashes += not house.alive
-        if chance.random() < 0.7:
-            _whole(house)
+        workers.wait(rng.randint(0, 400))
+        killed += server.kill_engine(rng)
+        workers.notify_killed()
+        crashes += not server.alive
+        if rng.random() < 0.7:
+            _wait_for_replicas(server)
         else:
-            time.sleep(chance.uniform(0.0, 5.0))
-    for _ in range(fronts):
-        _whole(house)
-        walkers.wait(chance.randint(0, 400))
-        crashes += not house.alive
-        house.kill()
-        walkers.told()
-        house.start(PATIENCE)
-    walkers.end()
-    house.stop()
-    found = walkers.counts(world, denoising_steps, rewind_frames)
-    return {"engine_kills": killed, "front_kills": fronts, "crashes": crashes, **found}
+            time.sleep(rng.uniform(0.0, 5.0))
+    for _ in range(routers):
+        _wait_for_replicas(server)
+        workers.wait(rng.randint(0, 400))
+        crashes += not server.alive
+        server.kill()
+        workers.notify_killed()
+        server.start(TIMEOUT)
+    workers.end()
+    server.stop()
+    found = workers.counts(world, denoising_steps, rewind_frames)
+    return {"engine_kills": killed, "router_kills": routers, "crashes": crashes, **found}
 
 
-def _house(folder: Path, world: Path, name: str, denoising_steps: int, rewind_frames: int, *more: str) -> ServerUnderTest:
+def _server(
+    folder: Path, world: Path, name: str, denoising_steps: int, rewind_frames: int, *more: str
+) -> ServerUnderTest:
     # A machine that is stopped for a while must not be taken for a client that is gone.
-    options = ["--state", str(folder / f"{name}-state"), "--slots", str(CLIENTS * SESSIONS), "--ttl", "600"]
+    options = [
+        "--journal",
+        str(folder / f"{name}-state"),
+        "--slots",
+        str(CLIENTS * SESSIONS),
+        "--lease-ttl",
+        "600",
+    ]
     options += ["--denoising-steps", str(denoising_steps), "--rewind-frames", str(rewind_frames), *more]
     return ServerUnderTest(world, f"ipc://{folder}/{name}.sock", options, folder / f"{name}.log")
 
 
-def _whole(house: ServerUnderTest) -> None:
+def _wait_for_replicas(server: ServerUnderTest) -> None:
     """Wait until all engines behind a front are ready."""
-    client = RawClient(house.address, patience=PATIENCE)
-    end = time.monotonic() + PATIENCE
+    client = RawClient(server.address, timeout=TIMEOUT)
+    end = time.monotonic() + TIMEOUT
     try:
         while time.monotonic() < end:
             reply = client.ask("info", kind="control")
-            if reply.header["engines"] == ENGINES:
+            if reply.header["replicas"] == ENGINES:
                 return
             time.sleep(0.1)
     finally:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress.oracle import RefusedError, StressCounts, Walk, compare
+from benchmarks.stress.oracle import RefusedError, SessionTrace, StressCounts, count_mismatches
 from benchmarks.stress.proxy import Proxy
 from benchmarks.stress.raw_client import RawClient, UnansweredError
 from benchmarks.stress.server_process import ServerUnderTest
@@ -20,26 +20,26 @@ from benchmarks.stress.victim import Victim, quantile
 __all__ = ["free_ports", "run"]
 
 
-class _Traveller(threading.Thread):
+class _ProxiedClient(threading.Thread):
     """Walks on behind a proxy, whatever it does."""
 
     def __init__(self, data: int, control: int, seed: int) -> None:
         super().__init__(daemon=True)
         self.data, self.control = data, control
-        self.walk, self.chance, self.tally = Walk(seed=seed), random.Random(seed), StressCounts()
+        self.trace, self.rng, self.counts = SessionTrace(seed=seed), random.Random(seed), StressCounts()
         self.ready, self.ended = threading.Event(), threading.Event()
 
     def run(self) -> None:
         client = RawClient(f"tcp://127.0.0.1:{self.data}", f"tcp://127.0.0.1:{self.control}")
         try:
             client.hello()
-            self.walk.open(client)
+            self.trace.open(client)
             self.ready.set()
             while not self.ended.is_set():
-                self.walk.go(client, self.chance)
-            self.walk.checked(client.hello()["sessions"], self.tally, in_flight=0)
+                self.trace.send_next(client, self.rng)
+            self.trace.check_seq(client.hello()["sessions"], self.counts, in_flight=0)
         except (RefusedError, UnansweredError) as error:
-            self.tally.refused.append(f"{type(error).__name__}: {error}")
+            self.counts.refused.append(f"{type(error).__name__}: {error}")
         finally:
             self.ready.set()
             client.close()
@@ -58,7 +58,9 @@ def free_ports() -> int:
             return port
 
 
-def run(folder: Path, world: Path, seconds: float, denoising_steps: int = 1, rewind_frames: int = 16) -> dict[str, Any]:
+def run(
+    folder: Path, world: Path, seconds: float, denoising_steps: int = 1, rewind_frames: int = 16
+) -> dict[str, Any]:
     """Each fault for ``seconds``, with a client behind a proxy and another one beside it.
 
     Returns:
@@ -66,60 +68,73 @@ def run(folder: Path, world: Path, seconds: float, denoising_steps: int = 1, rew
         fault the other client's p99 over that in peace, ``p99_ratio_<fault>``.
     """
     port = free_ports()
-    options = ["--slots", "16", "--denoising-steps", str(denoising_steps), "--rewind-frames", str(rewind_frames)]
-    with ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "faults.log") as house:
+    options = [
+        "--slots",
+        "16",
+        "--denoising-steps",
+        str(denoising_steps),
+        "--rewind-frames",
+        str(rewind_frames),
+    ]
+    with ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "faults.log") as server:
         data, control = Proxy(port), Proxy(port + 1)
-        traveller, companion = _Traveller(data.port, control.port, 5), Victim(house.address)
-        sleeper = Victim(house.address)
-        traveller.start()
-        traveller.ready.wait(60)
-        ratios = _go_through(seconds, (data, control), companion, sleeper, house)
-        traveller.ended.set()
-        traveller.join(90)
-        walks = [walk for walk in (traveller.walk, companion.end(), sleeper.end()) if walk and walk.hashes]
+        proxied, victim = _ProxiedClient(data.port, control.port, 5), Victim(server.address)
+        stopped_victim = Victim(server.address)
+        proxied.start()
+        proxied.ready.wait(60)
+        ratios = _go_through(seconds, (data, control), victim, stopped_victim, server)
+        proxied.ended.set()
+        proxied.join(90)
+        traces = [
+            trace for trace in (proxied.trace, victim.end(), stopped_victim.end()) if trace and trace.hashes
+        ]
         data.close()
         control.close()
-        crashed = not house.alive
-    tally = traveller.tally
+        crashed = not server.alive
+    counts = proxied.counts
     return {
         "crashes": int(crashed),
-        "fault_steps": sum(walk.seq for walk in walks),
-        "lost_steps": tally.lost_steps,
-        "duplicate_steps": tally.duplicate_steps,
-        "hash_mismatches": compare(world, walks, denoising_steps, rewind_frames),
-        "refused": tally.refused,
-        "stuck": int(traveller.is_alive()) + 3 - len(walks),
+        "fault_steps": sum(trace.seq for trace in traces),
+        "lost_steps": counts.lost_steps,
+        "duplicate_steps": counts.duplicate_steps,
+        "hash_mismatches": count_mismatches(world, traces, denoising_steps, rewind_frames),
+        "refused": counts.refused,
+        "stuck": int(proxied.is_alive()) + 3 - len(traces),
         **ratios,
     }
 
 
 def _go_through(
-    seconds: float, proxies: tuple[Proxy, Proxy], companion: Victim, sleeper: Victim, house: ServerUnderTest
+    seconds: float,
+    proxies: tuple[Proxy, Proxy],
+    victim: Victim,
+    stopped_victim: Victim,
+    server: ServerUnderTest,
 ) -> dict[str, Any]:
     """One fault after another; what the companion felt of each."""
-    companion.measure(1)
-    peace = companion.measure(2 * seconds)
-    found: dict[str, Any] = {"fault_peace_p99_ms": quantile([peace], 99)}
+    victim.measure(1)
+    baseline = victim.measure(2 * seconds)
+    found: dict[str, Any] = {"fault_peace_p99_ms": quantile([baseline], 99)}
     for name, fault in (
         ("drop", lambda: _drop(proxies, seconds)),
         ("delay", lambda: _delay(proxies, seconds)),
         ("half_open", lambda: _half_open(proxies, seconds)),
-        ("slow_reader", lambda: _slow_reader(house.address, seconds)),
-        ("stopped", lambda: _stopped(sleeper, seconds)),
+        ("slow_reader", lambda: _slow_reader(server.address, seconds)),
+        ("stopped", lambda: _stopped(stopped_victim, seconds)),
     ):
-        companion.mark()
+        victim.mark()
         fault()
-        felt = companion.mark()
-        found[f"p99_ratio_{name}"] = round(quantile([felt], 99) / quantile([peace], 99), 2)
+        felt = victim.mark()
+        found[f"p99_ratio_{name}"] = round(quantile([felt], 99) / quantile([baseline], 99), 2)
         found["others_refused"] = found.get("others_refused", 0) + len(felt["refused"])
     return found
 
 
 def _drop(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
-    chance, end = random.Random(9), time.monotonic() + seconds
+    rng, end = random.Random(9), time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(chance.uniform(0.01, 0.6))
-        chance.choice(proxies).drop()
+        time.sleep(rng.uniform(0.01, 0.6))
+        rng.choice(proxies).drop()
 
 
 def _delay(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
@@ -146,20 +161,20 @@ def _slow_reader(address: str, seconds: float) -> None:
     client = RawClient(address)
     client.sockets["data"].rcvhwm = 1
     client.hello()
-    walk = Walk(seed=8)
-    walk.open(client)
+    trace = SessionTrace(seed=8)
+    trace.open(client)
     end, seq = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         seq += 1
-        client.post(client.request("step", session=walk.name, seq=seq, control={})[0])
+        client.send_once(client.request("step", session=trace.name, seq=seq, control={})[0])
         time.sleep(0.002)
-        client.beat()
+        client.heartbeat()
     client.close()
 
 
-def _stopped(sleeper: Victim, seconds: float) -> None:
+def _stopped(stopped_victim: Victim, seconds: float) -> None:
     """A client's process is stopped, not ended; shorter than its lease lasts."""
-    sleeper.mark()
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    stopped_victim.mark()
+    os.kill(stopped_victim.pid, signal.SIGSTOP)
     time.sleep(min(seconds, 2.0))
-    os.kill(sleeper.pid, signal.SIGCONT)
+    os.kill(stopped_victim.pid, signal.SIGCONT)

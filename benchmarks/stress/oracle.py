@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.stress.raw_client import RawClient, Reply, UnansweredError, new_name
 from worldsim.bridge.wire.protocol import describe
 
-__all__ = ["RefusedError", "StressCounts", "Walk", "compare"]
+__all__ = ["RefusedError", "SessionTrace", "StressCounts", "count_mismatches"]
 
 KEYS = ("forward", "backward", "turn_left", "turn_right")
 
@@ -38,7 +38,7 @@ class StressCounts:
 
 
 @dataclass(slots=True)
-class Walk:
+class SessionTrace:
     """One session: what was asked of it and the hash of each frame that was acknowledged."""
 
     seed: int
@@ -61,15 +61,15 @@ class Walk:
         self.hashes.append(_hash(reply.payloads[0]))
         self.shape, self.pose = tuple(reply.header["step"]["frame"]["shape"]), reply.header["step"]["pose"]
 
-    def plan(self, chance: random.Random) -> dict[str, Any]:
+    def plan(self, rng: random.Random) -> dict[str, Any]:
         """The next request: mostly a step, sometimes a rewind or an observed frame."""
-        if self.depth and chance.random() < 0.05:
-            return {"op": "rewind", "frames": chance.randint(1, min(4, self.depth))}
-        keys = [key for key in self.keys if chance.random() < 0.3]
-        if self.observed_share and chance.random() < self.observed_share:
+        if self.depth and rng.random() < 0.05:
+            return {"op": "rewind", "frames": rng.randint(1, min(4, self.depth))}
+        keys = [key for key in self.keys if rng.random() < 0.3]
+        if self.observed_share and rng.random() < self.observed_share:
             control = {"keys": keys, "pose": self.pose}
-            return {"op": "observe", "control": control, "noise": chance.getrandbits(32)}
-        return {"op": "step", "control": {"keys": keys, "yaw": round(chance.uniform(-0.2, 0.2), 3)}}
+            return {"op": "observe", "control": control, "noise": rng.getrandbits(32)}
+        return {"op": "step", "control": {"keys": keys, "yaw": round(rng.uniform(-0.2, 0.2), 3)}}
 
     def take(self, request: Mapping[str, Any], frame: bytes) -> None:
         """Note what was acknowledged."""
@@ -78,46 +78,46 @@ class Walk:
         self.done.append(dict(request))
         self.hashes.append(_hash(frame))
 
-    def go(self, client: RawClient, chance: random.Random, patience: float | None = None) -> None:
+    def send_next(self, client: RawClient, rng: random.Random, timeout: float | None = None) -> None:
         """One request and its acknowledgement."""
-        request = self.plan(chance)
+        request = self.plan(rng)
         fields, payloads = {**request, "session": self.name, "seq": self.seq + 1}, []
         if request["op"] == "observe":
             frame = _noise(fields.pop("noise"), self.shape)
             fields["frame"], payloads = describe(frame), [frame.tobytes()]
-        reply = _checked(client.ask(fields.pop("op"), payloads, patience=patience, **fields))
+        reply = _checked(client.ask(fields.pop("op"), payloads, timeout=timeout, **fields))
         self.pose = reply.header["step"]["pose"]
         self.take(request, reply.payloads[0])
 
-    def checked(self, sessions: Mapping[str, int], tally: StressCounts, in_flight: int = 1) -> None:
+    def check_seq(self, sessions: Mapping[str, int], counts: StressCounts, in_flight: int = 1) -> None:
         """Hold the last seq that a server knows against what was acknowledged."""
         seq = sessions.get(self.name, -1)
-        tally.lost_steps += max(0, self.seq - seq)
-        tally.duplicate_steps += max(0, seq - self.seq - in_flight)
+        counts.lost_steps += max(0, self.seq - seq)
+        counts.duplicate_steps += max(0, seq - self.seq - in_flight)
 
 
-def go_together(
-    walks: list[Walk], client: RawClient, chance: random.Random, patience: float | None = None
+def step_together(
+    traces: list[SessionTrace], client: RawClient, rng: random.Random, timeout: float | None = None
 ) -> None:
     """One step of each walk in one request; items that are refused for now are asked for again."""
     left = {}
-    for walk in walks:
-        control = walk.plan(chance).get("control", {})
+    for trace in traces:
+        control = trace.plan(rng).get("control", {})
         control.pop("pose", None)  # of an observed frame
-        left[walk.name] = (walk, {"op": "step", "control": control})
+        left[trace.name] = (trace, {"op": "step", "control": control})
     while left:
         items = [
-            {"session": name, "seq": walk.seq + 1, "control": request["control"]}
-            for name, (walk, request) in left.items()
+            {"session": name, "seq": trace.seq + 1, "control": request["control"]}
+            for name, (trace, request) in left.items()
         ]
-        reply = _checked(client.ask("step_many", patience=patience, items=items))
+        reply = _checked(client.ask("step_many", timeout=timeout, items=items))
         answers = reply.header["items"]
         good = [answer for answer in answers if "step" in answer]
         frames = np.split(np.frombuffer(reply.payloads[0], np.uint8), len(good)) if good else []
         for answer, frame in zip(good, frames, strict=True):
-            walk, request = left.pop(answer["session"])
-            walk.pose = answer["step"]["pose"]
-            walk.take(request, frame.tobytes())
+            trace, request = left.pop(answer["session"])
+            trace.pose = answer["step"]["pose"]
+            trace.take(request, frame.tobytes())
         errors = [answer["error"] for answer in answers if "error" in answer]
         for error in errors:
             if error["code"] not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "DRAINING"):
@@ -125,7 +125,9 @@ def go_together(
         time.sleep(max((error["retry_after_ms"] or 0.0 for error in errors), default=0.0) / 1000)
 
 
-def compare(world: Path, walks: list[Walk], denoising_steps: int, rewind_frames: int) -> int:
+def count_mismatches(
+    world: Path, traces: list[SessionTrace], denoising_steps: int, rewind_frames: int
+) -> int:
     """Go the same walks in a bare engine of this process. Returns how many acknowledged frames differ."""
     import torch
 
@@ -133,12 +135,14 @@ def compare(world: Path, walks: list[Walk], denoising_steps: int, rewind_frames:
     from worldsim.controls import Control
 
     torch.set_num_threads(1)
-    engine = worldsim.load(world).engine(slots=max(1, len(walks)), denoising_steps=denoising_steps, history=rewind_frames)
-    sessions = [(walk, engine.open(walk.seed)) for walk in walks]
+    engine = worldsim.load(world).engine(
+        slots=max(1, len(traces)), denoising_steps=denoising_steps, history=rewind_frames
+    )
+    sessions = [(trace, engine.open(trace.seed)) for trace in traces]
     differ = 0
-    for done in range(max((len(walk.hashes) for walk in walks), default=0)):
-        left = [(walk, session) for walk, session in sessions if done < len(walk.hashes)]
-        asked = [(session, walk.done[done - 1]) for walk, session in left if done]
+    for done in range(max((len(trace.hashes) for trace in traces), default=0)):
+        left = [(trace, session) for trace, session in sessions if done < len(trace.hashes)]
+        asked = [(session, trace.done[done - 1]) for trace, session in left if done]
         for session, request in asked:
             if request["op"] == "rewind":
                 session.rewind(request["frames"])
@@ -147,7 +151,7 @@ def compare(world: Path, walks: list[Walk], denoising_steps: int, rewind_frames:
                 pose = None if control["pose"] is None else np.reshape(control["pose"], (4, 4))
                 session.observe(frame, pose, Control(control["keys"]))
         engine.step({one: Control(**row["control"]) for one, row in asked if row["op"] == "step"})
-        differ += sum(_hash(session.frame.tobytes()) != walk.hashes[done] for walk, session in left)
+        differ += sum(_hash(session.frame.tobytes()) != trace.hashes[done] for trace, session in left)
     return differ
 
 
@@ -165,4 +169,4 @@ def _checked(reply: Reply) -> Reply:
     return reply
 
 
-__all__ += ["UnansweredError", "go_together"]
+__all__ += ["UnansweredError", "step_together"]

@@ -35,12 +35,12 @@ def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
     """
     address = f"ipc://{folder}/overload.sock"
     options = ["--slots", str(CLIENTS * SESSIONS), "--denoising-steps", "1"]
-    with ServerUnderTest(world, address, options, folder / "overload.log") as house:
+    with ServerUnderTest(world, address, options, folder / "overload.log") as server:
         rows: dict[int, list[dict[str, Any]]] = {1: [], 4: []}
         for number in range(ROUNDS):
             for depth in (1, 4) if number % 2 == 0 else (4, 1):
                 rows[depth].append(_load(address, depth, seconds))
-        crashed = not house.alive
+        crashed = not server.alive
     peak, loaded = ([row["rate"] for row in side] for side in rows.values())
     rejects = [time for over in rows[4] for time in over["rejects"]]
     p50, p99 = np.percentile(rejects or [0.0], [50, 99]).round(2).tolist()
@@ -62,7 +62,9 @@ def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
     pipes, processes = [], []
     for _ in range(CLIENTS):
         pipe, theirs = context.Pipe()
-        processes.append(context.Process(target=_press, args=(theirs, address, depth, seconds), daemon=True))
+        processes.append(
+            context.Process(target=_generate_load, args=(theirs, address, depth, seconds), daemon=True)
+        )
         processes[-1].start()
         pipes.append(pipe)
     for pipe in pipes:
@@ -79,7 +81,7 @@ def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
     }
 
 
-class _Press:
+class _LoadGenerator:
     """Keeps ``depth`` steps of each session under way, in the order of their seq."""
 
     def __init__(self, client: RawClient, depth: int) -> None:
@@ -113,7 +115,7 @@ class _Press:
         parts, number = self.client.request("step", session=name, seq=seq, control={}, codec="none")
         self.under_way[name].add(seq)
         self.asked[number] = name, seq, time.monotonic()
-        self.client.post(parts)
+        self.client.send_once(parts)
 
     def _note(self, header: dict[str, Any], name: str, seq: int, asked: float) -> None:
         self.under_way[name].discard(seq)
@@ -129,20 +131,20 @@ class _Press:
             self.others += 1
 
 
-def _press(pipe: Connection, address: str, depth: int, seconds: float) -> None:
+def _generate_load(pipe: Connection, address: str, depth: int, seconds: float) -> None:
     client = RawClient(address)
     client.hello()
-    press = _Press(client, depth)
-    for number, name in enumerate(press.taken):
+    load = _LoadGenerator(client, depth)
+    for number, name in enumerate(load.taken):
         client.ask("open", session=name, seed=number)
     pipe.send("ready")
     pipe.recv()
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
-        press.fill()
-        press.take(0.02)
-    rate = press.steps / (time.monotonic() - begun)
-    for name in press.taken:
+        load.fill()
+        load.take(0.02)
+    rate = load.steps / (time.monotonic() - begun)
+    for name in load.taken:
         client.ask("close", session=name)
     client.close()
-    pipe.send({"rate": rate, "rejects": press.rejects, "others": press.others})
+    pipe.send({"rate": rate, "rejects": load.rejects, "others": load.others})

@@ -64,8 +64,8 @@ class Proxy:
                 self._deliver(selector)
                 if self._drop.is_set():
                     self._drop.clear()
-                    self._cut(selector, list(self._pipes))
-            self._cut(selector, list(self._pipes))
+                    self._truncated(selector, list(self._pipes))
+            self._truncated(selector, list(self._pipes))
         self._listener.close()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
@@ -86,7 +86,7 @@ class Proxy:
         except OSError:
             data = b""
         if not data:
-            self._cut(selector, [pipe])
+            self._truncated(selector, [pipe])
         elif not (self.deaf if pipe.inwards else self.mute):
             pipe.waiting.append((time.monotonic() + self.delay, data))
 
@@ -96,10 +96,10 @@ class Proxy:
                 try:
                     pipe.sink.sendall(pipe.waiting.popleft()[1])
                 except OSError:
-                    self._cut(selector, [pipe])
+                    self._truncated(selector, [pipe])
                     break
 
-    def _cut(self, selector: selectors.BaseSelector, pipes: list[_Pipe]) -> None:
+    def _truncated(self, selector: selectors.BaseSelector, pipes: list[_Pipe]) -> None:
         gone = {end for pipe in pipes for end in (pipe.source, pipe.sink)}
         self._pipes = [pipe for pipe in self._pipes if pipe.source not in gone]
         for end in gone:

@@ -49,21 +49,21 @@ class RawClient:
     Args:
         address: of the server's data socket.
         control: of its control socket where that is not beside it, as behind a proxy.
-        patience: seconds in which a request must be answered, unless it says otherwise.
+        timeout: seconds in which a request must be answered, unless it says otherwise.
     """
 
-    def __init__(self, address: str, control: str | None = None, patience: float = 60.0) -> None:
-        self.patience = patience
+    def __init__(self, address: str, control: str | None = None, timeout: float = 60.0) -> None:
+        self.timeout = timeout
         self.address, self.control = address, control or control_address(address)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._ids = itertools.count(1)
         self.lease: str | None = None
         self.sockets = {kind: self._connect(kind) for kind in ("data", "control")}
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def hello(self, patience: float | None = None) -> dict[str, Any]:
+    def hello(self, timeout: float | None = None) -> dict[str, Any]:
         """Take up the old lease, or a new one; returns what the server says of itself."""
-        reply = self.ask("hello", kind="control", patience=patience, client="stress", lease=self.lease)
+        reply = self.ask("hello", kind="control", timeout=timeout, client="stress", lease=self.lease)
         if not reply.ok:
             raise UnansweredError(f"hello: {reply.header}")
         self.lease = reply.header["lease"]
@@ -75,18 +75,18 @@ class RawClient:
         payloads: Sequence[bytes] = (),
         *,
         kind: str = "data",
-        patience: float | None = None,
+        timeout: float | None = None,
         repeat: float = 1.0,
         **fields: Any,
     ) -> Reply:
         """Ask until there is an answer: again after ``repeat`` seconds of silence, later when UNAVAILABLE."""
         parts, number = self.request(op, payloads, **fields)
-        end = time.monotonic() + (self.patience if patience is None else patience)
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
         while time.monotonic() < end:
-            self.post(parts, kind)
+            self.send_once(parts, kind)
             reply = self.wait(number, repeat, kind)
             if reply is None:
-                self._renew(kind)
+                self._reconnect(kind)
             elif reply.code in ("UNAVAILABLE", "DRAINING"):
                 time.sleep((reply.header["error"]["retry_after_ms"] or 100) / 1000)
             else:
@@ -99,7 +99,7 @@ class RawClient:
         lease = {} if op in ("hello", "info") else {"lease": self.lease}
         return encode({"op": op, "id": number, **lease, **fields}, payloads), number
 
-    def post(self, parts: Sequence[Any], kind: str = "data") -> None:
+    def send_once(self, parts: Sequence[Any], kind: str = "data") -> None:
         """Send, unless the pipe is full: then it is as if it had got lost."""
         try:
             self.sockets[kind].send_multipart(parts, zmq.DONTWAIT)
@@ -117,7 +117,7 @@ class RawClient:
 
     def next(self, seconds: float, kind: str = "data") -> Reply | None:
         """The next reply, whatever it answers."""
-        self.beat()
+        self.heartbeat()
         socket = self.sockets[kind]
         if seconds > 0 and not socket.poll(math.ceil(seconds * 1000)):
             return None
@@ -127,11 +127,11 @@ class RawClient:
             return None
         return Reply(message.header, message.payloads)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Renew the lease if it is time."""
-        if self.lease and time.monotonic() - self._beat > 1:
-            self._beat = time.monotonic()
-            self.post(self.request("heartbeat")[0], "control")
+        if self.lease and time.monotonic() - self._last_heartbeat > 1:
+            self._last_heartbeat = time.monotonic()
+            self.send_once(self.request("heartbeat")[0], "control")
             while self.sockets["control"].poll(0):
                 self.sockets["control"].recv_multipart()
 
@@ -148,7 +148,7 @@ class RawClient:
         socket.connect(self.address if kind == "data" else self.control)
         return socket
 
-    def _renew(self, kind: str) -> None:
+    def _reconnect(self, kind: str) -> None:
         """Another socket: what lies unread in the old one's pipes goes with it."""
         self.sockets[kind].close()
         self.sockets[kind] = self._connect(kind)

@@ -42,29 +42,29 @@ def bytes_(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
     """Messages that never end, of nothing but parts, large ones that wait, and replies that nobody reads.
 
     Returns:
-        counts: ``glut_memory_mb``, how much more the server held at its worst; ``glut_p99_ratio`` of an
+        counts: ``byte_flood_memory_mb``, how much more the server held at its worst; ``byte_flood_p99_ratio`` of an
         honest client's steps, beside the attack and without it.
     """
-    options = ["--slots", "16", "--ttl", "600"]
-    with ServerUnderTest(world, f"ipc://{folder}/bytes.sock", options, folder / "bytes.log") as house:
-        companion = Victim(house.address)
-        companion.measure(1)
-        begun = house.memory
-        peace, siege, peaks = [], [], []
+    options = ["--slots", "16", "--lease-ttl", "600"]
+    with ServerUnderTest(world, f"ipc://{folder}/bytes.sock", options, folder / "bytes.log") as server:
+        victim = Victim(server.address)
+        victim.measure(1)
+        begun = server.memory
+        baseline, attacked, peaks = [], [], []
         for _ in range(ROUNDS):
-            with _attacked(house.address), _watched(house) as seen:
-                siege.append(companion.measure(seconds))
+            with _attacked(server.address), _watched(server) as seen:
+                attacked.append(victim.measure(seconds))
             peaks.append(max(seen) - begun)
-            peace.append(companion.measure(seconds))
-        crashed, left = not house.alive, house.memory - begun
-        companion.end()
+            baseline.append(victim.measure(seconds))
+        crashed, left = not server.alive, server.memory - begun
+        victim.end()
     return {
         "crashes": int(crashed),
-        "glut_memory_mb": round(max(peaks), 1),
-        "glut_memory_left_mb": round(left, 1),
-        "glut_p99_ms": [quantile(peace, 99), quantile(siege, 99)],
-        "glut_p99_ratio": round(quantile(siege, 99) / quantile(peace, 99), 2),
-        "others_refused": sum(len(row["refused"]) for row in (*siege, *peace)),
+        "byte_flood_memory_mb": round(max(peaks), 1),
+        "byte_flood_memory_left_mb": round(left, 1),
+        "byte_flood_p99_ms": [quantile(baseline, 99), quantile(attacked, 99)],
+        "byte_flood_p99_ratio": round(quantile(attacked, 99) / quantile(baseline, 99), 2),
+        "others_refused": sum(len(row["refused"]) for row in (*attacked, *baseline)),
     }
 
 
@@ -72,27 +72,27 @@ def descriptors(folder: Path, world: Path) -> dict[str, Any]:
     """More connections than a server has descriptors for, none of which says a word, beside honest clients.
 
     Returns:
-        counts: ``shut_out``, honest clients that could not come in, step or observe.
+        counts: ``clients_rejected``, honest clients that could not come in, step or observe.
     """
     keys = folder / "keys"
     secret = add_client(keys, "robot")
-    shut_out, crashes = 0, 0
+    rejected, crashes = 0, 0
     for number, most in enumerate((256, 1024)):
         port = 20_000 + 2 * (time.monotonic_ns() // 1000 % 10_000)
-        options = ["--slots", "8", "--keys", str(keys), "--state", str(folder / f"descriptors{number}")]
-        house = ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "descriptors.log")
-        house.launch((resource.RLIMIT_NOFILE, most))
+        options = ["--slots", "8", "--keys", str(keys), "--journal", str(folder / f"descriptors{number}")]
+        server = ServerUnderTest(world, f"tcp://127.0.0.1:{port}", options, folder / "descriptors.log")
+        server.launch((resource.RLIMIT_NOFILE, most))
         own = ClientKeys.read(keys / "server.public", secret)
         try:
-            with Client(house.address, own, timeout=60) as honest, _silent(port, most + 40):
-                shut_out += _tries(partial(_walk, honest, 20))
-                shut_out += _tries(partial(_come_and_walk, house.address, own))
+            with Client(server.address, own, timeout=60) as honest, _silent(port, most + 40):
+                rejected += _count_failures(partial(_step_session, honest, 20))
+                rejected += _count_failures(partial(_connect_and_step, server.address, own))
                 time.sleep(1)
-                shut_out += _tries(partial(_walk, honest, 5))
-            crashes += not house.alive
+                rejected += _count_failures(partial(_step_session, honest, 5))
+            crashes += not server.alive
         finally:
-            crashes += house.stop() != 0
-    return {"crashes": crashes, "shut_out": shut_out}
+            crashes += server.stop() != 0
+    return {"crashes": crashes, "clients_rejected": rejected}
 
 
 def pauses(folder: Path, world: Path) -> dict[str, Any]:
@@ -101,25 +101,25 @@ def pauses(folder: Path, world: Path) -> dict[str, Any]:
     Returns:
         counts: ``leases_lost`` of 300, ``pause_sessions_lost``.
     """
-    options = ["--slots", str(CLIENTS), "--ttl", str(TTL), "--state", str(folder / "pauses")]
-    with ServerUnderTest(world, f"ipc://{folder}/pauses.sock", options, folder / "pauses.log") as house:
-        crowd = _Crowd(house.address)
-        assert house.process is not None
-        house.process.send_signal(signal.SIGSTOP)
+    options = ["--slots", str(CLIENTS), "--lease-ttl", str(TTL), "--journal", str(folder / "pauses")]
+    with ServerUnderTest(world, f"ipc://{folder}/pauses.sock", options, folder / "pauses.log") as server:
+        idle_clients = _IdleClients(server.address)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
         end = time.monotonic() + 10 * TTL
         while time.monotonic() < end:
-            crowd.beat()
+            idle_clients.heartbeat()
             time.sleep(1.0)
-        house.process.send_signal(signal.SIGCONT)
-        crowd.beat()
+        server.process.send_signal(signal.SIGCONT)
+        idle_clients.heartbeat()
         time.sleep(TTL)
-        lost, gone = crowd.count()
-        crashed = not house.alive
-        crowd.close()
+        lost, gone = idle_clients.count()
+        crashed = not server.alive
+        idle_clients.close()
     return {"crashes": int(crashed), "leases_lost": lost, "pause_sessions_lost": gone}
 
 
-class _Crowd:
+class _IdleClients:
     """Clients, each with its own connections, lease and session."""
 
     def __init__(self, address: str) -> None:
@@ -129,19 +129,19 @@ class _Crowd:
         for number, one in enumerate(self._visitors):
             one.hello()
             if number % 20 == 0:
-                self.beat(number)
+                self.heartbeat(number)
         data = RawClient(address)
         for number, one in enumerate(self._visitors):
             data.lease = one.lease
             data.ask("open", session=one.session, seed=number)
             if number % 20 == 0:
-                self.beat()
+                self.heartbeat()
         data.close()
 
-    def beat(self, most: int = CLIENTS) -> None:
+    def heartbeat(self, most: int = CLIENTS) -> None:
         """Each says that it is alive."""
         for one in self._visitors[:most]:
-            one.beat()
+            one.heartbeat()
 
     def count(self) -> tuple[int, int]:
         """Leases and sessions that are no more."""
@@ -180,7 +180,7 @@ class _OneSocket:
                     return header
         raise AssertionError("a hello was not answered")
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         with contextlib.suppress(zmq.Again):
             self.socket.send_multipart(
                 encode({"op": "heartbeat", "id": 2, "lease": self.lease}), zmq.DONTWAIT
@@ -189,7 +189,7 @@ class _OneSocket:
                 self.socket.recv_multipart(zmq.DONTWAIT)
 
 
-def _tries(work: Callable[[], None]) -> int:
+def _count_failures(work: Callable[[], None]) -> int:
     """1 where it fails."""
     try:
         work()
@@ -198,7 +198,7 @@ def _tries(work: Callable[[], None]) -> int:
     return 0
 
 
-def _walk(client: Client, steps: int) -> None:
+def _step_session(client: Client, steps: int) -> None:
     session = client.open()
     for _ in range(steps):
         step = session.step()
@@ -206,33 +206,33 @@ def _walk(client: Client, steps: int) -> None:
     session.close()
 
 
-def _come_and_walk(address: str, keys: ClientKeys) -> None:
+def _connect_and_step(address: str, keys: ClientKeys) -> None:
     with Client(address, keys, timeout=30) as client:
-        _walk(client, 5)
+        _step_session(client, 5)
 
 
 @contextlib.contextmanager
 def _silent(port: int, count: int) -> Iterator[None]:
     """Connections that say nothing."""
-    crowd: list[socket.socket] = []
+    idle_clients: list[socket.socket] = []
     for at in range(count):
         with contextlib.suppress(OSError):
-            crowd.append(socket.create_connection(("127.0.0.1", port + at % 2), timeout=1))
+            idle_clients.append(socket.create_connection(("127.0.0.1", port + at % 2), timeout=1))
     try:
         yield
     finally:
-        for one in crowd:
+        for one in idle_clients:
             one.close()
 
 
 @contextlib.contextmanager
-def _watched(house: ServerUnderTest) -> Iterator[list[float]]:
+def _watched(server: ServerUnderTest) -> Iterator[list[float]]:
     """How much memory the server has, again and again."""
-    seen, over = [house.memory], threading.Event()
+    seen, over = [server.memory], threading.Event()
 
     def look() -> None:
         while not over.wait(0.02):
-            seen.append(house.memory)
+            seen.append(server.memory)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -260,25 +260,25 @@ def _attack(address: str, ready: Event, over: Event) -> None:
     os.nice(10)  # what it does to the server counts, not what it takes of the processor itself
     client = RawClient(address)
     client.hello()
-    session, hostile = new_name(), _Hostile(address, str(client.lease))
+    session, attacker = new_name(), _Attacker(address, str(client.lease))
     client.ask("open", session=session, seed=1)
     for seq in range(1, 9):
         client.ask("step", session=session, seq=seq, control={}, codec="raw")
     ready.set()
     while not over.wait(0.1):
-        hostile.turn(session)
-        client.beat()
-    client.ask("close", session=session, patience=20)
+        attacker.turn(session)
+        client.heartbeat()
+    client.ask("close", session=session, timeout=20)
 
 
-class _Hostile:
+class _Attacker:
     """A tenth of a second's work: 8 MiB never finished, 15 MB to be refused, replies that nobody reads."""
 
     def __init__(self, address: str, lease: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._address, self._lease = address, lease
         self._endless = itertools.cycle([self._dealer() for _ in range(3)])
-        self._mute, self._given = ([self._dealer() for _ in range(3)] for _ in range(2))
+        self._mute, self._false_arrays = ([self._dealer() for _ in range(3)] for _ in range(2))
         self._replays = self._dealer()
         self._raw: list[socket.socket] = []
         self._large = bytes(8 * _MIB)
@@ -293,8 +293,8 @@ class _Hostile:
                 self._send(one, self._request("step_many", items=items, codec="raw"))
         frames = {"dtype": "u1", "shape": [145, 60, 80, 3], "part": 0}
         given = self._request("open", session=new_name(), seed=0, context={"frames": frames})
-        self._send(self._given[0], [*given, self._large[: 145 * 60 * 80 * 3]])
-        self._send(self._given[1], [*self._request("restore", session=new_name()), self._large])
+        self._send(self._false_arrays[0], [*given, self._large[: 145 * 60 * 80 * 3]])
+        self._send(self._false_arrays[1], [*self._request("restore", session=new_name()), self._large])
         for _ in range(10):
             self._send(self._replays, self._request("step", session=session, seq=8, codec="jpeg"))
         with contextlib.suppress(zmq.Again):

@@ -32,17 +32,17 @@ class ServerUnderTest:
         self, world: Path, address: str, options: Sequence[str] = (), log: Path | None = None
     ) -> None:
         self.address, self.log = address, log or Path(os.devnull)
-        self._words = [sys.executable, "-m", "worldsim.cli", "serve", str(world), "--bind", address]
-        self._words += ["--threads", "1", *options]
+        self._command_line = [sys.executable, "-m", "worldsim.cli", "serve", str(world), "--bind", address]
+        self._command_line += ["--threads", "1", *options]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, patience: float = 60.0) -> float:
+    def start(self, timeout: float = 60.0) -> float:
         """Start it and wait for its first answer. Returns the seconds that took."""
         begun = time.monotonic()
         self.launch()
         client = RawClient(self.address)
         try:
-            client.ask("info", kind="control", patience=patience, repeat=0.2)
+            client.ask("info", kind="control", timeout=timeout, repeat=0.2)
         finally:
             client.close()
         return time.monotonic() - begun
@@ -54,7 +54,7 @@ class ServerUnderTest:
             limit: a resource, as the module of that name calls it, and how much of it the server may have.
         """
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._words, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._command_line, stdout=log, stderr=log)
         if limit is not None:
             resource.prlimit(self.process.pid, limit[0], (limit[1], limit[1]))
 
@@ -64,23 +64,23 @@ class ServerUnderTest:
         self.process.kill()
         self.process.wait()
 
-    def kill_child(self, chance: random.Random) -> int:
+    def kill_engine(self, rng: random.Random) -> int:
         """kill -9 of one of its engines, processes of their own; 1, or 0 where none runs."""
         assert self.process is not None
         children = [int(row[0]) for row in _processes() if int(row[1]) == self.process.pid]
         if not children:
             return 0
         with contextlib.suppress(ProcessLookupError):
-            os.kill(chance.choice(children), signal.SIGKILL)
+            os.kill(rng.choice(children), signal.SIGKILL)
             return 1
         return 0
 
-    def stop(self, patience: float = 30.0) -> int:
+    def stop(self, timeout: float = 30.0) -> int:
         """SIGTERM. Returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(patience)
+            return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             return -9

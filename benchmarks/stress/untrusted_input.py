@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stress.corrupt_checkpoints import bend
+from benchmarks.stress.corrupt_checkpoints import corrupt
 from benchmarks.stress.forged_snapshots import forge
 from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
 from benchmarks.stress.server_process import ServerUnderTest
@@ -21,7 +21,7 @@ __all__ = ["flips", "restores", "worlds"]
 SLOTS = 8
 _MEMORY = 8 * 2**30
 """Bytes of address space that a loader of hostile checkpoints may take."""
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 """Seconds that one of them may take."""
 
 
@@ -32,48 +32,48 @@ def restores(folder: Path, world: Path, count: int) -> dict[str, Any]:
         counts: ``restores``, ``restores_taken`` (such as a session could have: stepped and closed),
         ``restores_unanswered``, ``restores_internal``, ``slots_lost``, ``crashes``, ``others_refused``.
     """
-    options = ["--slots", str(SLOTS), "--ttl", "600", "--state", f"{folder}/restores.state"]
-    with ServerUnderTest(world, f"ipc://{folder}/restores.sock", options, folder / "restores.log") as house:
-        companion, client, chance = Victim(house.address), RawClient(house.address), random.Random(7)
+    options = ["--slots", str(SLOTS), "--lease-ttl", "600", "--journal", f"{folder}/restores.state"]
+    with ServerUnderTest(world, f"ipc://{folder}/restores.sock", options, folder / "restores.log") as server:
+        victim, client, rng = Victim(server.address), RawClient(server.address), random.Random(7)
         client.hello()
-        own, told = new_name(), Counter[str]()
+        own, outcomes = new_name(), Counter[str]()
         client.ask("open", session=own, seed=1)
         for number in range(count):
             if number % 500 == 0:
                 client.ask("step", session=own, seq=1 + number // 500, control=None)
                 blob = client.ask("snapshot", session=own).payloads[0]
             try:
-                told[_try_restore(client, forge(chance, blob))] += 1
+                outcomes[_try_restore(client, forge(rng, blob))] += 1
             except UnansweredError:
-                told["unanswered"] += 1
-                if not house.alive:
+                outcomes["unanswered"] += 1
+                if not server.alive:
                     break
-        mark = companion.mark()
-        free = client.ask("info", kind="control").header["free"] if house.alive else 0
+        mark = victim.mark()
+        free = client.ask("info", kind="control").header["free"] if server.alive else 0
         client.close()
         found = {
-            "restores": told.total(),
-            "restores_taken": told["ok"],
-            "restores_unanswered": told["unanswered"],
-            "restores_internal": told["INTERNAL"],
+            "restores": outcomes.total(),
+            "restores_taken": outcomes["ok"],
+            "restores_unanswered": outcomes["unanswered"],
+            "restores_internal": outcomes["INTERNAL"],
             "slots_lost": SLOTS - 2 - free,
-            "crashes": int(not house.alive),
+            "crashes": int(not server.alive),
             "restores_beside_steps": mark["steps"],
             "others_refused": len(mark["refused"]),
         }
-        companion.end()
+        victim.end()
     return found
 
 
 def _try_restore(client: RawClient, blob: bytes) -> str:
     """The code of a refusal, or "ok" where it was taken, in which case it is stepped and closed."""
     session = new_name()
-    reply = client.ask("restore", [blob], session=session, patience=20)
+    reply = client.ask("restore", [blob], session=session, timeout=20)
     if not reply.ok:
         return reply.code
     step = {"session": session, "seq": 1, "patience": 20}
     codes = [client.ask("step", codec=codec, **step).code for codec in ("jpeg", "raw")]
-    client.ask("close", session=session, patience=20)
+    client.ask("close", session=session, timeout=20)
     return "INTERNAL" if "INTERNAL" in codes else "ok"
 
 
@@ -84,7 +84,7 @@ def worlds(folder: Path, count: int) -> dict[str, Any]:
         counts: ``worlds``, ``worlds_refused``, ``world_exits`` and ``world_errors``: other than one
         ``CheckpointError``; ``world_faults`` names them.
     """
-    told, faults, done = Counter[str](), list[str](), 0
+    outcomes, faults, done = Counter[str](), list[str](), 0
     while done < count:
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         load = multiprocessing.get_context("spawn").Process(
@@ -95,24 +95,24 @@ def worlds(folder: Path, count: int) -> dict[str, Any]:
         what = ""
         try:
             while done < count:
-                if not ours.poll(_PATIENCE):
+                if not ours.poll(_TIMEOUT):
                     raise EOFError
                 kind, what = ours.recv()
                 if kind != "begun":
-                    told[kind] += 1
+                    outcomes[kind] += 1
                     done += 1
                     faults += [what] if kind == "error" else []
         except EOFError:
-            told["exit"] += 1
+            outcomes["exit"] += 1
             done += 1
             faults.append(f"exit or stuck: {what}")
         load.kill()
         load.join()
     return {
         "worlds": count,
-        "worlds_refused": told["refused"],
-        "world_exits": told["exit"],
-        "world_errors": told["error"],
+        "worlds_refused": outcomes["refused"],
+        "world_exits": outcomes["exit"],
+        "world_errors": outcomes["error"],
         "world_faults": faults[:20],
     }
 
@@ -130,7 +130,7 @@ def _load_many(pipe: Connection, folder: Path, first: int, count: int) -> None:
         tiny_world(folder, "framed", tokenizer="frame", poses=False),
     ]
     for number in range(first, count):
-        what = f"{number}: {bend(random.Random(number), true[number % 2], folder / 'bent')}"
+        what = f"{number}: {corrupt(random.Random(number), true[number % 2], folder / 'corrupted')}"
         pipe.send(("begun", what))
         kind, fault = _load(folder / "bent")
         pipe.send((kind, f"{what}: {fault}"))
@@ -164,9 +164,9 @@ def flips(folder: Path, world: Path) -> dict[str, Any]:
         one that was torn), ``flips_unnoticed``.
     """
     state = folder / "flips.state"
-    options = ["--slots", "4", "--ttl", "600", "--state", str(state)]
-    with ServerUnderTest(world, f"ipc://{folder}/flips.sock", options, folder / "flips.log") as house:
-        client, session = RawClient(house.address), new_name()
+    options = ["--slots", "4", "--lease-ttl", "600", "--journal", str(state)]
+    with ServerUnderTest(world, f"ipc://{folder}/flips.sock", options, folder / "flips.log") as server:
+        client, session = RawClient(server.address), new_name()
         client.hello()
         client.ask("open", session=session, seed=1)
         for seq in range(1, 13):
@@ -175,12 +175,12 @@ def flips(folder: Path, world: Path) -> dict[str, Any]:
         client.ask("rewind", session=session, seq=13, frames=2)
         client.close()
     (log,) = state.glob("log-*")
-    told = _flip_all(log, folder / "flipped")
+    outcomes = _flip_all(log, folder / "flipped")
     return {
-        "flips": told.total(),
-        "flips_refused": told["refused"],
-        "flips_torn": told["torn"],
-        "flips_unnoticed": told["unnoticed"],
+        "flips": outcomes.total(),
+        "flips_refused": outcomes["refused"],
+        "flips_torn": outcomes["torn"],
+        "flips_unnoticed": outcomes["unnoticed"],
     }
 
 
@@ -188,7 +188,7 @@ def _flip_all(log: Path, copy: Path) -> Counter[str]:
     from worldsim.bridge.journal.wal import read_wal
     from worldsim.errors import BridgeError
 
-    true, told = read_wal(log), Counter[str]()
+    true, outcomes = read_wal(log), Counter[str]()
     data = bytearray(log.read_bytes())
     for bit in range(8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
@@ -197,8 +197,8 @@ def _flip_all(log: Path, copy: Path) -> Counter[str]:
         try:
             found = read_wal(copy)
         except BridgeError:
-            told["refused"] += 1
+            outcomes["refused"] += 1
             continue
         last = found.records == true.records[:-1] and found.torn
-        told["torn" if last else "unnoticed"] += 1
-    return told
+        outcomes["torn" if last else "unnoticed"] += 1
+    return outcomes

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.oracle import RefusedError, Walk
+from benchmarks.stress.oracle import RefusedError, SessionTrace
 from benchmarks.stress.raw_client import RawClient, UnansweredError
 
-__all__ = ["Victim", "quantile", "walk_steadily"]
+__all__ = ["Victim", "quantile", "step_steadily"]
 
-_PATIENCE = 600.0
+_TIMEOUT = 600.0
 """Seconds: a machine that is stopped for a while is no fault of the server's."""
 
 
@@ -50,17 +50,17 @@ class Victim:
         time.sleep(seconds)
         return self.mark()
 
-    def end(self) -> Walk | None:
+    def end(self) -> SessionTrace | None:
         """Close its session. Returns its walk; None if it does not answer."""
         self._pipe.send("end")
-        walk: Walk | None = self._pipe.recv() if self._pipe.poll(60) else None
+        trace: SessionTrace | None = self._pipe.recv() if self._pipe.poll(60) else None
         self._process.join(5)
         self._process.kill()
-        return walk
+        return trace
 
 
-def walk_steadily(
-    pipe: Connection, client: RawClient, walk: Walk, chance: random.Random, rate: float, resume: Event
+def step_steadily(
+    pipe: Connection, client: RawClient, trace: SessionTrace, rng: random.Random, rate: float, resume: Event
 ) -> None:
     """Step until told to end, answering marks."""
     times: list[float] = []
@@ -69,7 +69,7 @@ def walk_steadily(
     while True:
         while pipe.poll(0):
             if pipe.recv() == "end":
-                client.ask("close", session=walk.name, patience=10)
+                client.ask("close", session=trace.name, timeout=10)
                 return
             pipe.send(_summary(times, refused))
             times.clear()
@@ -79,20 +79,20 @@ def walk_steadily(
         due = max(due + 1 / rate, time.monotonic() - 1)
         begun = time.monotonic()
         try:
-            walk.go(client, chance)
+            trace.send_next(client, rng)
             times.append(1000 * (time.monotonic() - begun))
         except (RefusedError, UnansweredError) as error:
             refused.append(f"{type(error).__name__}: {error}")
 
 
-def _run(pipe: Connection, resume: Event, address: str, lr_scale: float) -> None:
-    client, chance = RawClient(address, patience=_PATIENCE), random.Random(3)
+def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
+    client, rng = RawClient(address, timeout=_TIMEOUT), random.Random(3)
     client.hello()
-    walk = Walk(seed=33)
-    walk.open(client)
-    pipe.send(walk.name)
-    walk_steadily(pipe, client, walk, chance, rate, resume)
-    pipe.send(walk)
+    trace = SessionTrace(seed=33)
+    trace.open(client)
+    pipe.send(trace.name)
+    step_steadily(pipe, client, trace, rng, rate, resume)
+    pipe.send(trace)
 
 
 def quantile(rows: list[dict[str, Any]], percent: float) -> float:

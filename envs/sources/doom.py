@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
-from worldsim.data.spec import SourceSpec
+from worldsim.controls import Control, ControlSpace
+from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.envs.sources.source import Observation
 from worldsim.errors import DependencyError, SourceError, install
 from worldsim.pixels import resize_area
 
-__all__ = ["SCENARIOS", "DoomSource", "Scenario"]
+__all__ = ["DOOM_KEYS", "SCENARIOS", "DoomSource", "Scenario"]
+
+DOOM_KEYS = ("forward", "backward", "strafe_left", "strafe_right", "turn_left", "turn_right")
+"""Keys of the maze."""
 
 UNIT_METRES = 1 / 32
 """Length of a Doom map unit, by convention."""
@@ -45,7 +48,7 @@ _BUTTONS = {
     "turn_left": "TURN_LEFT",
     "turn_right": "TURN_RIGHT",
 }
-_LOOK_BUTTON = "TURN_LEFT_RIGHT_DELTA"
+_YAW_BUTTON = "TURN_LEFT_RIGHT_DELTA"
 _VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE")
 _chdir_lock = threading.Lock()
 
@@ -61,9 +64,11 @@ class Scenario:
     """Length after which an episode is truncated."""
     objects: Mapping[str, str] = field(default_factory=dict)
     """Kind of object that labels tell of -> its class in the engine."""
+    static_scene: StaticSceneSpec | None = None
+    """Set where nothing moves but the camera."""
 
 
-_MAZE_COMBOS = (
+_MAZE_ACTIONS = (
     (),
     ("forward",),
     ("backward",),
@@ -82,12 +87,16 @@ _DODGES = ("strafe_left", "strafe_right")
 SCENARIOS = {
     "doom-maze": Scenario(
         config="my_way_home.cfg",
-        controls=ControlSpace(keys=DOOM_KEYS, look=True, pose=True, combos=_MAZE_COMBOS),
+        controls=ControlSpace(keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=_MAZE_ACTIONS),
         max_tics=2100,
+        # ViZDoom's friction leaves 0.82 of a speed after two tics.
+        static_scene=StaticSceneSpec(floor_height=0.0, ceiling_height=4.0, idle_damping=0.85),
     ),
     "take-cover": Scenario(
         config="take_cover.cfg",
-        controls=ControlSpace(keys=_DODGES, look=False, pose=True, combos=((), *((key,) for key in _DODGES))),
+        controls=ControlSpace(
+            keys=_DODGES, yaw=False, pose=True, discrete_actions=((), *((key,) for key in _DODGES))
+        ),
         max_tics=2100,
         objects={"fireball": "DoomImpBall", "monster": "DoomImp"},
     ),
@@ -127,6 +136,7 @@ class DoomSource:
             has_pose=True,
             unit_metres=UNIT_METRES,
             tics=_TICS,
+            static_scene=self._scenario.static_scene,
         )
         self.spec = native.at_size(size)
         self._has_depth = depth
@@ -152,7 +162,7 @@ class DoomSource:
         """Hold ``control`` for one frame of two tics."""
         if control.pose is not None:
             raise SourceError(
-                "a real environment cannot be put at a pose", "a pose", "steer with keys and look"
+                "a real environment cannot be put at a pose", "a pose", "steer with keys and yaw"
             )
         last = self._last
         if last is None or last.terminated or last.truncated:
@@ -180,7 +190,7 @@ class DoomSource:
         space = self.spec.control_space
         action = space.multi_hot(control).tolist()
         # The delta is in degrees, positive to the right, and applied on each tic.
-        return [*action, math.degrees(control.look) / _TICS] if space.look else action
+        return [*action, math.degrees(control.yaw) / _TICS] if space.yaw else action
 
     def _observe(self, reward: float) -> Observation:
         state = self._game.get_state()
@@ -246,7 +256,7 @@ def _start_game(scenario: Scenario, depth: bool, labels: bool, home: str) -> Any
     game.set_sectors_info_enabled(True)
     # Time is counted by the source: ViZDoom does not tell a time-out from an end.
     game.set_episode_timeout(0)
-    buttons = [_BUTTONS[key] for key in scenario.controls.keys] + [_LOOK_BUTTON] * scenario.controls.look
+    buttons = [_BUTTONS[key] for key in scenario.controls.keys] + [_YAW_BUTTON] * scenario.controls.yaw
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
     game.set_doom_config_path(os.path.join(home, "vizdoom.ini"))

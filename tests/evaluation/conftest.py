@@ -145,7 +145,7 @@ def idm() -> InverseDynamicsModel:
     """One that has learnt nothing."""
     torch.manual_seed(0)
     return InverseDynamicsModel(
-        IDMNetwork(IDMConfig(keys=DOOM_KEYS, columns=8, features=4)), "doom-maze", {"forward": 0.5}
+        IDMNetwork(IDMConfig(keys=DOOM_KEYS, column_channels=8, feature_dim=4)), "doom-maze", {"forward": 0.5}
     )
 
 

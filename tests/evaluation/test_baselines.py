@@ -117,7 +117,7 @@ def test_frames_of_any_size_are_foretold(kind: Kind) -> None:
 
 def test_a_baseline_of_another_size_is_refused_before_the_work(world: World) -> None:
     rival = Baseline(network("convlstm", (10, 20)), 1.0)
-    config = EvalConfig(trajectories=2, teacher_forced_frames=4, every=2, horizon=16)
+    config = EvalConfig(trajectories=2, teacher_forced_frames=4, score_every=2, horizon=16)
     collector = RoomCollector(world.spec)
     with pytest.raises(ConfigError, match="frame size and controls"):
         evaluate(world, collector, config, baselines=(rival,))
@@ -126,7 +126,7 @@ def test_a_baseline_of_another_size_is_refused_before_the_work(world: World) -> 
 def test_a_world_is_held_against_them(world: World, idm: InverseDynamicsModel) -> None:
     collector = RoomCollector(world.spec)
     rivals = tuple(Baseline(network(kind, (60, 80)), 1.0) for kind in KINDS)
-    config = EvalConfig(trajectories=2, teacher_forced_frames=4, every=2, horizon=64, batch=2)
+    config = EvalConfig(trajectories=2, teacher_forced_frames=4, score_every=2, horizon=64, batch=2)
     metrics = evaluate(world, collector, config, idm=idm, baselines=rivals, denoising_steps=1).metrics
     for kind in KINDS:
         for horizon in (16, 64):

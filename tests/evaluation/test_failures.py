@@ -21,7 +21,7 @@ from worldsim.evaluation.trajectories import ShortEpisodesError, collect_longest
 CONFIG = EvalConfig(
     trajectories=2,
     teacher_forced_frames=4,
-    every=2,
+    score_every=2,
     horizon=16,
     tasks=TaskSizes(
         loops=1, seconds=(1, 60), endings=2, long_rollouts=1, frames=8, long_rollout_denoising_steps=1

@@ -1,4 +1,4 @@
-"""Does a world heed its controls?"""
+"""Assertions that a world follows its controls."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from worldsim.errors import DataError
 from worldsim.evaluation import assert_faithful, faithful
 
 
-def test_a_world_that_heeds_nothing_is_found_out(world: World, collector: PretendedCollector) -> None:
+def test_a_world_that_ignores_controls_fails(world: World, collector: PretendedCollector) -> None:
     with pytest.raises(AssertionError, match=r"must be worth 2\.00 dB over another trajectory's; they are"):
         assert_faithful(world, collector, trajectories=3, frames=6)
     assert not collector.is_closed, "a collector that was given is not ours to close"
 
 
-def test_a_rollout_must_be_better_than_a_still_picture(world: World, collector: PretendedCollector) -> None:
-    with pytest.raises(AssertionError, match=r"must be 1\.00 dB nearer to the truth than a still picture"):
+def test_a_rollout_must_be_better_than_a_static_image(world: World, collector: PretendedCollector) -> None:
+    with pytest.raises(AssertionError, match=r"must be 1\.00 dB nearer to the truth than a static image"):
         assert_faithful(world, collector, gap=-60, trajectories=3, frames=6)
 
 
 def test_metrics_come_back(world: World, collector: PretendedCollector) -> None:
-    found = assert_faithful(world, collector, gap=-60, over_still=-60, trajectories=3, frames=6)
+    found = assert_faithful(world, collector, gap=-60, over_static=-60, trajectories=3, frames=6)
     assert found.gap.value == pytest.approx(found.true.value - found.shuffled.value)
     assert found.gap.low <= found.gap.value <= found.gap.high
-    assert found == assert_faithful(world, collector, gap=-60, over_still=-60, trajectories=3, frames=6)
+    assert found == assert_faithful(world, collector, gap=-60, over_static=-60, trajectories=3, frames=6)
 
 
 def test_the_source_is_opened_and_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,19 +38,19 @@ def test_the_source_is_opened_and_closed(world: World, monkeypatch: pytest.Monke
         return made[-1]
 
     monkeypatch.setattr(faithful, "open_collector", make)
-    assert_faithful(world, gap=-60, over_still=-60, trajectories=2, frames=4)
+    assert_faithful(world, gap=-60, over_static=-60, trajectories=2, frames=4)
     assert made[0].is_closed
     with pytest.raises(DataError, match="seed of a report"):
         assert_faithful(world, seed=-1)
     assert made[1].is_closed
 
 
-def test_the_shipped_world_heeds_its_keys() -> None:
+def test_the_shipped_world_follows_its_keys() -> None:
     pytest.importorskip("vizdoom")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         shipped = worldsim.load("doom-maze", "cpu")
-        assert_faithful(shipped, gap=2.0, over_still=2.0, trajectories=6, frames=24)
+        assert_faithful(shipped, gap=2.0, over_static=2.0, trajectories=6, frames=24)
     finally:
         torch.set_num_threads(before)

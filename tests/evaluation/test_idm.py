@@ -1,4 +1,4 @@
-"""The IDM: it learns from real frames, comes back from its file, and is told apart from what it reads."""
+"""The inverse dynamics model learns from real frames, and its metrics are what they say."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_it_learns_how_the_camera_turns(
     room_collector: RoomCollector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_FRAMES", 40)
-    monkeypatch.setattr(training, "_KEPT_FRAMES", 80)
+    monkeypatch.setattr(training, "_CACHED_FRAMES", 80)
     labelled = collect_frames(room_collector, iter(range(8)), 500)
     assert len(labelled.frames) == len(labelled.controls) == len(labelled.tracks) == 500
     network = training.train(labelled, DOOM_KEYS, 1.2, clock=itertools.count().__next__)

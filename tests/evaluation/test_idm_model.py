@@ -1,4 +1,4 @@
-"""How the IDM reads: clips of any length, alone or in company; what it is trained on is augmented."""
+"""Predictions for clips of any length, batched or alone; augmentation; Muon."""
 
 from __future__ import annotations
 

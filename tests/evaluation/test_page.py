@@ -34,7 +34,9 @@ def collector(world: World) -> RoomCollector:
 
 @pytest.fixture(scope="module")
 def report(world: World, collector: RoomCollector, idm: InverseDynamicsModel) -> Report:
-    config = EvalConfig(trajectories=3, teacher_forced_frames=4, every=2, horizon=64, batch=2, tasks=SIZES)
+    config = EvalConfig(
+        trajectories=3, teacher_forced_frames=4, score_every=2, horizon=64, batch=2, tasks=SIZES
+    )
     return evaluate(world, collector, config, simulator=collector.source, idm=idm, denoising_steps=1)
 
 
@@ -69,8 +71,9 @@ class Reader(HTMLParser):
 
 def test_all_metrics_of_the_parts_are_there(report: Report) -> None:
     assert {
-        "key_accuracy", "opposite_action_accuracy", "action_latency_frames", "rot_deg_s", "trans_pct_s", "frechet", "loop_closure_1s_psnr",
-        "loop_closure_1s_psnr_keys_only", "drift_ratio", "drift_gradient_ratio", "drift_frame_diff_ratio", "idle_psnr", "end_auroc",
+        "key_accuracy", "opposite_action_accuracy", "action_latency_frames",
+        "rot_deg_s", "trans_pct_s", "frechet", "loop_closure_1s_psnr", "loop_closure_1s_psnr_keys_only",
+        "drift_ratio", "drift_gradient_ratio", "drift_frame_diff_ratio", "idle_psnr", "end_auroc",
         "reward_rmse",
     } <= report.metrics.keys()  # fmt: skip
     for name, metric in report.metrics.items():

@@ -26,7 +26,7 @@ def test_teacher_forced_scores_one_frame_in_so_many(world: World, true: Trajecto
     scores = score_teacher_forced(
         world, true, TeacherForcing(context=4, frames=20, every=5, denoising_steps=(2, 1)), 0
     )
-    names = {"next_k2", "next_k1", "next_pose", "tokenizer", "copy", "unrelated", "place", "warp"}
+    names = {"next_k2", "next_k1", "next_pose", "tokenizer", "copy", "unrelated", "scene", "warp"}
     assert scores.keys() == names | {f"changed.{name}" for name in (*names, "pixels")}
     assert all(values.shape == (3, 4) for values in scores.values())
     expected = [psnr(true.frames[:, t - 1], true.frames[:, t]) for t in (4, 9, 14, 19)]

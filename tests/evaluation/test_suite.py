@@ -14,14 +14,17 @@ from worldsim.evaluation.suite import EvalConfig, Report, evaluate
 from worldsim.evaluation.trajectories import REPORTING_SEEDS
 from worldsim.testing import tiny_world
 
-SMALL = EvalConfig(trajectories=3, teacher_forced_frames=8, every=4, horizon=64, batch=2)
+SMALL = EvalConfig(trajectories=3, teacher_forced_frames=8, score_every=4, horizon=64, batch=2)
 SHORT = replace(SMALL, horizon=16)
 NAMES = {
-    "tokenizer_psnr", "next_psnr", "copy_psnr", "next_gain", "next_psnr_given_pose", "scene_psnr", "warp_psnr",
+    "tokenizer_psnr", "next_psnr", "copy_psnr", "next_gain", "next_psnr_given_pose",
+    "scene_psnr", "warp_psnr",
     "rollout16_psnr", "rollout16_psnr_shuffled_actions", "rollout16_action_gap", "rollout16_psnr_given_pose",
-    "rollout64_psnr", "rollout64_psnr_shuffled_actions", "rollout64_action_gap", "rollout64_psnr_given_pose", "gradient_ratio64", "frame_diff_ratio64",
+    "rollout64_psnr", "rollout64_psnr_shuffled_actions", "rollout64_action_gap", "rollout64_psnr_given_pose",
+    "gradient_ratio64", "frame_diff_ratio64",
     "pose16_metres", "pose16_degrees", "pose64_metres", "pose64_degrees",
-    "next_psnr_k1", "next_psnr_k2", "next_psnr_k4", "rollout16_psnr_k1", "rollout16_psnr_k2", "rollout16_psnr_k4",
+    "next_psnr_k1", "next_psnr_k2", "next_psnr_k4",
+    "rollout16_psnr_k1", "rollout16_psnr_k2", "rollout16_psnr_k4",
 }  # fmt: skip
 
 

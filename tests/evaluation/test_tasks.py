@@ -1,4 +1,4 @@
-"""Keys, loops, long walks, ends: each against a pretended environment."""
+"""Keys, loops, long rollouts, ends: each against a pretended environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worldsim.evaluation.drift import (
     long_rollout,
     random_controls,
     source_rollouts,
-    spread,
+    split_half_distance,
 )
 from worldsim.evaluation.idm.model import InverseDynamicsModel, ego_motion, resize_for_idm
 from worldsim.evaluation.simulator import BranchPoint, act, branch_points, replay_to
@@ -50,8 +50,8 @@ def test_the_environment_goes_on_from_a_moment_as_its_episode_did(
 
 
 def effects_of(room_collector: RoomCollector, found: list[BranchPoint]) -> dict[str, np.ndarray]:
-    """The environment's motions under every choice, from its poses."""
-    held = action_effects.choices(DOOM_KEYS)
+    """The environment's motions under every action, from its poses."""
+    held = action_effects.tested_actions(DOOM_KEYS)
     motion = []
     for branch_point in found:
         runs = [
@@ -90,9 +90,9 @@ def test_who_mixes_up_left_and_right_does_not(
     swapped[left], swapped[right] = right, left
     metrics = action_effects.action_effect_metrics(real["motion"][:, swapped], real, DOOM_KEYS)
     assert metrics["opposite_action_accuracy"].value == pytest.approx(2 / 3, abs=0.12)
-    still = action_effects.action_effect_metrics(np.zeros_like(real["motion"]), real, DOOM_KEYS)
-    assert still["opposite_action_accuracy"].value == 0
-    assert still["action_latency_frames"].value == pytest.approx(action_effects.KEY_FRAMES + 1)
+    static = action_effects.action_effect_metrics(np.zeros_like(real["motion"]), real, DOOM_KEYS)
+    assert static["opposite_action_accuracy"].value == 0
+    assert static["action_latency_frames"].value == pytest.approx(action_effects.KEY_FRAMES + 1)
 
 
 def test_walls_count_for_nothing(room_collector: RoomCollector, found: list[BranchPoint]) -> None:
@@ -155,7 +155,7 @@ def test_the_frechet_distance_is_that_of_gaussians() -> None:
     assert frechet(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet(a, 2 * a + (3, 0, 0)) == pytest.approx(9 + 3, rel=0.03)
     assert frechet(a, a[::-1] + 1) == pytest.approx(3, rel=0.01)
-    assert spread(rng.normal(size=(8, 500, 3))) < 0.1
+    assert split_half_distance(rng.normal(size=(8, 500, 3))) < 0.1
 
 
 def test_ends_are_told_or_not(room_collector: RoomCollector, world: World) -> None:
@@ -177,7 +177,8 @@ def test_parts_without_a_simulator_are_those_that_need_none(
     sizes = TaskSizes(branch_points=2, loops=2, endings=2, long_rollouts=2, frames=8)
     given = {"steps": 1, "seeds": itertools.count(), "seed": 0}
     assert len(prepare(world, room_collector, None, idm, sizes, **given).jobs) == 1  # type: ignore[arg-type]
-    all_of_it = prepare(world, room_collector, room_collector.source, None, replace_seconds(sizes), **given)  # type: ignore[arg-type]
+    sizes = replace_seconds(sizes)
+    all_of_it = prepare(world, room_collector, room_collector.source, None, sizes, **given)  # type: ignore[arg-type]
     names = sorted(job()[0] for job in all_of_it.jobs)
     assert names == ["ends", "idle", "loop1", "play"]
 

@@ -29,7 +29,7 @@ from worldsim.evaluation.whole_episodes import EpisodeTools
 from worldsim.testing import tiny_world
 
 CONFIG = EvalConfig(
-    trajectories=4, teacher_forced_frames=8, every=4, horizon=16, batch=2, tasks=TaskSizes(episodes=6)
+    trajectories=4, teacher_forced_frames=8, score_every=4, horizon=16, batch=2, tasks=TaskSizes(episodes=6)
 )
 
 
@@ -78,7 +78,7 @@ def test_pixels_count_as_found_within_one_pixel() -> None:
 
 
 def scores_of(real: np.ndarray, imagined: np.ndarray) -> dict[str, np.ndarray]:
-    return {"real.objects": real, "true.objects": imagined, "still.objects": np.zeros_like(real)}
+    return {"real.objects": real, "true.objects": imagined, "static.objects": np.zeros_like(real)}
 
 
 def test_objects_that_fade_lose_recall_and_pixels_but_no_precision() -> None:
@@ -109,7 +109,7 @@ def test_the_best_of_several_draws_is_no_worse() -> None:
     real = np.tile(np.array([8.0, 8, 8, 8]), (6, 16, 1, 1))
     shares = rng.random((3, 6, 1, 1, 1))
     draws = [real * np.concatenate([share, np.ones_like(share)] * 2, -1) for share in shares]
-    scores = scores_of(real, draws[0]) | {f"again{i}.objects": draw for i, draw in enumerate(draws[1:], 1)}
+    scores = scores_of(real, draws[0]) | {f"draw{i}.objects": draw for i, draw in enumerate(draws[1:], 1)}
     metrics = object_metrics(scores, ("ball",))
     best = np.max([draw[:, 0, 0, 0] for draw in draws], 0).mean() / 8
     assert metrics["object_recall_best@1"].value == pytest.approx(best)

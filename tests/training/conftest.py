@@ -25,6 +25,12 @@ def poseless_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def moving_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source with poses that is no static scene."""
+    return write_walks(tmp_path_factory.mktemp("data"), LENGTHS, static=False)
+
+
+@pytest.fixture(scope="session")
 def clips(data: Path) -> ClipStore:
     return ClipStore(data)
 
@@ -44,7 +50,7 @@ def recipe() -> Recipe:
         tokenizer_width=8,
         tokenizer_depth=1,
         channels=4,
-        place_channels=4,
+        scene_channels=4,
         batch=2,
         length=4,
     )

@@ -11,15 +11,15 @@ from worldsim.controls import ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
 from worldsim.data.shards import Shard, write_shard
-from worldsim.data.spec import SourceSpec
+from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.data.video import CodecName
 from worldsim.envs.sources.doom import DOOM_KEYS
 
 HEIGHT, WIDTH = 60, 80
 
 
-def room_spec(*, poses: bool = True) -> SourceSpec:
-    """The maze's, at 80x60."""
+def room_spec(*, poses: bool = True, static: bool = True) -> SourceSpec:
+    """The maze's source at 80x60; ``static``: with a static scene."""
     discrete_actions = ((), *((key,) for key in DOOM_KEYS))
     return SourceSpec(
         name="doom-maze",
@@ -30,6 +30,7 @@ def room_spec(*, poses: bool = True) -> SourceSpec:
         has_pose=poses,
         unit_metres=1 / 32 if poses else None,
         tics=2,
+        static_scene=StaticSceneSpec(floor_height=0.0, ceiling_height=4.0) if static else None,
     )
 
 
@@ -55,10 +56,17 @@ def walk(seed: int, length: int, *, poses: bool = True) -> EpisodeArrays:
     )
 
 
-def write_walks(root: Path, lengths: dict[int, int], *, poses: bool = True, codec: CodecName = "raw") -> Path:
+def write_walks(
+    root: Path,
+    lengths: dict[int, int],
+    *,
+    poses: bool = True,
+    static: bool = True,
+    codec: CodecName = "raw",
+) -> Path:
     """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out."""
     shards = [Shard(root / "shards", number) for number in range(len(lengths))]
-    spec = room_spec(poses=poses)
+    spec = room_spec(poses=poses, static=static)
     for shard, (seed, length) in zip(shards, lengths.items(), strict=True):
         write_shard(shard, walk(seed, length, poses=poses), spec, codec)
     gather(root, spec, shards)

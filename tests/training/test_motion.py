@@ -1,4 +1,4 @@
-"""Dynamics from tracks: the linear part is solved for, the rest is learnt on walks."""
+"""Dynamics: the linear part is fitted, the rest is trained on rollouts."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def test_tracks_are_those_of_the_clips(clips: ClipStore) -> None:
     np.testing.assert_allclose(track.twists[:, 1:], twists, atol=1e-5)
 
 
-def test_pushes_are_solved_for(recipe: Recipe, clips: ClipStore) -> None:
+def test_the_linear_part_is_fitted(recipe: Recipe, clips: ClipStore) -> None:
     networks, past = build(recipe, clips), 4
     fit_linear_dynamics(networks, clips, batch=500)
     assert networks.heads.motion is not None
     track = CameraPaths(clips).sample(50, past + 2, np.random.default_rng(1))
     now = track.twists[:, -1]
-    told = networks.heads.motion.pushes(track.controls[:, 1:], track.twists[:, 1:-1], now[:, 3:])
+    told = networks.heads.motion.linear_inputs(track.controls[:, 1:], track.twists[:, 1:-1], now[:, 3:])
     torch.testing.assert_close(
-        networks.heads.motion.push(told), displacement_from_twist(now[:, :3], now[:, 4]), atol=2e-3, rtol=0
+        networks.heads.motion.linear(told), displacement_from_twist(now[:, :3], now[:, 4]), atol=2e-3, rtol=0
     )
 
 
-def test_walks_get_better(recipe: Recipe, clips: ClipStore) -> None:
+def test_rollouts_get_better(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     fit_linear_dynamics(networks, clips, batch=500)
     objective = motion_objective(networks, clips, batch=64, longest=4)
@@ -51,7 +51,7 @@ def test_walks_get_better(recipe: Recipe, clips: ClipStore) -> None:
     off = []
     for step in range(60):
         loss, logs = objective(np.random.default_rng(step), 0.79)
-        assert logs["walk"] == 4
+        assert logs["rollout_length"] == 4
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,14 +59,16 @@ def test_walks_get_better(recipe: Recipe, clips: ClipStore) -> None:
     assert np.mean(off[-5:]) < 0.5 * np.mean(off[:5])
 
 
-def test_turns_are_learnt_first(recipe: Recipe, clips: ClipStore) -> None:
+def test_rotations_are_learnt_first(recipe: Recipe, clips: ClipStore) -> None:
     objective = motion_objective(build(recipe, clips), clips, batch=16)
-    assert "walk" not in objective(np.random.default_rng(0), 0.0)[1]
-    lengths = [objective(np.random.default_rng(0), progress)[1]["walk"] for progress in (0.3, 0.6, 0.79)]
+    assert "rollout_length" not in objective(np.random.default_rng(0), 0.0)[1]
+    lengths = [
+        objective(np.random.default_rng(0), progress)[1]["rollout_length"] for progress in (0.3, 0.6, 0.79)
+    ]
     assert lengths == sorted(lengths)
     assert (lengths[0], lengths[-1]) == (1, 16)
     at_last = objective(np.random.default_rng(0), 1.0)[1]
-    assert set(at_last) == {"metres", "doubt", "walk"}
+    assert set(at_last) == {"metres", "pose_uncertainty", "rollout_length"}
     longest = max(episode.length for episode in clips.episodes)
-    assert at_last["walk"] < longest
-    assert at_last["walk"] >= longest - 6
+    assert at_last["rollout_length"] < longest
+    assert at_last["rollout_length"] >= longest - 6

@@ -17,7 +17,7 @@ from worldsim.networks import Networks
 from worldsim.sampling.flow import sample_flow_times
 from worldsim.training.batch import TrainingBatch
 from worldsim.training.losses import reconstruction_loss
-from worldsim.training.motion_objective import walk
+from worldsim.training.motion_objective import integrate
 from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import Recipe, plan_networks
 from worldsim.training.stage import Stage
@@ -64,46 +64,44 @@ def decoders(names: set[str]) -> set[str]:
     return {name for name in names if name.split(".")[1] not in ENCODER}
 
 
-def test_with_a_place_each_stage_teaches_its_own(recipe: Recipe, clips: ClipStore) -> None:
+def test_with_a_scene_each_stage_teaches_its_own(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     stages = planned(networks, recipe, clips)
-    assert list(stages) == ["place", "motion", "dream", "rollout"]
+    assert list(stages) == ["scene", "motion", "world_model", "self_rollout"]
     everything = {name for name, _ in networks.named_parameters()}
     taught = {name: names_of(networks, stage) for name, stage in stages.items()}
-    assert taught["place"] == {name for name in everything if name.startswith("tokenizer.scene.")}
+    assert taught["scene"] == {name for name in everything if name.startswith("tokenizer.scene.")}
     assert taught["motion"] == {name for name in everything if name.startswith("heads.")}
-    assert taught["dream"] == everything - taught["place"] - taught["motion"]
-    assert taught["rollout"] < taught["dream"]
-    for name, draws in (("place", 1), ("motion", 1), ("dream", 4)):
+    assert taught["world_model"] == everything - taught["scene"] - taught["motion"]
+    assert taught["self_rollout"] < taught["world_model"]
+    for name, draws in (("scene", 1), ("motion", 1), ("world_model", 4)):
         assert gradients(networks, stages[name], draws) == taught[name], name
-    assert gradients(networks, stages["rollout"], draws=1) == decoders(taught["rollout"])
+    assert gradients(networks, stages["self_rollout"], draws=1) == decoders(taught["self_rollout"])
 
 
 @pytest.mark.parametrize("tokenizer", ["history", "frame"])
 @pytest.mark.parametrize("poses", [True, False])
-def test_without_a_place_the_dream_teaches_motion_too(
+def test_without_a_scene_the_world_model_stage_teaches_motion_too(
     recipe: Recipe,
-    data: Path,
+    moving_data: Path,
     poseless_data: Path,
-    monkeypatch: pytest.MonkeyPatch,
     tokenizer: str,
     poses: bool,
 ) -> None:
-    monkeypatch.setattr("worldsim.training.recipes.SCENES", {})
     recipe = dataclasses.replace(recipe, tokenizer=tokenizer)
-    clips = ClipStore(data if poses else poseless_data)
+    clips = ClipStore(moving_data if poses else poseless_data)
     networks = build(recipe, clips)
     stages = planned(networks, recipe, clips)
-    assert list(stages) == ["dream", "rollout"]
+    assert list(stages) == ["world_model", "self_rollout"]
     everything = {name for name, _ in networks.named_parameters()}
     assert any(name.startswith("heads.motion.") for name in everything) == poses
     unseen = {"generator.view_in.weight"} if tokenizer == "frame" else set()  # its views are blank
-    assert gradients(networks, stages["dream"]) == everything - unseen
-    rollout = stages["rollout"]
+    assert gradients(networks, stages["world_model"]) == everything - unseen
+    rollout = stages["self_rollout"]
     assert gradients(networks, rollout, draws=1) == decoders(names_of(networks, rollout))
 
 
-def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: ClipStore) -> None:
+def test_at_last_the_motion_stage_teaches_uncertainty_alone(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     stage = planned(networks, recipe, clips)["motion"]
     before = {name: weight.clone() for name, weight in networks.named_parameters()}
@@ -113,15 +111,15 @@ def test_at_last_the_motion_stage_teaches_doubt_alone(recipe: Recipe, clips: Cli
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    assert set(logs) == {"metres", "doubt", "walk"}
+    assert set(logs) == {"metres", "pose_uncertainty", "rollout_length"}
     changed = {name for name, weight in networks.named_parameters() if (weight != before[name]).any()}
-    assert changed == {name for name in before if name.startswith("heads.motion.slip.")}
+    assert changed == {name for name in before if name.startswith("heads.motion.error.")}
 
 
-def test_a_warm_start_keeps_what_the_place_knows(recipe: Recipe, clips: ClipStore) -> None:
+def test_a_warm_start_keeps_the_scene(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     assert all(stage.on_start is None for stage in plan_stages(recipe, networks, clips, warm=True))
-    assert planned(networks, recipe, clips)["place"].start is not None
+    assert planned(networks, recipe, clips)["scene"].on_start is not None
 
 
 def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -> None:
@@ -212,7 +210,7 @@ def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
 def test_a_changed_recipe_still_descends(recipe: Recipe, clips: ClipStore, change: dict[str, object]) -> None:
     recipe = dataclasses.replace(recipe, **change)  # type: ignore[arg-type]
     networks = build(recipe, clips)
-    losses = losses_of(networks, planned(networks, recipe, clips)["dream"])
+    losses = losses_of(networks, planned(networks, recipe, clips)["world_model"])
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
@@ -232,7 +230,7 @@ def test_a_world_conditioned_on_keys_alone_has_no_poses(recipe: Recipe, clips: C
     assert not batch.twist.any()
 
 
-def test_the_picture_loss_asks_for_sharp_edges() -> None:
+def test_the_reconstruction_loss_asks_for_sharp_edges() -> None:
     edge = torch.zeros(1, 3, 8, 8)
     edge[..., 4:] = 1
     blurred = edge.clone()
@@ -242,12 +240,12 @@ def test_the_picture_loss_asks_for_sharp_edges() -> None:
     assert reconstruction_loss(blurred, edge) > reconstruction_loss(flat, edge) > 0
 
 
-def test_a_walk_is_the_camera_s_own_motion() -> None:
+def test_integration_is_the_camera_s_own_motion() -> None:
     rng = np.random.default_rng(0)
     planar = rng.uniform(-2, 2, (20, 4))
     twists = np.zeros((20, 6))
     twists[:, [0, 2, 4]] = rng.uniform(-1.5, 1.5, (20, 3))
     true = camera.planar(camera.from_planar(*planar.T) @ camera.exp(twists))
-    walked = walk(torch.from_numpy(planar), torch.from_numpy(twists)).numpy()
+    walked = integrate(torch.from_numpy(planar), torch.from_numpy(twists)).numpy()
     np.testing.assert_allclose(walked[:, :3], true[:, :3], atol=1e-9)
     np.testing.assert_allclose(np.exp(1j * walked[:, 3]), np.exp(1j * true[:, 3]), atol=1e-9)

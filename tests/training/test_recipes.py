@@ -21,7 +21,7 @@ from worldsim.training.starts import choose_starts
 
 
 def test_recipes_grow() -> None:
-    spec = dataclasses.replace(room_spec(), name="elsewhere")
+    spec = room_spec(static=False)
     with torch.device("meta"):
         planned = {name: Networks(plan_networks(recipe_of(name), spec, None), spec) for name in RECIPES}
     sizes = {name: networks.parameter_count() for name, networks in planned.items()}
@@ -43,7 +43,7 @@ def test_a_recipe_that_does_not_fit_is_an_error(recipe: Recipe, wrong: dict[str,
         plan_networks(dataclasses.replace(recipe, **wrong), room_spec(), None)
 
 
-def test_a_known_scene_gets_a_place_around_where_the_camera_was(recipe: Recipe, clips: ClipStore) -> None:
+def test_a_static_scene_is_planned_around_the_cameras(recipe: Recipe, clips: ClipStore) -> None:
     config = plan_networks(recipe, clips.spec, clips.poses)
     assert config.tokenizer.scene is not None
     assert clips.poses is not None
@@ -52,7 +52,7 @@ def test_a_known_scene_gets_a_place_around_where_the_camera_was(recipe: Recipe, 
     np.testing.assert_allclose(spots.min(0), [x0 + 1, y0 + 1])
     np.testing.assert_allclose(spots.max(0), [x1 - 1, y1 - 1])
     assert (config.scale_noise_by_speed, config.heads.uses_agent_token) == (True, False)
-    elsewhere = dataclasses.replace(clips.spec, name="elsewhere")
+    elsewhere = dataclasses.replace(clips.spec, static_scene=None)
     other = plan_networks(recipe, elsewhere, clips.poses)
     assert other.tokenizer.scene is None
     assert (other.scale_noise_by_speed, other.heads.uses_agent_token) == (False, True)
@@ -99,10 +99,12 @@ def test_starts_need_episodes_that_are_long_enough(tmp_path: Path) -> None:
         choose_starts(ClipStore(root, split="held_out"))
 
 
-def test_a_strip_shows_truth_above_dream(recipe: Recipe, held_out: ClipStore, tmp_path: Path) -> None:
+def test_a_sample_grid_shows_truth_above_the_rollout(
+    recipe: Recipe, held_out: ClipStore, tmp_path: Path
+) -> None:
     networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses), held_out.spec)
     networks.requires_grad_(False)
-    write_sample_grid(networks, held_out, tmp_path / "strip.png", rows=2)
-    strip = np.asarray(Image.open(tmp_path / "strip.png"))
-    assert strip.shape == (2 * 2 * 60, 3 * 80, 3)  # 18 frames: 0, 8 and 16
-    np.testing.assert_array_equal(strip[:60, :80], strip[60:120, :80])
+    write_sample_grid(networks, held_out, tmp_path / "grid.png", rows=2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (2 * 2 * 60, 3 * 80, 3)  # 18 frames: 0, 8 and 16
+    np.testing.assert_array_equal(grid[:60, :80], grid[60:120, :80])

@@ -25,7 +25,7 @@ SMALL = {
     "tokenizer_width": 8,
     "tokenizer_depth": 1,
     "channels": 4,
-    "place_channels": 4,
+    "scene_channels": 4,
     "batch": 2,
     "length": 4,
 }

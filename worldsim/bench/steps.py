@@ -113,7 +113,7 @@ def time_engine(
 
 
 def open_sessions(engine: Engine, count: int) -> list[Session]:
-    """Open sessions of different seeds, from the world's first start or, if it has none, from a grey frame."""
+    """Open sessions of different seeds, from the world's first start or else from a grey frame."""
     world = engine.world
     start: int | Context = 0 if world.starts else _grey(world)
     return [engine.open(seed, start) for seed in range(count)]

@@ -1,4 +1,4 @@
-"""Where decoded frames are kept: beside their dataset, or elsewhere if that cannot be written."""
+"""Cache of decoded frames: beside the dataset, or in the user's cache folder if that is read-only."""
 
 from __future__ import annotations
 

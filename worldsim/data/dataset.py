@@ -32,7 +32,7 @@ def split_of(seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Episode:
-    """What is known of an episode without reading it."""
+    """Index entry of an episode."""
 
     index: int
     length: int
@@ -55,7 +55,7 @@ class Dataset:
         info = read_info(self.layout)
         self.spec = info.spec
         self.is_raw = info.is_raw
-        """Whether frames are kept as they are: they need no decoding, see :meth:`mapped`."""
+        """True where frames are raw and need no decoding, see :meth:`mapped`."""
         self._rows = read_episodes(self.layout)
         self.episodes = [Episode(row.index, row.length, row.seed, split_of(row.seed)) for row in self._rows]
         # Neighbouring episodes share a file: the last one stays in memory.

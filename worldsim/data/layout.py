@@ -1,4 +1,4 @@
-"""Where things lie in a dataset: the LeRobot v3 layout. Files are counted through all chunks."""
+"""Paths of a dataset: the LeRobot v3 layout. Files are numbered through all chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIDEO_FILE_MB = 200
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 RAW_PATH = "frames/chunk-{chunk_index:03d}/file-{file_index:03d}.npy"
-"""Of frames that are kept as they are, an episode in each file; LeRobot knows no such files."""
+"""Path of raw frames, an episode in each file; LeRobot has no such files."""
 _EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 

@@ -38,7 +38,7 @@ _REMEDY = "record it again, or put a copy in its place"
 
 @dataclass(frozen=True)
 class EpisodeRow:
-    """Where one episode lies."""
+    """Location of an episode in the files."""
 
     index: int
     seed: int
@@ -47,7 +47,7 @@ class EpisodeRow:
     """Its first row in the dataset as a whole."""
     data_file: int
     video_file: int
-    """Of its frames, be they a video or not."""
+    """File of its frames, a video or raw frames."""
     first_frame: int
     """Its first frame in that file."""
     meta_file: int
@@ -56,13 +56,13 @@ class EpisodeRow:
 
 @dataclass(frozen=True)
 class Info:
-    """What info.json vouches for."""
+    """Contents of info.json."""
 
     spec: SourceSpec
     episodes: int
     frames: int
     is_raw: bool
-    """Whether frames are kept as they are, and not as videos."""
+    """True where frames are raw files, not videos."""
 
 
 def read_info(layout: Layout) -> Info:
@@ -184,7 +184,7 @@ def _count(value: Any) -> int:
 
 
 def _where(is_raw: bool) -> str:
-    """What the columns are called that tell where an episode's frames are."""
+    """Return the prefix of the columns that locate an episode's frames."""
     return "frames" if is_raw else f"videos/{IMAGE}"
 
 

@@ -37,7 +37,7 @@ _SEED_STRIDE = 1_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What fixes a recording; kept beside the data, and the same for whoever resumes it."""
+    """Settings of a recording, kept beside the data; a resumed recording must have the same."""
 
     source: str
     seed: int
@@ -48,7 +48,7 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a call of :func:`record` leaves."""
+    """Result of :func:`record`."""
 
     spec: SourceSpec
     episodes: int
@@ -204,7 +204,7 @@ class _WorkerPool:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to know."""
+    """Settings of a worker."""
 
     make_collector: Callable[[], Collector]
     spec: SourceSpec

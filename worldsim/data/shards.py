@@ -41,7 +41,7 @@ class Shard:
 
     @property
     def is_raw(self) -> bool:
-        """Whether it has frames as they are, and no video."""
+        """True where it has raw frames and no video."""
         return self.raw.exists()
 
     @property

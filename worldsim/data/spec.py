@@ -1,4 +1,4 @@
-"""What a source is: its frames, its clock, its controls, its camera. Saved with data and with worlds."""
+"""Specification of a source: frames, clock, controls, camera. Saved with data and with worlds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,31 @@ from worldsim.camera import Intrinsics
 from worldsim.controls import ControlSpace
 from worldsim.errors import DataError
 
-__all__ = ["SourceSpec"]
+__all__ = ["SourceSpec", "StaticSceneSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticSceneSpec:
+    """Properties of a source in which nothing moves but the camera.
+
+    Raises:
+        DataError: a ceiling that is not above the floor, or a damping outside [0, 1].
+    """
+
+    floor_height: float
+    """Height of the floor in metres."""
+    ceiling_height: float
+    """Height of the ceiling in metres."""
+    idle_damping: float = 0.85
+    """Share of its speed that the camera keeps per frame while no key is held."""
+
+    def __post_init__(self) -> None:
+        if self.ceiling_height <= self.floor_height:
+            raise DataError(
+                "a static scene's ceiling must be above its floor", (self.floor_height, self.ceiling_height)
+            )
+        if not 0 <= self.idle_damping <= 1:
+            raise DataError("a static scene's idle damping must be in [0, 1]", self.idle_damping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +44,7 @@ class SourceSpec:
     """
 
     name: str
-    """What ``make_source`` takes, e.g. "doom-maze" or "gym:CarRacing-v3"."""
+    """Name that ``make_source`` takes, e.g. "doom-maze" or "gym:CarRacing-v3"."""
     size: tuple[int, int]
     """Height and width of a frame in pixels."""
     fps: float
@@ -29,11 +53,13 @@ class SourceSpec:
     intrinsics: Intrinsics | None = None
     """The pinhole of a frame of ``size``, or None where the source has no camera."""
     has_pose: bool = False
-    """Whether every observation comes with a camera pose."""
+    """True where every observation has a camera pose."""
     unit_metres: float | None = None
     """Length of the source's own unit in metres; poses are already in metres. None without poses."""
     tics: int = 1
     """The source's own simulation steps per frame."""
+    static_scene: StaticSceneSpec | None = None
+    """Set where nothing moves but the camera: the recipes then learn the scene as a field."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or self.fps <= 0 or self.tics < 1:

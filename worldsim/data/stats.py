@@ -9,18 +9,18 @@ import numpy as np
 __all__ = ["Stats", "combine", "of_frames", "of_values"]
 
 Stats = dict[str, list[Any]]
-"""Of one feature: "min", "max", "mean" and "std" in the feature's shape, and "count"."""
+"""Statistics of a feature: "min", "max", "mean" and "std" in its shape, and "count"."""
 
 _SAMPLED_FRAMES = 64
 
 
 def of_values(values: np.ndarray) -> Stats:
-    """Of ``[T]`` or ``[T, n]`` numbers."""
+    """Return the statistics of ``[T]`` or ``[T, n]`` numbers."""
     return _reduce(values.astype(np.float64), (0,))
 
 
 def of_frames(frames: np.ndarray) -> Stats:
-    """Of ``uint8 [T, H, W, 3]`` in [0, 1], by channel, on a sample; shaped [3, 1, 1] like LeRobot's."""
+    """Return statistics of frames by channel, in [0, 1], of a sample; shaped [3, 1, 1] like LeRobot's."""
     sample = frames[:: max(1, len(frames) // _SAMPLED_FRAMES)] / 255
     stats = _reduce(sample, (0, 1, 2))
     return {name: v if name == "count" else [[[x]] for x in v] for name, v in stats.items()}

@@ -20,7 +20,7 @@ from worldsim.errors import DataError, DependencyError, install
 __all__ = ["CODECS", "Codec", "CodecName", "decode", "encode", "join", "require_av"]
 
 CodecName = Literal["lossless", "compact", "raw"]
-"""How frames are kept; "raw" ones are no video, see ``raw.py``."""
+"""Encoding of frames; "raw" frames are no video, see ``raw.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)

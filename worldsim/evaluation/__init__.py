@@ -1,4 +1,4 @@
-"""The yardstick: worlds held against their environment's own frames."""
+"""Evaluation of worlds against frames of their source."""
 
 from worldsim.evaluation.faithful import Faithfulness, assert_faithful
 

@@ -1,4 +1,4 @@
-"""Does a rollout know when it is wrong? ``Step.uncertainty`` against the error that it should warn of.
+"""Calibration: ``Step.uncertainty`` against the error that it should predict.
 
 Shapes: N trajectories, F frames.
 """
@@ -12,11 +12,11 @@ from worldsim.evaluation.metric import Metric, metric, pooled
 __all__ = ["AHEAD", "auroc", "calibration_metrics"]
 
 AHEAD = 16
-"""Frames within which an error is to be foretold."""
+"""Frames within which an error is to be predicted."""
 
 
 def calibration_metrics(uncertainty: np.ndarray, psnr: np.ndarray, threshold: float) -> dict[str, Metric]:
-    """``uncertainty_auroc`` and ``uncertainty_spearman`` of the signal and of dB against the truth, both [N, F].
+    """Return ``uncertainty_auroc`` and ``uncertainty_spearman`` of the signal and of PSNR, both [N, F].
 
     Empty where the error never passes the threshold, or always does.
     """
@@ -27,19 +27,19 @@ def calibration_metrics(uncertainty: np.ndarray, psnr: np.ndarray, threshold: fl
     if lost.all() or not lost.any():
         return {}
     signal, error = uncertainty[:, :frames], -psnr[:, :frames]
-    warns = pooled(lambda rows: auroc(signal[rows], lost[rows]), len(uncertainty))
-    follows = pooled(lambda rows: _correlation(signal[rows], error[rows]), len(uncertainty))
+    auroc_value = pooled(lambda rows: auroc(signal[rows], lost[rows]), len(uncertainty))
+    spearman = pooled(lambda rows: _spearman(signal[rows], error[rows]), len(uncertainty))
     return {
         "uncertainty_auroc": metric(
-            warns,
-            f"Step.uncertainty as a warning of less than {threshold:.1f} dB (midway from rollout64_psnr's lower to its "
-            f"upper) within {AHEAD} frames, keys alone; lower: chance",
+            auroc_value,
+            f"Step.uncertainty as a warning of less than {threshold:.1f} dB (midway between the "
+            f"references of rollout64_psnr) within {AHEAD} frames, keys alone; lower: chance",
             unit="AUROC",
             lower_reference=0.5,
             upper_reference=1.0,
         ),
         "uncertainty_spearman": metric(
-            follows,
+            spearman,
             "rank correlation of Step.uncertainty and the frame's error in dB, keys alone; lower: chance",
             unit="rank r",
             lower_reference=0.0,
@@ -49,20 +49,20 @@ def calibration_metrics(uncertainty: np.ndarray, psnr: np.ndarray, threshold: fl
 
 
 def auroc(signal: np.ndarray, is_so: np.ndarray) -> float:
-    """Chance that the signal is higher where it is so than where not; ties count half. NaN: one kind only."""
+    """Return the AUROC of a signal; ties count half. NaN where there is one class only."""
     ranks, yes = _ranks(signal.ravel()), is_so.ravel().astype(bool)
     n, m = int(yes.sum()), int((~yes).sum())
     return float((ranks[yes].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     if not np.ptp(a) or not np.ptp(b):
         return float("nan")
     return float(np.corrcoef(_ranks(a.ravel()), _ranks(b.ravel()))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 1; equal values share their mean rank."""
+    """Return ranks from 1; equal values share their mean rank."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: np.ndarray = (last - (counts - 1) / 2)[where]

@@ -16,7 +16,7 @@ __all__ = ["comparison", "read_report"]
 
 
 def read_report(path: Path) -> Mapping[str, Any]:
-    """What ``worldsim eval --json`` printed.
+    """Read a report that ``worldsim eval --json`` printed.
 
     Raises:
         DataError: it is no such file.
@@ -32,7 +32,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
 
 
 def comparison(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
-    """One row per metric that both have; * where neither interval holds the other's value."""
+    """Return a table of the metrics that both have; * where neither interval contains the other's value."""
     differing = [name for name in a if name != "metrics" and a[name] != b.get(name)]
     about = "; ".join(f"{name} {a[name]} | {b.get(name)}" for name in differing)
     title = f"a | b: {about}" if about else "a | b"

@@ -1,4 +1,4 @@
-"""How rollouts move, as the IDM sees it: keys told from frames, and metres and degrees off in a second.
+"""Controllability: keys and motion of rollouts, as the inverse dynamics model predicts them.
 
 Shapes: N trajectories, F frames, M keys.
 """
@@ -14,14 +14,14 @@ from worldsim.evaluation.metric import Metric, estimate, metric, pooled
 __all__ = ["MIN_DISTANCE", "controllability_metrics", "per_second"]
 
 MIN_DISTANCE = 0.5
-"""Metres that a second must lead along for its error to be a share of the way."""
+"""Minimum distance of a second, in metres, for a relative translation error."""
 
 
 def controllability_metrics(scores: Mapping[str, np.ndarray], fps: float) -> dict[str, Metric]:
-    """``key_accuracy`` and, for worlds with poses, ``rot_deg_s`` and ``trans_pct_s``.
+    """Return ``key_accuracy`` and, for worlds with poses, ``rot_deg_s`` and ``trans_pct_s``.
 
-    ``scores`` holds, for the rollouts ``true`` and ``pose`` and for the ``real`` frames of the same branch_points,
-    ``<rollout>.keys`` bool [N, F, M] and ``<rollout>.moved`` [N, F, 3] as the IDM sees them; ``held`` bool
+    ``scores`` holds, for the rollouts ``true`` and ``pose`` and for the ``real`` frames of the same times,
+    ``<rollout>.keys`` bool [N, F, M] and ``<rollout>.moved`` [N, F, 3], predicted by the IDM; ``held`` bool
     [N, F, M] and ``moved`` [N, F, 3] are the truth.
     """
     held = scores["held"]
@@ -29,8 +29,8 @@ def controllability_metrics(scores: Mapping[str, np.ndarray], fps: float) -> dic
     metrics = {
         "key_accuracy": metric(
             pooled(lambda rows: _balanced(held[rows], scores["true.keys"][rows]), len(held)),
-            "keys told from the frames of a rollout, balanced accuracy over keys; lower: guessing; "
-            "upper: told from the environment's frames",
+            "keys predicted from the frames of a rollout, balanced accuracy over keys; lower: guessing; "
+            "upper: predicted from the source's frames",
             unit="share",
             lower_reference=0.5,
             upper_reference=real.value,
@@ -42,7 +42,7 @@ def controllability_metrics(scores: Mapping[str, np.ndarray], fps: float) -> dic
 
 
 def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Metric]:
-    """Errors of the motion in one second of frames that were imagined with keys and poses given."""
+    """Return errors of the motion in one second of rollouts with keys and poses given."""
     if scores["moved"].shape[1] < second:
         return {}
     true = per_second(scores["moved"], second)
@@ -51,11 +51,11 @@ def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Metric]:
     way = np.linalg.norm(true[..., :2], axis=-1)
     is_way = way > MIN_DISTANCE
     off = [100 * np.linalg.norm((seen - true)[..., :2], axis=-1) * is_way for seen in (rollout, real)]
-    keys = "keys and poses given, as the IDM sees it; lower: standing still; upper: the IDM on the"
+    keys = "keys and poses given, predicted by the IDM; lower: standing still; upper: the IDM on the"
     metrics = {
         "rot_deg_s": metric(
             estimate(turned[0]),
-            f"error of a second's turn, {keys} environment's frames",
+            f"rotation error after a second, {keys} source's frames",
             unit="degrees/s",
             lower_reference=float(np.degrees(np.abs(true[..., 2])).mean()),
             upper_reference=float(turned[1].mean()),
@@ -64,7 +64,7 @@ def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Metric]:
     if is_way.any():
         metrics["trans_pct_s"] = metric(
             estimate(off[0], way * is_way),
-            f"error of a second's way, {keys} environment's frames",
+            f"translation error after a second, {keys} source's frames",
             unit="%",
             lower_reference=100.0,
             upper_reference=estimate(off[1], way * is_way).value,
@@ -73,7 +73,7 @@ def _metric(scores: Mapping[str, np.ndarray], second: int) -> dict[str, Metric]:
 
 
 def per_second(moved: np.ndarray, second: int) -> np.ndarray:
-    """``[N, S, 3]``: motions [N, F, 3] composed over each whole second."""
+    """Return ``[N, S, 3]``: motions [N, F, 3] composed over each whole second."""
     count = moved.shape[1] // second
     steps = moved[:, : count * second].reshape(len(moved), count, second, 3)
     whole = np.zeros((len(moved), count, 3))
@@ -87,7 +87,7 @@ def per_second(moved: np.ndarray, second: int) -> np.ndarray:
 
 
 def _balanced(held: np.ndarray, told: np.ndarray) -> float:
-    """Mean over keys, held at some time but not always, of the mean of both hit rates."""
+    """Return the balanced accuracy, mean over keys that are held at some time but not always."""
     rates = []
     for key in range(held.shape[-1]):
         down, seen = held[..., key], told[..., key]

@@ -1,6 +1,6 @@
-"""A detector of objects: a small network that tells from one frame which pixels show which kind of object.
+"""Object detector: a small network that segments the kinds of objects in one frame.
 
-It learns from the environment's own frames and labels, in well under a minute of one core, and is kept in the
+It learns from the source's own frames and labels, in well under a minute of one core, and is kept in the
 user's cache. What it finds in true frames is the upper reference of what it can find in imagined ones.
 
 Shapes: ... batch axes, K kinds, H x W frame, h x w what the detector reads.
@@ -85,7 +85,7 @@ def shrink_masks(masks: np.ndarray) -> np.ndarray:
 
 
 def find_detector(collector: Collector, *, frames: int = 3000, updates: int = 400) -> Detector | None:
-    """The detector of a collector's source, from the cache or trained now; None where episodes have no labels.
+    """Return the detector of a source, from the cache or trained now; None where episodes have no labels.
 
     A cache that cannot be written is no error: the detector is then trained at each call.
     """
@@ -161,7 +161,7 @@ def _disturbed(frames: Tensor) -> Tensor:
 
 
 def _read_size(height: int, width: int) -> tuple[int, int]:
-    """Of frames of a size, what the detector reads."""
+    """Return the size at which the detector reads frames of a size."""
     by = max(round(height / _HEIGHT), 1)
     return (height // by, width // by) if height % by == 0 and width % by == 0 else (height, width)
 

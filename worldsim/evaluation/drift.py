@@ -1,8 +1,8 @@
-"""Does a rollout stay what it was? Its first 15 % against its last, beside how the environment itself varies.
+"""Drift: the first 15 % of a long rollout against its last, relative to how the source itself varies.
 
-A picture that stands still drifts nowhere, so motion and sharpness stand beside every metric of drift.
+A static image does not drift, so sharpness and motion are reported with every metric of drift.
 
-Shapes: N walks, F frames.
+Shapes: N rollouts, F frames.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
     "long_rollout",
     "random_controls",
     "source_rollouts",
-    "spread",
+    "split_half_distance",
 ]
 
 SHARE = 0.15
-"""Of a walk at either end, that are compared."""
+"""Share of a rollout at either end; both ends are compared."""
 _RESTING = 40
 """Frames in which all motion dies away."""
 _EVERY = 5
@@ -50,9 +50,9 @@ def random_controls(space: ControlSpace, rng: np.random.Generator, frames: int) 
     return np.stack(rows[:frames])
 
 
-def idle_controls(space: ControlSpace, walks: int, frames: int) -> np.ndarray:
+def idle_controls(space: ControlSpace, rollouts: int, frames: int) -> np.ndarray:
     """``float32 [N, F, M]``: no key at all."""
-    return np.tile(space.vector(Control()), (walks, frames, 1))
+    return np.tile(space.vector(Control()), (rollouts, frames, 1))
 
 
 def long_rollout(
@@ -68,7 +68,7 @@ def long_rollout(
     """Continue from every branch_point under ``controls`` [N, F, M], in one batch.
 
     ``gradient`` and ``motion`` of each frame [N, F]; ``kept`` [N, F]: dB against ``rest`` uint8 [N, H, W, 3],
-    what the environment shows once it has come to rest; with an IDM ``features`` [N, F / 5, D] of one frame
+    what the source shows at rest; with an IDM ``features`` [N, F / 5, D] of one frame
     in five.
     """
     engine, space = (
@@ -80,18 +80,18 @@ def long_rollout(
         for i, branch_point in enumerate(branch_points)
     ]
     before = np.stack([session.frame for session in sessions])
-    looks, seen = _Appearance(), []
+    appearance, seen = _Appearance(), []
     for t in range(controls.shape[1]):
         held = {
             session: space.from_vector(row) for session, row in zip(sessions, controls[:, t], strict=True)
         }
         answers = engine.step(held)
         frames = np.stack([answers[session].frame for session in sessions])
-        looks.add(frames, before, rest)
+        appearance.add(frames, before, rest)
         before = frames
         if idm is not None and t % _EVERY == 0:
             seen.append(resize_for_idm(frames))
-    return looks.scores() | (_features(idm, np.stack(seen, 1)) if idm is not None else {})
+    return appearance.scores() | (_features(idm, np.stack(seen, 1)) if idm is not None else {})
 
 
 def source_rollouts(
@@ -101,30 +101,30 @@ def source_rollouts(
     frames: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """The same of the environment, under random play, for walks that no end cuts short."""
+    """The same of the source, under random play, for rollouts that no end cuts short."""
     rows: list[dict[str, np.ndarray]] = []
     for i, branch_point in enumerate(branch_points):
         controls = random_controls(simulator.spec.control_space, np.random.default_rng([seed, i]), frames)
         run = act(simulator, branch_point, map(simulator.spec.control_space.from_vector, controls))
         if run is None:
             continue
-        looks = _Appearance()
+        appearance = _Appearance()
         for before, frame in zip(run.frames[:-1], run.frames[1:], strict=True):
-            looks.add(frame[None], before[None], run.frames[:1])
+            appearance.add(frame[None], before[None], run.frames[:1])
         features = _features(idm, resize_for_idm(run.frames[1::_EVERY])[None]) if idm is not None else {}
-        rows.append(looks.scores() | features)
+        rows.append(appearance.scores() | features)
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def drift_metrics(rollout: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]) -> dict[str, Metric]:
-    """``drift_ratio``, ``drift_gradient_ratio`` and ``drift_frame_diff_ratio`` of walks under random play."""
+    """Return ``drift_ratio``, ``drift_gradient_ratio``, ``drift_frame_diff_ratio`` under random controls."""
     frames = rollout["motion"].shape[1]
     end = slice(-max(round(SHARE * frames), 1), None)
     metrics = {
         f"drift_{name}": metric(
             estimate(rollout[key][:, end] / real[key].mean()),
-            f"{text} of the last 15 % of {frames} frames of random play over the environment's; "
-            "a still, blank picture: 0; the environment itself: 1",
+            f"{text} of the last 15 % of {frames} frames of random controls over the source's; "
+            "a static, blank image: 0; the source itself: 1",
             unit="ratio",
             lower_reference=0.0,
             upper_reference=1.0,
@@ -136,12 +136,12 @@ def drift_metrics(rollout: Mapping[str, np.ndarray], real: Mapping[str, np.ndarr
     }
     if "features" not in rollout or len(real["features"]) < 2:
         return metrics
-    own, apart = rollout["features"], spread(real["features"])
+    own, apart = rollout["features"], split_half_distance(real["features"])
     return {
         "drift_ratio": metric(
             pooled(lambda rows: _first_to_last(own[rows]) / apart, len(own)),
-            f"first against last 15 % of {frames} frames of random play, Frechet distance of the IDM's "
-            "features, over that between as many frames of either half of the environment's walks",
+            f"first against last 15 % of {frames} frames of random controls, Frechet distance of the IDM's "
+            "features, over that between as many frames of either half of the source's rollouts",
             unit="ratio",
             upper_reference=1.0,
         )
@@ -151,14 +151,14 @@ def drift_metrics(rollout: Mapping[str, np.ndarray], real: Mapping[str, np.ndarr
 def idle_metrics(
     rollout: Mapping[str, np.ndarray], lower: float | None, upper: float | None
 ) -> dict[str, Metric]:
-    """``idle_psnr`` and ``idle_frame_diff`` of walks without any key, where nothing moves by itself."""
+    """``idle_psnr`` and ``idle_frame_diff`` of rollouts without any key, where nothing moves by itself."""
     frames = rollout["motion"].shape[1]
     end = slice(-max(round(SHARE * frames), 1), None)
     where = f"of {frames} frames without a key"
     return {
         "idle_psnr": metric(
             estimate(rollout["kept"][:, end]),
-            f"last 15 % {where}, against the environment's at rest; lower: an unrelated frame; "
+            f"last 15 % {where}, against the source's at rest; lower: an unrelated frame; "
             "upper: tokenizer_psnr",
             lower_reference=lower,
             upper_reference=upper,
@@ -173,15 +173,15 @@ def idle_metrics(
 
 
 def frame_at_rest(simulator: Simulator, branch_point: BranchPoint) -> np.ndarray:
-    """``uint8 [H, W, 3]``: what the environment shows when no key has been held for a while."""
+    """``uint8 [H, W, 3]``: what the source shows when no key has been held for a while."""
     run = act(simulator, branch_point, [Control()] * _RESTING)
     return branch_point.context.frames[-1] if run is None else run.frames[-1]
 
 
-def spread(features: np.ndarray) -> float:
-    """Frechet distance between the frames of one half of walks [N, F, D] and those of the other half.
+def split_half_distance(features: np.ndarray) -> float:
+    """Frechet distance between the frames of one half of rollouts [N, F, D] and those of the other half.
 
-    From each as many frames as a first or last 15 % has, spread over the walk.
+    From each as many frames as a first or last 15 % has, split_half_distance over the walk.
     """
     half = len(features) // 2
     count = max(round(SHARE * features.shape[1]), 1)
@@ -199,15 +199,19 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class _Appearance:
-    """How frames look, collected frame by frame."""
+    """Sharpness, motion and similarity of frames, collected step by step."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, np.ndarray]] = []
 
     def add(self, frames: np.ndarray, before: np.ndarray, rest: np.ndarray) -> None:
         """One frame of every walk, the one before it, and that at rest, ``uint8 [N, H, W, 3]``."""
-        looks = {"gradient": gradient(frames), "motion": motion(frames, before), "kept": psnr(frames, rest)}
-        self._rows.append(looks)
+        appearance = {
+            "gradient": gradient(frames),
+            "motion": motion(frames, before),
+            "kept": psnr(frames, rest),
+        }
+        self._rows.append(appearance)
 
     def scores(self) -> dict[str, np.ndarray]:
         """``float64 [N, F]``, by name."""
@@ -220,7 +224,7 @@ def _first_to_last(features: np.ndarray) -> float:
 
 
 def _features(idm: InverseDynamicsModel, frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Of resize_for_idm frames [N, T, 60, 80, 3]."""
+    """Return IDM features of resized frames [N, T, 60, 80, 3]."""
     return {"features": idm.features(frames)}
 
 

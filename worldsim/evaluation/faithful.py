@@ -1,4 +1,4 @@
-"""Does a world heed its controls? The shortest form of the yardstick, for anybody's tests."""
+"""An assertion that a world follows its controls, for tests of your own worlds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CONTEXT = 4
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """Mean PSNR in dB of imagined frames against the environment's, with its 95 % interval."""
+    """Mean PSNR in dB of imagined frames against the source's, with its 95 % interval."""
 
     true: Estimate
-    """Under the controls that the environment had."""
+    """Under the controls that the source had."""
     shuffled: Estimate
     """Under another trajectory's."""
-    still: Estimate
-    """Of the last given frame for ever; the lower reference."""
+    static: Estimate
+    """PSNR of the last given frame, repeated; the lower reference."""
     gap: Estimate
     """``true`` less ``shuffled``, trajectory by trajectory."""
 
@@ -38,31 +38,31 @@ def assert_faithful(
     collector: Collector | None = None,
     *,
     gap: float = 2.0,
-    over_still: float = 1.0,
+    over_static: float = 1.0,
     trajectories: int = 8,
     frames: int = 32,
     denoising_steps: int = 2,
     seed: int = 0,
 ) -> Faithfulness:
-    """Assert that rollouts under the true controls are nearer to the truth than those under another's.
+    """Assert that rollouts are nearer to the truth under the true controls than under another trajectory's.
 
     Use it in a test of your own world::
 
-        def test_my_world_heeds_its_keys():
+        def test_my_world_follows_its_keys():
             assert_faithful(worldsim.load("runs/mine/mine"), gap=2.0)
 
     Args:
         world: the world.
-        collector: plays its source at its frame size; None: the source is opened by its name, and closed again.
+        collector: plays its source at its frame size; None: one is opened, and closed at the end.
         gap: dB that the true controls must be worth, in the mean over all frames.
-        over_still: dB that the rollout must be better than a picture that stands still.
+        over_static: dB by which the rollout must be better than the last given frame, repeated.
         trajectories: how many real episodes, N >= 2.
         frames: how many are imagined in each.
         denoising_steps: denoising passes K.
         seed: which reporting run; it fixes the episodes and the rollouts' chance.
 
     Raises:
-        AssertionError: it does not heed them; the message has the metrics.
+        AssertionError: it does not follow them; the message has the metrics.
         DataError: a start's seed is a reporting seed.
         SourceError: the episodes are too short.
         DependencyError: the package behind the source is missing.
@@ -79,9 +79,9 @@ def assert_faithful(
         f"the true controls must be worth {gap:.2f} dB over another trajectory's; they are worth "
         f"{found.gap.value:.2f} dB ({found.true.value:.2f} against {found.shuffled.value:.2f})"
     )
-    assert found.true.value >= found.still.value + over_still, (
-        f"a rollout must be {over_still:.2f} dB nearer to the truth than a still picture; it has "
-        f"{found.true.value:.2f} dB, the still picture {found.still.value:.2f} dB"
+    assert found.true.value >= found.static.value + over_static, (
+        f"a rollout must be {over_static:.2f} dB nearer to the truth than a static image; it has "
+        f"{found.true.value:.2f} dB, the static image {found.static.value:.2f} dB"
     )
     return found
 
@@ -89,7 +89,7 @@ def assert_faithful(
 def _measure(world: World, true: Trajectories, frames: int, denoising_steps: int, seed: int) -> Faithfulness:
     later = true.frames[:, _CONTEXT:]
     ways = {"true": true.controls, "shuffled": np.roll(true.controls, 1, 0)}
-    scores = {"still": psnr(true.frames[:, _CONTEXT - 1, None], later).mean(1)}
+    scores = {"static": psnr(true.frames[:, _CONTEXT - 1, None], later).mean(1)}
     for name, controls in ways.items():
         config = RolloutConfig(
             context=_CONTEXT, frames=frames, denoising_steps=denoising_steps, controls=controls

@@ -1,4 +1,4 @@
-"""How alike frames are, how sharp one is, how much moves, how far a camera is off. NumPy only.
+"""Metrics of frames and cameras: PSNR, sharpness, frame difference, pose errors. NumPy only.
 
 Shapes: ... batch axes, H x W frame.
 """
@@ -21,25 +21,25 @@ __all__ = [
 ]
 
 MAX_PSNR = 60.0
-"""dB; where it is capped, so that two identical frames do not make a mean infinite."""
+"""Cap of the PSNR in dB, so that two identical frames do not make a mean infinite."""
 
 CHANGED = 12
-"""Grey levels; a pixel has changed where any colour of it differs by more."""
+"""Grey levels; a pixel has changed if any channel differs by more."""
 
 
 def changed_pixels(now: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The pixels ``bool [..., H, W]`` that changed visibly between ``uint8 [..., H, W, 3]`` frames."""
+    """Return the pixels ``bool [..., H, W]`` that changed visibly between ``uint8 [..., H, W, 3]`` frames."""
     return (np.abs(np.subtract(now, before, dtype=np.int16)) > CHANGED).any(-1)
 
 
 def squared_error(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Sum ``float64 [...]`` over the pixels ``where`` of the colours' mean squared error, colours in 0..1."""
+    """Return the sum ``float64 [...]`` over the pixels ``where`` of the squared error, colours in 0..1."""
     error = np.square(np.subtract(a, b, dtype=np.float32) / 255).mean(-1)
     return (error * where).sum((-2, -1), dtype=np.float64)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB, ``float64 [...]``, of frames ``uint8 [..., H, W, 3]``, one by one.
+    """Return the PSNR in dB, ``float64 [...]``, of each frame ``uint8 [..., H, W, 3]``.
 
     The mean squared error is over all pixels and channels of a frame, on a scale of 0 to 1.
     """
@@ -49,7 +49,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def gradient(frames: np.ndarray) -> np.ndarray:
-    """Sharpness ``float64 [...]``: the mean length of the brightness gradient of frames ``[..., H, W, 3]``.
+    """Return the mean length ``float64 [...]`` of the brightness gradient of frames ``[..., H, W, 3]``.
 
     In grey levels (0 to 255) per pixel; brightness is the mean of the channels.
     """
@@ -60,12 +60,12 @@ def gradient(frames: np.ndarray) -> np.ndarray:
 
 
 def motion(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean absolute change ``float64 [...]`` between ``uint8 [..., H, W, 3]`` frames, in grey levels."""
+    """Return the mean absolute change ``float64 [...]`` between frames ``uint8``, in grey levels."""
     return np.abs(np.subtract(a, b, dtype=np.float32)).mean((-3, -2, -1), dtype=np.float64)
 
 
 def pose_errors(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in metres and angle in degrees between poses ``[..., 4, 4]``, each ``float64 [...]``."""
+    """Return distance in metres and angle in degrees between poses ``[..., 4, 4]``, ``float64 [...]``."""
     turn = camera.log(camera.relative(a, b))[..., 3:]
     metres = np.linalg.norm(a[..., :3, 3] - b[..., :3, 3], axis=-1)
     return metres, np.degrees(np.linalg.norm(turn, axis=-1))

@@ -1,7 +1,7 @@
-"""Is a room remembered? Ways that end where they began: once around, and out and back again.
+"""Loop closure: paths that end where they began, a full turn or out and back again.
 
-The environment goes the same way, so that what should be seen on coming back is known twice over: from the
-environment, and from what the rollout itself showed when it was there first.
+The source takes the same path, so that the view on return is known twice: from the source, and from what the
+rollout itself showed on its first pass.
 
 Shapes: N loops, F frames.
 """
@@ -32,49 +32,49 @@ from worldsim.evaluation.simulator import (
 __all__ = ["Loop", "can_loop", "loop_closure_metrics", "score_loops", "source_loops"]
 
 _CLOSING = 4
-"""Frames that are compared on coming back."""
+"""Frames that are compared on return."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A way that the environment went, and where on it the same is seen twice."""
+    """A path of the source on which the same view is seen twice."""
 
     branch_point: BranchPoint
     run: SourceRun
     first: np.ndarray
-    """``int64 [4]``: frames of the run on the way out."""
+    """``int64 [4]``: frames of the run on the path out."""
     again: np.ndarray
-    """``int64 [4]``: frames on which the same is seen again."""
+    """``int64 [4]``: frames on which the same views are seen again."""
     far: int
-    """The frame halfway."""
+    """Frame halfway."""
 
 
 def can_loop(simulator: Simulator) -> bool:
-    """Whether the way back can be told: poses, a free turn, and keys to walk with."""
+    """True where a path back can be driven: poses, yaw control, and keys to walk with."""
     space = simulator.spec.control_space
     return simulator.spec.has_pose and space.yaw and {"forward", "backward"} <= set(space.keys)
 
 
 def source_loops(simulator: Simulator, branch_points: list[BranchPoint], frames: int) -> list[Loop]:
-    """Loops of so many frames, by turns around and out and back; those that the environment lets end."""
-    ways = []
+    """Return loops of ``frames`` frames, alternately around and out and back, that the source completes."""
+    paths = []
     for i, branch_point in enumerate(branch_points):
         is_turn, sign = i % 2 == 0, 1 - i % 4
-        ways.append(
-            _around(simulator, branch_point, frames, sign)
+        paths.append(
+            _turn_around(simulator, branch_point, frames, sign)
             if is_turn
             else _out_and_back(simulator, branch_point, frames)
         )
-    return [way for way in ways if way is not None]
+    return [path for path in paths if path is not None]
 
 
 def score_loops(world: World, loops: list[Loop], denoising_steps: int, seed: int) -> dict[str, np.ndarray]:
-    """PSNR in dB, ``float64 [N, 4]``, of the frames on coming back.
+    """Return PSNR in dB, ``float64 [N, 4]``, of the frames on return.
 
-    * ``given_pose``, ``keys_only``: the rollout with and without poses given, against the environment.
+    * ``given_pose``, ``keys_only``: the rollout with and without poses given, against the source.
     * ``given_pose_self``, ``keys_only_self``: against what the same rollout showed first.
-    * ``real_self``: the environment against what it showed first.
-    * ``far``: what the environment showed halfway against what it shows on coming back.
+    * ``real_self``: the source against what it showed first.
+    * ``far``: what the source showed halfway against what it shows on momentum back.
     """
     scores = {
         "real_self": np.stack(
@@ -93,19 +93,19 @@ def score_loops(world: World, loops: list[Loop], denoising_steps: int, seed: int
 def loop_closure_metrics(
     scores: Mapping[str, np.ndarray], seconds: int, upper: float | None
 ) -> dict[str, Metric]:
-    """``loop_closure_8s_psnr``, ``loop_closure_8s_psnr_keys_only``, ``loop_closure_8s_self_psnr`` and ``loop_closure_8s_self_psnr_keys_only`` for 8 seconds."""
+    """Return ``loop_closure_<seconds>s_psnr`` and ``_self_psnr``, also with suffix ``_keys_only``."""
     far, name = estimate(scores["far"]).value, f"loop_closure_{seconds}s"
     real = estimate(scores["real_self"]).value
     back = f"back after {seconds} s, around or out and back"
 
     def against(key: str, text: str, best: float | None) -> Metric:
-        about = f"{back}, {text}; lower: what the environment shows halfway; upper: "
-        about += "the environment's two passes" if best == real else "tokenizer_psnr"
+        about = f"{back}, {text}; lower: what the source shows halfway; upper: "
+        about += "the source's two passes" if best == real else "tokenizer_psnr"
         return metric(estimate(scores[key]), about, lower_reference=far, upper_reference=best)
 
     return {
-        f"{name}_psnr": against("given_pose", "keys and poses given, against the environment", upper),
-        f"{name}_psnr_keys_only": against("keys_only", "keys alone, against the environment", upper),
+        f"{name}_psnr": against("given_pose", "keys and poses given, against the source", upper),
+        f"{name}_psnr_keys_only": against("keys_only", "keys alone, against the source", upper),
         f"{name}_self_psnr": against(
             "given_pose_self", "keys and poses given, against its own first pass", real
         ),
@@ -115,7 +115,7 @@ def loop_closure_metrics(
     }
 
 
-def _around(simulator: Simulator, branch_point: BranchPoint, frames: int, sign: int) -> Loop | None:
+def _turn_around(simulator: Simulator, branch_point: BranchPoint, frames: int, sign: int) -> Loop | None:
     """Once around on the spot in ``frames`` frames, and a little further."""
     turn = Control(yaw=sign * 2 * math.pi / frames)
     run = act(simulator, branch_point, [turn] * (frames + _CLOSING))
@@ -124,7 +124,7 @@ def _around(simulator: Simulator, branch_point: BranchPoint, frames: int, sign: 
 
 
 def _out_and_back(simulator: Simulator, branch_point: BranchPoint, frames: int) -> Loop | None:
-    """Half of the frames as the episode went on; then the same way back, still looking ahead."""
+    """Half of the frames as the episode went on; then the same path back, still looking ahead."""
     half, space = frames // 2, simulator.spec.control_space
     seen: list[SimulatorStep] = [replay_to(simulator, branch_point)]
     rows = [np.zeros(space.size, np.float32)]
@@ -134,7 +134,7 @@ def _out_and_back(simulator: Simulator, branch_point: BranchPoint, frames: int) 
         if t < half:
             control = space.from_vector(branch_point.future[t])
         else:
-            control = _towards(seen, seen[2 * half - t - 1].pose, space.keys)
+            control = _control_towards(seen, seen[2 * half - t - 1].pose, space.keys)
         seen.append(simulator.step(control))
         rows.append(space.vector(control))
     first = np.arange(_CLOSING, 0, -1)
@@ -143,18 +143,18 @@ def _out_and_back(simulator: Simulator, branch_point: BranchPoint, frames: int) 
     )
 
 
-def _towards(seen: list[SimulatorStep], goal: np.ndarray | None, keys: tuple[str, ...]) -> Control:
+def _control_towards(seen: list[SimulatorStep], goal: np.ndarray | None, keys: tuple[str, ...]) -> Control:
     """Keys and turn that bring the camera to where ``goal`` is, as far as one frame can."""
     now, before = seen[-1].pose, seen[-2].pose
-    assert now is not None, "the way back is told by poses"
-    assert before is not None, "the way back is told by poses"
-    assert goal is not None, "the way back is told by poses"
+    assert now is not None, "the way back is planned with poses"
+    assert before is not None, "the way back is planned with poses"
+    assert goal is not None, "the way back is planned with poses"
     ahead = camera.relative(now, goal)
     # Speed lasts: most of the last step comes again without a key.
-    coming = 0.8 * (now[:3, :3].T @ (now[:3, 3] - before[:3, 3]))
-    right, _, forward = ahead[:3, 3] - coming
+    momentum = 0.8 * (now[:3, :3].T @ (now[:3, 3] - before[:3, 3]))
+    right, _, forward = ahead[:3, 3] - momentum
     wanted = {"forward": forward, "backward": -forward, "strafe_right": right, "strafe_left": -right}
-    held = [key for key, way in wanted.items() if way > 0.05 and key in keys]
+    held = [key for key, path in wanted.items() if path > 0.05 and key in keys]
     return Control(held, yaw=float(np.float32(np.arctan2(ahead[0, 2], ahead[2, 2]))))
 
 
@@ -182,7 +182,7 @@ def _rollout(
 
 
 def _given(world: World, run: SourceRun, t: int, has_poses: bool) -> Control:
-    """What led into frame ``t`` of a run."""
+    """Return the control that led into frame ``t`` of a run."""
     held = world.spec.control_space.from_vector(run.controls[t])
     pose = run.poses[t] if has_poses and run.poses is not None else None
     return Control(held.keys, yaw=held.yaw, pose=pose)

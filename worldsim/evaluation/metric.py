@@ -31,12 +31,12 @@ class Metric:
     ci: tuple[float, float]
     """95 % interval, by bootstrap over trajectories: they are independent, frames within one are not."""
     lower_reference: float | None
-    """What a method without any understanding gets."""
+    """Lower reference: value of a method without understanding."""
     upper_reference: float | None
-    """What the best thinkable one gets."""
+    """Upper reference: the best value that can be reached."""
     unit: str
     about: str
-    """What it is, and what lower and upper reference are."""
+    """Description of the metric and of its references."""
 
 
 def estimate(values: np.ndarray, over: np.ndarray | None = None) -> Estimate:

@@ -1,8 +1,7 @@
-"""From scores to metrics: what each is called, and the lower and the upper reference beside it.
+"""Metrics of the scores of rollouts, each with its lower and upper reference.
 
-Every mean is a mean of frames' PSNR in dB, not the PSNR of a mean error. ``rollout16_psnr``, ``rollout64_psnr`` and
-``rollout256_psnr`` are over *all* imagined frames 1 to 16, 64 or 256, each against the engine's frame of the same
-moment, not over the last one alone.
+Every mean is a mean of frames' PSNR in dB, not the PSNR of a mean error. ``rollout16_psnr``,
+``rollout64_psnr`` and ``rollout256_psnr`` are means over *all* imagined frames 1 to 16, 64 or 256.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ _BETWEEN = "lower: copy_psnr; upper: tokenizer_psnr"
 def compute_metrics(scores: Scores, denoising_steps: int, fps: float) -> dict[str, Metric]:
     """All metrics, by name, in the order of the report; ``denoising_steps`` is the K of those that name none.
 
-    Horizons that no rollout reached are left out, and so are poses and places where the world has none.
+    Horizons that no rollout reached are left out; poses and the static scene, where the world has none.
     """
     metrics = _next(scores, denoising_steps)
-    if "place" not in scores:
+    if "scene" not in scores:
         metrics |= _changed(scores, denoising_steps)
     for horizon in HORIZONS:
         if horizon <= scores["true.psnr"].shape[1]:
-            metrics |= _open(scores, horizon)
+            metrics |= _rollouts(scores, horizon)
             metrics |= _poses(scores, horizon) if "true.metres" in scores else {}
-    if "again1.psnr" in scores and scores["true.psnr"].shape[1] >= HORIZONS[0]:
+    if "draw1.psnr" in scores and scores["true.psnr"].shape[1] >= HORIZONS[0]:
         metrics |= _best_draw(scores)
     for horizon in HORIZONS[1:]:
         if horizon <= scores["true.psnr"].shape[1]:
-            metrics |= _looks(scores, horizon)
+            metrics |= _appearance(scores, horizon)
     if "long.psnr" in scores:
         metrics |= _long(scores)
-    metrics |= _passes(scores, denoising_steps)
+    metrics |= _by_denoising_steps(scores, denoising_steps)
     if "held" in scores:
         metrics |= controllability_metrics(scores, fps)
         metrics |= _frechet(scores)
     if "true.uncertainty" in scores and HORIZONS[1] <= scores["true.psnr"].shape[1]:
-        lower = scores["still.psnr"][:, : HORIZONS[1]].mean()
+        lower = scores["static.psnr"][:, : HORIZONS[1]].mean()
         threshold = float(lower + scores["tokenizer"].mean()) / 2
         metrics |= calibration_metrics(scores["true.uncertainty"], scores["true.psnr"], threshold)
     return metrics
@@ -93,8 +92,8 @@ def _next(scores: Scores, denoising_steps: int) -> dict[str, Metric]:
     }
     if "next_pose" in scores:
         metrics["next_psnr_given_pose"] = between("next_pose", f"{_NEXT}, keys, yaw and the true pose")
-    if "place" in scores:
-        metrics["scene_psnr"] = between("place", "what memory of the place shows at the true pose")
+    if "scene" in scores:
+        metrics["scene_psnr"] = between("scene", "what the static scene shows at the true pose")
         metrics["warp_psnr"] = between("warp", "true last frame, moved along with the camera")
     return metrics
 
@@ -129,7 +128,7 @@ def _decibels(error: float, pixels: float) -> float:
 
 
 def _best_draw(scores: Scores) -> dict[str, Metric]:
-    """Where chance decides, one true future is one draw of many: the best of several rollouts."""
+    """Best of several rollouts, for worlds whose future is sampled."""
     span = slice(HORIZONS[0])
     draws = [scores["true.psnr"], *(scores[name] for name in sorted(scores) if _is_extra_draw(name))]
     mean = np.stack([draw[:, span].mean(1) for draw in draws])
@@ -145,18 +144,18 @@ def _best_draw(scores: Scores) -> dict[str, Metric]:
 
 
 def _is_extra_draw(name: str) -> bool:
-    return name.startswith("again") and name.endswith(".psnr")
+    return name.startswith("draw") and name.endswith(".psnr")
 
 
-def _open(scores: Scores, horizon: int) -> dict[str, Metric]:
+def _rollouts(scores: Scores, horizon: int) -> dict[str, Metric]:
     """Rollouts of ``horizon`` frames."""
     score = {
         name: scores[f"{name}.psnr"]
-        for name in ("true", "shuffled", "pose", "still")
+        for name in ("true", "shuffled", "pose", "static")
         if f"{name}.psnr" in scores
     }
     mean = {name: rows[:, :horizon].mean(1) for name, rows in score.items() if rows.shape[1] >= horizon}
-    lower, upper = estimate(mean["still"]).value, estimate(scores["tokenizer"]).value
+    lower, upper = estimate(mean["static"]).value, estimate(scores["tokenizer"]).value
     span = f"mean of frames 1..{horizon}; lower: the last given frame for ever; upper: tokenizer_psnr"
 
     def imagined(name: str, under: str) -> Metric:
@@ -176,7 +175,7 @@ def _open(scores: Scores, horizon: int) -> dict[str, Metric]:
         f"{name}_psnr_shuffled_actions": imagined("shuffled", "another trajectory's keys and yaw"),
         f"{name}_action_gap": metric(
             gap,
-            f"{name}_psnr - {name}_psnr_shuffled_actions; upper: tokenizer_psnr instead of {name}_psnr",
+            f"{name}_psnr - {name}_psnr_shuffled_actions; upper: tokenizer_psnr instead of the first",
             lower_reference=0.0,
             upper_reference=upper - shuffled.value,
         ),
@@ -187,36 +186,36 @@ def _open(scores: Scores, horizon: int) -> dict[str, Metric]:
 
 
 def _poses(scores: Scores, horizon: int) -> dict[str, Metric]:
-    """How far off the predicted pose is after ``horizon`` frames."""
+    """Error of the predicted pose after ``horizon`` frames."""
     metrics = {}
     for unit in ("metres", "degrees"):
-        still = estimate(scores[f"still.{unit}"][:, horizon - 1])
+        static = estimate(scores[f"static.{unit}"][:, horizon - 1])
         metrics[f"pose{horizon}_{unit}"] = metric(
             estimate(scores[f"true.{unit}"][:, horizon - 1]),
             f"predicted pose from the true one after {horizon} frames of keys; lower: standing still",
             unit=unit,
-            lower_reference=still.value,
+            lower_reference=static.value,
             upper_reference=0.0,
         )
     return metrics
 
 
-def _looks(scores: Scores, horizon: int) -> dict[str, Metric]:
-    """Sharpness and motion over the engine's in the last sixteenth up to ``horizon``, e.g. 240 to 256."""
+def _appearance(scores: Scores, horizon: int) -> dict[str, Metric]:
+    """Sharpness and motion over the source's in the last sixteenth up to ``horizon``, e.g. 240 to 256."""
     window = slice(horizon - horizon // 16 - 1, horizon)
-    where = f"of frames {window.start + 1}..{horizon} over the engine's"
-    real = {name: scores[f"still.{name}"][:, window] for name in ("gradient", "motion", "blur")}
+    where = f"of frames {window.start + 1}..{horizon} over the source's"
+    real = {name: scores[f"static.{name}"][:, window] for name in ("gradient", "motion", "blur")}
     return {
         f"gradient_ratio{horizon}": metric(
             estimate(scores["true.gradient"][:, window], real["gradient"]),
-            f"mean brightness gradient {where}; lower: the mean of all true frames; the engine itself: 1",
+            f"mean brightness gradient {where}; lower: the mean of all true frames; the source itself: 1",
             unit="ratio",
             lower_reference=estimate(real["blur"], real["gradient"]).value,
             upper_reference=1.0,
         ),
         f"frame_diff_ratio{horizon}": metric(
             estimate(scores["true.motion"][:, window], real["motion"]),
-            f"change from frame to frame {where}; lower: a still picture; the engine itself: 1",
+            f"change from frame to frame {where}; lower: a static image; the source itself: 1",
             unit="ratio",
             lower_reference=0.0,
             upper_reference=1.0,
@@ -232,7 +231,7 @@ def _long(scores: Scores) -> dict[str, Metric]:
     renamed = {("true" + name if name.startswith(".") else name): values for name, values in as_usual.items()}
     renamed["tokenizer"] = scores["tokenizer"]
     horizon = renamed["true.psnr"].shape[1]
-    metrics = _open(renamed, horizon) | _looks(renamed, horizon)
+    metrics = _rollouts(renamed, horizon) | _appearance(renamed, horizon)
     return metrics | (_poses(renamed, horizon) if "true.metres" in renamed else {})
 
 
@@ -259,10 +258,10 @@ def _rows(features: np.ndarray) -> np.ndarray:
     return features.reshape(-1, features.shape[-1])
 
 
-def _passes(scores: Scores, denoising_steps: int) -> dict[str, Metric]:
+def _by_denoising_steps(scores: Scores, denoising_steps: int) -> dict[str, Metric]:
     """The same for every K."""
     copy, best = estimate(scores["copy"]).value, estimate(scores["tokenizer"]).value
-    still, metrics = estimate(scores["still.psnr"][:, :16]).value, {}
+    static, metrics = estimate(scores["static.psnr"][:, :16]).value, {}
     for k in sorted(int(name[6:]) for name in scores if name.startswith("next_k")):
         rollout = scores["true.psnr" if k == denoising_steps else f"k{k}.psnr"][:, :16]
         metrics[f"next_psnr_k{k}"] = metric(
@@ -273,6 +272,6 @@ def _passes(scores: Scores, denoising_steps: int) -> dict[str, Metric]:
         )
         if rollout.shape[1] == 16:
             metrics[f"rollout16_psnr_k{k}"] = metric(
-                estimate(rollout), f"rollout16_psnr at K = {k}", lower_reference=still, upper_reference=best
+                estimate(rollout), f"rollout16_psnr at K = {k}", lower_reference=static, upper_reference=best
             )
     return metrics

@@ -1,4 +1,4 @@
-"""Do objects stay? Which pixels of true objects are found again in imagined frames, and which are made up.
+"""Object metrics: pixels of true objects that rollouts show, and pixels of objects that are not there.
 
 Counts are of pixels at the size that the detector reads; a pixel counts as found where one of the same kind
 lies at most one pixel away.
@@ -17,21 +17,21 @@ from worldsim.evaluation.metric import Estimate, Metric, metric, pooled
 __all__ = ["HORIZONS", "LATE", "OBJECT_FRAMES", "count_pixels", "object_metrics"]
 
 HORIZONS = (1, 2, 4, 8, 16)
-"""Frames after the last given one at which objects are looked for."""
+"""Frames after the last given one at which objects are evaluated."""
 LATE = slice(16, 32)
-"""Frames 17 to 32, over which the imagined amount is held against the true one."""
+"""Frames 17 to 32, in which the amount of object pixels is compared."""
 OBJECT_FRAMES = 32
-"""Imagined frames in which objects are looked for."""
+"""Imagined frames in which objects are evaluated."""
 
-_HIT, _TRUE, _RIGHT, _TOLD = range(4)
+_HIT, _TRUE, _CORRECT, _PREDICTED = range(4)
 
 
-def count_pixels(told: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def count_pixels(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Counts ``float64 [..., 4]`` of masks ``bool [..., h, w]``.
 
-    True pixels that are told of, all true ones, told pixels that are right, all told ones.
+    Predicted true pixels, all true ones, correct predicted pixels, all predicted ones.
     """
-    counts = (truth & _grown(told), truth, told & _grown(truth), told)
+    counts = (truth & _dilated(predicted), truth, predicted & _dilated(truth), predicted)
     return np.stack([mask.sum((-2, -1), dtype=np.float64) for mask in counts], -1)
 
 
@@ -39,8 +39,8 @@ def object_metrics(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> 
     """Recall and precision at each horizon and the late amount, of all kinds (their mean) and of each.
 
     A share is that of each trajectory's pixels, then the mean over trajectories: a ball that fills the view
-    counts no more than one that is far. ``scores``: ``true.objects``, ``still.objects``, ``real.objects``
-    [N, F, K, 4] and ``again<i>.objects`` of the imagined frames, the last given frame, the true frames as the
+    counts no more than one that is far. ``scores``: ``true.objects``, ``static.objects``, ``real.objects``
+    [N, F, K, 4] and ``draw<i>.objects`` of the imagined frames, the last given frame, the true frames as the
     detector sees them, and further draws; ``objects.tokenizer`` [N, S, K, 4]. Kinds that were never seen are
     left out.
     """
@@ -65,11 +65,13 @@ def _at(
 ) -> dict[str, Metric]:
     names = ["true.objects", *(name for name in sorted(scores) if _is_extra_draw(name))]
     draws = np.stack([scores[name][:, horizon - 1][:, chosen] for name in names])  # [D, N, K, 4]
-    still, real = (scores[f"{key}.objects"][None, :, horizon - 1][:, :, chosen] for key in ("still", "real"))
+    static, real = (
+        scores[f"{key}.objects"][None, :, horizon - 1][:, :, chosen] for key in ("static", "real")
+    )
     metrics = {}
     for name, part, whole, text in (
         ("recall", _HIT, _TRUE, "true object pixels that are imagined"),
-        ("precision", _RIGHT, _TOLD, "imagined object pixels that are true"),
+        ("precision", _CORRECT, _PREDICTED, "imagined object pixels that are true"),
     ):
         share = _shares(draws, part, whole)
         if np.isfinite(share).any():
@@ -78,7 +80,7 @@ def _at(
                 f"{text} after {horizon} frames, within a pixel ({what}), mean of {len(draws)} draws; lower: "
                 "the last given frame; upper: the detector on true frames",
                 unit="share",
-                lower_reference=_known(_shares(still, part, whole)),
+                lower_reference=_known(_shares(static, part, whole)),
                 upper_reference=_known(_shares(real, part, whole)),
             )
     recall = f"{prefix}_recall@{horizon}"
@@ -97,17 +99,17 @@ def _at(
 
 def _late(scores: Mapping[str, np.ndarray], what: str, chosen: list[int]) -> Metric:
     late = {key: scores[f"{key}.objects"][:, LATE][:, :, chosen] for key in ("true", "real")}
-    told, real = late["true"][..., _TOLD].sum(1), late["real"][..., _TOLD].sum(1)
+    predicted, real = late["true"][..., _PREDICTED].sum(1), late["real"][..., _PREDICTED].sum(1)
 
     def ratio(rows: np.ndarray) -> float:
-        above, below = told[rows].sum(0), real[rows].sum(0)
+        above, below = predicted[rows].sum(0), real[rows].sum(0)
         there = below > 0
         return float((above[there] / below[there]).mean()) if there.any() else float("nan")
 
     return metric(
-        pooled(ratio, len(told)),
+        pooled(ratio, len(predicted)),
         f"object pixels in imagined frames 17 to 32 over those that the detector finds in the true ones "
-        f"({what}), large objects count more; none: 0; the engine itself: 1",
+        f"({what}), large objects count more; none: 0; the source itself: 1",
         unit="ratio",
         lower_reference=0.0,
         upper_reference=1.0,
@@ -119,7 +121,7 @@ def _encoded(scores: Mapping[str, np.ndarray], seen: list[int]) -> dict[str, Met
     if "objects.tokenizer" not in scores:
         return {}
     counts = np.moveaxis(scores["objects.tokenizer"][:, :, seen], 1, 0)  # [S, N, K, 4]
-    shares = {"recall": _shares(counts, _HIT, _TRUE), "precision": _shares(counts, _RIGHT, _TOLD)}
+    shares = {"recall": _shares(counts, _HIT, _TRUE), "precision": _shares(counts, _CORRECT, _PREDICTED)}
     return {
         f"tokenizer_object_{name}": metric(
             _estimate(share), f"object_{name} of true frames, encoded and decoded", unit="share"
@@ -150,11 +152,11 @@ def _known(shares: np.ndarray) -> float | None:
 
 
 def _is_extra_draw(name: str) -> bool:
-    return name.startswith("again") and name.endswith(".objects")
+    return name.startswith("draw") and name.endswith(".objects")
 
 
-def _grown(masks: np.ndarray) -> np.ndarray:
-    """Masks with all pixels next to theirs."""
+def _dilated(masks: np.ndarray) -> np.ndarray:
+    """Dilate masks by one pixel."""
     padded = np.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(1, 1), (1, 1)])
     height, width = masks.shape[-2:]
     grown = np.zeros_like(masks)

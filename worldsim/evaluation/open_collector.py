@@ -1,4 +1,4 @@
-"""Opens the real environment."""
+"""Opening of a collector for a world's source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are rewards and ends foretold? The heads against what happened, with the true past given.
+"""Predicted rewards and ends against the true ones, with the true past given.
 
 Shapes: N stretches of episodes, T arrivals.
 """
@@ -63,7 +63,7 @@ def ending_of(episode: EpisodeArrays) -> Ending:
 
 
 def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.ndarray]:
-    """``end`` (told probability) and ``reward`` (told), ``is_end`` and ``got`` (true), each [N, T - 1]."""
+    """Return predicted ``end`` (probability) and ``reward``, true ``is_end`` and ``got``, each [N, T - 1]."""
     frames = np.stack([stretch.frames for stretch in stretches])
     n, length = frames.shape[:2]
     known = [stretch.poses for stretch in stretches if stretch.poses is not None]
@@ -87,7 +87,7 @@ def score_outcomes(world: World, stretches: Sequence[Ending]) -> dict[str, np.nd
 
 
 def outcome_metrics(scores: dict[str, np.ndarray]) -> dict[str, Metric]:
-    """How well rewards are told, and ends where there were any."""
+    """Metrics of predicted rewards, and of ends where there were any."""
     count, got = len(scores["got"]), scores["got"]
 
     def of(error: np.ndarray) -> float:
@@ -96,7 +96,7 @@ def outcome_metrics(scores: dict[str, np.ndarray]) -> dict[str, Metric]:
     metrics = {
         "reward_rmse": metric(
             pooled(lambda rows: of(scores["reward"][rows] - got[rows]), count),
-            "told reward against the received one, at the end of episodes; lower: their mean",
+            "predicted reward against the received one, at the end of episodes; lower: their mean",
             unit="reward",
             lower_reference=of(got - got.mean()),
             upper_reference=0.0,
@@ -109,28 +109,28 @@ def outcome_metrics(scores: dict[str, np.ndarray]) -> dict[str, Metric]:
     return metrics | {
         "end_brier": metric(
             pooled(lambda rows: float(np.square(told[rows] - is_end[rows]).mean()), count),
-            "squared error of the told chance of an end; lower: telling the share of ends always",
+            "squared error of the predicted probability of an end; lower: predicting the share of ends",
             unit="",
             lower_reference=float(share * (1 - share)),
             upper_reference=0.0,
         ),
         "end_ece": metric(
             pooled(lambda rows: _miscalibration(told[rows], is_end[rows]), count),
-            "told chance of an end against how often it came, over ten bins; lower: telling no end ever",
+            "predicted probability of an end against its frequency, over ten bins; lower: no end predicted",
             unit="",
             lower_reference=float(share),
             upper_reference=0.0,
         ),
         "end_auroc": metric(
             pooled(lambda rows: auroc(told[rows], is_end[rows]), count),
-            "told chance of an end, at ends against other frames; lower: chance",
+            "predicted probability of an end, at ends against other frames; lower: chance",
             unit="AUROC",
             lower_reference=0.5,
             upper_reference=1.0,
         ),
         "end_recall": metric(
             pooled(lambda rows: _recall(told[rows], is_end[rows]), count),
-            f"ends told of where the threshold is such that {_PRECISION:.0%} of what is told is an end",
+            f"recall of ends at the threshold with a precision of {_PRECISION:.0%}",
             unit="share",
             lower_reference=0.0,
             upper_reference=1.0,

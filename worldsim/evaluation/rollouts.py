@@ -1,4 +1,4 @@
-"""Open loop: after a few given frames the world continues alone, through the engine, as a user gets it.
+"""Rollouts: after a few given frames the world continues on its own frames, through the engine.
 
 Shapes: N trajectories, F imagined frames.
 """
@@ -25,12 +25,12 @@ __all__ = ["RolloutConfig", "rollout", "score_objects", "score_rollout", "score_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutConfig:
-    """A rollout."""
+    """Settings of a rollout."""
 
     context: int
     """Frames that are given."""
     frames: int
-    """How many are imagined, F."""
+    """Number of imagined frames, F."""
     denoising_steps: int
     """Denoising passes, K."""
     controls: np.ndarray
@@ -38,9 +38,9 @@ class RolloutConfig:
     poses: np.ndarray | None = None
     """``float64 [N, context + F, 4, 4]``: explicit poses; None: predicted from the keys."""
     keep: int = 0
-    """So many of the imagined frames are kept for the IDM."""
+    """Number of imagined frames that are kept for the IDM."""
     detector: Detector | None = None
-    """Looks for objects in the first frames; needs labels."""
+    """Detector for objects in the first frames; needs labels."""
 
 
 def rollout(
@@ -71,9 +71,9 @@ def score_rollout(
     """Scores ``float64 [N, F]`` of every imagined frame against the true one of the same moment, by name.
 
     ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the rollout
-    alone. In worlds with poses: ``uncertainty`` as the engine tells it, ``metres`` and ``degrees`` of the pose from
-    the true one, and ``track`` [N, F, 4], its x, y, z and yaw. Kept frames: ``seen`` uint8 [N, keep, 60,
-    80, 3]. With a detector ``objects`` [N, up to 32, K, 4]; see ``count_pixels``.
+    alone. In worlds with poses: ``uncertainty`` of the engine, ``metres`` and ``degrees`` between predicted
+    and true pose, and ``track`` [N, F, 4], its x, y, z and yaw. Kept frames: ``seen`` uint8 [N, keep, 60, 80,
+    3]. With a detector ``objects`` [N, up to 32, K, 4]; see ``count_pixels``.
     """
     scores: dict[str, list[np.ndarray]] = {}
     before = true.frames[:, config.context - 1]
@@ -103,17 +103,17 @@ def score_rollout(
 def score_objects(
     true: Trajectories, detector: Detector, context: int, frames: int
 ) -> Mapping[str, np.ndarray]:
-    """Counts of what the detector finds: ``real.objects`` in true frames, ``still.objects`` in a given one.
+    """Counts of what the detector finds: ``real.objects`` in true frames, ``static.objects`` in a given one.
 
     Each [N, F, K, 4], of at most 32 frames; see ``count_pixels``.
     """
     last = detector.find(true.frames[:, context - 1])
-    still, real = [], []
+    static, real = [], []
     for t in range(context, context + min(frames, OBJECT_FRAMES)):
         truth = _truth(true, t, detector)
-        still.append(count_pixels(last, truth))
+        static.append(count_pixels(last, truth))
         real.append(count_pixels(detector.find(true.frames[:, t]), truth))
-    return {"still.objects": np.stack(still, 1), "real.objects": np.stack(real, 1)}
+    return {"static.objects": np.stack(static, 1), "real.objects": np.stack(real, 1)}
 
 
 def _truth(true: Trajectories, t: int, detector: Detector) -> np.ndarray:
@@ -122,7 +122,7 @@ def _truth(true: Trajectories, t: int, detector: Detector) -> np.ndarray:
 
 
 def score_static(true: Trajectories, context: int, frames: int) -> Mapping[str, np.ndarray]:
-    """The same scores of a world that stands still: the last given frame, for ever; and of the true frames.
+    """Scores of the last given frame, repeated, and of the true frames.
 
     ``psnr``, ``metres``, ``degrees``: of the still picture. ``gradient``, ``motion``, ``track``: the truth's.
     ``blur``: the gradient of the mean of all true frames of a moment, which is what a blind world fades to.
@@ -139,7 +139,7 @@ def score_static(true: Trajectories, context: int, frames: int) -> Mapping[str, 
         "blur": np.tile(faded, (len(true), 1)),
     }
     if true.poses is not None:
-        still = np.broadcast_to(true.poses[:, context - 1, None], true.poses[:, then].shape)
-        scores["metres"], scores["degrees"] = pose_errors(still, true.poses[:, then])
+        static = np.broadcast_to(true.poses[:, context - 1, None], true.poses[:, then].shape)
+        scores["metres"], scores["degrees"] = pose_errors(static, true.poses[:, then])
         scores["track"] = camera.planar(true.poses[:, then])
     return scores

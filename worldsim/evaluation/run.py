@@ -1,6 +1,6 @@
-"""``worldsim eval``: a world held against its environment's own frames.
+"""``worldsim eval``: a world held against its source's own frames.
 
-The environment is deterministic: from the same seed and under the same controls it shows what the world
+The source is deterministic: from the same seed and under the same controls it shows what the world
 should have imagined. Its episodes come from seeds that neither training nor starts ever use.
 """
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _claim(args: argparse.Namespace) -> None:
-    """Try everything that the end needs before hours of measuring."""
+    """Claim outputs and packages before hours of measuring."""
     if args.out or args.videos:
         require_av()
     if args.out:
@@ -127,14 +127,14 @@ def _measure(
 
 
 def _moving(world: World, collector: Collector) -> EpisodeTools | None:
-    """What objects and lengths of episodes are measured with, where no scene fixes what is seen."""
+    """Return the tools for objects and episode lengths, for worlds without a static scene."""
     if world.networks.scene is not None:
         return None
     return EpisodeTools(find_detector(collector), getattr(collector, "open_loop_controls", None))
 
 
 def _compared(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """What ``--json`` tells of a world."""
+    """Evaluate a world and return the JSON of ``--json``."""
     with _opened(name, args) as (world, collector, config):
         return _told(*_measure(world, collector, config, args))
 
@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:
-    """Frames of the longest episode that is asked for."""
+    """Return the length of the longest episode that is needed."""
     films = VIDEO_FRAMES if args.videos else 0
     out = round(max(config.tasks.seconds) * fps / 2) if config.tasks.loops else 0
     return CONTEXT + max(
@@ -220,7 +220,7 @@ def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:
 
 
 def _facts(world: World, report: Report, denoising_steps: int, seed: int) -> dict[str, object]:
-    """All that the metrics depend on."""
+    """Return all settings that the metrics depend on."""
     return {
         "world": world.name,
         "weights_sha256": world.weights_sha256,
@@ -243,7 +243,7 @@ def _facts(world: World, report: Report, denoising_steps: int, seed: int) -> dic
 
 @contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
-    """Let each operation use so many threads."""
+    """Set the threads of torch operations."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -30,7 +30,7 @@ _EXTRA_DRAWS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What is scored, and how it is imagined."""
+    """Trajectories to score, and the settings of their rollouts."""
 
     world: World
     true: Trajectories
@@ -44,18 +44,18 @@ class Batch:
 def score_batch(
     batch: Batch, teacher: int, every: int, horizon: int, on_progress: Callable[[float], None]
 ) -> dict[str, np.ndarray]:
-    """All scores; those of a rollout are named ``<rollout>.<score>``, those of the truth ``still.<score>``.
+    """All scores; those of a rollout are named ``<rollout>.<score>``, those of the truth ``static.<score>``.
 
     Those of a baseline are named ``<baseline>.<score>``. With an IDM also ``<rollout>.keys``,
-    ``<rollout>.moved`` and ``<rollout>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``, and
-    the truth ``held`` and ``moved``. ``chance``: the rollouts' seeds.
+    ``<rollout>.moved`` and ``<rollout>.features`` of the first 64 frames of ``true``, ``pose`` and ``real``,
+    and the truth ``held`` and ``moved``. ``seeds``: seeds of the rollouts.
     """
     others = [k for k in batch.world.networks.sampler.allowed_steps if k != batch.denoising_steps]
     forcing = TeacherForcing(
         context=batch.context, frames=teacher, every=every, denoising_steps=(batch.denoising_steps, *others)
     )
     scores = dict(score_teacher_forced(batch.world, batch.true, forcing, batch.seed))
-    still = score_static(batch.true, batch.context, horizon)
+    static = score_static(batch.true, batch.context, horizon)
     configs = _rollout_configs(batch, horizon)
     cost = [config.frames for config in configs.values()]
     for i, (name, config) in enumerate(configs.items()):
@@ -63,29 +63,29 @@ def score_batch(
         imagined = score_rollout(batch.world, batch.true, config, batch.seed)
         scores |= {f"{name}.{key}": values for key, values in imagined.items()}
     scores |= _extra_draws(batch, configs["true"])
-    scores |= {f"still.{key}": values for key, values in still.items()}
+    scores |= {f"static.{key}": values for key, values in static.items()}
     scores |= _idm_scores(batch, scores)
     for baseline in batch.baselines:
         frames = min(horizon, _MIDDLE_FRAMES)
         scores |= score_baseline(baseline, batch.true, batch.idm, batch.context, frames)
-    scores["chance"] = batch.seed + np.arange(len(batch.true))
+    scores["seeds"] = batch.seed + np.arange(len(batch.true))
     on_progress(1.0)
     return {name: values for name, values in scores.items() if not name.endswith(".seen")}
 
 
 def score_long(batch: Batch, horizon: int, on_progress: Callable[[float], None]) -> dict[str, np.ndarray]:
-    """Scores of one long rollout under the true controls, ``long.<score>``, and ``longstill.<score>``."""
+    """Scores of one long rollout under the true controls, ``long.<score>``, and ``longstatic.<score>``."""
     config = RolloutConfig(
         context=batch.context,
         frames=horizon,
         denoising_steps=batch.denoising_steps,
         controls=batch.true.controls,
     )
-    still = score_static(batch.true, batch.context, horizon)
+    static = score_static(batch.true, batch.context, horizon)
     imagined = score_rollout(batch.world, batch.true, config, batch.seed)
     on_progress(1.0)
     scores = {f"long.{key}": values for key, values in imagined.items()}
-    return scores | {f"longstill.{key}": values for key, values in still.items()}
+    return scores | {f"longstatic.{key}": values for key, values in static.items()}
 
 
 def _rollout_configs(batch: Batch, horizon: int) -> dict[str, RolloutConfig]:
@@ -112,19 +112,19 @@ def _rollout_configs(batch: Batch, horizon: int) -> dict[str, RolloutConfig]:
 
 
 def _extra_draws(batch: Batch, config: RolloutConfig) -> dict[str, np.ndarray]:
-    """The same rollouts under other chance, ``again1.psnr``, ..., where no scene fixes what is seen."""
+    """The same rollouts under other chance, ``draw1.psnr``, ..., where no scene fixes what is seen."""
     if batch.world.networks.scene is not None:
         return {}
     short = replace(config, frames=min(config.frames, 16), keep=0)
     seeds = {draw: batch.seed + draw * 1_000_000 for draw in range(1, _EXTRA_DRAWS + 1)}
     return {
-        f"again{draw}.psnr": score_rollout(batch.world, batch.true, short, seed)["psnr"]
+        f"draw{draw}.psnr": score_rollout(batch.world, batch.true, short, seed)["psnr"]
         for draw, seed in seeds.items()
     }
 
 
 def _idm_scores(batch: Batch, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the IDM sees in the kept frames, and in the true ones."""
+    """Predictions of the IDM for kept imagined frames and for true ones."""
     true, idm = batch.true, batch.idm
     if idm is None or true.poses is None:
         return {}

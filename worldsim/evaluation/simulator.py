@@ -22,7 +22,7 @@ _TRIES = 8
 
 
 class SimulatorStep(Protocol):
-    """What the environment shows."""
+    """Observation of the source."""
 
     frame: np.ndarray
     pose: np.ndarray | None
@@ -31,7 +31,7 @@ class SimulatorStep(Protocol):
 
 
 class Simulator(Protocol):
-    """A deterministic environment; every source is one."""
+    """Deterministic simulator; every source is one."""
 
     @property
     def spec(self) -> SourceSpec:
@@ -49,7 +49,7 @@ class BranchPoint:
     """A branch_point of a real episode, from which rollout and source go on side by side."""
 
     context: Context
-    """The frames up to it, with the way there."""
+    """Frames up to it, with the action prefix."""
     future: np.ndarray
     """``float32 [T, M]``: the controls that its episode went on with."""
 
@@ -93,7 +93,7 @@ def branch_points(
 
 
 def replay_to(simulator: Simulator, branch_point: BranchPoint) -> SimulatorStep:
-    """Bring the environment to a branch_point."""
+    """Replay the episode up to a branch point."""
     context, space = branch_point.context, simulator.spec.control_space
     assert context.seed is not None, "a branch_point is of a real episode"
     assert context.action_prefix is not None, "a branch_point knows its way"
@@ -104,7 +104,7 @@ def replay_to(simulator: Simulator, branch_point: BranchPoint) -> SimulatorStep:
 
 
 def act(simulator: Simulator, branch_point: BranchPoint, controls: Iterable[Control]) -> SourceRun | None:
-    """What the environment shows from a branch_point on; None where the episode ends on the way."""
+    """Run the source from a branch point; None where the episode ends on the way."""
     space, seen = simulator.spec.control_space, [replay_to(simulator, branch_point)]
     rows = [np.zeros(space.size, np.float32)]
     for control in controls:
@@ -116,7 +116,7 @@ def act(simulator: Simulator, branch_point: BranchPoint, controls: Iterable[Cont
 
 
 def as_run(seen: list[SimulatorStep], rows: list[np.ndarray]) -> SourceRun:
-    """A run of what was seen and done."""
+    """Return a run of observations and controls."""
     poses = [row.pose for row in seen if row.pose is not None]
     return SourceRun(
         np.stack([row.frame for row in seen]), np.stack(poses) if poses else None, np.stack(rows)

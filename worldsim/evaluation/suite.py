@@ -1,4 +1,4 @@
-"""The yardstick: real episodes are played, every kind of rollout is scored, metrics come out."""
+"""The evaluation suite: plays real episodes, scores rollouts against them, computes metrics."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ from worldsim.evaluation.whole_episodes import EpisodeTools
 __all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "SHORT", "EvalConfig", "Report", "evaluate"]
 
 CONTEXT = 4
-"""Frames that are given before a rollout."""
+"""Given frames before a rollout."""
 LONG = 1024
-"""Frames of the longest rollouts that the truth is known of."""
+"""Frames of the longest rollouts with ground truth."""
 SHORT = 64
 """Frames of the rollouts where chance soon tasks them from the truth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """How much is measured."""
+    """Sizes of an evaluation."""
 
     trajectories: int
     teacher_forced_frames: int
-    """Frames of each trajectory that are gone through teacher-forced."""
+    """Teacher-forced frames of each trajectory."""
     score_every: int
-    """One in so many of these is scored."""
+    """Stride of the scored frames."""
     horizon: int = 256
     """Frames of the longest rollout."""
     batch: int = 8
     """Trajectories at a time; controls are shuffled among them. Larger ones are slower on a CPU."""
     long_trajectories: int = 0
-    """Trajectories that are imagined for 1,024 frames."""
+    """Trajectories with rollouts of 1,024 frames."""
     tasks: TaskSizes = field(default_factory=TaskSizes)
-    """Of keys, loops, long walks and ends."""
+    """Sizes of the tasks: action effects, loop closure, long rollouts, ends."""
 
 
 QUICK = EvalConfig(
     trajectories=16,
     teacher_forced_frames=64,
-    every=4,
+    score_every=4,
     tasks=TaskSizes(
         branch_points=4,
         loops=2,
@@ -77,7 +77,7 @@ QUICK = EvalConfig(
 FULL = EvalConfig(
     trajectories=96,
     teacher_forced_frames=64,
-    every=2,
+    score_every=2,
     long_trajectories=16,
     tasks=TaskSizes(
         branch_points=32,
@@ -94,21 +94,21 @@ FULL = EvalConfig(
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What comes out."""
+    """Result of an evaluation."""
 
     metrics: Mapping[str, Metric]
     seeds: tuple[int, ...]
-    """Of the real episodes that rollouts are held against frame by frame."""
+    """Seeds of the episodes that rollouts are compared with frame by frame."""
     scored: int
     """Teacher-forced frames that were scored."""
     length: int
     """Frames of each of these stretches; fewer than asked for where episodes are short."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
-    """What the metrics are of, per trajectory."""
+    """Scores per trajectory, of which the metrics are computed."""
     tasks: Tasks = field(default_factory=Tasks, compare=False, repr=False)
-    """Likewise of keys, loops, long walks and ends."""
+    """The same for the tasks."""
     failures: Mapping[str, str] = field(default_factory=dict)
-    """Tasks that could not be measured, each with the reason."""
+    """Failed tasks, each with the reason."""
 
 
 def evaluate(
@@ -183,7 +183,7 @@ def evaluate(
 def _metrics(
     world: World, scores: Mapping[str, np.ndarray], tasks: Tasks, options: _ScoringOptions, failures: Failures
 ) -> dict[str, Metric]:
-    """Metrics of recorded play that was imagined again, and of the other tasks.
+    """Metrics of rollouts and of all tasks.
 
     Raises:
         SourceError: there are none.
@@ -205,7 +205,7 @@ def _metrics(
 
 @dataclass(frozen=True, slots=True)
 class _ScoringOptions:
-    """How batches are scored."""
+    """Options of scoring a batch."""
 
     idm: InverseDynamicsModel | None
     baselines: tuple[Baseline, ...]
@@ -214,7 +214,7 @@ class _ScoringOptions:
 
 
 class _Recorded:
-    """Recorded play, imagined again, batch by batch."""
+    """Rollouts of recorded trajectories, batch by batch."""
 
     def __init__(
         self, world: World, collector: Collector, config: EvalConfig, options: _ScoringOptions
@@ -224,9 +224,9 @@ class _Recorded:
         self._longs = _batches(config.long_trajectories, config.batch) if config.long_trajectories else []
         self.length = CONTEXT + max(config.horizon, config.teacher_forced_frames)
         self.costs = [1.0] * len(self._sizes) + [2.0] * len(self._longs)
-        """Of each batch, about."""
+        """Approximate cost of each batch."""
         self.seeds: tuple[int, ...] = ()
-        """Of the episodes played."""
+        """Seeds of the episodes played."""
 
     def run(
         self, pool: ThreadPoolExecutor, workers: int, seeds: Iterator[int], progress: _Progress
@@ -298,12 +298,12 @@ class _Progress:
     def __init__(self, tell: Callable[[float], None], costs: list[float], tasks: TaskSizes) -> None:
         self._tell, self._costs = tell, costs
         self._shares = [0.0] * len(costs)
-        self._weight = 0.4 * len(costs) if tasks.branch_points or tasks.walks else 0.0
+        self._weight = 0.4 * len(costs) if tasks.branch_points or tasks.long_rollouts else 0.0
         self._jobs, self._done = 1, 0
         self._lock = threading.Lock()
 
     def of(self, batch: int) -> Callable[[float], None]:
-        """What batch number ``batch`` tells."""
+        """Return the progress callback of batch number ``batch``."""
 
         def told(share: float) -> None:
             with self._lock:

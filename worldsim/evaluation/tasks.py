@@ -37,19 +37,19 @@ __all__ = ["Job", "TaskSizes", "Tasks", "prepare"]
 _T = TypeVar("_T")
 _CONTEXT = 4
 _BATCH = 8
-"""Sessions of a job, about."""
+"""Approximate number of sessions of a job."""
 _LONGEST = 900
-"""Frames of a walk that the environment is asked for: its own episodes are cut at about a thousand."""
+"""Frames of a walk that the source is asked for: its own episodes are cut at about a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Rollouts of one task, which may run beside those of others."""
+    """Rollouts of one task; jobs may run in parallel."""
 
     task: str
     """Its name."""
     rollout: Callable[[], Mapping[str, np.ndarray]]
-    """Gives its scores."""
+    """Function that returns the scores."""
 
     def __call__(self) -> tuple[str, Mapping[str, np.ndarray]]:
         """The task's name, and scores."""
@@ -58,24 +58,24 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSizes:
-    """How much is measured; 0: not at all."""
+    """Sizes of the tasks; 0: a task is left out."""
 
     branch_points: int = 0
-    """Moments from which every key is tried."""
+    """Number of branch points."""
     loops: int = 0
-    """Ways around or out and back, for each of the delays."""
+    """Loops for each duration: around, or out and back."""
     seconds: tuple[int, ...] = (8,)
-    """How long these ways take."""
+    """Durations of the loops in seconds."""
     endings: int = 0
-    """Episodes whose last frames the heads are held against."""
+    """Episodes whose ends are compared with the heads' predictions."""
     episodes: int = 0
     """Whole episodes of worlds without a scene, for their lengths and ends; instead of ``endings``."""
     long_rollouts: int = 0
-    """Long walks under random play, and half as many without a key."""
+    """Long rollouts under random controls; half as many without a key."""
     frames: int = 256
-    """Of these."""
+    """Frames of a long rollout."""
     long_rollout_denoising_steps: int | None = None
-    """Denoising passes K of these; None: those of the other metrics."""
+    """Denoising steps K of long rollouts; None: those of the other metrics."""
 
 
 @dataclass
@@ -87,10 +87,10 @@ class Tasks:
     imagined: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     failures: Failures = field(default_factory=Failures)
     kinds: tuple[str, ...] = ()
-    """Of the objects that were looked for."""
+    """Kinds of the objects that were detected."""
 
     def add(self, name: str, scores: Mapping[str, np.ndarray]) -> None:
-        """Take in what a job gave."""
+        """Add the scores of a job."""
         held = self.imagined.setdefault(name, {})
         for key, values in scores.items():
             held[key] = np.concatenate([held[key], values]) if key in held else values
@@ -237,7 +237,7 @@ def _prepare_long_rollouts(
     found: list[BranchPoint],
 ) -> None:
     space, frames = simulator.spec.control_space, sizes.frames
-    # No episode goes on for as long as a rollout does: the environment's walks are some that it can make.
+    # No episode goes on for as long as a rollout does: the source's walks are some that it can make.
     tasks.real["play"] = drift.source_rollouts(simulator, idm, found, min(frames, _LONGEST), rollout.seed)
     if not tasks.real["play"]:
         return
@@ -262,7 +262,7 @@ def _prepare_long_rollouts(
 
 @dataclass(frozen=True, slots=True)
 class _RolloutScorer:
-    """Runs the rollouts of a task."""
+    """Runner of the rollouts of a task."""
 
     world: World
     denoising_steps: int

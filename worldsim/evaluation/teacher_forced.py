@@ -27,18 +27,18 @@ __all__ = ["TeacherForcing", "score_teacher_forced"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherForcing:
-    """Which frames are scored, and with how many denoising passes."""
+    """Frames to score, and numbers of denoising steps."""
 
     context: int
-    """Frames that are given before the first one that is scored."""
+    """Given frames before the first scored one."""
     frames: int
-    """How many frames are gone through after the context."""
+    """Number of frames after the context."""
     every: int
-    """One in so many of them is scored."""
+    """Stride of the scored frames."""
     denoising_steps: tuple[int, ...]
     """K; the first of them is the one that poses are given with, too."""
     detector: Detector | None = None
-    """Looks for objects in frames that were encoded and decoded; needs labels."""
+    """Detector for objects in encoded and decoded frames; needs labels."""
 
     def __post_init__(self) -> None:
         assert self.context >= 1, "a next frame needs one before it"
@@ -53,7 +53,7 @@ def score_teacher_forced(
     * ``next_k1``, ...: the next frame imagined in K passes, keys and yaw only, so that its pose is predicted.
     * ``next_pose``: the same with the true pose given (worlds with poses).
     * ``tokenizer``: the true frame encoded and decoded, with the true past and pose.
-    * ``place``: what memory of the place shows at the true pose (worlds that remember one).
+    * ``scene``: the static scene at the true pose (worlds that have one).
     * ``warp``: the true last frame, moved along with the camera (likewise).
     * ``copy``: the true last frame.
     * ``unrelated``: the same moment of another trajectory.
@@ -76,7 +76,7 @@ def score_teacher_forced(
             if is_scored:
                 row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.prior))
                 if unit.prior.scene_rgb.any():
-                    row["place"], row["warp"] = _frame(unit.prior.scene_rgb), _frame(unit.prior.warped_rgb)
+                    row["scene"], row["warp"] = _frame(unit.prior.scene_rgb), _frame(unit.prior.warped_rgb)
                 row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
                 for name, values in _scored(row, true, t, forcing.detector).items():
                     scores.setdefault(name, []).append(values)

@@ -31,9 +31,9 @@ REPORTING_SEEDS = range(4_000_000_000, 4_200_000_000)
 
 _PER_RUN = 10_000
 RUNS = len(REPORTING_SEEDS) // _PER_RUN
-"""How many reporting runs there are, each with episodes of its own."""
+"""Number of reporting runs, each with episodes of its own."""
 MOST_SKIPPED = 64
-"""How far into its episode a stretch begins, at most."""
+"""Latest frame of an episode at which a stretch begins."""
 _TRIES = 8
 """Episodes played per trajectory wanted, at most."""
 
@@ -75,7 +75,7 @@ class Trajectories:
     poses: np.ndarray | None
     """``float64 [N, T, 4, 4]``, camera-to-world in metres, or None."""
     seeds: tuple[int, ...]
-    """Of the episodes."""
+    """Seeds of the episodes."""
     labels: Mapping[str, np.ndarray] | None = None
     """Kind of object -> where it is seen, ``bool [N, T, H, W]``; None where it is not known."""
 

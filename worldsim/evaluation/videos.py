@@ -1,4 +1,4 @@
-"""Rollouts to look at: videos, rollout beside engine under the same keys, and a contact sheet of all of them."""
+"""Videos of rollouts beside the source under the same keys, and a contact sheet of them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _BAR = 16
 
 @dataclass(frozen=True, slots=True)
 class VideoPairs:
-    """Rollouts and what they should have been."""
+    """Rollouts beside the true frames."""
 
     pairs: np.ndarray
-    """uint8 [N, 2, T, H, W, 3]: the rollout, then the engine; the last given frame comes first."""
+    """uint8 [N, 2, T, H, W, 3]: the rollout, then the source; the last given frame comes first."""
     seeds: tuple[int, ...]
-    """Of the reporting episodes."""
+    """Seeds of the reporting episodes."""
     fps: float
 
     def sheet(self) -> np.ndarray:
-        """uint8 [h, w, 3]: a pair of rows for each, the rollout above the engine, evenly through the time."""
+        """uint8 [h, w, 3]: a pair of rows for each, the rollout above the source, evenly through the time."""
         return _sheet(self.pairs, self.seeds, self.fps)
 
 
@@ -103,7 +103,7 @@ def _sheet(pairs: np.ndarray, seeds: tuple[int, ...], fps: float) -> np.ndarray:
     width = pairs.shape[4] * len(times)
     rows = [_caption([f"{time / fps:.1f} s" for time in times], width)]
     for seed, pair in zip(seeds, pairs, strict=True):
-        rows.append(_caption([f"{seed}: rollout above, engine below"], width))
+        rows.append(_caption([f"{seed}: rollout above, source below"], width))
         rows += [np.concatenate(list(row[times]), 1) for row in pair]
     return np.concatenate(rows)
 

@@ -1,4 +1,4 @@
-"""Worlds in which things move: whole episodes are played once, for ends, objects and lengths.
+"""Whole episodes, played once for the metrics of ends, objects and lengths.
 
 Stretches for objects lie anywhere in an episode: at its beginning there may be few.
 """
@@ -28,14 +28,14 @@ __all__ = ["EpisodeTools", "PlayedEpisodes", "check_objects", "play", "score_str
 _CONTEXT = 4
 _STRETCH = _CONTEXT + OBJECT_FRAMES
 _EXTRA_DRAWS = 3
-"""Further draws of each stretch, up to the last horizon."""
+"""Further samples of each stretch, up to the last horizon."""
 _EVERY = 4
-"""One true frame in so many is encoded and decoded, and objects looked for in it."""
+"""Stride of true frames that are encoded, decoded and searched for objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTools:
-    """What such worlds are measured with."""
+    """Tools for metrics of whole episodes."""
 
     detector: Detector | None = None
     """None: objects are left out."""
@@ -45,14 +45,14 @@ class EpisodeTools:
 
 @dataclass(slots=True)
 class PlayedEpisodes:
-    """Of each episode what is needed."""
+    """Parts of played episodes that metrics need."""
 
     endings: list[Ending] = field(default_factory=list)
     stretches: list[Trajectories] = field(default_factory=list)
     """Each of one trajectory of 36 frames with labels."""
     beginnings: list[EpisodeStart] = field(default_factory=list)
     ended: int = 0
-    """Episodes that ended by themselves."""
+    """Number of episodes that ended by themselves."""
 
 
 def play(collector: Collector, seeds: Iterator[int], count: int, using: EpisodeTools) -> PlayedEpisodes:
@@ -86,7 +86,7 @@ def check_objects(detector: Detector | None, played: PlayedEpisodes) -> Detector
 def score_stretches(
     world: World, detector: Detector, stretches: Sequence[Trajectories], denoising_steps: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Counts of pixels of ``object_metrics``: of rollouts in several draws, of the truth, of encoded frames."""
+    """Return pixel counts for ``object_metrics``: of several rollouts, the truth and encoded frames."""
     true = _joined(stretches)
     config = RolloutConfig(
         context=_CONTEXT,
@@ -116,12 +116,12 @@ def score_stretches(
     }
     for draw in range(1, _EXTRA_DRAWS + 1):
         imagined = score_rollout(world, true, short, seed + draw * 1_000_000)
-        scores[f"again{draw}.objects"] = imagined["objects"]
+        scores[f"draw{draw}.objects"] = imagined["objects"]
     return scores | dict(score_objects(true, detector, _CONTEXT, OBJECT_FRAMES))
 
 
 def _stretch(episode: EpisodeArrays) -> Trajectories:
-    """36 frames from anywhere in an episode."""
+    """Return 36 frames from a random position of an episode."""
     first = int(np.random.default_rng(episode.seed).integers(len(episode) - _STRETCH + 1))
     span = slice(first, first + _STRETCH)
     led = shift(episode.controls, episode.rewards, episode.terminated).controls

@@ -26,27 +26,27 @@ class TrainingBatch:
     twist: Tensor
     """Normalised, likewise [B, T, 6]."""
     condition: Tensor
-    """What pictures are conditioned on of the two [B, T, M + 6]."""
+    """Condition of the generator, of the two [B, T, M + 6]."""
     planar: Tensor | None
     """x, y, z, yaw of each frame's camera [B, T, 4]; None without poses."""
-    back: Tensor | None
+    to_previous: Tensor | None
     """Points of each camera to points of the one before [B, T, 4, 4]; None without poses."""
     rewards: Tensor
     """[B, T]"""
     ends: Tensor
-    """Whether the task ended on arriving, bool [B, T]."""
+    """True where the task ended on arriving, bool [B, T]."""
 
     @staticmethod
     def of(clip: Clip, networks: Networks) -> TrainingBatch:
         """``clip`` as ``networks`` take it; its poses are left out where they know none."""
         device = networks.device
         twists = np.zeros((*clip.controls.shape[:2], 6), np.float32)
-        planar = back = None
+        planar = to_previous = None
         if clip.poses is not None and networks.has_poses:
             twists = normalised_twists(networks, clip.poses)
             before = np.concatenate([clip.poses[:, :1], clip.poses[:, :-1]], 1)
             planar = torch.from_numpy(camera.planar(clip.poses)).to(device).float()
-            back = torch.from_numpy(camera.relative(before, clip.poses)).to(device).float()
+            to_previous = torch.from_numpy(camera.relative(before, clip.poses)).to(device).float()
         vector, twist = torch.from_numpy(clip.controls).to(device), torch.from_numpy(twists).to(device)
         return TrainingBatch(
             frames=to_model(clip.frames, device),
@@ -54,16 +54,16 @@ class TrainingBatch:
             twist=twist,
             condition=networks.condition(vector, twist),
             planar=planar,
-            to_previous=back,
+            to_previous=to_previous,
             rewards=torch.from_numpy(clip.rewards).to(device),
             ends=torch.from_numpy(clip.ends).to(device),
         )
 
     def motion(self, t: int) -> MotionCondition:
-        """How the camera gets to frame ``t`` of each window."""
+        """Return the motion that leads to frame ``t`` of each window."""
         planar = None if self.planar is None else self.planar[:, t]
-        back = None if self.to_previous is None else self.to_previous[:, t]
-        return MotionCondition(self.condition[:, t], planar, back)
+        to_previous = None if self.to_previous is None else self.to_previous[:, t]
+        return MotionCondition(self.condition[:, t], planar, to_previous)
 
 
 def normalised_twists(networks: Networks, poses: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ class CameraPath:
     twists: Tensor
     """Metres and radians that led to each, float32 [B, T, 6]; of the first, nothing is to be made."""
     controls: Tensor
-    """What was held on the way to each, float32 [B, T, M]."""
+    """Control that led to each, float32 [B, T, M]."""
 
 
 class CameraPaths:

@@ -22,8 +22,8 @@ CONTEXT_FRAMES = 4
 def imagine(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Tensor]:
     """Frames [B, 3, H, W] in [-1, 1] of dreams under the controls of ``clip``, from its frame 1 on.
 
-    The first ``CONTEXT_FRAMES`` frames are the clip's own. ``given_poses``: cameras go where the clip's went; without,
-    where the keys lead.
+    The first ``CONTEXT_FRAMES`` frames are the clip's own. ``given_poses``: cameras follow the clip's poses;
+    else the keys.
     """
     rows, length = clip.frames.shape[:2]
     true = to_model(clip.frames, networks.device)

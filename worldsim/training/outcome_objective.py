@@ -20,7 +20,7 @@ from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 
 _EPISODES = 16
-"""That are walked through at once."""
+"""Episodes that are encoded at once."""
 
 
 class OutcomeObjective:

@@ -73,8 +73,8 @@ def _scene_groups(scene: StaticScene, lr_scale: float) -> list[ParamGroup]:
 
 
 def _heads_groups(heads: Heads, lr_scale: float) -> list[ParamGroup]:
-    """What was solved for is only touched up."""
-    solved = [] if heads.motion is None else list(heads.motion.push.parameters())
+    """Parameter groups of the heads; the fitted linear part gets a small learning rate."""
+    solved = [] if heads.motion is None else list(heads.motion.linear.parameters())
     others = [weight for weight in heads.parameters() if all(weight is not it for it in solved)]
     return [ParamGroup(others, 2e-3 * lr_scale), ParamGroup(solved, 1e-4 * lr_scale)]
 

@@ -1,4 +1,4 @@
-"""Recipes: a name, a source and its data to networks and a plan of stages."""
+"""Recipes: named configurations of network sizes and training stages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
-from worldsim.data.spec import SourceSpec
+from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.errors import ConfigError, nearest
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.pixels import to_model
+from worldsim.sampling.uncertainty import frame_contrast
 from worldsim.scene.static_scene import StaticSceneConfig
 from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
@@ -24,38 +26,38 @@ from worldsim.training.latent_dynamics import LatentDynamicsRecipe, plan_latent_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Sizes and the division of the wall clock.
+    """Sizes of the networks, and fractions of the wall clock per stage.
 
-    Shares are of the minutes given and are normalised over the stages that run.
+    The fractions are normalised over the stages that run.
     """
 
     tokenizer: str = "history"
     """"history" (decoder sees the past) or "frame" (each frame alone)."""
     width: int = 192
-    """Of the generator."""
+    """Width of the generator."""
     layers: int = 2
     heads: int = 6
     context: int = 8
     conditioning: Literal["both", "keys", "pose"] = "both"
-    """What pictures are conditioned on; with "keys" alone the world has no poses at all, and no place."""
+    """Conditions of the generator; with "keys" the world has neither poses nor a static scene."""
     prediction: Literal["clean", "velocity"] = "clean"
     context_noise: float = 0.1
-    """How far the past's latents are shaken in training; 0: it is clean (teacher, not diffusion forcing)."""
+    """Noise level of past latents in training (diffusion forcing); 0: they are clean (teacher forcing)."""
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
     channels: int = 96
-    place_channels: int = 16
+    scene_channels: int = 16
     wall_cell: float = 0.0225
-    """Side of a cell of the place's walls, in metres; the maze's textures have 0.031."""
+    """Cell size of the scene's wall planes, in metres; a texel of the maze has 0.031."""
     floor_ceiling_cell: float = 0.05
-    """Of its floor and ceiling, which are seen from farther away."""
+    """Cell size of floor and ceiling, which are seen from farther away."""
     scene_fraction: float = 0.4
     motion_fraction: float = 0.04
     world_model_fraction: float = 0.44
     self_rollout_fraction: float = 0.12
     batch: int = 4
     length: int = 9
-    """Frames of a clip: one more than the context, so that no age in play is new."""
+    """Frames of a clip: one more than the context, so that every position in it is trained."""
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
 
@@ -69,7 +71,7 @@ RECIPES: dict[str, Recipe | LatentDynamicsRecipe] = {
         context=16,
         tokenizer_width=96,
         tokenizer_depth=4,
-        place_channels=24,
+        scene_channels=24,
         batch=16,
         length=17,
     ),
@@ -81,7 +83,7 @@ RECIPES: dict[str, Recipe | LatentDynamicsRecipe] = {
         tokenizer_width=128,
         tokenizer_depth=6,
         channels=128,
-        place_channels=32,
+        scene_channels=32,
         batch=32,
         length=33,
     ),
@@ -102,19 +104,12 @@ RECIPES: dict[str, Recipe | LatentDynamicsRecipe] = {
         length=49,
     ),
 }
-"""About 5M parameters for play on a CPU, 30M and 100M for GPUs, the place's planes not counted. For worlds
-in which things move: 8M parameters, and 16M for training on a GPU and play on a CPU."""
-
-SCENES: dict[str, tuple[float, float]] = {"doom-maze": (0.0, 4.0)}
-"""Sources that are one still place, and the heights of its floor and its ceiling in metres."""
-
-
-_IDLE_DAMPING = 0.85
-"""Of what walks on a floor; ViZDoom's friction leaves 0.82 of a speed after two tics."""
+"""About 5M parameters for play on a CPU, 30M and 100M for GPUs, the scene's planes not counted. Latent
+dynamics, for worlds in which things move: 8M parameters, and 16M for training on a GPU and play on a CPU."""
 
 
 def recipe_of(name: str) -> Recipe | LatentDynamicsRecipe:
-    """Raises ConfigError for an unknown name."""
+    """Return the recipe of a name; raises ConfigError for an unknown one."""
     if name not in RECIPES:
         raise ConfigError(f"a recipe must be one of {', '.join(RECIPES)}", name, nearest(name, RECIPES))
     return RECIPES[name]
@@ -123,7 +118,7 @@ def recipe_of(name: str) -> Recipe | LatentDynamicsRecipe:
 def plan_networks(
     recipe: Recipe | LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
 ) -> NetworksConfig:
-    """The networks for a source.
+    """Plan the networks for a source.
 
     ``poses`` [n, 4, 4] are those of its training frames in recorded order; None without poses.
 
@@ -133,9 +128,9 @@ def plan_networks(
     if isinstance(recipe, LatentDynamicsRecipe):
         return plan_latent_networks(recipe, spec, poses)
     poses = None if recipe.conditioning == "keys" else poses
-    scene = None
-    if recipe.tokenizer == "history" and poses is not None and spec.name in SCENES:
-        scene = _place_around(poses, *SCENES[spec.name], recipe)
+    scene, static = None, spec.static_scene
+    if recipe.tokenizer == "history" and poses is not None and static is not None:
+        scene = _plan_scene(poses, static, recipe)
     return NetworksConfig(
         tokenizer=_plan_tokenizer(recipe, scene),
         generator=TransformerConfig(
@@ -148,7 +143,7 @@ def plan_networks(
         heads=HeadsConfig(
             poses=poses is not None,
             camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
-            idle_damping=_IDLE_DAMPING if spec.name in SCENES else None,
+            idle_damping=None if static is None else static.idle_damping,
             uses_agent_token=scene is None,
         ),
         twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
@@ -167,8 +162,15 @@ def _plan_tokenizer(recipe: Recipe, scene: StaticSceneConfig | None) -> HistoryC
     raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
 
 
+def measure_contrast(clips: ClipStore, most: int = 1000) -> float:
+    """Return the mean contrast of at most ``most`` of the frames."""
+    frames = clips.frames[:: max(1, len(clips) // most)][:most]
+    contrasts = [frame_contrast(to_model(part)) for part in np.array_split(frames, -(-len(frames) // 64))]
+    return max(round(float(torch.cat(contrasts).mean()), 4), 1e-4)
+
+
 def prepare_scene(networks: Networks, clips: ClipStore) -> None:
-    """Mark what the camera has visited as free space, and as ground to stand on."""
+    """Mark positions that the camera visited as free space and as walkable."""
     if networks.scene is not None and clips.poses is not None:
         visited = torch.from_numpy(clips.poses[:, :2, 3])
         networks.scene.init_occupancy(visited.float())
@@ -177,23 +179,24 @@ def prepare_scene(networks: Networks, clips: ClipStore) -> None:
 
 
 def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
-    """Root mean square of each twist component, jumps between episodes left out; 0 for what never moves."""
+    """Return the RMS of each twist component without jumps between episodes; 0 for constant ones."""
     twists = camera.log(camera.relative(poses[:-1], poses[1:]))
     steady = np.abs(twists[:, :3]).max(-1) < 4 * np.median(np.abs(twists[:, :3]).max(-1)) + 1e-3
     size = np.sqrt((twists[steady] ** 2).mean(0))
     return tuple(float(x) if x > 1e-4 else 0.0 for x in size)
 
 
-def _place_around(
-    poses: np.ndarray, floor: float, ceiling: float, recipe: Recipe, margin: float = 1.0
+def _plan_scene(
+    poses: np.ndarray, static: StaticSceneSpec, recipe: Recipe, margin: float = 1.0
 ) -> StaticSceneConfig:
+    """Return a scene around all camera positions, ``margin`` metres larger."""
     low, high = poses[:, :2, 3].min(0) - margin, poses[:, :2, 3].max(0) + margin
     bounds = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     return StaticSceneConfig(
         bounds=bounds,
-        floor=floor,
-        ceiling=ceiling,
+        floor=static.floor_height,
+        ceiling=static.ceiling_height,
         floor_ceiling_cell=recipe.floor_ceiling_cell,
         wall_cell=recipe.wall_cell,
-        channels=recipe.place_channels,
+        channels=recipe.scene_channels,
     )

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from worldsim.training.imagination import action_psnr_gap
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.parallel import Group, process_group
 from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import RECIPES, Recipe, plan_networks, recipe_of
+from worldsim.training.recipes import RECIPES, Recipe, measure_contrast, plan_networks, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
@@ -116,13 +116,15 @@ def _networks(
         networks = stored.networks
     else:
         torch.manual_seed(args.seed)
-        networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+        config = plan_networks(recipe, clips.spec, clips.poses)
+        config = replace(config, typical_contrast=measure_contrast(clips))
+        networks = Networks(config, clips.spec)
     networks.to(device)
     return networks.train()
 
 
 def _check_source(learnt: SourceSpec, given: SourceSpec) -> None:
-    """What a world was learnt from must look and be steered like what it is to be trained on."""
+    """Check that frames and controls of a stored world match the data."""
     for name in ("size", "control_space", "has_pose"):
         if getattr(learnt, name) != getattr(given, name):
             rule = f"--init needs a world of the data's {name}, {getattr(given, name)}"

@@ -1,8 +1,8 @@
-"""Fine-tuning on own roll-outs: a dream runs under true controls and poses, the decoder mends what comes out.
+"""Objective of the self-rollout stage: the decoder is trained on the model's own rollouts.
 
-The dream itself runs without gradient, exactly as in play (``imagine_frame``); each frame is then decoded once
-more with gradient and held against the truth (Self Forcing's point: train on what inference sees; GameNGen's
-and DIAMOND's short roll-outs).
+A rollout runs without gradient under true controls and poses, exactly as at inference; each frame is
+then decoded again with gradient and compared with the true one (Self-Forcing: train on the inputs
+of inference).
 """
 
 from __future__ import annotations

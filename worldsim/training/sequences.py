@@ -30,7 +30,7 @@ class Windows:
     valid: Tensor
     """Arrivals that exist, bool [B, T]."""
     importance: Tensor
-    """How likely each window is when all are equally likely, over how likely it was drawn, float32 [B]."""
+    """Importance weight: uniform probability of a window over its probability of being drawn, float32 [B]."""
 
 
 class Sequences:

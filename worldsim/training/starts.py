@@ -1,4 +1,4 @@
-"""OptimizerState from which dreams start: held-out, spread over episodes, each with the real source's way there."""
+"""Starts of sessions: held-out contexts, spread over episodes, each with its action prefix."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ from worldsim.training.stage import Logs, Objective
 
 @dataclass(frozen=True, slots=True)
 class Unrolled:
-    """What the tokenizer made of a clip."""
+    """A clip, encoded and decoded frame by frame."""
 
     loss: Tensor
-    """What the pictures lack."""
+    """Reconstruction loss."""
     latents: Tensor
     """[B, T, N, C], without gradient"""
     prior_tokens: Tensor
@@ -120,12 +120,12 @@ def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Ten
     moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, M]
     controls, twists = moves[..., :-6], moves[..., -6:]
     state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
-    step = networks.heads.move(state, None, controls, twists[:, :-1] * scale, height)
-    turn = networks.heads.motion.turns(controls, twists[:, :-1] * scale)
+    step = networks.heads.predict_motion(state, None, controls, twists[:, :-1] * scale, height)
+    turn = networks.heads.motion.predict_rotation(controls, twists[:, :-1] * scale)
     moved = torch.cat([step.twist[:, :3], turn], 1) / scale.clamp(min=1e-6)
     error = (moved - twists[:, -1]).masked_fill(scale == 0, 0)
     doubt = pose_uncertainty_loss(
-        step.slip, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6)))
+        step.step_error, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6)))
     )
     return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * doubt
 

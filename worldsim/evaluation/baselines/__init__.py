@@ -1,1 +1,1 @@
-"""What was usual before: convolutional recurrent networks on the same data, to be better than."""
+"""Baselines: convolutional recurrent networks trained on the same data."""

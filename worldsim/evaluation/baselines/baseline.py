@@ -26,11 +26,11 @@ class Baseline:
     def __init__(self, network: BaselineNetwork, minutes: float) -> None:
         self.network = network.eval().requires_grad_(False)
         self.minutes = minutes
-        """That it was trained for."""
+        """Minutes of training."""
 
     @property
     def name(self) -> str:
-        """What it is called: "convlstm" or "predrnn"."""
+        """Name: "convlstm" or "predrnn"."""
         return self.network.config.kind
 
     def rollout(self, frames: np.ndarray, controls: np.ndarray, context: int) -> np.ndarray:

@@ -47,7 +47,7 @@ class BaselineConfig:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is remembered, per layer [B, C, h, w], and the memory that layers hand on."""
+    """Recurrent state per layer [B, C, h, w], and the memory that layers pass on."""
 
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]

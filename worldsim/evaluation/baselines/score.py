@@ -1,4 +1,4 @@
-"""A baseline on the trajectories that a world is held against."""
+"""Scores and metrics of a baseline on the same trajectories as a world's."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def score_baseline(
 
 
 def baseline_metrics(name: str, scores: Mapping[str, np.ndarray]) -> dict[str, Metric]:
-    """``<name>_rollout16_psnr``, ``<name>_rollout64_psnr`` and ``<name>_frechet``, and by how much the world is better."""
+    """Return ``<name>_rollout16_psnr``, ``_rollout64_psnr`` and ``_frechet``, and the world's gains."""
     theirs, ours = scores[f"{name}.psnr"], scores["true.psnr"]
     metrics = {}
     for horizon in (horizon for horizon in _HORIZONS if horizon <= theirs.shape[1]):
-        still = estimate(scores["still.psnr"][:, :horizon].mean(1)).value
+        static = estimate(scores["static.psnr"][:, :horizon].mean(1)).value
         mean = theirs[:, :horizon].mean(1)
         metrics[f"{name}_rollout{horizon}_psnr"] = metric(
             estimate(mean),
             f"{name} under the true keys and yaw, mean of frames 1..{horizon}; "
             f"lower: the last given frame for ever; upper: rollout{horizon}_psnr",
-            lower_reference=still,
+            lower_reference=static,
             upper_reference=estimate(ours[:, :horizon].mean(1)).value,
         )
         metrics[f"rollout{horizon}_psnr_gain_over_{name}"] = metric(

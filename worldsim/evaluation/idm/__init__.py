@@ -1,1 +1,1 @@
-"""The inverse dynamics model: reads actions and ego-motion from frames."""
+"""The inverse dynamics model: predicts actions and ego-motion from frames."""

@@ -1,4 +1,4 @@
-"""How well an IDM reads real frames that it never saw; the upper reference of every metric that it gives.
+"""Accuracy of the inverse dynamics model on held-out real frames: the upper reference of its metrics.
 
 Shapes: N clips, T frames, M keys.
 """
@@ -17,11 +17,11 @@ from worldsim.evaluation.idm.network import IDMNetwork
 __all__ = ["measure_accuracy"]
 
 _LENGTH = 65
-"""Frames of a clip: as many as of a rollout that is read by the IDM."""
+"""Frames of a clip: as many as the model reads of a rollout."""
 
 
 def measure_accuracy(network: IDMNetwork, labelled: LabelledFrames, fps: float) -> dict[str, float]:
-    """Errors of the motion per frame and per second, and the balanced accuracy of each key."""
+    """Return errors of the motion per frame and per second, and the balanced accuracy of each key."""
     idm, second = InverseDynamicsModel(network, "", {}), max(round(fps), 1)
     length = min(_LENGTH, int(labelled.lengths.max()))
     frames, controls, tracks = labelled.clips(labelled.starts(length)[::length], length)

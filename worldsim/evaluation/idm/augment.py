@@ -1,6 +1,6 @@
-"""What rollouts look like that nobody imagined: real frames softened, lagging, tinted and noisy.
+"""Augmentation: real frames are blurred, delayed, tinted and made noisy, as frames of rollouts may be.
 
-The IDM sees no rollout, but it must not go by fine grain alone.
+The model is trained on no rollout, but it must not depend on fine texture alone.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ __all__ = ["augment"]
 
 
 def augment(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """Clips [B, T, 3, H, W] in [-1, 1], each its own way; of half of them only the tint and the noise."""
+    """Augment clips [B, T, 3, H, W] in [-1, 1], each differently; half of them get only tint and noise."""
     batch = len(frames)
 
-    def chance(low: float, high: float, *shape: int) -> Tensor:
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
         drawn = torch.from_numpy(rng.uniform(low, high, (batch, *shape)).astype(np.float32)).clamp(0, None)
         return drawn.reshape(batch, 1, *(shape or (1,)), 1, 1)
 
-    tint = 0.95 + 0.1 * chance(0, 1, 3)
-    frames = frames * tint + (0.1 * chance(0, 1, 3) - 0.05)
+    tint = 0.95 + 0.1 * uniform(0, 1, 3)
+    frames = frames * tint + (0.1 * uniform(0, 1, 3) - 0.05)
     half = batch // 2
-    worse, soft = frames[:half], _blur(frames[:half])
-    worse = worse.lerp(soft, chance(0, 1.3)[:half].clamp(max=1))
-    worse = worse.lerp(_blur(soft), chance(-1, 1)[:half])
-    behind = torch.cat([worse[:, :1], worse[:, :-1]], 1)
-    worse = worse.lerp(behind, chance(-0.6, 0.4)[:half])
+    degraded, soft = frames[:half], _blur(frames[:half])
+    degraded = degraded.lerp(soft, uniform(0, 1.3)[:half].clamp(max=1))
+    degraded = degraded.lerp(_blur(soft), uniform(-1, 1)[:half])
+    delayed = torch.cat([degraded[:, :1], degraded[:, :-1]], 1)
+    degraded = degraded.lerp(delayed, uniform(-0.6, 0.4)[:half])
     noise = torch.randn(*frames.shape[:2], 1, *frames.shape[3:])
-    return torch.cat([worse, frames[half:]]) + 0.05 * chance(0, 1) * noise
+    return torch.cat([degraded, frames[half:]]) + 0.05 * uniform(0, 1) * noise
 
 
 def _blur(frames: Tensor) -> Tensor:
-    """Each pixel the mean of itself and its neighbours, with weights 1 2 1 along rows and columns."""
+    """Blur with weights 1 2 1 along rows and columns."""
     for dim in (-1, -2):
         size = frames.shape[dim]
         before = torch.cat([frames.narrow(dim, 0, 1), frames.narrow(dim, 0, size - 1)], dim)

@@ -1,4 +1,4 @@
-"""Real frames for the IDM: played for it alone, from seeds that are neither learnt from nor reported on."""
+"""Real frames for the inverse dynamics model, from seeds apart from those of recordings and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldsim.evaluation.idm.network import HEIGHT, WIDTH
 __all__ = ["IDM_SEEDS", "LabelledFrames", "collect_frames"]
 
 IDM_SEEDS = range(4_200_000_000, 4_290_000_000)
-"""Seeds of the episodes that IDMs are trained on; the last tenth is for their own accuracy."""
+"""Seeds of the episodes that the model is trained on; the last tenth is held out for its accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class LabelledFrames:
     frames: np.ndarray
     """``uint8 [F, 60, 80, 3]``."""
     controls: np.ndarray
-    """``float32 [F, M + 1]``: what led into each frame."""
+    """``float32 [F, M + 1]``: control that led into each frame."""
     tracks: np.ndarray
     """``float64 [F, 3]``: x, y in metres, yaw in radians to the left."""
     lengths: np.ndarray
-    """``int64``: of the episodes."""
+    """``int64``: lengths of the episodes."""
 
     def starts(self, length: int) -> np.ndarray:
-        """``int64``: all frames from which a clip of this length lies within one episode."""
+        """Return all frames, ``int64``, from which a clip of this length lies within one episode."""
         firsts = np.cumsum(self.lengths) - self.lengths
         return np.concatenate(
             [
@@ -43,7 +43,7 @@ class LabelledFrames:
         )
 
     def clips(self, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames, controls and tracks of the clips that begin there, ``[B, length, ...]``."""
+        """Return frames, controls and tracks of the clips that begin there, ``[B, length, ...]``."""
         at = starts[:, None] + np.arange(length)
         return self.frames[at], self.controls[at], self.tracks[at]
 

@@ -1,4 +1,4 @@
-"""What the IDM is trained on: clips, later what it saw in clips; and what is true of them."""
+"""Training data of the inverse dynamics model: augmented clips, and cached codes of clips."""
 
 from __future__ import annotations
 
@@ -17,73 +17,73 @@ from worldsim.pixels import to_model
 
 __all__ = ["CachedFeatures", "ClipSampler"]
 
-_KEPT = 40
-"""Frames of the clips of which is kept what is seen."""
-_AT_ONCE = 4
-"""Of these clips."""
+_CACHED_LENGTH = 40
+"""Frames of a clip whose codes are cached."""
+_BATCH = 4
+"""Clips that are encoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedFeatures:
-    """What the network saw in C clips of T frames, and what is true of them."""
+    """Codes of C clips of T frames, with their targets."""
 
-    look: Tensor
+    frame: Tensor
     """bfloat16 [C, T, S]."""
     pair: Tensor
     """bfloat16 [C, T - 1, S]."""
     targets: IDMTargets
-    """Of these clips."""
+    """Targets of these clips."""
     rng: np.random.Generator
-    """Of the draws."""
+    """Generator of the draws."""
 
     @property
     def length(self) -> int:
         """T."""
-        return self.look.shape[1]
+        return self.frame.shape[1]
 
     def draw(self, clips: int) -> tuple[Tensor, Tensor, IDMTargets]:
-        """A batch of so many of the clips, in float32."""
-        some = torch.from_numpy(self.rng.integers(len(self.look), size=clips))
+        """Draw a batch of clips, in float32."""
+        some = torch.from_numpy(self.rng.integers(len(self.frame), size=clips))
         targets = IDMTargets(self.targets.track[some], self.targets.held[some], self.targets.weight)
-        return self.look[some].float(), self.pair[some].float(), targets
+        return self.frame[some].float(), self.pair[some].float(), targets
 
 
 class ClipSampler:
-    """Clips of real frames, augmented."""
+    """Sampler of augmented clips of real frames."""
 
     def __init__(self, labelled: LabelledFrames, config: IDMConfig, rng: np.random.Generator) -> None:
-        self._footage, self._rng, self._keys = labelled, rng, len(config.keys)
+        self._labelled, self._rng, self._keys = labelled, rng, len(config.keys)
         self._starts: dict[int, np.ndarray] = {}
-        self._origin = np.array([*config.centre, 0.0])
+        self._origin = np.array([*config.map_centre, 0.0])
         down = labelled.controls[:, : self._keys].mean(0).clip(0.02, 0.98)
         self._weight = torch.from_numpy((1 - down) / down).float()
 
     def draw(self, length: int, clips: int) -> tuple[Tensor, IDMTargets]:
-        """So many clips [B, T, 3, 60, 80] of this length."""
+        """Draw clips [B, T, 3, 60, 80] of this length."""
         if length not in self._starts:
-            self._starts[length] = self._footage.starts(length)
+            self._starts[length] = self._labelled.starts(length)
         starts = self._rng.choice(self._starts[length], clips)
-        frames, controls, tracks = self._footage.clips(starts, length)
+        frames, controls, tracks = self._labelled.clips(starts, length)
         held = torch.from_numpy(controls[:, 1:, : self._keys])
         targets = IDMTargets(torch.from_numpy(tracks - self._origin).float(), held, self._weight)
         return augment(to_model(frames), self._rng), targets
 
-    def cache_features(self, network: IDMNetwork, is_time: Callable[[], bool]) -> CachedFeatures:
-        """What the network sees in as many clips as make up the labelled, or as there is time for."""
-        length = min(_KEPT, int(self._footage.lengths.max()))
-        looks, pairs, targets = [], [], []
-        for _ in range(max(len(self._footage.frames) // (_AT_ONCE * length), 1)):
-            frames, targets = self.draw(length, _AT_ONCE)
+    def cache_features(self, network: IDMNetwork, has_time: Callable[[], bool]) -> CachedFeatures:
+        """Encode as many clips as there are frames for, or while ``has_time``."""
+        length = min(_CACHED_LENGTH, int(self._labelled.lengths.max()))
+        codes, pairs, truths = [], [], []
+        for _ in range(max(len(self._labelled.frames) // (_BATCH * length), 1)):
+            frames, truth = self.draw(length, _BATCH)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                look, pair = network.see(frames)
-            looks.append(look)
+                code, pair = network.encode_clip(frames)
+            codes.append(code)
             pairs.append(pair)
-            targets.append(targets)
-            if not is_time():
+            truths.append(truth)
+            if not has_time():
                 break
         targets = IDMTargets(
-            torch.cat([part.track for part in targets]),
-            torch.cat([part.held for part in targets]),
+            torch.cat([part.track for part in truths]),
+            torch.cat([part.held for part in truths]),
             self._weight,
         )
-        return CachedFeatures(torch.cat(looks), torch.cat(pairs), targets, self._rng)
+        return CachedFeatures(torch.cat(codes), torch.cat(pairs), targets, self._rng)

@@ -1,7 +1,7 @@
-"""Tracks on the ground, for the IDM: from places seen and motions between them to one path.
+"""Fusion of positions and motions on the ground into one track, for the inverse dynamics model.
 
-A motion is known well from frame to frame, but its errors add up; a place is known from every frame anew, but
-roughly. The path that agrees best with both is a linear least-squares problem once the heading is known.
+Motions are exact from frame to frame, but their errors add up; positions are estimated from every frame
+anew, but roughly. Once the heading is known, the best track is a linear least-squares problem.
 
 A track is ``[B, T, 3]``: x and y in metres, yaw in radians to the left of +x. A motion is ``[B, T, 3]``:
 metres forward, metres right, radians to the right.
@@ -17,17 +17,17 @@ from torch import Tensor
 
 __all__ = ["fuse", "motion_between", "wrap_angle"]
 
-_DOUBT = 9.0
-"""Squared deviations, in what was trusted, at which a seen place counts half."""
+_OUTLIER = 9.0
+"""Squared deviation, over its variance, at which an estimated position counts half."""
 
 
 def wrap_angle(angle: Tensor) -> Tensor:
-    """The same angles in [-pi, pi)."""
+    """Return the same angles in [-pi, pi)."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
 def motion_between(track: Tensor, lag: int = 1) -> Tensor:
-    """The motion [B, T - lag, 3] from each moment of a track to that ``lag`` frames later."""
+    """Return the motion [B, T - lag, 3] from each frame of a track to the one ``lag`` frames later."""
     before, after = track[:, :-lag], track[:, lag:]
     east, north = (after - before)[..., 0], (after - before)[..., 1]
     yaw = before[..., 2]
@@ -37,11 +37,11 @@ def motion_between(track: Tensor, lag: int = 1) -> Tensor:
 
 
 def fuse(seen: Tensor, motion: Tensor, trust: Tensor) -> Tensor:
-    """The track that agrees best with places ``seen`` [B, T, 3] and with motions [B, T - 1, 3] between.
+    """Fuse estimated poses ``seen`` [B, T, 3] with the motions [B, T - 1, 3] between them.
 
-    ``trust`` [B, T, 4]: one over the variance of the seen place and yaw, and of the length and turn of
-    the motion that led to the frame (the first frame's count for nothing). A place that lies far from the
-    rest is doubted.
+    ``trust`` [B, T, 4]: one over the variance of position and yaw, and of translation and rotation of the
+    motion that led to the frame (ignored for the first frame). Outliers among the positions are
+    down-weighted.
     """
     turned = F.pad(-motion[..., 2], (1, 0)).cumsum(1)
     apart = seen[..., 2] - turned
@@ -58,16 +58,16 @@ def fuse(seen: Tensor, motion: Tensor, trust: Tensor) -> Tensor:
 
 
 def _on_ground(motion: Tensor, yaw: Tensor) -> Tensor:
-    """Steps [B, T, 2] along x and y, of motions begun under ``yaw`` [B, T]."""
+    """Rotate motions begun under ``yaw`` [B, T] into steps [B, T, 2] along x and y."""
     forward, right = motion[..., 0], motion[..., 1]
     return torch.stack([yaw.cos() * forward + yaw.sin() * right, yaw.sin() * forward - yaw.cos() * right], -1)
 
 
 def _smooth(apart: Tensor, near: Tensor, stiff: Tensor) -> Tensor:
-    """``[B, T, C]``: near ``apart`` where ``near`` [B, T] says so, and as even as ``stiff`` [B, T - 1] says.
+    """Minimise near (s - apart)^2 + stiff (s' - s)^2 over s [B, T, C], with weights [B, T] and [B, T - 1].
 
-    The least of near (s - apart)^2 + stiff (s' - s)^2, solved twice: the second time, what lies far off is
-    doubted. In float64: the weights span many orders of magnitude.
+    Solved twice: the second time with outliers down-weighted. In float64: the weights span many orders of
+    magnitude.
     """
     apart, near, stiff = apart.double(), near.double(), stiff.double()
     ties = torch.diag_embed(-stiff, 1) + torch.diag_embed(-stiff, -1)
@@ -76,5 +76,5 @@ def _smooth(apart: Tensor, near: Tensor, stiff: Tensor) -> Tensor:
     for _ in range(2):
         matrix = ties + torch.diag_embed(weight + 1e-6)
         smooth = torch.linalg.solve(matrix, weight[..., None] * apart)
-        weight = near / (1 + near * (smooth - apart).square().sum(-1) / _DOUBT)
+        weight = near / (1 + near * (smooth - apart).square().sum(-1) / _OUTLIER)
     return smooth.float()

@@ -1,7 +1,7 @@
-"""The IDM: reads motion and keys from frames. It has seen nothing but the real environment's own.
+"""The inverse dynamics model: predicts camera motion and keys from frames; trained on real frames alone.
 
-What a world rollouts is read by the IDM by a network that never saw a rollout, and whose accuracy on real frames that it
-never saw either is the upper reference of every metric that it gives.
+It never saw a rollout of any world. Its accuracy on held-out real frames is the upper reference of every
+metric that uses it.
 
 Shapes: N clips, T frames.
 """
@@ -35,39 +35,38 @@ __all__ = [
 ]
 
 _WINDOW, _MARGIN = 64, 12
-"""Steps that are told from one window, and frames before and after them that are looked at as well: as far as
-the network sees in time."""
-_AT_ONCE = 256
-"""Frames that are read at once, about."""
+"""Steps that one window predicts, and extra frames on either side: its temporal receptive field."""
+_BATCH_FRAMES = 256
+"""Frames that are read at once, approximately."""
 
 
 @dataclass(frozen=True, slots=True)
 class IDMPrediction:
-    """What the IDM sees in N clips of T frames."""
+    """Predictions for N clips of T frames."""
 
     motion: np.ndarray
     """``float64 [N, T - 1, 3]``: metres forward, metres right, radians to the right, frame to frame."""
     keys: np.ndarray
-    """``bool [N, T - 1, M]``: which keys were held on the way."""
+    """``bool [N, T - 1, M]``: keys that were held."""
     features: np.ndarray
-    """``float64 [N, T, D]``: code of each frame alone."""
+    """``float64 [N, T, D]``: features of each frame alone."""
 
 
 class InverseDynamicsModel:
-    """A trained network and what it was trained on."""
+    """A trained network, the name of its source and its accuracy."""
 
     def __init__(self, network: IDMNetwork, source: str, accuracy: dict[str, float]) -> None:
         self.network = network.eval().requires_grad_(False)
-        """In evaluation mode."""
+        """The network, in evaluation mode."""
         self.source = source
-        """Name of the environment."""
+        """Name of the source."""
         self.accuracy = accuracy
-        """How well it did on held-out real frames when it was trained."""
+        """Accuracy on held-out real frames when it was trained."""
 
     def predict(self, frames: np.ndarray) -> IDMPrediction:
-        """InverseDynamicsModel clips ``uint8 [N, T, 60, 80, 3]``, T >= 2; see :func:`resize_for_idm`.
+        """Predict motion, keys and features of clips ``uint8 [N, T, 60, 80, 3]``, T >= 2.
 
-        Long ones are read in windows that overlap, so that each motion has its past and future in view.
+        Long clips are read in overlapping windows, so that each motion has past and future frames in view.
         """
         parts = [self._read(frames[:, window.seen], window) for window in _windows(frames.shape[1])]
         return IDMPrediction(
@@ -78,27 +77,29 @@ class InverseDynamicsModel:
         )
 
     def features(self, frames: np.ndarray) -> np.ndarray:
-        """Codes ``float64 [..., D]`` of frames ``uint8 [..., 60, 80, 3]``, each encoded alone."""
+        """Return features ``float64 [..., D]`` of frames ``uint8 [..., 60, 80, 3]``, each encoded alone."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         with torch.inference_mode():
-            codes = [self.network.encode(to_model(flat[i : i + 256])) for i in range(0, len(flat), 256)]
+            codes = [
+                self.network.encode_frames(to_model(flat[i : i + 256])) for i in range(0, len(flat), 256)
+            ]
         return torch.cat(codes).double().numpy().reshape(*frames.shape[:-3], -1)
 
     def _read(self, clips: np.ndarray, window: _Window) -> IDMPrediction:
-        """Read what a window shows of clips, a few at a time; what it does not tell is left out."""
-        some, told = max(_AT_ONCE // clips.shape[1], 1), window.told
-        frames = slice(told.start + 1 if window.seen.start + told.start else 0, told.stop + 1)
+        """Predict a window of clips, a few clips at a time, without the window's margins."""
+        some, steps = max(_BATCH_FRAMES // clips.shape[1], 1), window.predicted
+        frames = slice(steps.start + 1 if window.seen.start + steps.start else 0, steps.stop + 1)
         motion, keys, features = [], [], []
         with torch.inference_mode():
             for first in range(0, len(clips), some):
                 output = self.network(to_model(clips[first : first + some]))
-                motion.append(motion_between(output.track)[:, told].double().numpy())
-                keys.append(output.keys[:, told].numpy() > 0)
+                motion.append(motion_between(output.track)[:, steps].double().numpy())
+                keys.append(output.keys[:, steps].numpy() > 0)
                 features.append(output.features[:, frames].double().numpy())
         return IDMPrediction(np.concatenate(motion), np.concatenate(keys), np.concatenate(features))
 
     def save(self, path: Path) -> None:
-        """Write it: matrices in float16, vectors as they are, the rest as metadata."""
+        """Write the model: matrices in float16, vectors as they are, the rest as metadata."""
         weights = {
             name: (value.half() if value.ndim > 1 else value).contiguous()
             for name, value in self.network.state_dict().items()
@@ -115,7 +116,7 @@ class InverseDynamicsModel:
 
     @staticmethod
     def load(path: Path) -> InverseDynamicsModel:
-        """Read one that :meth:`save` wrote.
+        """Load a file that :meth:`save` wrote.
 
         Raises:
             CheckpointError: it is missing or damaged.
@@ -141,33 +142,33 @@ class InverseDynamicsModel:
 
 
 def find_idm(spec: SourceSpec) -> InverseDynamicsModel | None:
-    """The shipped IDM of a source; None where there is none."""
+    """Return the shipped model of a source; None where there is none."""
     path = checkpoints.FOLDER / "idm" / f"{spec.name}.safetensors"
     return InverseDynamicsModel.load(path) if path.is_file() and idm_supports(spec) else None
 
 
 def idm_supports(spec: SourceSpec) -> bool:
-    """Whether a source has camera poses to learn from, and frames of a size that the IDM can read."""
+    """True for sources with camera poses and frames of a size that the model can read."""
     return spec.has_pose and spec.size[0] % HEIGHT == 0 and spec.size[1] % WIDTH == 0
 
 
 def resize_for_idm(frames: np.ndarray) -> np.ndarray:
-    """Frames ``uint8 [..., H, W, 3]`` at the size that the IDM reads."""
+    """Resize frames ``uint8 [..., H, W, 3]`` to the input size of the model."""
     return resize_area(frames, (HEIGHT, WIDTH))
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Of a long clip."""
+    """Window of a long clip."""
 
     seen: slice
     """Frames that are read."""
-    told: slice
-    """Steps between them that count."""
+    predicted: slice
+    """Steps between them that are returned."""
 
 
 def _windows(length: int) -> list[_Window]:
-    """Windows whose steps, one after the other, are those of a clip of ``length`` frames."""
+    """Return windows whose steps, concatenated, are those of a clip of ``length`` frames."""
     windows = []
     for first in range(0, length - 1, _WINDOW):
         last = min(first + _WINDOW, length - 1)
@@ -177,7 +178,7 @@ def _windows(length: int) -> list[_Window]:
 
 
 def ego_motion(poses: np.ndarray) -> np.ndarray:
-    """``float64 [..., T - 1, 3]`` of poses ``[..., T, 4, 4]``: metres forward and right, radians right."""
+    """Return motions ``float64 [..., T - 1, 3]`` of poses: metres forward and right, radians to the right."""
     moved = camera.relative(poses[..., :-1, :, :], poses[..., 1:, :, :])
     yaw = np.arctan2(moved[..., 0, 2], moved[..., 2, 2])
     return np.stack([moved[..., 2, 3], moved[..., 0, 3], yaw], -1)

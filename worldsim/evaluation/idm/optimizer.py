@@ -1,6 +1,6 @@
-"""Muon: momentum whose singular values are all set to about one. The IDM learns half as fast again with it.
+"""Muon: momentum with orthogonalised updates. The model trains half as fast again with it.
 
-Jordan et al., 2024. For convolutions and large matrices; what else there is goes to AdamW.
+Jordan et al., 2024. For convolutions and large matrices; all other weights go to AdamW.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ __all__ = ["Muon"]
 
 _MOMENTUM, _DECAY = 0.95, 0.01
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz iteration: it takes singular values in (0, 1] to about one in five rounds."""
+"""Coefficients of the Newton-Schulz iteration: five rounds take singular values in (0, 1] to about 1."""
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two dimensions or more, of which all but the first are taken as one.
+    """Optimizer for weights of two or more dimensions; all but the first are flattened.
 
     Args:
-        weights: to be trained.
-        lr: length of a step, in root mean squares of a matrix whose singular values are one.
+        weights: weights to train.
+        lr: length of a step, in root mean squares of an orthogonal matrix.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float) -> None:
@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Make one step."""
+        """Take one step."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix with all singular values about one."""
+    """Return the matrix with all singular values set to about 1."""
     a, b, c = _QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]
     even = (matrix.T if is_tall else matrix).bfloat16()

@@ -1,9 +1,8 @@
-"""``worldsim train-idm``: train the IDM of a source on the real environment's own frames, on one core.
+"""``worldsim train-idm``: train the inverse dynamics model of a source on real frames, on one core.
 
-It plays episodes of its own; their seeds are neither those that worlds are trained on nor those reported on.
-Short clips from many places come first, then long ones, in which the readings of many frames become one
-track. At last the eye is closed: what it sees in all frames is kept, and what follows from that is taught
-many times over.
+Its episodes have seeds of their own, apart from those of recordings and of reports. Training begins with
+short clips, then uses long ones, in which many frames are fused into a track. Finally the encoders are
+frozen: the codes of all clips are cached, and the rest of the network is trained for many epochs.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from worldsim.utils.progress import ProgressReporter
 __all__ = ["main", "train"]
 
 _FRAMES_PLAYED = Number(low=1000)
-"""Real frames; a tenth as many more are held out."""
+"""Number of real frames; a tenth as many more are held out."""
 _SHORT, _LONG = 4, 20
-"""Frames of a clip, at first and later."""
-_FRAMES, _KEPT_FRAMES = 100, 640
-"""Of a batch, with the eye open and closed."""
-_SHORT_UNTIL, _LONG_UNTIL, _SEEN_UNTIL = 0.5, 0.75, 0.85
-"""Shares of the time: clips are short; long; what is seen is kept. In the rest the eye is closed."""
+"""Frames of a clip, in the first and in the second phase."""
+_FRAMES, _CACHED_FRAMES = 100, 640
+"""Frames of a batch, with trained and with frozen encoders."""
+_SHORT_UNTIL, _LONG_UNTIL, _CACHED_UNTIL = 0.5, 0.75, 0.85
+"""Ends of the phases, as shares of the time: short clips, long clips, caching; then frozen encoders."""
 _RATES = (0.03, 3e-3)
-"""Of Muon and of AdamW."""
-_WARM = 0.02
-"""Share of the time in which the rates rise."""
+"""Learning rates of Muon and of AdamW."""
+_WARM_UP = 0.02
+"""Share of the time in which the learning rates rise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out or checkpoints.FOLDER / "idm" / f"{args.source}.safetensors"
     claim_file(path, replace=args.resume or args.force, remedy="add --resume or --force")
     begun = InverseDynamicsModel.load(path).network if args.resume else None
-    collector = _player(args.source)
+    collector = _collector(args.source)
     try:
         with ProgressReporter("playing", 1.0) as reporter:
             held_out = collect_frames(collector, iter(IDM_SEEDS[-len(IDM_SEEDS) // 10 :]), args.frames // 10)
             labelled = collect_frames(collector, iter(IDM_SEEDS), args.frames, reporter.update)
     finally:
         collector.close()
-    # CpuInfo time: whoever else is busy on the machine, or stops this for a while, costs no training.
+    # Processor time: other work on the machine, or a pause, costs no training.
     clock = lambda: time.process_time() / args.threads  # noqa: E731
     with ProgressReporter("training, Ctrl-C to end it", 1.0) as reporter:
         keys = collector.spec.control_space.keys
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim train-idm", description="Train the IDM of a source.")
+    parser = Parser(prog="worldsim train-idm", description="Train the inverse dynamics model of a source.")
     parser.add_argument("source", help="a source with camera poses, e.g. doom-maze")
     parser.add_argument("--out", type=Path, help="file (default: among the shipped ones)")
     parser.add_argument(
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _player(source: str) -> Collector:
+def _collector(source: str) -> Collector:
     # Environments lie above and are optional: imported only where one is played.
     from worldsim.envs.episode_collector import EpisodeCollector
 
@@ -112,8 +111,7 @@ def train(
 ) -> IDMNetwork:
     """Train for so many minutes of ``clock``, which tells seconds; the rates fall to zero over them.
 
-    A network that was ``begun`` before is trained further. Ctrl-C ends it early, with what has been
-    learnt until then.
+    ``begun``: a network to train further. Ctrl-C ends the training early and keeps the weights.
     """
     torch.manual_seed(seed)
     network = IDMNetwork(_config(labelled, keys)) if begun is None else begun.requires_grad_().train()
@@ -123,7 +121,7 @@ def train(
         _train_all(network, sampler, progress)
         network.eval()
         _train_head(
-            network, sampler.cache_features(network, lambda: progress.share() < _SEEN_UNTIL), progress
+            network, sampler.cache_features(network, lambda: progress.share() < _CACHED_UNTIL), progress
         )
     except KeyboardInterrupt:
         print("ended early; what has been learnt is kept", file=sys.stderr)
@@ -131,7 +129,7 @@ def train(
 
 
 class _Progress:
-    """How far the time has gone."""
+    """Progress of the training time."""
 
     def __init__(
         self, seconds: float, clock: Callable[[], float], on_progress: Callable[[float], None]
@@ -139,18 +137,18 @@ class _Progress:
         self._seconds, self._clock, self._tell, self._began = seconds, clock, on_progress, clock()
 
     def share(self) -> float:
-        """Of the time, in [0, 1]."""
+        """Return the elapsed share of the time, in [0, 1]."""
         share = min((self._clock() - self._began) / self._seconds, 1.0)
         self._tell(share)
         return share
 
 
 def _train_all(network: IDMNetwork, sampler: ClipSampler, progress: _Progress) -> None:
-    """Train all of the network on clips."""
+    """Train the whole network on clips."""
     optimizers, share = _optimizers(network), progress.share()
     while share < _LONG_UNTIL:
         for optimizer, rate in zip(optimizers, _RATES, strict=True):
-            warm = min(1.0, 0.05 + share / _WARM)
+            warm = min(1.0, 0.05 + share / _WARM_UP)
             optimizer.param_groups[0]["lr"] = rate * warm * (1 - share / _LONG_UNTIL)
         length = _SHORT if share < _SHORT_UNTIL else _LONG
         frames, targets = sampler.draw(length, _FRAMES // length)
@@ -161,16 +159,23 @@ def _train_all(network: IDMNetwork, sampler: ClipSampler, progress: _Progress) -
 
 
 def _train_head(network: IDMNetwork, kept: CachedFeatures, progress: _Progress) -> None:
-    """Train what follows from what was seen."""
-    parts = network.where, network.moved, network.code, network.recall, network.time, network.mend
-    weights = [weight for part in (*parts, network.held) for weight in part.parameters()]
+    """Train all but the encoders, on cached codes."""
+    parts = (
+        network.pose_head,
+        network.motion_head,
+        network.feature_head,
+        network.feature_probe,
+        network.temporal,
+        network.correction_head,
+    )
+    weights = [weight for part in (*parts, network.key_head) for weight in part.parameters()]
     optimizer = torch.optim.AdamW(weights, _RATES[1], weight_decay=1e-2, betas=(0.9, 0.98))
     began = share = progress.share()
     while share < 1:
         left = (1 - share) / max(1 - began, 1e-6)
-        optimizer.param_groups[0]["lr"] = _RATES[1] * min(1.0, 0.05 + (share - began) / _WARM) * left
-        look, pair, targets = kept.draw(max(_KEPT_FRAMES // kept.length, 1))
-        _step(network, idm_loss(network, network.understand(look, pair), targets), (optimizer,))
+        optimizer.param_groups[0]["lr"] = _RATES[1] * min(1.0, 0.05 + (share - began) / _WARM_UP) * left
+        look, pair, targets = kept.draw(max(_CACHED_FRAMES // kept.length, 1))
+        _step(network, idm_loss(network, network.predict_from(look, pair), targets), (optimizer,))
         share = progress.share()
 
 
@@ -186,12 +191,12 @@ def _config(labelled: LabelledFrames, keys: tuple[str, ...]) -> IDMConfig:
     ground = labelled.tracks[:, :2]
     low, high = ground.min(0), ground.max(0)
     x, y = ((low + high) / 2).tolist()
-    return IDMConfig(keys=keys, centre=(x, y), spread=float(np.maximum(high - low, 1e-3).max() / 2))
+    return IDMConfig(keys=keys, map_centre=(x, y), map_radius=float(np.maximum(high - low, 1e-3).max() / 2))
 
 
 def _optimizers(network: IDMNetwork) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon for what looks at pictures, AdamW for the rest."""
-    looking = [network.eye, network.look, network.pair]
+    """Return Muon for the encoders and AdamW for the rest."""
+    looking = [network.column_encoder, network.frame_encoder, network.pair_encoder]
     large = [weight for part in looking for weight in part.parameters() if weight.ndim > 1]
     chosen = {id(weight) for weight in large}
     rest = [weight for weight in network.parameters() if id(weight) not in chosen]

@@ -26,15 +26,15 @@ _SMALL = 120
 
 @dataclass(frozen=True, slots=True)
 class ExampleRollout:
-    """One rollout beside the environment."""
+    """One rollout beside the source."""
 
     title: str
     video: bytes
-    """mp4: rollout | environment | difference."""
+    """mp4: rollout | source | difference."""
     strip: bytes
-    """png: branch_points of the environment, the rollout's below."""
+    """png: branch_points of the source, the rollout's below."""
     true: np.ndarray | None
-    """``float64 [F, 2]``: where the environment's camera was, metres on the ground."""
+    """``float64 [F, 2]``: where the source's camera was, metres on the ground."""
     imagined: np.ndarray | None
     """``float64 [F, 2]``: where the rollout believed to be."""
 
@@ -55,8 +55,8 @@ def example_rollouts(
     config = RolloutConfig(
         context=CONTEXT, frames=frames, denoising_steps=denoising_steps, controls=true.controls
     )
-    chance = [int(report.scores["chance"][number]) for number in numbers]
-    shown = _triptychs(world, true, config, chance)
+    seeds = [int(report.scores["seeds"][number]) for number in numbers]
+    shown = _triptychs(world, true, config, seeds)
     cases = []
     for i, (name, number) in enumerate(chosen.items()):
         title = f"{name}: episode {true.seeds[i]}, {score[number]:.1f} dB over {frames} frames of keys alone"
@@ -75,9 +75,9 @@ def _joined(parts: list[Trajectories]) -> Trajectories:
     )
 
 
-def _triptychs(world: World, true: Trajectories, config: RolloutConfig, chance: list[int]) -> np.ndarray:
+def _triptychs(world: World, true: Trajectories, config: RolloutConfig, seeds: list[int]) -> np.ndarray:
     """``uint8 [N, F, H, 3 W, 3]``."""
-    rows = [np.stack([step.frame for step in steps]) for steps in rollout(world, true, config, chance)]
+    rows = [np.stack([step.frame for step in steps]) for steps in rollout(world, true, config, seeds)]
     imagined, real = np.stack(rows, 1), true.frames[:, config.context : config.context + config.frames]
     apart = np.abs(imagined.astype(np.int16) - real).astype(np.uint8)
     return np.concatenate([imagined, real, apart], 3)
@@ -97,4 +97,4 @@ def _strip(triptych: np.ndarray) -> bytes:
 def _ways(scores: Mapping[str, np.ndarray], number: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     if "true.track" not in scores:
         return None, None
-    return scores["still.track"][number, :, :2], scores["true.track"][number, :, :2]
+    return scores["static.track"][number, :, :2], scores["true.track"][number, :, :2]

@@ -51,13 +51,13 @@ def page_of(
     sections = [
         _section("Metrics", _table(report.metrics)),
         _section("Not measured", _failures(report.failures)),
-        _section("How near the rollout stays to the environment", _horizon(report)),
+        _section("How near the rollout stays to the source", _horizon(report)),
         _section("Where the rollout believes to be", _tracks(cases)),
         _section("Which key a motion looks like", _keys(report, keys)),
         _section("Which objects stay", _objects(report)),
         _section("How long episodes last", _lengths(report)),
         _section("How long rollouts change", _drift(report)),
-        _section("Rollout | environment | difference", "".join(_case(case) for case in cases)),
+        _section("Rollout | source | difference", "".join(_case(case) for case in cases)),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -86,7 +86,8 @@ def _table(metrics: Mapping[str, Metric]) -> str:
         low, high = metric.ci
         cells = (
             f"<code>{escape(name)}</code>", f"<b>{metric.value:.2f}</b>", f"{low:.2f} to {high:.2f}",
-            _number(metric.lower_reference), _number(metric.upper_reference), escape(metric.unit), _bar(metric),
+            _number(metric.lower_reference), _number(metric.upper_reference),
+            escape(metric.unit), _bar(metric),
             escape(metric.about),
         )  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
@@ -98,7 +99,7 @@ def _failures(failures: Mapping[str, str]) -> str:
 
 
 def _bar(metric: Metric) -> str:
-    """Where the value is between lower and upper reference."""
+    """Bar with the value between lower and upper reference."""
     if (
         metric.lower_reference is None
         or metric.upper_reference is None
@@ -114,7 +115,7 @@ def _bar(metric: Metric) -> str:
 def _horizon(report: Report) -> str:
     names = {
         "true": "true keys", "pose": "true keys and poses", "shuffled": "another trajectory's keys",
-        "still": "last given frame",
+        "static": "last given frame",
     }  # fmt: skip
     scores = report.scores
     curves = {
@@ -124,7 +125,7 @@ def _horizon(report: Report) -> str:
     curves["encoded and decoded"] = np.full(longest, scores["tokenizer"].mean())
     plots = [lines(curves, x="frame", y="PSNR in dB")]
     if "true.metres" in scores:
-        off = {"rollout": scores["true.metres"].mean(0), "standing still": scores["still.metres"].mean(0)}
+        off = {"rollout": scores["true.metres"].mean(0), "standing still": scores["static.metres"].mean(0)}
         plots.append(lines(off, x="frame", y="metres from the true pose, keys alone"))
     return f'<div class="row">{"".join(plots)}</div>'
 
@@ -136,7 +137,7 @@ def _keys(report: Report, keys: tuple[str, ...]) -> str:
     tables = []
     for title, motion in (
         ("rollout", report.tasks.imagined["keys"]["motion"]),
-        ("environment", real["motion"]),
+        ("source", real["motion"]),
     ):
         names, table = confusion(motion, real, keys)
         tables.append(
@@ -177,7 +178,7 @@ def _drift(report: Report) -> str:
     rollout, real = report.tasks.imagined["play"], report.tasks.real["play"]
     frames = rollout["motion"].shape[1]
     curves = {
-        f"{text} over the environment's": _blocks(rollout[key]).mean(0) / real[key].mean()
+        f"{text} over the source's": _blocks(rollout[key]).mean(0) / real[key].mean()
         for text, key in (("sharpness", "gradient"), ("motion", "motion"))
     }
     plots = [lines(curves, x="frame of random play", y="ratio", end=frames)]
@@ -198,7 +199,7 @@ def _blocks(values: np.ndarray) -> np.ndarray:
 def _tracks(cases: list[ExampleRollout]) -> str:
     plots = [
         f"<figure><figcaption>{escape(case.title)}</figcaption>"
-        f"{paths({'environment': case.true, 'rollout': case.imagined})}</figure>"
+        f"{paths({'source': case.true, 'rollout': case.imagined})}</figure>"
         for case in cases
         if case.true is not None and case.imagined is not None
     ]
@@ -209,8 +210,8 @@ def _case(case: ExampleRollout) -> str:
     data, strip = (base64.b64encode(file).decode() for file in (case.video, case.strip))
     branch_points = ", ".join(map(str, STRIP_FRAMES))
     video = f'<video controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
-    image = f'<img alt="environment above rollout" src="data:image/png;base64,{strip}">'
-    told = f"{escape(case.title)}; below: environment above rollout, frames {branch_points}"
+    image = f'<img alt="source above rollout" src="data:image/png;base64,{strip}">'
+    told = f"{escape(case.title)}; below: source above rollout, frames {branch_points}"
     return f"<figure>{video}<figcaption>{told}</figcaption>{image}</figure>"
 
 
