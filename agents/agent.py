@@ -12,7 +12,7 @@ from worldsim.controls import Control, ControlSpace
 from worldsim.errors import ConfigError
 
 
-class Sight(Protocol):
+class AgentView(Protocol):
     """What an agent may see of a world. Both an engine's ``Step`` and a ``Session`` have this shape.
 
     ``frame`` is uint8 [H, W, 3] RGB; ``pose`` is the imagined camera-to-world matrix, float64 [4, 4] in
@@ -34,7 +34,7 @@ class Agent(Protocol):
 
     name: str
 
-    def __call__(self, sight: Sight, space: ControlSpace, rng: np.random.Generator) -> Control: ...
+    def __call__(self, view: AgentView, space: ControlSpace, rng: np.random.Generator) -> Control: ...
 
     def reset(self) -> None: ...
 

@@ -9,21 +9,21 @@ import numpy as np
 from worldsim.controls import Control, ControlSpace
 
 if TYPE_CHECKING:
-    from worldsim.agents.agent import Sight
+    from worldsim.agents.agent import AgentView
 
 
 class RandomAgent:
     """Holds one random combination of keys for a random while, then another.
 
-    ``hold`` is the mean number of frames that a combination is held; ``look`` is the standard deviation, in
+    ``hold`` is the mean number of frames that a combination is held; ``yaw`` is the standard deviation, in
     radians a frame, of a slow random turn of the head where the world knows mouse look.
     """
 
     name = "random"
 
-    def __init__(self, hold: float = 8.0, look: float = 0.03) -> None:
+    def __init__(self, hold: float = 8.0, yaw: float = 0.03) -> None:
         self.hold = hold
-        self.look = look
+        self.yaw = yaw
         self.reset()
 
     def reset(self) -> None:
@@ -31,7 +31,7 @@ class RandomAgent:
         self._left = 0
         self._control = Control()
 
-    def __call__(self, sight: Sight, space: ControlSpace, rng: np.random.Generator) -> Control:
+    def __call__(self, view: AgentView, space: ControlSpace, rng: np.random.Generator) -> Control:
         """The control for the next frame; what is seen does not matter."""
         if self._left <= 0:
             self._control = self._draw(space, rng)
@@ -40,6 +40,6 @@ class RandomAgent:
         return self._control
 
     def _draw(self, space: ControlSpace, rng: np.random.Generator) -> Control:
-        keys = space.combos[int(rng.integers(len(space.combos)))] if space.combos else ()
-        look = float(rng.normal(0.0, self.look)) if space.look and rng.random() < 0.5 else 0.0
-        return Control(keys=frozenset(keys), look=look)
+        keys = space.discrete_actions[int(rng.integers(len(space.discrete_actions)))] if space.discrete_actions else ()
+        yaw = float(rng.normal(0.0, self.yaw)) if space.yaw and rng.random() < 0.5 else 0.0
+        return Control(keys=frozenset(keys), yaw=yaw)

@@ -15,7 +15,7 @@ from worldsim.agents.random import RandomAgent
 from worldsim.controls import Control, ControlSpace
 
 if TYPE_CHECKING:
-    from worldsim.agents.agent import Sight
+    from worldsim.agents.agent import AgentView
 
 HEADINGS = 12
 Square = tuple[int, int]
@@ -57,12 +57,12 @@ class ScriptedAgent:
         self._heading: float | None = None
         self._strafe: tuple[str, int] = ("", 0)
 
-    def __call__(self, sight: Sight, space: ControlSpace, rng: np.random.Generator) -> Control:
+    def __call__(self, view: AgentView, space: ControlSpace, rng: np.random.Generator) -> Control:
         """The control for the next frame."""
-        if "forward" not in space.keys or not (space.look or {"turn_left", "turn_right"} <= set(space.keys)):
-            return self._fallback(sight, space, rng)
-        place = None if sight.pose is None else camera.planar(sight.pose)
-        self._look_around(place, np.asarray(sight.frame))
+        if "forward" not in space.keys or not (space.yaw or {"turn_left", "turn_right"} <= set(space.keys)):
+            return self._fallback(view, space, rng)
+        place = None if view.pose is None else camera.planar(view.pose)
+        self._look_around(place, np.asarray(view.frame))
         if self._turn:
             self._keep_turning(place)
         elif self._stopped >= BLOCKED_AFTER or self._blank >= 2 * BLOCKED_AFTER:
@@ -131,15 +131,15 @@ class ScriptedAgent:
 
     def _control(self, space: ControlSpace, rng: np.random.Generator) -> Control:
         keys = self._gait(space)
-        look = 0.0
+        yaw = 0.0
         if self._turn and "turn_left" in space.keys:
             keys.add("turn_left" if self._turn > 0 else "turn_right")
         elif self._turn:
-            look = -0.08 * self._turn
+            yaw = -0.08 * self._turn
         else:
             keys |= self._sidestep(space, rng)
         self._was_forward = "forward" in keys
-        return Control(keys=frozenset(keys), look=look)
+        return Control(keys=frozenset(keys), yaw=yaw)
 
     def _gait(self, space: ControlSpace) -> set[str]:
         if not (self._turn and self._hemmed):

@@ -4,8 +4,8 @@ Every kind decodes to the same ``Control``:
 
 discrete      ``Discrete(n)`` over the world's key combinations; 0 is no key.
 multi_binary  ``MultiBinary(n_keys)``, one bit a key.
-box           ``Box(-1, 1, (n_keys [+ 1],))``: a key is down where its entry is above zero; a world with mouse
-              look has a last entry, the yaw of this frame in units of ``LOOK_LIMIT`` radians, right positive.
+box           ``Box(-1, 1, (n_keys [+ 1],))``: a key is down where its entry is above zero; a world that
+              is turned by mouse has a last entry, the yaw of this frame in units of ``MAX_YAW`` radians, right positive.
 dict          ``Dict(keys: MultiBinary, pose: PoseSpace)``; ``pose`` only for worlds that take one.
 """
 
@@ -23,8 +23,8 @@ from worldsim.controls import Control, ControlSpace
 from worldsim.envs.pose_space import PoseSpace
 from worldsim.errors import ConfigError, ControlError
 
-LOOK_LIMIT = 0.3
-"""Radians of yaw for a look entry of 1 in the box actions: about as fast as the recordings turn."""
+MAX_YAW = 0.3
+"""Radians of yaw for a yaw entry of 1 in the box actions: about as fast as the recordings turn."""
 
 # Key codes as ``gymnasium.utils.play`` expects them: characters, and the arrows' SDL codes.
 _LEFT, _RIGHT, _UP, _DOWN = 1073741904, 1073741903, 1073741906, 1073741905
@@ -72,7 +72,7 @@ class Actions(ABC):
         codes = {key: _KEY_CODES[key] if key in _KEY_CODES else next(spare) for key in self.controls.keys}
         return {
             tuple(sorted(codes[key] for key in combo)): self.encode(i)
-            for i, combo in enumerate(self.controls.combos)
+            for i, combo in enumerate(self.controls.discrete_actions)
             if combo
         }
 
@@ -86,8 +86,8 @@ class DiscreteActions(Actions):
     kind = "discrete"
 
     def __init__(self, controls: ControlSpace) -> None:
-        super().__init__(controls, spaces.Discrete(len(controls.combos)))
-        self._table = [controls.from_discrete(i) for i in range(len(controls.combos))]
+        super().__init__(controls, spaces.Discrete(len(controls.discrete_actions)))
+        self._table = [controls.from_discrete(i) for i in range(len(controls.discrete_actions))]
 
     def decode(self, action: Any) -> Control:
         array = np.asarray(action)
@@ -95,7 +95,7 @@ class DiscreteActions(Actions):
             raise ControlError(
                 rule="a discrete action is one integer",
                 value=action,
-                remedy=f"pass a number from 0 to {len(self.controls.combos) - 1}",
+                remedy=f"pass a number from 0 to {len(self.controls.discrete_actions) - 1}",
             )
         number = int(array.item())
         return self._table[number] if 0 <= number < len(self._table) else self.controls.from_discrete(number)
@@ -120,12 +120,12 @@ class MultiBinaryActions(Actions):
 
 
 class BoxActions(Actions):
-    """Numbers in [-1, 1]: keys by their sign, then the look."""
+    """Numbers in [-1, 1]: keys by their sign, then the yaw."""
 
     kind = "box"
 
     def __init__(self, controls: ControlSpace) -> None:
-        self._shape = (len(controls.keys) + int(controls.look),)
+        self._shape = (len(controls.keys) + int(controls.yaw),)
         super().__init__(controls, spaces.Box(-1.0, 1.0, self._shape, np.float32))
 
     def decode(self, action: Any) -> Control:
@@ -134,11 +134,11 @@ class BoxActions(Actions):
             raise ControlError(
                 rule=f"a box action is {self._shape} finite numbers",
                 value=f"shape {array.shape}: {array}",
-                remedy="pass one number a key, and the look last where the world has one",
+                remedy="pass one number a key, and the yaw last where the world has one",
             )
         keys = self.controls.from_multi_binary((array[: len(self.controls.keys)] > 0).astype(np.int8)).keys
-        look = float(np.clip(array[-1], -1, 1) * LOOK_LIMIT) if self.controls.look else 0.0
-        return Control(keys=keys, look=look)
+        yaw = float(np.clip(array[-1], -1, 1) * MAX_YAW) if self.controls.yaw else 0.0
+        return Control(keys=keys, yaw=yaw)
 
     def encode(self, combo: int) -> np.ndarray:
         action = np.zeros(self._shape, np.float32)

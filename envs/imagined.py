@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from worldsim.envs.dream import Dream, draw_seed, info_of
+from worldsim.envs.env_core import EnvCore, draw_seed, info_of
 from worldsim.envs.reset_options import read_start
 from worldsim.envs.viewer import Viewer
 from worldsim.errors import ConfigError, EngineError
@@ -17,33 +17,33 @@ from worldsim.errors import ConfigError, EngineError
 if TYPE_CHECKING:
     from worldsim.engine.session import Session
     from worldsim.engine.world import World
-    from worldsim.envs.starts import Starts
+    from worldsim.envs.start_distribution import Starts
 
 __all__ = ["ImaginedEnv"]
 
 
 class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
-    """Step through a world one frame at a time; the model, or a referee, gives rewards and ends.
+    """Step through a world one frame at a time; the model, or a reward_fn, gives rewards and ends.
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
-    in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``drift`` (how far the
+    in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``uncertainty`` (how far the
     frame is from what its past foretold, as a share of the pixel range), ``frame_index`` and the episode's
     ``seed``. The same seed, start and actions give the same frames. The time limit belongs to the registered
-    id; ``drift_limit`` truncates as well. A pickle or copy of an environment is made anew by the same
+    id; ``max_uncertainty`` truncates as well. A pickle or copy of an environment is made anew by the same
     arguments and begins with ``reset``; the world in it is known by name and digest.
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.
         actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
-        steps: denoising steps per frame (K): 1, 2 or 4.
+        denoising_steps: denoising steps per frame (K): 1, 2 or 4.
         device: where to load the world, "auto" or a torch device.
         render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
-        drift_limit: truncate an episode once ``drift`` passes this; None never does.
-        referee: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
-            memory; see ``worldsim.envs.referee.Referees``.
+        max_uncertainty: truncate an episode once ``uncertainty`` passes this; None never does.
+        reward_fn: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
+            memory; see ``worldsim.envs.reward.RewardFns``.
         temperature: factor of all the world's chance, in [0, 10]: 1 as trained, 0 leaves nothing to chance.
         starts: where episodes begin unless ``reset`` is told: numbers of the world's starts, weights by
-            number, or a callable of a generator; see ``worldsim.envs.starts.StartStates``. None: any of them.
+            number, or a callable of a generator; see ``worldsim.envs.start_distribution.StartDistribution``. None: any of them.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
@@ -59,11 +59,11 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         world: str | os.PathLike[str] | World,
         *,
         actions: str = "discrete",
-        steps: int = 2,
+        denoising_steps: int = 2,
         device: str = "auto",
         render_mode: str | None = None,
-        drift_limit: float | None = None,
-        referee: Any = None,
+        max_uncertainty: float | None = None,
+        reward_fn: Any = None,
         starts: Starts = None,
         temperature: float = 1.0,
     ) -> None:
@@ -71,32 +71,32 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             self,
             world,
             actions=actions,
-            steps=steps,
+            denoising_steps=denoising_steps,
             device=device,
             render_mode=render_mode,
-            drift_limit=drift_limit,
-            referee=referee,
+            max_uncertainty=max_uncertainty,
+            reward_fn=reward_fn,
             starts=starts,
             temperature=temperature,
         )
         modes = type(self).metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise ConfigError(f"render_mode must be None or one of {modes}", render_mode)
-        self.dream = Dream(
+        self.core = EnvCore(
             world,
             slots=1,
             actions=actions,
-            steps=steps,
+            denoising_steps=denoising_steps,
             device=device,
-            drift_limit=drift_limit,
-            referee=referee,
+            max_uncertainty=max_uncertainty,
+            reward_fn=reward_fn,
             starts=starts,
             temperature=temperature,
         )
-        self.metadata = {**type(self).metadata, "render_fps": self.dream.fps}
+        self.metadata = {**type(self).metadata, "render_fps": self.core.fps}
         self.render_mode = render_mode
-        self.observation_space = self.dream.observation_space
-        self.action_space = self.dream.actions.space
+        self.observation_space = self.core.observation_space
+        self.action_space = self.core.actions.space
         self.session: Session | None = None
         self._viewer: Viewer | None = None
 
@@ -111,9 +111,9 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
                 with their controls and poses; see ``worldsim.envs.reset_options.read_start``.
         """
         super().reset(seed=seed)
-        start = read_start(options, self.dream.world.spec.control_space)
+        start = read_start(options, self.core.world.spec.control_space)
         self._end()
-        self.session = self.dream.open(0, draw_seed(self.np_random) if seed is None else seed, start)
+        self.session = self.core.open(0, draw_seed(self.np_random) if seed is None else seed, start)
         return self._show(self.session)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -123,10 +123,10 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             EngineError: before the first reset. ControlError, CameraError: an action that means nothing.
         """
         session = self._open_session()
-        step = session.step(self.dream.actions.decode(action))
-        reward, terminated = self.dream.referees.rule(0, step)
+        step = session.step(self.core.actions.decode(action))
+        reward, terminated = self.core.reward_fns.evaluate(0, step)
         observation, info = self._show(session)
-        return observation, reward, terminated, self.dream.lost(step), info
+        return observation, reward, terminated, self.core.lost(step), info
 
     def render(self) -> np.ndarray | None:
         """The frame, uint8 [H, W, 3], in mode "rgb_array"; None in the others."""
@@ -135,7 +135,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Key codes to actions, as ``gymnasium.utils.play`` wants them: WASD, and the arrows to turn."""
-        return self.dream.actions.keys_to_action()
+        return self.core.actions.keys_to_action()
 
     def close(self) -> None:
         """End the episode and close the window; may be called again."""
@@ -147,7 +147,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     def _show(self, session: Session) -> tuple[np.ndarray, dict[str, Any]]:
         if self.render_mode == "human":
             if self._viewer is None:
-                self._viewer = Viewer(self.dream.world.name, self.dream.fps)
+                self._viewer = Viewer(self.core.world.name, self.core.fps)
             self._viewer.show(session.frame)
         return session.frame.copy(), info_of(session)
 

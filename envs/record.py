@@ -25,7 +25,7 @@ from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName
 from worldsim.envs.coverage import Coverage
-from worldsim.envs.player import MixturePlayer
+from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.options import COUNT, PROCESSES, Number, Parser, frame_size
 
 __all__ = ["main"]
@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     # Environments that draw with SDL need no display and shall not look for one; workers inherit this.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    make_player = functools.partial(MixturePlayer, args.source, args.size)
+    make_collector = functools.partial(EpisodeCollector, args.source, args.size)
     cfg = RecordConfig(source=args.source, seed=args.seed, size=args.size, codec=args.codec)
     with _progress(args.frames) as show:
         done = record(
-            make_player,
+            make_collector,
             args.out,
             cfg,
             frames=args.frames,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             on_progress=show,
             on_open=_announce,
         )
-    coverage = _draw_coverage(make_player, args) if done.episodes and done.spec.has_pose else None
+    coverage = _draw_coverage(make_collector, args) if done.episodes and done.spec.has_pose else None
     print(_summary(done, coverage, args.out))
     return 0 if done.complete else 130
 
@@ -107,8 +107,8 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             bar.stop()
 
 
-def _draw_coverage(make_player: Callable[[], MixturePlayer], args: argparse.Namespace) -> Coverage:
-    player = make_player()
+def _draw_coverage(make_collector: Callable[[], EpisodeCollector], args: argparse.Namespace) -> Coverage:
+    player = make_collector()
     try:
         plan = player.plan(player.source.reset(episode_seed(args.seed, 0)))
     finally:

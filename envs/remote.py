@@ -10,8 +10,8 @@ from worldsim.bridge.client import Client, ClientKeys
 from worldsim.engine.world import World
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.envs.numpy_vector import NumpyVectorEnv
-from worldsim.envs.served import ServedWorld
-from worldsim.envs.starts import Starts
+from worldsim.envs.remote_proxy import WorldProxy
+from worldsim.envs.start_distribution import Starts
 from worldsim.envs.vector import ImaginedVectorEnv
 
 __all__ = ["RemoteEnv", "RemoteVectorEnv"]
@@ -30,7 +30,7 @@ class RemoteEnv(ImaginedEnv):
         keys: for a server that asks for them.
         codec: "raw", or "jpeg" for a slow network.
         timeout: seconds after which a request is given up.
-        actions, render_mode, drift_limit, referee, starts: as in ``ImaginedEnv``.
+        actions, render_mode, max_uncertainty, reward_fn, starts: as in ``ImaginedEnv``.
 
     Raises:
         BridgeError: the server does not answer, or refuses. ConfigError: an argument out of its range.
@@ -45,8 +45,8 @@ class RemoteEnv(ImaginedEnv):
         timeout: float = 30.0,
         actions: str = "discrete",
         render_mode: str | None = None,
-        drift_limit: float | None = None,
-        referee: Any = None,
+        max_uncertainty: float | None = None,
+        reward_fn: Any = None,
         starts: Starts = None,
     ) -> None:
         self.client = Client(address, keys, codec=codec, timeout=timeout, name="env")
@@ -55,8 +55,8 @@ class RemoteEnv(ImaginedEnv):
                 _world(self.client),
                 actions=actions,
                 render_mode=render_mode,
-                drift_limit=drift_limit,
-                referee=referee,
+                max_uncertainty=max_uncertainty,
+                reward_fn=reward_fn,
                 starts=starts,
             )
         except BaseException:
@@ -75,7 +75,7 @@ class RemoteVectorEnv(NumpyVectorEnv):
     Args:
         num_envs: number of episodes.
         address, keys, codec, timeout: as in ``RemoteEnv``.
-        actions, render_mode, drift_limit, referee, starts, max_episode_steps, autoreset_mode: as in
+        actions, render_mode, max_uncertainty, reward_fn, starts, max_episode_steps, autoreset_mode: as in
             ``ImaginedVectorEnv``.
 
     Raises:
@@ -92,8 +92,8 @@ class RemoteVectorEnv(NumpyVectorEnv):
         timeout: float = 30.0,
         actions: str = "discrete",
         render_mode: str | None = None,
-        drift_limit: float | None = None,
-        referee: Any = None,
+        max_uncertainty: float | None = None,
+        reward_fn: Any = None,
         starts: Starts = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str | None = None,
@@ -105,8 +105,8 @@ class RemoteVectorEnv(NumpyVectorEnv):
                 world=_world(self.client),
                 actions=actions,
                 render_mode=render_mode,
-                drift_limit=drift_limit,
-                referee=referee,
+                max_uncertainty=max_uncertainty,
+                reward_fn=reward_fn,
                 starts=starts,
                 max_episode_steps=max_episode_steps,
                 autoreset_mode=autoreset_mode,
@@ -123,5 +123,5 @@ class RemoteVectorEnv(NumpyVectorEnv):
 
 
 def _world(client: Client) -> World:
-    """The server's world; an environment asks no more of one than a ``ServedWorld`` knows."""
-    return cast(World, ServedWorld(client))
+    """The server's world; an environment asks no more of one than a ``WorldProxy`` knows."""
+    return cast(World, WorldProxy(client))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import ControlSpace
 from worldsim.errors import ConfigError, DataError, nearest
 from worldsim.sampling.upload import upload

@@ -1,4 +1,4 @@
-"""Sessions of any engine behind the interface of ``worldsim.engine.batch.Batch``."""
+"""Sessions of any engine behind the interface of ``worldsim.engine.batch.WorldBatch``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from worldsim.controls import Control
 from worldsim.engine.batch_step import BatchStep
 from worldsim.envs.reset_options import Start
 from worldsim.errors import EngineError
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.control_batch import ControlBatch
 
-__all__ = ["SessionBatch", "drift_of"]
+__all__ = ["SessionBatch", "step_uncertainty"]
 
 
 class _Engine(Protocol):
@@ -50,13 +50,13 @@ class SessionBatch:
         return _gathered([session.last for session in self._sessions], self._seeds())
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:
-        """Begin worlds anew; see ``Batch.begin``. One that cannot begin leaves its row empty."""
+        """Begin worlds anew; see ``WorldBatch.begin``. One that cannot begin leaves its row empty."""
         for row, seed, start in zip(rows, seeds, starts, strict=True):
             self._end(row)
             self._sessions[row] = self.engine.open(seed=seed, start=start)
 
-    def step(self, controls: Controls) -> BatchStep:
-        """Step every world; see ``Batch.step``."""
+    def step(self, controls: ControlBatch) -> BatchStep:
+        """Step every world; see ``WorldBatch.step``."""
         if None in self._sessions:
             raise EngineError("a world must have begun before it is stepped", self._sessions.index(None))
         held = [self._control(controls, i) for i in range(self.count)]
@@ -73,19 +73,19 @@ class SessionBatch:
         if session is not None:
             session.close()
 
-    def _control(self, controls: Controls, i: int) -> Control:
+    def _control(self, controls: ControlBatch, i: int) -> Control:
         vector = np.asarray(controls.vector[i])
-        given = controls.given is not None and controls.poses is not None and bool(controls.given[i])
+        given = controls.pose_mask is not None and controls.poses is not None and bool(controls.pose_mask[i])
         pose = np.asarray(controls.poses[i]) if given and controls.poses is not None else None
-        return Control(self._space.keys_of(vector), look=float(vector[-1]), pose=pose)
+        return Control(self._space.keys_of(vector), yaw=float(vector[-1]), pose=pose)
 
     def _seeds(self) -> list[int]:
         return [session.seed for session in self._sessions]
 
 
-def drift_of(step: Any) -> float:
-    """The drift that a step tells; NaN in a world without poses."""
-    return math.nan if step.drift is None else float(step.drift)
+def step_uncertainty(step: Any) -> float:
+    """Uncertainty of a step; NaN in a world without poses."""
+    return math.nan if step.uncertainty is None else float(step.uncertainty)
 
 
 def _gathered(steps: Sequence[Any], seeds: Sequence[int]) -> BatchStep:
@@ -95,7 +95,7 @@ def _gathered(steps: Sequence[Any], seeds: Sequence[int]) -> BatchStep:
         pose_given=torch.tensor([step.pose_given for step in steps]),
         reward=torch.tensor([step.reward for step in steps], dtype=torch.float32),
         terminated=torch.tensor([step.terminated for step in steps]),
-        drift=torch.tensor([drift_of(step) for step in steps], dtype=torch.float64),
+        uncertainty=torch.tensor([step_uncertainty(step) for step in steps], dtype=torch.float64),
         known=torch.tensor([step.known for step in steps]),
         index=torch.tensor([step.index for step in steps]),
         seed=torch.tensor(seeds),

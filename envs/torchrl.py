@@ -50,7 +50,7 @@ class TorchRLEnv(EnvBase):
         self.action_spec = _action_spec(env.single_action_space, env.num_envs).to(env.device)
         n, shape = env.num_envs, env.single_observation_space.shape
         seen = {"pixels": Bounded(0, 255, (n, *(shape or ())), dtype=torch.uint8)}
-        if env.dream.world.spec.has_pose:
+        if env.core.world.spec.has_pose:
             seen["pose"] = Unbounded((n, 4, 4), dtype=torch.float64)
         self.observation_spec = Composite(seen, shape=(n,)).to(env.device)
         self.reward_spec = Unbounded((n, 1), dtype=torch.float32, device=env.device)

@@ -13,14 +13,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldsim.checkpoint import Context
-from worldsim.engine.batch import Batch
-from worldsim.envs.action_rows import ActionRows
-from worldsim.envs.dream import Dream, draw_seed
-from worldsim.envs.referee import Together
+from worldsim.context import Context
+from worldsim.engine.batch import WorldBatch
+from worldsim.envs.batched_actions import BatchedActions
+from worldsim.envs.env_core import EnvCore, draw_seed
 from worldsim.envs.reset_options import mask_on, read_mask, read_starts
+from worldsim.envs.reset_queue import ResetQueue
+from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.session_batch import SessionBatch
-from worldsim.envs.upcoming import Upcoming
 from worldsim.errors import ConfigError, EngineError
 from worldsim.sampling.upload import upload
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worldsim.engine.batch_step import BatchStep
     from worldsim.engine.world import World
     from worldsim.envs.reset_options import Start
-    from worldsim.envs.starts import Starts
+    from worldsim.envs.start_distribution import Starts
 
 __all__ = ["ImaginedVectorEnv"]
 
@@ -51,18 +51,18 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     leaves its action aside and gives reward 0. With ``AutoresetMode.DISABLED`` the caller resets those that
     are over: ``reset(options={"reset_mask": terminations | truncations})``.
 
-    On a GPU nothing is copied to the host and nothing is waited for: neither actions (see ``ActionRows``) nor
+    On a GPU nothing is copied to the host and nothing is waited for: neither actions (see ``BatchedActions``) nor
     who ends (``final_obs`` is then always there; a step that DISABLED would refuse goes on), nor the next
     episodes' seeds and starts, which are drawn ahead. The host is asked once a step where only it can say:
-    with a referee that is given single steps (``referee.Together`` is not), with starts that are frames or a
-    callable's, and with "dict" actions.
+    with a ``reward_fn`` of single steps (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and
+    with "dict" actions.
 
     Args:
         num_envs: number of episodes.
-        world, actions, steps, device, drift_limit, starts, temperature: as in ``ImaginedEnv``.
+        world, actions, denoising_steps, device, max_uncertainty, starts, temperature: as in ``ImaginedEnv``.
         observation: "pixels", or "latent": float32 [tokens x C + A], the frame's code, flattened, then the
             agent's features. No frame is decoded then, which is much faster; ``render`` has none to show.
-        referee: as there, or a ``referee.Together`` that rules on all episodes at once.
+        reward_fn: as there, or a ``worldsim.envs.reward.BatchedRewardFn`` of all episodes at once.
         render_mode: None or "rgb_array".
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
         autoreset_mode: NEXT_STEP, SAME_STEP or DISABLED, or their values "NextStep", "SameStep", "Disabled".
@@ -84,11 +84,11 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         *,
         world: str | os.PathLike[str] | World,
         actions: str = "discrete",
-        steps: int = 2,
+        denoising_steps: int = 2,
         device: str = "auto",
         render_mode: str | None = None,
-        drift_limit: float | None = None,
-        referee: Any = None,
+        max_uncertainty: float | None = None,
+        reward_fn: Any = None,
         starts: Starts = None,
         temperature: float = 1.0,
         observation: str = "pixels",
@@ -103,36 +103,36 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             raise ConfigError("rendering needs observations of pixels", observation, "leave render_mode out")
         self._may_choose = autoreset_mode is None
         self.autoreset_mode = _autoreset(autoreset_mode or AutoresetMode.NEXT_STEP)
-        self._together = referee if isinstance(referee, Together) else None
-        self.dream = Dream(
+        self._batched_reward_fn = reward_fn if isinstance(reward_fn, BatchedRewardFn) else None
+        self.core = EnvCore(
             world,
             slots=num_envs,
             actions=actions,
-            steps=steps,
+            denoising_steps=denoising_steps,
             device=device,
-            drift_limit=drift_limit,
-            referee=None if self._together else referee,
+            max_uncertainty=max_uncertainty,
+            reward_fn=None if self._batched_reward_fn else reward_fn,
             starts=starts,
             temperature=temperature,
             observation=observation,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.device = torch.device(self.dream.world.device)
+        self.device = torch.device(self.core.world.device)
         self.metadata = {
-            **type(self).metadata, "render_fps": self.dream.fps, "autoreset_mode": self.autoreset_mode
+            **type(self).metadata, "render_fps": self.core.fps, "autoreset_mode": self.autoreset_mode
         }  # fmt: skip
-        self.single_action_space = self.dream.actions.space
+        self.single_action_space = self.core.actions.space
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.single_observation_space = self.dream.observation_space
+        self.single_observation_space = self.core.observation_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.batch = self.dream.batch
+        self.batch = self.core.batch
         self._limit = _limit(max_episode_steps)
-        self._actions = ActionRows(self.dream.actions, num_envs, self.device)
+        self._actions = BatchedActions(self.core.actions, num_envs, self.device)
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._rngs: list[np.random.Generator] = []
-        self._upcoming: Upcoming | None = None
+        self._reset_queue: ResetQueue | None = None
 
     def choose_autoreset(self, mode: AutoresetMode) -> bool:
         """Take the mode that a learner needs if the caller named none and nothing has begun yet.
@@ -156,8 +156,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             options: ``reset_mask``, and ``start`` or ``context`` as in ``ImaginedEnv.reset``, one for all
                 episodes or a list of N. Not changed.
         """
-        starts = read_starts(options, self.dream.world.spec.control_space, self.num_envs)
-        if self._upcoming is not None and seed is None and not any(start is not None for start in starts):
+        starts = read_starts(options, self.core.world.spec.control_space, self.num_envs)
+        if self._reset_queue is not None and seed is None and not any(start is not None for start in starts):
             mask = mask_on(options, self.num_envs, self.device)
             self._restart(mask)
             return self._seen(mask)
@@ -182,7 +182,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
                 that ended is not reset.
             ControlError, CameraError: actions that mean nothing.
         """
-        waits = self.autoreset_mode is AutoresetMode.DISABLED and self._upcoming is None
+        waits = self.autoreset_mode is AutoresetMode.DISABLED and self._reset_queue is None
         if not self._rngs or (waits and bool(self._over.any())):
             which = self._over.nonzero().flatten().tolist() or "all"
             raise EngineError("an episode must be reset before it is stepped", which, "call reset()")
@@ -191,10 +191,10 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._renew(begun)
             arrived = self.batch.now
-        rewards, terminated = self._rule(arrived, begun)
+        rewards, terminated = self._rewards(arrived, begun)
         truncated = self._elapsed >= self._limit
-        if self.dream.drift_limit is not None:
-            truncated = truncated | (arrived.drift > self.dream.drift_limit)
+        if self.core.max_uncertainty is not None:
+            truncated = truncated | (arrived.uncertainty > self.core.max_uncertainty)
         rewards, terminated = rewards.masked_fill(begun, 0.0), terminated & ~begun
         truncated = truncated & ~begun
         observations, info = self._autoreset(arrived, terminated | truncated)
@@ -206,22 +206,22 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End all episodes."""
-        self._rngs, self._upcoming = [], None
+        self._rngs, self._reset_queue = [], None
         if isinstance(self.batch, SessionBatch):
             self.batch.close()
 
-    def _rule(self, arrived: BatchStep, begun: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and ends, by the world itself or by the referee; those that have ``begun`` mean nothing."""
-        if self._together is not None:
-            return self._together(arrived)
-        if self.dream.referees.imagined:
+    def _rewards(self, arrived: BatchStep, begun: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and ends, by the model or by the reward function; those of episodes that have ``begun`` are void."""
+        if self._batched_reward_fn is not None:
+            return self._batched_reward_fn(arrived)
+        if self.core.reward_fns.imagined:
             return arrived.reward, arrived.terminated
         rows = zip(begun.tolist(), arrived.rows(), strict=True)
-        rulings = [
-            (0.0, False) if new else self.dream.referees.rule(i, step) for i, (new, step) in enumerate(rows)
+        results = [
+            (0.0, False) if new else self.core.reward_fns.evaluate(i, step) for i, (new, step) in enumerate(rows)
         ]
-        rewards = np.array([reward for reward, _ in rulings], np.float32)
-        ended = np.array([end for _, end in rulings], bool)
+        rewards = np.array([reward for reward, _ in results], np.float32)
+        ended = np.array([end for _, end in results], bool)
         return upload(rewards, self.device), upload(ended, self.device)
 
     def _autoreset(self, arrived: BatchStep, over: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -233,13 +233,13 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         if not self._renew(over):
             return self._seen(everyone)
         observations, info = self._seen(everyone)
-        info |= {"final_obs": self.dream.seen(arrived), "_final_obs": over}
+        info |= {"final_obs": self.core.seen(arrived), "_final_obs": over}
         info |= {"final_info": _info(arrived, over), "_final_info": over}
         return observations, info
 
     def _renew(self, over: Tensor) -> bool:
         """Begin the episodes that are over anew; False where the host knows that there are none."""
-        if self._upcoming is not None:
+        if self._reset_queue is not None:
             self._restart(over)
             return True
         rows = over.nonzero().flatten().tolist()
@@ -249,9 +249,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     def _restart(self, mask: Tensor) -> None:
         """Begin episodes anew that the host does not know."""
-        assert self._upcoming is not None
-        assert isinstance(self.batch, Batch)
-        self.batch.restart(mask, *self._upcoming.take(mask))
+        assert self._reset_queue is not None
+        assert isinstance(self.batch, WorldBatch)
+        self.batch.restart(mask, *self._reset_queue.take(mask))
         self._elapsed = self._elapsed.masked_fill(mask, 0)
         self._over = self._over & ~mask
 
@@ -263,7 +263,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             self.close_extras()  # all or none: the next reset is the first one again
             raise
         if not self._waits:
-            self._upcoming = Upcoming(self.num_envs, self.device, self._draw)
+            self._reset_queue = ResetQueue(self.num_envs, self.device, self._draw)
 
     def _begin(self, rows: Sequence[int], seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         """Begin episodes anew, with ``seeds`` or the next one of each one's own sequence."""
@@ -272,48 +272,48 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         for row, seed in zip(rows, seeds, strict=True):
             if seed is not None:
                 self._rngs[row] = seeding.np_random(seed)[0]
-        if self._upcoming is not None and told:
-            self._upcoming.forget(told)
+        if self._reset_queue is not None and told:
+            self._reset_queue.forget(told)
         self._start(rows, filled, starts)
 
     def _start(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:
         """Begin episodes where they are told to or where their seeds send them."""
         places = [
-            self.dream.start(seed) if start is None else start
+            self.core.start(seed) if start is None else start
             for seed, start in zip(seeds, starts, strict=True)
         ]
         self.batch.begin(rows, seeds, places)
-        if not self.dream.referees.imagined:
+        if not self.core.reward_fns.imagined:
             shown = self.batch.now.rows()
             for row in rows:
-                self.dream.referees.begin(row, shown[row])
+                self.core.reward_fns.begin(row, shown[row])
         self._elapsed[list(rows)] = 0
         self._over[list(rows)] = False
 
     def _filled(self, rows: Sequence[int], seeds: Sequence[int | None]) -> list[int]:
         """``seeds`` of episodes ``rows``, those that are None drawn."""
         open_ = [row for row, seed in zip(rows, seeds, strict=True) if seed is None]
-        if self._upcoming is None:
+        if self._reset_queue is None:
             drawn = [draw_seed(self._rngs[row]) for row in open_]
         else:
-            drawn = self._upcoming.draw(open_) if open_ else []
+            drawn = self._reset_queue.draw(open_) if open_ else []
         rest = iter(drawn)
         return [next(rest) if seed is None else seed for seed in seeds]
 
     def _draw(self, i: int) -> tuple[int, int]:
         """The next seed of place ``i``, and the number of the start that it leads to."""
-        assert isinstance(self.batch, Batch)
+        assert isinstance(self.batch, WorldBatch)
         seed = draw_seed(self._rngs[i])
-        start = self.dream.start(seed)
+        start = self.core.start(seed)
         assert not isinstance(start, Context)
         return seed, self.batch.pick_start(seed) if start is None else start
 
     @property
     def _waits(self) -> bool:
         """Whether the host learns at each step which episodes are over, which on a GPU is to wait for it."""
-        if not isinstance(self.batch, Batch) or not self.dream.referees.imagined:
+        if not isinstance(self.batch, WorldBatch) or not self.core.reward_fns.imagined:
             return True
-        return not self.dream.starts.numbered or not self.dream.world.starts or self.device.type == "cpu"
+        return not self.core.starts.numbered or not self.core.world.starts or self.device.type == "cpu"
 
     def _seeds(self, seed: Seeds) -> Sequence[int | None]:
         if isinstance(seed, int | np.integer):
@@ -328,14 +328,14 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _seen(self, mask: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What is seen now, the caller's own, and the info about the episodes in ``mask``."""
         now = self.batch.now
-        return self.dream.seen(now).clone(), _info(now, mask)
+        return self.core.seen(now).clone(), _info(now, mask)
 
 
 def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
     told = {} if step.pose is None else {"pose": step.pose}
     told |= {
         "pose_given": step.pose_given,
-        "drift": step.drift,
+        "uncertainty": step.uncertainty,
         "known": step.known,
         "frame_index": step.index,
         "seed": step.seed,

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     world = worldsim.load(options.world)
     space = world.spec.control_space
-    actions = len(space.combos)
-    engine = world.engine(slots=actions + 1, history=options.frames)
+    actions = len(space.discrete_actions)
+    engine = world.engine(slots=actions + 1, rewind_frames=options.frames)
     session = engine.open(seed=0, start=0)
 
     chosen, frames = [], []

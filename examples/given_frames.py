@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"imagined frame {step.index}, change {_change(step.frame, given.frames[-1]):.2f} grey levels")
 
     # A real camera saw this instead, at a pose that is known: the session goes on from it.
-    session.anchor(recorded.frames[-1], None if recorded.poses is None else recorded.poses[-1])
+    session.observe(recorded.frames[-1], None if recorded.poses is None else recorded.poses[-1])
     step = session.step()
     print(f"imagined frame {step.index}, change {_change(step.frame, given.frames[-1]):.2f} grey levels")
     return 0

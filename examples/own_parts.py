@@ -35,11 +35,11 @@ from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.registry import register
-from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
-from worldsim.training.dream_objective import dream_objective
-from worldsim.training.stage import Rate, Stage
+from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
+from worldsim.training.stage import ParamGroup, Stage
 from worldsim.training.starts import choose_starts
 from worldsim.training.trainer import Trainer
+from worldsim.training.world_model_objective import world_model_objective
 
 SIZE = (24, 32)
 
@@ -66,9 +66,9 @@ class LinearPatchesConfig:
 class LinearPatchesTokenizer(nn.Module):
     """Encodes each patch of each frame alone."""
 
-    place = None
+    scene = None
     """There is no static scene."""
-    suits_kernels = False
+    supports_kernels = False
     """There are no C kernels for it: PyTorch runs it."""
     prior_channels = 1
     """Nothing is known of a frame beforehand, which takes one channel of zeros."""
@@ -91,7 +91,7 @@ class LinearPatchesTokenizer(nn.Module):
         """The previous frame of a world that has just begun: grey."""
         return PreviousFrame.blank(batch, self.size, device)
 
-    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+    def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
         """Nothing is known of the new frame."""
         return Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
 
@@ -150,7 +150,7 @@ SPEC = SourceSpec(
     size=SIZE,
     fps=10.0,
     control_space=ControlSpace(
-        keys=("left", "right"), look=False, pose=False, combos=((), ("left",), ("right",))
+        keys=("left", "right"), yaw=False, pose=False, discrete_actions=((), ("left",), ("right",))
     ),
 )
 """A white square on a blue floor, pushed by two keys. It has no camera."""
@@ -199,8 +199,8 @@ def train(data: Path, out: Path, minutes: float) -> Path:
         heads=HeadsConfig(poses=False),
     )
     networks = Networks(config, SPEC).train()
-    objective = dream_objective(networks, clips, batch=8, length=10)
-    stage = Stage("world_model", 1.0, [Rate(list(networks.parameters()), 2e-3)], objective)
+    objective = world_model_objective(networks, clips, batch=8, length=10)
+    stage = Stage("world_model", 1.0, [ParamGroup(list(networks.parameters()), 2e-3)], objective)
     Trainer(networks, [stage], out, minutes, seed=0).run()
     world = WorldConfig(name="square", source=SPEC, networks=config)
     save_world(out / "square", world, networks, choose_starts(held_out, count=2), "# square\n")

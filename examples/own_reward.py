@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from worldsim import Step
-from worldsim.envs.referee import Together
+from worldsim.envs.reward import BatchedRewardFn
 
 
 def brightness(step: Step) -> tuple[float, bool]:
@@ -49,7 +49,7 @@ class Novelty:
         return step.frame[::8, ::8].astype(np.float32)
 
 
-darkness = Together(lambda steps: (1 - steps.frame.float().mean((1, 2, 3)) / 255, steps.terminated))
+darkness = BatchedRewardFn(lambda steps: (1 - steps.frame.float().mean((1, 2, 3)) / 255, steps.terminated))
 """A rule for the whole batch: tensors in, tensors out, on the world's device. Ends are the world's own."""
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=16, help="frames of each (%(default)s)")
     options = parser.parse_args(arguments)
 
-    env = gymnasium.make("worldsim:WorldsimWorld-v0", world=options.world, referee=brightness)
+    env = gymnasium.make("worldsim:WorldsimWorld-v0", world=options.world, reward_fn=brightness)
     env.reset(seed=0)
     env.action_space.seed(0)
     rewards = [env.step(env.action_space.sample())[1] for _ in range(options.frames)]
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for name, rule in (("novelty", Novelty()), ("darkness", darkness)):
         envs = gymnasium.make_vec(
-            "worldsim:WorldsimWorld-v0", num_envs=4, world=options.world, referee=rule
+            "worldsim:WorldsimWorld-v0", num_envs=4, world=options.world, reward_fn=rule
         )
         envs.reset(seed=0)
         envs.action_space.seed(0)

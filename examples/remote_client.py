@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     with Client(options.address, name="example") as client:
-        actions = client.world.control_space.combos
+        actions = client.world.control_space.discrete_actions
         session = client.open(seed=7)
         for keys in actions:
             step = session.step(Control(keys))

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim import config
-from worldsim.controls import DOOM_KEYS, Control, ControlLike, ControlSpace
+from worldsim.controls import Control, ControlLike, ControlSpace
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import ControlError
 
 DOOM = ControlSpace(
-    keys=DOOM_KEYS, look=True, pose=True, combos=((), ("forward",), ("forward", "turn_left"), ("turn_right",))
+    keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), ("forward",), ("forward", "turn_left"), ("turn_right",))
 )
-PLAIN = ControlSpace(keys=("gas", "brake"), look=False, pose=False, combos=((), ("gas",), ("brake",)))
+PLAIN = ControlSpace(keys=("gas", "brake"), yaw=False, pose=False, discrete_actions=((), ("gas",), ("brake",)))
 
 keys = st.frozensets(st.sampled_from(DOOM_KEYS))
 looks = st.floats(-3, 3, width=32)
@@ -22,7 +23,7 @@ looks = st.floats(-3, 3, width=32)
 
 @given(keys, looks)
 def test_a_control_survives_its_vector(down: frozenset[str], look: float) -> None:
-    control = Control(down, look=look)
+    control = Control(down, yaw=look)
     vector = DOOM.vector(control)
     assert vector.shape == (DOOM.size,) == (7,)
     assert vector.dtype == np.float32
@@ -39,9 +40,9 @@ def test_keys_survive_multi_binary(down: frozenset[str]) -> None:
         assert DOOM.from_multi_binary(hot.astype(dtype)) == Control(down)
 
 
-@pytest.mark.parametrize("index", range(len(DOOM.combos)))
+@pytest.mark.parametrize("index", range(len(DOOM.discrete_actions)))
 def test_each_discrete_action_holds_its_combination(index: int) -> None:
-    assert DOOM.from_discrete(index).keys == frozenset(DOOM.combos[index])
+    assert DOOM.from_discrete(index).keys == frozenset(DOOM.discrete_actions[index])
     assert DOOM.from_discrete(np.int64(index)) == DOOM.from_discrete(index)  # type: ignore[arg-type]
 
 
@@ -58,10 +59,10 @@ def test_any_iterable_of_names_is_taken(given_keys: object) -> None:
 
 def test_controls_compare_and_hash_by_value() -> None:
     pose = np.eye(4)
-    a, b = Control({"forward"}, pose=pose, look=0.1), Control(["forward"], pose=pose.tolist(), look=0.1)  # type: ignore[arg-type]
+    a, b = Control({"forward"}, pose=pose, yaw=0.1), Control(["forward"], pose=pose.tolist(), yaw=0.1)  # type: ignore[arg-type]
     assert a == b
     assert hash(a) == hash(b)
-    assert len({a, b, Control(), Control({"backward"}), Control(look=0.1), Control(prompt="rain")}) == 5
+    assert len({a, b, Control(), Control({"backward"}), Control(yaw=0.1), Control(prompt="rain")}) == 5
     assert Control() != "forward"
 
 
@@ -83,9 +84,9 @@ def test_a_pose_is_copied_and_cannot_be_changed() -> None:
         ({"keys": 3}, "collection of names"),
         ({"keys": [1, 0]}, "keys must be names"),
         ({"keys": [["forward"]]}, "collection of names"),
-        ({"look": math.nan}, "look must be finite"),
-        ({"look": math.inf}, "look must be finite"),
-        ({"look": "left"}, "angle in radians"),
+        ({"yaw": math.nan}, "yaw must be finite"),
+        ({"yaw": math.inf}, "yaw must be finite"),
+        ({"yaw": "left"}, "angle in radians"),
         ({"pose": np.eye(3)}, r"shape \(4, 4\); got \(3, 3\)"),
         ({"pose": np.full((4, 4), np.nan)}, "pose must be finite"),
         ({"pose": "here"}, "4x4 matrix of numbers"),
@@ -102,14 +103,14 @@ def test_an_unknown_key_names_the_nearest(encode: object) -> None:
         encode(Control({"forwrad"}))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("control", [Control(look=0.1), Control(pose=np.eye(4)), Control(prompt="rain")])
+@pytest.mark.parametrize("control", [Control(yaw=0.1), Control(pose=np.eye(4)), Control(prompt="rain")])
 def test_what_the_space_does_not_take_is_refused(control: Control) -> None:
     with pytest.raises(ControlError, match="this world takes no"):
         PLAIN.validate(control)
 
 
 def test_what_the_space_takes_passes() -> None:
-    DOOM.validate(Control(DOOM_KEYS, pose=np.eye(4), look=-0.2))
+    DOOM.validate(Control(DOOM_KEYS, pose=np.eye(4), yaw=-0.2))
     PLAIN.validate(Control({"gas", "brake"}))
 
 
@@ -130,7 +131,7 @@ def test_arrays_that_are_no_controls_are_refused(call: object, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("space_keys", "combos", "message"),
+    ("space_keys", "discrete_actions", "message"),
     [
         (("gas", "gas"), ((),), "each key once"),
         (("gas",), (), "first combination"),
@@ -139,10 +140,10 @@ def test_arrays_that_are_no_controls_are_refused(call: object, message: str) -> 
     ],
 )
 def test_a_space_that_cannot_be_is_refused(
-    space_keys: tuple[str, ...], combos: tuple[tuple[str, ...], ...], message: str
+    space_keys: tuple[str, ...], discrete_actions: tuple[tuple[str, ...], ...], message: str
 ) -> None:
     with pytest.raises(ControlError, match=message):
-        ControlSpace(keys=space_keys, look=False, pose=False, combos=combos)
+        ControlSpace(keys=space_keys, yaw=False, pose=False, discrete_actions=discrete_actions)
 
 
 @pytest.mark.parametrize("space", [DOOM, PLAIN])
@@ -175,8 +176,8 @@ POSE = np.eye(4)
         (np.array([1, 0, 0, 0, 0, 0]), Control({"forward"})),
         ([1, 0, 0, 0, 0, 0], Control({"forward"})),
         ([True, False, False, False, False, False], Control({"forward"})),
-        (np.array([1, 0, 0, 0, 0, 0, 0.25]), Control({"forward"}, look=0.25)),
-        (Control({"forward"}, look=0.1), Control({"forward"}, look=0.1)),
+        (np.array([1, 0, 0, 0, 0, 0, 0.25]), Control({"forward"}, yaw=0.25)),
+        (Control({"forward"}, yaw=0.1), Control({"forward"}, yaw=0.1)),
     ],
 )
 def test_what_a_person_would_pass_is_a_control(given_control: ControlLike, control: Control) -> None:

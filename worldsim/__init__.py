@@ -13,7 +13,7 @@ if not (_here / "envs").is_dir() and (_here.parent / "pyproject.toml").is_file()
     __path__.append(str(_here.parent))
 
 if TYPE_CHECKING:
-    from worldsim.checkpoint import Context
+    from worldsim.context import Context
     from worldsim.controls import Control, ControlSpace
     from worldsim.engine.engine import Engine
     from worldsim.engine.session import Session
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Context": "worldsim.checkpoint",
+    "Context": "worldsim.context",
     "Control": "worldsim.controls",
     "ControlSpace": "worldsim.controls",
     "Engine": "worldsim.engine.engine",
@@ -69,5 +69,5 @@ def __dir__() -> list[str]:
 
 
 if importlib.util.find_spec("worldsim.envs"):  # the client alone has no environments
-    importlib.import_module("worldsim.threads").bound_spinning()  # torch's OpenMP looks once, when imported
+    importlib.import_module("worldsim.utils.threads").limit_spinning()  # torch's OpenMP looks once, when imported
     importlib.import_module("worldsim.envs.registry").register()

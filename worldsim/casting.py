@@ -7,15 +7,15 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from worldsim.alone import Alone
+from worldsim.batch_invariant import BatchInvariantLinear
 
 
 def cast(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()) -> None:
     """Cast a module's floating-point weights and buffers in place.
 
-    What is in ``keep``, and every ``Alone`` layer, stays as it is: they work on float32.
+    What is in ``keep``, and every ``BatchInvariantLinear`` layer, stays as it is: they work on float32.
     """
-    if isinstance(module, Alone) or any(module is kept for kept in keep):
+    if isinstance(module, BatchInvariantLinear) or any(module is kept for kept in keep):
         return
     for part in module.children():
         cast(part, dtype, keep)
@@ -29,11 +29,11 @@ _OWN_LOOP = 16**3
 which adds in another order: 1 of 20,000 outputs of 12 x 64 x 4 changed when the batch doubled."""
 
 
-def part_small_products(parent: nn.Module, rows: int) -> None:
-    """Make ``Alone`` of every layer of ``parent`` that torch's own loop would multiply with one world's rows.
+def make_small_products_invariant(parent: nn.Module, rows: int) -> None:
+    """Make ``BatchInvariantLinear`` of every layer of ``parent`` that torch's own loop would multiply with one world's rows.
 
     A batch would be multiplied by oneDNN. ``rows`` is how many rows a world has at least.
     """
     for name, layer in parent.named_children():
         if type(layer) is nn.Linear and rows * layer.weight.numel() <= _OWN_LOOP:
-            setattr(parent, name, Alone.of(layer))
+            setattr(parent, name, BatchInvariantLinear.of(layer))

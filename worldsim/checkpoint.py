@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from worldsim import config as configs
-from worldsim.camera import Intrinsics, check_pose, from_planar
-from worldsim.controls import DOOM_KEYS, ControlSpace
+from worldsim.camera import check_pose
+from worldsim.context import Context
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import CheckpointError, DataError, nearest
-from worldsim.model.footing import FootingConfig
-from worldsim.model.heads import HeadsConfig
-from worldsim.model.transformer import TransformerConfig
+from worldsim.errors import CheckpointError, nearest
 from worldsim.networks import Networks, NetworksConfig
-from worldsim.tokenizer.frame import FrameConfig
-from worldsim.tokenizer.history import HistoryConfig
-from worldsim.tokenizer.place import PlaceConfig
 from worldsim.untrusted import built, check_numbers, digest_of, read_bounded, read_strip
 
-FORMAT = 7
+FORMAT = 8
 _SUMS = "SHA256SUMS"
 _MIB = 2**20
 _LARGEST = {
@@ -54,79 +48,6 @@ _MOST_STARTS, _MOST_FRAMES = 1000, 4096
 _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
 
-@dataclass(frozen=True)
-class Context:
-    """Given frames from which a dream starts.
-
-    Raises:
-        DataError: the arrays do not belong together.
-    """
-
-    frames: np.ndarray
-    """uint8 [T, H, W, 3], T >= 1; a list of frames or one frame [H, W, 3] is taken, too."""
-    controls: Any = None
-    """float32 [T, M]: keys and look that led into each frame; the first row is ignored. A list of what
-    ``ControlSpace.control`` reads, one a frame, is taken, too; None: no key. ``fitted`` makes the array."""
-    poses: np.ndarray | None = None
-    """Camera-to-world, float64 [T, 4, 4]."""
-    seed: int | None = None
-    """Seed of the real source's episode."""
-    prefix: np.ndarray | None = None
-    """float32 [P, M]: controls that take the real source from ``reset(seed)`` to the last frame."""
-
-    def __post_init__(self) -> None:
-        set_field = object.__setattr__  # the instance is frozen
-        set_field(self, "frames", _stacked(self.frames, "frames"))
-        if self.frames.ndim == 3:
-            set_field(self, "frames", self.frames[None])
-        if self.poses is not None:
-            poses = _stacked(self.poses, "poses").astype(np.float64)
-            set_field(self, "poses", poses[None] if poses.ndim == 2 else poses)
-        shape = self.frames.shape
-        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or shape[0] < 1:
-            rule = "a context's frames must be uint8 [T, H, W, 3]"
-            raise DataError(rule, f"{self.frames.dtype} {list(shape)}")
-        of = f"a context of {shape[0]} frames needs"
-        if isinstance(self.controls, np.ndarray):
-            if self.controls.ndim != 2 or len(self.controls) != shape[0]:
-                raise DataError(f"{of} controls [{shape[0]}, M]", list(self.controls.shape))
-            if not np.isfinite(self.controls).all():
-                raise DataError("a context's controls must be finite", self.controls.tolist())
-        elif self.controls is not None and not (
-            isinstance(self.controls, Sequence)
-            and not isinstance(self.controls, str)
-            and len(self.controls) == shape[0]
-        ):
-            raise DataError(f"{of} as many controls", self.controls, "give a list, one control a frame")
-        if self.poses is not None and self.poses.shape != (shape[0], 4, 4):
-            raise DataError(f"{of} poses [{shape[0]}, 4, 4]", list(self.poses.shape))
-
-    def fitted(self, space: ControlSpace) -> Context:
-        """The same with controls as the array [T, M] that ``space`` makes of them.
-
-        Raises:
-            ControlError: controls that the space does not take.
-        """
-        return replace(self, controls=space.rows(self.controls, len(self.frames)))
-
-    def newest(self, frames: int) -> Context:
-        """The last ``frames`` frames, or all if there are no more; the way to the last one stays the same."""
-        poses = None if self.poses is None else self.poses[-frames:]
-        return replace(self, frames=self.frames[-frames:], controls=self.controls[-frames:], poses=poses)
-
-
-def _stacked(given: Any, name: str) -> np.ndarray:
-    """One array of what a caller gives: an array, a tensor, or a list of them."""
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        rule = f"a context's {name} must be one array, all of one shape"
-        raise DataError(rule, None, str(error)) from error
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"a context's {name} must be numbers", str(array.dtype))
-    return array
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
     """All of a world but its numbers."""
@@ -139,14 +60,14 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredWorld:
     """A world as read from disk."""
 
     config: WorldConfig
     networks: Networks
     starts: tuple[Context, ...]
     card: str
-    digest: str
+    weights_sha256: str
     """sha256 of the weights file: what a snapshot belongs to."""
 
 
@@ -210,7 +131,7 @@ def write_card(folder: Path, card: str) -> None:
     _write_sums(folder)
 
 
-def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
+def load_world(folder: Path, device: torch.device | str = "cpu") -> StoredWorld:
     """Read a world whole, checking every file against its sum.
 
     Raises:
@@ -227,7 +148,7 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> Stored:
         raise CheckpointError(rule, value[:400], remedy) from error
 
 
-def _read_world(folder: Path, device: torch.device | str) -> Stored:
+def _read_world(folder: Path, device: torch.device | str) -> StoredWorld:
     """Sizes are checked before memory is taken for them, numbers before they are used."""
     _check_sums(folder)
     config = _read_config(folder / "config.json")
@@ -236,7 +157,7 @@ def _read_world(folder: Path, device: torch.device | str) -> Stored:
     starts = read_starts(folder, config.source)
     card = read_bounded(folder / "card.md", _LARGEST["card.md"]).decode()
     networks.eval().requires_grad_(False).to(device)
-    return Stored(config, networks, starts, card, hashlib.sha256(raw).hexdigest())
+    return StoredWorld(config, networks, starts, card, hashlib.sha256(raw).hexdigest())
 
 
 def read_starts(folder: Path, source: SourceSpec) -> tuple[Context, ...]:
@@ -263,69 +184,6 @@ def _read_config(path: Path) -> WorldConfig:
     return configs.from_dict(WorldConfig, row)
 
 
-def tiny_world(
-    parent: Path, name: str = "tiny", *, tokenizer: str = "history", poses: bool = True, seed: int = 0
-) -> Path:
-    """A world of random weights for tests: 80x60, the maze's controls, two starts. Returns its folder.
-
-    With "history" and poses its sizes are among those that kernels are written for.
-
-    Args:
-        parent: where its folder goes.
-        name: of the world and its folder.
-        tokenizer: "history" or "frame".
-        poses: whether its source has poses; with "history" the world then has a place.
-        seed: of the weights.
-    """
-    source = _tiny_source(poses)
-    config = _tiny_networks(source, tokenizer)
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    starts = [_tiny_start(source, number, rng) for number in range(2)]
-    world, networks = WorldConfig(name=name, source=source, networks=config), Networks(config, source)
-    if networks.footing is not None:
-        networks.footing.stood[8:-8, 8:-8] = 1
-    save_world(parent / name, world, networks, starts, "# tiny\n")
-    return parent / name
-
-
-def _tiny_source(poses: bool) -> SourceSpec:
-    combos = ((), *((key,) for key in DOOM_KEYS), ("forward", "turn_left"), ("forward", "turn_right"))
-    return SourceSpec(
-        name="doom-maze",
-        size=(60, 80),
-        fps=17.5,
-        control_space=ControlSpace(keys=DOOM_KEYS, look=True, pose=poses, combos=combos),
-        intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
-        has_pose=poses,
-        unit_metres=1 / 32 if poses else None,
-        tics=2,
-    )
-
-
-def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
-    is_history = tokenizer == "history"
-    wide, width, heads = (16, 64, 4) if is_history and source.has_pose else (8, 16, 2)
-    place = None
-    if is_history and source.has_pose:
-        place = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=16, hidden=64, samples=8)
-    sizes = {"width": wide, "depth": 1, "channels": 4}
-    return NetworksConfig(
-        tokenizer=HistoryConfig(**sizes, place=place) if is_history else FrameConfig(**sizes, patch=10),
-        generator=TransformerConfig(width=width, layers=2, heads=heads, context=6),
-        heads=HeadsConfig(eye=1.3, poses=source.has_pose, reads_agent=place is None),
-        footing=FootingConfig(bounds=place.bounds) if place else None,
-        still=place is not None,
-    )
-
-
-def _tiny_start(source: SourceSpec, number: int, rng: np.random.Generator) -> Context:
-    still = np.zeros((5, source.control_space.size), np.float32)
-    poses = from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * number) if source.has_pose else None
-    frames = rng.integers(0, 256, (3, *source.size, 3), dtype=np.uint8)
-    return Context(frames, still[:3], poses, seed=20 * number, prefix=still)
-
-
 def _shipped_folder() -> Path:
     beside = Path(__file__).resolve().parent.parent / "checkpoints"
     return beside if beside.is_dir() else Path(__file__).resolve().parent / "checkpoints"
@@ -337,12 +195,12 @@ def _start_row(start: Context) -> dict[str, object]:
         "controls": start.controls.tolist(),
         "poses": None if start.poses is None else start.poses.tolist(),
         "seed": start.seed,
-        "prefix": None if start.prefix is None else start.prefix.tolist(),
+        "action_prefix": None if start.action_prefix is None else start.action_prefix.tolist(),
     }
 
 
 def _read_start(row: dict[str, Any], path: Path, source: SourceSpec) -> Context:
-    count, poses, prefix, seed = row["length"], row["poses"], row["prefix"], row["seed"]
+    count, poses, prefix, seed = row["length"], row["poses"], row["action_prefix"], row["seed"]
     if type(count) is not int or not 1 <= count <= _MOST_FRAMES or type(seed) not in (int, type(None)):
         raise CheckpointError(f"a start must have 1 to {_MOST_FRAMES} frames and a seed", (count, seed))
     start = Context(
@@ -353,7 +211,7 @@ def _read_start(row: dict[str, Any], path: Path, source: SourceSpec) -> Context:
         None if prefix is None else np.asarray(prefix, np.float32),
     )
     columns = source.control_space.size
-    for held in (start.controls, *(() if start.prefix is None else (start.prefix,))):
+    for held in (start.controls, *(() if start.action_prefix is None else (start.action_prefix,))):
         if held.ndim != 2 or held.shape[1] != columns or not np.isfinite(held).all():
             raise CheckpointError(f"a start's controls must be finite [T, {columns}]", list(held.shape))
     if source.has_pose and start.poses is None:

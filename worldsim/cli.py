@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import worldsim
-from worldsim.door import leave
+from worldsim.utils.run_command import run_command
 
 __all__ = ["main"]
 
@@ -20,13 +20,13 @@ _COMMANDS = {
     "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
     "train": ("worldsim.training.run", "learn a world from recorded data"),
     "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
-    "judge": ("worldsim.evaluation.judge_training", "train what reads motion and keys from frames, for eval"),
+    "train-idm": ("worldsim.evaluation.idm.training", "train the inverse dynamics model that eval uses"),
     "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or a PredRNN to be better than"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
     "dream-train": ("worldsim.agents.dreamer.command", "learn to play in a dream, then play the real game"),
     "score": ("worldsim.agents.dreamer.score", "count how long an agent lives in the real game"),
     "serve": ("worldsim.bridge.serve", "let other programs step a world, over ZeroMQ"),
-    "keys": ("worldsim.bridge.keys", "make keys for programs on other machines"),
+    "keys": ("worldsim.bridge.auth.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),
 }
 """Command -> the module whose ``main(argv) -> exit code`` it calls, and its line in the help."""
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments = _parser().parse_args(words)
     module, _ = _COMMANDS[arguments.command]
-    return leave(lambda: int(importlib.import_module(module).main(arguments.rest)))
+    return run_command(lambda: int(importlib.import_module(module).main(arguments.rest)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,10 +14,7 @@ import numpy as np
 
 from worldsim.errors import ControlError, nearest
 
-__all__ = ["DOOM_KEYS", "Control", "ControlLike", "ControlSpace", "check_mapping"]
-
-DOOM_KEYS = ("forward", "backward", "strafe_left", "strafe_right", "turn_left", "turn_right")
-
+__all__ = ["Control", "ControlLike", "ControlSpace", "check_mapping"]
 
 _NATURAL = 'write Control({"forward"}), or {"forward"}'
 
@@ -26,10 +23,10 @@ _NATURAL = 'write Control({"forward"}), or {"forward"}'
 class Control:
     """What is held while getting to one new frame.
 
-    Where signals disagree: explicit pose > keys and look > prompt.
+    Where signals disagree: explicit pose > keys and yaw > prompt.
 
     Raises:
-        ControlError: keys that are no collection of names, a look that is not finite, a pose of another shape
+        ControlError: keys that are no collection of names, a yaw that is not finite, a pose of another shape
             than [4, 4] or with NaN in it. Whether the pose is a rotation is checked by ``camera.check_pose``.
     """
 
@@ -37,7 +34,7 @@ class Control:
     """Names of the keys that are down; any iterable of str is taken, and name -> whether it is down."""
     pose: np.ndarray | None = None
     """``float64 [4, 4]`` camera-to-world pose of the new frame, or None."""
-    look: float = 0.0
+    yaw: float = 0.0
     """Yaw of this frame in radians; positive turns right."""
     prompt: str | None = None
 
@@ -45,13 +42,13 @@ class Control:
         self,
         keys: Iterable[str] = (),
         pose: np.ndarray | None = None,
-        look: float = 0.0,
+        yaw: float = 0.0,
         prompt: str | None = None,
     ) -> None:
         set_field = object.__setattr__  # the instance is frozen
         set_field(self, "keys", _checked_keys(keys))
         set_field(self, "pose", None if pose is None else _checked_pose(pose))
-        set_field(self, "look", _checked_look(look))
+        set_field(self, "yaw", _checked_yaw(yaw))
         set_field(self, "prompt", prompt)
 
     def __eq__(self, other: object) -> bool:
@@ -64,7 +61,7 @@ class Control:
 
     def _identity(self) -> tuple[object, ...]:
         pose = None if self.pose is None else tuple(self.pose.ravel().tolist())
-        return self.keys, pose, self.look, self.prompt
+        return self.keys, pose, self.yaw, self.prompt
 
 
 ControlLike: TypeAlias = Control | str | Iterable[str] | Mapping[str, bool] | int | np.ndarray | None
@@ -81,11 +78,11 @@ class ControlSpace:
 
     keys: tuple[str, ...]
     """Names of the keys, in the order of the control vector."""
-    look: bool
+    yaw: bool
     """Whether continuous yaw is taken."""
     pose: bool
     """Whether explicit poses are taken."""
-    combos: tuple[tuple[str, ...], ...]
+    discrete_actions: tuple[tuple[str, ...], ...]
     """The discrete actions, each the keys that it holds; number 0 is ``()``, no key."""
     prompt: bool = False
     """Whether prompts are taken."""
@@ -93,26 +90,26 @@ class ControlSpace:
     def __post_init__(self) -> None:
         if len(set(self.keys)) != len(self.keys):
             raise ControlError("a control space must name each key once", self.keys)
-        if not self.combos or self.combos[0] != ():
-            raise ControlError("the first combination must be (), no key", self.combos[:1])
-        for combo in self.combos:
+        if not self.discrete_actions or self.discrete_actions[0] != ():
+            raise ControlError("the first combination must be (), no key", self.discrete_actions[:1])
+        for combo in self.discrete_actions:
             self._check_keys(combo)
 
     @property
     def size(self) -> int:
-        """Length of the control vector: the keys, then the look."""
+        """Length of the control vector: the keys, then the yaw."""
         return len(self.keys) + 1
 
     def validate(self, control: Control) -> None:
         """Check that the space takes ``control``.
 
         Raises:
-            ControlError: an unknown key (the nearest is named), or a look, a pose or a prompt where the space
+            ControlError: an unknown key (the nearest is named), or a yaw, a pose or a prompt where the space
                 takes none.
         """
         self._check_keys(control.keys)
-        if control.look and not self.look:
-            raise ControlError("this world takes no look", control.look, "turn with its keys")
+        if control.yaw and not self.yaw:
+            raise ControlError("this world takes no yaw", control.yaw, "turn with its keys")
         if control.pose is not None and not self.pose:
             raise ControlError("this world takes no explicit pose", "a pose", "steer with its keys")
         if control.prompt is not None and not self.prompt:
@@ -162,14 +159,14 @@ class ControlSpace:
         return np.array([key in control.keys for key in self.keys], dtype=np.float32)
 
     def vector(self, control: Control) -> np.ndarray:
-        """``float32 [n_keys + 1]``: the keys as 0 or 1, then the look in radians. Validates."""
-        return np.append(self.multi_hot(control), np.float32(control.look))
+        """``float32 [n_keys + 1]``: the keys as 0 or 1, then the yaw in radians. Validates."""
+        return np.append(self.multi_hot(control), np.float32(control.yaw))
 
     def from_discrete(self, index: int) -> Control:
-        """The control of discrete action ``index`` in [0, len(combos))."""
-        if not 0 <= index < len(self.combos):
-            raise ControlError(f"a discrete action must be in 0..{len(self.combos) - 1}", index)
-        return Control(self.combos[int(index)])
+        """The control of discrete action ``index`` in [0, len(discrete_actions))."""
+        if not 0 <= index < len(self.discrete_actions):
+            raise ControlError(f"a discrete action must be in 0..{len(self.discrete_actions) - 1}", index)
+        return Control(self.discrete_actions[int(index)])
 
     def from_multi_binary(self, array: np.ndarray) -> Control:
         """The control of a 0/1 array ``[n_keys]``, of any number or bool dtype."""
@@ -194,7 +191,7 @@ class ControlSpace:
             raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
         if not np.isfinite(values).all():
             raise ControlError("a control vector must be finite", values.tolist())
-        return Control(self.keys_of(values), look=float(values[-1]))
+        return Control(self.keys_of(values), yaw=float(values[-1]))
 
     def _read(self, given: Any) -> Control:
         if given is None:
@@ -276,11 +273,11 @@ def _checked_pose(pose: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _checked_look(look: float) -> float:
+def _checked_yaw(yaw: float) -> float:
     try:
-        angle = float(look)
+        angle = float(yaw)
     except (TypeError, ValueError) as error:
-        raise ControlError("look must be an angle in radians", look) from error
+        raise ControlError("yaw must be an angle in radians", yaw) from error
     if not math.isfinite(angle):
-        raise ControlError("look must be finite", angle)
+        raise ControlError("yaw must be finite", angle)
     return angle

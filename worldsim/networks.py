@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from worldsim import parts
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, EngineError
-from worldsim.kernels.move import Mover
-from worldsim.model.dynamics import Meeting
-from worldsim.model.footing import MET, Footing, FootingConfig
+from worldsim.kernels.motion import MotionKernel
+from worldsim.model.dynamics import CollisionFn
 from worldsim.model.heads import Heads, HeadsConfig
+from worldsim.model.noise_scale import noise_scale
 from worldsim.model.protocol import Generator, GeneratorConfig
-from worldsim.model.temperature import temperature_of
-from worldsim.model.territory import Territory
 from worldsim.registry import Part
 from worldsim.sampling.protocol import Sampler, SamplerConfig
-from worldsim.tokenizer.place import Place
+from worldsim.scene.static_scene import StaticScene
+from worldsim.scene.territory import Territory
+from worldsim.scene.walkable_map import COLLISION_DIM, WalkableMap, WalkableMapConfig
 from worldsim.tokenizer.protocol import Tokenizer, TokenizerConfig
 from worldsim.units import FrameUnit, UnitConfig
 
@@ -44,13 +44,16 @@ class NetworksConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
-    footing: FootingConfig | None = None
+    walkable_map: WalkableMapConfig | None = None
     """Of sources that are one still place: the map of where one can stand."""
-    hears_keys: bool = True
+    condition_on_keys: bool = True
     """Whether pictures are made knowing the keys beside the camera's motion."""
-    draw_ends: bool = False
+    sample_ends: bool = False
     """Ends of episodes are drawn by their probability; else an end comes where it is likelier than not."""
-    still: bool = False
+    typical_contrast: float = 0.052
+    """Mean length of the brightness gradient of the source's frames, of a pixel range of 2; measured when the
+    world is trained. ``Step.uncertainty`` weighs pose errors by a frame's contrast over this."""
+    scale_noise_by_speed: bool = False
     """Nothing moves but the camera: noise scales with its speed, and is silent while it stands."""
 
 
@@ -75,19 +78,19 @@ class Networks(nn.Module):
             raise ConfigError(rule, source.name, "set prompt=False in its control space")
         self.config = config
         self.control_size = source.control_space.size
-        """Length of keys and look, M."""
+        """Length of keys and yaw, M."""
         self._build_parts(config, source)
-        self.footing = Footing(config.footing) if config.footing is not None else None
-        place, footing = self.place, config.footing
+        self.walkable_map = WalkableMap(config.walkable_map) if config.walkable_map is not None else None
+        scene, walkable_map = self.scene, config.walkable_map
         self.heads = Heads(
             config.heads,
             agent=self.generator.width,
             control=self.control_size,
-            surroundings=0 if place is None else place.config.surroundings,
-            felt=0 if footing is None else footing.felt,
-            met=0 if footing is None else MET,
+            scene_feature_dim=0 if scene is None else scene.config.feature_dim,
+            walkable_dim=0 if walkable_map is None else walkable_map.walkable_dim,
+            collision_dim=0 if walkable_map is None else COLLISION_DIM,
         )
-        self.mover: Mover | None = None
+        self.motion_kernel: MotionKernel | None = None
         """The kernel that moves cameras where nothing is taught, if there is one."""
         self.territory: Territory | None = None
         """Poses that the world knows; None where nobody has told, as in training."""
@@ -107,9 +110,9 @@ class Networks(nn.Module):
         self.sampler: Sampler = sampler.build(latent, self.generator)
 
     @property
-    def place(self) -> Place | None:
+    def scene(self) -> StaticScene | None:
         """The static scene; None where there is none."""
-        return self.tokenizer.place
+        return self.tokenizer.scene
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Cast once what multiplies many rows, so that no autocast is needed.
@@ -119,35 +122,35 @@ class Networks(nn.Module):
         """
         self.tokenizer.prepare(dtype)
         self.generator.prepare_inference(dtype)
-        place, motion = self.place, self.heads.motion
-        if place is not None and place.look is not None and motion is not None and self.footing is not None:
-            self.mover = motion.packed(place.look, self.footing.packed(), self.config.twist_scale)
+        scene, motion = self.scene, self.heads.motion
+        if scene is not None and scene.renderer is not None and motion is not None and self.walkable_map is not None:
+            self.motion_kernel = motion.packed(scene.renderer, self.walkable_map.packed(), self.config.twist_scale)
         self.heads.prepare(dtype)
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for all of a frame, from the prior to the last pixel."""
-        return self.tokenizer.suits_kernels and self.generator.suits_kernels
+        return self.tokenizer.supports_kernels and self.generator.supports_kernels
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
         """Twists [..., 6] in metres and radians to multiples of the scale, float32."""
         scale = np.asarray(self.config.twist_scale)
         return (twist / np.where(scale > 0, scale, 1)).astype(np.float32)
 
-    def knows(self, poses: Tensor, twist: Tensor, given: Tensor | None) -> Tensor:
-        """The cameras whose pictures are not made up, bool [B]; see ``Territory.knows``."""
+    def in_territory(self, poses: Tensor, twist: Tensor, given: Tensor | None) -> Tensor:
+        """The cameras whose pictures are not made up, bool [B]; see ``Territory.contains``."""
         if self.territory is None:
             return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
-        return self.territory.knows(poses, twist, given)
+        return self.territory.contains(poses, twist, given)
 
     def condition(self, vector: Tensor, twist: Tensor) -> Tensor:
-        """Keys and look [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""
-        heard = vector if self.config.hears_keys else torch.zeros_like(vector)
+        """Keys and yaw [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""
+        heard = vector if self.config.condition_on_keys else torch.zeros_like(vector)
         return torch.cat([heard, twist], -1)
 
     def noise_scale(self, twist: Tensor) -> Tensor:
         """Factor of the noise [B] where cameras move by the normalised ``twist`` [B, 6]."""
-        return temperature_of(twist) if self.config.still else torch.ones_like(twist[:, 0])
+        return noise_scale(twist) if self.config.scale_noise_by_speed else torch.ones_like(twist[:, 0])
 
     @property
     def has_poses(self) -> bool:
@@ -155,36 +158,36 @@ class Networks(nn.Module):
         return self.config.heads.poses
 
     @property
-    def reads_agent(self) -> bool:
+    def uses_agent_token(self) -> bool:
         """Whether anything follows from the agent feature: motion without a place, or the outcome."""
-        return self.place is None or self.config.heads.reads_agent
+        return self.scene is None or self.config.heads.uses_agent_token
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def surroundings(self, planar: Tensor | None) -> Tensor | None:
+    def scene_features(self, planar: Tensor | None) -> Tensor | None:
         """The place around cameras [B, 4] (x, y, z, yaw) as features [B, S]; None without a place."""
-        return None if self.place is None or planar is None else self.place.surroundings(planar)
+        return None if self.scene is None or planar is None else self.scene.features(planar)
 
-    def around(self, planar: Tensor) -> Tensor | None:
+    def dynamics_features(self, planar: Tensor) -> Tensor | None:
         """Input of the dynamics: surroundings and near ground of cameras [B, 4]; None without a place."""
-        seen = self.surroundings(planar)
-        if seen is None or self.footing is None:
+        seen = self.scene_features(planar)
+        if seen is None or self.walkable_map is None:
             return seen
-        return torch.cat([seen, self.footing.feel(planar)], -1)
+        return torch.cat([seen, self.walkable_map.walkable_features(planar)], -1)
 
-    def judge(self, agent: Tensor, planar: Tensor | None) -> tuple[Tensor, Tensor]:
+    def predict_outcome(self, agent: Tensor, planar: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward logits [..., 41] and the logit of going on [...], of the frame just made.
 
         Read from the place around its camera [B, 4], its agent feature [B, D], or both.
         """
-        return self.heads.judge(agent, self.surroundings(planar))
+        return self.heads.predict_outcome(agent, self.scene_features(planar))
 
-    def meeting(self, planar: Tensor) -> Meeting | None:
+    def collision_fn(self, planar: Tensor) -> CollisionFn | None:
         """What dynamics are told of what is in the way of cameras [B, 4]; None without a footing."""
-        return None if self.footing is None else partial(self.footing.meet, planar)
+        return None if self.walkable_map is None else partial(self.walkable_map.collision_features, planar)
 
     def parameter_count(self) -> int:
         """Numbers in all weights."""

@@ -110,7 +110,7 @@ SECONDS = Number(whole=False, above=True, high=31_536_000)
 FRAMES_PER_SECOND = Number(whole=False, high=10_000)
 """Pace; 0: as fast as it goes."""
 DENOISING = Number(low=1, high=4)
-"""Denoising steps K; those between 2 and 4 are refused by ``choices`` or ``check_steps``."""
+"""Denoising steps K; those between 2 and 4 are refused by ``choices`` or ``check_denoising_steps``."""
 _SIDE = Number(low=1, high=8192)
 """Side of a frame in pixels."""
 

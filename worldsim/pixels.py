@@ -56,10 +56,10 @@ def to_frame(pixels: np.ndarray | Tensor) -> Tensor:
         pixels = torch.from_numpy(pixels.copy())
     if not pixels.is_floating_point() or pixels.ndim < 3 or pixels.shape[-3] != 3:
         raise DataError("pixels must be floats [..., 3, H, W]", f"{pixels.dtype} {list(pixels.shape)}")
-    from worldsim.kernels import frames, library
+    from worldsim.kernels import image_ops, library
 
-    if library.can_take(pixels):
-        return frames.shown(pixels)
+    if library.accepts(pixels):
+        return image_ops.to_uint8(pixels)
     # float32 first: bfloat16 cannot tell neighbouring grey levels apart.
     levels = (pixels.float() + 1).mul(127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).movedim(-3, -1).contiguous()

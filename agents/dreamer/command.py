@@ -16,19 +16,19 @@ from typing import Any
 import torch
 
 from worldsim.agents.dreamer.games import Games
-from worldsim.agents.dreamer.player import PolicyPlayer
 from worldsim.agents.dreamer.policy import load_policy, save_policy
+from worldsim.agents.dreamer.policy_collector import PolicyCollector
 from worldsim.agents.dreamer.score import score_policy
 from worldsim.agents.dreamer.training import DreamSettings, real_beginnings, train_policy
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
-from worldsim.door import leave
 from worldsim.engine.world import World, load
-from worldsim.envs.player import MixturePlayer
+from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, THREADS, Number, Parser
-from worldsim.outputs import claim_folder
 from worldsim.training import run as world_training
 from worldsim.training.state import STATE
+from worldsim.utils.output_paths import claim_folder
+from worldsim.utils.run_command import run_command
 
 __all__ = ["main"]
 
@@ -42,7 +42,7 @@ _TEMPERATURE = Number(whole=False, high=10)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return leave(lambda: _run(_parser().parse_args(argv)), "worldsim dream-train")
+    return run_command(lambda: _run(_parser().parse_args(argv)), "worldsim dream-train")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
     add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
     add("--collect", type=COUNT, default=60_000, help="real frames a further round adds (%(default)s)")
-    add("--recipe", default="moving", help="`worldsim train`'s, of the further rounds (%(default)s)")
+    add("--recipe", default="latent-dynamics", help="`worldsim train`'s, of the further rounds (%(default)s)")
     add("--episodes", type=NATURAL, default=100, help="real episodes a round is scored on (%(default)s)")
     add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
     add("--seed", type=_SEED, default=0, help="of all chance (%(default)s)")
@@ -104,10 +104,10 @@ def _play_round(args: argparse.Namespace, number: int, world: World, folder: Pat
         outcome = train_policy(begun, _share(args), settings, partial(print, flush=True))
         told = {"dream_mean": outcome.dream_frames * (world.spec.tics or 1), "fps": outcome.frames_per_second}
         (folder / "dream.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
-        save_policy(path, outcome.policy, outcome.facts)
+        save_policy(path, outcome.policy, outcome.metadata)
     row = json.loads((folder / "dream.json").read_text(encoding="utf-8"))
     policy, scored = load_policy(path), folder / _SCORE
-    row["frames"] = policy.facts.frames
+    row["frames"] = policy.metadata.frames
     if args.episodes and not scored.is_file():
         with Games(world.spec.name, world.spec.size, min(args.games, args.episodes), args.episode) as games:
             score = score_policy(games, world, policy, args.seed, args.episodes)
@@ -119,11 +119,11 @@ def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -
     """Add real frames to the data: of the recording behaviours first, then of the newest policy."""
     data, spec = args.out / "data", load(source, "cpu").spec
     config = RecordConfig(source=spec.name, seed=args.seed, size=spec.size, codec="raw")
-    mixture = partial(MixturePlayer, spec.name, spec.size, args.episode)
-    mine = partial(PolicyPlayer, source, policy, args.games, args.episode)
-    for frames, make_player in ((args.collect, mixture), ((number + 1) * args.collect, mine)):
+    mixture = partial(EpisodeCollector, spec.name, spec.size, args.episode)
+    mine = partial(PolicyCollector, source, policy, args.games, args.episode)
+    for frames, make_collector in ((args.collect, mixture), ((number + 1) * args.collect, mine)):
         if not (data / "meta").exists() or sum(row.length for row in Dataset(data).episodes) < frames:
-            record(make_player, data, config, frames=frames, workers=1, resume=True)
+            record(make_collector, data, config, frames=frames, workers=1, resume=True)
 
 
 def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
@@ -134,7 +134,7 @@ def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
         return str(made)
     words = [name, "--data", str(args.out / "data"), "--out", str(folder / "world"), "--init", source]
     words += ["--recipe", args.recipe, "--stages", "dynamics", "--minutes", str(_share(args))]
-    words += ["--device", args.device, "--seed", str(args.seed), "--set", "rate=0.3"]
+    words += ["--device", args.device, "--seed", str(args.seed), "--set", "lr_scale=0.3"]
     words += ["--threads", str(args.threads)] if args.threads else []
     if (folder / "world" / STATE).exists():
         words.append("--resume")

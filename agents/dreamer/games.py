@@ -1,4 +1,4 @@
-"""Real games side by side, played by one chooser."""
+"""Real games side by side, played by one agent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import TracebackType
 
 import numpy as np
 
-from worldsim.agents.dreamer.choosers import Chooser
+from worldsim.agents.dreamer.batch_agents import BatchAgent
 from worldsim.data.episodes import EpisodeArrays
-from worldsim.envs.player import episode_of
+from worldsim.envs.episode_collector import episode_of
 from worldsim.envs.sources import Observation, Source, make_source
 
 __all__ = ["Games"]
@@ -35,17 +35,17 @@ class Games:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def lengths(self, chooser: Chooser, seeds: Sequence[int]) -> np.ndarray:
-        """Frames of the episodes of ``seeds``, int64 [number of seeds], played by ``chooser``."""
+    def lengths(self, agent: BatchAgent, seeds: Sequence[int]) -> np.ndarray:
+        """Frames of the episodes of ``seeds``, int64 [number of seeds], played by ``agent``."""
         frames = np.zeros(len(seeds), np.int64)
 
         def note(number: int, seen: list[Observation], actions: list[int]) -> None:
             frames[number] = len(actions)
 
-        self._play(chooser, seeds, note, keep=False)
+        self._play(agent, seeds, note, keep=False)
         return frames
 
-    def episodes(self, chooser: Chooser, seeds: Sequence[int]) -> list[EpisodeArrays]:
+    def episodes(self, agent: BatchAgent, seeds: Sequence[int]) -> list[EpisodeArrays]:
         """The episodes of ``seeds`` with all their frames, in their order."""
         found: dict[int, EpisodeArrays] = {}
         space = self.spec.control_space
@@ -54,12 +54,12 @@ class Games:
             controls = np.stack([space.vector(space.from_discrete(action)) for action in actions])
             found[number] = episode_of(seen, controls, seeds[number])
 
-        self._play(chooser, seeds, note, keep=True)
+        self._play(agent, seeds, note, keep=True)
         return [found[number] for number in range(len(seeds))]
 
     def _play(
         self,
-        chooser: Chooser,
+        agent: BatchAgent,
         seeds: Sequence[int],
         note: Callable[[int, list[Observation], list[int]], None],
         keep: bool,
@@ -81,14 +81,14 @@ class Games:
                 return
             begun = [row for row in fresh if number[row] >= 0 or not actions[row]]
             if begun:
-                chooser.begin(begun, [seeds[max(number[row], 0)] for row in begun], frames)
-            chosen = chooser.choose()
+                agent.reset(begun, [seeds[max(number[row], 0)] for row in begun], frames)
+            chosen = agent.act()
             for row in playing:
                 arrived = self._sources[row].step(space.from_discrete(int(chosen[row])))
                 frames[row] = arrived.frame
                 actions[row].append(int(chosen[row]))
                 seen[row] = [*seen[row], arrived] if keep else [arrived]
-            chooser.see(frames, chosen)
+            agent.observe(frames, chosen)
             fresh = [row for row in playing if self._is_over(seen[row][-1], len(actions[row]))]
             for row in fresh:
                 note(number[row], seen[row], actions[row])

@@ -17,13 +17,13 @@ from torch.distributions import Categorical
 from worldsim import checkpoints
 from worldsim.errors import CheckpointError, StorageError
 
-__all__ = ["Facts", "LatentPolicy", "find_policy", "load_policy", "save_policy"]
+__all__ = ["LatentPolicy", "PolicyMetadata", "find_policy", "load_policy", "save_policy"]
 
-_FACTS = "policy"
+_METADATA = "policy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class PolicyMetadata:
     """What a policy's file says beside its weights."""
 
     world: str
@@ -47,14 +47,14 @@ class LatentPolicy(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, metadata: PolicyMetadata) -> None:
         super().__init__()
-        self.facts = facts
-        self.features = nn.Linear(facts.features, facts.hidden)
-        self.actor = nn.Linear(facts.hidden, facts.actions)
-        self.critic = nn.Linear(facts.hidden, 1)
-        self.register_buffer("mean", torch.zeros(facts.features))
-        self.register_buffer("std", torch.ones(facts.features))
+        self.metadata = metadata
+        self.features = nn.Linear(metadata.features, metadata.hidden)
+        self.actor = nn.Linear(metadata.hidden, metadata.actions)
+        self.critic = nn.Linear(metadata.hidden, 1)
+        self.register_buffer("mean", torch.zeros(metadata.features))
+        self.register_buffer("std", torch.ones(metadata.features))
         with torch.no_grad():
             self.actor.weight.mul_(0.01)  # begin with every action about equally likely
             self.actor.bias.zero_()
@@ -70,14 +70,14 @@ class LatentPolicy(nn.Module):
         self.std.copy_(rows.std(0).clamp(min=1e-2))
 
 
-def save_policy(path: Path, policy: LatentPolicy, facts: Facts) -> None:
-    """Write a policy's weights and ``facts``, whole or not at all.
+def save_policy(path: Path, policy: LatentPolicy, metadata: PolicyMetadata) -> None:
+    """Write a policy's weights and ``metadata``, whole or not at all.
 
     Raises:
         StorageError: the file cannot be written.
     """
     tensors = {name: part.detach().cpu().contiguous() for name, part in policy.state_dict().items()}
-    blob = save(tensors, {_FACTS: json.dumps(asdict(facts), sort_keys=True)})
+    blob = save(tensors, {_METADATA: json.dumps(asdict(metadata), sort_keys=True)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -97,8 +97,8 @@ def load_policy(path: Path) -> LatentPolicy:
     rule = "a policy must be a file that `worldsim dream-train` wrote"
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {})[_FACTS])
-        policy = LatentPolicy(Facts(**told))
+            told = json.loads((file.metadata() or {})[_METADATA])
+        policy = LatentPolicy(PolicyMetadata(**told))
         policy.load_state_dict(load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(rule, f"{path}: {error}", "train one, or name another file") from error

@@ -14,13 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from worldsim.agents.dreamer.choosers import Chooser, PolicyChooser, RandomChooser, RhythmChooser
+from worldsim.agents.dreamer.batch_agents import (
+    BatchAgent,
+    PeriodicBatchAgent,
+    PolicyBatchAgent,
+    RandomBatchAgent,
+)
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.policy import LatentPolicy, find_policy, load_policy
-from worldsim.door import leave
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.options import COUNT, NATURAL, PROCESSES, Number, Parser
+from worldsim.utils.run_command import run_command
 
 __all__ = ["Score", "best_rhythm", "main", "score_policy"]
 
@@ -58,7 +63,7 @@ def fresh_seeds(seed: int, count: int, first: int = _FIRST_SEED) -> list[int]:
 def best_rhythm(games: Games, seed: int, episodes: int, periods: Sequence[int] = PERIODS) -> int:
     """The period in frames that lives longest over ``episodes`` episodes of the search's own."""
     seeds, space = fresh_seeds(seed, episodes, _SEARCHED_SEED), games.spec.control_space
-    found = {k: games.lengths(RhythmChooser(len(games), space, k), seeds).mean() for k in periods}
+    found = {k: games.lengths(PeriodicBatchAgent(len(games), space, k), seeds).mean() for k in periods}
     return max(found, key=lambda period: float(found[period]))
 
 
@@ -85,22 +90,22 @@ def score_policy(
     """
     play = partial(_tics, games, fresh_seeds(seed, episodes))
     count, space = len(games), games.spec.control_space
-    mine = play(PolicyChooser(world, policy, count))
+    mine = play(PolicyBatchAgent(world, policy, count))
     score = Score(episodes, *_figures(mine), float(np.median(mine)))
     told = asdict(score)
     if rivals:
         period = best_rhythm(games, seed, rivals)
-        blind, blind_se = _figures(play(RhythmChooser(count, space, period)))
+        blind, blind_se = _figures(play(PeriodicBatchAgent(count, space, period)))
         told |= {"blind_mean": blind, "blind_se": blind_se, "blind_period": period}
-        told["random_mean"] = _figures(play(RandomChooser(count, space, seed)))[0]
+        told["random_mean"] = _figures(play(RandomBatchAgent(count, space, seed)))[0]
     if swapped:
-        told["swapped_mean"] = _figures(play(PolicyChooser(world, policy, count, swapped=True)))[0]
+        told["swapped_mean"] = _figures(play(PolicyBatchAgent(world, policy, count, swapped=True)))[0]
     return Score(**told)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    return leave(lambda: _score(_parser().parse_args(argv)), "worldsim score")
+    return run_command(lambda: _score(_parser().parse_args(argv)), "worldsim score")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,8 +144,8 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tics(games: Games, seeds: Sequence[int], chooser: Chooser) -> np.ndarray:
-    return games.lengths(chooser, seeds) * (games.spec.tics or 1)
+def _tics(games: Games, seeds: Sequence[int], agent: BatchAgent) -> np.ndarray:
+    return games.lengths(agent, seeds) * (games.spec.tics or 1)
 
 
 def _figures(tics: np.ndarray) -> tuple[float, float]:

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from worldsim.agents.dreamer.policy import Facts, LatentPolicy
+from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata
 from worldsim.agents.learner import ppo_cleanrl
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.world import World
+from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
-from worldsim.envs.held_actions import HeldActions
-from worldsim.envs.referee import Together
+from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.sources import make_source
 from worldsim.envs.vector import ImaginedVectorEnv
-from worldsim.threads import limited
-from worldsim.ticker import Ticker
+from worldsim.utils.progress import ProgressReporter
+from worldsim.utils.threads import thread_limit
 
-__all__ = ["DreamSettings", "Outcome", "real_beginnings", "train_policy"]
+__all__ = ["DreamSettings", "TrainingResult", "real_beginnings", "train_policy"]
 
 _PENALTY = 10.0
 """Of a certain end. Survival is what counts: a frame costs its probability of an end."""
@@ -45,7 +45,7 @@ class DreamSettings:
     """Frames that every decision is held."""
     dreams: int = 256
     """Side by side."""
-    steps: int = 2
+    denoising_steps: int = 2
     """Denoising steps, K."""
     episode: int = 1050
     """Frames of an episode at most."""
@@ -54,11 +54,11 @@ class DreamSettings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a training left."""
 
     policy: LatentPolicy
-    facts: Facts
+    metadata: PolicyMetadata
     dream_frames: float
     """Mean length of the newest dreams that ended, in frames; NaN where none did."""
     frames_per_second: float
@@ -74,7 +74,7 @@ def real_beginnings(world: World, count: int, seed: int) -> list[Context]:
             seen = [source.reset(_FIRST_SEED + seed * 10_000 + number)]
             controls = [np.zeros(space.size, np.float32)]
             for _ in range(int(rng.integers(1, 8))):
-                control = space.from_discrete(int(rng.integers(len(space.combos))))
+                control = space.from_discrete(int(rng.integers(len(space.discrete_actions))))
                 seen.append(source.step(control))
                 controls.append(space.vector(control).astype(np.float32))
             poses = [one.pose for one in seen if one.pose is not None]
@@ -90,38 +90,38 @@ def train_policy(
     minutes: float,
     settings: DreamSettings,
     tell: Callable[[str], None] = lambda line: None,
-) -> Outcome:
+) -> TrainingResult:
     """Learn for ``minutes`` in dreams that begin where the world's starts are; Ctrl-C ends it early.
 
     ``tell`` is given a line of figures now and then.
     """
     envs = _envs(world, settings)
     try:
-        with limited(1):  # the dreams have threads of their own; what is left is small
+        with thread_limit(1):  # the dreams have threads of their own; what is left is small
             return _learn(envs, world, minutes, settings, tell)
     finally:
         envs.close()
 
 
 def _learn(
-    envs: HeldActions, world: World, minutes: float, settings: DreamSettings, tell: Callable[[str], None]
-) -> Outcome:
+    envs: ActionRepeat, world: World, minutes: float, settings: DreamSettings, tell: Callable[[str], None]
+) -> TrainingResult:
     torch.manual_seed(settings.seed)
     observations, _ = envs.reset(seed=settings.seed)
-    facts = Facts(
+    metadata = PolicyMetadata(
         world=world.name,
         features=observations.shape[1],
-        actions=len(world.spec.control_space.combos),
+        actions=len(world.spec.control_space.discrete_actions),
         hold=settings.hold,
         temperature=settings.temperature,
     )
-    policy = LatentPolicy(facts).to(world.device)
+    policy = LatentPolicy(metadata).to(world.device)
     ppo, frames, began = settings.ppo, 0, time.monotonic()
     rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
     policy.normalise(rollout.frames)  # of what a policy that acts at random meets
     optimizer = torch.optim.Adam(policy.parameters(), ppo.learning_rate, eps=1e-5)
     told, rate = began, 0.0
-    with Ticker("dreaming", 1.0) as ticker, contextlib.suppress(KeyboardInterrupt):
+    with ProgressReporter("dreaming", 1.0) as reporter, contextlib.suppress(KeyboardInterrupt):
         while (progress := (time.monotonic() - began) / (60 * minutes)) < 1 or not frames:
             for group in optimizer.param_groups:
                 group["lr"] = ppo.learning_rate * (1 - 0.9 * min(1.0, progress))
@@ -132,32 +132,32 @@ def _learn(
             frames += settings.dreams * ppo.rollout * settings.hold
             rate = frames / (time.monotonic() - began)
             line = f"{frames} frames, {rate:.0f}/s, dreams of {_mean(envs):.0f} frames"
-            ticker.update(min(1.0, progress), line)
+            reporter.update(min(1.0, progress), line)
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 tell(line)
-    return Outcome(policy.eval(), replace(facts, frames=frames), _mean(envs), rate)
+    return TrainingResult(policy.eval(), replace(metadata, frames=frames), _mean(envs), rate)
 
 
-def _envs(world: World, settings: DreamSettings) -> HeldActions:
+def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
     envs = ImaginedVectorEnv(
         settings.dreams,
         world=world,
-        steps=settings.steps,
+        denoising_steps=settings.denoising_steps,
         temperature=settings.temperature,
         observation="latent",
-        referee=Together(_survival),
+        reward_fn=BatchedRewardFn(_survival),
         max_episode_steps=settings.episode,
         autoreset_mode="SameStep",
     )
-    return HeldActions(EpisodeStatistics(envs), settings.hold)
+    return ActionRepeat(EpisodeStatistics(envs), settings.hold)
 
 
 def _survival(steps: BatchStep) -> tuple[torch.Tensor, torch.Tensor]:
     """The chance of an end costs, whether it is drawn or not: the same on average, with less noise."""
-    assert steps.end_chance is not None, "the engine is here"
-    return -_PENALTY * steps.end_chance, steps.terminated
+    assert steps.termination_prob is not None, "the engine is here"
+    return -_PENALTY * steps.termination_prob, steps.terminated
 
 
-def _mean(envs: HeldActions) -> float:
+def _mean(envs: ActionRepeat) -> float:
     return float(np.mean(envs.lengths)) if envs.lengths else float("nan")

@@ -22,7 +22,7 @@ def typeface(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def text_width(text: str, size: int) -> int:
-    """Pixels that a line takes."""
+    """Pixels that a line recordings."""
     return math.ceil(typeface(size).getlength(text))
 
 

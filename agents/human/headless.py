@@ -11,8 +11,8 @@ from PIL import Image
 
 from worldsim.agents.human.captions import sheet, side_by_side
 from worldsim.agents.human.colours import DREAM, REAL
-from worldsim.agents.human.player import Player
-from worldsim.agents.human.tiles import tiles
+from worldsim.agents.human.panes import panes
+from worldsim.agents.human.player import WorldPlayer
 from worldsim.agents.human.video import VideoWriter
 from worldsim.controls import Control
 from worldsim.errors import DependencyError, EngineError
@@ -22,7 +22,7 @@ HEIGHT = 480  # of a video's pictures, about
 
 
 @dataclass
-class Walk:
+class HeadlessRun:
     """What a walk left behind: files, and None where one could not be written."""
 
     video: Path | None = None
@@ -31,19 +31,19 @@ class Walk:
     columns: list[tuple[str, list[np.ndarray]]] = field(default_factory=list)
 
 
-def walk(player: Player, frames: int, video: Path, picture: Path, say: Callable[[str], None]) -> Walk:
+def walk(player: WorldPlayer, frames: int, video: Path, picture: Path, say: Callable[[str], None]) -> HeadlessRun:
     """Let the player's agent walk ``frames`` frames; the real engine is beside it where it is there.
 
     ``say`` is told what a person should know. Raises EngineError if the engine stops.
     """
-    result = Walk()
+    result = HeadlessRun()
     _compare(player, say)
     writer = _open(video, player.world.spec.fps, say)
     every = max(frames // PICTURES, 1)
     try:
         for i in range(frames):
             _advance(player)
-            shown = [tile.frame for tile in tiles(player)]
+            shown = [pane.frame for pane in panes(player)]
             if writer is not None:
                 writer.write(film(player))
             if i % every == every - 1 and len(result.columns) < PICTURES:
@@ -51,25 +51,25 @@ def walk(player: Player, frames: int, video: Path, picture: Path, say: Callable[
     finally:
         if writer is not None:
             writer.close()
-    result.compared = player.twin is not None
+    result.compared = player.reference is not None
     result.video = None if writer is None else video
     result.sheet = _write_sheet(result, picture)
     return result
 
 
-def film(player: Player) -> np.ndarray:
+def film(player: WorldPlayer) -> np.ndarray:
     """One frame of a video: the pictures of this moment side by side, uint8 with even sides."""
-    shown = tiles(player)
-    titles = [(f"{tile.title}   {tile.remark}", tile.colour) for tile in shown]
+    shown = panes(player)
+    titles = [(f"{pane.title}   {pane.remark}", pane.colour) for pane in shown]
     return side_by_side(
-        [tile.frame for tile in shown], titles, max(round(HEIGHT / shown[0].frame.shape[0]), 1)
+        [pane.frame for pane in shown], titles, max(round(HEIGHT / shown[0].frame.shape[0]), 1)
     )
 
 
-def _compare(player: Player, say: Callable[[str], None]) -> None:
+def _compare(player: WorldPlayer, say: Callable[[str], None]) -> None:
     player.do("compare")
     _settle(player)
-    if player.twin is None and player.notices:
+    if player.reference is None and player.notices:
         say(f"The dream only, without the real engine beside it. {player.notices[-1].text}")
 
 
@@ -81,12 +81,12 @@ def _open(video: Path, fps: float, say: Callable[[str], None]) -> VideoWriter | 
         return None
 
 
-def _settle(player: Player) -> None:
+def _settle(player: WorldPlayer) -> None:
     while player.waiting:
         player.tick(Control())
 
 
-def _advance(player: Player) -> None:
+def _advance(player: WorldPlayer) -> None:
     if not player.tick(Control()):
         raise EngineError(
             "a walk needs an engine that goes on", player.notices[-1].text if player.notices else None
@@ -94,7 +94,7 @@ def _advance(player: Player) -> None:
     _settle(player)
 
 
-def _write_sheet(result: Walk, picture: Path) -> Path | None:
+def _write_sheet(result: HeadlessRun, picture: Path) -> Path | None:
     if not result.columns:
         return None
     rows = min(len(frames) for _, frames in result.columns)  # the real engine may have dropped out on the way

@@ -6,7 +6,7 @@ from worldsim.agents.human.colours import DIM, DREAM, TEXT
 from worldsim.agents.human.commands import COMMANDS
 from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Rect
-from worldsim.agents.human.pen import Pen
+from worldsim.agents.human.painter import Painter
 from worldsim.controls import ControlSpace
 
 SHORT = {"escape": "esc", "backspace": "bksp", "return": "enter", "left ctrl": "ctrl"}
@@ -29,11 +29,11 @@ Row = tuple[list[str], str]
 Column = tuple[str, list[Row]]
 
 
-def draw_help(pen: Pen, window: tuple[int, int], space: ControlSpace, keymap: Keymap) -> None:
+def draw_help(painter: Painter, window: tuple[int, int], space: ControlSpace, keymap: Keymap) -> None:
     """Dim the window and lay a card with all keys over it, as large as the window lets it be."""
-    pen.dim(window, 200)
+    painter.dim(window, 200)
     columns = help_columns(space, keymap)
-    choices = ((pen.at_scale(pen.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2))
+    choices = ((painter.at_scale(painter.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2))
     for fitting, across in choices:
         grid = [columns[i : i + across] for i in range(0, len(columns), across)]
         wide, tall = _extent(fitting, grid)
@@ -48,7 +48,7 @@ def draw_help(pen: Pen, window: tuple[int, int], space: ControlSpace, keymap: Ke
 def help_columns(space: ControlSpace, keymap: Keymap) -> list[Column]:
     """Titles with rows of labels and texts; what has no key is left out."""
     walk = [(_labels(keymap.keys_for(name)), name.replace("_", " ")) for name in space.keys]
-    if space.look:
+    if space.yaw:
         walk.append((["mouse"], "look, after a click on the picture"))
     columns: list[Column] = [("Walk", walk)]
     for group in ("Time", "World", "Window"):
@@ -77,41 +77,41 @@ def label(key: str) -> str:
     return SHORT.get(key, key.upper() if is_sign else key)
 
 
-def _extent(pen: Pen, grid: list[list[Column]]) -> tuple[int, int]:
-    tall = sum(_tall(pen, row) for row in grid)
-    return max(sum(_widths(pen, grid)), pen.width(FOOT, 12)) + pen.px(2 * RIM), tall + pen.px(RIM + 44)
+def _extent(painter: Painter, grid: list[list[Column]]) -> tuple[int, int]:
+    tall = sum(_tall(painter, row) for row in grid)
+    return max(sum(_widths(painter, grid)), painter.width(FOOT, 12)) + painter.px(2 * RIM), tall + painter.px(RIM + 44)
 
 
-def _widths(pen: Pen, grid: list[list[Column]]) -> list[int]:
+def _widths(painter: Painter, grid: list[list[Column]]) -> list[int]:
     """Of each column, the widest of those that stand below each other."""
     return [
-        max(pen.width(text, 13) for row in grid for _, text in row[i][1]) + pen.px(KEYS + 30)
+        max(painter.width(text, 13) for row in grid for _, text in row[i][1]) + painter.px(KEYS + 30)
         for i in range(len(grid[0]))
     ]
 
 
-def _tall(pen: Pen, row: list[Column]) -> int:
-    return pen.px(48 + ROW * max(len(rows) for _, rows in row))
+def _tall(painter: Painter, row: list[Column]) -> int:
+    return painter.px(48 + ROW * max(len(rows) for _, rows in row))
 
 
-def _draw_grid(pen: Pen, rect: Rect, grid: list[list[Column]]) -> None:
-    y = rect.y + pen.px(RIM)
+def _draw_grid(painter: Painter, rect: Rect, grid: list[list[Column]]) -> None:
+    y = rect.y + painter.px(RIM)
     for row in grid:
-        x = rect.x + pen.px(RIM)
-        for (title, rows), width in zip(row, _widths(pen, grid), strict=True):
-            _draw_column(pen, x, y, title, rows)
+        x = rect.x + painter.px(RIM)
+        for (title, rows), width in zip(row, _widths(painter, grid), strict=True):
+            _draw_column(painter, x, y, title, rows)
             x += width
-        y += _tall(pen, row)
+        y += _tall(painter, row)
 
 
-def _draw_column(pen: Pen, x: int, y: int, title: str, rows: list[Row]) -> None:
-    pen.text((x, y), title, 16, DREAM)
+def _draw_column(painter: Painter, x: int, y: int, title: str, rows: list[Row]) -> None:
+    painter.text((x, y), title, 16, DREAM)
     for i, (labels, text) in enumerate(rows):
-        top = y + pen.px(34 + ROW * i)
+        top = y + painter.px(34 + ROW * i)
         at = x
         for label in labels:
-            at += pen.cap((at, top), label) + pen.px(4)
-        pen.text((x + pen.px(KEYS), top + pen.px(3)), text, 13, TEXT)
+            at += painter.cap((at, top), label) + painter.px(4)
+        painter.text((x + painter.px(KEYS), top + painter.px(3)), text, 13, TEXT)
 
 
 def hints(keymap: Keymap) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from worldsim.agents.human.keymap import Keymap
 from worldsim.controls import Control, ControlSpace
 
-MOST_LOOK = 0.3  # radians a frame: worlds are not learnt from quicker turns
+MAX_YAW = 0.3  # radians a frame: worlds are not learnt from quicker turns
 OWED = 3  # frames over which a quicker movement of the mouse is spread; what is beyond is lost
 
 
@@ -17,7 +17,7 @@ class Inputs:
     def __init__(self) -> None:
         self.down: set[str] = set()
         self._tapped: set[str] = set()
-        self._look = 0.0  # radians that are still to be turned
+        self._yaw = 0.0  # radians that are still to be turned
         self._pixels = 0.0
 
     def press(self, key: str) -> None:
@@ -37,17 +37,17 @@ class Inputs:
         """Nothing is held any more; the window lost the keyboard."""
         self.down.clear()
         self._tapped.clear()
-        self._look = self._pixels = 0.0
+        self._yaw = self._pixels = 0.0
 
     def control(self, keymap: Keymap, space: ControlSpace) -> Control:
         """What to do in the next frame. It uses up taps, and the mouse's way as far as a frame may turn."""
         keys = keymap.held(self.down | self._tapped)
         self._tapped.clear()
-        self._look += self._pixels * keymap.sensitivity if space.look else 0.0
+        self._yaw += self._pixels * keymap.sensitivity if space.yaw else 0.0
         self._pixels = 0.0
-        look = _within(self._look, MOST_LOOK)
-        self._look = _within(self._look - look, OWED * MOST_LOOK)
-        return Control(keys=keys, look=look)
+        yaw = _within(self._yaw, MAX_YAW)
+        self._yaw = _within(self._yaw - yaw, OWED * MAX_YAW)
+        return Control(keys=keys, yaw=yaw)
 
 
 def _within(value: float, limit: float) -> float:

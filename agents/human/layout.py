@@ -21,7 +21,7 @@ class Rect(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowLayout:
     """``pictures`` hold the frames at ``scale`` window pixels a frame pixel; ``panel`` is None where it is
     hidden.
     """
@@ -47,7 +47,7 @@ def interface_scale(window: tuple[int, int]) -> float:
     return min(max(math.floor(share**0.6 * 10) / 10, 0.8), 2.5)
 
 
-def arrange(window: tuple[int, int], frame: tuple[int, int], count: int, panel: bool, whole: bool) -> Layout:
+def arrange(window: tuple[int, int], frame: tuple[int, int], count: int, panel: bool, whole: bool) -> WindowLayout:
     """The layout that shows ``count`` frames of ``frame`` = (height, width) largest.
 
     The panel stands at the right or lies below, whichever leaves the pictures more room. ``whole``: frame
@@ -61,7 +61,7 @@ def arrange(window: tuple[int, int], frame: tuple[int, int], count: int, panel: 
         stage, side = _split(inner, upright, ui, margin) if panel else (inner, None)
         pictures, scale = _place(stage, frame, count, whole, round(TITLE * ui), margin)
         choices.append(
-            Layout(pictures, side, upright, Rect(margin, window[1] - footer, inner.w, footer), scale)
+            WindowLayout(pictures, side, upright, Rect(margin, window[1] - footer, inner.w, footer), scale)
         )
     return max(choices, key=lambda layout: layout.scale)
 

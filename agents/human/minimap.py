@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 import pygame
 
+from worldsim.agents.human.branch import PlanarPose
 from worldsim.agents.human.colours import DREAM, EDGE, FAINT, OTHER, REAL, TEXT, WELL, Colour, mix
-from worldsim.agents.human.lane import Place
 from worldsim.agents.human.layout import Rect
-from worldsim.agents.human.pen import Pen, Point
-from worldsim.agents.human.player import Player
+from worldsim.agents.human.painter import Painter, Point
+from worldsim.agents.human.player import WorldPlayer
 
 LEAST_SPAN = 8.0  # metres
 MOST_POINTS = 500  # of a path that are drawn
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class View:
+class MapView:
     """Metres to pixels: what has to be seen fills the rectangle, x to the right, y upwards."""
 
-    def __init__(self, rect: Rect, places: Sequence[Place]) -> None:
-        xs, ys = [place[0] for place in places] or [0.0], [place[1] for place in places] or [0.0]
+    def __init__(self, rect: Rect, poses: Sequence[PlanarPose]) -> None:
+        xs, ys = [pose[0] for pose in poses] or [0.0], [pose[1] for pose in poses] or [0.0]
         wide = max(max(xs) - min(xs), LEAST_SPAN) * 1.2
         high = max(max(ys) - min(ys), LEAST_SPAN) * 1.2
         self.pixels = max(min(rect.w / wide, rect.h / high), 1e-6)  # per metre
@@ -49,69 +49,69 @@ class View:
         )
 
 
-def draw_map(pen: Pen, rect: Rect, player: Player) -> None:
+def draw_map(painter: Painter, rect: Rect, player: WorldPlayer) -> None:
     """The paths of every future and of the real engine, with a grid and its scale."""
-    pen.box(rect, WELL)
-    real = player.twin.places if player.twin is not None else []
+    painter.box(rect, WELL)
+    real = player.reference.poses if player.reference is not None else []
     paths = [
         (real, REAL),
-        *((lane.history.places, _colour(player, i)) for i, lane in enumerate(player.lanes)),
+        *((branch.trajectory.poses, _colour(player, i)) for i, branch in enumerate(player.branches)),
     ]
     thinned = [(_thinned(path), colour) for path, colour in paths]
     known = [place for path, _ in thinned for place in path]
     if not known:
-        pen.text(
-            (rect.x + rect.w / 2, rect.y + rect.h / 2 - pen.px(8)), "this world has no poses", 12, FAINT, 0.5
+        painter.text(
+            (rect.x + rect.w / 2, rect.y + rect.h / 2 - painter.px(8)), "this world has no poses", 12, FAINT, 0.5
         )
         return
-    inner = rect.inset(pen.px(3))
-    pen.surface.set_clip(inner)
-    view = View(inner, known)
-    _grid(pen, inner, view)
+    inner = rect.inset(painter.px(3))
+    painter.surface.set_clip(inner)
+    view = MapView(inner, known)
+    _grid(painter, inner, view)
     for path, colour in thinned:
-        _path(pen, view, path, colour)
-    pen.surface.set_clip(None)
-    pen.text(
-        (rect.x + rect.w - pen.px(8), rect.y + rect.h - pen.px(20)), f"{view.grid} m squares", 11, FAINT, 1.0
+        _path(painter, view, path, colour)
+    painter.surface.set_clip(None)
+    painter.text(
+        (rect.x + rect.w - painter.px(8), rect.y + rect.h - painter.px(20)), f"{view.grid} m squares", 11, FAINT, 1.0
     )
 
 
-def _colour(player: Player, lane: int) -> Colour:
-    return OTHER if lane else DREAM
+def _colour(player: WorldPlayer, branch: int) -> Colour:
+    return OTHER if branch else DREAM
 
 
-def _thinned(path: Sequence[Place | None]) -> list[Place]:
+def _thinned(path: Sequence[PlanarPose | None]) -> list[PlanarPose]:
     known = [place for place in path if place is not None]
     every = max(len(known) // MOST_POINTS, 1)
     return known[:-1:every] + known[-1:]
 
 
-def _grid(pen: Pen, rect: Rect, view: View) -> None:
+def _grid(painter: Painter, rect: Rect, view: MapView) -> None:
     faint = mix(WELL, EDGE, 0.7)
     across, up = view.lines()
     for x in across:
-        pygame.draw.line(pen.surface, faint, (view.at(x, 0)[0], rect.y), (view.at(x, 0)[0], rect.y + rect.h))
+        pygame.draw.line(painter.surface, faint, (view.at(x, 0)[0], rect.y), (view.at(x, 0)[0], rect.y + rect.h))
     for y in up:
-        pygame.draw.line(pen.surface, faint, (rect.x, view.at(0, y)[1]), (rect.x + rect.w, view.at(0, y)[1]))
+        pygame.draw.line(painter.surface, faint, (rect.x, view.at(0, y)[1]), (rect.x + rect.w, view.at(0, y)[1]))
 
 
-def _path(pen: Pen, view: View, path: Sequence[Place], colour: Colour) -> None:
+def _path(painter: Painter, view: MapView, path: Sequence[PlanarPose], colour: Colour) -> None:
     if not path:
         return
     points = [view.at(x, y) for x, y, _ in path]
     for i in range(len(points) - 1):  # the past fades
         age = (len(points) - i) / 250
         pygame.draw.line(
-            pen.surface, mix(colour, WELL, min(age, 0.65)), points[i], points[i + 1], max(pen.px(2), 1)
+            painter.surface, mix(colour, WELL, min(age, 0.65)), points[i], points[i + 1], max(painter.px(2), 1)
         )
-    pygame.draw.aacircle(pen.surface, mix(colour, WELL, 0.3), points[0], pen.px(4), max(pen.px(2), 1))
-    _arrow(pen, points[-1], path[-1][2], colour)
+    pygame.draw.aacircle(painter.surface, mix(colour, WELL, 0.3), points[0], painter.px(4), max(painter.px(2), 1))
+    _arrow(painter, points[-1], path[-1][2], colour)
 
 
-def _arrow(pen: Pen, at: Point, yaw: float, colour: Colour) -> None:
+def _arrow(painter: Painter, at: Point, yaw: float, colour: Colour) -> None:
     def corner(angle: float, far: float) -> Point:
-        return at[0] + pen.px(far) * math.cos(yaw + angle), at[1] - pen.px(far) * math.sin(yaw + angle)
+        return at[0] + painter.px(far) * math.cos(yaw + angle), at[1] - painter.px(far) * math.sin(yaw + angle)
 
     shape = [corner(0, 10), corner(2.5, 8), corner(math.pi, 3), corner(-2.5, 8)]
-    pygame.draw.polygon(pen.surface, colour, shape)
-    pygame.draw.aalines(pen.surface, TEXT, True, shape)
+    pygame.draw.polygon(painter.surface, colour, shape)
+    pygame.draw.aalines(painter.surface, TEXT, True, shape)

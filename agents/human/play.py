@@ -10,24 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldsim.agents.human.compare import open_twin
 from worldsim.agents.human.display import NoDisplay, check_pygame, has_display
 from worldsim.agents.human.headless import walk
 from worldsim.agents.human.keymap import load_keymap
-from worldsim.agents.human.player import DRIVERS, STEPS, Player
+from worldsim.agents.human.player import DRIVERS, STEPS, WorldPlayer
+from worldsim.agents.human.reference_run import open_reference
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
-from worldsim.door import leave
 from worldsim.errors import ConfigError
 from worldsim.options import COUNT, DENOISING, FRAMES_PER_SECOND, SEED, Number, Parser
-from worldsim.outputs import claim_file, free_paths, try_folder
+from worldsim.utils.output_paths import check_writable, claim_file, unused_paths
+from worldsim.utils.run_command import run_command
 
 if TYPE_CHECKING:
     from worldsim.engine.engine import Engine
     from worldsim.engine.world import World
 
 SLOTS = 4  # two futures, one that is being opened, one to spare
-HISTORY = 160  # frames that can be rewound; each takes about a megabyte
+REWIND_FRAMES = 160  # frames that can be rewound; each takes about a megabyte
 KEYMAP_HELP = """\
 a keymap replaces the default keys of what it names, for example:
 
@@ -44,7 +44,7 @@ WALK = 200  # frames, where nobody says how many
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with these arguments and return the exit code: 0, or 2 after an error that was told in one line."""
-    return leave(lambda: _play(_parser().parse_args(argv)), "worldsim play")
+    return run_command(lambda: _play(_parser().parse_args(argv)), "worldsim play")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=SEED, default=0, help="which dream of that place (default: %(default)s)")
     add(
-        "--steps",
+        "--denoising-steps",
         type=DENOISING,
         choices=STEPS,
         default=2,
@@ -161,10 +161,10 @@ def _walk_paths(options: argparse.Namespace) -> tuple[Path, Path]:
         video, picture = options.record, options.record.with_suffix(".png")
         claim_file(picture, replace=options.force, parents=False)
         return video, picture
-    try_folder(Path(options.out_prefix).parent, parents=False)
+    check_writable(Path(options.out_prefix).parent, parents=False)
     if options.force:
         return Path(f"{options.out_prefix}.mp4"), Path(f"{options.out_prefix}.png")
-    video, picture = free_paths(options.out_prefix, ".mp4", ".png")
+    video, picture = unused_paths(options.out_prefix, ".mp4", ".png")
     return video, picture
 
 
@@ -174,17 +174,17 @@ def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     world = worldsim.load(options.world, device=options.device)
     if options.start > max(len(world.starts), 1):
         raise ConfigError(f"--start must be 1 to {max(len(world.starts), 1)} in this world", options.start)
-    return world, world.engine(slots=SLOTS, steps=options.steps, history=HISTORY)
+    return world, world.engine(slots=SLOTS, denoising_steps=options.denoising_steps, rewind_frames=REWIND_FRAMES)
 
 
-def _player(options: argparse.Namespace, world: World, engine: Engine, driver: str, stats: Stats) -> Player:
-    return Player(
+def _player(options: argparse.Namespace, world: World, engine: Engine, driver: str, stats: Stats) -> WorldPlayer:
+    return WorldPlayer(
         world,
         engine,
         start=options.start - 1,
         seed=options.seed,
         driver=driver,
-        open_twin=lambda: open_twin(world.spec),
+        open_reference=lambda: open_reference(world.spec),
         stats=stats,
     )
 
@@ -197,7 +197,7 @@ def _warm_up(engine: Engine, seed: int) -> None:
     session.close()
 
 
-def _figures(player: Player) -> dict[str, object]:
+def _figures(player: WorldPlayer) -> dict[str, object]:
     stats, world = player.stats, player.world
     return {
         "fps": round(stats.engine_fps, 2),
@@ -207,7 +207,7 @@ def _figures(player: Player) -> dict[str, object]:
         "world": world.name,
         "device": str(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
-        "steps": player.engine.steps,
+        "denoising_steps": player.engine.denoising_steps,
         "params": world.params,
     }
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldsim.agents.agent import AGENTS, Agent, make_agent
+from worldsim.agents.human.branch import Branch, Trajectory
 from worldsim.agents.human.commands import SLOTS
-from worldsim.agents.human.compare import Twin
-from worldsim.agents.human.lane import History, Lane
+from worldsim.agents.human.reference_run import ReferenceRun
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
 from worldsim.errors import WorldsimError
 
 if TYPE_CHECKING:
-    from worldsim.checkpoint import Context
+    from worldsim.context import Context
     from worldsim.engine.engine import Engine
     from worldsim.engine.world import World
 
 DRIVERS = ("human", *AGENTS)
 STEPS = (1, 2, 4)
-MOST_LANES = 2
+MAX_BRANCHES = 2
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ class Save:
 
     blob: bytes
     start: int
-    history: History
+    trajectory: Trajectory
     ended: bool
 
     @property
     def index(self) -> int:
         """How many frames after its start."""
-        return len(self.history.controls)
+        return len(self.trajectory.controls)
 
 
-class Player:
+class WorldPlayer:
     """One or two futures of a world, steered by a person or an agent.
 
     ``tick`` moves time, ``do`` obeys a command by its name, ``notices`` collects what should be said. A
     command that cannot be obeyed says why in a notice; it never raises a WorldsimError.
 
-    ``open_twin`` opens the real source when a comparison is first wanted.
+    ``open_reference`` opens the real source when a comparison is first wanted.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Player:
         start: int = 0,
         seed: int = 0,
         driver: str = "human",
-        open_twin: Callable[[], Twin] | None = None,
+        open_reference: Callable[[], ReferenceRun] | None = None,
         stats: Stats | None = None,
     ) -> None:
         self.world = world
@@ -84,30 +84,30 @@ class Player:
         self.focus = 0
         self.slot = 0
         self.saves: list[Save | None] = [None] * SLOTS
-        self.twin: Twin | None = None
+        self.reference: ReferenceRun | None = None
         self.closed = False
-        self._open_twin = open_twin
+        self._open_reference = open_reference
         self._rng = np.random.default_rng(seed)
-        self.lanes: list[Lane] = []
+        self.branches: list[Branch] = []
         self._begin(start % max(len(world.starts), 1))
 
     @property
-    def lane(self) -> Lane:
+    def branch(self) -> Branch:
         """The future that is steered."""
-        return self.lanes[self.focus]
+        return self.branches[self.focus]
 
     @property
     def context(self) -> Context:
         """The start of the future that is steered."""
-        return self.world.starts[self.lane.start]
+        return self.world.starts[self.branch.start]
 
     @property
     def lacking(self) -> frozenset[str]:
         """Commands that mean nothing in this world."""
         missing = set()
-        if not self.world.spec.control_space.look:
+        if not self.world.spec.control_space.yaw:
             missing.add("mouse")
-        if self._open_twin is None:
+        if self._open_reference is None:
             missing.add("compare")
         if len(self.world.starts) < 2:
             missing |= {"next_start", "previous_start"}
@@ -116,7 +116,7 @@ class Player:
     @property
     def waiting(self) -> bool:
         """Whether the dream waits until the real engine has caught up."""
-        return self.twin is not None and (self.twin.stale or self.twin.behind > 0)
+        return self.reference is not None and (self.reference.stale or self.reference.behind > 0)
 
     def tick(self, human: Control) -> bool:
         """One frame of time, with what the person holds.
@@ -132,14 +132,14 @@ class Player:
 
     def rewind(self, frames: int = 1) -> bool:
         """Go back in every future, as far as it remembers. False where the steered one has no more past."""
-        reach = min(frames, self.lane.session.rewindable)
+        reach = min(frames, self.branch.session.max_rewind)
         if reach < 1:
             self._say("No further back: this is all that the engine remembers")
             return False
-        for lane in self.lanes:
-            lane.back(min(reach, lane.session.rewindable))
-        if self.twin is not None:
-            self.twin.rewind(reach)
+        for branch in self.branches:
+            branch.back(min(reach, branch.session.max_rewind))
+        if self.reference is not None:
+            self.reference.rewind(reach)
         self.stats.pause()
         return True
 
@@ -159,14 +159,14 @@ class Player:
         """Close every session and the real engine."""
         if not self.closed:
             self.closed = True
-            self._close_lanes()
-            self._close_twin()
+            self._close_branches()
+            self._close_reference()
 
     # -- time
 
     def _advance(self, human: Control) -> bool:
-        controls = {lane.session: self._control(lane, human) for lane in self.lanes}
-        self.held = controls[self.lane.session]
+        controls = {branch.session: self._control(branch, human) for branch in self.branches}
+        self.held = controls[self.branch.session]
         try:
             with self.stats.step():
                 steps = self.engine.step(controls)
@@ -174,18 +174,18 @@ class Player:
             self.paused = True
             self._say(str(error), "bad")
             return False
-        for lane in self.lanes:
-            lane.arrived(controls[lane.session], steps[lane.session])
-        if self.twin is not None:
-            self.twin.advance(self.held)
-        if self.lane.ended:
+        for branch in self.branches:
+            branch.arrived(controls[branch.session], steps[branch.session])
+        if self.reference is not None:
+            self.reference.advance(self.held)
+        if self.branch.ended:
             self._ended()
         return True
 
-    def _control(self, lane: Lane, human: Control) -> Control:
-        if lane is self.lane and self.driver == "human":
+    def _control(self, branch: Branch, human: Control) -> Control:
+        if branch is self.branch and self.driver == "human":
             return human
-        return lane.agent(lane.session, self.world.spec.control_space, self._rng)
+        return branch.agent(branch.session, self.world.spec.control_space, self._rng)
 
     def _ended(self) -> None:
         if self.driver == "human":
@@ -195,13 +195,13 @@ class Player:
             self._do_next_start()
 
     def _catch_up(self) -> None:
-        assert self.twin is not None, "only a twin can be behind"
+        assert self.reference is not None, "only a reference run can be behind"
         try:
-            if self.twin.stale:
-                self.twin.replay(self.context, self.lane.history.controls)
-            self.twin.catch_up()
+            if self.reference.stale:
+                self.reference.replay(self.context, self.branch.trajectory.controls)
+            self.reference.catch_up()
         except WorldsimError as error:
-            self._close_twin()
+            self._close_reference()
             self._say(f"Comparison stopped. {error}", "bad")
 
     def _single_step(self, human: Control) -> None:
@@ -224,8 +224,8 @@ class Player:
         self._say(f"Slot {slot + 1}: " + (f"frame {save.index}" if save else "empty"))
 
     def _do_save(self) -> None:
-        lane = self.lane
-        save = Save(lane.session.snapshot(), lane.start, lane.history.copy(), lane.ended)
+        branch = self.branch
+        save = Save(branch.session.snapshot(), branch.start, branch.trajectory.copy(), branch.ended)
         self.saves[self.slot] = save
         self._say(f"Saved frame {save.index} in slot {self.slot + 1}", "good")
 
@@ -235,47 +235,47 @@ class Player:
             self._say(f"Slot {self.slot + 1} is empty: save a moment first", "bad")
             return
         session = self.engine.restore(save.blob)
-        self.lane.session.close()
-        self.lanes[self.focus] = Lane(session, self._new_agent(), save.start, save.history.copy(), save.ended)
+        self.branch.session.close()
+        self.branches[self.focus] = Branch(session, self._new_agent(), save.start, save.trajectory.copy(), save.ended)
         self._jumped()
         self._say(f"Back at frame {save.index} of slot {self.slot + 1}", "good")
 
     # -- futures
 
     def _do_fork(self) -> None:
-        if len(self.lanes) >= MOST_LANES:
-            kept = self.lane
-            for lane in self.lanes:
-                if lane is not kept:
-                    lane.session.close()
-            self.lanes, self.focus = [kept], 0
+        if len(self.branches) >= MAX_BRANCHES:
+            kept = self.branch
+            for branch in self.branches:
+                if branch is not kept:
+                    branch.session.close()
+            self.branches, self.focus = [kept], 0
             self._say("One future again")
             return
-        lane = self.lane
-        (session,) = lane.session.fork(1)
-        self.lanes.append(Lane(session, make_agent("scripted"), lane.start, lane.history.copy(), lane.ended))
+        branch = self.branch
+        (session,) = branch.session.fork(1)
+        self.branches.append(Branch(session, make_agent("scripted"), branch.start, branch.trajectory.copy(), branch.ended))
         self._say("Two futures: an explorer walks the right one", "good")
 
     def _do_focus(self) -> None:
-        if len(self.lanes) < 2:
+        if len(self.branches) < 2:
             self._say("There is one future only; fork it first")
             return
-        self.focus = (self.focus + 1) % len(self.lanes)
+        self.focus = (self.focus + 1) % len(self.branches)
         self._jumped()
 
     # -- places and seeds
 
     def _begin(self, start: int) -> None:
         session = self.engine.open(seed=self.seed, start=start if self.world.starts else None)
-        self._close_lanes()
-        self.lanes, self.focus = [Lane.begin(session, self._new_agent(), start)], 0
+        self._close_branches()
+        self.branches, self.focus = [Branch.begin(session, self._new_agent(), start)], 0
         self._jumped()
 
     def _do_next_start(self) -> None:
-        self._go_to(self.lane.start + 1)
+        self._go_to(self.branch.start + 1)
 
     def _do_previous_start(self) -> None:
-        self._go_to(self.lane.start - 1)
+        self._go_to(self.branch.start - 1)
 
     def _go_to(self, start: int) -> None:
         start %= max(len(self.world.starts), 1)
@@ -283,12 +283,12 @@ class Player:
         self._say(f"Start {start + 1} of {len(self.world.starts)}")
 
     def _do_restart(self) -> None:
-        self._begin(self.lane.start)
+        self._begin(self.branch.start)
         self._say("From the start again")
 
     def _do_reseed(self) -> None:
         self.seed += 1
-        self._begin(self.lane.start)
+        self._begin(self.branch.start)
         self._say(f"Seed {self.seed}: the same start, dreamt anew")
 
     # -- how it is dreamt, and who steers
@@ -300,25 +300,25 @@ class Player:
         self._set_steps(-1)
 
     def _set_steps(self, by: int) -> None:
-        at = min(range(len(STEPS)), key=lambda i: abs(STEPS[i] - self.engine.steps))
-        self.engine.steps = STEPS[min(max(at + by, 0), len(STEPS) - 1)]
-        self._say(f"K = {self.engine.steps} denoising steps a frame")
+        at = min(range(len(STEPS)), key=lambda i: abs(STEPS[i] - self.engine.denoising_steps))
+        self.engine.denoising_steps = STEPS[min(max(at + by, 0), len(STEPS) - 1)]
+        self._say(f"K = {self.engine.denoising_steps} denoising steps a frame")
 
     def _do_driver(self) -> None:
         self.driver = DRIVERS[(DRIVERS.index(self.driver) + 1) % len(DRIVERS)]
-        self.lane.agent = self._new_agent()
+        self.branch.agent = self._new_agent()
         self._say(
             {"human": "You steer", "scripted": "An explorer steers", "random": "Chance steers"}[self.driver]
         )
 
     def _do_compare(self) -> None:
-        if self.twin is not None:
-            self._close_twin()
+        if self.reference is not None:
+            self._close_reference()
             return
-        if self._open_twin is None:
+        if self._open_reference is None:
             self._say("This world has no real engine to compare with", "bad")
             return
-        self.twin = self._open_twin()
+        self.reference = self._open_reference()
         self._catch_up()
 
     # -- helpers
@@ -330,18 +330,18 @@ class Player:
         """The steered future is no longer what it was a frame ago."""
         self.held = Control()
         self.stats.pause()
-        if self.twin is not None:
-            self.twin.stale = True
+        if self.reference is not None:
+            self.reference.stale = True
 
-    def _close_lanes(self) -> None:
-        for lane in self.lanes:
-            lane.session.close()
-        self.lanes = []
+    def _close_branches(self) -> None:
+        for branch in self.branches:
+            branch.session.close()
+        self.branches = []
 
-    def _close_twin(self) -> None:
-        if self.twin is not None:
-            self.twin.close()
-            self.twin = None
+    def _close_reference(self) -> None:
+        if self.reference is not None:
+            self.reference.close()
+            self.reference = None
 
     def _say(self, text: str, kind: str = "info") -> None:
         self.notices.append(Notice(text, kind))

@@ -7,61 +7,61 @@ import pygame
 from worldsim.agents.human.colours import BACKGROUND, BAD, DIM, EDGE, FAINT, TEXT, mix
 from worldsim.agents.human.help import hints
 from worldsim.agents.human.hud import Status, draw_panel
-from worldsim.agents.human.layout import Layout, Rect
-from worldsim.agents.human.pen import Pen
-from worldsim.agents.human.player import Player
-from worldsim.agents.human.tiles import Tile, tiles
+from worldsim.agents.human.layout import Rect, WindowLayout
+from worldsim.agents.human.painter import Painter
+from worldsim.agents.human.panes import Pane, panes
+from worldsim.agents.human.player import WorldPlayer
 
 RECORDING = 110  # width at the right of the foot that is kept for it, at interface scale 1
 
 
-def draw_scene(pen: Pen, layout: Layout, player: Player, status: Status) -> None:
+def draw_scene(painter: Painter, layout: WindowLayout, player: WorldPlayer, status: Status) -> None:
     """Everything but toasts and help."""
-    pen.surface.fill(BACKGROUND)
-    shown = tiles(player)
-    for tile, rect in zip(shown, layout.pictures, strict=True):
-        _picture(pen, rect, tile, alone=len(shown) == 1)
+    painter.surface.fill(BACKGROUND)
+    shown = panes(player)
+    for pane, rect in zip(shown, layout.pictures, strict=True):
+        _picture(painter, rect, pane, alone=len(shown) == 1)
     if layout.panel is not None:
-        draw_panel(pen, layout.panel, layout.upright, player, status)
+        draw_panel(painter, layout.panel, layout.upright, player, status)
 
 
-def _picture(pen: Pen, rect: Rect, tile: Tile, alone: bool) -> None:
-    surface = pygame.image.frombytes(tile.frame.tobytes(), tile.frame.shape[1::-1], "RGB")
-    pen.surface.blit(pygame.transform.scale(surface, (rect.w, rect.h)), (rect.x, rect.y))
-    lit = tile.steered and not alone
+def _picture(painter: Painter, rect: Rect, pane: Pane, alone: bool) -> None:
+    surface = pygame.image.frombytes(pane.frame.tobytes(), pane.frame.shape[1::-1], "RGB")
+    painter.surface.blit(pygame.transform.scale(surface, (rect.w, rect.h)), (rect.x, rect.y))
+    lit = pane.steered and not alone
     edge = Rect(rect.x - 1, rect.y - 1, rect.w + 2, rect.h + 2)
-    pygame.draw.rect(pen.surface, tile.colour if lit else EDGE, edge, 1)
-    y = rect.y - pen.px(24)
-    pen.dot((rect.x + pen.px(6), y + pen.px(10)), 4, tile.colour)
-    x = rect.x + pen.px(17)
-    x += pen.text((x, y), tile.title, 15, TEXT if tile.steered or alone else mix(DIM, TEXT, 0.5))
-    pen.text((x + pen.px(10), y + pen.px(2)), tile.remark, 13, DIM)
+    pygame.draw.rect(painter.surface, pane.colour if lit else EDGE, edge, 1)
+    y = rect.y - painter.px(24)
+    painter.dot((rect.x + painter.px(6), y + painter.px(10)), 4, pane.colour)
+    x = rect.x + painter.px(17)
+    x += painter.text((x, y), pane.title, 15, TEXT if pane.steered or alone else mix(DIM, TEXT, 0.5))
+    painter.text((x + painter.px(10), y + painter.px(2)), pane.remark, 13, DIM)
 
 
-def draw_hints(pen: Pen, footer: Rect, status: Status) -> None:
+def draw_hints(painter: Painter, footer: Rect, status: Status) -> None:
     """The most wanted keys along the window's foot, as many as there is room for."""
-    x, y = footer.x, footer.y + pen.px(8)
+    x, y = footer.x, footer.y + painter.px(8)
     for key, text in hints(status.keymap):
-        need = pen.width(key, 11) + pen.width(text, 12) + pen.px(28)
-        if x + need > footer.x + footer.w - pen.px(RECORDING):
+        need = painter.width(key, 11) + painter.width(text, 12) + painter.px(28)
+        if x + need > footer.x + footer.w - painter.px(RECORDING):
             return
-        x += pen.text((x, y), key, 11, DIM) + pen.px(6)
-        x += pen.text((x, y - pen.px(1)), text, 12, FAINT) + pen.px(18)
+        x += painter.text((x, y), key, 11, DIM) + painter.px(6)
+        x += painter.text((x, y - painter.px(1)), text, 12, FAINT) + painter.px(18)
 
 
-def draw_recording(pen: Pen, footer: Rect, frames: int) -> None:
+def draw_recording(painter: Painter, footer: Rect, frames: int) -> None:
     """A red dot at the right of the window's foot, and how much is recorded."""
-    right, y = footer.x + footer.w, footer.y + pen.px(7)
-    width = pen.text((right, y), f"{frames} frames", 12, DIM, 1.0)
-    pen.dot((right - width - pen.px(12), y + pen.px(8)), 5, BAD)
+    right, y = footer.x + footer.w, footer.y + painter.px(7)
+    width = painter.text((right, y), f"{frames} frames", 12, DIM, 1.0)
+    painter.dot((right - width - painter.px(12), y + painter.px(8)), 5, BAD)
 
 
-def draw_splash(pen: Pen, window: tuple[int, int], text: str) -> None:
+def draw_splash(painter: Painter, window: tuple[int, int], text: str) -> None:
     """What is shown while a world is loaded."""
-    pen.surface.fill(BACKGROUND)
+    painter.surface.fill(BACKGROUND)
     middle = window[0] / 2, window[1] / 2
-    pen.surface.blit(icon(pen.px(64)), (middle[0] - pen.px(32), middle[1] - pen.px(70)))
-    pen.text((middle[0], middle[1] + pen.px(14)), text, 16, DIM, 0.5)
+    painter.surface.blit(icon(painter.px(64)), (middle[0] - painter.px(32), middle[1] - painter.px(70)))
+    painter.text((middle[0], middle[1] + painter.px(14)), text, 16, DIM, 0.5)
 
 
 def icon(size: int) -> pygame.Surface:

@@ -17,19 +17,19 @@ from worldsim.agents.human.hud import Status
 from worldsim.agents.human.inputs import Inputs
 from worldsim.agents.human.keyboard import Keyboard
 from worldsim.agents.human.keymap import Keymap
-from worldsim.agents.human.layout import Layout, arrange, interface_scale, window_size
+from worldsim.agents.human.layout import WindowLayout, arrange, interface_scale, window_size
 from worldsim.agents.human.pacing import Pacer
-from worldsim.agents.human.pen import Ink, Pen
-from worldsim.agents.human.player import Notice, Player
+from worldsim.agents.human.painter import Painter, TextCache
+from worldsim.agents.human.player import Notice, WorldPlayer
+from worldsim.agents.human.recordings import Recordings, free_name
 from worldsim.agents.human.scene import draw_hints, draw_recording, draw_scene, draw_splash, icon
-from worldsim.agents.human.takes import Takes, free_name
 from worldsim.agents.human.toast import Toast
 from worldsim.errors import ConfigError, WorldsimError
 
 REDRAW = 1 / 15  # seconds between drawings where no new frame came
 FASTER_BACK = 1.5  # seconds of rewinding until it goes faster
 TWICE = 2.0  # seconds within which a second "quit" leaves
-SMALLEST = (480, 360)
+FINEST_STEPS = (480, 360)
 
 
 class Window:
@@ -39,7 +39,7 @@ class Window:
     """
 
     def __init__(self, title: str) -> None:
-        self._ink = Ink()
+        self._texts = TextCache()
         self._inputs, self._keyboard = Inputs(), Keyboard()
         self._toast = Toast()
         self._size = window_size((120, 160), 5)
@@ -52,9 +52,9 @@ class Window:
         self._rewind_since: float | None = None
         self._quit_at = -TWICE
         pygame.display.set_icon(icon(64))
-        pygame.display.set_caption(f"waking {title}")
+        pygame.display.set_caption(f"loading {title}")
         self._set_mode()
-        draw_splash(self._pen(), self._screen.get_size(), f"waking {title}")
+        draw_splash(self._painter(), self._screen.get_size(), f"loading {title}")
         pygame.display.flip()
         pygame.event.pump()
 
@@ -77,7 +77,7 @@ class Window:
 
     def run(
         self,
-        player: Player,
+        player: WorldPlayer,
         keymap: Keymap,
         *,
         fps: float | None = None,
@@ -96,7 +96,7 @@ class Window:
         pace = player.world.spec.fps if fps is None else fps
         self._player, self._keymap, self._fps, self._pacer = player, keymap, pace, Pacer(pace)
         self._shown = keymap.without(player.lacking)
-        self._takes = Takes(prefix, player.world.spec.fps)
+        self._recordings = Recordings(prefix, player.world.spec.fps)
         pygame.display.set_caption(f"worldsim: {player.world.name}")
         self._size = _comfortable(player.world.spec.size, scale)
         self._fullscreen = fullscreen
@@ -104,12 +104,12 @@ class Window:
         if not fullscreen:
             _centre(self._size)
         if record is not None:
-            self._tell(f"Recording to {self._takes.start(record)}", "good")
+            self._tell(f"Recording to {self._recordings.start(record)}", "good")
         try:
             while not self._done:
                 self._turn()
         finally:
-            self._takes.stop()
+            self._recordings.stop()
 
     # -- one turn of the loop
 
@@ -137,7 +137,7 @@ class Window:
             moved = self._player.tick(control)
         while self._player.notices:
             self._toast.show(self._player.notices.popleft(), time.perf_counter())
-        if moved and self._takes.path is not None:
+        if moved and self._recordings.path is not None:
             self._record_frame()
 
     def _rewinding(self) -> bool:
@@ -166,7 +166,7 @@ class Window:
             self._keyboard.let_go()
             self._grab(False)
         elif event.type == pygame.VIDEORESIZE and not self._fullscreen:
-            self._size = (max(event.w, SMALLEST[0]), max(event.h, SMALLEST[1]))
+            self._size = (max(event.w, FINEST_STEPS[0]), max(event.h, FINEST_STEPS[1]))
 
     def _key(self, key: str) -> None:
         command = self._keymap.commands.get(key)
@@ -180,9 +180,9 @@ class Window:
             getattr(self, f"_do_{command}")()
         else:
             human = self._inputs.control(self._keymap, self._player.world.spec.control_space)
-            before = self._player.lane.history
+            before = self._player.branch.trajectory
             self._player.do(command, human)
-            if command == "step" and self._takes.path is not None and before is self._player.lane.history:
+            if command == "step" and self._recordings.path is not None and before is self._player.branch.trajectory:
                 self._record_frame()
 
     def _click(self, at: tuple[int, int]) -> None:
@@ -211,7 +211,7 @@ class Window:
             self._tell("Once more to leave")
 
     def _do_mouse(self) -> None:
-        if not self._player.world.spec.control_space.look:
+        if not self._player.world.spec.control_space.yaw:
             self._tell("This world does not know mouse look")
             return
         self._grab(not self._mouse)
@@ -233,7 +233,7 @@ class Window:
         self._set_mode()
 
     def _do_screenshot(self) -> None:
-        path = free_name(self._takes.prefix, ".png")
+        path = free_name(self._recordings.prefix, ".png")
         self._draw()
         try:
             pygame.image.save(self._screen, str(path))
@@ -243,27 +243,27 @@ class Window:
             self._tell(f"Screenshot in {path}", "good")
 
     def _do_record(self) -> None:
-        if self._takes.path is not None:
-            frames = self._takes.frames
-            self._tell(f"{frames} frames recorded in {self._takes.stop()}", "good")
+        if self._recordings.path is not None:
+            frames = self._recordings.frames
+            self._tell(f"{frames} frames recorded in {self._recordings.stop()}", "good")
             return
         try:
-            self._tell(f"Recording to {self._takes.start()}", "good")
+            self._tell(f"Recording to {self._recordings.start()}", "good")
         except WorldsimError as error:
             self._tell(str(error), "bad")
 
     # -- drawing
 
     def _draw(self) -> None:
-        pen, layout, now = self._pen(), self._layout(), time.perf_counter()
+        painter, layout, now = self._painter(), self._layout(), time.perf_counter()
         status = self._status()
-        draw_scene(pen, layout, self._player, status)
-        if not self._toast.draw(pen, layout.footer, now):
-            draw_hints(pen, layout.footer, status)
+        draw_scene(painter, layout, self._player, status)
+        if not self._toast.draw(painter, layout.footer, now):
+            draw_hints(painter, layout.footer, status)
         if status.recorded is not None:
-            draw_recording(pen, layout.footer, status.recorded)
+            draw_recording(painter, layout.footer, status.recorded)
         if self._help:
-            draw_help(pen, self._screen.get_size(), self._player.world.spec.control_space, self._shown)
+            draw_help(painter, self._screen.get_size(), self._player.world.spec.control_space, self._shown)
         pygame.display.flip()
         self._drawn = now
 
@@ -272,15 +272,15 @@ class Window:
             self._draw()
 
     def _status(self) -> Status:
-        recorded = self._takes.frames if self._takes.path is not None else None
+        recorded = self._recordings.frames if self._recordings.path is not None else None
         return Status(self._fps, self._shown, self._rewinding(), recorded, self._mouse)
 
-    def _layout(self) -> Layout:
-        count = len(self._player.lanes) + (self._player.twin is not None)
+    def _layout(self) -> WindowLayout:
+        count = len(self._player.branches) + (self._player.reference is not None)
         return arrange(self._screen.get_size(), self._player.world.spec.size, count, self._panel, self._whole)
 
-    def _pen(self) -> Pen:
-        return Pen(self._screen, interface_scale(self._screen.get_size()), self._ink)
+    def _painter(self) -> Painter:
+        return Painter(self._screen, interface_scale(self._screen.get_size()), self._texts)
 
     # -- helpers
 
@@ -298,9 +298,9 @@ class Window:
 
     def _record_frame(self) -> None:
         try:
-            self._takes.add(film(self._player))
+            self._recordings.add(film(self._player))
         except (WorldsimError, OSError) as error:
-            self._takes.stop()
+            self._recordings.stop()
             self._tell(f"Recording stopped. {error}", "bad")
 
     def _key_of(self, command: str) -> str:

@@ -15,7 +15,7 @@ import worldsim
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import StorageError
 from worldsim.options import COUNT, DENOISING, PROCESSES, SEED, Parser
-from worldsim.outputs import claim_file
+from worldsim.utils.output_paths import claim_file
 
 __all__ = ["make_envs", "read_options", "save_policy"]
 
@@ -32,7 +32,7 @@ def read_options(description: str, argv: Sequence[str] | None) -> argparse.Names
     options.add_argument("--num-envs", type=PROCESSES, default=8, help="episodes side by side")
     options.add_argument("--rollout", type=COUNT, default=64, help="frames per episode and iteration")
     options.add_argument("--episode", type=COUNT, default=1050, help="frames of an episode at most")
-    options.add_argument("--steps", type=DENOISING, default=1, choices=(1, 2, 4), help="denoising steps")
+    options.add_argument("--denoising-steps", type=DENOISING, default=1, choices=(1, 2, 4), help="denoising steps")
     options.add_argument("--device", default="auto")
     options.add_argument("--seed", type=SEED, default=0)
     options.add_argument("--out", type=Path, help="safetensors file to save the policy to")
@@ -61,7 +61,7 @@ def make_envs(options: argparse.Namespace, autoreset_mode: str = "SameStep") -> 
         f"{worldsim.__name__}:WorldsimWorld-v0",
         num_envs=options.num_envs,
         world=options.world,
-        steps=options.steps,
+        denoising_steps=options.denoising_steps,
         device=options.device,
         max_episode_steps=options.episode,
         autoreset_mode=autoreset_mode,

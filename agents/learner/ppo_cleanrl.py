@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
-from worldsim.door import leave
+from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
-from worldsim.envs.held_actions import HeldActions
+from worldsim.utils.run_command import run_command
 
-__all__ = ["Policy", "Settings", "main", "train"]
+__all__ = ["ActorCritic", "Settings", "main", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Rollout:
         return cls(frames, torch.zeros(length, n, dtype=torch.int64, device=device), *zeros)
 
 
-class Policy(nn.Module):
+class ActorCritic(nn.Module):
     """Frames uint8 [B, H, W, 3] to a distribution over actions and a value [B]."""
 
     def __init__(self, actions: int) -> None:
@@ -75,7 +75,7 @@ class Policy(nn.Module):
 
 
 def train(
-    envs: EpisodeStatistics, policy: Policy, timesteps: int, settings: Settings, seed: int
+    envs: EpisodeStatistics, policy: ActorCritic, timesteps: int, settings: Settings, seed: int
 ) -> list[float]:
     """Learn for ``timesteps`` frames in all; the mean reward per frame of each iteration."""
     optimizer = torch.optim.Adam(policy.parameters(), settings.learning_rate, eps=1e-5)
@@ -95,7 +95,7 @@ def train(
 
 @torch.no_grad()
 def collect(
-    envs: EpisodeStatistics | HeldActions, policy: nn.Module, frames: Tensor, settings: Settings
+    envs: EpisodeStatistics | ActionRepeat, policy: nn.Module, frames: Tensor, settings: Settings
 ) -> tuple[Rollout, Tensor, list[float]]:
     """Act for one rollout: it, the frames that it leads to, and the returns of the episodes that ended."""
     rollout = Rollout.empty(settings.rollout, frames)
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options("Learn to act in a world with PPO, one file.", argv)
     torch.manual_seed(options.seed)
     envs = make_envs(options)
-    policy = Policy(len(envs.dream.world.spec.control_space.combos)).to(envs.device)
+    policy = ActorCritic(len(envs.core.world.spec.control_space.discrete_actions)).to(envs.device)
     train(EpisodeStatistics(envs), policy, options.timesteps, Settings(rollout=options.rollout), options.seed)
     if options.out:
         save_policy(policy, options.out)
@@ -180,4 +180,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
-from worldsim.door import leave
 from worldsim.envs.sb3 import SB3VecEnv  # first, for it says what to install where SB3 is missing
+from worldsim.utils.run_command import run_command
 
 # isort: split
 from stable_baselines3 import PPO
@@ -59,4 +59,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

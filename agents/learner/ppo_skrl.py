@@ -13,8 +13,8 @@ from typing import Any
 
 from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
-from worldsim.door import leave
 from worldsim.envs.skrl import SkrlEnv  # first, for it says what to install where skrl is missing
+from worldsim.utils.run_command import run_command
 
 # isort: split
 import torch
@@ -26,10 +26,10 @@ from skrl.trainers.torch import SequentialTrainer
 from skrl.utils.spaces.torch import unflatten_tensorized_space
 from torch import Tensor, nn
 
-__all__ = ["Policy", "main", "train"]
+__all__ = ["SkrlActorCritic", "main", "train"]
 
 
-class Policy(CategoricalMixin, DeterministicMixin, Model):
+class SkrlActorCritic(CategoricalMixin, DeterministicMixin, Model):
     """Actor and critic of an environment's frames, which see through the same encoder."""
 
     def __init__(self, envs: SkrlEnv) -> None:
@@ -56,7 +56,7 @@ class Policy(CategoricalMixin, DeterministicMixin, Model):
         return self.heads[role](self.encoder(frames)), {}
 
 
-def train(envs: SkrlEnv, policy: Policy, timesteps: int, rollout: int) -> None:
+def train(envs: SkrlEnv, policy: SkrlActorCritic, timesteps: int, rollout: int) -> None:
     """Learn for ``timesteps`` frames in all."""
     settings: dict[str, Any] = {
         "rollouts": rollout,
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(options.seed)
     envs = SkrlEnv(make_envs(options))
     envs.reset(seed=options.seed)
-    policy = Policy(envs)
+    policy = SkrlActorCritic(envs)
     train(envs, policy, options.timesteps, options.rollout)
     if options.out:
         save_policy(policy, options.out)
@@ -96,4 +96,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from worldsim.agents.learner.command import make_envs, read_options, save_policy
 from worldsim.agents.learner.network import FrameEncoder
-from worldsim.door import leave
 from worldsim.envs.torchrl import TorchRLEnv  # first, for it says what to install where TorchRL is missing
+from worldsim.utils.run_command import run_command
 
 # isort: split
 import torch
@@ -115,4 +115,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

@@ -79,13 +79,13 @@ def _discrete(space: spaces.Discrete, names: tuple[str, ...]) -> ActionMap:
         down = next((index[key] for key in keys if key in control.keys), idle)
         return space.start + down
 
-    combos = ((), *((key,) for key in keys))
-    return ActionMap(ControlSpace(keys=keys, look=False, pose=False, combos=combos), action)
+    discrete_actions = ((), *((key,) for key in keys))
+    return ActionMap(ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=discrete_actions), action)
 
 
 def _multi_binary(space: spaces.MultiBinary) -> ActionMap:
     keys = tuple(f"button_{i}" for i in range(space.shape[0]))
-    control_space = ControlSpace(keys=keys, look=False, pose=False, combos=((), *((key,) for key in keys)))
+    control_space = ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=((), *((key,) for key in keys)))
 
     def action(control: Control) -> Any:
         return control_space.multi_hot(control).astype(space.dtype)
@@ -98,7 +98,7 @@ def _multi_discrete(space: spaces.MultiDiscrete) -> ActionMap:
     counts = space.nvec.ravel()
     axes = [[f"axis{axis}_action{i}" for i in range(1, count)] for axis, count in enumerate(counts)]
     control_space = ControlSpace(
-        keys=tuple(itertools.chain(*axes)), look=False, pose=False, combos=_combinations(axes)
+        keys=tuple(itertools.chain(*axes)), yaw=False, pose=False, discrete_actions=_combinations(axes)
     )
 
     def action(control: Control) -> Any:
@@ -130,8 +130,8 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
                 value[axis] += end - rest[axis]
         return np.clip(value, low, high).astype(space.dtype)
 
-    combos = _combinations(axes)
-    return ActionMap(ControlSpace(keys=tuple(ends), look=False, pose=False, combos=combos), action)
+    discrete_actions = _combinations(axes)
+    return ActionMap(ControlSpace(keys=tuple(ends), yaw=False, pose=False, discrete_actions=discrete_actions), action)
 
 
 def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from worldsim import camera
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.controls import Control, ControlSpace
 from worldsim.data.spec import SourceSpec
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import EngineError
 
 MAZE = np.array(
@@ -34,9 +35,9 @@ CELL = 2.0
 TINTS = np.array([[0, 0, 0], [150, 110, 80], [110, 125, 110], [140, 80, 70]], dtype=np.float64)
 
 
-def space(look: bool = True) -> ControlSpace:
+def space(yaw: bool = True) -> ControlSpace:
     """The keys of Doom."""
-    return ControlSpace(keys=DOOM_KEYS, look=look, pose=True, combos=((), *((key,) for key in DOOM_KEYS)))
+    return ControlSpace(keys=DOOM_KEYS, yaw=yaw, pose=True, discrete_actions=((), *((key,) for key in DOOM_KEYS)))
 
 
 def _wall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -81,7 +82,7 @@ class State:
 def move(state: State, control: Control) -> State:
     """One frame of walking; walls stop."""
     keys = control.keys
-    turn = 0.12 * (("turn_left" in keys) - ("turn_right" in keys)) - control.look
+    turn = 0.12 * (("turn_left" in keys) - ("turn_right" in keys)) - control.yaw
     yaw = state.yaw + turn
     ahead, left = (
         ("forward" in keys) - ("backward" in keys),
@@ -103,7 +104,7 @@ class FakeStep:
     pose_given: bool
     reward: float
     terminated: bool
-    drift: float
+    uncertainty: float
     index: int
 
 
@@ -138,7 +139,7 @@ class FakeSession:
         return self.state.seed
 
     @property
-    def rewindable(self) -> int:
+    def max_rewind(self) -> int:
         return len(self.states) - 1
 
     def step(self, control: Control) -> FakeStep:
@@ -149,7 +150,7 @@ class FakeSession:
 
     def rewind(self, frames: int) -> None:
         if frames >= len(self.states):
-            raise EngineError("a session goes back no further than its history", frames, "rewind less")
+            raise EngineError("a session goes back no further than its trajectory", frames, "rewind less")
         del self.states[-frames:]
 
     def snapshot(self) -> bytes:
@@ -165,9 +166,9 @@ class FakeEngine:
     """As the engine."""
 
     world: SimpleNamespace
-    steps: int = 2
+    denoising_steps: int = 2
     slots: int = 4
-    history: int = 48
+    rewind_frames: int = 48
     ends_at: int = 10**9
     sessions: set[FakeSession] = field(default_factory=set)
 
@@ -192,10 +193,10 @@ class FakeEngine:
             assert session.open, "a closed session was stepped"
             self.world.spec.control_space.validate(control)
             session.states.append(move(session.state, control))
-            del session.states[: -self.history]
+            del session.states[: -self.rewind_frames]
             ended = session.index >= self.ends_at
-            drift = min(session.index / 400, 1.0)
-            steps[session] = FakeStep(session.frame, session.pose, False, 0.0, ended, drift, session.index)
+            uncertainty = min(session.index / 400, 1.0)
+            steps[session] = FakeStep(session.frame, session.pose, False, 0.0, ended, uncertainty, session.index)
         return steps
 
 
@@ -229,19 +230,19 @@ class FakeSource:
         )
 
 
-def fake_world(size: tuple[int, int] = (120, 160), look: bool = True) -> SimpleNamespace:
+def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNamespace:
     """As a World; ``engine()`` gives a FakeEngine."""
     spec = SourceSpec(
         name="doom-maze",
         size=size,
         fps=17.5,
-        control_space=space(look),
+        control_space=space(yaw),
         has_pose=True,
         unit_metres=1 / 32,
         tics=2,
     )
     starts = [
-        SimpleNamespace(seed=i, prefix=np.zeros((2, len(DOOM_KEYS) + 1), np.float32))
+        SimpleNamespace(seed=i, action_prefix=np.zeros((2, len(DOOM_KEYS) + 1), np.float32))
         for i in range(len(STARTS))
     ]
     world = SimpleNamespace(
@@ -254,5 +255,5 @@ def fake_world(size: tuple[int, int] = (120, 160), look: bool = True) -> SimpleN
         card="",
         config=None,
     )
-    world.engine = lambda **options: FakeEngine(world, options.get("steps", 2), options.get("slots", 4))
+    world.engine = lambda **options: FakeEngine(world, options.get("denoising_steps", 2), options.get("slots", 4))
     return world

@@ -15,10 +15,10 @@ from worldsim.errors import ConfigError
 SPACES = {
     "doom": fake_world((6, 8)).spec.control_space,
     "car": ControlSpace(
-        keys=("gas", "brake", "left"), look=False, pose=False, combos=((), ("gas",), ("left",))
+        keys=("gas", "brake", "left"), yaw=False, pose=False, discrete_actions=((), ("gas",), ("left",))
     ),
-    "mouse": ControlSpace(keys=("forward",), look=True, pose=False, combos=((), ("forward",))),
-    "nothing": ControlSpace(keys=(), look=False, pose=False, combos=((),)),
+    "mouse": ControlSpace(keys=("forward",), yaw=True, pose=False, discrete_actions=((), ("forward",))),
+    "nothing": ControlSpace(keys=(), yaw=False, pose=False, discrete_actions=((),)),
 }
 
 
@@ -30,8 +30,8 @@ def walk(
     session, actor, rng = engine.open(seed=0, start=0), make_agent(agent), np.random.default_rng(seed)
     done, squares = [], set()
     for i in range(frames):
-        sight = SimpleNamespace(frame=session.frame, pose=None if hide_pose else session.pose, index=i)
-        done.append(actor(sight, engine.world.spec.control_space, rng))
+        view = SimpleNamespace(frame=session.frame, pose=None if hide_pose else session.pose, index=i)
+        done.append(actor(view, engine.world.spec.control_space, rng))
         session.step(done[-1])
         squares.add((int(session.state.x / CELL), int(session.state.y / CELL)))
     return done, squares
@@ -63,11 +63,11 @@ def test_the_explorer_gets_around(hide_pose: bool) -> None:
 def test_the_explorer_turns_away_from_what_stops_it() -> None:
     actor, rng, space = make_agent("scripted"), np.random.default_rng(0), SPACES["doom"]
     stuck = SimpleNamespace(
-        frame=np.tile(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0
+        frame=np.pane(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0
     )
     moving = [SimpleNamespace(frame=np.roll(stuck.frame, i, 1), pose=None, index=i) for i in range(10)]
-    for sight in moving:
-        actor(sight, space, rng)
+    for view in moving:
+        actor(view, space, rng)
     keys = frozenset().union(*(actor(stuck, space, rng).keys for _ in range(12)))
     assert keys & {"turn_left", "turn_right"}
 
@@ -78,7 +78,7 @@ def test_reset_forgets_the_walk() -> None:
     walks = []
     for _ in range(2):
         rng = np.random.default_rng(5)
-        walks.append([actor(sight, space, rng) for sight in sights])
+        walks.append([actor(view, space, rng) for view in sights])
         actor.reset()
     assert walks[0] == walks[1]
 

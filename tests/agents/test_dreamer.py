@@ -12,9 +12,9 @@ import torch
 
 from tests.tiny_moving import SPEC, moving_world
 from worldsim.agents.dreamer import command, games, score, training
-from worldsim.agents.dreamer.choosers import PolicyChooser, RandomChooser, RhythmChooser
+from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent, PolicyBatchAgent, RandomBatchAgent
 from worldsim.agents.dreamer.games import Games
-from worldsim.agents.dreamer.policy import Facts, LatentPolicy, find_policy, load_policy, save_policy
+from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata, find_policy, load_policy, save_policy
 from worldsim.agents.dreamer.training import DreamSettings, train_policy
 from worldsim.agents.learner.ppo_cleanrl import Settings
 from worldsim.controls import Control
@@ -22,7 +22,7 @@ from worldsim.engine.world import World, load
 from worldsim.envs.sources import Observation
 from worldsim.errors import CheckpointError, ConfigError, StorageError
 
-FACTS = Facts(world="take-cover", features=6 + 256, actions=3, hold=2)
+METADATA = PolicyMetadata(world="take-cover", features=6 + 256, actions=3, hold=2)
 
 
 class Corridor:
@@ -79,17 +79,17 @@ def three(corridor: None) -> Iterator[Games]:
 
 def stirred(seed: int = 0) -> LatentPolicy:
     torch.manual_seed(seed)
-    policy = LatentPolicy(FACTS)
+    policy = LatentPolicy(METADATA)
     torch.nn.init.normal_(policy.actor.weight, std=3.0)
     return policy.eval()
 
 
 def test_a_file_gives_the_policy_back(tmp_path: Path) -> None:
     policy, path = stirred(), tmp_path / "new" / "policy.safetensors"
-    policy.normalise(torch.randn(7, 3, FACTS.features))
-    save_policy(path, policy, FACTS)
-    again, seen = load_policy(path), torch.randn(4, FACTS.features)
-    assert again.facts == FACTS
+    policy.normalise(torch.randn(7, 3, METADATA.features))
+    save_policy(path, policy, METADATA)
+    again, seen = load_policy(path), torch.randn(4, METADATA.features)
+    assert again.metadata == METADATA
     torch.testing.assert_close(again(seen)[0].logits, policy(seen)[0].logits)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -109,7 +109,7 @@ def test_a_policy_learns_for_a_moment(world: World) -> None:
         dreams=4, hold=2, episode=6, ppo=Settings(rollout=3, epochs=1, minibatches=2, gamma=0.9)
     )
     outcome = train_policy(world, 1 / 60, settings)
-    assert outcome.facts.frames >= 4 * 3 * 2
+    assert outcome.metadata.frames >= 4 * 3 * 2
     assert 1 <= outcome.dream_frames <= 6
     assert (outcome.policy.std != 1).any()
     assert outcome.policy.actor.weight.abs().sum() > 0
@@ -117,22 +117,22 @@ def test_a_policy_learns_for_a_moment(world: World) -> None:
 
 def test_a_blind_rhythm_turns(three: Games) -> None:
     space = SPEC.control_space
-    lengths = three.lengths(RhythmChooser(3, space, 2), range(5))
+    lengths = three.lengths(PeriodicBatchAgent(3, space, 2), range(5))
     assert lengths.tolist() == [12] * 5
-    assert three.lengths(RhythmChooser(3, space, 4), range(4)).tolist() == [3] * 4
+    assert three.lengths(PeriodicBatchAgent(3, space, 4), range(4)).tolist() == [3] * 4
     assert score.best_rhythm(three, 0, 2, (4, 2)) == 2
 
 
 def test_chance_depends_on_its_seed_alone(three: Games) -> None:
-    played = [three.lengths(RandomChooser(3, SPEC.control_space, seed), range(6)).tolist() for seed in (1, 1)]
+    played = [three.lengths(RandomBatchAgent(3, SPEC.control_space, seed), range(6)).tolist() for seed in (1, 1)]
     assert played[0] == played[1]
 
 
 def test_a_game_does_not_depend_on_its_neighbours(world: World, three: Games, corridor: None) -> None:
     """One game alone, and the same among others: the same keys."""
-    whole = three.episodes(PolicyChooser(world, stirred(), 3), [7, 8, 9, 10])
+    whole = three.episodes(PolicyBatchAgent(world, stirred(), 3), [7, 8, 9, 10])
     with Games("take-cover", SPEC.size, 1) as one:
-        alone = one.episodes(PolicyChooser(world, stirred(), 1), [10, 8])
+        alone = one.episodes(PolicyBatchAgent(world, stirred(), 1), [10, 8])
     for mine, other in ((whole[3], alone[0]), (whole[1], alone[1])):
         np.testing.assert_array_equal(mine.controls, other.controls)
         np.testing.assert_array_equal(mine.frames, other.frames)
@@ -142,24 +142,24 @@ def test_a_game_does_not_depend_on_its_neighbours(world: World, three: Games, co
 
 def test_swapped_frames_are_another_games(world: World, three: Games) -> None:
     seeing, swapped = (
-        three.episodes(PolicyChooser(world, stirred(), 3, swapped=flag), [1, 2, 3]) for flag in (False, True)
+        three.episodes(PolicyBatchAgent(world, stirred(), 3, swapped=flag), [1, 2, 3]) for flag in (False, True)
     )
     assert any(
         len(one) != len(other) or (one.controls != other.controls).any()
         for one, other in zip(seeing, swapped, strict=True)
     )
     with pytest.raises(ConfigError, match="several games"):
-        PolicyChooser(world, stirred(), 1, swapped=True)
+        PolicyBatchAgent(world, stirred(), 1, swapped=True)
 
 
 def test_a_policy_of_another_world_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match="features"):
-        PolicyChooser(world, LatentPolicy(Facts(world="other", features=9, actions=3)), 2)
+        PolicyBatchAgent(world, LatentPolicy(PolicyMetadata(world="other", features=9, actions=3)), 2)
 
 
 def test_scores(folder: Path, tmp_path: Path, corridor: None, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.safetensors"
-    save_policy(path, stirred(), FACTS)
+    save_policy(path, stirred(), METADATA)
     words = [str(folder), "--agent", str(path), "--episodes", "4", "--games", "2", "--rivals", "2"]
     assert score.main([*words, "--swapped", "--json", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -8,7 +8,7 @@ import pytest
 
 from worldsim.agents.human.commands import COMMANDS
 from worldsim.agents.human.keymap import default_keymap, load_keymap, user_keymap_file
-from worldsim.controls import DOOM_KEYS
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import ConfigError
 
 TWO_AXES = ("axis0_minus", "axis0_plus", "axis1_minus", "axis1_plus")

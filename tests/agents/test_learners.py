@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from tests.envs.fake_world import FakeWorld
 from worldsim.agents.learner import ppo_cleanrl
-from worldsim.checkpoint import tiny_world
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.vector import ImaginedVectorEnv
+from worldsim.testing import tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_cleanrl_learns() -> None:
     world = FakeWorld(ends_at=20)
     envs = ImaginedVectorEnv(4, world=world, max_episode_steps=17, autoreset_mode="SameStep")
     history = ppo_cleanrl.train(
-        EpisodeStatistics(envs), ppo_cleanrl.Policy(5), 6 * 64, ppo_cleanrl.Settings(rollout=16), seed=0
+        EpisodeStatistics(envs), ppo_cleanrl.ActorCritic(5), 6 * 64, ppo_cleanrl.Settings(rollout=16), seed=0
     )
     assert history[0] < 0.5
     assert history[-1] > 0.75
@@ -92,7 +92,7 @@ def test_skrl_learns() -> None:
     torch.manual_seed(0)
     vector = ImaginedVectorEnv(4, world=FakeWorld(ends_at=20), max_episode_steps=17)
     envs = SkrlEnv(vector)
-    policy = ppo_skrl.Policy(envs)
+    policy = ppo_skrl.ActorCritic(envs)
     ppo_skrl.train(envs, policy, 6 * 64, 16)
     rewards = []
     for _ in range(17):

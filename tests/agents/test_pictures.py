@@ -11,7 +11,7 @@ import pytest
 
 from worldsim.agents.human.captions import crisp, lettering, sheet, side_by_side, text_width
 from worldsim.agents.human.colours import BACKGROUND, DREAM, REAL
-from worldsim.agents.human.takes import Takes, free_name
+from worldsim.agents.human.recordings import Recordings, free_name
 from worldsim.agents.human.video import VideoWriter
 from worldsim.errors import ConfigError, DependencyError, install
 
@@ -81,16 +81,16 @@ def test_without_pyav_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_take_goes_on_in_a_new_file_where_the_picture_changes_its_size(tmp_path: Path) -> None:
-    takes = Takes(str(tmp_path / "walk"), 17.5)
-    assert takes.stop() is None
-    first = takes.start()
+    recordings = Recordings(str(tmp_path / "walk"), 17.5)
+    assert recordings.stop() is None
+    first = recordings.start()
     for width in (48, 48, 96, 96, 96):
-        takes.add(np.zeros((32, width, 3), np.uint8))
-    assert takes.frames == 5
-    second = takes.stop()
+        recordings.add(np.zeros((32, width, 3), np.uint8))
+    assert recordings.frames == 5
+    second = recordings.stop()
     assert second is not None
     assert [frames_in(path)[0] for path in (first, second)] == [2, 3]
-    assert takes.path is None
+    assert recordings.path is None
 
 
 def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:

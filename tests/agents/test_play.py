@@ -18,11 +18,11 @@ from PIL import Image
 import worldsim
 from tests.agents.fake_engine import FakeEngine, FakeSource, fake_world
 from worldsim.agents.human import display, play
-from worldsim.agents.human.compare import Twin
+from worldsim.agents.human.reference_run import ReferenceRun
 from worldsim.controls import Control
 from worldsim.errors import DependencyError, EngineError, install
 
-FIGURES = {"fps", "p50_ms", "p99_ms", "frames", "world", "device", "dtype", "steps", "params"}
+FIGURES = {"fps", "p50_ms", "p99_ms", "frames", "world", "device", "dtype", "denoising_steps", "params"}
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.delenv(name, raising=False)
     world = fake_world((12, 16))
     monkeypatch.setitem(vars(worldsim), "load", lambda name, device: world)
-    monkeypatch.setattr(play, "open_twin", lambda spec: Twin(FakeSource(spec)))
+    monkeypatch.setattr(play, "open_reference", lambda spec: ReferenceRun(FakeSource(spec)))
     return world
 
 
-def no_engine(spec: object) -> Twin:
+def no_engine(spec: object) -> ReferenceRun:
     raise DependencyError("Doom is played by vizdoom", None, install("doom"))
 
 
@@ -91,7 +91,7 @@ def test_headless_prints_exactly_one_json_line(
                 "--record",
                 "out.mp4",
                 "--json",
-                "--steps",
+                "--denoising-steps",
                 "4",
                 "--start",
                 "2",
@@ -105,7 +105,7 @@ def test_headless_prints_exactly_one_json_line(
     assert out.count("\n") == 1
     figures = json.loads(out)
     assert figures.keys() >= FIGURES
-    assert (figures["frames"], figures["steps"], figures["params"]) == (20, 4, world.params)
+    assert (figures["frames"], figures["denoising_steps"], figures["params"]) == (20, 4, world.params)
     assert figures["compared"] is True
     assert (tmp_path / "out.mp4").stat().st_size > 500
     assert (tmp_path / "out.png").exists()
@@ -127,7 +127,7 @@ def test_without_the_real_engine_the_dream_alone_is_shown(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(play, "open_twin", no_engine)
+    monkeypatch.setattr(play, "open_reference", no_engine)
     assert play.main(["--headless", "--frames", "20", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["compared"] is False

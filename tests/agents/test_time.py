@@ -9,7 +9,7 @@ from worldsim.agents.human.inputs import Inputs
 from worldsim.agents.human.keymap import default_keymap
 from worldsim.agents.human.pacing import Pacer
 from worldsim.agents.human.stats import Stats
-from worldsim.controls import DOOM_KEYS
+from worldsim.envs.sources.doom import DOOM_KEYS
 
 
 def test_a_pacer_keeps_its_beat_although_frames_come_late() -> None:
@@ -61,10 +61,10 @@ def test_a_step_that_fails_is_not_counted() -> None:
 def test_a_quick_flick_of_the_mouse_is_spread_over_a_few_frames() -> None:
     inputs, keymap, space = Inputs(), default_keymap(DOOM_KEYS), fake_world((6, 8)).spec.control_space
     inputs.move(200)
-    looks = [inputs.control(keymap, space).look for _ in range(4)]
-    assert looks == pytest.approx([0.3, 0.3, 0.2, 0.0])
+    yaws = [inputs.control(keymap, space).yaw for _ in range(4)]
+    assert yaws == pytest.approx([0.3, 0.3, 0.2, 0.0])
     inputs.move(-(10**6))
-    assert sum(inputs.control(keymap, space).look for _ in range(20)) == pytest.approx(-1.2)
+    assert sum(inputs.control(keymap, space).yaw for _ in range(20)) == pytest.approx(-1.2)
     inputs.move(500)
     inputs.let_go()
-    assert inputs.control(keymap, space).look == 0.0
+    assert inputs.control(keymap, space).yaw == 0.0

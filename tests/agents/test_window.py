@@ -19,12 +19,13 @@ from worldsim.agents.human.commands import COMMANDS
 from worldsim.agents.human.display import NoDisplay
 from worldsim.agents.human.help import help_columns
 from worldsim.agents.human.keymap import Keymap, default_keymap
-from worldsim.agents.human.player import Player
+from worldsim.agents.human.player import WorldPlayer
 from worldsim.agents.human.window import Window
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.controls import Control, ControlSpace
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import ConfigError
 
-Make = Callable[..., Player]
+Make = Callable[..., WorldPlayer]
 KEYMAP = default_keymap(DOOM_KEYS)
 
 
@@ -60,7 +61,7 @@ def press(name: str) -> None:
     key(name, down=False)
 
 
-def play(player: Player, script: Callable[[Window], Iterator[Any]], **options: Any) -> None:
+def play(player: WorldPlayer, script: Callable[[Window], Iterator[Any]], **options: Any) -> None:
     """Run a window whose person does what the script does between its yields."""
     options.setdefault("fps", 0)
     options.setdefault("scale", 3)
@@ -69,7 +70,7 @@ def play(player: Player, script: Callable[[Window], Iterator[Any]], **options: A
         window.run(player, options.pop("keymap", KEYMAP), **options)
 
 
-def test_held_keys_walk_and_taps_count(player: Player) -> None:
+def test_held_keys_walk_and_taps_count(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         key("w")
         yield
@@ -80,7 +81,7 @@ def test_held_keys_walk_and_taps_count(player: Player) -> None:
         yield
 
     play(player, script)
-    keys = [set(control.keys) for control in player.lane.history.controls]
+    keys = [set(control.keys) for control in player.branch.trajectory.controls]
     assert keys[:4] == [{"forward"}, {"forward"}, {"turn_left"}, set()]
 
 
@@ -100,7 +101,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_keys_walk_by_their_place_under_any_layout(player: Player, layout: str) -> None:
+def test_keys_walk_by_their_place_under_any_layout(player: WorldPlayer, layout: str) -> None:
     forward, left = LAYOUTS[layout]
 
     def script(window: Window) -> Iterator[None]:
@@ -114,11 +115,11 @@ def test_keys_walk_by_their_place_under_any_layout(player: Player, layout: str) 
         yield
 
     play(player, script)
-    held = [set(control.keys) for control in player.lane.history.controls]
+    held = [set(control.keys) for control in player.branch.trajectory.controls]
     assert held[:3] == [{"forward"}, {"forward", "strafe_left"}, set()]
 
 
-def test_commands_are_found_by_their_place_too(player: Player) -> None:
+def test_commands_are_found_by_their_place_too(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         strike(pygame.KSCAN_P, ord("з"))
         strike(pygame.KSCAN_P, ord("з"), down=False)
@@ -128,7 +129,7 @@ def test_commands_are_found_by_their_place_too(player: Player) -> None:
     play(player, script)
 
 
-def test_a_key_that_is_held_while_the_layout_switches_comes_up(player: Player) -> None:
+def test_a_key_that_is_held_while_the_layout_switches_comes_up(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         strike(pygame.KSCAN_W, pygame.K_w)
         yield
@@ -143,25 +144,25 @@ def test_a_key_that_is_held_while_the_layout_switches_comes_up(player: Player) -
         yield
 
     play(player, script)
-    assert [set(control.keys) for control in player.lane.history.controls][:6] == [
+    assert [set(control.keys) for control in player.branch.trajectory.controls][:6] == [
         {"forward"}, set(), set(), {"forward"}, set(), set(),
     ]  # fmt: skip
 
 
-def test_a_label_counts_where_its_place_means_nothing(player: Player) -> None:
-    steps = player.engine.steps
+def test_a_label_counts_where_its_place_means_nothing(player: WorldPlayer) -> None:
+    steps = player.engine.denoising_steps
 
     def script(window: Window) -> Iterator[None]:
         strike(pygame.KSCAN_RIGHTBRACKET, pygame.K_PLUS)  # as on a German keyboard
         yield
 
     play(player, script)
-    assert player.engine.steps > steps
+    assert player.engine.denoising_steps > steps
 
 
-def test_help_lists_only_what_there_is(player: Player, make_player: Make) -> None:
+def test_help_lists_only_what_there_is(player: WorldPlayer, make_player: Make) -> None:
     space = player.world.spec.control_space
-    blind = ControlSpace(keys=("axis0_minus", "axis0_plus"), look=False, pose=False, combos=((),))
+    blind = ControlSpace(keys=("axis0_minus", "axis0_plus"), yaw=False, pose=False, discrete_actions=((),))
     keymap = default_keymap(blind.keys)
     for known, keys, here in ((space, KEYMAP, True), (blind, keymap.without(("mouse", "compare")), False)):
         rows = [row for _, rows in help_columns(known, keys) for row in rows]
@@ -170,11 +171,11 @@ def test_help_lists_only_what_there_is(player: Player, make_player: Make) -> Non
         assert ("look, after a click" in texts) == here
         assert ("real engine" in texts) == here
         assert ("let go of the mouse" in texts.replace("let go of the mouse; twice", "")) == here
-    bare = make_player(open_twin=None)
+    bare = make_player(open_reference=None)
     assert "compare" in bare.lacking
 
 
-def test_every_command_can_be_pressed_whatever_is_shown(player: Player, somewhere: Path) -> None:
+def test_every_command_can_be_pressed_whatever_is_shown(player: WorldPlayer, somewhere: Path) -> None:
     names = [name for name in KEYMAP.commands if KEYMAP.commands[name] not in ("quit", "fullscreen")]
 
     def script(window: Window) -> Iterator[None]:
@@ -193,7 +194,7 @@ def test_every_command_can_be_pressed_whatever_is_shown(player: Player, somewher
     assert {path.suffix for path in somewhere.iterdir()} == {".mp4", ".png"}
 
 
-def test_every_command_is_understood(player: Player) -> None:
+def test_every_command_is_understood(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         for command in COMMANDS:
             if command.name not in ("quit", "rewind") and not command.name.startswith("slot_"):
@@ -207,7 +208,7 @@ def test_every_command_is_understood(player: Player) -> None:
     play(player, script)
 
 
-def test_holding_r_goes_back(player: Player) -> None:
+def test_holding_r_goes_back(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         yield from (None for _ in range(10))
         key("r")
@@ -217,29 +218,29 @@ def test_holding_r_goes_back(player: Player) -> None:
         yield
 
     play(player, script)
-    assert 3 <= player.lane.session.index <= 5
+    assert 3 <= player.branch.session.index <= 5
 
 
-def test_the_world_waits_while_help_is_read(player: Player) -> None:
+def test_the_world_waits_while_help_is_read(player: WorldPlayer) -> None:
     seen: list[int] = []
 
     def script(window: Window) -> Iterator[None]:
         yield
         press("f1")
         yield
-        seen.append(player.lane.session.index)
+        seen.append(player.branch.session.index)
         yield from (None for _ in range(5))
-        seen.append(player.lane.session.index)
+        seen.append(player.branch.session.index)
         press("n")  # any command closes the help, and does no more than that
         yield
-        seen.append(player.lane.start)
+        seen.append(player.branch.start)
 
     play(player, script)
     assert seen[0] == seen[1]
     assert seen[2] == 0
 
 
-def test_escape_lets_go_then_asks_then_leaves(player: Player) -> None:
+def test_escape_lets_go_then_asks_then_leaves(player: WorldPlayer) -> None:
     turns: list[str] = []
 
     def script(window: Window) -> Iterator[None]:
@@ -259,7 +260,7 @@ def test_escape_lets_go_then_asks_then_leaves(player: Player) -> None:
     assert turns == ["mouse", "asked"]
 
 
-def test_the_mouse_turns_right_when_it_goes_right(player: Player) -> None:
+def test_the_mouse_turns_right_when_it_goes_right(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         at = window._layout().pictures[0]
         pygame.event.post(
@@ -272,13 +273,13 @@ def test_the_mouse_turns_right_when_it_goes_right(player: Player) -> None:
 
     play(player, script)
     assert pytest.approx(25 * KEYMAP.sensitivity) in [
-        control.look for control in player.lane.history.controls
+        control.yaw for control in player.branch.trajectory.controls
     ]
 
 
 def test_a_world_without_mouse_look_says_so(make_player: Make) -> None:
     player = make_player()
-    object.__setattr__(player.world.spec.control_space, "look", False)
+    object.__setattr__(player.world.spec.control_space, "yaw", False)
 
     def script(window: Window) -> Iterator[None]:
         press("g")
@@ -288,7 +289,7 @@ def test_a_world_without_mouse_look_says_so(make_player: Make) -> None:
     play(player, script)
 
 
-def test_losing_the_keyboard_lets_go_of_everything(player: Player) -> None:
+def test_losing_the_keyboard_lets_go_of_everything(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         key("w")
         press("g")
@@ -299,8 +300,8 @@ def test_losing_the_keyboard_lets_go_of_everything(player: Player) -> None:
         yield
 
     play(player, script)
-    assert player.lane.history.controls[0] == Control(keys={"forward"})
-    assert player.lane.history.controls[-1] == Control()
+    assert player.branch.trajectory.controls[0] == Control(keys={"forward"})
+    assert player.branch.trajectory.controls[-1] == Control()
 
 
 @pytest.mark.parametrize("size", [(480, 360), (700, 1000), (1500, 500), (2600, 1500)])
@@ -335,16 +336,16 @@ def test_pixels_are_crisp(make_player: Make) -> None:
         shown = pygame.surfarray.array3d(window._screen).swapaxes(0, 1)[
             at.y : at.y + at.h, at.x : at.x + at.w
         ]
-        np.testing.assert_array_equal(shown[::scale, ::scale], player.lane.session.frame)
+        np.testing.assert_array_equal(shown[::scale, ::scale], player.branch.session.frame)
         np.testing.assert_array_equal(
-            shown[scale - 1 :: scale, scale - 1 :: scale], player.lane.session.frame
+            shown[scale - 1 :: scale, scale - 1 :: scale], player.branch.session.frame
         )
 
     play(player, script)
 
 
 def test_recording_goes_from_the_first_frame_to_the_file_that_was_named(
-    player: Player, somewhere: Path
+    player: WorldPlayer, somewhere: Path
 ) -> None:
     import av
 
@@ -353,25 +354,25 @@ def test_recording_goes_from_the_first_frame_to_the_file_that_was_named(
 
     play(player, script, record=somewhere / "walk.mp4")
     with av.open(str(somewhere / "walk.mp4")) as file:
-        assert sum(1 for _ in file.decode(video=0)) == player.lane.session.index
+        assert sum(1 for _ in file.decode(video=0)) == player.branch.session.index
 
 
-def test_the_world_goes_no_faster_than_its_pace(player: Player) -> None:
+def test_the_world_goes_no_faster_than_its_pace(player: WorldPlayer) -> None:
     def script(window: Window) -> Iterator[None]:
         begun = pygame.time.get_ticks()
         while pygame.time.get_ticks() - begun < 400:
             yield
 
     play(player, script, fps=40.0)
-    assert 1 <= player.lane.session.index <= 18  # a busy machine may be slower, none is faster
+    assert 1 <= player.branch.session.index <= 18  # a busy machine may be slower, none is faster
 
 
-def test_keys_that_pygame_does_not_know_are_told(player: Player) -> None:
+def test_keys_that_pygame_does_not_know_are_told(player: WorldPlayer) -> None:
     with pytest.raises(ConfigError, match="spacebar"):
         play(player, lambda window: iter([None]), keymap=Keymap({"spacebar": "forward"}, {}))
 
 
-def test_every_default_key_is_known_to_pygame(player: Player) -> None:
+def test_every_default_key_is_known_to_pygame(player: WorldPlayer) -> None:
     play(player, lambda window: iter([None]))
 
 
@@ -390,13 +391,13 @@ def test_a_real_key_on_a_real_screen(somewhere: Path) -> None:
         import worldsim
         from tests.agents.fake_engine import fake_world
         from worldsim.agents.human import play
-        from worldsim.agents.human.player import Player
+        from worldsim.agents.human.player import WorldPlayer
         vars(worldsim)["load"] = lambda name, device: fake_world((60, 80))
-        close = Player.close
+        close = WorldPlayer.close
         def tell(player):
-            print(sum("forward" in control.keys for control in player.lane.history.controls), flush=True)
+            print(sum("forward" in control.keys for control in player.branch.trajectory.controls), flush=True)
             close(player)
-        Player.close = tell
+        WorldPlayer.close = tell
         raise SystemExit(play.main(["--scale", "2"]))
     """
     driver = """

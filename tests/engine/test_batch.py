@@ -11,23 +11,23 @@ from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.world import World
 from worldsim.errors import ConfigError, EngineError
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.control_batch import ControlBatch
 
 COUNT = 5
 SEEDS = [3, 2**64 - 1, 0, 7, 2]
 STARTS = [0, 1, None, 1, 0]
 
 
-def led(world: World, controls: list[Control]) -> Controls:
+def led(world: World, controls: list[Control]) -> ControlBatch:
     vector = np.stack([world.spec.control_space.vector(one) for one in controls]).astype(np.float32)
     if all(one.pose is None for one in controls):
-        return Controls(vector)
+        return ControlBatch(vector)
     poses = np.stack([np.eye(4) if one.pose is None else one.pose for one in controls])
-    return Controls(vector, poses, np.array([one.pose is not None for one in controls]))
+    return ControlBatch(vector, poses, np.array([one.pose is not None for one in controls]))
 
 
 def test_it_dreams_what_sessions_dream(any_world: World) -> None:
-    batch, engine = any_world.batch(COUNT, steps=2), any_world.engine(COUNT, steps=2)
+    batch, engine = any_world.batch(COUNT, denoising_steps=2), any_world.engine(COUNT, denoising_steps=2)
     batch.begin(range(COUNT), SEEDS, STARTS)
     sessions = [engine.open(seed, start) for seed, start in zip(SEEDS, STARTS, strict=True)]
     assert_same(list(batch.now.rows()), [session.last for session in sessions])
@@ -44,7 +44,7 @@ def test_it_dreams_what_sessions_dream(any_world: World) -> None:
 
 
 def test_poses_given_to_some(world: World) -> None:
-    batch, engine = world.batch(3, steps=1), world.engine(3, steps=1)
+    batch, engine = world.batch(3, denoising_steps=1), world.engine(3, denoising_steps=1)
     batch.begin(range(3), [0, 1, 2], [0, 0, 0])
     sessions = [engine.open(seed, 0) for seed in range(3)]
     held = [Control({"forward"}), Control(pose=camera.from_planar(2.2, 1.9, 1.3, 0.4)), Control()]
@@ -55,7 +55,7 @@ def test_poses_given_to_some(world: World) -> None:
 
 
 def test_some_begin_anew_and_the_others_go_on(any_world: World) -> None:
-    batch, engine = any_world.batch(3, steps=1), any_world.engine(3, steps=1)
+    batch, engine = any_world.batch(3, denoising_steps=1), any_world.engine(3, denoising_steps=1)
     context = given(any_world)
     batch.begin(range(3), [0, 1, 2], [0, 0, 0])
     before = batch.step(led(any_world, [control(0)] * 3))
@@ -70,7 +70,7 @@ def test_some_begin_anew_and_the_others_go_on(any_world: World) -> None:
 
 
 def test_restarts_that_the_host_does_not_know_of(any_world: World) -> None:
-    known, unknown = any_world.batch(4, steps=1), any_world.batch(4, steps=1)
+    known, unknown = any_world.batch(4, denoising_steps=1), any_world.batch(4, denoising_steps=1)
     for batch in (known, unknown):
         batch.begin(range(4), [0, 1, 2, 3], [0, 1, 0, 1])
     for t, mask in enumerate(([1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1])):
@@ -85,7 +85,7 @@ def test_restarts_that_the_host_does_not_know_of(any_world: World) -> None:
 
 
 def test_nothing_begins_if_one_cannot(world: World) -> None:
-    batch = world.batch(2, steps=1)
+    batch = world.batch(2, denoising_steps=1)
     batch.begin([0, 1], [0, 1], [0, 1])
     before = batch.now
     with pytest.raises(EngineError, match="start must be in"):
@@ -98,5 +98,5 @@ def test_refusals(world: World) -> None:
         world.batch(0)
     with pytest.raises(EngineError, match="context"):
         world.batch(1, context=1)
-    with pytest.raises(ConfigError, match="steps"):
-        world.batch(1, steps=3)
+    with pytest.raises(ConfigError, match="denoising_steps"):
+        world.batch(1, denoising_steps=3)

@@ -12,8 +12,8 @@ from worldsim.engine import engine as engine_module
 from worldsim.engine.buckets import Buckets
 from worldsim.engine.stepper import Stepper
 from worldsim.engine.world import World
-from worldsim.sampling.lead import Controls
-from worldsim.sampling.world_state import blank
+from worldsim.sampling.control_batch import ControlBatch
+from worldsim.sampling.world_state import empty_state
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def padded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def buckets(world: World, slots: int) -> Buckets:
-    return Buckets(Stepper(world.networks, blank(world.networks, slots + 1)))
+    return Buckets(Stepper(world.networks, empty_state(world.networks, slots + 1)))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_sizes(world: World, slots: int, sizes: list[int]) -> None:
     made = buckets(world, slots)
     assert made.sizes == sizes
     for count in range(1, slots + 1):
-        size = made.fitting(count)
+        size = made.size_of(count)
         assert size in sizes
         assert count <= size <= min(2 * count - (count > 1), slots) or size == slots
 
@@ -48,7 +48,7 @@ def test_every_size_is_made_ready(world: World) -> None:
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_spare_rows_change_nothing(half: World, padded: None, count: int) -> None:
     """In bfloat16 nothing rounds otherwise in another batch: bit for bit."""
-    own, other = half.engine(6, steps=2), half.engine(6, steps=2)
+    own, other = half.engine(6, denoising_steps=2), half.engine(6, denoising_steps=2)
     other._buckets = None
     walks = []
     for engine in (own, other):
@@ -72,17 +72,17 @@ def test_float32_is_as_close_as_its_last_bits(world: World) -> None:
     """Two worlds of three slots, padded to three rows or alone."""
     rows, vector = np.array([2, 0]), np.zeros((2, world.spec.control_space.size), np.float32)
     alone = [
-        buckets(world, 3).step(rows[i : i + 1], Controls(vector[i : i + 1]), 1, True).rows()[0]
+        buckets(world, 3).step(rows[i : i + 1], ControlBatch(vector[i : i + 1]), 1, True).rows()[0]
         for i in (0, 1)
     ]
-    both = buckets(world, 3).step(rows, Controls(vector), 1, True).rows()
+    both = buckets(world, 3).step(rows, ControlBatch(vector), 1, True).rows()
     for one, other in zip(alone, both, strict=True):
         assert one.latent is not None
         np.testing.assert_allclose(one.latent, other.latent, atol=1e-4)
 
 
 def test_latents_alone(world: World, padded: None) -> None:
-    engine = world.engine(2, steps=1)
+    engine = world.engine(2, denoising_steps=1)
     session = engine.open(0, 0)
     step = engine.step({session: Control()}, frames=False)[session]
     assert step.frame.size == 0

@@ -34,8 +34,8 @@ def test_a_step_answers_with_the_next_frame(any_world: World) -> None:
     assert session.last is step
     assert not step.pose_given
     assert np.isfinite(step.reward)
-    assert (step.drift is not None) == any_world.networks.has_poses
-    assert 0 <= (step.drift or 0.0) <= 1
+    assert (step.uncertainty is not None) == any_world.networks.has_poses
+    assert 0 <= (step.uncertainty or 0.0) <= 1
     assert isinstance(step.terminated, bool)
     if any_world.spec.has_pose:
         assert step.pose is not None
@@ -45,13 +45,13 @@ def test_a_step_answers_with_the_next_frame(any_world: World) -> None:
 
 
 def test_same_seed_and_controls_same_frames(any_world: World) -> None:
-    walks = [walk(any_world.engine(2, steps=1).open(seed=5), 4) for _ in range(2)]
+    walks = [walk(any_world.engine(2, denoising_steps=1).open(seed=5), 4) for _ in range(2)]
     assert_same(*walks)
 
 
 def test_a_start_is_as_new_however_often_it_was_walked_from(any_world: World) -> None:
     """Parked too, where a session lies in no slot of its own."""
-    engine = any_world.engine(2, parking=10**8)
+    engine = any_world.engine(2, offload_bytes=10**8)
     first = walk(engine.open(5, 0), 4)
     walk(engine.open(6, 0), 4)
     walk(engine.open(7, 0).fork()[0], 4)
@@ -109,7 +109,7 @@ def test_given_frames_are_a_start(any_world: World) -> None:
 def test_a_single_given_frame_is_enough(any_world: World) -> None:
     session = any_world.engine(1).open(0, given(any_world, frames=1))
     assert session.index == 0
-    assert session.last.drift == (0.0 if any_world.networks.has_poses else None)
+    assert session.last.uncertainty == (0.0 if any_world.networks.has_poses else None)
     assert session.step().index == 1
 
 
@@ -146,29 +146,29 @@ def test_forks_go_on_alike_and_then_their_own_ways(any_world: World) -> None:
     assert engine.free == 0
     assert_same(walk(session, 2), walk(twin, 2))
     assert differ(walk(other, 2, first=2), walk(session, 2))
-    assert twin.rewindable == session.rewindable - 2 == 4
+    assert twin.max_rewind == session.max_rewind - 2 == 4
 
 
 def test_rewinding_and_the_same_controls_give_the_same_frames(any_world: World) -> None:
-    session = any_world.engine(1, steps=1).open(3)
+    session = any_world.engine(1, denoising_steps=1).open(3)
     steps = walk(session, 6)
     back = session.rewind(4)
     assert_same([back], [steps[1]])
     assert session.last is back
-    assert session.rewindable == 2
+    assert session.max_rewind == 2
     assert_same(walk(session, 4, first=2), steps[2:])
     session.rewind(6)
     assert session.index == 2
-    assert session.rewindable == 0
+    assert session.max_rewind == 0
 
 
 def test_history_is_as_long_as_asked_for(world: World) -> None:
-    session = world.engine(1, history=3).open()
+    session = world.engine(1, rewind_frames=3).open()
     walk(session, 5)
-    assert session.rewindable == 3
-    forgetful = world.engine(1, history=0).open()
+    assert session.max_rewind == 3
+    forgetful = world.engine(1, rewind_frames=0).open()
     walk(forgetful, 2)
-    assert forgetful.rewindable == 0
+    assert forgetful.max_rewind == 0
 
 
 def test_closing_frees_the_slot_once(world: World) -> None:
@@ -190,7 +190,7 @@ def test_a_reused_slot_remembers_nothing(world: World) -> None:
 
 
 def test_dreams_outlast_the_context(any_world: World) -> None:
-    session = any_world.engine(1, context=3, steps=1).open(0, given(any_world))
+    session = any_world.engine(1, context=3, denoising_steps=1).open(0, given(any_world))
     steps = walk(session, 8)
     assert steps[-1].index == 10
     session.rewind(8)
@@ -198,31 +198,31 @@ def test_dreams_outlast_the_context(any_world: World) -> None:
 
 
 def test_the_number_of_passes_can_be_changed_while_running(world: World) -> None:
-    engine = world.engine(2, steps=1)
+    engine = world.engine(2, denoising_steps=1)
     few, many = engine.open(3, 0), engine.open(3, 0)
     one = walk(few, 1)
-    engine.steps = 4
-    assert engine.steps == 4
+    engine.denoising_steps = 4
+    assert engine.denoising_steps == 4
     assert differ(one, walk(many, 1))
 
 
 def test_a_batch_of_any_size_gives_the_frames_of_one_alone(any_world: World) -> None:
     """Bit for bit, in every lane and at every batch size."""
-    many = any_world.engine(9, steps=2)
+    many = any_world.engine(9, denoising_steps=2)
     sessions = [many.open(seed, seed % 2) for seed in range(9)]
-    alone = [any_world.engine(1, steps=2).open(seed, seed % 2) for seed in range(9)]
+    alone = [any_world.engine(1, denoising_steps=2).open(seed, seed % 2) for seed in range(9)]
     for count in (9, 5, 2, 1, 7):
-        held = Control(keys={"forward"}, look=0.1 * count)
+        held = Control(keys={"forward"}, yaw=0.1 * count)
         together = many.step(dict.fromkeys(sessions[:count], held))
         for session, twin in zip(sessions[:count], alone[:count], strict=True):
             assert_same([together[session]], [twin.step(held)])
 
 
 def test_more_sessions_than_slots_take_turns(any_world: World) -> None:
-    roomy = any_world.engine(5, steps=1)
-    tight = any_world.engine(2, steps=1, parking=3 * roomy.session_bytes)
+    roomy = any_world.engine(5, denoising_steps=1)
+    tight = any_world.engine(2, denoising_steps=1, offload_bytes=3 * roomy.session_bytes)
     few, all_ = [tight.open(seed, 0) for seed in range(5)], [roomy.open(seed, 0) for seed in range(5)]
-    assert (tight.free, tight.scheduler.parked) == (0, 3)
+    assert (tight.free, tight.scheduler.offloaded) == (0, 3)
     for _ in range(3):
         turns, once = tight.step(dict.fromkeys(few, Control())), roomy.step(dict.fromkeys(all_, Control()))
         for one, other in zip(few, all_, strict=True):
@@ -230,7 +230,7 @@ def test_more_sessions_than_slots_take_turns(any_world: World) -> None:
 
 
 def test_forks_with_seeds_of_their_own_dream_apart(world: World) -> None:
-    session = world.engine(3, steps=1).open(3, 0)
+    session = world.engine(3, denoising_steps=1).open(3, 0)
     alike, other = session.fork(2, seeds=[3, 4])
     assert other.seed == 4
     first = walk(session, 1)
@@ -239,15 +239,15 @@ def test_forks_with_seeds_of_their_own_dream_apart(world: World) -> None:
 
 
 def test_forks_of_a_parked_session_leave_its_chance_alone(world: World) -> None:
-    engine = world.engine(1, steps=1, parking=3 * world.engine(1).session_bytes)
+    engine = world.engine(1, denoising_steps=1, offload_bytes=3 * world.engine(1).session_bytes)
     session, twin = engine.open(3, 0), engine.open(3, 0)
-    engine.park(session)
+    engine.offload(session)
     session.fork(1, seeds=[4])
     assert_same(walk(session, 2), walk(twin, 2))
 
 
 def test_a_step_may_be_asked_for_latents_alone(any_world: World) -> None:
-    engine = any_world.engine(2, steps=1)
+    engine = any_world.engine(2, denoising_steps=1)
     session, twin = engine.open(3, 0), engine.open(3, 0)
     blind = engine.step({session: Control()}, frames=False)[session]
     seen = twin.step()
@@ -257,13 +257,13 @@ def test_a_step_may_be_asked_for_latents_alone(any_world: World) -> None:
 
 
 def test_passes_are_dropped_before_a_deadline_is_missed(world: World) -> None:
-    engine = world.engine(1, steps=4)
+    engine = world.engine(1, denoising_steps=4)
     session = engine.open(3, 0)
     for _ in range(3):  # each number of passes is tried once
         engine.step({session: Control()}, deadline=0.0)
-    assert engine.step({session: Control()}, deadline=0.0)[session].steps == 1
-    assert engine.step({session: Control()}, deadline=60.0)[session].steps == 4
-    assert session.step().steps == 4
+    assert engine.step({session: Control()}, deadline=0.0)[session].denoising_steps == 1
+    assert engine.step({session: Control()}, deadline=60.0)[session].denoising_steps == 4
+    assert session.step().denoising_steps == 4
 
 
 def test_at_walls_too_nothing_depends_on_who_shares_the_batch(world: World) -> None:
@@ -271,9 +271,9 @@ def test_at_walls_too_nothing_depends_on_who_shares_the_batch(world: World) -> N
     many, single = ([of.open(seed) for seed in range(16)] for of in (engine, alone))
     for _ in range(40):  # far enough for some to walk against the edge of their ground
         together = engine.step(
-            {session: Control({"forward"}, look=0.02 * i) for i, session in enumerate(many)}
+            {session: Control({"forward"}, yaw=0.02 * i) for i, session in enumerate(many)}
         )
         for i, session in enumerate(single):
-            assert_same([session.step(Control({"forward"}, look=0.02 * i))], [together[many[i]]])
-    assert torch.equal(engine._state.moves, alone._state.moves)
-    assert engine._state.moves.isfinite().all()
+            assert_same([session.step(Control({"forward"}, yaw=0.02 * i))], [together[many[i]]])
+    assert torch.equal(engine._state.motion_history, alone._state.motion_history)
+    assert engine._state.motion_history.isfinite().all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from benchmarks.stress.forged import forge, open_sealed, seal
+from benchmarks.stress.forged_snapshots import forge, open_sealed, seal
 from tests.engine.walks import assert_same, control, walk
 from worldsim.controls import Control
 from worldsim.engine import stepper
@@ -35,7 +35,7 @@ def resealed(blob: bytes, **changes: object) -> bytes:
 BAD = {
     "reward": {"reward": 10**30},
     "reward type": {"reward": "1"},
-    "drift": {"drift": float("nan")},
+    "uncertainty": {"uncertainty": float("nan")},
     "index of frames": {"index": -1000},
     "far index": {"index": 2**60},
     "frames": {"indices": torch.tensor([-1000])},
@@ -48,7 +48,7 @@ BAD = {
     "keys": {"generator.keys": torch.zeros(3, 3)},
     "frame": {"frame": torch.zeros(3, 3)},
     "poses": {"poses": torch.zeros(1, 4, 4, dtype=torch.float64)},
-    "moves": {"moves": torch.zeros(1, 1)},
+    "motion_history": {"motion_history": torch.zeros(1, 1)},
     "agent": {"agent": torch.zeros(1)},
     "latent": {"latent": torch.full((12, 4), float("inf"))},
     "unknown": {"more": torch.zeros(1)},
@@ -63,7 +63,7 @@ def test_a_part_that_no_session_has_is_refused_and_takes_no_slot(world: World, n
     walk(session, 2)
     with pytest.raises(EngineError, match="snapshot"):
         engine.restore(resealed(session.snapshot(), **BAD[name]))
-    assert (engine.free, engine.scheduler.parked) == (1, 0)
+    assert (engine.free, engine.scheduler.offloaded) == (1, 0)
 
 
 def test_written_places_lie_before_the_next_frame(world: World) -> None:
@@ -78,8 +78,8 @@ def test_written_places_lie_before_the_next_frame(world: World) -> None:
 def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     """Hundreds of them: only EngineErrors, no slot lost, and the session beside them walks on as ever."""
     world: World = request.getfixturevalue(kind)
-    chance, engine = random.Random(17), world.engine(3, steps=1)
-    honest, twin = engine.open(5), world.engine(1, steps=1).open(5)
+    chance, engine = random.Random(17), world.engine(3, denoising_steps=1)
+    honest, twin = engine.open(5), world.engine(1, denoising_steps=1).open(5)
     blob, taken = honest.snapshot(), 0
     for number in range(300):
         try:
@@ -98,7 +98,7 @@ def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest
 
 def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Every step of a session with this seed fails, before or after its memory is written."""
-    step, told = stepper.next_frame, BatchStep.of
+    step, told = stepper.imagine_frame, BatchStep.of
 
     def early(networks: Networks, state: WorldState, *rest: Any, **options: Any) -> Imagined:
         if (state.seeds == seed).any():
@@ -113,14 +113,14 @@ def faulty(seed: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     if late:
         monkeypatch.setattr(BatchStep, "of", staticmethod(at_the_end))
     else:
-        monkeypatch.setattr(stepper, "next_frame", early)
+        monkeypatch.setattr(stepper, "imagine_frame", early)
 
 
-@pytest.mark.parametrize(("late", "history"), [(False, 0), (False, 4), (True, 4)])
+@pytest.mark.parametrize(("late", "rewind_frames"), [(False, 0), (False, 4), (True, 4)])
 def test_a_fault_of_a_row_is_its_own(
-    world: World, monkeypatch: pytest.MonkeyPatch, late: bool, history: int
+    world: World, monkeypatch: pytest.MonkeyPatch, late: bool, rewind_frames: int
 ) -> None:
-    engine, alone = world.engine(3, history=history), world.engine(1)
+    engine, alone = world.engine(3, rewind_frames=rewind_frames), world.engine(1)
     honest, bad, other = engine.open(1, start=0), engine.open(2, start=1), engine.open(3, start=0)
     bad.step(control(4))
     twin = alone.open(1, start=0)
@@ -138,7 +138,7 @@ def test_a_fault_of_a_row_is_its_own(
 
 
 def test_what_cannot_be_put_back_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = world.engine(2, history=0)
+    engine = world.engine(2, rewind_frames=0)
     bad = engine.open(2)
     with monkeypatch.context() as patch:
         faulty(2, patch, late=True)
@@ -160,7 +160,7 @@ def test_a_fault_is_raised_where_nobody_asks_for_it(world: World, monkeypatch: p
 
 
 def test_memory_that_cannot_be_put_costs_no_slot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = world.engine(2, parking=world.engine(1).session_bytes)
+    engine = world.engine(2, offload_bytes=world.engine(1).session_bytes)
     first, second = engine.open(1), engine.open(2)
     blob = first.snapshot()
 

@@ -1,4 +1,4 @@
-"""Nonsense poses are said: ``Step.known`` is False and the drift 1 where a picture is made up."""
+"""Nonsense poses are said: ``Step.known`` is False and the uncertainty 1 where a picture is made up."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from tests.engine.walks import given, walk
 from tests.tiny import lively_world
 from worldsim import camera
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.world import World, load
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.control_batch import ControlBatch
 
 HERE = camera.from_planar(2.0, 2.0, 1.3, 0.5)
 
@@ -55,21 +55,21 @@ def placeless(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.parametrize("name", NONSENSE)
 def test_a_nonsense_pose_is_not_known(world: World, name: str) -> None:
     step = world.engine(1).open(3, 0).step(Control(pose=NONSENSE[name]))
-    assert (step.known, step.drift) == (False, 1.0)
+    assert (step.known, step.uncertainty) == (False, 1.0)
 
 
 @pytest.mark.parametrize("name", SENSE)
 def test_a_pose_on_the_map_is_known(world: World, name: str) -> None:
     step = world.engine(1).open(3, 0).step(Control(pose=SENSE[name]))
     assert step.known
-    assert step.drift is not None
-    assert step.drift < 1
+    assert step.uncertainty is not None
+    assert step.uncertainty < 1
 
 
 @pytest.mark.parametrize("name", ["100 m off", "a planet off", "opengl axes", "rolled by 30", "upside down"])
 def test_without_a_static_scene_jumps_and_tilts_are_not_known(placeless: World, name: str) -> None:
     step = placeless.engine(1).open(3, 0).step(Control(pose=NONSENSE[name]))
-    assert (step.known, step.drift) == (False, 1.0)
+    assert (step.known, step.uncertainty) == (False, 1.0)
 
 
 def test_without_a_static_scene_usual_steps_are_known(placeless: World) -> None:
@@ -84,7 +84,7 @@ def test_keys_come_back_from_where_nothing_is_known(world: World) -> None:
     session = world.engine(1).open(3, 0)
     assert session.step(at(50, 2)).known is False
     after = session.step({"forward"})
-    assert (after.known, after.drift, after.pose_given) == (False, 1.0, False)
+    assert (after.known, after.uncertainty, after.pose_given) == (False, 1.0, False)
     assert session.step(HERE).known
     session.rewind(1)
     assert session.last.known is False
@@ -105,8 +105,8 @@ def test_the_shipped_maze_knows_its_walks_and_no_nonsense() -> None:
     for t in range(80):
         step = session.step(held[t // 8 % 4])
         assert step.known
-        assert step.drift is not None
-        assert step.drift < 1
+        assert step.uncertainty is not None
+        assert step.uncertainty < 1
     assert step.pose is not None
     for pose in (
         camera.inverse(step.pose),
@@ -116,7 +116,7 @@ def test_the_shipped_maze_knows_its_walks_and_no_nonsense() -> None:
         camera.from_planar(1e9, 0, step.pose[2, 3], 0),
     ):
         told = session.step(pose)
-        assert (told.known, told.drift) == (False, 1.0)
+        assert (told.known, told.uncertainty) == (False, 1.0)
     assert session.step(step.pose).known
 
 
@@ -132,47 +132,47 @@ def test_it_is_kept_by_snapshots_and_forks(world: World) -> None:
 def test_given_frames_at_nonsense_poses_are_not_known(world: World, name: str) -> None:
     context = given(world)
     session = world.engine(1).open(3, Context(context.frames, context.controls, [NONSENSE[name]] * 3))
-    assert (session.last.known, session.last.drift) == (False, 1.0)
+    assert (session.last.known, session.last.uncertainty) == (False, 1.0)
 
 
 def test_a_real_frame_is_true_wherever_it_is(world: World) -> None:
     session, context = world.engine(1).open(3, 0), given(world)
-    step = session.anchor(context.frames[0], at(50, 2))
-    assert (step.known, step.drift) == (False, 0.0)
+    step = session.observe(context.frames[0], at(50, 2))
+    assert (step.known, step.uncertainty) == (False, 0.0)
 
 
 def test_a_batch_says_the_same_row_by_row(world: World) -> None:
-    batch, poses = world.batch(3, steps=1), np.stack([HERE, at(50, 2), turned(pitch=20)])
+    batch, poses = world.batch(3, denoising_steps=1), np.stack([HERE, at(50, 2), turned(pitch=20)])
     batch.begin([0, 1, 2], [3, 3, 3], [0, 0, 0])
     assert batch.now.known.tolist() == [True] * 3
     vector = np.zeros((3, world.spec.control_space.size), np.float32)
-    step = batch.step(Controls(vector, poses, np.ones(3, bool)))
+    step = batch.step(ControlBatch(vector, poses, np.ones(3, bool)))
     assert step.known.tolist() == [True, False, False]
-    assert step.drift.tolist()[1:] == [1.0, 1.0]
+    assert step.uncertainty.tolist()[1:] == [1.0, 1.0]
     assert [row.known for row in step.rows()] == [True, False, False]
-    engine = world.engine(3, steps=1)
+    engine = world.engine(3, denoising_steps=1)
     for row, pose in zip(step.rows(), poses, strict=True):
-        assert engine.open(3, 0).step(pose).drift == pytest.approx(row.drift)
+        assert engine.open(3, 0).step(pose).uncertainty == pytest.approx(row.uncertainty)
 
 
 def test_a_world_without_poses_gives_no_number(poseless: World) -> None:
     engine = poseless.engine(2)
     session = engine.open(3, 0)
-    assert session.last.drift is None
-    assert [session.step({"forward"}).drift for _ in range(3)] == [None] * 3
-    assert engine.restore(session.snapshot()).last.drift is None
+    assert session.last.uncertainty is None
+    assert [session.step({"forward"}).uncertainty for _ in range(3)] == [None] * 3
+    assert engine.restore(session.snapshot()).last.uncertainty is None
     frame = given(poseless).frames[0]
-    assert session.anchor(frame).drift is None
-    batch = poseless.batch(2, steps=1)
+    assert session.observe(frame).uncertainty is None
+    batch = poseless.batch(2, denoising_steps=1)
     batch.begin([0, 1], [3, 4], [0, 0])
-    assert batch.now.drift.isnan().all()
-    step = batch.step(Controls(np.zeros((2, poseless.spec.control_space.size), np.float32)))
-    assert step.drift.isnan().all()
-    assert [row.drift for row in step.rows()] == [None, None]
+    assert batch.now.uncertainty.isnan().all()
+    step = batch.step(ControlBatch(np.zeros((2, poseless.spec.control_space.size), np.float32)))
+    assert step.uncertainty.isnan().all()
+    assert [row.uncertainty for row in step.rows()] == [None, None]
 
 
-@pytest.mark.parametrize("look", [lambda step: step.frame, lambda step: step.latent])
-def test_pictures_of_known_poses_stay_the_same(world: World, look: Callable[..., np.ndarray]) -> None:
+@pytest.mark.parametrize("read", [lambda step: step.frame, lambda step: step.latent])
+def test_pictures_of_known_poses_stay_the_same(world: World, read: Callable[..., np.ndarray]) -> None:
     """What is said changes nothing that is shown."""
     steps = []
     for territory in (world.networks.territory, None):
@@ -181,4 +181,4 @@ def test_pictures_of_known_poses_stay_the_same(world: World, look: Callable[...,
             steps.append(world.engine(1).open(3, 0).step(at(50, 2)))
         finally:
             world.networks.territory = kept
-    np.testing.assert_array_equal(*map(look, steps))
+    np.testing.assert_array_equal(*map(read, steps))

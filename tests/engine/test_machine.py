@@ -22,8 +22,8 @@ from worldsim.engine.session import Session
 from worldsim.engine.world import World, load
 from worldsim.errors import EngineError
 
-SLOTS, ROOM, HISTORY = 2, 5, 4
-CONTROLS = (Control({"forward"}), Control({"turn_left"}), Control(look=0.2))
+SLOTS, ROOM, REWIND_FRAMES = 2, 5, 4
+CONTROLS = (Control({"forward"}), Control({"turn_left"}), Control(yaw=0.2))
 
 Past = tuple[int, int, tuple[int, ...]]
 """Seed, start, numbers of the controls so far."""
@@ -35,7 +35,7 @@ class Modelled:
 
     session: Session
     past: Past
-    rewindable: int
+    max_rewind: int
 
 
 class Machine(RuleBasedStateMachine):
@@ -43,8 +43,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        parking = (ROOM - SLOTS) * self.world.engine(1).session_bytes
-        self.engine = self.world.engine(SLOTS, steps=1, history=HISTORY, parking=parking)
+        offload_bytes = (ROOM - SLOTS) * self.world.engine(1).session_bytes
+        self.engine = self.world.engine(SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES, offload_bytes=offload_bytes)
         self.open: list[Modelled] = []
         self.closed: list[Session] = []
         self.blobs: list[tuple[bytes, Past]] = []
@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         one.session.step(CONTROLS[control])
         seed, start, controls = one.past
         one.past = (seed, start, (*controls, control))
-        one.rewindable = min(HISTORY, one.rewindable + 1)
+        one.max_rewind = min(REWIND_FRAMES, one.max_rewind + 1)
 
     @precondition(lambda self: self.open)
     @rule(chosen=st.sets(st.integers(0, ROOM - 1), min_size=1), control=st.integers(0, len(CONTROLS) - 1))
@@ -81,12 +81,12 @@ class Machine(RuleBasedStateMachine):
         for i, one in enumerate(some):
             seed, start, controls = one.past
             one.past = (seed, start, (*controls, (control + i) % len(CONTROLS)))
-            one.rewindable = min(HISTORY, one.rewindable + 1)
+            one.max_rewind = min(REWIND_FRAMES, one.max_rewind + 1)
 
     @precondition(lambda self: self.open)
     @rule(number=st.integers(0, 9))
-    def park(self, number: int) -> None:
-        self.engine.park(self.pick(number).session)
+    def offload(self, number: int) -> None:
+        self.engine.offload(self.pick(number).session)
         assert self.pick(number).session.slot is None
 
     @precondition(lambda self: self.open)
@@ -98,19 +98,19 @@ class Machine(RuleBasedStateMachine):
                 one.session.fork(count)
         else:
             twins = one.session.fork(count)
-            self.open += [Modelled(twin, one.past, one.rewindable) for twin in twins]
+            self.open += [Modelled(twin, one.past, one.max_rewind) for twin in twins]
 
     @precondition(lambda self: self.open)
-    @rule(number=st.integers(0, 9), frames=st.integers(1, HISTORY))
+    @rule(number=st.integers(0, 9), frames=st.integers(1, REWIND_FRAMES))
     def rewind(self, number: int, frames: int) -> None:
         one = self.pick(number)
-        if frames > one.rewindable:
+        if frames > one.max_rewind:
             with pytest.raises(EngineError, match="rewind"):
                 one.session.rewind(frames)
         else:
             one.session.rewind(frames)
             seed, start, controls = one.past
-            one.past, one.rewindable = (seed, start, controls[:-frames]), one.rewindable - frames
+            one.past, one.max_rewind = (seed, start, controls[:-frames]), one.max_rewind - frames
 
     @precondition(lambda self: self.open)
     @rule(number=st.integers(0, 9))
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         slots = [one.session.slot for one in self.open if one.session.slot is not None]
         assert len(set(slots)) == len(slots) <= SLOTS
         assert self.engine.free == ROOM - len(self.open)
-        assert self.engine.scheduler.parked == len(self.open) - len(slots)
+        assert self.engine.scheduler.offloaded == len(self.open) - len(slots)
 
     @invariant()
     def every_session_is_where_its_past_led_it(self) -> None:
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
             session = one.session
             assert (session.seed, session.start) == (seed, start)
             assert session.index == len(self.world.starts[start].frames) - 1 + len(controls)
-            assert session.rewindable == one.rewindable
+            assert session.max_rewind == one.max_rewind
             first = self.shown.setdefault(one.past, session.frame.copy())
             np.testing.assert_array_equal(session.frame, first)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.engine.walks import given
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import Control, ControlLike
 from worldsim.engine.world import World
 from worldsim.errors import ControlError, DataError, EngineError, WorldsimError
@@ -41,7 +41,7 @@ def test_what_is_no_control_is_refused_and_nothing_moves(world: World, held: obj
     session = world.engine(1).open(3, 0)
     with pytest.raises(ControlError):
         session.step(held)  # type: ignore[arg-type]
-    assert session.rewindable == 0
+    assert session.max_rewind == 0
 
 
 def test_sessions_without_controls_are_told_the_form(world: World) -> None:
@@ -64,7 +64,7 @@ def test_given_frames_with_controls_as_a_person_writes_them(world: World, form: 
     expected = world.engine(1).open(5, context).step()
     step = world.engine(1).open(5, FORMS[form](context)).step()
     np.testing.assert_array_equal(step.frame, expected.frame)
-    assert step.drift == expected.drift
+    assert step.uncertainty == expected.uncertainty
 
 
 def test_one_frame_needs_no_controls(world: World) -> None:
@@ -93,10 +93,10 @@ def test_given_frames_that_do_not_fit_are_one_error(
         world.engine(1).open(5, Context(**{**parts, **spoil(context)}))  # type: ignore[operator]
 
 
-def test_anchor_takes_names_and_lists(world: World) -> None:
+def test_observe_takes_names_and_lists(world: World) -> None:
     session, context = world.engine(1).open(3, 0), given(world, frames=1)
     assert context.poses is not None
-    step = session.anchor(context.frames[0], context.poses[0].tolist(), "forward")  # type: ignore[arg-type]
+    step = session.observe(context.frames[0], context.poses[0].tolist(), "forward")  # type: ignore[arg-type]
     np.testing.assert_array_equal(step.frame, context.frames[0])
     with pytest.raises(EngineError, match="uint8"):
-        session.anchor(context.frames[0].astype(np.float32), context.poses[0])
+        session.observe(context.frames[0].astype(np.float32), context.poses[0])

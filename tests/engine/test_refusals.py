@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.engine.walks import assert_same, given, walk
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
@@ -40,10 +40,10 @@ def test_a_refused_control_moves_nobody(
     engine, twin = world.engine(3), world.engine(3).open(3, 0)
     session, other = engine.open(3, 0), engine.open(4, 0)
     walk(session, 1), walk(twin, 1)
-    before = (session.last, session.rewindable, other.last, other.rewindable)
+    before = (session.last, session.max_rewind, other.last, other.max_rewind)
     with pytest.raises(error, match=words):
         engine.step({session: Control({"forward"}), other: bad})
-    assert (session.last, session.rewindable, other.last, other.rewindable) == before
+    assert (session.last, session.max_rewind, other.last, other.max_rewind) == before
     assert_same(walk(session, 2, first=1), walk(twin, 2, first=1))
 
 
@@ -51,7 +51,7 @@ def test_a_pose_needs_a_world_with_poses(poseless: World) -> None:
     session = poseless.engine(1).open()
     with pytest.raises(ControlError, match="pose"):
         session.step(Control(pose=np.eye(4)))
-    assert session.rewindable == 0
+    assert session.max_rewind == 0
 
 
 @pytest.mark.parametrize("use", [
@@ -67,7 +67,7 @@ def test_a_closed_session_is_refused(world: World, use: Callable[[Session], obje
     session.close()
     with pytest.raises(EngineError, match="closed"):
         use(session)
-    assert session.rewindable == 2
+    assert session.max_rewind == 2
     assert engine.free == 2
 
 
@@ -76,7 +76,7 @@ def test_a_session_of_another_engine_is_refused(world: World) -> None:
     own, foreign = engine.open(), other.open()
     with pytest.raises(EngineError, match="another engine"):
         engine.step({own: Control(), foreign: Control()})
-    assert own.rewindable == foreign.rewindable == 0
+    assert own.max_rewind == foreign.max_rewind == 0
     engine.close(foreign)
     assert not foreign.closed
 
@@ -86,7 +86,7 @@ def test_one_closed_session_in_a_batch_stops_it(world: World) -> None:
     session = engine.open()
     with pytest.raises(EngineError, match="closed"):
         engine.step({session: Control(), closed(engine): Control()})
-    assert session.rewindable == 0
+    assert session.max_rewind == 0
 
 
 @pytest.mark.parametrize("frames", [0, -1, 3])
@@ -96,7 +96,7 @@ def test_a_rewind_beyond_the_history_is_refused(world: World, frames: int) -> No
     with pytest.raises(EngineError, match="within the 2 frames"):
         session.rewind(frames)
     assert session.last is steps[-1]
-    assert session.rewindable == 2
+    assert session.max_rewind == 2
 
 
 def test_without_a_free_slot_nothing_is_opened(world: World) -> None:
@@ -168,7 +168,7 @@ def test_a_world_without_starts_needs_given_frames(world: World) -> None:
     assert bare.engine(1).open(0, given(world)).index == 2
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"context": 1}, {"context": 0}, {"history": -1}])
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"context": 1}, {"context": 0}, {"rewind_frames": -1}])
 def test_an_engine_of_no_size(world: World, wrong: dict[str, int]) -> None:
     with pytest.raises(EngineError, match="engine"):
         world.engine(**wrong)
@@ -176,11 +176,11 @@ def test_an_engine_of_no_size(world: World, wrong: dict[str, int]) -> None:
 
 def test_other_numbers_of_passes(world: World) -> None:
     with pytest.raises(ConfigError, match="denoising steps"):
-        world.engine(steps=3)
+        world.engine(denoising_steps=3)
     engine = world.engine(1)
     with pytest.raises(ConfigError, match="denoising steps"):
-        engine.steps = 8
-    assert engine.steps == 2
+        engine.denoising_steps = 8
+    assert engine.denoising_steps == 2
 
 
 def test_a_device_that_is_not_there(world: World) -> None:

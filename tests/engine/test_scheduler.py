@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldsim.engine.scheduler import Move, Scheduler
+from worldsim.engine.scheduler import Scheduler, SlotChange
 from worldsim.errors import EngineError
 
 
@@ -17,9 +17,9 @@ def test_the_one_idle_for_longest_gives_way() -> None:
     scheduler.plan([b])
     scheduler.plan([a])
     plan = scheduler.plan([c])
-    assert [move.session for move in plan.park] == [b]
-    assert plan.seat == (Move(c, plan.park[0].slot),)
-    assert (scheduler.slot(b), scheduler.parked, scheduler.free) == (None, 1, 0)
+    assert [move.session for move in plan.offload] == [b]
+    assert plan.load == (SlotChange(c, plan.offload[0].slot),)
+    assert (scheduler.slot(b), scheduler.offloaded, scheduler.free) == (None, 1, 0)
 
 
 def test_a_full_one_admits_nobody() -> None:
@@ -39,26 +39,26 @@ def test_the_active_are_always_seated_and_nobody_shares(data: st.DataObject) -> 
     scheduler = Scheduler(slots, slots + data.draw(st.integers(0, 4)))
     live: list[int] = []
     for _ in range(data.draw(st.integers(1, 25))):
-        action = data.draw(st.sampled_from(["admit", "plan", "leave", "park"]))
+        action = data.draw(st.sampled_from(["admit", "plan", "remove", "offload"]))
         if action == "admit" and scheduler.free:
             live.append(scheduler.admit())
         elif action == "plan" and live:
             active = data.draw(st.lists(st.sampled_from(live), min_size=1, max_size=slots, unique=True))
             before = {one: scheduler.slot(one) for one in active}
             plan = scheduler.plan(active)
-            assert not {move.session for move in plan.park} & set(active)
-            seated = {move.session for move in plan.seat}
+            assert not {move.session for move in plan.offload} & set(active)
+            seated = {move.session for move in plan.load}
             for one in active:
                 assert scheduler.slot(one) is not None
                 assert (one in seated) == (before[one] is None)
-        elif action == "leave" and live:
-            scheduler.leave(live.pop(data.draw(st.integers(0, len(live) - 1))))
-        elif action == "park" and live:
+        elif action == "remove" and live:
+            scheduler.remove(live.pop(data.draw(st.integers(0, len(live) - 1))))
+        elif action == "offload" and live:
             one = data.draw(st.sampled_from(live))
             if scheduler.slot(one) is not None:
-                scheduler.park(one)
+                scheduler.offload(one)
         held = [scheduler.slot(one) for one in live if scheduler.slot(one) is not None]
         assert len(set(held)) == len(held)
         assert set(held) <= set(range(slots))
         assert scheduler.free == scheduler.sessions - len(live)
-        assert scheduler.parked == len(live) - len(held)
+        assert scheduler.offloaded == len(live) - len(held)

@@ -34,7 +34,7 @@ def test_a_world_is_loaded_once(tmp_path: Path) -> None:
 def test_environments_share_one_copy_of_the_weights(tmp_path: Path) -> None:
     folder = lively_world(tmp_path)
     envs = [gymnasium.make(ID, world=str(folder), device="cpu") for _ in range(6)]
-    assert len({id(env.unwrapped.dream.world) for env in envs}) == 1
+    assert len({id(env.unwrapped.core.world) for env in envs}) == 1
 
 
 def test_a_world_is_pickled_by_folder_and_digest(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from worldsim.engine.world import World, load
 from worldsim.errors import EngineError
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_a_restored_session_goes_on_bit_for_bit(any_world: World, steps: int) -> None:
-    engine = any_world.engine(2, steps=steps)
+@pytest.mark.parametrize("denoising_steps", [1, 4])
+def test_a_restored_session_goes_on_bit_for_bit(any_world: World, denoising_steps: int) -> None:
+    engine = any_world.engine(2, denoising_steps=denoising_steps)
     session = engine.open(3)
     walk(session, 5)
     twin = engine.restore(session.snapshot())
     assert_same([twin.last], [session.last])
     assert (twin.seed, twin.start, twin.index) == (session.seed, session.start, session.index)
-    assert twin.rewindable == 0
+    assert twin.max_rewind == 0
     assert_same(walk(twin, 8, first=5), walk(session, 8, first=5))
     assert twin.snapshot() == session.snapshot()
 
@@ -96,7 +96,7 @@ def test_a_snapshot_of_other_weights_is_refused(tmp_path: Path, world: World) ->
         stored.networks.generator.registers.add_(0.5)
     save_world(path, stored.config, stored.networks, stored.starts, "")
     other = load(path, "cpu", torch.float32)
-    assert other.digest != world.digest
+    assert other.weights_sha256 != world.weights_sha256
     with pytest.raises(EngineError, match="weights"):
         other.engine(1).restore(world.engine(1).open().snapshot())
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.engine.walks import control, walk
-from tests.kernels.ways import threads
-from worldsim.engine.crew import Crew
+from tests.kernels.compare import threads
 from worldsim.engine.engine import Engine
+from worldsim.engine.thread_tuner import ThreadTuner
 from worldsim.engine.world import World
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -32,17 +32,17 @@ def frames(engine: Engine, seed: int, count: int) -> list[bytes]:
 @pytest.mark.parametrize("slots", [6, 2])
 def test_threads_that_share_an_engine_get_their_own_frames(world: World, slots: int) -> None:
     """With fewer slots than threads sessions are parked and come back between others' steps."""
-    alone = world.engine(1, history=0)
+    alone = world.engine(1, rewind_frames=0)
     true = [frames(alone, seed, 6) for seed in range(6)]
-    parking = (6 - slots) * alone.session_bytes
-    shared = world.engine(slots, history=4, parking=parking)
+    offload_bytes = (6 - slots) * alone.session_bytes
+    shared = world.engine(slots, rewind_frames=4, offload_bytes=offload_bytes)
     with ThreadPoolExecutor(6) as pool:
         told = list(pool.map(lambda seed: frames(shared, seed, 6), range(6)))
     assert told == true
 
 
 def test_a_session_that_threads_rewind_and_step_stays_whole(world: World) -> None:
-    session = world.engine(1, history=8).open(0, 0)
+    session = world.engine(1, rewind_frames=8).open(0, 0)
     first = session.index
 
     def there_and_back(_: int) -> None:
@@ -56,7 +56,7 @@ def test_a_session_that_threads_rewind_and_step_stays_whole(world: World) -> Non
 
 
 def _dream(pipe: Connection, engine: Engine, inherited: bool) -> None:
-    used = engine if inherited else engine.world.engine(2, history=0)
+    used = engine if inherited else engine.world.engine(2, rewind_frames=0)
     pipe.send((torch.get_num_threads(), frames(used, 3, 2)))
 
 
@@ -64,7 +64,7 @@ def _dream(pipe: Connection, engine: Engine, inherited: bool) -> None:
 @pytest.mark.parametrize("inherited", [True, False])
 def test_a_forked_child_dreams_on_one_thread(world: World, inherited: bool) -> None:
     with threads(2):
-        engine = world.engine(2, history=0)
+        engine = world.engine(2, rewind_frames=0)
         true = frames(engine, 3, 2)
         torch.ones(1 << 20).add_(1)  # torch has threads now that the child will not have
         pair = [engine.open(seed, 0) for seed in range(2)]
@@ -106,13 +106,13 @@ class Machine:
 
     def __init__(self) -> None:
         self.seconds = {1: 0.017, 2: 0.010}
-        self.crew, self.spent = Crew(2), 0.0
+        self.tuner, self.spent = ThreadTuner(2), 0.0
 
     def step(self, count: int) -> list[int]:
         picked = []
         for _ in range(count):
-            picked.append(self.crew.pick())
-            self.crew.note(picked[-1], self.seconds[picked[-1]])
+            picked.append(self.tuner.choose())
+            self.tuner.record(picked[-1], self.seconds[picked[-1]])
             self.spent += self.seconds[picked[-1]]
         return picked
 

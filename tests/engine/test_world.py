@@ -12,7 +12,7 @@ import worldsim
 from worldsim.engine import precision
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.world import World, load
-from worldsim.processor import Processor
+from worldsim.utils.cpu_info import CpuInfo
 
 
 def test_a_world_tells_what_it_is(world: World) -> None:
@@ -22,7 +22,7 @@ def test_a_world_tells_what_it_is(world: World) -> None:
     assert world.params == sum(p.numel() for p in world.networks.parameters())
     assert world.card.startswith("# tiny")
     assert len(world.starts) == 2
-    assert len(world.digest) == 64
+    assert len(world.weights_sha256) == 64
     assert (world.device.type, world.dtype) == ("cpu", torch.float32)
 
 
@@ -51,8 +51,8 @@ def test_the_number_type_follows_the_processor_where_torch_makes_frames(
     flags: set[str],
     dtype: torch.dtype,
 ) -> None:
-    by_kernels = world.networks.suits_kernels
-    monkeypatch.setattr(precision, "processor", lambda: Processor("", vendor, frozenset(flags)))
+    by_kernels = world.networks.supports_kernels
+    monkeypatch.setattr(precision, "cpu_info", lambda: CpuInfo("", vendor, frozenset(flags)))
     assert best_dtype(poseless.networks) == dtype
     assert best_dtype(world.networks) == (torch.float32 if by_kernels else dtype)
 
@@ -63,10 +63,10 @@ def test_nothing_is_trained_here(world: World) -> None:
 
 
 def test_in_half_precision_what_is_looked_up_stays_whole(half: World) -> None:
-    place = half.networks.tokenizer.place
-    assert place.ground.dtype == place.occupancy.dtype == torch.float32
+    scene = half.networks.tokenizer.scene
+    assert scene.ground_plane.dtype == scene.occupancy.dtype == torch.float32
     # Kernels count in float32.
-    assert place.colour[1].weight.dtype == (torch.bfloat16 if place.look is None else torch.float32)
+    assert scene.colour_mlp[1].weight.dtype == (torch.bfloat16 if scene.renderer is None else torch.float32)
     assert half.networks.generator.view_in.weight.dtype == torch.bfloat16
 
 

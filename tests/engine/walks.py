@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
@@ -15,7 +15,7 @@ KEYS = ({"forward"}, {"forward", "turn_left"}, set(), {"strafe_right"}, {"turn_r
 
 def control(t: int) -> Control:
     """The t-th control of a walk, the same in all tests."""
-    return Control(KEYS[t % len(KEYS)], look=0.01 * (t % 3))
+    return Control(KEYS[t % len(KEYS)], yaw=0.01 * (t % 3))
 
 
 def walk(session: Session, steps: int, first: int = 0) -> list[Step]:
@@ -30,7 +30,7 @@ def assert_same(a: list[Step], b: list[Step]) -> None:
         assert (one.pose is None) == (other.pose is None)
         if one.pose is not None:
             np.testing.assert_array_equal(one.pose, other.pose)
-        figures = [(s.index, s.reward, s.terminated, s.drift, s.pose_given) for s in (one, other)]
+        figures = [(s.index, s.reward, s.terminated, s.uncertainty, s.pose_given) for s in (one, other)]
         assert figures[0] == figures[1]
 
 

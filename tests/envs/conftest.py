@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.envs.fake_world import FakeWorld
-from worldsim.checkpoint import tiny_world
 from worldsim.engine.world import World, load
+from worldsim.testing import tiny_world
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A world whose every figure is known beforehand, behind the engine's interface.
 
 Frames are noise that depends on the seed and on all controls so far; the reward is 1 for each frame with
-"forward" down; drift grows by 0.1 a frame; an episode terminates at frame ``ends_at`` of its own counting.
+"forward" down; uncertainty grows by 0.1 a frame; an episode terminates at frame ``ends_at`` of its own counting.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 import torch
 
 from worldsim import camera
-from worldsim.controls import DOOM_KEYS, Control, ControlSpace
+from worldsim.controls import Control, ControlSpace
 from worldsim.engine.step import Step
+from worldsim.envs.sources.doom import DOOM_KEYS
 
-COMBOS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
+ACTIONS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
 
 
-def control_space(*, pose: bool = True, look: bool = True) -> ControlSpace:
+def control_space(*, pose: bool = True, yaw: bool = True) -> ControlSpace:
     """The key space of the Doom worlds, small."""
-    return ControlSpace(keys=DOOM_KEYS, look=look, pose=pose, combos=COMBOS)
+    return ControlSpace(keys=DOOM_KEYS, yaw=yaw, pose=pose, discrete_actions=ACTIONS)
 
 
 @dataclass
@@ -43,8 +44,8 @@ class FakeWorld:
         controls = control_space(pose=self.has_pose)
         return SimpleNamespace(size=self.size, fps=17.5, control_space=controls, has_pose=self.has_pose)
 
-    def engine(self, slots: int = 8, steps: int = 2, history: int = 64) -> FakeEngine:
-        self.engines.append(FakeEngine(self, slots, steps))
+    def engine(self, slots: int = 8, denoising_steps: int = 2, rewind_frames: int = 64) -> FakeEngine:
+        self.engines.append(FakeEngine(self, slots, denoising_steps))
         return self.engines[-1]
 
 
@@ -54,7 +55,7 @@ class FakeEngine:
 
     world: FakeWorld
     slots: int
-    steps: int
+    denoising_steps: int
     open_sessions: list[FakeSession] = field(default_factory=list)
 
     def open(self, seed: int = 0, start: Any = None) -> FakeSession:

@@ -7,10 +7,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
-from tests.envs.fake_world import COMBOS, control_space
+from tests.envs.fake_world import ACTIONS, control_space
 from worldsim import camera
 from worldsim.controls import Control
-from worldsim.envs.actions import KINDS, LOOK_LIMIT, make_actions
+from worldsim.envs.actions import KINDS, MAX_YAW, make_actions
 from worldsim.envs.pose_space import PoseSpace
 from worldsim.errors import CameraError, ConfigError, ControlError
 
@@ -25,7 +25,7 @@ def test_every_sampled_action_is_a_control_and_every_combination_can_be_written(
         sample = actions.space.sample()
         assert sample in actions.space
         actions.controls.validate(actions.decode(sample))
-    for i, combo in enumerate(COMBOS):
+    for i, combo in enumerate(ACTIONS):
         assert actions.encode(i) in actions.space
         assert actions.decode(actions.encode(i)) == Control(combo)
 
@@ -49,7 +49,7 @@ def test_what_the_kinds_mean() -> None:
     bits = np.array([1, 0, 0, 0, 0, 1], np.int8)
     assert make_actions("multi_binary", controls).decode(bits) == Control({"forward", "turn_right"})
     box = make_actions("box", controls).decode(np.array([0.2, -1, 0, 0, 0, 0, -0.5]))
-    assert box == Control({"forward"}, look=-0.5 * LOOK_LIMIT)
+    assert box == Control({"forward"}, yaw=-0.5 * MAX_YAW)
     both = make_actions("dict", controls).decode({"keys": bits, "pose": POSE})
     assert both == Control({"forward", "turn_right"}, pose=POSE)
 
@@ -90,9 +90,9 @@ def test_a_world_without_camera_takes_no_pose() -> None:
 
 
 def test_a_world_without_look_has_one_number_a_key() -> None:
-    actions = make_actions("box", control_space(look=False))
+    actions = make_actions("box", control_space(yaw=False))
     assert actions.space.shape == (6,)
-    assert actions.decode(np.ones(6)).look == 0
+    assert actions.decode(np.ones(6)).yaw == 0
 
 
 def test_unknown_kind() -> None:
@@ -103,7 +103,7 @@ def test_unknown_kind() -> None:
 def test_keyboard_codes() -> None:
     actions = make_actions("discrete", control_space()).keys_to_action()
     assert actions[(ord("w"),)] == 1
-    assert set(actions.values()) == set(range(1, len(COMBOS)))
+    assert set(actions.values()) == set(range(1, len(ACTIONS)))
     assert all(codes == tuple(sorted(codes)) for codes in actions)
 
 

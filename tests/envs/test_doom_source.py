@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from worldsim.camera import check_pose, planar, rays, relative
-from worldsim.controls import DOOM_KEYS, Control
+from worldsim.controls import Control
 from worldsim.envs.sources import Observation, Source, make_source
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import DependencyError, SourceError
 
 pytest.importorskip("vizdoom")
@@ -30,13 +31,13 @@ def maze() -> Iterator[Source]:
 
 
 def walk(seed: int, frames: int) -> list[Control]:
-    """Keys and looks that are held for a while, so that the camera goes somewhere."""
+    """Keys and yaws that are held for a while, so that the camera goes somewhere."""
     rng = np.random.default_rng(seed)
     controls: list[Control] = []
     while len(controls) < frames:
         keys = [key for key in DOOM_KEYS if rng.random() < 0.3] + ["forward"]
-        look = float(rng.normal(0, 0.05)) if rng.random() < 0.3 else 0.0
-        controls += [Control(keys, look=look)] * int(rng.integers(4, 12))
+        yaw = float(rng.normal(0, 0.05)) if rng.random() < 0.3 else 0.0
+        controls += [Control(keys, yaw=yaw)] * int(rng.integers(4, 12))
     return controls[:frames]
 
 
@@ -114,16 +115,16 @@ def yaw_after(source: Source, control: Control, frames: int = 1) -> float:
     return math.remainder(before - after, 2 * math.pi)
 
 
-@pytest.mark.parametrize("look", [0.2, -0.35, 0.01])
-def test_look_is_the_turn_of_one_frame_to_the_right(maze: Source, look: float) -> None:
-    assert yaw_after(maze, Control(look=look)) == pytest.approx(look, abs=3e-4)
+@pytest.mark.parametrize("yaw", [0.2, -0.35, 0.01])
+def test_look_is_the_turn_of_one_frame_to_the_right(maze: Source, yaw: float) -> None:
+    assert yaw_after(maze, Control(yaw=yaw)) == pytest.approx(yaw, abs=3e-4)
 
 
 def test_look_adds_to_the_turning_keys(maze: Source) -> None:
     right = yaw_after(maze, Control({"turn_right"}))
     assert right > 0.02
     assert yaw_after(maze, Control({"turn_left"})) == pytest.approx(-right, abs=3e-4)
-    assert yaw_after(maze, Control({"turn_right"}, look=0.1)) == pytest.approx(right + 0.1, abs=3e-4)
+    assert yaw_after(maze, Control({"turn_right"}, yaw=0.1)) == pytest.approx(right + 0.1, abs=3e-4)
 
 
 @pytest.mark.parametrize(

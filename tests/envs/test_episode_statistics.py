@@ -66,8 +66,8 @@ def test_earlier_statistics_stay_as_they_were() -> None:
     assert info["_episode"].all()
 
 
-def test_a_referees_rewards_are_counted() -> None:
-    envs = make_envs(referee=lambda step: (2.5, step.index == 2))
+def test_rewards_of_a_function_are_counted() -> None:
+    envs = make_envs(reward_fn=lambda step: (2.5, step.index == 2))
     envs.reset(seed=0)
     envs.step(np.zeros(N, int))
     *_, info = envs.step(np.zeros(N, int))

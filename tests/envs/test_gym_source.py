@@ -50,7 +50,7 @@ def test_frames_are_averaged_over_areas() -> None:
 def test_keys_move_the_dot_and_the_edge_ends_the_task() -> None:
     source = make_source(DOTS)
     assert source.spec.control_space.keys == ("left", "right")
-    assert source.spec.control_space.combos == ((), ("left",), ("right",))
+    assert source.spec.control_space.discrete_actions == ((), ("left",), ("right",))
     start = column(source.reset(1).frame)
     assert column(source.step(Control({"right"})).frame) == start + 1
     assert column(source.step(Control()).frame) == start + 1
@@ -96,7 +96,7 @@ def test_several_discrete_actions_at_once() -> None:
     np.testing.assert_array_equal(action_of("Grid-v0", "axis0_action1", "axis3_action1"), [[1, 0], [0, 1]])
     space = make_source("gym:Levers-v0").spec.control_space
     assert space.keys == ("axis0_action1", "axis0_action2", "axis1_action1")
-    assert ("axis0_action2", "axis1_action1") in space.combos
+    assert ("axis0_action2", "axis1_action1") in space.discrete_actions
 
 
 @pytest.mark.parametrize("name", ["gym:GreyDots-v0", "gym:FlatDots-v0"])
@@ -162,7 +162,7 @@ def test_installed_packages_are_imported(module: str, name: str, size: tuple[int
 def test_an_axis_that_starts_at_its_rest_has_one_key() -> None:
     space = make_source("gym:Axes-v0").spec.control_space
     assert space.keys == ("axis0_minus", "axis0_plus", "axis1_plus")
-    assert ("axis0_minus", "axis1_plus") in space.combos
+    assert ("axis0_minus", "axis1_plus") in space.discrete_actions
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldsim.engine.world import World
-from worldsim.envs import upcoming
-from worldsim.envs.action_rows import ActionRows
+from worldsim.envs import reset_queue
+from worldsim.envs.batched_actions import BatchedActions
 from worldsim.envs.episode_statistics import EpisodeStatistics
-from worldsim.envs.referee import Together
+from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import ConfigError
-from worldsim.model import footing
 from worldsim.sampling import imagine, philox
+from worldsim.scene import walkable_map
 
 N = 4
 WAITING = ("item", "numpy", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
@@ -63,7 +63,7 @@ def nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def one_lane(envs: ImaginedVectorEnv) -> None:
     """As a GPU has it: the whole batch in this thread, which is watched."""
     batch: Any = envs.batch
-    batch._lanes.run = lambda count, work: [(np.arange(count), work(np.arange(count)))]
+    batch._workers.run = lambda count, work: [(np.arange(count), work(np.arange(count)))]
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
     noise = lambda state, draw, shape: philox.normal_rows(state.seeds, state.indices, draw, shape)  # noqa: E731
     monkeypatch.setattr(imagine, "normals", noise)
-    monkeypatch.setattr(footing, "asks", lambda device: False)
-    decode = lambda self, actions: imagine.Controls(self.unchecked(actions))  # noqa: E731
-    monkeypatch.setattr(ActionRows, "controls", decode)
+    monkeypatch.setattr(walkable_map, "asks", lambda device: False)
+    decode = lambda self, actions: imagine.ControlBatch(self.unchecked(actions))  # noqa: E731
+    monkeypatch.setattr(BatchedActions, "controls", decode)
     return monkeypatch
 
 
 @pytest.mark.parametrize(
-    "look",
+    "read",
     [
         lambda one: one.item(),
         lambda one: one.tolist(),
@@ -94,16 +94,16 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         lambda one: torch.tensor(1.0),
     ],
 )
-def test_the_watch_sees_what_waits(monkeypatch: pytest.MonkeyPatch, look: Callable[[Tensor], Any]) -> None:
+def test_the_watch_sees_what_waits(monkeypatch: pytest.MonkeyPatch, read: Callable[[Tensor], Any]) -> None:
     one = torch.ones(1)
     with pytest.raises(AssertionError), nothing_is_asked(monkeypatch):
-        look(one)
+        read(one)
     with nothing_is_asked(monkeypatch):
         one.add(1)
 
 
 def spoilt(steps: Any) -> tuple[Tensor, Tensor]:
-    """A referee by whom episodes end often, each at times of its own."""
+    """A reward function by whom episodes end often, each at times of its own."""
     return steps.reward * 2, (steps.index + steps.seed) % 5 == 0
 
 
@@ -112,8 +112,8 @@ def spoilt(steps: Any) -> tuple[Tensor, Tensor]:
 def test_nothing_is_asked(tiny_loaded: World, as_on_a_gpu: pytest.MonkeyPatch, mode: str, kind: str) -> None:
     envs = EpisodeStatistics(
         ImaginedVectorEnv(
-            N, world=tiny_loaded, steps=1, actions=kind, max_episode_steps=5, autoreset_mode=mode,
-            referee=Together(spoilt), drift_limit=0.9, starts=[0, 1],
+            N, world=tiny_loaded, denoising_steps=1, actions=kind, max_episode_steps=5, autoreset_mode=mode,
+            reward_fn=BatchedRewardFn(spoilt), max_uncertainty=0.9, starts=[0, 1],
         )
     )  # fmt: skip
     one_lane(envs.env)
@@ -125,14 +125,14 @@ def test_nothing_is_asked(tiny_loaded: World, as_on_a_gpu: pytest.MonkeyPatch, m
     as_on_a_gpu.setattr("worldsim.envs.vector.mask_on", masks)
     as_on_a_gpu.setattr("worldsim.envs.episode_statistics.mask_on", masks)
     with nothing_is_asked(as_on_a_gpu):
-        for _ in range(upcoming._PERIOD - 3):
+        for _ in range(reset_queue._PERIOD - 3):
             *_, terminated, truncated, _ = envs.step(actions)
             if mode == "Disabled":
                 envs.reset(options={"reset_mask": terminated | truncated})
 
 
 def dream(world: World, mode: str, frames: int) -> list[tuple[Any, ...]]:
-    envs = ImaginedVectorEnv(N, world=world, steps=1, referee=Together(spoilt), autoreset_mode=mode)
+    envs = ImaginedVectorEnv(N, world=world, denoising_steps=1, reward_fn=BatchedRewardFn(spoilt), autoreset_mode=mode)
     one_lane(envs)
     _, info = envs.reset(seed=3)
     told = [(info["seed"],)]
@@ -149,7 +149,7 @@ def dream(world: World, mode: str, frames: int) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 def test_the_host_need_not_know(tiny_loaded: World, mode: str) -> None:
     """Episodes that the device begins by itself are those that the host would have begun."""
-    frames = 3 * upcoming._PERIOD
+    frames = 3 * reset_queue._PERIOD
     known = dream(tiny_loaded, mode, frames)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
@@ -161,23 +161,23 @@ def test_the_host_need_not_know(tiny_loaded: World, mode: str) -> None:
 
 def test_episodes_of_a_frame_do_not_outrun_the_host() -> None:
     drawn = iter(range(10**6))
-    queues = upcoming.Upcoming(2, torch.device("cpu"), lambda place: (next(drawn), place))
+    queues = reset_queue.ResetQueue(2, torch.device("cpu"), lambda place: (next(drawn), place))
     mask, seen = torch.tensor([True, False]), []
-    for _ in range(5 * upcoming._DEPTH):
+    for _ in range(5 * reset_queue._DEPTH):
         seeds, starts = queues.take(mask)
         seen.append(int(seeds[0]))
-        assert (int(seeds[1]), starts.tolist()) == (upcoming._DEPTH, [0, 1])
+        assert (int(seeds[1]), starts.tolist()) == (reset_queue._DEPTH, [0, 1])
     assert len(set(seen)) == len(seen)
     assert seen == sorted(seen)
-    assert queues.draw([1]) == [upcoming._DEPTH]
+    assert queues.draw([1]) == [reset_queue._DEPTH]
     before = int(queues.take(mask)[0][0])
     queues.forget([0])
     assert int(queues.take(mask)[0][0]) > before + 1
 
 
-@pytest.mark.parametrize("ruling", [1, (torch.zeros(2), torch.zeros(2)), (torch.zeros(1), torch.ones(2) > 0)])
-def test_a_referee_of_all_must_rule_on_each(tiny_loaded: World, ruling: Any) -> None:
-    envs = ImaginedVectorEnv(2, world=tiny_loaded, steps=1, referee=Together(lambda steps: ruling))
+@pytest.mark.parametrize("result", [1, (torch.zeros(2), torch.zeros(2)), (torch.zeros(1), torch.ones(2) > 0)])
+def test_a_batched_reward_fn_must_return_one_of_each(tiny_loaded: World, result: Any) -> None:
+    envs = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1, reward_fn=BatchedRewardFn(lambda steps: result))
     envs.reset(seed=0)
-    with pytest.raises(ConfigError, match="referee"):
+    with pytest.raises(ConfigError, match="reward_fn"):
         envs.step([0, 0])

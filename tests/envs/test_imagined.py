@@ -22,7 +22,7 @@ ID = "worldsim:WorldsimWorld-v0"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gymnasium_has_nothing_to_complain_about(tiny_loaded: World, kind: str) -> None:
-    env = gymnasium.make(ID, world=tiny_loaded, actions=kind, steps=1)
+    env = gymnasium.make(ID, world=tiny_loaded, actions=kind, denoising_steps=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
@@ -30,7 +30,7 @@ def test_gymnasium_has_nothing_to_complain_about(tiny_loaded: World, kind: str) 
 
 
 def test_nor_about_a_world_that_is_loaded_by_name(tiny: Path) -> None:
-    env = gymnasium.make(ID, world=str(tiny), steps=1, device="cpu", render_mode="rgb_array")
+    env = gymnasium.make(ID, world=str(tiny), denoising_steps=1, device="cpu", render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped)
@@ -57,7 +57,7 @@ def play(env: ImaginedEnv, actions: list[int], **reset: Any) -> list[tuple[Any, 
 
 
 def test_same_seed_and_actions_same_frames(tiny_loaded: World) -> None:
-    first, second = (ImaginedEnv(tiny_loaded, steps=1) for _ in range(2))
+    first, second = (ImaginedEnv(tiny_loaded, denoising_steps=1) for _ in range(2))
     for a, b in zip(play(first, [1, 1, 2], seed=7), play(second, [1, 1, 2], seed=7), strict=True):
         assert_array_equal(a[0], b[0])
         assert_array_equal(a[-1]["pose"], b[-1]["pose"])
@@ -66,22 +66,22 @@ def test_same_seed_and_actions_same_frames(tiny_loaded: World) -> None:
 
 
 def test_an_env_shows_what_a_session_shows(tiny_loaded: World) -> None:
-    session = tiny_loaded.engine(slots=1, steps=2).open(seed=3)
+    session = tiny_loaded.engine(slots=1, denoising_steps=2).open(seed=3)
     env = ImaginedEnv(tiny_loaded)
     observation, info = env.reset(seed=3)
     assert_array_equal(observation, session.frame)
     assert info["seed"] == 3
     for action in (1, 0, 2):
-        step = session.step(env.dream.world.spec.control_space.from_discrete(action))
+        step = session.step(env.core.world.spec.control_space.from_discrete(action))
         observation, reward, terminated, truncated, info = env.step(action)
         assert_array_equal(observation, step.frame)
         assert_array_equal(info["pose"], step.pose)
         assert (reward, terminated, truncated) == (step.reward, step.terminated, False)
-        assert (info["drift"], info["frame_index"]) == (step.drift, step.index)
+        assert (info["uncertainty"], info["frame_index"]) == (step.uncertainty, step.index)
 
 
 def test_a_given_pose_is_obeyed_and_said_to_be_given(tiny_loaded: World) -> None:
-    env = ImaginedEnv(tiny_loaded, actions="dict", steps=1)
+    env = ImaginedEnv(tiny_loaded, actions="dict", denoising_steps=1)
     _, info = env.reset(seed=0)
     assert info["pose_given"]  # the start's frames came with theirs
     *_, info = env.step({"keys": np.zeros(6, np.int8), "pose": np.zeros((4, 4))})
@@ -93,8 +93,8 @@ def test_a_given_pose_is_obeyed_and_said_to_be_given(tiny_loaded: World) -> None
 
 
 def test_reset_to_given_frames(tiny_loaded: World) -> None:
-    env = ImaginedEnv(tiny_loaded, steps=1)
-    context = env.dream.world.starts[1]
+    env = ImaginedEnv(tiny_loaded, denoising_steps=1)
+    context = env.core.world.starts[1]
     parts = {"frames": context.frames, "controls": context.controls, "poses": context.poses}
     by_number = play(env, [1, 1], seed=5, options={"start": 1})
     for given in (context, parts):
@@ -136,7 +136,7 @@ def test_reward_and_termination_come_from_the_model() -> None:
 
 
 def test_drift_beyond_its_limit_truncates(fake: FakeWorld) -> None:
-    env = ImaginedEnv(fake, drift_limit=0.25)
+    env = ImaginedEnv(fake, max_uncertainty=0.25)
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
@@ -195,7 +195,7 @@ def test_sessions_are_closed(fake: FakeWorld) -> None:
 def test_arguments_out_of_range(fake: FakeWorld) -> None:
     with pytest.raises(ConfigError, match="render_mode"):
         ImaginedEnv(fake, render_mode="ansi")
-    with pytest.raises(ConfigError, match="drift_limit"):
-        ImaginedEnv(fake, drift_limit=0)
+    with pytest.raises(ConfigError, match="max_uncertainty"):
+        ImaginedEnv(fake, max_uncertainty=0)
     with pytest.raises(CheckpointError):
         ImaginedEnv("no-such-world")

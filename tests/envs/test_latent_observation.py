@@ -10,15 +10,15 @@ import torch
 
 from tests.envs.fake_world import FakeWorld
 from tests.tiny_moving import SPEC, moving_world
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.engine.world import World, load
+from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
-from worldsim.envs.held_actions import HeldActions
 from worldsim.envs.imagined import ImaginedEnv
-from worldsim.envs.referee import Together
+from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import ConfigError, EngineError
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.control_batch import ControlBatch
 
 N = 3
 
@@ -33,8 +33,8 @@ def made(world: Any, **options: Any) -> ImaginedVectorEnv:
 
 
 def test_what_is_observed_is_what_the_frames_are_decoded_from(world: World) -> None:
-    never = Together(lambda step: (step.reward, torch.zeros_like(step.terminated)))
-    blind, seeing = made(world, observation="latent", referee=never), world.engine(N)
+    never = BatchedRewardFn(lambda step: (step.reward, torch.zeros_like(step.terminated)))
+    blind, seeing = made(world, observation="latent", reward_fn=never), world.engine(N)
     sessions = [seeing.open(seed) for seed in range(N)]
     observed, _ = blind.reset(seed=0)
     assert observed.shape == (N, *blind.single_observation_space.shape) == (N, 6 + 256)
@@ -56,10 +56,10 @@ def test_a_start_is_observed_too(world: World) -> None:
     none = np.zeros((1, 2 + 1), np.float32)
     batch.begin([0], [5], [Context(frames[:1], none)])
     for frame in frames[1:]:
-        batch.observe(frame[None], Controls(none))
+        batch.observe(frame[None], ControlBatch(none))
     torch.testing.assert_close(batch.now.features, first, atol=1e-5, rtol=1e-5)
     with pytest.raises(EngineError, match="uint8"):
-        batch.observe(frames[:2], Controls(none))
+        batch.observe(frames[:2], ControlBatch(none))
 
 
 def test_temperature_reaches_the_dream(world: World) -> None:
@@ -99,8 +99,8 @@ def test_refusals(world: World, fake: FakeWorld) -> None:
 
 
 def test_the_chance_of_an_end_is_told_and_drawn(world: World) -> None:
-    rule = Together(lambda step: (step.end_chance, step.terminated))
-    envs = made(world, observation="latent", referee=rule)
+    rule = BatchedRewardFn(lambda step: (step.termination_prob, step.terminated))
+    envs = made(world, observation="latent", reward_fn=rule)
     envs.reset(seed=0)
     chances = torch.stack([envs.step(np.zeros(N, int))[1] for _ in range(5)])
     assert ((chances > 0) & (chances < 1)).all()
@@ -108,7 +108,7 @@ def test_the_chance_of_an_end_is_told_and_drawn(world: World) -> None:
 
 def test_held_actions_add_up_and_report_an_end_once() -> None:
     """A frame forward gives 1; an episode has 6 frames: it ends in the middle of the second decision."""
-    envs = HeldActions(EpisodeStatistics(made(FakeWorld(ends_at=6))), 4)
+    envs = ActionRepeat(EpisodeStatistics(made(FakeWorld(ends_at=6))), 4)
     envs.reset(seed=0)
     _, rewards, terminated, _, info = envs.step(np.ones(N, int))
     assert rewards.tolist() == [4.0] * N
@@ -127,4 +127,4 @@ def test_held_actions_add_up_and_report_an_end_once() -> None:
 def test_held_actions_need_same_step() -> None:
     envs = ImaginedVectorEnv(N, world=FakeWorld(), autoreset_mode="NextStep")
     with pytest.raises(ConfigError, match="SameStep"):
-        HeldActions(EpisodeStatistics(envs), 4)
+        ActionRepeat(EpisodeStatistics(envs), 4)

@@ -17,7 +17,7 @@ from worldsim.engine.world import World
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.envs.numpy_vector import NumpyVectorEnv
-from worldsim.envs.referee import Together
+from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.vector import ImaginedVectorEnv
 
 ID = "worldsim:WorldsimWorld-v0"
@@ -85,7 +85,7 @@ def test_a_partial_reset_after_the_end_is_not_done_twice() -> None:
 
 
 class Counts:
-    """A referee that remembers how often each episode was ruled on."""
+    """A reward function that remembers how often each episode was evaluated."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -99,19 +99,19 @@ class Counts:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_referees_rule_on_steps_only(together: bool) -> None:
-    referee: Any = Counts
+def test_reward_fns_see_steps_only(together: bool) -> None:
+    reward_fn: Any = Counts
     if together:
-        referee = Together(lambda steps: (steps.index.float(), steps.index >= 3))
-    envs = made(FakeWorld(), referee=referee)
+        reward_fn = BatchedRewardFn(lambda steps: (steps.index.float(), steps.index >= 3))
+    envs = made(FakeWorld(), reward_fn=reward_fn)
     envs.reset(seed=0)
     told = [tuple(part.tolist()[0] for part in envs.step(FORWARD)[1:3]) for _ in range(5)]
     assert told == [(1, False), (2, False), (3, True), (0, False), (1, False)]
 
 
 def test_a_real_world_begins_anew(tiny_loaded: World) -> None:
-    never = Together(lambda steps: (steps.reward, steps.index < 0))
-    envs = made(tiny_loaded, max_episode_steps=2, steps=1, referee=never)
+    never = BatchedRewardFn(lambda steps: (steps.reward, steps.index < 0))
+    envs = made(tiny_loaded, max_episode_steps=2, denoising_steps=1, reward_fn=never)
     envs.reset(seed=0)
     indices = [envs.step([1, 0, 2])[4]["frame_index"].tolist() for _ in range(5)]
     begun = indices[2]

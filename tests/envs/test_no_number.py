@@ -1,4 +1,4 @@
-"""Worlds without poses give no drift at all, and poses that mean nothing are told, in environments too."""
+"""Worlds without poses give no uncertainty at all, and poses that mean nothing are told, in environments too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from tests.bridge.server_process import serving
 from tests.tiny import lively_world
 from worldsim import camera
-from worldsim.agents.human.lane import Lane
+from worldsim.agents.human.branch import Branch
 from worldsim.bridge.client import Client
 from worldsim.engine.world import World, load
 from worldsim.envs.imagined import ImaginedEnv
@@ -32,64 +32,64 @@ def poseless(folder: Path) -> World:
 
 
 def test_an_environment_says_none(poseless: World) -> None:
-    env = ImaginedEnv(poseless, steps=1)
+    env = ImaginedEnv(poseless, denoising_steps=1)
     _, info = env.reset(seed=0)
-    assert info["drift"] is None
+    assert info["uncertainty"] is None
     *_, info = env.step(1)
-    assert info["drift"] is None
+    assert info["uncertainty"] is None
     assert "pose" not in info
-    check_env(ImaginedEnv(poseless, steps=1), skip_render_check=True)
+    check_env(ImaginedEnv(poseless, denoising_steps=1), skip_render_check=True)
 
 
 def test_a_vector_says_nan(poseless: World) -> None:
-    envs = ImaginedVectorEnv(2, world=poseless, steps=1)
-    assert envs.reset(seed=0)[1]["drift"].isnan().all()
-    assert envs.step([0, 1])[4]["drift"].isnan().all()
+    envs = ImaginedVectorEnv(2, world=poseless, denoising_steps=1)
+    assert envs.reset(seed=0)[1]["uncertainty"].isnan().all()
+    assert envs.step([0, 1])[4]["uncertainty"].isnan().all()
 
 
 def test_a_limit_that_nothing_can_pass_is_refused(poseless: World) -> None:
-    with pytest.raises(ConfigError, match="drift_limit needs a world with poses"):
-        ImaginedEnv(poseless, drift_limit=0.5)
-    with pytest.raises(ConfigError, match="drift_limit needs a world with poses"):
-        ImaginedVectorEnv(2, world=poseless, drift_limit=0.5)
+    with pytest.raises(ConfigError, match="max_uncertainty needs a world with poses"):
+        ImaginedEnv(poseless, max_uncertainty=0.5)
+    with pytest.raises(ConfigError, match="max_uncertainty needs a world with poses"):
+        ImaginedVectorEnv(2, world=poseless, max_uncertainty=0.5)
 
 
 def test_the_wire_says_none(folder: Path, tmp_path: Path) -> None:
-    with serving(folder, f"ipc://{tmp_path}/s", "--slots", "4", "--steps", "1") as server:
+    with serving(folder, f"ipc://{tmp_path}/s", "--slots", "4", "--denoising-steps", "1") as server:
         with Client(server.address) as client:
             session = client.open(seed=1)
-            assert session.last.drift is None
-            assert session.step("forward").drift is None
-            assert client.step_many({session: None})[session].drift is None
+            assert session.last.uncertainty is None
+            assert session.step("forward").uncertainty is None
+            assert client.step_many({session: None})[session].uncertainty is None
         envs = gymnasium.make_vec("worldsim:WorldsimRemote-v0", num_envs=2, address=server.address)
-        assert np.isnan(envs.reset(seed=0)[1]["drift"]).all()
+        assert np.isnan(envs.reset(seed=0)[1]["uncertainty"]).all()
         envs.close()
 
 
 def test_the_wire_says_what_is_not_known(tmp_path: Path) -> None:
     world = lively_world(tmp_path)
     with (
-        serving(world, f"ipc://{tmp_path}/s", "--slots", "4", "--steps", "1") as server,
+        serving(world, f"ipc://{tmp_path}/s", "--slots", "4", "--denoising-steps", "1") as server,
         Client(server.address) as client,
     ):
         session = client.open(seed=1, start=0)
         assert session.last.known
         step = session.step(camera.from_planar(100, 100, 1.3, 0))
-        assert (step.known, step.drift) == (False, 1.0)
+        assert (step.known, step.uncertainty) == (False, 1.0)
         assert session.step(camera.from_planar(2, 2, 1.3, 0)).known
 
 
 def test_a_vector_tells_what_is_not_known(tiny_loaded: World) -> None:
-    envs = ImaginedVectorEnv(2, world=tiny_loaded, steps=1, actions="dict", autoreset_mode="Disabled")
+    envs = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1, actions="dict", autoreset_mode="Disabled")
     _, info = envs.reset(seed=0)
     assert info["known"].tolist() == [True, True]
     poses = np.stack([camera.from_planar(2, 2, 1.3, 0), camera.from_planar(-50, 2, 1.3, 0)])
     *_, info = envs.step({"keys": np.zeros((2, 6), np.int8), "pose": poses})
     assert info["known"].tolist() == [True, False]
-    assert info["drift"][1] == 1
+    assert info["uncertainty"][1] == 1
 
 
 def test_the_window_has_no_number(poseless: World) -> None:
-    session = poseless.engine(1, steps=1).open(seed=0, start=0)
-    lane = Lane.begin(session, None, 0)  # type: ignore[arg-type]
-    assert lane.history.drifts == [None]
+    session = poseless.engine(1, denoising_steps=1).open(seed=0, start=0)
+    branch = Branch.begin(session, None, 0)  # type: ignore[arg-type]
+    assert branch.trajectory.uncertainties == [None]

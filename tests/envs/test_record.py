@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.players import assert_same
+from tests.data.collectors import assert_same
 from tests.waiting import members, wait_until
 from worldsim.data.dataset import Dataset
-from worldsim.envs.player import MixturePlayer
+from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.envs.record import main
 from worldsim.errors import SourceError
 
@@ -49,7 +49,7 @@ def test_an_unknown_source_is_refused_before_anything_is_written(tmp_path: Path)
 
 
 def test_a_player_cuts_long_episodes() -> None:
-    player = MixturePlayer(DOTS, max_frames=3)
+    player = EpisodeCollector(DOTS, max_frames=3)
     episode = player.play(4)
     assert len(episode) == 3
     assert episode.truncated.tolist() == [False, False, True]
@@ -75,7 +75,7 @@ def test_doom_survives_kill_minus_9(tmp_path: Path, episodes: int) -> None:
     assert (out / "coverage.png").exists()
     dataset = Dataset(out)
     assert sum(e.length for e in dataset.episodes) >= 600
-    player = MixturePlayer("doom-maze")
+    player = EpisodeCollector("doom-maze")
     for episode in dataset.episodes:
         assert_same(dataset.episode(episode.index), player.play(episode.seed))
     player.close()

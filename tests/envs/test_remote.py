@@ -54,8 +54,8 @@ def test_an_episode(server: FakeServer) -> None:
     assert not server.sessions
 
 
-def test_a_context_and_a_referee(server: FakeServer) -> None:
-    env = RemoteEnv(server.address, referee=lambda step: (step.index * 10, False), starts=[1])
+def test_a_context_and_a_reward_fn(server: FakeServer) -> None:
+    env = RemoteEnv(server.address, reward_fn=lambda step: (step.index * 10, False), starts=[1])
     frames = np.zeros((2, 12, 16, 3), np.uint8)
     env.reset(seed=0, options={"context": {"frames": frames, "keys": [(), ("forward",)]}})
     assert server.seen[-1]["context"]["frames"]["shape"] == [2, 12, 16, 3]

@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 
 def test_two_workers_of_sb3_share_an_engine(tiny: Path, tmp_path: Path) -> None:
-    local = ImaginedVectorEnv(2, world=load(tiny, device="cpu", dtype=torch.float32), steps=1)
-    with serving(tiny, f"ipc://{tmp_path}/s", "--slots", "2", "--steps", "1") as server:
+    local = ImaginedVectorEnv(2, world=load(tiny, device="cpu", dtype=torch.float32), denoising_steps=1)
+    with serving(tiny, f"ipc://{tmp_path}/s", "--slots", "2", "--denoising-steps", "1") as server:
         envs = SubprocVecEnv([partial(RemoteEnv, server.address, timeout=120)] * 2)
         with Client(server.address, timeout=60) as client:
             envs.seed(3)

@@ -54,7 +54,7 @@ def test_options_attributes_and_statistics() -> None:
     envs.set_options([{"start": 3}, {}])
     monitored = VecMonitor(envs)
     monitored.reset()
-    assert [session.start for session in envs.env.dream.engine.open_sessions] == [3, None]
+    assert [session.start for session in envs.env.core.engine.open_sessions] == [3, None]
     assert envs.get_attr("num_envs") == [2, 2]
     assert envs.get_attr("num_envs", indices=0) == [2]
     assert envs.env_is_wrapped(VecMonitor) == [False, False]

@@ -50,7 +50,7 @@ def test_it_answers_as_skrls_own_wrapper_does(kind: str) -> None:
 
 
 def test_frames_come_back_and_nothing_warns(tiny_loaded: World) -> None:
-    vector = ImaginedVectorEnv(2, world=tiny_loaded, steps=1)
+    vector = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1)
     envs = SkrlEnv(vector)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

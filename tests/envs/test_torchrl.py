@@ -40,7 +40,7 @@ def test_torchrl_has_nothing_to_complain_about(world: FakeWorld, kind: str) -> N
 
 
 def test_nor_about_a_real_world(tiny_loaded: World) -> None:
-    envs = make_envs(tiny_loaded, steps=1)
+    envs = make_envs(tiny_loaded, denoising_steps=1)
     check_env_specs(envs, seed=0)
     envs.close()
 
@@ -102,8 +102,8 @@ def test_its_transforms_and_its_collector() -> None:
     assert torch.equal(batches[0]["next", "episode_reward"][:, 2], per_episode)
 
 
-def test_a_referee_rules_here_too(fake: FakeWorld) -> None:
-    envs = make_envs(fake, referee=lambda step: (5.0, step.index == 2))
+def test_a_reward_fn_counts_here_too(fake: FakeWorld) -> None:
+    envs = make_envs(fake, reward_fn=lambda step: (5.0, step.index == 2))
     rolled = envs.rollout(6)
     assert rolled["next", "reward"].unique().tolist() == [5.0]
     assert rolled["next", "terminated"][:, -1].all()

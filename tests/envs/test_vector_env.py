@@ -29,7 +29,7 @@ def mask_of(*rows: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("error")
 def test_spaces_and_types(tiny_loaded: World, kind: str) -> None:
-    envs = gymnasium.make_vec(ID, num_envs=2, world=tiny_loaded, actions=kind, steps=1)
+    envs = gymnasium.make_vec(ID, num_envs=2, world=tiny_loaded, actions=kind, denoising_steps=1)
     assert isinstance(envs, ImaginedVectorEnv)
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     envs.action_space.seed(0)
@@ -39,15 +39,15 @@ def test_spaces_and_types(tiny_loaded: World, kind: str) -> None:
         observations, rewards, terminations, truncations, info = envs.step(envs.action_space.sample())
     assert observations.numpy() in envs.observation_space
     assert (rewards.dtype, rewards.shape) == (torch.float32, (2,))
-    assert terminations.dtype == truncations.dtype == info["_drift"].dtype == torch.bool
+    assert terminations.dtype == truncations.dtype == info["_uncertainty"].dtype == torch.bool
     assert (info["pose"].dtype, info["pose"].shape) == (torch.float64, (2, 4, 4))
     assert info["frame_index"].dtype == torch.int64
     envs.close()
 
 
 def test_each_episode_is_what_a_single_env_with_its_seed_shows(tiny_loaded: World) -> None:
-    envs = ImaginedVectorEnv(3, world=tiny_loaded, steps=1)
-    single = ImaginedEnv(tiny_loaded, steps=1)
+    envs = ImaginedVectorEnv(3, world=tiny_loaded, denoising_steps=1)
+    single = ImaginedEnv(tiny_loaded, denoising_steps=1)
     first, _ = envs.reset(seed=10)
     second, *_, info = envs.step(torch.tensor([1, 2, 0]))
     second = info.get("final_obs", second)  # random weights end episodes at random
@@ -157,7 +157,7 @@ def test_starts_for_all_or_for_each(fake: FakeWorld) -> None:
 
 
 def test_a_start_that_there_is_not_does_no_lasting_harm(tiny_loaded: World) -> None:
-    envs = ImaginedVectorEnv(2, world=tiny_loaded, steps=1)
+    envs = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1)
     for start in ([0, 99], 99):
         with pytest.raises(EngineError, match="start"):
             envs.reset(options={"start": start})

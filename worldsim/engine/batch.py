@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
-from worldsim.engine.graphs import Work, recorded
-from worldsim.engine.lanes import Lanes
-from worldsim.engine.loaded import LoadedWorld
-from worldsim.engine.openings import Openings, check_temperature, fitting
+from worldsim.engine.cpu_workers import CpuWorkers
+from worldsim.engine.cuda_graphs import Work, captured
+from worldsim.engine.loaded_world import LoadedWorld
+from worldsim.engine.session_init import SessionInit, check_temperature, context_length
 from worldsim.engine.stepper import Stepper
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
-from worldsim.sampling.lead import Controls, Lead
-from worldsim.sampling.protocol import check_steps
-from worldsim.sampling.world_state import WorldState, blank
+from worldsim.sampling.control_batch import ControlBatch, ControlTensors
+from worldsim.sampling.protocol import check_denoising_steps
+from worldsim.sampling.world_state import WorldState, empty_state
 
 
-class Batch:
+class WorldBatch:
     """``count`` worlds side by side; see ``World.batch``.
 
     The same seed, start and controls give the frames that a session of an ``Engine`` dreams, on a CPU to the
@@ -40,7 +40,7 @@ class Batch:
         world: LoadedWorld,
         count: int,
         context: int | None,
-        steps: int,
+        denoising_steps: int,
         temperature: float = 1.0,
         decode: bool = True,
     ) -> None:
@@ -48,17 +48,17 @@ class Batch:
             raise EngineError("a batch must have at least one world", count)
         self.world, self.count = world, count
         self.temperature, self.decode = check_temperature(temperature), decode
-        self.context = fitting(world, context)
-        self.steps = check_steps(world.networks.sampler, steps)
+        self.context = context_length(world, context)
+        self.denoising_steps = check_denoising_steps(world.networks.sampler, denoising_steps)
         size, networks = world.spec.size if decode else (0, 0), world.networks
         tokens, channels = networks.tokenizer.latent_spec.shape
         features = tokens * channels + networks.generator.width
         self.now = BatchStep.empty(count, size, networks.has_poses, features, world.device)
         """What every world shows now."""
-        self._state = blank(world.networks, count, self.context)
+        self._state = empty_state(world.networks, count, self.context)
         self._stepper = Stepper(world.networks, self._state)
-        self._openings = Openings(world, self.context)
-        self._lanes = Lanes(
+        self._session_init = SessionInit(world, self.context)
+        self._workers = CpuWorkers(
             world.device, world.spec.size, world.invariance, None if decode else _together(count)
         )
         self._bank: tuple[WorldState, BatchStep] | None = None
@@ -78,11 +78,11 @@ class Batch:
             EngineError, CameraError: as ``Engine.open``; no world has begun then.
         """
         seeds = [operator.index(seed) for seed in seeds]
-        found = [self._openings.find(seed, start) for seed, start in zip(seeds, starts, strict=True)]
+        found = [self._session_init.resolve(seed, start) for seed, start in zip(seeds, starts, strict=True)]
         begun: list[BatchStep] = []
         for row, seed, (number, context) in zip(rows, seeds, found, strict=True):
             with torch.inference_mode():
-                state, seen = self._take_in(number, context, seed)
+                state, seen = self._prefill(number, context, seed)
                 self._state.put(slice(row, row + 1), state)
             begun.append(seen)
         numbers = torch.tensor(list(rows), dtype=torch.int64, device=self.world.device)
@@ -105,34 +105,34 @@ class Batch:
 
     def pick_start(self, seed: int) -> int:
         """The number of the start that a seed chooses where none is asked for."""
-        return self._openings.pick(seed)
+        return self._session_init.pick_start(seed)
 
-    def step(self, controls: Controls) -> BatchStep:
+    def step(self, controls: ControlBatch) -> BatchStep:
         """Dream one frame of every world."""
-        lead = controls.on(self.world.device)
+        lead = controls.to(self.world.device)
         self.now = self._captured(lead) if self.world.device.type == "cuda" else self._work(lead)
         return self.now
 
-    def observe(self, frames: np.ndarray, controls: Controls) -> BatchStep:
-        """Take real frames, uint8 [N, H, W, 3], as the next ones of all worlds; see ``Session.anchor``.
+    def observe(self, frames: np.ndarray, controls: ControlBatch) -> BatchStep:
+        """Take real frames, uint8 [N, H, W, 3], as the next ones of all worlds; see ``Session.observe``.
 
         Raises:
             EngineError: frames of another shape or type, or of a world that needs their poses.
         """
         if self.world.networks.has_poses:
             rule = "frames of worlds learnt with poses must be taken in one by one"
-            raise EngineError(rule, self.world.name, "use Session.anchor")
+            raise EngineError(rule, self.world.name, "use Session.observe")
         if frames.shape != (shape := (self.count, *self.world.spec.size, 3)) or frames.dtype != np.uint8:
             raise EngineError(f"frames must be uint8 {list(shape)}", f"{frames.dtype} {list(frames.shape)}")
         everyone = slice(0, self.count)
         with torch.inference_mode():
             given, part = to_model(frames, self.world.device), self._state.over(everyone)
-            lead = controls.on(self.world.device)
+            lead = controls.to(self.world.device)
             self.now = self._fitting(self._stepper.observe(everyone, given, lead, part))
         return self.now
 
-    def _take_in(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
-        state, seen = self._openings.take_in(number, context, seed)
+    def _prefill(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
+        state, seen = self._session_init.prefill(number, context, seed)
         state.temperature = torch.full_like(state.temperature, self.temperature)
         return state, self._fitting(seen)
 
@@ -140,32 +140,32 @@ class Batch:
         """The same without frames where they are not wanted."""
         return seen if self.decode else replace(seen, frame=seen.frame[:, :0, :0])
 
-    def _work(self, lead: Lead, rows: Tensor | None = None) -> BatchStep:
+    def _work(self, lead: ControlTensors, rows: Tensor | None = None) -> BatchStep:
         """Step all worlds, a few in each lane."""
 
         def work(rows: np.ndarray) -> BatchStep:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            return self._stepper.step(part, lead.pick(part), self.steps, self.decode)
+            return self._stepper.step(part, lead.pick(part), self.denoising_steps, self.decode)
 
-        return BatchStep.cat([step for _, step in self._lanes.run(self.count, work)])
+        return BatchStep.cat([step for _, step in self._workers.run(self.count, work)])
 
-    def _captured(self, lead: Lead) -> BatchStep:
-        """As ``_work``, recorded at the first call, which leaves the worlds where they were."""
+    def _captured(self, lead: ControlTensors) -> BatchStep:
+        """As ``_work``, captured at the first call, which leaves the worlds where they were."""
         posed = lead.poses is not None
         if posed not in self._steppers:
             with torch.inference_mode():
                 before = self._state.pick(slice(None))
-                self._steppers[posed] = recorded(self._work, lead, None)
+                self._steppers[posed] = captured(self._work, lead, None)
                 self._state.put(slice(None), before)
         return self._steppers[posed](lead, None)
 
     def _fill_bank(self) -> tuple[WorldState, BatchStep]:
         """All starts of the world, a row each."""
         count = len(self.world.starts)
-        state, seen = blank(self.world.networks, count, self.context), []
+        state, seen = empty_state(self.world.networks, count, self.context), []
         for number in range(count):
             with torch.inference_mode():
-                first, shown = self._take_in(*self._openings.find(0, number), 0)
+                first, shown = self._prefill(*self._session_init.resolve(0, number), 0)
                 state.put(slice(number, number + 1), first)
             seen.append(shown)
         return state, BatchStep.cat(seen)

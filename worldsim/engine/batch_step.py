@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim import pool
 from worldsim.engine.step import Step
 from worldsim.pixels import to_frame
+from worldsim.utils import buffer_pool
 
 if TYPE_CHECKING:
     from worldsim.model.state import Rows
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from worldsim.sampling.world_state import WorldState
 
 _SHOWN = (
-    "frame", "pose_given", "reward", "terminated", "drift", "known", "index", "seed", "pose", "features",
-    "end_chance",
+    "frame", "pose_given", "reward", "terminated", "uncertainty", "known", "index", "seed", "pose", "features",
+    "termination_prob",
 )  # fmt: skip
 """What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""
-_UNTOLD = ("features", "end_chance")
+_UNTOLD = ("features", "termination_prob")
 """What single steps do not tell."""
 
 
@@ -41,7 +41,7 @@ class BatchStep:
     """float32 [N]"""
     terminated: Tensor
     """bool [N]"""
-    drift: Tensor
+    uncertainty: Tensor
     """float64 [N]; NaN in a world without poses."""
     known: Tensor
     """bool [N]"""
@@ -54,9 +54,9 @@ class BatchStep:
     features: Tensor | None = None
     """The frames' codes, flattened, then the agent's features, float32 [N, tokens C + A]; None where the
     engine is elsewhere."""
-    end_chance: Tensor | None = None
+    termination_prob: Tensor | None = None
     """Probability that the episode ended here, as learnt, float32 [N]; None as ``features``."""
-    steps: int = 0
+    denoising_steps: int = 0
     """Denoising passes taken, K; 0 where worlds have begun since."""
     latent: Tensor | None = None
     """The frames' codes, float32 [N, tokens, C]; None where worlds have begun since."""
@@ -65,7 +65,7 @@ class BatchStep:
 
     @staticmethod
     def of(
-        imagined: Imagined, state: WorldState, given: Tensor | None, steps: int, decode: bool, posed: bool
+        imagined: Imagined, state: WorldState, given: Tensor | None, denoising_steps: int, decode: bool, posed: bool
     ) -> BatchStep:
         """The answer to a step.
 
@@ -73,7 +73,7 @@ class BatchStep:
             imagined: the new frames.
             state: of these worlds, after the step.
             given: whether each one's pose was explicit, bool [N]; None: nowhere.
-            steps: denoising steps taken, K.
+            denoising_steps: denoising steps taken, K.
             decode: False: frames were not wanted, and are empty.
             posed: the source has poses.
         """
@@ -83,14 +83,14 @@ class BatchStep:
             pose_given=torch.zeros_like(state.indices, dtype=torch.bool) if given is None else given,
             reward=imagined.reward.float(),
             terminated=imagined.terminated,
-            drift=imagined.drift.double() if posed else torch.full_like(imagined.drift.double(), torch.nan),
+            uncertainty=imagined.uncertainty.double() if posed else torch.full_like(imagined.uncertainty.double(), torch.nan),
             known=imagined.known,
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
             features=_features(imagined.latent, state),
-            end_chance=1 - imagined.going_on.float(),
-            steps=steps,
+            termination_prob=1 - imagined.continue_prob.float(),
+            denoising_steps=denoising_steps,
             latent=imagined.latent.float(),
         )
 
@@ -104,23 +104,23 @@ class BatchStep:
             frame: the newest given one, uint8 [H, W, 3].
             state: the world's.
             given: it came with its pose.
-            newest: what taking the frame in gave; its drift counts where the pose is ``known``, bool [1].
+            newest: what taking the frame in gave; its uncertainty counts where the pose is ``known``, bool [1].
             known: the pose is one that the world knows.
             posed: the source has poses.
         """
-        one, told = torch.ones_like(state.indices), newest.drift.double().masked_fill(~known, 1.0)
+        one, told = torch.ones_like(state.indices), newest.uncertainty.double().masked_fill(~known, 1.0)
         return BatchStep(
             frame=torch.from_numpy(frame[None].copy()).to(state.indices.device),
             pose_given=one > 0 if given else one < 0,
-            reward=torch.zeros_like(state.doubt),
+            reward=torch.zeros_like(state.pose_uncertainty),
             terminated=one < 0,
-            drift=told if posed else torch.full_like(told, torch.nan),
+            uncertainty=told if posed else torch.full_like(told, torch.nan),
             known=known,
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
             features=_features(newest.latent, state),
-            end_chance=torch.zeros_like(state.doubt),
+            termination_prob=torch.zeros_like(state.pose_uncertainty),
         )
 
     @staticmethod
@@ -145,12 +145,12 @@ class BatchStep:
             pose_given=new(count, dtype=torch.bool),
             reward=new(count),
             terminated=new(count, dtype=torch.bool),
-            drift=new(count, dtype=torch.float64),
+            uncertainty=new(count, dtype=torch.float64),
             known=new(count, dtype=torch.bool),
             index=new(count, dtype=torch.int64),
             seed=new(count, dtype=torch.int64),
             features=new(count, features),
-            end_chance=new(count),
+            termination_prob=new(count),
         )
 
     def write(self, rows: Rows, other: BatchStep) -> None:
@@ -171,12 +171,12 @@ class BatchStep:
     def pick(self, rows: Rows) -> BatchStep:
         """Some rows."""
         latent = None if self.latent is None else self.latent[rows]
-        return replace(self._with(self, lambda mine, _: mine[rows]), steps=self.steps, latent=latent)
+        return replace(self._with(self, lambda mine, _: mine[rows]), denoising_steps=self.denoising_steps, latent=latent)
 
     def copy(self) -> BatchStep:
         """The same in tensors of its own."""
         latent = None if self.latent is None else self.latent.clone()
-        return replace(self._with(self, lambda mine, _: mine.clone()), steps=self.steps, latent=latent)
+        return replace(self._with(self, lambda mine, _: mine.clone()), denoising_steps=self.denoising_steps, latent=latent)
 
     def rows(self) -> list[Any]:
         """The same as single steps on the host, which waits for the device."""
@@ -186,7 +186,7 @@ class BatchStep:
         told = {name: getattr(self, name) for name in names}
         # Apart from what comes and goes: histories keep it, and it would break the heap up.
         tensors = {name: part for name, part in told.items() if isinstance(part, Tensor)}
-        host = {name: pool.copied(part.cpu()).numpy() for name, part in tensors.items()}
+        host = {name: buffer_pool.clone(part.cpu()).numpy() for name, part in tensors.items()}
         return [self._row(host, i) for i in range(len(self.reward))]
 
     def _row(self, host: dict[str, np.ndarray], i: int) -> Step:
@@ -196,9 +196,9 @@ class BatchStep:
             pose_given=bool(host["pose_given"][i]),
             reward=float(host["reward"][i]),
             terminated=bool(host["terminated"][i]),
-            drift=float(host["drift"][i]) if "pose" in host else None,
+            uncertainty=float(host["uncertainty"][i]) if "pose" in host else None,
             index=int(host["index"][i]),
-            steps=self.steps,
+            denoising_steps=self.denoising_steps,
             latent=host["latent"][i] if "latent" in host else None,
             known=bool(host["known"][i]),
         )
@@ -210,7 +210,7 @@ class BatchStep:
     def _with(self, other: BatchStep, mix: Callable[[Tensor, Tensor], Tensor]) -> BatchStep:
         mine, theirs = self._shown(), other._shown()
         told: dict[str, Any] = {name: mix(part, theirs[name]) for name, part in mine.items()}
-        return replace(self, steps=0, latent=None, single=None, **told)
+        return replace(self, denoising_steps=0, latent=None, single=None, **told)
 
 
 def _features(latent: Tensor, state: WorldState) -> Tensor:

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import track
 
 from worldsim.engine.batch_step import BatchStep
-from worldsim.engine.graphs import Work, recorded
+from worldsim.engine.cuda_graphs import Work, captured
 from worldsim.engine.stepper import Stepper
-from worldsim.sampling.lead import Controls, Lead
+from worldsim.sampling.control_batch import ControlBatch, ControlTensors
 from worldsim.sampling.upload import upload
 
 
@@ -37,49 +37,49 @@ class Buckets:
         powers = [2**power for power in range(self._spare.bit_length())]
         return sorted({*(size for size in powers if size < self._spare), self._spare})
 
-    def fitting(self, count: int) -> int:
+    def size_of(self, count: int) -> int:
         """The smallest size that ``count`` slots fit."""
         return next(size for size in self.sizes if size >= count)
 
-    def step(self, slots: np.ndarray, controls: Controls, steps: int, frames: bool) -> BatchStep:
+    def step(self, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool) -> BatchStep:
         """Dream a frame in each of ``slots``; see ``Stepper.step``."""
         count = len(slots)
-        rows = np.append(slots, [self._spare] * (self.fitting(count) - count)).astype(np.int64)
-        lead = self._filled(controls.on(self._device), len(rows))
+        rows = np.append(slots, [self._spare] * (self.size_of(count) - count)).astype(np.int64)
+        lead = self._filled(controls.to(self._device), len(rows))
         index = upload(rows, self._device)
-        return self._work_of(lead, index, steps, frames)(lead, index).pick(slice(count))
+        return self._work_of(lead, index, denoising_steps, frames)(lead, index).pick(slice(count))
 
-    def warm(self, steps: int) -> None:
+    def warm(self, denoising_steps: int) -> None:
         """Make ready for steps of every size; says on a terminal how far that is."""
         width = self._stepper.networks.control_size
         console = Console(stderr=True)
         for size in track(self.sizes, "getting ready", console=console, disable=not console.is_terminal):
-            lead = Lead(torch.zeros(size, width, device=self._device))
+            lead = ControlTensors(torch.zeros(size, width, device=self._device))
             rows = torch.full((size,), self._spare, device=self._device)
-            self._work_of(lead, rows, steps, True)
+            self._work_of(lead, rows, denoising_steps, True)
 
-    def _work_of(self, lead: Lead, rows: torch.Tensor, steps: int, frames: bool) -> Work:
-        key = (len(rows), steps, frames, lead.poses is not None)
+    def _work_of(self, lead: ControlTensors, rows: torch.Tensor, denoising_steps: int, frames: bool) -> Work:
+        key = (len(rows), denoising_steps, frames, lead.poses is not None)
         if key not in self._steppers:
-            work = self._work(steps, frames)
+            work = self._work(denoising_steps, frames)
             spare = torch.full_like(rows, self._spare)  # what is tried out must not move a session
-            self._steppers[key] = recorded(work, lead, spare) if self._device.type == "cuda" else work
+            self._steppers[key] = captured(work, lead, spare) if self._device.type == "cuda" else work
         return self._steppers[key]
 
-    def _work(self, steps: int, frames: bool) -> Work:
-        def work(lead: Lead, rows: torch.Tensor | None) -> BatchStep:
+    def _work(self, denoising_steps: int, frames: bool) -> Work:
+        def work(lead: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
             assert rows is not None, "always told"
-            return self._stepper.step(rows, lead, steps, frames)
+            return self._stepper.step(rows, lead, denoising_steps, frames)
 
         return work
 
-    def _filled(self, lead: Lead, size: int) -> Lead:
+    def _filled(self, lead: ControlTensors, size: int) -> ControlTensors:
         """``lead`` with rows for the spare ones."""
         more = size - len(lead.vector)
         if not more:
             return lead
         vector = torch.cat([lead.vector, lead.vector.new_zeros(more, lead.vector.shape[1])])
-        if lead.poses is None or lead.given is None:
-            return Lead(vector)
+        if lead.poses is None or lead.pose_mask is None:
+            return ControlTensors(vector)
         eye = torch.eye(4, dtype=lead.poses.dtype, device=self._device).repeat(more, 1, 1)
-        return Lead(vector, torch.cat([lead.poses, eye]), torch.cat([lead.given, lead.given.new_zeros(more)]))
+        return ControlTensors(vector, torch.cat([lead.poses, eye]), torch.cat([lead.pose_mask, lead.pose_mask.new_zeros(more)]))

@@ -10,75 +10,75 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import ControlLike, check_mapping
 from worldsim.engine.buckets import Buckets, wants_buckets
-from worldsim.engine.inputs import check_frame, controls_of, read_control, read_plans
-from worldsim.engine.lanes import Lanes
-from worldsim.engine.loaded import LoadedWorld
-from worldsim.engine.openings import Openings, check_temperature, fitting
-from worldsim.engine.pace import Pace
-from worldsim.engine.scheduler import Plan, Scheduler
+from worldsim.engine.cpu_workers import CpuWorkers
+from worldsim.engine.latency_model import LatencyModel
+from worldsim.engine.loaded_world import LoadedWorld
+from worldsim.engine.scheduler import Scheduler, SlotPlan
 from worldsim.engine.session import Session
-from worldsim.engine.snapshots import Form, Snapshot, pack, unpack
+from worldsim.engine.session_init import SessionInit, check_temperature, context_length
+from worldsim.engine.snapshots import Snapshot, SnapshotSchema, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.stepper import Stepper
-from worldsim.engine.turns import TakesTurns, in_turn
-from worldsim.engine.undo import Undo, put_back, undo
+from worldsim.engine.synchronized import Synchronized, synchronized
+from worldsim.engine.undo import Undo, roll_back, undo
+from worldsim.engine.validation import batch_controls, check_frame, read_control, read_plans
 from worldsim.errors import EngineError
 from worldsim.model.state import Rows
 from worldsim.pixels import to_model
-from worldsim.sampling.lead import Controls
+from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.philox import signed
-from worldsim.sampling.protocol import check_steps
-from worldsim.sampling.world_state import WorldState, blank, rows_of
-from worldsim.threads import limited
+from worldsim.sampling.protocol import check_denoising_steps
+from worldsim.sampling.world_state import WorldState, empty_state, rows_of
+from worldsim.utils.threads import thread_limit
 
 
-@in_turn("open", "step", "step_chunk", "anchor", "fork", "snapshot", "restore", "undo", "park", "close")
-class Engine(TakesTurns):
-    """Holds sessions' state in one preallocated batch, row = slot; those without a slot are parked.
+@synchronized("open", "step", "step_chunk", "observe", "fork", "snapshot", "restore", "undo", "offload", "close")
+class Engine(Synchronized):
+    """Holds sessions' state in one preallocated batch, row = slot; those without a slot are offloaded.
 
     Several threads may use one: their calls wait for each other. In a forked child it goes on, on one thread.
     """
 
     def __init__(
-        self, world: LoadedWorld, slots: int, context: int | None, steps: int, history: int, parking: int
+        self, world: LoadedWorld, slots: int, context: int | None, denoising_steps: int, rewind_frames: int, offload_bytes: int
     ) -> None:
         super().__init__()
-        self.world, self.slots, self.history = world, slots, history
-        if slots < 1 or history < 0 or parking < 0:
-            rule = "an engine needs slots >= 1, history >= 0 and parking >= 0"
-            raise EngineError(rule, (slots, history, parking))
-        self.context = fitting(world, context)
-        self._steps = check_steps(world.networks.sampler, steps)
+        self.world, self.slots, self.rewind_frames = world, slots, rewind_frames
+        if slots < 1 or rewind_frames < 0 or offload_bytes < 0:
+            rule = "an engine needs slots >= 1, rewind_frames >= 0 and offload_bytes >= 0"
+            raise EngineError(rule, (slots, rewind_frames, offload_bytes))
+        self.context = context_length(world, context)
+        self._denoising_steps = check_denoising_steps(world.networks.sampler, denoising_steps)
         padded = wants_buckets(world.device)
-        self._state = blank(world.networks, slots + padded, self.context)
+        self._state = empty_state(world.networks, slots + padded, self.context)
         self.session_bytes = self._state.bytes_per_world()
-        """Of a session's state; its history comes on top."""
+        """Bytes of a session's state, without its undo log."""
         self._stepper = Stepper(world.networks, self._state)
         self._buckets = Buckets(self._stepper) if padded else None
-        self.scheduler = Scheduler(slots, slots + parking // self.session_bytes)
-        self._parked: dict[int, WorldState] = {}
-        self._lanes = Lanes(world.device, world.spec.size, world.invariance)
-        self._pace = Pace(world.networks.sampler.allowed_steps)
-        self._openings = Openings(world, self.context)
-        self._form = Form.of(world, self.context)
+        self.scheduler = Scheduler(slots, slots + offload_bytes // self.session_bytes)
+        self._offloaded: dict[int, WorldState] = {}
+        self._workers = CpuWorkers(world.device, world.spec.size, world.invariance)
+        self._latency = LatencyModel(world.networks.sampler.allowed_steps)
+        self._session_init = SessionInit(world, self.context)
+        self._schema = SnapshotSchema.of(world, self.context)
         if self._buckets is not None:
-            self._buckets.warm(self._steps)
+            self._buckets.warm(self._denoising_steps)
 
     @property
-    def steps(self) -> int:
+    def denoising_steps(self) -> int:
         """Denoising passes per frame, K: 1, 2 or 4."""
-        return self._steps
+        return self._denoising_steps
 
-    @steps.setter
-    def steps(self, value: int) -> None:
-        self._steps = check_steps(self.world.networks.sampler, value)
+    @denoising_steps.setter
+    def denoising_steps(self, value: int) -> None:
+        self._denoising_steps = check_denoising_steps(self.world.networks.sampler, value)
 
     @property
     def free(self) -> int:
-        """Sessions that there is room for, in slots or parked."""
+        """Sessions that there is room for, in slots or offloaded."""
         return self.scheduler.free
 
     def open(
@@ -98,11 +98,11 @@ class Engine(TakesTurns):
         seed = operator.index(seed)
         check_temperature(temperature)
         self.scheduler.check()
-        number, context = self._openings.find(seed, start)
+        number, context = self._session_init.resolve(seed, start)
         with torch.inference_mode():
-            state, seen = self._openings.take_in(number, context, seed)
+            state, seen = self._session_init.prefill(number, context, seed)
             state.temperature = torch.full_like(state.temperature, temperature)
-        return self._seat(state, seed=seed, start=number, step=seen.rows()[0])
+        return self._add(state, seed=seed, start=number, step=seen.rows()[0])
 
     def step(
         self,
@@ -119,7 +119,7 @@ class Engine(TakesTurns):
             controls: what is held while getting to the new frame; see ``ControlSpace.control``.
             frames: False: only latents are wanted. What the next frame does not need is left out.
             deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
-                the frames then depend on the machine's speed, and ``Step.steps`` says what was done.
+                the frames then depend on the machine's speed, and ``Step.denoising_steps`` says what was done.
             plans: controls of the frames after the new one, as far as they are known; see ``step_chunk``.
 
         Raises:
@@ -142,7 +142,7 @@ class Engine(TakesTurns):
                 answers |= dict.fromkeys(wave, error)
                 continue
             wave.sort(key=lambda session: self._row(session))
-            held = controls_of(
+            held = batch_controls(
                 self.world, [read[one] for one in wave], [ahead[one] for one in wave if ahead]
             )
             answers |= self._step_wave(wave, held, frames, deadline)
@@ -168,24 +168,24 @@ class Engine(TakesTurns):
                 steps[session].append(step)
         return steps
 
-    def anchor(
+    def observe(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
     ) -> Step:
-        """Take a real frame as a session's next one; see ``Session.anchor``. A fault changes nothing."""
+        """Take a real frame as a session's next one; see ``Session.observe``. A fault changes nothing."""
         self._check_open(session)
         frame, held = np.asarray(frame), replace(read_control(self.world, control), pose=pose)
         read_control(self.world, held)
         check_frame(self.world, frame, pose)
         self._make_room([session])
-        rows, controls = self._rows(np.array([self._row(session)])), controls_of(self.world, [held])
-        with torch.inference_mode(), limited(1):  # as Openings
-            state = self._state.over(rows, bool(self.history))
+        rows, controls = self._rows(np.array([self._row(session)])), batch_controls(self.world, [held])
+        with torch.inference_mode(), thread_limit(1):  # as SessionInit
+            state = self._state.over(rows, bool(self.rewind_frames))
             (undo,) = self._undos([session], state)
             given = to_model(frame[None], self.world.device)
             try:
-                (step,) = self._stepper.observe(rows, given, controls.on(self.world.device), state).rows()
+                (step,) = self._stepper.observe(rows, given, controls.to(self.world.device), state).rows()
             except Exception:
-                if not self._put_back(session, undo):
+                if not self._roll_back(session, undo):
                     self.close(session)
                 raise
         session.advance(step.with_real(frame), undo)
@@ -199,14 +199,14 @@ class Engine(TakesTurns):
         if seeds is not None and len(seeds) != count:
             raise EngineError("a fork must have as many seeds as sessions", len(seeds), f"give {count}")
         self.scheduler.check(count)
-        state, history = self._copy(session), session.history
+        state, undo_log = self._copy(session), session.undo_log
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks: list[Session] = []
         try:
             for seed in own:
                 own_chance = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
                 forks.append(
-                    self._seat(own_chance, seed=seed, start=session.start, step=session.last, history=history)
+                    self._add(own_chance, seed=seed, start=session.start, step=session.last, undo_log=undo_log)
                 )
         except BaseException:
             for fork in forks:
@@ -218,7 +218,7 @@ class Engine(TakesTurns):
         """See ``Session.snapshot``."""
         self._check_open(session)
         snapshot = Snapshot(self._copy(session), session.last, session.seed, session.start)
-        return pack(snapshot, self.world.digest)
+        return pack(snapshot, self.world.weights_sha256)
 
     def restore(self, blob: bytes) -> Session:
         """A session from a snapshot; it continues bit for bit as the original would have.
@@ -228,8 +228,8 @@ class Engine(TakesTurns):
                 that no session of this engine has, or no room.
         """
         self.scheduler.check()
-        snapshot = unpack(blob, self._form, self.world)
-        return self._seat(snapshot.state, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
+        snapshot = unpack(blob, self._schema, self.world)
+        return self._add(snapshot.state, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
         """Take a session's newest frames back, the newest first; returns what it had answered before them."""
@@ -241,95 +241,97 @@ class Engine(TakesTurns):
             self._state.take(rows, undo(state, undone))
         return undone[-1].step
 
-    def park(self, session: Session) -> None:
-        """Free a session's slot and keep its state elsewhere; its next step brings it back, bit for bit.
+    def offload(self, session: Session) -> None:
+        """Move a session's state out of its slot into host memory; its next step brings it back, bit for bit.
 
         Raises:
-            EngineError: a closed session, or no room for parked ones.
+            EngineError: a closed session, or no memory for offloaded ones.
         """
         self._check_open(session)
         if session.slot is not None:
             if self.scheduler.sessions == self.slots:
-                raise EngineError("parking needs room", 0, "open the engine with parking=BYTES")
-            self._park(session.number, self.scheduler.park(session.number))
+                raise EngineError("offloading needs memory", 0, "open the engine with offload_bytes=BYTES")
+            self._offload(session.number, self.scheduler.offload(session.number))
 
     def close(self, session: Session) -> None:
         """Free a session's room."""
         if session.engine is self and not session.closed:
             session.closed = True
-            self.scheduler.leave(session.number)
-            self._parked.pop(session.number, None)
+            self.scheduler.remove(session.number)
+            self._offloaded.pop(session.number, None)
 
     def _step_wave(
-        self, sessions: list[Session], batch: Controls, frames: bool, deadline: float | None
+        self, sessions: list[Session], batch: ControlBatch, frames: bool, deadline: float | None
     ) -> dict[Session, Step | Exception]:
         """Step sessions that all have slots, in the order of these."""
         count = len(sessions)
         slots = np.array([self._row(session) for session in sessions])
-        steps = self._steps if deadline is None else self._pace.fitting(count, self._steps, deadline)
+        denoising_steps = self._denoising_steps
+        if deadline is not None:
+            denoising_steps = self._latency.max_steps_within(count, denoising_steps, deadline)
 
         def work(rows: np.ndarray) -> list[tuple[Step | Exception, Undo | None]]:
             part = [sessions[row] for row in rows]
-            return self._step_rows(part, slots[rows], batch.pick(rows), steps, frames)
+            return self._step_rows(part, slots[rows], batch.pick(rows), denoising_steps, frames)
 
         began = time.perf_counter()
-        done = [pair for _, pairs in self._lanes.run(count, work, (steps, frames)) for pair in pairs]
-        self._pace.note(count, steps, time.perf_counter() - began)
+        done = [pair for _, pairs in self._workers.run(count, work, (denoising_steps, frames)) for pair in pairs]
+        self._latency.record(count, denoising_steps, time.perf_counter() - began)
         answers: dict[Session, Step | Exception] = {}
         for session, (answer, past) in zip(sessions, done, strict=True):
             answers[session] = answer
             if isinstance(answer, Step):
                 session.advance(answer, past)
-            elif not self._put_back(session, past):
+            elif not self._roll_back(session, past):
                 self.close(session)
         return answers
 
     def _step_rows(
-        self, sessions: list[Session], slots: np.ndarray, controls: Controls, steps: int, frames: bool
+        self, sessions: list[Session], slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
     ) -> list[tuple[Step | Exception, Undo | None]]:
         """Step some slots; runs in a thread of its own. After a fault every row is tried alone."""
         rows = self._rows(slots)
         with torch.inference_mode():
-            state = self._state.over(rows, bool(self.history))
+            state = self._state.over(rows, bool(self.rewind_frames))
             undos = self._undos(sessions, state)
             try:
-                return list(zip(self._told(state, slots, controls, steps, frames), undos, strict=True))
+                return list(zip(self._told(state, slots, controls, denoising_steps, frames), undos, strict=True))
             except Exception as error:
                 fault = error
                 if len(sessions) == 1:
                     return [(error, undos[0])]
-                whole = [self._put_back(session, undo) for session, undo in zip(sessions, undos, strict=True)]
+                whole = [self._roll_back(session, undo) for session, undo in zip(sessions, undos, strict=True)]
         answers: list[tuple[Step | Exception, Undo | None]] = []
         for i, ok in enumerate(whole):
             one = slice(i, i + 1)
-            alone = (sessions[one], slots[one], controls.pick(one), steps, frames)
+            alone = (sessions[one], slots[one], controls.pick(one), denoising_steps, frames)
             answers += self._step_rows(*alone) if ok else [(fault, None)]
         return answers
 
     def _told(
-        self, state: WorldState, slots: np.ndarray, controls: Controls, steps: int, frames: bool
+        self, state: WorldState, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
     ) -> list[Step]:
         """What some slots, whose rows ``state`` is over, answer."""
         if self._buckets is not None:
-            return self._buckets.step(slots, controls, steps, frames).rows()
-        lead = controls.on(self.world.device)
-        return self._stepper.step(self._rows(slots), lead, steps, frames, state).rows()
+            return self._buckets.step(slots, controls, denoising_steps, frames).rows()
+        lead = controls.to(self.world.device)
+        return self._stepper.step(self._rows(slots), lead, denoising_steps, frames, state).rows()
 
-    def _put_back(self, session: Session, before: Undo | None) -> bool:
+    def _roll_back(self, session: Session, before: Undo | None) -> bool:
         """Whether a session is as it was before a step that failed."""
         rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
             state = self._state.over(rows)
-            before_step = put_back(state, session.index + 1, before)
+            before_step = roll_back(state, session.index + 1, before)
             if before_step is not None:
                 self._state.take(rows, before_step)
         return before_step is not None
 
     def _undos(self, sessions: list[Session], state: WorldState) -> list[Undo | None]:
         """How to take back what is about to be done to ``state``, a row for each session."""
-        if not self.history:
+        if not self.rewind_frames:
             return [None] * len(sessions)
-        page = state.generator.page()
+        page = state.generator.undo_entry()
         return [Undo.of(state, page, i, session.last) for i, session in enumerate(sessions)]
 
     def _row(self, session: Session) -> int:
@@ -341,37 +343,37 @@ class Engine(TakesTurns):
         return rows_of(slots, self.world.device)
 
     def _make_room(self, sessions: Sequence[Session]) -> None:
-        """Give every session a slot; idle ones are parked for it."""
+        """Give every session a slot; idle ones are offloaded for it."""
         plan = self.scheduler.plan([session.number for session in sessions])
-        parked = seated = 0
+        offloaded = loaded = 0
         try:
-            for move in plan.park:
-                self._park(move.session, move.slot)
-                parked += 1
-            for move in plan.seat:
-                self._state.put(np.array([move.slot]), self._parked[move.session].to(self.world.device))
-                del self._parked[move.session]
-                seated += 1
+            for move in plan.offload:
+                self._offload(move.session, move.slot)
+                offloaded += 1
+            for move in plan.load:
+                self._state.put(np.array([move.slot]), self._offloaded[move.session].to(self.world.device))
+                del self._offloaded[move.session]
+                loaded += 1
         except BaseException:
-            self.scheduler.revoke(Plan(plan.park[parked:], plan.seat[seated:]))
+            self.scheduler.revoke(SlotPlan(plan.offload[offloaded:], plan.load[loaded:]))
             raise
 
-    def _park(self, number: int, slot: int) -> None:
-        self._parked[number] = self._state.pick(np.array([slot])).to(torch.device("cpu"))
+    def _offload(self, number: int, slot: int) -> None:
+        self._offloaded[number] = self._state.pick(np.array([slot])).to(torch.device("cpu"))
 
     def _copy(self, session: Session) -> WorldState:
         """A copy of a session's state, one row."""
         if session.slot is None:
-            return self._parked[session.number]
+            return self._offloaded[session.number]
         return self._state.pick(np.array([session.slot]))
 
-    def _seat(
-        self, state: WorldState, *, seed: int, start: int | None, step: Step, history: Iterable[Undo] = ()
+    def _add(
+        self, state: WorldState, *, seed: int, start: int | None, step: Step, undo_log: Iterable[Undo] = ()
     ) -> Session:
         """A new session that begins with ``state``, in a slot if one is free."""
         number = self.scheduler.admit()
-        session = Session(self, number, seed=seed, start=start, step=step, history=history)
-        self._parked[number] = state
+        session = Session(self, number, seed=seed, start=start, step=step, undo_log=undo_log)
+        self._offloaded[number] = state
         try:
             self._make_room([session])
         except BaseException:

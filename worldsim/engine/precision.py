@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from worldsim.networks import Networks
-from worldsim.processor import processor
+from worldsim.utils.cpu_info import cpu_info
 
 _MATRICES = {"amx_bf16", "bf16"}
 """Linux's names for fast bfloat16 products (Intel's matrix units, ARM's)."""
@@ -21,12 +21,12 @@ def best_dtype(networks: Networks) -> torch.dtype:
     """
     if networks.device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if networks.suits_kernels:
+    if networks.supports_kernels:
         return torch.float32
     return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
 
 
 def _multiplies_bfloat16() -> bool:
     """Whether torch is faster in bfloat16 than in float32 on this processor."""
-    here = processor()
+    here = cpu_info()
     return bool(here.flags & _MATRICES) or (_VECTORS in here.flags and here.vendor != "GenuineIntel")

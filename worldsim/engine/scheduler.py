@@ -14,20 +14,20 @@ from worldsim.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class SlotChange:
     """A session that changes places."""
 
     session: int
     slot: int
-    """The slot that it gets, or that it leaves to be parked."""
+    """The slot that it gets, or that it leaves to be offloaded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """First ``park``, then ``seat``."""
+class SlotPlan:
+    """Slot changes of one step: first ``offload``, then ``load``."""
 
-    park: tuple[Move, ...] = ()
-    seat: tuple[Move, ...] = ()
+    offload: tuple[SlotChange, ...] = ()
+    load: tuple[SlotChange, ...] = ()
 
 
 class Scheduler:
@@ -36,23 +36,23 @@ class Scheduler:
     def __init__(self, slots: int, sessions: int) -> None:
         self.slots, self.sessions = slots, sessions
         self._free = list(range(slots))[::-1]
-        self._seated: OrderedDict[int, int] = OrderedDict()  # the one idle for longest first
-        self._parked: set[int] = set()
+        self._resident: OrderedDict[int, int] = OrderedDict()  # the one idle for longest first
+        self._offloaded: set[int] = set()
         self._next = 0
 
     @property
     def free(self) -> int:
         """Sessions that can still be admitted."""
-        return self.sessions - len(self._seated) - len(self._parked)
+        return self.sessions - len(self._resident) - len(self._offloaded)
 
     @property
-    def parked(self) -> int:
+    def offloaded(self) -> int:
         """Sessions without a slot."""
-        return len(self._parked)
+        return len(self._offloaded)
 
     def slot(self, session: int) -> int | None:
-        """Where a session sits; None while it is parked."""
-        return self._seated.get(session)
+        """Where a session sits; None while it is offloaded."""
+        return self._resident.get(session)
 
     def check(self, count: int = 1) -> None:
         """Raises EngineError unless ``count`` more sessions can be admitted."""
@@ -62,55 +62,55 @@ class Scheduler:
             raise EngineError(rule, f"{count} more, {used} in use", remedy)
 
     def admit(self) -> int:
-        """A number for a new session, which begins parked.
+        """A number for a new session, which begins offloaded.
 
         Raises:
             EngineError: the engine is full.
         """
         self.check()
         number, self._next = self._next, self._next + 1
-        self._parked.add(number)
+        self._offloaded.add(number)
         return number
 
-    def plan(self, active: Iterable[int]) -> Plan:
+    def plan(self, active: Iterable[int]) -> SlotPlan:
         """Seat all of ``active``, at most ``slots`` sessions; the moves that this takes have been noted."""
         wanted = list(active)
         for session in wanted:
-            if session in self._seated:
-                self._seated.move_to_end(session)
-        missing = [session for session in wanted if session not in self._seated]
-        park = tuple(self._evict() for _ in range(len(missing) - len(self._free)))
-        seat = tuple(Move(session, self._take(session)) for session in missing)
-        return Plan(park, seat)
+            if session in self._resident:
+                self._resident.move_to_end(session)
+        missing = [session for session in wanted if session not in self._resident]
+        offload = tuple(self._evict() for _ in range(len(missing) - len(self._free)))
+        load = tuple(SlotChange(session, self._take(session)) for session in missing)
+        return SlotPlan(offload, load)
 
-    def revoke(self, plan: Plan) -> None:
+    def revoke(self, plan: SlotPlan) -> None:
         """Undo the moves of a plan that could not be made, the newest of all plans."""
-        for move in plan.seat:
-            self.park(move.session)
-        for move in plan.park:
-            self._parked.discard(move.session)
+        for move in plan.load:
+            self.offload(move.session)
+        for move in plan.offload:
+            self._offloaded.discard(move.session)
             self._free.remove(move.slot)
-            self._seated[move.session] = move.slot
+            self._resident[move.session] = move.slot
 
-    def park(self, session: int) -> int:
-        """Take a session's slot from it; returns the slot, whose memory must be parked."""
-        slot = self._seated.pop(session)
-        self._parked.add(session)
+    def offload(self, session: int) -> int:
+        """Take a session's slot from it; returns the slot, whose memory must be offloaded."""
+        slot = self._resident.pop(session)
+        self._offloaded.add(session)
         self._free.append(slot)
         return slot
 
-    def leave(self, session: int) -> None:
+    def remove(self, session: int) -> None:
         """Forget a session and free its slot."""
-        self._parked.discard(session)
-        slot = self._seated.pop(session, None)
+        self._offloaded.discard(session)
+        slot = self._resident.pop(session, None)
         if slot is not None:
             self._free.append(slot)
 
-    def _evict(self) -> Move:
-        session = next(iter(self._seated))
-        return Move(session, self.park(session))
+    def _evict(self) -> SlotChange:
+        session = next(iter(self._resident))
+        return SlotChange(session, self.offload(session))
 
     def _take(self, session: int) -> int:
-        self._parked.discard(session)
-        self._seated[session] = self._free.pop()
-        return self._seated[session]
+        self._offloaded.discard(session)
+        self._resident[session] = self._free.pop()
+        return self._resident[session]

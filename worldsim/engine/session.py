@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from worldsim.controls import ControlLike
-from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.step import Step
 from worldsim.engine.undo import Undo
@@ -24,8 +24,8 @@ class SessionHost(Protocol):
     scheduler: Scheduler
     lock: RLock
     """Held while a call of the engine or of a session runs."""
-    history: int
-    """Frames that a session can be rewound by."""
+    rewind_frames: int
+    """Frames that are kept for rewinding."""
 
     def step(self, controls: Mapping[Session, ControlLike]) -> dict[Session, Step]:
         """Dream one frame of every session named."""
@@ -33,7 +33,7 @@ class SessionHost(Protocol):
     def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
         """Dream a frame for each control."""
 
-    def anchor(
+    def observe(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike
     ) -> Step:
         """Take a real frame as a session's next one."""
@@ -62,18 +62,18 @@ class Session:
         seed: int,
         start: int | None,
         step: Step,
-        history: Iterable[Undo] = (),
+        undo_log: Iterable[Undo] = (),
     ) -> None:
         self.engine, self.number, self.seed = engine, number, seed
         self.start = start
         """Index into the world's starts; None where the session began from given frames."""
         self.last = step
         self.closed = False
-        self._history: deque[Undo] = deque(history, maxlen=engine.history)
+        self._undo_log: deque[Undo] = deque(undo_log, maxlen=engine.rewind_frames)
 
     @property
     def slot(self) -> int | None:
-        """Its place in the engine's batch; None while it is parked or closed."""
+        """Its place in the engine's batch; None while it is offloaded or closed."""
         return self.engine.scheduler.slot(self.number)
 
     @property
@@ -92,9 +92,9 @@ class Session:
         return self.last.index
 
     @property
-    def rewindable(self) -> int:
+    def max_rewind(self) -> int:
         """How many frames ``rewind`` can go back."""
-        return len(self._history)
+        return len(self._undo_log)
 
     def step(self, control: ControlLike = None) -> Step:
         """Dream one frame under ``control``: a Control, names of keys, ...; see ``ControlSpace.control``."""
@@ -120,7 +120,7 @@ class Session:
         """
         return self.engine.fork(self, count, seeds)
 
-    def anchor(
+    def observe(
         self, frame: np.ndarray, pose: np.ndarray | None = None, control: ControlLike = None
     ) -> Step:
         """Take a real frame as the next one, so that the dream goes on from what is true.
@@ -137,22 +137,22 @@ class Session:
             EngineError: a frame of another size or type, no pose where one is needed, or a closed session.
             ControlError, CameraError: as of ``Engine.step``.
         """
-        return self.engine.anchor(self, frame, pose, control)
+        return self.engine.observe(self, frame, pose, control)
 
     def rewind(self, frames: int = 1) -> Step:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again.
 
         Raises:
-            EngineError: further back than the history reaches, or a closed session.
+            EngineError: more frames than are kept, or a closed session.
         """
         with self.engine.lock:
-            if not 1 <= frames <= len(self._history):
-                rule = f"a rewind must be within the {len(self._history)} frames kept"
-                raise EngineError(rule, frames, "open the engine with a longer history")
-            undone = [self._history[-i] for i in range(1, frames + 1)]
+            if not 1 <= frames <= len(self._undo_log):
+                rule = f"a rewind must be within the {len(self._undo_log)} frames kept"
+                raise EngineError(rule, frames, "open the engine with more rewind_frames")
+            undone = [self._undo_log[-i] for i in range(1, frames + 1)]
             self.last = self.engine.undo(self, undone)
             for _ in undone:
-                self._history.pop()
+                self._undo_log.pop()
             return self.last
 
     def snapshot(self) -> bytes:
@@ -166,10 +166,10 @@ class Session:
     def advance(self, step: Step, undo: Undo | None) -> None:
         """Take ``step`` as the newest answer, and keep how to undo it if given."""
         if undo is not None:
-            self._history.append(undo)
+            self._undo_log.append(undo)
         self.last = step
 
     @property
-    def history(self) -> tuple[Undo, ...]:
-        """How to undo the newest frames, oldest first."""
-        return tuple(self._history)
+    def undo_log(self) -> tuple[Undo, ...]:
+        """Undo records of the newest frames, oldest first."""
+        return tuple(self._undo_log)

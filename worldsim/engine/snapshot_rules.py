@@ -16,21 +16,21 @@ from torch import Tensor
 
 from worldsim.errors import EngineError
 
-__all__ = ["ANY", "FIELDS", "HOTTEST", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
+__all__ = ["ANY", "FIELDS", "MAX_TEMPERATURE", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
 
 _MOST_FRAMES = 2**53
 _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 """Number types that stand for each other: a session may go on in an engine of another one."""
 _REMEDY = "take the snapshot again with Session.snapshot()"
 ANY = (-math.inf, math.inf)
-HOTTEST = 10.0
+MAX_TEMPERATURE = 10.0
 """The highest temperature of a session; beyond it noise is all there is."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "frame": (-1.0, 1.0),
-    "doubt": (0.0, math.inf),
+    "pose_uncertainty": (0.0, math.inf),
     "indices": (1, _MOST_FRAMES),
-    "temperature": (0.0, HOTTEST),
+    "temperature": (0.0, MAX_TEMPERATURE),
 }
 """Least and greatest number of a tensor; floats must be finite in any case.
 
@@ -112,17 +112,17 @@ def _flag(value: Any) -> bool:
 
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (_whole(0, 2**31), "a format's number"),
-    "digest": (lambda value: type(value) is str and len(value) <= 128, "the sum of the weights"),
+    "weights_sha256": (lambda value: type(value) is str and len(value) <= 128, "a hash of weights"),
     "context": (_whole(1, 2**31), "a number of frames"),
     "seed": (_whole(-(2**256), 2**256), "a whole number"),
     "start": (_whole(0, 2**31, optional=True), "a start's number or null"),
     "index": (_whole(0, _MOST_FRAMES), "a frame's number"),
-    "steps": (_whole(0, 1024), "a number of passes"),
+    "denoising_steps": (_whole(0, 1024), "a number of passes"),
     "has_pose": (_flag, "true or false"),
     "pose_given": (_flag, "true or false"),
     "reward": (_real(-3e38, 3e38), "a finite number"),
     "terminated": (_flag, "true or false"),
-    "drift": (_real(0.0, 1.0, optional=True), "a number in 0..1 or null"),
+    "uncertainty": (_real(0.0, 1.0, optional=True), "a number in 0..1 or null"),
     "known": (_flag, "true or false"),
 }
 """A test for each value of the header, and what it says."""

@@ -12,13 +12,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim import camera
-from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.snapshot_rules import ANY, Rule, check_header, check_tensors, rules_like
 from worldsim.engine.step import Step
 from worldsim.errors import CameraError, EngineError
-from worldsim.sampling.world_state import WorldState, blank
+from worldsim.sampling.world_state import WorldState, empty_state
 
-FORMAT = 4
+FORMAT = 6
 _SUM = hashlib.sha256().digest_size
 _GENERATOR = "generator."
 """Begins the names of the tensors of a generator's state."""
@@ -36,44 +36,44 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class SnapshotSchema:
     """What the snapshots of one engine look like."""
 
-    digest: str
-    """Of the weights that they belong to."""
+    weights_sha256: str
+    """Hash of the weights that they belong to."""
     context: int
     has_poses: bool
     rules: dict[str, Rule]
     """For every tensor."""
 
     @staticmethod
-    def of(world: LoadedWorld, context: int) -> Form:
+    def of(world: LoadedWorld, context: int) -> SnapshotSchema:
         """The form of an engine that holds ``context`` units of past."""
         networks, latent = world.networks, world.networks.tokenizer.latent_spec
-        rules = rules_like(_tensors(blank(networks, 1, context)))
+        rules = rules_like(_tensors(empty_state(networks, 1, context)))
         rules["seen"] = Rule(torch.uint8, ((*world.spec.size, 3), (0, 0, 3)))
         within = (-1.0, 1.0) if latent.bounded else ANY
         rules["latent"] = Rule(torch.float32, (latent.shape,), within, optional=True)
-        return Form(world.digest, context, networks.has_poses, rules)
+        return SnapshotSchema(world.weights_sha256, context, networks.has_poses, rules)
 
 
-def pack(snapshot: Snapshot, digest: str) -> bytes:
-    """To bytes; ``digest`` names the weights that it belongs to."""
+def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
+    """To bytes; ``weights_sha256`` names the weights that it belongs to."""
     state, step = snapshot.state, snapshot.step
     tensors = {**_tensors(state), "seen": torch.from_numpy(step.frame.copy())}
     header = {
         "format": FORMAT,
-        "digest": digest,
+        "weights_sha256": weights_sha256,
         "context": state.generator.context,
         "seed": snapshot.seed,
         "start": snapshot.start,
         "index": step.index,
-        "steps": step.steps,
+        "denoising_steps": step.denoising_steps,
         "has_pose": step.pose is not None,
         "pose_given": step.pose_given,
         "reward": step.reward,
         "terminated": step.terminated,
-        "drift": step.drift,
+        "uncertainty": step.uncertainty,
         "known": step.known,
     }
     if step.latent is not None:
@@ -83,7 +83,7 @@ def pack(snapshot: Snapshot, digest: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, form: Form, world: LoadedWorld) -> Snapshot:
+def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
     """From bytes. The checksum only tells of accidents: all parts are checked before they are believed.
 
     Raises:
@@ -95,15 +95,15 @@ def unpack(blob: bytes, form: Form, world: LoadedWorld) -> Snapshot:
         rule = f"a snapshot's format must be {FORMAT}"
         raise EngineError(rule, repr(header.get("format"))[:80], "restore it with the version that took it")
     header = check_header(header)
-    if header["digest"] != form.digest:
+    if header["weights_sha256"] != schema.weights_sha256:
         rule, remedy = "a snapshot must belong to the world's weights", "load the world that it was taken in"
-        raise EngineError(rule, header["digest"][:12], remedy)
-    if header["context"] != form.context:
-        rule, held = f"a snapshot must have this engine's context of {form.context} frames", header["context"]
+        raise EngineError(rule, header["weights_sha256"][:12], remedy)
+    if header["context"] != schema.context:
+        rule, held = f"a snapshot must have this engine's context of {schema.context} frames", header["context"]
         raise EngineError(rule, held, f"use engine(context={held})")
-    tensors = check_tensors(tensors, form.rules)
-    _check_order(tensors, header, form)
-    state = _state(tensors, world, form.context)
+    tensors = check_tensors(tensors, schema.rules)
+    _check_order(tensors, header, schema)
+    state = _state(tensors, world, schema.context)
     return Snapshot(state, _step(tensors, header), header["seed"], header["start"])
 
 
@@ -124,14 +124,14 @@ def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise EngineError("a snapshot must be one of a session", value) from error
 
 
-def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], form: Form) -> None:
+def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], schema: SnapshotSchema) -> None:
     """What the parts say of each other."""
     frames = int(tensors["indices"][0])
     if frames != header["index"] + 1:
         rule = "a snapshot's index must be that of the last of its frames"
         raise EngineError(rule, (header["index"], frames))
-    if header["has_pose"] != form.has_poses:
-        rule = f"a snapshot of this world must have {'a' if form.has_poses else 'no'} pose"
+    if header["has_pose"] != schema.has_poses:
+        rule = f"a snapshot of this world must have {'a' if schema.has_poses else 'no'} pose"
         raise EngineError(rule, header["has_pose"])
     try:
         camera.check_pose(tensors["poses"].numpy())
@@ -147,7 +147,7 @@ def _tensors(state: WorldState) -> dict[str, Tensor]:
 def _state(tensors: dict[str, Tensor], world: LoadedWorld, context: int) -> WorldState:
     """One row of state on the world's device, from tensors that keep the rules."""
     with torch.inference_mode():
-        state = blank(world.networks, 1, context)
+        state = empty_state(world.networks, 1, context)
         here = {name: value.to(world.device) for name, value in tensors.items()}
         state.generator.load({name: here[_GENERATOR + name] for name in state.generator.tensors()})
         units = here["pending.units"] if state.pending else here["indices"]
@@ -164,9 +164,9 @@ def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:
         pose_given=header["pose_given"],
         reward=header["reward"],
         terminated=header["terminated"],
-        drift=header["drift"],
+        uncertainty=header["uncertainty"],
         index=header["index"],
-        steps=header["steps"],
+        denoising_steps=header["denoising_steps"],
         latent=tensors["latent"].cpu().numpy() if "latent" in tensors else None,
         known=header["known"],
     )

@@ -19,13 +19,13 @@ class Step:
     """Whether the pose was explicit; otherwise the model predicted it from the keys."""
     reward: float
     terminated: bool
-    drift: float | None
+    uncertainty: float | None
     """How far the dream may be from the truth, from 0 (not at all) to 1 (all is lost): how far the frame is
     from what its past foretold, as a share of the pixel range, and how far off the camera may be, half at a
     metre in a picture of usual contrast. 1 where the pose is not known; None in a world without poses."""
     index: int
     """Frames since the session began, given ones included."""
-    steps: int = 0
+    denoising_steps: int = 0
     """Denoising passes taken, K; 0 where the frame was given."""
     latent: np.ndarray | None = field(default=None, repr=False)
     """The frame's code, float32 [N, C]; None where the frame was given."""
@@ -36,5 +36,5 @@ class Step:
 
     def with_real(self, frame: np.ndarray) -> Step:
         """The same with a real frame, uint8 [H, W, 3], copied: nothing of it is lost."""
-        drift = None if self.drift is None else 0.0
-        return replace(self, frame=frame.copy(), drift=drift, latent=None)
+        uncertainty = None if self.uncertainty is None else 0.0
+        return replace(self, frame=frame.copy(), uncertainty=uncertainty, latent=None)

@@ -8,8 +8,8 @@ from torch import Tensor
 from worldsim.engine.batch_step import BatchStep
 from worldsim.model.state import Rows
 from worldsim.networks import Networks
-from worldsim.sampling.clock import next_frame, observe_frame
-from worldsim.sampling.lead import Lead
+from worldsim.sampling.clock import imagine_frame, observe_frame
+from worldsim.sampling.control_batch import ControlTensors
 from worldsim.sampling.world_state import WorldState
 
 
@@ -20,26 +20,26 @@ class Stepper:
         self.networks, self.state = networks, state
 
     def step(
-        self, rows: Rows, lead: Lead, steps: int, decode: bool = True, part: WorldState | None = None
+        self, rows: Rows, lead: ControlTensors, denoising_steps: int, decode: bool = True, part: WorldState | None = None
     ) -> BatchStep:
         """Imagine the next frame of some rows.
 
         Args:
             rows: of the state.
             lead: the controls of these rows.
-            steps: denoising steps, K.
+            denoising_steps: denoising steps, K.
             decode: False: frames are not wanted, and are empty in the answer.
             part: what ``state.over(rows)`` gave, if it was asked for before.
         """
         with torch.inference_mode():
             part = self.state.over(rows) if part is None else part
-            imagined = next_frame(self.networks, part, lead, steps, decode)
+            imagined = imagine_frame(self.networks, part, lead, denoising_steps, decode)
             self.state.take(rows, part)
-            return BatchStep.of(imagined, part, lead.given, steps, decode, self.networks.has_poses)
+            return BatchStep.of(imagined, part, lead.pose_mask, denoising_steps, decode, self.networks.has_poses)
 
-    def observe(self, rows: Rows, frames: Tensor, lead: Lead, part: WorldState) -> BatchStep:
+    def observe(self, rows: Rows, frames: Tensor, lead: ControlTensors, part: WorldState) -> BatchStep:
         """Take given ``frames`` [B, 3, H, W] as the next ones of some rows; see ``step``."""
         with torch.inference_mode():
             imagined = observe_frame(self.networks, part, frames, lead)
             self.state.take(rows, part)
-            return BatchStep.of(imagined, part, lead.given, 0, True, self.networks.has_poses)
+            return BatchStep.of(imagined, part, lead.pose_mask, 0, True, self.networks.has_poses)

@@ -8,36 +8,36 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worldsim.engine.step import Step
-from worldsim.model.state import Page
+from worldsim.model.state import UndoEntry
 from worldsim.sampling.world_state import WorldState
 
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """A copy of what a step overwrites: of the generator's state one page, not all of it."""
+    """A copy of what a step overwrites: of the generator's state one entry, not all of it."""
 
-    page: Page
+    entry: UndoEntry
     parts: dict[str, Tensor]
     """The rest of the world's state but its seed, which a fork may have of its own."""
     step: Step
     """What the session had answered before."""
 
     @staticmethod
-    def of(state: WorldState, page: Page, row: int, step: Step) -> Undo:
+    def of(state: WorldState, entry: UndoEntry, row: int, step: Step) -> Undo:
         """Of one row of ``state`` before it is stepped; tensors are shared with it."""
         one = slice(row, row + 1)
         parts = {name: part[one] for name, part in state.parts().items() if name != "seeds"}
-        return Undo(page.row(row), parts, step)
+        return Undo(entry.row(row), parts, step)
 
 
 def undo(state: WorldState, undone: Sequence[Undo]) -> WorldState:
     """``state``, one row, without its newest frames, of which the newest comes first."""
     for one in undone:
-        state.generator.unwrite(one.page)
+        state.generator.undo(one.entry)
     return state.with_parts(state.parts() | undone[-1].parts)
 
 
-def put_back(state: WorldState, frames: int, before: Undo | None) -> WorldState | None:
+def roll_back(state: WorldState, frames: int, before: Undo | None) -> WorldState | None:
     """One row of ``state`` as it was before a step that failed; None where that cannot be done.
 
     Args:

@@ -11,72 +11,73 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from worldsim.checkpoint import Context, Stored, find_world, load_world
-from worldsim.engine.batch import Batch
+from worldsim.checkpoint import StoredWorld, find_world, load_world
+from worldsim.context import Context
+from worldsim.engine.batch import WorldBatch
 from worldsim.engine.engine import Engine
-from worldsim.engine.loaded import LoadedWorld
+from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.precision import best_dtype
-from worldsim.engine.trial import try_out
+from worldsim.engine.smoke_test import smoke_test
 from worldsim.errors import CheckpointError, EngineError
-from worldsim.kernels.library import in_use
+from worldsim.kernels.library import active_variant
 from worldsim.networks import find_device
 
 
 class World(LoadedWorld):
     """A trained world, ready to dream. Made by :func:`load`."""
 
-    def __init__(self, stored: Stored, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, stored: StoredWorld, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(stored, device, dtype)
         self.origin: str | None = None
-        """Name or folder that it was loaded by; a pickle holds this and the digest, not the weights."""
+        """Name or folder that it was loaded by; a pickle holds this and the hash of the weights, not the weights."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By name or folder and digest.
+        """Pickle the world as its name or folder and the hash of its weights.
 
         Raises:
             EngineError: it was not loaded from files.
         """
         if self.origin is None:
             raise EngineError("a world must be loaded from files to be pickled", self.name, "use load()")
-        return _load_again, (self.origin, self.digest, str(self.device), self.dtype)
+        return _load_again, (self.origin, self.weights_sha256, str(self.device), self.dtype)
 
     def engine(
         self,
         slots: int = 8,
         context: int | None = None,
-        steps: int = 2,
-        history: int = 64,
-        parking: int = 0,
+        denoising_steps: int = 2,
+        rewind_frames: int = 64,
+        offload_bytes: int = 0,
     ) -> Engine:
         """An engine for up to ``slots`` sessions at a time, and more that wait.
 
         Args:
             slots: sessions that are stepped in one batch.
             context: frames of past that the generator sees (default: what it was trained with).
-            steps: denoising passes per frame, K: 1, 2 or 4.
-            history: frames that every session can be rewound by; each costs some 0.4 MB per session.
-            parking: bytes of host memory for sessions beyond the slots, which are swapped in when stepped.
+            denoising_steps: denoising passes per frame, K: 1, 2 or 4.
+            rewind_frames: frames kept for rewinding in each session; each takes about 0.4 MB.
+            offload_bytes: host memory for sessions beyond the slots; they are loaded when stepped.
 
         Raises:
-            EngineError: no slot, a negative history or parking, or too short a context.
+            EngineError: no slot, negative rewind_frames or offload_bytes, or too short a context.
             ConfigError: another number of denoising passes.
         """
-        return Engine(self, slots, context, steps, history, parking)
+        return Engine(self, slots, context, denoising_steps, rewind_frames, offload_bytes)
 
     def batch(
         self,
         count: int,
         context: int | None = None,
-        steps: int = 2,
+        denoising_steps: int = 2,
         temperature: float = 1.0,
         decode: bool = True,
-    ) -> Batch:
+    ) -> WorldBatch:
         """``count`` worlds that are always stepped together, in tensors on the world's device.
 
         Args:
             count: how many.
             context: frames of past that the generator sees (default: what it was trained with).
-            steps: denoising passes per frame, K: 1, 2 or 4.
+            denoising_steps: denoising passes per frame, K: 1, 2 or 4.
             temperature: factor of all their chance, in [0, 10]; see ``Engine.open``.
             decode: False: frames are not wanted, and are empty. On a CPU each core then steps its share of
                 the worlds at once, which is several times as fast; their last bits may depend on ``count``.
@@ -85,7 +86,7 @@ class World(LoadedWorld):
             EngineError: no world, no such temperature, or too short a context.
             ConfigError: another number of denoising passes.
         """
-        return Batch(self, count, context, steps, temperature, decode)
+        return WorldBatch(self, count, context, denoising_steps, temperature, decode)
 
     def with_starts(self, starts: Sequence[Context]) -> World:
         """The same networks with other moments to start from; it cannot be pickled.
@@ -115,11 +116,11 @@ def load(
         EngineError: the device is not there.
     """
     place, folder = find_device(device), find_world(name)
-    files, kernels = _files_of(folder), in_use()
+    files, kernels = _files_of(folder), active_variant()
     world = _loaded.get((files, place, dtype, kernels))
     if world is None:
         stored = load_world(folder, place)
-        try_out(stored)
+        smoke_test(stored)
         world = World(stored, place, dtype or best_dtype(stored.networks))
         for given in {dtype, world.dtype}:
             _loaded[files, place, given, kernels] = world
@@ -139,14 +140,14 @@ def _files_of(folder: Path) -> tuple[object, ...]:
     return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
-def _load_again(origin: str, digest: str, device: str, dtype: torch.dtype) -> World:
+def _load_again(origin: str, weights_sha256: str, device: str, dtype: torch.dtype) -> World:
     """A pickled world, by name or folder.
 
     Raises:
         CheckpointError: it is not there, or has other weights.
     """
     world = load(origin, device, dtype)
-    if world.digest != digest:
+    if world.weights_sha256 != weights_sha256:
         rule, remedy = "a pickled world must have the weights it had", "pickle it again"
-        raise CheckpointError(rule, f"{origin}: {world.digest[:12]}, not {digest[:12]}", remedy)
+        raise CheckpointError(rule, f"{origin}: {world.weights_sha256[:12]}, not {weights_sha256[:12]}", remedy)
     return world

@@ -1,0 +1,103 @@
+"""Actions of many episodes at once, as the engine takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.controls import Control
+from worldsim.envs.actions import MAX_YAW, Actions, DictActions
+from worldsim.errors import ControlError
+from worldsim.sampling.control_batch import ControlBatch
+from worldsim.sampling.upload import upload
+
+__all__ = ["BatchedActions"]
+
+
+class BatchedActions:
+    """Decodes what ``Actions`` decode for one, for ``count`` episodes.
+
+    Actions on the host are checked as those of one episode. Tensors on a GPU stay there, and what they hold
+    is not looked at, which would be to wait for it: numbers beyond the ends count as the first or the last,
+    bits that are not 0 as 1, entries that are not finite as 0. "dict" actions always come to the host, for a
+    pose must be checked.
+    """
+
+    def __init__(self, actions: Actions, count: int, device: torch.device) -> None:
+        self.actions, self.count, self.device = actions, count, device
+        space = actions.controls
+        table = np.stack([space.vector(space.from_discrete(i)) for i in range(len(space.discrete_actions))])
+        self._table = upload(table.astype(np.float32), device)
+
+    def controls(self, actions: Any) -> ControlBatch:
+        """What ``actions``, N of them in tensors, arrays or lists, stand for.
+
+        Raises:
+            ControlError, CameraError: another number of actions, or some that mean nothing.
+        """
+        if isinstance(actions, Tensor) and actions.device.type != "cpu":
+            if not isinstance(self.actions, DictActions):
+                return ControlBatch(self.unchecked(actions))
+            actions = actions.cpu()
+        numbers = self._numbers(actions)
+        if numbers is not None:
+            return ControlBatch(self._table[numbers])
+        rows = _rows(actions)
+        if len(rows) != self.count:
+            raise ControlError(f"there must be an action for each of {self.count} episodes", len(rows))
+        return self._checked([self.actions.decode(row) for row in rows])
+
+    def unchecked(self, actions: Tensor) -> Tensor:
+        """The control vectors, float32 [N, n_keys + 1], of tensors whose values nobody looks at."""
+        if len(actions) != self.count:
+            raise ControlError(f"there must be an action for each of {self.count} episodes", len(actions))
+        if self.actions.kind == "discrete":
+            return self._table[actions.long().clamp(0, len(self._table) - 1)]
+        keys, space = len(self.actions.controls.keys), self.actions.controls
+        shape = (self.count, keys + int(self.actions.kind == "box" and space.yaw))
+        if actions.shape != shape:
+            raise ControlError(f"actions must have shape {shape}", tuple(actions.shape))
+        vector = torch.zeros(self.count, space.size, device=actions.device)
+        if self.actions.kind == "box":
+            values = actions.float().nan_to_num(0.0, 0.0, 0.0)
+            vector[:, :keys] = (values[:, :keys] > 0).float()
+            if space.yaw:
+                vector[:, -1] = values[:, -1].clamp(-1, 1) * MAX_YAW
+        else:
+            vector[:, :keys] = (actions != 0).float()
+        return vector
+
+    def _numbers(self, actions: Any) -> Tensor | None:
+        """Discrete actions on the host that are all allowed; None: they must be looked at one by one."""
+        if self.actions.kind != "discrete" or self.device.type != "cpu":
+            return None
+        numbers = np.asarray(actions)
+        if numbers.shape != (self.count,) or numbers.dtype.kind not in "iu":
+            return None
+        if numbers.min() < 0 or numbers.max() >= len(self._table):
+            return None
+        return torch.from_numpy(numbers.astype(np.int64))
+
+    def _checked(self, controls: list[Control]) -> ControlBatch:
+        space = self.actions.controls
+        vector = np.stack([space.vector(control) for control in controls]).astype(np.float32)
+        given = np.array([control.pose is not None for control in controls])
+        if not given.any():
+            return ControlBatch(vector)
+        poses = np.stack([np.eye(4) if control.pose is None else control.pose for control in controls])
+        return ControlBatch(vector, poses, given)
+
+
+def _rows(actions: Any) -> list[Any]:
+    """Batched actions, in tensors or arrays, as a list of NumPy ones."""
+    if isinstance(actions, Mapping):
+        columns = {name: _rows(column) for name, column in actions.items() if column is not None}
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) > 1:
+            raise ControlError("all entries of a batch of actions must be equally long", sorted(lengths))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return list(np.asarray(actions.detach().cpu() if isinstance(actions, Tensor) else actions))

@@ -1,0 +1,60 @@
+"""A world that a server dreams, as an environment takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worldsim.bridge.client import Client, RemoteSession, RemoteStep
+from worldsim.context import Context
+from worldsim.controls import Control, ControlSpace
+
+__all__ = ["EngineProxy", "SpecProxy", "WorldProxy"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecProxy:
+    """What environments ask of a world's source."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    fps: float
+    control_space: ControlSpace
+    has_pose: bool
+
+
+class EngineProxy:
+    """The server's engine, as far as an environment uses one."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def open(self, seed: int = 0, start: int | Context | None = None) -> RemoteSession:
+        """Begin a session; see ``Client.open``."""
+        return self.client.open(seed, start)
+
+    def step(self, controls: Mapping[RemoteSession, Control]) -> dict[RemoteSession, RemoteStep]:
+        """Dream one frame of every session named; see ``Client.step_many``."""
+        return self.client.step_many(controls)
+
+
+class WorldProxy:
+    """Stands for a ``worldsim.World`` in ``ImaginedEnv`` and ``ImaginedVectorEnv``.
+
+    Args:
+        client: connected to the server; whoever made it closes it.
+    """
+
+    device = "cpu"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        told = client.world
+        self.name = told.name
+        has_pose = told.intrinsics is not None or told.control_space.pose
+        self.spec = SpecProxy(told.size, told.fps, told.control_space, has_pose)
+        self.starts = range(told.starts)
+
+    def engine(self, slots: int, denoising_steps: int, rewind_frames: int) -> EngineProxy:
+        """The server's engine, which has its own slots, denoising steps and history."""
+        return EngineProxy(self.client)

@@ -1,0 +1,46 @@
+"""Calls from several threads, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from threading import RLock
+from typing import Any, TypeVar
+
+from worldsim.utils.threads import call_after_fork
+
+
+class Synchronized:
+    """An object whose methods named by ``synchronized`` wait for each other."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        """Held by the thread whose turn it is."""
+        call_after_fork(self._renew)
+
+    def _renew(self) -> None:
+        """Take a new lock in a forked child: the thread that held the old one is not there."""
+        self.lock = RLock()
+
+
+C = TypeVar("C", bound=Synchronized)
+
+
+def synchronized(*names: str) -> Callable[[type[C]], type[C]]:
+    """Let methods of a class wait until no other thread is in one of them, of the same object."""
+
+    def decorated(kind: type[C]) -> type[C]:
+        for name in names:
+            setattr(kind, name, _waiting(getattr(kind, name)))
+        return kind
+
+    return decorated
+
+
+def _waiting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(self: Synchronized, /, *args: Any, **kwargs: Any) -> Any:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return run

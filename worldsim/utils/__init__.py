@@ -1,0 +1,1 @@
+"""Small tools that no room of the project owns: files, threads, progress, the machine."""
