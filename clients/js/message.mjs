@@ -28,7 +28,7 @@ export function pack(header, payloads = []) {
   const tooLarge = payloads.some((payload) => payload.byteLength > MAX_PAYLOAD);
   if (bytes.byteLength > MAX_HEADER || payloads.length > MAX_PAYLOADS || tooLarge) {
     throw new WorldsimError({
-      code: "LIMIT",
+      code: "RESOURCE_EXHAUSTED",
       rule: "a message must have a header of at most 64 KiB and at most 4 payloads of 8 MiB",
       value: `${bytes.byteLength} and ${payloads.map((payload) => payload.byteLength)} bytes`,
       remedy: "send less at a time",
@@ -47,7 +47,7 @@ export function unpack(parts) {
   return { header: decode(header), payloads };
 }
 
-/** Describes typed arrays as they are gathered into payloads: `add` answers what goes into the header. */
+/** Describes toTypedArray arrays as they are gathered into payloads: `add` answers what goes into the header. */
 export class Payloads {
   list = [];
 
@@ -59,14 +59,14 @@ export class Payloads {
 }
 
 /** `{data, shape}` of an array, or `{jpeg, shape}` of an image, that a header describes. */
-export function arrayOf(described, payloads) {
+export function readArray(described, payloads) {
   const payload = payloads[described.part];
   if (described.codec === "jpeg") return { jpeg: payload, shape: described.shape };
-  return { data: typed(described.dtype, payload, described.shape), shape: described.shape };
+  return { data: toTypedArray(described.dtype, payload, described.shape), shape: described.shape };
 }
 
 /** Bytes as numbers: copied, for a payload need not begin where such a number may begin. */
-export function typed(dtype, bytes, shape) {
+export function toTypedArray(dtype, bytes, shape) {
   const Kind = ARRAYS[dtype];
   const count = shape.reduce((a, b) => a * b, 1);
   if (Kind === undefined || bytes.byteLength !== count * Kind.BYTES_PER_ELEMENT) {

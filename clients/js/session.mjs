@@ -1,6 +1,6 @@
 // A world that a server dreams, seen from here.
 
-import { Payloads, WorldsimError, arrayOf, typed } from "./message.mjs";
+import { Payloads, WorldsimError, readArray, toTypedArray } from "./message.mjs";
 
 /** Names of sessions are chosen by the client, so that making one can be repeated safely. */
 export function newName() {
@@ -9,17 +9,17 @@ export function newName() {
 }
 
 /** A control as the header wants it; what is left out is not sent. */
-export function controlOf({ keys, look, pose } = {}) {
-  return { keys: keys && [...keys], look, pose: pose && [...pose] };
+export function encodeControl({ keys, yaw, pose } = {}) {
+  return { keys: keys && [...keys], yaw, pose: pose && [...pose] };
 }
 
 /** A step with its frame: `{data, shape}`, `{jpeg, shape}` or null. */
-export function stepOf(step, payloads) {
-  return { ...step, frame: step.frame ? arrayOf(step.frame, payloads) : null };
+export function readStep(step, payloads) {
+  return { ...step, frame: step.frame ? readArray(step.frame, payloads) : null };
 }
 
 /** The steps of a step_many: frames of the items that succeeded lie one after another in payload 0. */
-export function stepsOf(items, payloads, codec, shapes) {
+export function readSteps(items, payloads, codec, shapes) {
   let at = 0;
   return items.map(({ session, step, error }) => {
     if (error) return { session, error };
@@ -28,7 +28,7 @@ export function stepsOf(items, payloads, codec, shapes) {
     const size = codec === "jpeg" ? step.bytes : shape.reduce((a, b) => a * b, codec === "latent" ? 4 : 1);
     const bytes = payloads[0].subarray(at, (at += size));
     const dtype = codec === "latent" ? "f4" : "u1";
-    const frame = codec === "jpeg" ? { jpeg: bytes, shape } : { data: typed(dtype, bytes, shape), shape };
+    const frame = codec === "jpeg" ? { jpeg: bytes, shape } : { data: toTypedArray(dtype, bytes, shape), shape };
     return { session, step: { ...step, frame } };
   });
 }
@@ -36,7 +36,7 @@ export function stepsOf(items, payloads, codec, shapes) {
 /** Made by `Client.open`, `fork` and `Client.restore`; `last` is the newest step, `seq` the last one taken. */
 export class Session {
   #client;
-  #turn = Promise.resolve();
+  #queue = Promise.resolve();
 
   constructor(client, name, { seq = 0, last = null } = {}) {
     this.#client = client;
@@ -45,9 +45,9 @@ export class Session {
 
   /** Dreams one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds. */
   step(control = {}, { codec, deadline } = {}) {
-    return this.inTurn(async () => {
-      const rest = { control: controlOf(control), codec, deadline_ms: deadline };
-      return this.#moved(await this.#ask("step", { seq: this.seq + 1, ...rest }));
+    return this.inOrder(async () => {
+      const rest = { control: encodeControl(control), codec, deadline_ms: deadline };
+      return this.#accept(await this.#ask("step", { seq: this.seq + 1, ...rest }));
     });
   }
 
@@ -57,7 +57,7 @@ export class Session {
    * frame: Uint8Array [H * W * 3], copied; control: what was held while getting there, and in `pose` the
    * frame's own, which a world with poses needs; deadline: milliseconds.
    */
-  async anchor(frame, control = {}, { deadline } = {}) {
+  async observe(frame, control = {}, { deadline } = {}) {
     if (!(frame instanceof Uint8Array)) {
       const rule = "a frame must be a Uint8Array of H * W * 3 bytes";
       throw new WorldsimError({ code: "BAD_REQUEST", rule, value: frame?.constructor?.name ?? frame });
@@ -65,66 +65,66 @@ export class Session {
     const shape = [...this.#client.world.size, 3];
     const data = new Uint8Array(frame);
     const payloads = new Payloads();
-    const rest = { frame: payloads.add(data, shape), control: controlOf(control), deadline_ms: deadline };
-    return this.inTurn(async () => {
+    const rest = { frame: payloads.add(data, shape), control: encodeControl(control), deadline_ms: deadline };
+    return this.inOrder(async () => {
       const fields = { seq: this.seq + 1, ...rest, codec: "none" };
-      const { header } = await this.#ask("anchor", fields, payloads.list);
-      return this.take({ ...header.step, frame: { data, shape } });
+      const { header } = await this.#ask("observe", fields, payloads.list);
+      return this.accept({ ...header.step, frame: { data, shape } });
     });
   }
 
   /** Goes back; dreaming on under the same controls gives the same frames again. */
   rewind(frames = 1) {
-    return this.inTurn(async () => this.#moved(await this.#ask("rewind", { seq: this.seq + 1, frames })));
+    return this.inOrder(async () => this.#accept(await this.#ask("rewind", { seq: this.seq + 1, frames })));
   }
 
   /** `count` sessions with this one's past; under the same controls they dream the same future. */
   fork(count = 1) {
-    return this.inTurn(async () => {
+    return this.inOrder(async () => {
       const children = Array.from({ length: count }, newName);
       const { header, payloads } = await this.#ask("fork", { seq: this.seq, children });
-      const last = { ...stepOf(header.step, payloads), seq: 0 }; // each counts its own
-      return children.map((name) => this.#client.adopt(new Session(this.#client, name, { last })));
+      const last = { ...readStep(header.step, payloads), seq: 0 }; // each counts its own
+      return children.map((name) => this.#client.register(new Session(this.#client, name, { last })));
     });
   }
 
   /** All that the session's future depends on, as bytes; `Client.restore` goes on from them. */
   snapshot() {
-    return this.inTurn(async () => (await this.#ask("snapshot")).payloads[0]);
+    return this.inOrder(async () => (await this.#ask("snapshot")).payloads[0]);
   }
 
   close() {
-    return this.inTurn(async () => {
+    return this.inOrder(async () => {
       if (!this.closed) await this.#ask("close");
       this.closed = true;
-      this.#client.forget(this);
+      this.#client.unregister(this);
     });
   }
 
   /** Runs `action` after all earlier ones of this session: their order is that of the calls. */
-  inTurn(action) {
-    return Session.inTurn([this], action);
+  inOrder(action) {
+    return Session.inOrder([this], action);
   }
 
   /** Runs `action` after all earlier ones of each of `sessions`. */
-  static inTurn(sessions, action) {
-    const done = Promise.all(sessions.map((session) => session.#turn)).then(action);
-    for (const session of sessions) session.#turn = done.catch(() => {});
+  static inOrder(sessions, action) {
+    const done = Promise.all(sessions.map((session) => session.#queue)).then(action);
+    for (const session of sessions) session.#queue = done.catch(() => {});
     return done;
   }
 
   /** Takes a step of the server's as the newest one. */
-  take(step) {
+  accept(step) {
     this.seq = step.seq;
     this.last = step;
     return step;
   }
 
-  #moved({ header, payloads }) {
-    return this.take(stepOf(header.step, payloads));
+  #accept({ header, payloads }) {
+    return this.accept(readStep(header.step, payloads));
   }
 
   #ask(op, fields = {}, payloads = []) {
-    return this.#client.ask({ op, session: this.name, ...fields }, payloads);
+    return this.#client.request({ op, session: this.name, ...fields }, payloads);
   }
 }

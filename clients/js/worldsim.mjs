@@ -7,27 +7,27 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Link, WAIT, controlAddress } from "./link.mjs";
+import { ServerConnection, RETRYABLE, controlAddress } from "./connection.mjs";
 import { MAX_REPLY, Payloads, WorldsimError } from "./message.mjs";
-import { Session, controlOf, newName, stepOf, stepsOf } from "./session.mjs";
+import { Session, encodeControl, newName, readStep, readSteps } from "./session.mjs";
 
 export { Session, WorldsimError };
 
 const MAX_ITEMS = 256;
-const HEARTBEAT = 1000;
+const HEARTBEAT_MS = 1000;
 
 export class Client {
   #data;
   #control;
   #name;
-  #heart = null;
+  #heartbeat = null;
   #sessions = new Map();
 
   /** Use `connect`. */
   constructor(address, { name, keys, timeout }) {
     this.#name = name;
-    this.#data = new Link(address, { keys, timeout });
-    this.#control = new Link(controlAddress(address), { keys, timeout });
+    this.#data = new ServerConnection(address, { keys, timeout });
+    this.#control = new ServerConnection(controlAddress(address), { keys, timeout });
   }
 
   /**
@@ -41,11 +41,11 @@ export class Client {
     try {
       await client.resume(lease);
     } catch (error) {
-      client.#hangUp();
+      client.#disconnect();
       throw error;
     }
-    client.#heart = setInterval(() => client.#beat(), HEARTBEAT);
-    client.#heart.unref();
+    client.#heartbeat = setInterval(() => client.#sendHeartbeat(), HEARTBEAT_MS);
+    client.#heartbeat.unref();
     return client;
   }
 
@@ -88,10 +88,10 @@ export class Client {
    * `{session, error}`: the others go on where one is refused.
    */
   async stepMany(items, { codec = "raw", deadline } = {}) {
-    const most = this.#itemsAtOnce(codec);
+    const most = this.#itemsPerMessage(codec);
     const parts = [];
     for (let i = 0; i < items.length; i += most) parts.push(items.slice(i, i + most));
-    return (await Promise.all(parts.map((part) => this.#stepPart(part, codec, deadline)))).flat();
+    return (await Promise.all(parts.map((part) => this.#stepInOrder(part, codec, deadline)))).flat();
   }
 
   /** What the server is and how busy. */
@@ -100,18 +100,18 @@ export class Client {
   }
 
   /** A request on the data socket, under the lease. */
-  ask(header, payloads = []) {
+  request(header, payloads = []) {
     return this.#data.request({ ...header, lease: this.lease }, payloads);
   }
 
   /** Keeps a session in `sessions`. */
-  adopt(session) {
+  register(session) {
     this.#sessions.set(session.name, session);
     return session;
   }
 
   /** Takes a session out of `sessions`. */
-  forget(session) {
+  unregister(session) {
     this.#sessions.delete(session.name);
   }
 
@@ -119,20 +119,20 @@ export class Client {
   async close({ keep = false } = {}) {
     const open = keep ? [] : [...this.#sessions.values()];
     await Promise.allSettled(open.map((session) => session.close()));
-    this.#hangUp();
+    this.#disconnect();
   }
 
   async #begin(op, fields, payloads) {
     const name = newName();
-    const ask = () => this.ask({ op, session: name, ...fields }, payloads);
+    const ask = () => this.request({ op, session: name, ...fields }, payloads);
     const { header, payloads: frames } = await ask().catch(async (error) => {
       if (error.code !== "UNKNOWN_SESSION") throw error;
       await this.resume(); // the lease ended: this machine slept, or the server began anew
       return ask();
     });
     const session = new Session(this, name);
-    session.take(stepOf(header.step, frames));
-    return this.adopt(session);
+    session.accept(readStep(header.step, frames));
+    return this.register(session);
   }
 
   #context({ frames, controls, poses = null, length }, payloads) {
@@ -145,19 +145,19 @@ export class Client {
   }
 
   /** As many items as the frames of which fit into one payload. */
-  #itemsAtOnce(codec) {
+  #itemsPerMessage(codec) {
     const [height, width] = this.world.size;
     const room = Math.floor(MAX_REPLY / (height * width * 3));
     return codec === "none" ? MAX_ITEMS : Math.max(1, Math.min(MAX_ITEMS, room));
   }
 
   /** One message's worth, once it is the turn of each of its sessions. */
-  #stepPart(part, codec, deadline) {
-    return Session.inTurn(part.map(([session]) => session), async () => {
+  #stepInOrder(part, codec, deadline) {
+    return Session.inOrder(part.map(([session]) => session), async () => {
       const answers = await this.#stepNow(part, codec, deadline);
-      const busy = answers.flatMap(({ error }, i) => (WAIT.has(error?.code) ? [i] : []));
+      const busy = answers.flatMap(({ error }, i) => (RETRYABLE.has(error?.code) ? [i] : []));
       if (!busy.length) return answers;
-      await sleep(Math.max(...busy.map((i) => answers[i].error.retryAfter ?? HEARTBEAT)));
+      await sleep(Math.max(...busy.map((i) => answers[i].error.retryAfter ?? HEARTBEAT_MS)));
       const again = await this.#stepNow(busy.map((i) => part[i]), codec, deadline);
       busy.forEach((i, j) => (answers[i] = again[j]));
       return answers;
@@ -168,16 +168,16 @@ export class Client {
     const items = part.map(([session, control]) => ({
       session: session.name,
       seq: session.seq + 1,
-      control: controlOf(control),
+      control: encodeControl(control),
     }));
     const header = { op: "step_many", items, codec, deadline_ms: deadline };
-    const asked = await (async () => this.ask(header))().catch((error) => {
-      if (error.code !== "LIMIT" || part.length === 1) throw error;
+    const asked = await (async () => this.request(header))().catch((error) => {
+      if (error.code !== "RESOURCE_EXHAUSTED" || part.length === 1) throw error;
     });
     if (asked === undefined) return this.#stepHalves(part, codec, deadline);
-    return stepsOf(asked.header.items, asked.payloads, codec, this.#shapes()).map(({ step, error }, i) => {
+    return readSteps(asked.header.items, asked.payloads, codec, this.#shapes()).map(({ step, error }, i) => {
       const [session] = part[i];
-      return error ? { session, error: new WorldsimError(error) } : { session, step: session.take(step) };
+      return error ? { session, error: new WorldsimError(error) } : { session, step: session.accept(step) };
     });
   }
 
@@ -192,13 +192,13 @@ export class Client {
     return { raw: [...this.world.size, 3], jpeg: [...this.world.size, 3], latent: this.world.latent };
   }
 
-  #beat() {
+  #sendHeartbeat() {
     const lost = () => {}; // the next request will tell
-    this.#control.request({ op: "heartbeat", lease: this.lease }, [], 3 * HEARTBEAT).catch(lost);
+    this.#control.request({ op: "heartbeat", lease: this.lease }, [], 3 * HEARTBEAT_MS).catch(lost);
   }
 
-  #hangUp() {
-    clearInterval(this.#heart);
+  #disconnect() {
+    clearInterval(this.#heartbeat);
     this.#data.close();
     this.#control.close();
   }

@@ -8,7 +8,8 @@ from setuptools.command.build_py import build_py
 
 MODULES = {
     "worldsim": {"__init__", "errors", "controls", "camera"},
-    "worldsim.bridge": {"__init__", "protocol"},
+    "worldsim.bridge": {"__init__"},
+    "worldsim.bridge.wire": {"__init__", "protocol"},
 }
 """Package -> its modules that are taken; of packages not named here all are."""
 

@@ -19,31 +19,39 @@ import numpy as np
 import zmq
 from PIL import Image
 
-from worldsim.bridge.protocol import CODECS, REQUEST, Limits, control_address, decode, describe, encode
-from worldsim.controls import DOOM_KEYS
+from worldsim.bridge.wire.protocol import (
+    CODECS,
+    REQUEST,
+    ClientLimits,
+    control_address,
+    decode,
+    describe,
+    encode,
+)
+from worldsim.envs.sources.doom import DOOM_KEYS
 
 SIZE = (12, 16)
-COMBOS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
+ACTIONS = ((), ("forward",), ("turn_left",), ("turn_right",), ("forward", "turn_left"))
 LEASE = "ab" * 16
 HELLO = {
     "lease": LEASE,
     "ttl_s": 10.0,
     "world": "fake",
-    "digest": "0" * 64,
+    "weights_sha256": "0" * 64,
     "size": SIZE,
     "fps": 17.5,
     "keys": DOOM_KEYS,
-    "combos": COMBOS,
-    "look": True,
+    "discrete_actions": ACTIONS,
+    "yaw": True,
     "pose": True,
     "intrinsics": [8.0, 8.0, 8.0, 6.0],
     "starts": 2,
-    "steps": 2,
+    "denoising_steps": 2,
     "context": 6,
     "codecs": CODECS,
-    "ops": ("open", "step", "step_many", "fork", "rewind", "anchor", "snapshot", "restore", "close"),
+    "ops": ("open", "step", "step_many", "fork", "rewind", "observe", "snapshot", "restore", "close"),
     "latent": [4, 3],
-    "limits": Limits().to_dict(),
+    "limits": ClientLimits().to_dict(),
     "server": "0",
 }
 
@@ -66,7 +74,7 @@ class FakeSession:
         self.pose = control.get("pose") or self.pose
         self.index, self.reward = self.index + 1, float("forward" in control.get("keys", ()))
 
-    def anchor(self, frame: bytes, control: Mapping[str, Any]) -> None:
+    def observe(self, frame: bytes, control: Mapping[str, Any]) -> None:
         self.move(control)
         self.hash = zlib.crc32(frame, self.hash)
 
@@ -88,9 +96,9 @@ class FakeSession:
             "pose_given": self.given,
             "reward": self.reward,
             "terminated": self.index >= self.ends_at,
-            "drift": 0.1 * self.index,
+            "uncertainty": 0.1 * self.index,
             "known": True,
-            "steps": 2,
+            "denoising_steps": 2,
         }
 
 
@@ -178,9 +186,9 @@ class FakeServer:
             return {"error": refusal("UNKNOWN_SESSION")}, []
         return self._once(session, header, lambda: session.move(header["control"]))
 
-    def anchor(self, header: dict[str, Any], payloads: list[bytes]) -> Any:
+    def observe(self, header: dict[str, Any], payloads: list[bytes]) -> Any:
         session = self.sessions[header["session"]]
-        return self._once(session, header, lambda: session.anchor(payloads[0], header["control"]))
+        return self._once(session, header, lambda: session.observe(payloads[0], header["control"]))
 
     def rewind(self, header: dict[str, Any], _: Any) -> Any:
         session = self.sessions[header["session"]]
@@ -227,7 +235,7 @@ class FakeServer:
         if seq in session.replies:
             return session.replies[seq]
         if seq != session.seq + 1:
-            return {"error": refusal("GAP")}, []
+            return {"error": refusal("OUT_OF_ORDER")}, []
         move()
         session.seq = seq
         session.replies[seq] = self._one(session, header.get("codec", "raw"))

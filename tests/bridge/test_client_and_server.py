@@ -12,19 +12,19 @@ from numpy.testing import assert_array_equal
 
 from tests.bridge.server_process import ServerProcess, serving
 from tests.tiny import lively_world
+from worldsim.bridge.auth.keys import add_client
 from worldsim.bridge.client import (
-    BusyError,
     Client,
     ClientKeys,
-    GapError,
-    LateError,
-    NotYoursError,
+    DeadlineExceededError,
+    OutOfOrderError,
+    PermissionDeniedError,
     RemoteSession,
     UnansweredError,
+    UnavailableError,
     UnknownSessionError,
 )
-from worldsim.bridge.keys import add_client
-from worldsim.checkpoint import Context
+from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import World, load
@@ -46,13 +46,15 @@ def loaded(world: Path) -> World:
 
 @pytest.fixture
 def engine(loaded: World) -> Engine:
-    return loaded.engine(slots=8, steps=1, history=4)
+    return loaded.engine(slots=8, denoising_steps=1, rewind_frames=4)
 
 
 @pytest.fixture(scope="module")
 def server(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     address = f"ipc://{tmp_path_factory.mktemp('s')}/s"
-    with serving(world, address, "--slots", str(SLOTS), "--steps", "1", "--history", "4") as server:
+    with serving(
+        world, address, "--slots", str(SLOTS), "--denoising-steps", "1", "--rewind-frames", "4"
+    ) as server:
         yield server
 
 
@@ -79,32 +81,32 @@ def test_frames_are_those_of_the_engine(client: Client, engine: Engine, loaded: 
     for start in (None, 1, loaded.starts[1]):
         ours, theirs = engine.open(seed=2**63, start=start), client.open(seed=2**63, start=start)
         assert_array_equal(ours.frame, theirs.frame)
-        for control in (FORWARD, LEFT, Control(look=0.1), Control(pose=ours.pose)):
+        for control in (FORWARD, LEFT, Control(yaw=0.1), Control(pose=ours.pose)):
             expected, got = ours.step(control), theirs.step(control)
             assert_array_equal(expected.frame, got.frame)
             assert_array_equal(expected.pose, got.pose)
-            for name in ("pose_given", "reward", "terminated", "drift", "index"):
+            for name in ("pose_given", "reward", "terminated", "uncertainty", "index"):
                 assert getattr(expected, name) == getattr(got, name)
-            assert got.steps == 1
+            assert got.denoising_steps == 1
 
 
 def test_a_real_frame_is_taken_as_the_engine_takes_it(client: Client, engine: Engine) -> None:
     ours, theirs = engine.open(seed=2), client.open(seed=2)
     frame = real(ours.frame.shape)
-    expected, got = ours.anchor(frame, ours.pose, FORWARD), theirs.anchor(frame, ours.pose, FORWARD)
+    expected, got = ours.observe(frame, ours.pose, FORWARD), theirs.observe(frame, ours.pose, FORWARD)
     assert_array_equal(got.frame, frame)
     assert theirs.frame is got.frame
     assert_array_equal(expected.pose, got.pose)
-    for name in ("pose_given", "reward", "terminated", "drift", "index", "steps"):
+    for name in ("pose_given", "reward", "terminated", "uncertainty", "index", "denoising_steps"):
         assert getattr(expected, name) == getattr(got, name)
     assert_array_equal(ours.step(LEFT).frame, theirs.step(LEFT).frame)
     theirs.rewind(2)
     assert_array_equal(walk(theirs, [LEFT])[0], walk(client.open(seed=2), [LEFT])[0])
     with pytest.raises(EngineError, match="needs its pose"):
-        theirs.anchor(frame)
+        theirs.observe(frame)
     with pytest.raises(EngineError, match="a pose"):
-        theirs.anchor(frame, np.ones((4, 4)))
-    assert theirs.anchor(frame, ours.pose).seq == 5
+        theirs.observe(frame, np.ones((4, 4)))
+    assert theirs.observe(frame, ours.pose).seq == 5
 
 
 def test_forks_rewinds_and_snapshots_dream_the_same(client: Client) -> None:
@@ -158,7 +160,7 @@ def test_refusals(client: Client) -> None:
     with pytest.raises(EngineError, match="snapshot"):
         client.restore(b"nonsense")
     session.find(6)
-    with pytest.raises(GapError):
+    with pytest.raises(OutOfOrderError):
         session.step()
     assert client.resume() == (session,)
     assert session.step(FORWARD).seq == 1
@@ -174,7 +176,7 @@ def test_what_comes_too_late_is_not_done(client: Client) -> None:
                 other.step_async(codec="none")
             session.step(deadline=0.001, codec="none")
 
-    with pytest.raises(LateError):
+    with pytest.raises(DeadlineExceededError):
         hurry()
     taken = session.seq
     assert session.step().seq == taken + 1
@@ -184,7 +186,7 @@ def test_a_full_server_says_so(server: ServerProcess) -> None:
     with Client(server.address, timeout=60) as client:
         sessions = client.open().fork(SLOTS - 1)
         client.timeout = 0.5
-        with pytest.raises((BusyError, UnansweredError)):
+        with pytest.raises((UnavailableError, UnansweredError)):
             client.open()
         client.timeout = 60
         sessions[0].close()
@@ -194,7 +196,7 @@ def test_a_full_server_says_so(server: ServerProcess) -> None:
 def test_sessions_belong_to_their_lease(client: Client, server: ServerProcess) -> None:
     session = client.open(seed=3)
     session.step(FORWARD)
-    with Client(server.address) as other, pytest.raises((NotYoursError, UnknownSessionError)):
+    with Client(server.address) as other, pytest.raises((PermissionDeniedError, UnknownSessionError)):
         RemoteSession(other, session.name).step()
     client.close(keep_sessions=True)
     with Client(server.address, lease=client.lease) as again:
@@ -205,17 +207,17 @@ def test_sessions_belong_to_their_lease(client: Client, server: ServerProcess) -
 
 
 def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> None:
-    options = ("--slots", "4", "--steps", "1", "--state", str(tmp_path / "state"))
+    options = ("--slots", "4", "--denoising-steps", "1", "--state", str(tmp_path / "state"))
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *options)
     try:
         with Client(server.address, timeout=90) as client:
             session, ours = client.open(seed=9), engine.open(seed=9)
             frame, pose = real(ours.frame.shape), ours.pose
-            futures = [session.step_async(FORWARD), session.anchor_async(frame, pose)]
-            futures += [session.step_async(FORWARD), session.anchor_async(frame, pose)]
+            futures = [session.step_async(FORWARD), session.observe_async(frame, pose)]
+            futures += [session.step_async(FORWARD), session.observe_async(frame, pose)]
             futures += [session.step_async(FORWARD) for _ in range(2)]
             expected = [
-                (ours.anchor(frame, pose) if number in (1, 3) else ours.step(FORWARD)).frame
+                (ours.observe(frame, pose) if number in (1, 3) else ours.step(FORWARD)).frame
                 for number in range(6)
             ]
             futures[2].result()
@@ -232,10 +234,12 @@ def test_keys(world: Path, tmp_path: Path) -> None:
     keys, stranger = tmp_path / "keys", tmp_path / "stranger"
     own = add_client(keys, "robot")
     other = add_client(stranger, "robot")
-    with serving(world, f"ipc://{tmp_path}/s", "--steps", "1", "--slots", "2", "--keys", str(keys)) as server:
+    with serving(
+        world, f"ipc://{tmp_path}/s", "--denoising-steps", "1", "--slots", "2", "--keys", str(keys)
+    ) as server:
         with Client(server.address, ClientKeys.read(keys / "server.public", own)) as client:
             assert client.open().step(FORWARD).seq == 1
-        with pytest.raises(NotYoursError, match="key"):
+        with pytest.raises(PermissionDeniedError, match="key"):
             Client(server.address, ClientKeys.read(keys / "server.public", other), timeout=20)
         with pytest.raises(UnansweredError):
             Client(server.address, timeout=1.0)

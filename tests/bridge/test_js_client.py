@@ -28,7 +28,7 @@ def test_the_javascript_client_steps_a_world(tmp_path: Path) -> None:
     if made.returncode:
         pytest.skip(f"no packages to be had: {made.stderr[-200:]}")
     world = lively_world(tmp_path)
-    with serving(world, f"ipc://{tmp_path}/s", "--slots", "16", "--steps", "1") as server:
+    with serving(world, f"ipc://{tmp_path}/s", "--slots", "16", "--denoising-steps", "1") as server:
         env = {**os.environ, "WORLDSIM_ADDRESS": server.address}
         done = subprocess.run(
             ["npm", "test"], cwd=client, env=env, timeout=240, capture_output=True, text=True

@@ -15,7 +15,7 @@ import pytest
 
 from tests.tiny import lively_world
 from worldsim.bridge.client import Client
-from worldsim.bridge.ray import Host, launch, main
+from worldsim.bridge.ray import ReplicaConfig, launch, main
 from worldsim.controls import Control
 from worldsim.errors import BridgeError, ConfigError, DependencyError
 
@@ -66,8 +66,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lively_world(tmp_path_factory.mktemp("worlds"))
 
 
-def host(world: Path, **kwargs: Any) -> Host:
-    return Host(world=str(world), host="127.0.0.1", slots=2, steps=1, device="cpu", **kwargs)
+def host(world: Path, **kwargs: Any) -> ReplicaConfig:
+    return ReplicaConfig(
+        world=str(world), host="127.0.0.1", slots=2, denoising_steps=1, device="cpu", **kwargs
+    )
 
 
 def check_clients(addresses: list[str]) -> None:
@@ -110,7 +112,7 @@ def test_the_command_ends_when_asked_to(
 def test_refusals(world: Path, fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="engine"):
         launch(host(world), 0)
-    open_to_all = Host(world=str(world), slots=1, device="cpu")
+    open_to_all = ReplicaConfig(world=str(world), slots=1, device="cpu")
     with pytest.raises(BridgeError, match="keys"):
         open_to_all.open("0.0.0.0")
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -3,7 +3,7 @@
 Each is a server of its own with an address of its own; a session lives and ends with the engine that it was
 opened on. Ray starts them, holds their devices and ends them; what clients say never passes through it.
 
-    python -m worldsim.bridge.ray doom-maze --engines 8 --keys DIR
+    python -m worldsim.bridge.ray doom-maze --replicas 8 --keys DIR
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldsim.bridge.server import Options, Server
-from worldsim.door import leave
+from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.engine.world import load
 from worldsim.errors import ConfigError, DependencyError, install
 from worldsim.options import COUNT, DENOISING, PROCESSES, Number, Parser
-from worldsim.sampling.flow import STEPS
+from worldsim.sampling.flow import DENOISING_STEPS
+from worldsim.utils.run_command import run_command
 
-__all__ = ["Cluster", "Host", "launch", "main"]
+__all__ = ["Cluster", "ReplicaConfig", "launch", "main"]
 
 _SHARE = Number(whole=False, high=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Host:
+class ReplicaConfig:
     """What is needed to serve a world on a machine; made on one, opened on another."""
 
     world: str
@@ -39,8 +39,8 @@ class Host:
     host: str | None = None
     """The address to bind on each machine; None: the one by which Ray knows the machine."""
     slots: int = 64
-    steps: int = 2
-    history: int = 16
+    denoising_steps: int = 2
+    rewind_frames: int = 16
     device: str = "auto"
 
     def open(self, own: str) -> Server:
@@ -50,18 +50,18 @@ class Host:
             BridgeError: an address that needs keys. CheckpointError: no such world here.
         """
         engine = load(self.world, self.device).engine(
-            slots=self.slots, steps=self.steps, history=self.history
+            slots=self.slots, denoising_steps=self.denoising_steps, rewind_frames=self.rewind_frames
         )
         keys = None if self.keys is None else Path(self.keys)
-        return Server(engine, Options(address=f"tcp://{self.host or own}:*", keys=keys))
+        return Server(engine, ServerOptions(address=f"tcp://{self.host or own}:*", keys=keys))
 
 
-class _Engine:
+class _Replica:
     """A server in a process of Ray's."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, config: ReplicaConfig) -> None:
         own: str = _ray().util.get_node_ip_address()
-        self._server, self._at = host.open(own), host.host or own
+        self._server, self._at = config.open(own), config.host or own
 
     def address(self) -> str:
         return f"tcp://{self._at}:{self._server.address.rpartition(':')[2]}"
@@ -76,22 +76,22 @@ class _Engine:
 class Cluster:
     """Engines that run. Ends them on ``close``, or as a context manager."""
 
-    def __init__(self, engines: Sequence[Any]) -> None:
-        self._ray, self._engines = _ray(), list(engines)
-        self.addresses: list[str] = self._ray.get([engine.address.remote() for engine in self._engines])
+    def __init__(self, replicas: Sequence[Any]) -> None:
+        self._ray, self._replicas = _ray(), list(replicas)
+        self.addresses: list[str] = self._ray.get([replica.address.remote() for replica in self._replicas])
         """Of the engines' data sockets; a client connects to one of them."""
 
     def info(self) -> list[dict[str, Any]]:
         """What each engine's ``info`` answers: its free slots, for one."""
-        told: list[dict[str, Any]] = self._ray.get([engine.info.remote() for engine in self._engines])
+        told: list[dict[str, Any]] = self._ray.get([replica.info.remote() for replica in self._replicas])
         return told
 
     def close(self) -> None:
-        """Let every engine finish what it was asked for, and end it. Closing twice is fine."""
-        engines, self._engines = self._engines, []
-        self._ray.get([engine.stop.remote() for engine in engines])
-        for engine in engines:
-            self._ray.kill(engine)
+        """Let every engine finish what it was stop_requested for, and end it. Closing twice is fine."""
+        replicas, self._replicas = self._replicas, []
+        self._ray.get([replica.stop.remote() for replica in replicas])
+        for replica in replicas:
+            self._ray.kill(replica)
 
     def __enter__(self) -> Cluster:
         return self
@@ -100,45 +100,55 @@ class Cluster:
         self.close()
 
 
-def launch(host: Host, engines: int, *, gpus: float = 1.0, cpus: float = 1.0) -> Cluster:
-    """Start ``engines`` engines on the Ray cluster that this process is connected to.
+def launch(config: ReplicaConfig, replicas: int, *, gpus: float = 1.0, cpus: float = 1.0) -> Cluster:
+    """Start ``replicas`` engines on the Ray cluster that this process is connected to.
 
     Args:
-        host: what each of them serves, and how.
+        config: what each of them serves, and how.
         gpus, cpus: that Ray reserves for each; ``gpus=0`` on machines without.
 
     Raises:
         ConfigError: no engine. DependencyError: Ray is not installed. Ray's own errors where an engine fails.
     """
-    if engines < 1:
-        raise ConfigError("a cluster must have at least one engine", engines)
-    actor = _ray().remote(_Engine).options(num_gpus=gpus, num_cpus=cpus)
-    return Cluster([actor.remote(host) for _ in range(engines)])
+    if replicas < 1:
+        raise ConfigError("a cluster must have at least one replica", replicas)
+    actor = _ray().remote(_Replica).options(num_gpus=gpus, num_cpus=cpus)
+    return Cluster([actor.remote(config) for _ in range(replicas)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Launch engines, print their addresses, one a line, and end them at SIGTERM or Ctrl-C."""
     parser = Parser(prog="python -m worldsim.bridge.ray", description="Serve with Ray.")
     parser.add_argument("world", help="a shipped world's name, or a folder that every machine has")
-    parser.add_argument("--engines", type=PROCESSES, default=1, help="one per device (%(default)s)")
+    parser.add_argument("--replicas", type=PROCESSES, default=1, help="one per device (%(default)s)")
     parser.add_argument("--gpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
     parser.add_argument("--cpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
     parser.add_argument("--slots", type=COUNT, default=64, help="sessions of an engine (%(default)s)")
     parser.add_argument(
-        "--steps", type=DENOISING, choices=STEPS, default=2, help="denoising passes a frame, K (%(default)s)"
+        "--denoising-steps",
+        type=DENOISING,
+        choices=DENOISING_STEPS,
+        default=2,
+        help="denoising passes a frame, K (%(default)s)",
     )
     parser.add_argument("--keys", metavar="DIR", help="a folder of keys that every machine has")
     parser.add_argument("--host", help="address to bind on each machine (default: as Ray knows it)")
     parser.add_argument("--cluster", help="Ray's address (default: RAY_ADDRESS, or this machine alone)")
     args = parser.parse_args(argv)
     _ray().init(address=args.cluster, log_to_driver=False)
-    host = Host(world=args.world, keys=args.keys, host=args.host, slots=args.slots, steps=args.steps)
-    asked = threading.Event()
+    config = ReplicaConfig(
+        world=args.world,
+        keys=args.keys,
+        host=args.host,
+        slots=args.slots,
+        denoising_steps=args.denoising_steps,
+    )
+    stop_requested = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    with launch(host, args.engines, gpus=args.gpus, cpus=args.cpus) as cluster:
+        signal.signal(number, lambda *_: stop_requested.set())
+    with launch(config, args.replicas, gpus=args.gpus, cpus=args.cpus) as cluster:
         print(*cluster.addresses, sep="\n", flush=True)
-        while not asked.wait(0.2):
+        while not stop_requested.wait(0.2):
             pass
     return 0
 
@@ -151,4 +161,4 @@ def _ray() -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    raise SystemExit(run_command(main))

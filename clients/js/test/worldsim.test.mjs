@@ -28,15 +28,15 @@ function sizeOfJpeg(bytes) {
 }
 
 test("hello tells of the world", () => {
-  const { world, size, fps, keys, combos, codecs, ops, limits } = client.world;
+  const { world, size, fps, keys, discrete_actions, codecs, ops, limits } = client.world;
   assert.match(client.lease, /^[0-9a-f]{32}$/);
   assert.equal(typeof world, "string");
   assert.equal(size.length, 2);
   assert.ok(fps > 0 && limits !== null);
   assert.ok(keys.includes("forward"));
-  assert.deepEqual(combos[0], []);
+  assert.deepEqual(discrete_actions[0], []);
   assert.deepEqual(codecs, ["raw", "jpeg", "latent", "none"]);
-  assert.ok(ops.includes("anchor"));
+  assert.ok(ops.includes("observe"));
 });
 
 test("info is answered", async () => {
@@ -66,7 +66,7 @@ test("latents and no frames at all", async () => {
   const step = await session.step({}, { codec: "latent" });
   assert.deepEqual(step.frame.shape, client.world.latent);
   assert.ok(step.frame.data instanceof Float32Array);
-  assert.equal((await session.step({ look: 0.1 }, { codec: "none" })).frame, null);
+  assert.equal((await session.step({ yaw: 0.1 }, { codec: "none" })).frame, null);
   await session.close();
 });
 
@@ -74,20 +74,20 @@ test("the same seq again gives the same bytes and moves nothing", async () => {
   const session = await client.open({ seed: 3 });
   for (const codec of ["raw", "jpeg"]) {
     const request = { op: "step", session: session.name, seq: session.seq + 1, control: FORWARD, codec };
-    const [once, again] = [await client.ask(request), await client.ask(request)];
+    const [once, again] = [await client.request(request), await client.request(request)];
     assert.deepEqual(again.header.step, once.header.step);
     assert.deepEqual(Buffer.from(again.payloads[0]), Buffer.from(once.payloads[0]));
-    session.take({ ...session.last, seq: once.header.step.seq });
+    session.accept({ ...session.last, seq: once.header.step.seq });
   }
   assert.equal((await session.step(FORWARD)).seq, 3);
   const gap = { op: "step", session: session.name, seq: 9, control: FORWARD };
-  await assert.rejects(client.ask(gap), { code: "GAP" });
+  await assert.rejects(client.request(gap), { code: "OUT_OF_ORDER" });
   await session.close();
 });
 
 test("opening again under the same name answers the same", async () => {
   const session = await client.open({ seed: 5 });
-  const { payloads } = await client.ask({ op: "open", session: session.name, seed: 5, start: null });
+  const { payloads } = await client.request({ op: "open", session: session.name, seed: 5, start: null });
   assert.deepEqual(Buffer.from(payloads[0]), Buffer.from(session.last.frame.data.buffer));
   await session.close();
 });
@@ -147,13 +147,13 @@ test("a real frame is the next one, and a rewind takes it back", async () => {
   const pose = client.world.pose ? [1, 0, 0, 2, 0, 0, 1, 2, 0, -1, 0, 1, 0, 0, 0, 1] : undefined;
   const frame = Uint8Array.from({ length: height * width * 3 }, (_, i) => i % 251);
   const [session, twin] = await (await client.open({ seed: 13 })).fork(2);
-  const dreamt = session.step(FORWARD);
-  const asked = session.anchor(frame, { keys: ["turn_left"], pose });
+  const imagined = session.step(FORWARD);
+  const asked = session.observe(frame, { keys: ["turn_left"], pose });
   const expected = frame.slice();
   frame.fill(0); // a camera's buffer is used again
   const step = await asked;
   assert.deepEqual(step.frame, { data: expected, shape: [height, width, 3] });
-  assert.deepEqual([step.seq, step.index, step.steps, step.drift], [2, (await dreamt).index + 1, 0, 0]);
+  assert.deepEqual([step.seq, step.index, step.denoising_steps, step.uncertainty], [2, (await imagined).index + 1, 0, 0]);
   assert.equal(session.last, step);
   if (pose) assert.deepEqual(step.pose, pose);
   await twin.step(FORWARD);
@@ -161,11 +161,11 @@ test("a real frame is the next one, and a rewind takes it back", async () => {
   assert.notDeepEqual((await session.step(FORWARD)).frame.data, future.frame.data);
   await session.rewind(2);
   assert.deepEqual((await session.step(FORWARD)).frame.data, future.frame.data);
-  await assert.rejects(session.anchor(expected.slice(3), { pose }), { code: "BAD_REQUEST" });
-  await assert.rejects(session.anchor(Array.from(expected), { pose }), { code: "BAD_REQUEST" });
-  await assert.rejects(session.anchor(expected, { keys: ["forwart"], pose }), { code: "ENGINE" });
-  if (pose) await assert.rejects(session.anchor(expected), { code: "ENGINE" });
-  assert.equal((await session.anchor(expected, { pose })).seq, 6);
+  await assert.rejects(session.observe(expected.slice(3), { pose }), { code: "BAD_REQUEST" });
+  await assert.rejects(session.observe(Array.from(expected), { pose }), { code: "BAD_REQUEST" });
+  await assert.rejects(session.observe(expected, { keys: ["forwart"], pose }), { code: "ENGINE" });
+  if (pose) await assert.rejects(session.observe(expected), { code: "ENGINE" });
+  assert.equal((await session.observe(expected, { pose })).seq, 6);
   await Promise.all([session, twin].map((one) => one.close()));
 });
 
@@ -197,7 +197,7 @@ test("refusals say why", async () => {
     return true;
   });
   assert.equal((await session.step(FORWARD)).seq, 1);
-  await assert.rejects(client.ask({ op: "close", session: session.name, why: "typo" }), { code: "BAD_REQUEST" });
+  await assert.rejects(client.request({ op: "close", session: session.name, why: "typo" }), { code: "BAD_REQUEST" });
   await session.close();
   await assert.rejects(session.step(), { code: "UNKNOWN_SESSION" });
 });

@@ -1,13 +1,13 @@
 """A client of ``worldsim serve``, without torch: worlds that another process dreams, stepped from here."""
 
 from worldsim.bridge.client.client import Client
-from worldsim.bridge.client.failures import (
-    BusyError,
-    GapError,
-    LateError,
-    LimitError,
-    NotYoursError,
+from worldsim.bridge.client.errors import (
+    DeadlineExceededError,
+    OutOfOrderError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
     UnansweredError,
+    UnavailableError,
     UnknownSessionError,
 )
 from worldsim.bridge.client.keys import ClientKeys
@@ -16,16 +16,16 @@ from worldsim.bridge.client.step import RemoteStep
 from worldsim.bridge.client.world import RemoteWorld
 
 __all__ = [
-    "BusyError",
     "Client",
     "ClientKeys",
-    "GapError",
-    "LateError",
-    "LimitError",
-    "NotYoursError",
+    "DeadlineExceededError",
+    "OutOfOrderError",
+    "PermissionDeniedError",
     "RemoteSession",
     "RemoteStep",
     "RemoteWorld",
+    "ResourceExhaustedError",
     "UnansweredError",
+    "UnavailableError",
     "UnknownSessionError",
 ]

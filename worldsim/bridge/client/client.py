@@ -10,15 +10,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from worldsim.bridge.client.failures import UnknownSessionError
+from worldsim.bridge.client.batched_step import BatchedStep
+from worldsim.bridge.client.connection import ServerConnection
+from worldsim.bridge.client.errors import UnknownSessionError
 from worldsim.bridge.client.keys import ClientKeys
-from worldsim.bridge.client.link import Link
-from worldsim.bridge.client.local import check_owner, default_address
-from worldsim.bridge.client.round import Round
+from worldsim.bridge.client.local_address import check_owner, default_address
 from worldsim.bridge.client.session import RemoteSession, new_name
-from worldsim.bridge.client.step import RemoteStep, read_step, whole
+from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step
 from worldsim.bridge.client.world import RemoteWorld
-from worldsim.bridge.protocol import CODECS, Message, describe
+from worldsim.bridge.wire.protocol import CODECS, Message, describe
 from worldsim.controls import Control, ControlLike, check_mapping
 from worldsim.errors import BridgeError, EngineError, nearest
 
@@ -26,7 +26,7 @@ __all__ = ["Client", "GivenFrames"]
 
 T = TypeVar("T")
 
-_FAREWELL = 10.0
+_CLOSE_TIMEOUT = 10.0
 """Seconds at most that closing waits for the server to free the sessions; else they end with the lease."""
 
 
@@ -39,7 +39,7 @@ class GivenFrames(Protocol):
 
     @property
     def controls(self) -> Any:
-        """float32 [T, M + 1]: keys and look that led into each frame; the first row is ignored. Or a list of
+        """float32 [T, M + 1]: keys and yaw that led into each frame; the first row is ignored. Or a list of
         controls, one a frame."""
 
     @property
@@ -54,7 +54,7 @@ class Client:
             session = client.open(seed=7)
             step = session.step(Control({"forward"}))
 
-    Requests are sent again after a silence, a broken connection or a BUSY; a server takes each only once. A
+    Requests are sent again after a silence, a broken connection or a UNAVAILABLE; a server takes each only once. A
     thread sends heartbeats, so that sessions live while their client does, however rarely it steps them.
 
     Args:
@@ -82,22 +82,22 @@ class Client:
         name: str = "python",
     ) -> None:
         self.address = address if "://" in address else default_address(address)
-        self.codec, self.timeout, self.name = _known(codec), timeout, name
+        self.codec, self.timeout, self.name = _checked_codec(codec), timeout, name
         if keys is None:
             check_owner(self.address)
         self._sessions: dict[str, RemoteSession] = {}
         self._lock = threading.Lock()
-        self._link = Link(self.address, keys)
+        self._connection = ServerConnection(self.address, keys)
         try:
             self._hello(lease)
         except BaseException:
-            self._link.close()
+            self._connection.close()
             raise
 
     @property
     def lease(self) -> str:
         """The secret that owns the sessions."""
-        return self._link.lease or ""
+        return self._connection.lease or ""
 
     @property
     def sessions(self) -> tuple[RemoteSession, ...]:
@@ -116,7 +116,7 @@ class Client:
         if start is None or isinstance(start, int | np.integer):
             number = None if start is None else int(start)
             return self._begin({**fields, "start": number}, (), seed=int(seed), start=number)
-        context, payloads = self._context(start)
+        context, payloads = self._encode_context(start)
         return self._begin({**fields, "context": context}, payloads, seed=int(seed))
 
     def restore(self, snapshot: bytes) -> RemoteSession:
@@ -135,10 +135,10 @@ class Client:
         Raises:
             WorldsimError: the first of the sessions' failures; the others have moved, see their ``seq``.
         """
-        self._check_waiting()
+        self._check_may_block()
         check_mapping(controls)
-        entries = {session: self.control_entry(control) for session, control in controls.items()}
-        failures = Round(self, entries, _known(codec or self.codec), deadline).step()
+        entries = {session: self.encode_control(control) for session, control in controls.items()}
+        failures = BatchedStep(self, entries, _checked_codec(codec or self.codec), deadline).step()
         for error in failures.values():
             raise error
         return {session: session.last for session in controls}
@@ -148,12 +148,12 @@ class Client:
 
         Sessions that the server knows no more are closed. Called by hand after an ``UnansweredError``.
         """
-        self._hello(self._link.lease)
+        self._hello(self._connection.lease)
         return self.sessions
 
     def info(self) -> dict[str, Any]:
         """What the server is and how busy; see ``docs/protocol.md``."""
-        reply = self.wait(self._link.request({"op": "info"}, seconds=self.timeout, control=True))
+        reply = self.wait(self._connection.request({"op": "info"}, seconds=self.timeout, control=True))
         return {name: value for name, value in reply.header.items() if name not in ("op", "id", "ok")}
 
     def close(self, *, keep_sessions: bool = False) -> None:
@@ -165,11 +165,11 @@ class Client:
         closing = (
             []
             if keep_sessions
-            else [session.close_async(min(_FAREWELL, self.timeout)) for session in self.sessions]
+            else [session.close_async(min(_CLOSE_TIMEOUT, self.timeout)) for session in self.sessions]
         )
         for one in closing:
             one.exception()
-        self._link.close()
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -177,12 +177,12 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(
+    def request(
         self, header: Mapping[str, Any], payloads: Sequence[Any] = (), *, seconds: float | None = None
     ) -> Future[Message]:
         """Send a request about sessions under the lease, to be answered within ``seconds`` (the time-out)."""
         patience = self.timeout if seconds is None else seconds
-        return self._link.request({**header, "lease": self.lease}, payloads, seconds=patience)
+        return self._connection.request({**header, "lease": self.lease}, payloads, seconds=patience)
 
     def wait(self, answer: Future[T]) -> T:
         """The future's result, which comes in time or is an error.
@@ -190,21 +190,21 @@ class Client:
         Raises:
             BridgeError: asked from a future's callback, which would wait for itself.
         """
-        self._check_waiting()
+        self._check_may_block()
         return answer.result()
 
     def read_control(self, given: ControlLike) -> Control:
         """The control that ``given`` stands for. ControlError where the world does not take it."""
         return self.world.control_space.control(given)
 
-    def control_entry(self, given: ControlLike) -> dict[str, Any]:
+    def encode_control(self, given: ControlLike) -> dict[str, Any]:
         """A control as a header holds it: what is nothing is left out. ControlError where it is not taken."""
         control = self.read_control(given)
         pose = None if control.pose is None else control.pose.ravel().tolist()
-        entry = {"keys": sorted(control.keys), "look": control.look, "pose": pose}
+        entry = {"keys": sorted(control.keys), "yaw": control.yaw, "pose": pose}
         return {name: value for name, value in entry.items() if value}
 
-    def given_frame(self, frame: np.ndarray) -> np.ndarray:
+    def encode_frame(self, frame: np.ndarray) -> np.ndarray:
         """A real frame as it travels: a copy, read-only. EngineError where the world does not take it."""
         shape = (*self.world.size, 3)
         if frame.shape != shape or frame.dtype != np.uint8:
@@ -214,38 +214,38 @@ class Client:
         copy.flags.writeable = False
         return copy
 
-    def adopt(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
+    def register(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
         """Take in a new session that begins at ``step``; a fork, too, counts its own from 0."""
-        session.take(replace(step, seq=0))
+        session.accept(replace(step, seq=0))
         with self._lock:
             self._sessions[session.name] = session
         return session
 
-    def forget(self, session: RemoteSession) -> None:
+    def unregister(self, session: RemoteSession) -> None:
         """Take a session out of ``sessions``."""
         with self._lock:
             self._sessions.pop(session.name, None)
 
-    def _check_waiting(self) -> None:
-        if self._link.here:
+    def _check_may_block(self) -> None:
+        if self._connection.in_io_thread:
             rule = "what waits for a reply must not be called from a future's callback"
             raise BridgeError(rule, None, "call step_async there, or wait in another thread")
 
     def _hello(self, lease: str | None) -> None:
         header = {"op": "hello", "client": self.name, "lease": lease}
-        hello = self.wait(self._link.request(header, seconds=self.timeout, control=True)).header
+        hello = self.wait(self._connection.request(header, seconds=self.timeout, control=True)).header
         self.world = RemoteWorld.read(hello)
-        with whole("hello"):
-            self._link.lease = hello["lease"]
-            self._find(hello.get("sessions") or {})
+        with checked_reply("hello"):
+            self._connection.lease = hello["lease"]
+            self._sync_sessions(hello.get("sessions") or {})
 
-    def _find(self, taken: Mapping[str, int]) -> None:
+    def _sync_sessions(self, taken: Mapping[str, int]) -> None:
         """Bring the sessions in line with those that the server has, name -> last seq taken."""
         with self._lock:
             for name in self._sessions.keys() - taken.keys():
                 self._sessions.pop(name).closed = True
             for name, seq in taken.items():
-                self._sessions.setdefault(name, RemoteSession(self, name)).find(seq)
+                self._sessions.setdefault(name, RemoteSession(self, name)).resync(seq)
 
     def _begin(
         self,
@@ -257,13 +257,13 @@ class Client:
         session = RemoteSession(self, new_name(), seed=seed, start=start)
         header = {**fields, "session": session.name}
         try:
-            reply = self.wait(self.ask(header, payloads))
+            reply = self.wait(self.request(header, payloads))
         except UnknownSessionError:  # the lease ended: this machine slept, or the server began anew
             self.resume()
-            reply = self.wait(self.ask(header, payloads))
-        return self.adopt(session, read_step(reply))
+            reply = self.wait(self.request(header, payloads))
+        return self.register(session, read_step(reply))
 
-    def _context(self, given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
+    def _encode_context(self, given: GivenFrames) -> tuple[dict[str, Any], list[Any]]:
         frames = np.ascontiguousarray(given.frames, np.uint8)
         controls = self.world.control_space.rows(given.controls, len(frames))
         arrays: dict[str, np.ndarray | None] = {
@@ -277,9 +277,7 @@ class Client:
         return entry, sent
 
 
-def _known(codec: str) -> str:
+def _checked_codec(codec: str) -> str:
     if codec not in CODECS:
         raise BridgeError("a codec must be known", codec, nearest(codec, CODECS))
     return codec
-
-

@@ -43,7 +43,7 @@ class ClientKeys:
         """
         return cls(_read(Path(server)), _read(Path(secret)))
 
-    def put_on(self, socket: zmq.Socket[bytes]) -> None:
+    def apply_to(self, socket: zmq.Socket[bytes]) -> None:
         """Let ``socket``, not yet connected, speak CURVE with these keys."""
         secret = self.secret.encode()
         socket.curve_serverkey = self.server.encode()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
 
-from worldsim.bridge.client.failures import UnansweredError, UnknownSessionError
-from worldsim.bridge.client.step import RemoteStep, read_step, whole
-from worldsim.bridge.client.turns import Turns
-from worldsim.bridge.protocol import Message, describe
-from worldsim.controls import ControlLike
+from worldsim.bridge.client.errors import UnansweredError, UnknownSessionError
+from worldsim.bridge.client.serial_queue import SerialQueue
+from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step
+from worldsim.bridge.client.world import RemoteWorld
+from worldsim.bridge.wire.protocol import Message, describe
+from worldsim.controls import Control, ControlLike
 from worldsim.errors import BridgeError
 
-if TYPE_CHECKING:
-    from worldsim.bridge.client.client import Client
-
-__all__ = ["RemoteSession", "new_name"]
+__all__ = ["RemoteSession", "Requester", "new_name"]
 
 T = TypeVar("T")
 
@@ -30,12 +28,45 @@ def new_name() -> str:
     return uuid4().hex
 
 
+class Requester(Protocol):
+    """Connection that sessions send their requests on: a ``Client``."""
+
+    codec: str
+    """Default codec of a step's frame."""
+    timeout: float
+    """Seconds after which a request is given up."""
+    world: RemoteWorld
+
+    def request(
+        self, header: Mapping[str, Any], payloads: Sequence[Any] = (), *, seconds: float | None = None
+    ) -> Future[Message]:
+        """Send a request under the lease; ``seconds`` to wait, the time-out by default."""
+
+    def wait(self, answer: Future[T]) -> T:
+        """Block until a future is done; return its result."""
+
+    def read_control(self, given: ControlLike) -> Control:
+        """Return the control that ``given`` stands for, validated against the world."""
+
+    def encode_control(self, given: ControlLike) -> dict[str, Any]:
+        """Return a control as a header entry."""
+
+    def encode_frame(self, frame: np.ndarray) -> np.ndarray:
+        """Return a read-only copy of a real frame, validated against the world."""
+
+    def register(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
+        """Keep a new session that begins at ``step``."""
+
+    def unregister(self, session: RemoteSession) -> None:
+        """Forget a session."""
+
+
 class RemoteSession:
     """As ``worldsim.engine.session.Session``, on a server; safe to use from several threads.
 
     Made by ``Client.open``, ``fork``, ``Client.restore`` and ``Client.resume``. Its requests are carried out
     one at a time, in the order in which they were asked for: a ``step_async`` may follow another at once, and
-    an ``anchor_async`` a step.
+    an ``observe_async`` a step.
 
     Raises:
         UnansweredError: no reply in time. ``Client.resume`` then tells how far the session has come; until
@@ -44,17 +75,17 @@ class RemoteSession:
     """
 
     def __init__(
-        self, client: Client, name: str, *, seed: int | None = None, start: int | None = None
+        self, client: Requester, name: str, *, seed: int | None = None, start: int | None = None
     ) -> None:
         self.client, self.name, self.seed = client, name, seed
         self.start = start
         """The number asked for at ``open``; None where the seed chose, or where it is not known."""
         self.seq = 0
-        """Steps, anchors and rewinds that were taken."""
+        """Steps, observed frames and rewinds that were taken."""
         self.closed = False
-        self.turns = Turns()
+        self.queue = SerialQueue()
         self._last: RemoteStep | None = None
-        self._unsure = False
+        self._out_of_sync = False
 
     @property
     def last(self) -> RemoteStep:
@@ -90,7 +121,7 @@ class RemoteSession:
         Args:
             control: what is held while getting to it.
             codec: "raw", "jpeg", "latent" or "none"; the client's by default.
-            deadline: seconds after which the frame would be of no use; then LateError, and nothing moved.
+            deadline: seconds after which the frame would be of no use; then DeadlineExceededError, and nothing moved.
         """
         return self.client.wait(self.step_async(control, codec=codec, deadline=deadline))
 
@@ -98,10 +129,10 @@ class RemoteSession:
         self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> Future[RemoteStep]:
         """As ``step``, but answers at once with a future of the step."""
-        fields = {"control": self.client.control_entry(control), "codec": codec or self.client.codec}
-        return self._move("step", fields, deadline)
+        fields = {"control": self.client.encode_control(control), "codec": codec or self.client.codec}
+        return self._request_step("step", fields, deadline)
 
-    def anchor(
+    def observe(
         self,
         frame: np.ndarray,
         pose: np.ndarray | None = None,
@@ -123,9 +154,9 @@ class RemoteSession:
             EngineError: a frame of another size or type, or no pose where one is needed.
             ControlError: a key that the world does not know, or a pose of another shape or with NaN in it.
         """
-        return self.client.wait(self.anchor_async(frame, pose, control, deadline=deadline))
+        return self.client.wait(self.observe_async(frame, pose, control, deadline=deadline))
 
-    def anchor_async(
+    def observe_async(
         self,
         frame: np.ndarray,
         pose: np.ndarray | None = None,
@@ -133,15 +164,15 @@ class RemoteSession:
         *,
         deadline: float | None = None,
     ) -> Future[RemoteStep]:
-        """As ``anchor``, but answers at once with a future of the step."""
-        given = self.client.given_frame(frame)
-        entry = self.client.control_entry(replace(self.client.read_control(control), pose=pose))
+        """As ``observe``, but answers at once with a future of the step."""
+        given = self.client.encode_frame(frame)
+        entry = self.client.encode_control(replace(self.client.read_control(control), pose=pose))
         fields = {"frame": describe(given), "control": entry, "codec": "none"}
-        return self._move("anchor", fields, deadline, given)
+        return self._request_step("observe", fields, deadline, given)
 
     def rewind(self, frames: int = 1) -> RemoteStep:
         """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again."""
-        return self.client.wait(self._move("rewind", {"frames": frames}))
+        return self.client.wait(self._request_step("rewind", {"frames": frames}))
 
     def fork(self, count: int = 1) -> list[RemoteSession]:
         """``count`` sessions with this one's past and seed: under the same controls, the same future."""
@@ -152,18 +183,18 @@ class RemoteSession:
 
         def read(reply: Message) -> list[RemoteSession]:
             step = read_step(reply)
-            return [self.client.adopt(self._child(name), step) for name in names]
+            return [self.client.register(self._child(name), step) for name in names]
 
-        return self.client.wait(self._in_turn(send, read))
+        return self.client.wait(self._in_order(send, read))
 
     def snapshot(self) -> bytes:
         """All that this session's future depends on; ``Client.restore`` continues it bit for bit."""
 
         def read(reply: Message) -> bytes:
-            with whole("snapshot"):
+            with checked_reply("snapshot"):
                 return bytes(reply.payloads[0])
 
-        return self.client.wait(self._in_turn(lambda: self._ask("snapshot", {}), read))
+        return self.client.wait(self._in_order(lambda: self._ask("snapshot", {}), read))
 
     def close(self) -> None:
         """Free it on the server; closing twice is fine, and so is one that the server knows no more."""
@@ -173,41 +204,41 @@ class RemoteSession:
     def close_async(self, seconds: float | None = None) -> Future[None]:
         """As ``close``, but answers at once with a future; ``seconds`` to wait, the client's by default."""
         self.closed = True
-        self.client.forget(self)
+        self.client.unregister(self)
 
         def send() -> Future[Message]:
             asked = self._ask("close", {}, seconds)
             known: Future[Message] = Future()
-            asked.add_done_callback(lambda _: _pass_on(asked, known))
+            asked.add_done_callback(lambda _: _ignore_unknown_session(asked, known))
             return known
 
-        return self._in_turn(send, lambda _: None)
+        return self._in_order(send, lambda _: None)
 
-    def take(self, step: RemoteStep) -> RemoteStep:
+    def accept(self, step: RemoteStep) -> RemoteStep:
         """Hold ``step`` as the newest answer."""
         self.seq, self._last = step.seq, step
         return step
 
-    def lose(self) -> None:
+    def mark_out_of_sync(self) -> None:
         """Doubt how many steps were taken."""
-        self._unsure = True
+        self._out_of_sync = True
 
-    def find(self, seq: int) -> None:
+    def resync(self, seq: int) -> None:
         """Know again how many steps were taken."""
-        self.seq, self._unsure = seq, False
+        self.seq, self._out_of_sync = seq, False
 
     def check(self) -> None:
         """Raises BridgeError where the session cannot be stepped: closed, or in doubt."""
         if self.closed:
             raise UnknownSessionError("a session must be open", self.name, "open a new one")
-        if self._unsure:
+        if self._out_of_sync:
             rule = "a session must be resumed after a request that was not answered"
             raise BridgeError(rule, self.name, "call client.resume()")
 
     def _child(self, name: str) -> RemoteSession:
         return RemoteSession(self.client, name, seed=self.seed, start=self.start)
 
-    def _move(
+    def _request_step(
         self,
         op: str,
         fields: dict[str, Any],
@@ -223,25 +254,25 @@ class RemoteSession:
             self.check()
             sent = () if given is None else (given,)
             asked = self._ask(op, {"seq": self.seq + 1, **fields}, payloads=sent)
-            asked.add_done_callback(lambda _: self._doubt(asked))
+            asked.add_done_callback(lambda _: self._check_answered(asked))
             return asked
 
         def read(reply: Message) -> RemoteStep:
             step = read_step(reply)
-            return self.take(step if given is None else replace(step, frame=given))
+            return self.accept(step if given is None else replace(step, frame=given))
 
-        return self._in_turn(send, read)
+        return self._in_order(send, read)
 
-    def _doubt(self, asked: Future[Message]) -> None:
+    def _check_answered(self, asked: Future[Message]) -> None:
         if isinstance(asked.exception(), UnansweredError):
-            self.lose()
+            self.mark_out_of_sync()
 
     def _ask(
         self, op: str, fields: dict[str, Any], seconds: float | None = None, payloads: Sequence[Any] = ()
     ) -> Future[Message]:
-        return self.client.ask({"op": op, "session": self.name, **fields}, payloads, seconds=seconds)
+        return self.client.request({"op": op, "session": self.name, **fields}, payloads, seconds=seconds)
 
-    def _in_turn(self, send: Callable[[], Future[Message]], read: Callable[[Message], T]) -> Future[T]:
+    def _in_order(self, send: Callable[[], Future[Message]], read: Callable[[Message], T]) -> Future[T]:
         """``read`` of the reply to what ``send`` asks for once it is its turn."""
         answer: Future[T] = Future()
         answer.set_running_or_notify_cancel()
@@ -250,10 +281,10 @@ class RemoteSession:
             try:
                 value = read(asked.result())
             except Exception as error:  # whatever it is, it belongs to whoever asked
-                self.turns.leave()
+                self.queue.release()
                 answer.set_exception(error)
             else:
-                self.turns.leave()
+                self.queue.release()
                 answer.set_result(value)
 
         def begin() -> None:
@@ -264,11 +295,11 @@ class RemoteSession:
                 asked.set_exception(error)
             asked.add_done_callback(end)
 
-        self.turns.take(begin)
+        self.queue.enqueue(begin)
         return answer
 
 
-def _pass_on(asked: Future[Message], known: Future[Message]) -> None:
+def _ignore_unknown_session(asked: Future[Message], known: Future[Message]) -> None:
     """The answer to a ``close``, where not to know the session any more is fine."""
     error = asked.exception()
     if error is None or isinstance(error, UnknownSessionError):

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.bridge.protocol import Code, Message, read_array
+from worldsim.bridge.wire.protocol import Code, Message, read_array
 from worldsim.errors import BridgeError, DependencyError, install
 
-__all__ = ["RemoteStep", "read_step", "read_steps", "whole"]
+__all__ = ["RemoteStep", "checked_reply", "read_step", "read_steps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class RemoteStep:
     """As ``worldsim.engine.step.Step``; arrays are read-only."""
 
     seq: int
-    """How many steps, anchors and rewinds the session has taken."""
+    """How many steps, observed frames and rewinds the session has taken."""
     index: int
     """Frames since the session began, given ones included."""
     frame: np.ndarray | None
@@ -34,16 +34,16 @@ class RemoteStep:
     pose_given: bool
     reward: float
     terminated: bool
-    drift: float | None
+    uncertainty: float | None
     """From 0 to 1; None in a world without poses."""
-    steps: int
+    denoising_steps: int
     """Denoising passes spent on it, K; 0 where the frame was given."""
     known: bool = True
     """Whether the world knows what is seen from the pose; a server too old to tell says yes."""
 
 
 @contextlib.contextmanager
-def whole(op: str) -> Iterator[None]:
+def checked_reply(op: str) -> Iterator[None]:
     """Read a reply that is ok, and say so where it does not hold what it must.
 
     Raises:
@@ -62,13 +62,13 @@ def read_step(reply: Message) -> RemoteStep:
     Raises:
         BridgeError: entries that are missing or of another kind.
     """
-    with whole(str(reply.header.get("op"))):
+    with checked_reply(str(reply.header.get("op"))):
         step, payloads = reply.header["step"], reply.payloads
         frame = step.get("frame")
         if frame is None:
             return _step(step)
         if "codec" in frame:
-            return _step(step, frame=_picture(payloads[frame["part"]]))
+            return _step(step, frame=_decode_jpeg(payloads[frame["part"]]))
         array = read_array(frame, payloads)
         return _step(step, frame=array) if array.dtype == np.uint8 else _step(step, latent=array)
 
@@ -92,7 +92,7 @@ def read_steps(
     if codec == "jpeg":
         ends = np.cumsum([0, *(step["bytes"] for step in steps)]).tolist()
         pictures = [payloads[0][a:b] for a, b in pairwise(ends)]
-        return [_step(step, frame=_picture(one)) for step, one in zip(steps, pictures, strict=True)]
+        return [_step(step, frame=_decode_jpeg(one)) for step, one in zip(steps, pictures, strict=True)]
     name, dtype = ("latent", "f4") if codec == "latent" else ("frame", "u1")
     entry = {"dtype": dtype, "shape": [len(steps), *shape], "part": 0}
     arrays = read_array(entry, payloads)
@@ -111,8 +111,8 @@ def _step(
         pose_given=step["pose_given"],
         reward=float(step["reward"]),
         terminated=step["terminated"],
-        drift=None if step["drift"] is None else float(step["drift"]),
-        steps=step["steps"],
+        uncertainty=None if step["uncertainty"] is None else float(step["uncertainty"]),
+        denoising_steps=step["denoising_steps"],
         known=step.get("known", True),
     )
 
@@ -125,7 +125,7 @@ def _pose(numbers: Sequence[float] | None) -> np.ndarray | None:
     return pose
 
 
-def _picture(jpeg: Any) -> np.ndarray:
+def _decode_jpeg(jpeg: Any) -> np.ndarray:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:

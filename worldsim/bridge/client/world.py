@@ -17,7 +17,7 @@ class RemoteWorld:
     """The server's side of the ``hello``."""
 
     name: str
-    digest: str
+    weights_sha256: str
     """What a snapshot belongs to."""
     size: tuple[int, int]
     """Height and width of a frame."""
@@ -27,19 +27,19 @@ class RemoteWorld:
     """``fx, fy, cx, cy`` in pixels; None for a world without a camera."""
     starts: int
     """How many moments of its own it can begin from."""
-    steps: int
+    denoising_steps: int
     """Denoising passes per frame, K."""
     context: int
     """Frames that it remembers."""
     codecs: tuple[str, ...]
     ops: tuple[str, ...]
-    """What can be asked of its sessions, such as "anchor"; empty where the server is too old to tell."""
+    """What can be asked of its sessions, such as "observe"; empty where the server is too old to tell."""
     latent: tuple[int, ...]
     """Shape of a frame's latent."""
     limits: Mapping[str, int]
     ttl: float
     """Seconds of silence after which a lease ends."""
-    server: str
+    server_version: str
     """The version of the server's worldsim."""
 
     @classmethod
@@ -61,25 +61,25 @@ class RemoteWorld:
         height, width = hello["size"]
         return cls(
             name=hello["world"],
-            digest=hello["digest"],
+            weights_sha256=hello["weights_sha256"],
             size=(height, width),
             fps=float(hello["fps"]),
             control_space=ControlSpace(
                 keys=tuple(hello["keys"]),
-                look=hello["look"],
+                yaw=hello["yaw"],
                 pose=hello["pose"],
-                combos=tuple(tuple(combo) for combo in hello["combos"]),
+                discrete_actions=tuple(tuple(combo) for combo in hello["discrete_actions"]),
             ),
             intrinsics=None if hello["intrinsics"] is None else tuple(hello["intrinsics"]),
             starts=hello["starts"],
-            steps=hello["steps"],
+            denoising_steps=hello["denoising_steps"],
             context=hello["context"],
             codecs=tuple(hello["codecs"]),
             ops=tuple(hello.get("ops", ())),
             latent=tuple(hello["latent"]),
             limits=dict(hello["limits"]),
             ttl=float(hello["ttl_s"]),
-            server=hello["server"],
+            server_version=hello["server"],
         )
 
     def frame_shape(self, codec: str) -> tuple[int, ...]:

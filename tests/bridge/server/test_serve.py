@@ -1,0 +1,52 @@
+"""``worldsim serve`` as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bridge.scripted_client import ScriptedClient
+from tests.bridge.server_process import ServerProcess
+from worldsim import cli
+from worldsim.testing import tiny_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def test_sigterm_ends_it_in_order(world: Path, tmp_path: Path) -> None:
+    server = ServerProcess(world, f"ipc://{tmp_path}/s", "--slots", "1", "--denoising-steps", "1")
+    try:
+        client = ScriptedClient(server.address)
+        session = client.open()
+        for seq in range(1, 9):
+            client.send("step", session=session, seq=seq)
+        assert client.receive().header["ok"]
+    finally:
+        assert server.stop() == 0
+    answers = [client.receive().header for _ in range(7)]
+    assert all(answer["ok"] or answer["error"]["code"] == "DRAINING" for answer in answers)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bind", "tcp://0.0.0.0:5757"], "needs keys"),
+        (["--bind", "udp://127.0.0.1:5757"], "needs keys"),
+        (["--bind", "ipc:///nowhere/s"], "free and well-formed"),
+        (["--slots", "0"], "slots >= 1"),
+        (["--keys", "/nowhere"], "a key must be a file"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    world: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    words = [str(world), "--bind", "ipc:///nowhere/s", "--dtype", "float32", *options]
+    assert cli.main(["serve", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err.splitlines()[-1]

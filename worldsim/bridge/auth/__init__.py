@@ -1,0 +1,1 @@
+"""Authentication by CURVE keys, and rate limits."""

@@ -1,0 +1,75 @@
+"""What a server refuses, and what it does not answer, as errors of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worldsim.bridge.wire.protocol import Code, parse_error
+from worldsim.errors import BridgeError, EngineError, WorldsimError
+
+__all__ = [
+    "RETRYABLE",
+    "DeadlineExceededError",
+    "OutOfOrderError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "UnansweredError",
+    "UnavailableError",
+    "UnknownSessionError",
+    "error_from_reply",
+]
+
+RETRYABLE = frozenset({Code.UNAVAILABLE, Code.DRAINING})
+"""Refusals after which the same request is sent again by itself, until the client's time is up."""
+
+
+class UnavailableError(BridgeError):
+    """The server had no room until the time was up; nothing was done."""
+
+
+class DeadlineExceededError(BridgeError):
+    """The deadline passed before the engine got to it; nothing was done."""
+
+
+class ResourceExhaustedError(BridgeError):
+    """More than one client may ask for; nothing was done."""
+
+
+class UnknownSessionError(BridgeError):
+    """No such session or lease: it was closed, or its lease ran out."""
+
+
+class PermissionDeniedError(BridgeError):
+    """The session or the lease belongs to somebody else, or the server does not know this client's key."""
+
+
+class OutOfOrderError(BridgeError):
+    """A request out of order: the client and the server disagree on how many steps were taken."""
+
+
+class UnansweredError(BridgeError):
+    """No reply came in time: whether the request was carried out is not known; ``Client.resume`` tells."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        rule, remedy = f"a request must be answered within {seconds:g} s", "see whether the server runs"
+        super().__init__(rule, what, remedy, code="UNANSWERED")
+
+
+_KINDS: dict[str, type[BridgeError]] = {
+    Code.UNAVAILABLE: UnavailableError,
+    Code.DRAINING: UnavailableError,
+    Code.DEADLINE_EXCEEDED: DeadlineExceededError,
+    Code.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    Code.UNKNOWN_SESSION: UnknownSessionError,
+    Code.PERMISSION_DENIED: PermissionDeniedError,
+    Code.OUT_OF_ORDER: OutOfOrderError,
+}
+
+
+def error_from_reply(body: Any) -> WorldsimError:
+    """The error that a reply's ``error`` entry stands for; what the world refused is an EngineError."""
+    error = parse_error(body)
+    if error.code == Code.ENGINE:
+        return EngineError(error.rule, error.value, error.remedy)
+    kind = _KINDS.get(error.code, BridgeError)
+    return kind(error.rule, error.value, error.remedy, code=error.code, retry_after_ms=error.retry_after_ms)

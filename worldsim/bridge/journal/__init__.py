@@ -1,0 +1,1 @@
+"""Durable sessions: journal state, write-ahead log and blob store."""

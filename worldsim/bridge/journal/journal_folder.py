@@ -1,0 +1,56 @@
+"""The folder of a journal: one server at a time, for its owner's eyes alone, of one world and one setting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from worldsim.bridge.journal.wal import Record, disk_full_error
+from worldsim.errors import BridgeError
+from worldsim.utils.file_lock import file_lock
+
+__all__ = ["FORMAT", "RESERVED_BYTES", "check_free_space", "check_header", "lock_folder"]
+
+FORMAT = 3
+RESERVED_BYTES = 256 * 2**10
+"""Bytes that must be free on the disk before anything is done that has to be written down."""
+
+
+def lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Make a folder that nobody else can read, for leases are as good as keys, and hold its lock.
+
+    Raises:
+        BridgeError: another process serves from here.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    try:
+        stack.enter_context(file_lock(folder, wait=False))
+    except BlockingIOError as error:
+        rule = "a journal's folder serves one server at a time"
+        raise BridgeError(rule, str(folder), "end the other one or name another folder") from error
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o600)
+
+
+def check_header(head: Record, own: Record, path: Path) -> None:
+    """Raises BridgeError unless the log at ``path`` begins as one of this server would, with ``own``."""
+    if head.get("op") != "journal" or head.get("format") != FORMAT:
+        raise BridgeError(f"a journal must be of format {FORMAT}", str(path), "serve with an empty folder")
+    if head != own:
+        keys = {**head["meta"], **own["meta"], "rewind_frames": 0}
+        old, new = ({**one["meta"], "rewind_frames": one["rewind_frames"]} for one in (head, own))
+        changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+        remedy = "serve as before, or with another folder: its sessions cannot be dreamt again otherwise"
+        rule = "a journal's folder belongs to one world, one setting and one arithmetic"
+        raise BridgeError(rule, ", ".join(changed), remedy)
+
+
+def check_free_space(folder: Path, size: int) -> None:
+    """Raises BridgeError, ``UNAVAILABLE``, where the disk of ``folder`` has less than ``size`` bytes left."""
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size:
+        raise disk_full_error(folder, f"{free} bytes are free, {size} needed")

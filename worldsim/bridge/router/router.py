@@ -1,0 +1,439 @@
+"""One address before several engines.
+
+A session lives on one engine; the front knows on which, and passes requests and replies on. Leases are known
+to all engines and written down by each. So a front holds nothing that would be lost with it: started again,
+it asks its engines which sessions they have.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldsim.bridge.router.engine_pool import EnginePool, Placement
+from worldsim.bridge.router.engine_process import EngineProcess
+from worldsim.bridge.router.scatter_gather import (
+    GatheredReplies,
+    Replies,
+    error_item,
+    join_steps,
+    split_items,
+    sum_info,
+    unavailable,
+)
+from worldsim.bridge.server.connections import ClientConnection, ConnectionTable
+from worldsim.bridge.server.leases import Lease, Leases, unpack_records
+from worldsim.bridge.server.metrics import ServerMetrics
+from worldsim.bridge.server.replies import error_reply, ok_reply
+from worldsim.bridge.server.requests import Envelope, read_envelope, read_op_and_id
+from worldsim.bridge.server.sockets import ReceivedMessage, Sockets
+from worldsim.bridge.wire.header_fields import HeaderFields
+from worldsim.bridge.wire.protocol import REPLY, ClientLimits, Code, Message, decode, encode
+from worldsim.bridge.wire.zmtp import Reservation
+from worldsim.errors import BridgeError
+
+__all__ = ["Router"]
+
+_MESSAGES_PER_TURN = 64
+_MAINTENANCE_INTERVAL = 0.05
+_HEARTBEAT_SECONDS = 1.0
+_DRAIN_SECONDS = 30.0
+_CREATING_OPS = ("open", "restore")
+_SESSION_OPS = ("step", "rewind", "observe", "fork", "snapshot", "close")
+
+
+class Router:
+    """Serves clients until it is stopped.
+
+    Args:
+        address: of the data socket.
+        command_lines: of each engine's command line, after ``worldsim``.
+        keys: folder of keys, or None.
+        journal: folder of the engines' journals, or None.
+        lease_ttl: seconds that a lease lasts without a sign of life.
+        limits: of one client.
+
+    Raises:
+        BridgeError: an address that is taken or needs keys.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        command_lines: Sequence[Sequence[str]],
+        *,
+        keys: Path | None = None,
+        journal: Path | None = None,
+        lease_ttl: float = 30.0,
+        limits: ClientLimits | None = None,
+    ) -> None:
+        self.limits, self.metrics = limits or ClientLimits(), ServerMetrics()
+        self._leases = Leases(lease_ttl)
+        self._connections = ConnectionTable(self.limits.rate, self.limits.malformed)
+        self._sockets = Sockets(address, keys)
+        self.address = self._sockets.address
+        """Of the data socket, with its port."""
+        self.pool = EnginePool(command_lines, journal, self._sockets)
+        self._draining = self._stopping = False
+        self._settled = False
+        """Whether all engines have said which leases they have."""
+        self.last_turn = time.monotonic()
+        self.ended = threading.Event()
+        self.fault: BaseException | None = None
+        """What ended the front, if anything did."""
+        self._thread = threading.Thread(target=self._serve, name="worldsim-front", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread does its work."""
+        return self.fault is None and not self.ended.is_set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self.alive and not self._draining and bool(self.pool.ready)
+
+    def add_gauges(self) -> None:
+        """Add what there is to see to the metrics."""
+        self.metrics.add_gauge("sessions", "Sessions that are open.", lambda: len(self.pool.placements))
+        self.metrics.add_gauge("replicas", "Engines that are ready.", lambda: len(self.pool.ready))
+        self.metrics.add_gauge("leases", "Leases that are alive.", lambda: len(self._leases))
+        self.metrics.add_gauge("waiting_requests", "Requests on their way.", lambda: self.pool.waiting)
+
+    def await_replicas(self, pending: threading.Event) -> None:
+        """Return when all engines are ready, or it has been asked to end."""
+        while not (pending.wait(0.1) or self.ended.is_set() or self.pool.complete):
+            pass
+
+    def stop(self) -> None:
+        """Refuse what is new, have the rest answered, end the engines. Stopping twice is fine."""
+        self._draining = self._stopping = True
+        self._thread.join()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _serve(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            logging.getLogger("worldsim").critical("the front has to end", exc_info=error)
+            self.fault = error
+        finally:
+            self._sockets.close()
+            self.pool.close()
+            self.ended.set()
+
+    def _run(self) -> None:
+        tick = last_heartbeat = 0.0
+        drain_deadline = None
+        while drain_deadline is None or (self._has_work and time.monotonic() < drain_deadline):
+            self._sockets.poll(_MAINTENANCE_INTERVAL)
+            now = self.last_turn = time.monotonic()
+            self._leases.record_poll(now)
+            self.pool.receive()
+            for control in (True, False):
+                self._receive(now, control=control)
+            if now - tick > _MAINTENANCE_INTERVAL:
+                tick = now
+                self._run_maintenance(now)
+            if now - last_heartbeat > _HEARTBEAT_SECONDS:
+                last_heartbeat = now
+                self.pool.send_heartbeats(iter(self._leases))
+            if self._stopping and drain_deadline is None:
+                drain_deadline = now + _DRAIN_SECONDS
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether there is anything left to answer or to send."""
+        return bool(self.pool.waiting or self._sockets.unsent)
+
+    def _run_maintenance(self, now: float) -> None:
+        for lease in self._leases.expire(now):
+            for name in [
+                name for name, placement in self.pool.placements.items() if placement.lease == lease.token
+            ]:
+                del self.pool.placements[name]
+        self._connections.prune(now)
+        self.pool.maintain(now, lambda: iter(self._leases), self._take_in_leases)
+        self._settled = self._settled or self.pool.complete
+
+    def _take_in_leases(self, packed: bytes) -> list[Lease]:
+        """Take in leases that an engine has; returns those that are new here."""
+        new = [record for record in unpack_records(packed) if record["lease"] not in self._leases]
+        for record in new:
+            self._leases.recover(record, self.last_turn)
+        tokens = {record["lease"] for record in new}
+        return [lease for lease in self._leases if lease.token in tokens]
+
+    def _require_lease(self, envelope: Envelope, connection: ClientConnection, now: float) -> Lease:
+        """The lease of a request; before all engines have told theirs, one that is not known may be alive."""
+        if envelope.lease not in self._leases and not self._settled:
+            raise unavailable("a server's engines must be ready", 500)
+        return self._leases.require(envelope.lease, connection.key, now)
+
+    def _receive(self, now: float, *, control: bool) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            incoming = self._sockets.receive(control=control)
+            if incoming is None:
+                return
+            connection = self._connections.lookup(control, incoming.identity, incoming.key, now)
+            try:
+                self._handle(incoming, connection, now)
+            except Exception:  # one message must never end the service of all others
+                logging.getLogger("worldsim").exception("a message could not be handled")
+
+    def _handle(self, incoming: ReceivedMessage, connection: ClientConnection, now: float) -> None:
+        envelope = Envelope()
+        try:
+            message = decode(incoming.parts)
+            fields = HeaderFields(message.header, "a request")
+            envelope = read_op_and_id(fields)
+            read_envelope(fields, envelope)
+            if not connection.requests.allow(now):
+                raise unavailable(
+                    f"a client may send {self.limits.rate} requests a second", 1000 * (1 - now % 1)
+                )
+            if connection.control:
+                self._answer_control(envelope, fields, connection, now)
+            else:
+                self._forward(envelope, message, connection, now, incoming.reservation)
+            self.metrics.count_request(envelope.op)
+        except BridgeError as error:
+            self._reject(connection, envelope, error, now)
+
+    def _reject(
+        self, connection: ClientConnection, envelope: Envelope, error: BridgeError, now: float
+    ) -> None:
+        self.metrics.count_error(error.code)
+        if error.code in (Code.BAD_REQUEST, Code.VERSION):
+            self.metrics.count_malformed()
+            if not connection.malformed.allow(now):
+                return
+        self._send(connection, error_reply(envelope, error))
+
+    def _send(self, connection: ClientConnection, parts: list[Any]) -> None:
+        """What there is no room for is dropped, and asked for again by the client."""
+        self._sockets.send(connection.identity, parts, control=connection.control)
+
+    def _answer_control(
+        self, envelope: Envelope, fields: HeaderFields, connection: ClientConnection, now: float
+    ) -> None:
+        if envelope.op == "hello":
+            client = fields.string("client", 64)
+            fields.check_empty()
+            self._hello(envelope, client, connection, now)
+            return
+        fields.check_empty()
+        if envelope.op == "heartbeat":
+            self._require_lease(envelope, connection, now)
+            self._send(connection, ok_reply(envelope, {}))
+        elif envelope.op == "info":
+            self._answer_info(envelope, connection)
+        else:
+            known = "the control socket takes hello, heartbeat, info"
+            raise BridgeError("a request's op must be known", envelope.op, known)
+
+    def _hello(self, envelope: Envelope, client: str, connection: ClientConnection, now: float) -> None:
+        """A lease is one once all engines know it."""
+        lease = self._leases.find(envelope.lease, connection.key, now)
+        if not self.pool.ready or (envelope.lease and not self.pool.complete):
+            raise unavailable("a server's engines must be ready", 500)
+        if lease is None:
+            self._check_not_draining()
+            lease = self._leases.grant(connection.key, client, now, envelope.lease, connection.identity.hex())
+        gathered = GatheredReplies(
+            len(self.pool.ready),
+            on_success=lambda replies: self._send_hello(envelope, connection, lease, replies),
+            on_error=lambda error: self._send(connection, error_reply(envelope, error)),
+        )
+        for engine in self.pool.engines:
+            if engine.ready:
+                self.pool.hello(engine, lease, gathered.of(engine))
+            elif engine.process is not None:
+                self.pool.hello(engine, lease, lambda _: None)
+
+    def _send_hello(
+        self, envelope: Envelope, connection: ClientConnection, lease: Lease, replies: Replies
+    ) -> None:
+        for engine, reply in replies:
+            self.pool.record_sessions(reply.header["sessions"], engine, lease.token)
+        placements = self.pool.placements.items()
+        last = {name: seq for _, reply in replies for name, seq in reply.header["sessions"].items()}
+        sessions = {
+            name: last.get(name, placement.seq)
+            for name, placement in placements
+            if placement.lease == lease.token
+        }
+        server_info = {
+            name: value for name, value in replies[0][1].header.items() if name not in ("op", "id", "ok")
+        }
+        own = {"lease": lease.token, "ttl_s": self._leases.ttl, "limits": self.limits.to_dict()}
+        self._send(connection, ok_reply(envelope, {**server_info, **own, "sessions": sessions}))
+
+    def _answer_info(self, envelope: Envelope, connection: ClientConnection) -> None:
+        engines = self.pool.ready
+        if not engines:
+            raise unavailable("a server's engines must be ready", 500)
+
+        def tell(replies: Replies) -> None:
+            total = sum_info([reply.header for _, reply in replies])
+            values = {name: value for name, value in total.items() if name not in ("op", "id", "ok", "trace")}
+            self._send(connection, ok_reply(envelope, {**values, "draining": self._draining}))
+
+        gathered = GatheredReplies(
+            len(engines),
+            on_success=tell,
+            on_error=lambda error: self._send(connection, error_reply(envelope, error)),
+        )
+        for engine in engines:
+            self.pool.request(engine, {"op": "info"}, key="", on_reply=gathered.of(engine), control=True)
+
+    def _forward(
+        self,
+        envelope: Envelope,
+        message: Message,
+        connection: ClientConnection,
+        now: float,
+        reservation: Reservation,
+    ) -> None:
+        self._check_not_draining()
+        if not connection.has_room(envelope.session, self.limits.waiting):
+            most = self.limits.waiting
+            raise unavailable(f"a client may have {most} requests waiting, each session an equal part", 100)
+        lease = self._require_lease(envelope, connection, now)
+        if envelope.op == "step_many":
+            self._scatter(envelope, message, connection, lease)
+            return
+        if envelope.op not in (*_CREATING_OPS, *_SESSION_OPS):
+            known = ", ".join((*_CREATING_OPS, *_SESSION_OPS, "step_many"))
+            raise BridgeError("a request's op must be known", envelope.op, f"the data socket takes {known}")
+        name = str(message.header.get("session"))
+        engine = self._engine_of(name) or (
+            self._place_session(name, lease) if envelope.op in _CREATING_OPS else None
+        )
+        if engine is None and envelope.op == "close" and self.pool.complete:
+            self._send(connection, ok_reply(envelope, {}))
+            return
+        if engine is None or not engine.ready:
+            raise self._not_found(name)
+        self._start_request(connection, lease, envelope.session)
+
+        def answer(reply: Message | None, _: Reservation = reservation) -> None:
+            self._finish_request(connection, lease, envelope.session)
+            self._record_reply(message.header, lease, engine, reply)
+            self._reply(connection, envelope, reply)
+
+        self.pool.request(engine, message.header, message.payloads, key=connection.key, on_reply=answer)
+
+    def _engine_of(self, name: str) -> EngineProcess | None:
+        placement = self.pool.placements.get(name)
+        return None if placement is None else placement.engine
+
+    def _place_session(self, name: str, lease: Lease) -> EngineProcess | None:
+        """An engine for a new session. While one is away the session may be there already."""
+        engine = self.pool.least_loaded() if self.pool.complete else None
+        if engine is not None and len(name) == 32:
+            self.pool.placements[name] = Placement(engine, lease.token)
+        return engine
+
+    def _not_found(self, name: str) -> BridgeError:
+        if name in self.pool.placements or not self.pool.complete:
+            return unavailable("a session's engine must be ready", 500)
+        return BridgeError("a session must be open", name[:40], "open it", code=Code.UNKNOWN_SESSION)
+
+    def _record_reply(
+        self, header: dict[str, Any], lease: Lease, engine: EngineProcess, reply: Message | None
+    ) -> None:
+        """What a reply tells about where sessions are."""
+        if reply is None:
+            return
+        op, ok, name = header["op"], reply.header["ok"], header.get("session")
+        placement = self.pool.placements.get(name) if isinstance(name, str) else None
+        if ok and op == "fork":
+            self.pool.placements.update(
+                {child: Placement(engine, lease.token) for child in header["children"]}
+            )
+        elif ok and op == "close":
+            self.pool.placements.pop(str(name), None)
+        elif ok and placement is not None and op in ("step", "rewind", "observe"):
+            placement.seq = reply.header["step"]["seq"]
+        elif not ok and placement is not None and placement.lease == lease.token and placement.seq == 0:
+            made = op in _CREATING_OPS and reply.header["error"]["code"] not in (
+                Code.BAD_REQUEST,
+                Code.OUT_OF_ORDER,
+            )
+            if made or reply.header["error"]["code"] == Code.UNKNOWN_SESSION:
+                del self.pool.placements[str(name)]
+
+    def _scatter(
+        self, envelope: Envelope, message: Message, connection: ClientConnection, lease: Lease
+    ) -> None:
+        """A ``step_many`` to all engines that it concerns."""
+        items = message.header.get("items")
+        if not isinstance(items, list) or not 1 <= len(items) <= self.limits.items:
+            rule = f"a step_many may have 1 to {self.limits.items} items"
+            raise BridgeError(rule, type(items).__name__, "send several", code=Code.RESOURCE_EXHAUSTED)
+        numbers = {
+            name: placement.engine.number
+            for name, placement in self.pool.placements.items()
+            if placement.engine.ready
+        }
+        parts, missing = split_items(items, numbers)
+        rows = {at: error_item(items[at], self._not_found(str(_name(items[at])))) for at in missing}
+        self._start_request(connection, lease, envelope.session)
+
+        def fail(error: BridgeError) -> None:
+            self._finish_request(connection, lease, envelope.session)
+            self._send(connection, error_reply(envelope, error))
+
+        def join(replies: Replies) -> None:
+            self._finish_request(connection, lease, envelope.session)
+            joined, payloads = join_steps(len(items), replies, rows)
+            head = {"op": envelope.op, "id": envelope.id, "ok": True, "items": joined}
+            head |= {} if envelope.trace is None else {"trace": envelope.trace}
+            self._send(connection, encode(head, payloads, REPLY))
+
+        if not parts:
+            join([])
+            return
+        gathered = GatheredReplies(len(parts), on_success=join, on_error=fail)
+        for number, positions in parts.items():
+            header = {**message.header, "items": [items[at] for at in positions]}
+            engine = self.pool.engines[number]
+            self.pool.request(
+                engine, header, message.payloads, key=connection.key, on_reply=gathered.of(positions)
+            )
+
+    def _start_request(self, connection: ClientConnection, lease: Lease, session: str) -> None:
+        connection.start_request(session)
+        lease.waiting += 1
+
+    def _finish_request(self, connection: ClientConnection, lease: Lease, session: str) -> None:
+        connection.finish_request(session)
+        self._leases.release(lease.token, self.last_turn)
+
+    def _reply(self, connection: ClientConnection, envelope: Envelope, reply: Message | None) -> None:
+        if reply is None:
+            self._send(
+                connection, error_reply(envelope, unavailable("a session's engine must be ready", 500))
+            )
+        else:
+            self._send(connection, encode({**reply.header, "id": envelope.id}, reply.payloads, REPLY))
+
+    def _check_not_draining(self) -> None:
+        if self._draining:
+            rule, remedy = "a server takes no requests at its end", "reconnect later"
+            raise BridgeError(rule, None, remedy, code=Code.DRAINING)
+
+
+def _name(item: Any) -> Any:
+    return item.get("session") if isinstance(item, dict) else None

@@ -1,0 +1,1 @@
+"""Server: one engine behind two sockets."""

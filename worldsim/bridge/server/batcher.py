@@ -1,0 +1,294 @@
+"""The engine's thread: whatever all clients ask for, in as few and as full batches as can be.
+
+Requests of one session are done in the order in which they came. Of the sessions that wait for a step those
+with the earliest deadlines go first. Between two batches there is time for a few other requests: opens,
+forks, snapshots.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from worldsim.bridge.server.batch_window import BatchWindow
+from worldsim.bridge.server.metrics import ServerMetrics
+from worldsim.bridge.server.requests import Answer, Request, internal_error, to_bridge_error
+from worldsim.bridge.server.session_manager import JournalDivergedError, SessionManager
+from worldsim.bridge.server.sessions import HostedSession
+from worldsim.bridge.server.tasks import ObserveTask, StepTask, Task
+from worldsim.bridge.wire.protocol import Code
+from worldsim.errors import BridgeError, WorldsimError
+
+__all__ = ["Batcher"]
+
+_DEFAULT_DEADLINE = 1.0
+"""Seconds after which a request without a deadline counts as due: it may be overtaken, but not for ever."""
+_OTHER_TASKS_SHARE = 0.25
+"""Share of a step's time that other requests may take between two batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTask:
+    """One task of a request."""
+
+    request: Request
+    position: int
+    task: Task
+
+    @property
+    def due(self) -> float:
+        """Who goes first."""
+        deadline = self.request.deadline
+        return self.request.arrived + _DEFAULT_DEADLINE if deadline is None else deadline
+
+    @property
+    def expired(self) -> bool:
+        """Whether an answer is worth nothing any more."""
+        deadline = self.request.deadline
+        return deadline is not None and time.monotonic() > deadline
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """A lease ran out."""
+
+    lease: str
+
+
+class StopSignal:
+    """Nothing comes after this."""
+
+
+class Batcher:
+    """Does requests on the engine until it is stopped.
+
+    Args:
+        manager: does them.
+        metrics: counts them.
+        done: is handed the requests that are answered, from the engine's thread.
+        batch: sessions of one batch at most.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        metrics: ServerMetrics,
+        done: Callable[[list[Request]], None],
+        *,
+        batch: int,
+    ) -> None:
+        self._manager, self._metrics, self._on_answered, self._max_batch = manager, metrics, done, batch
+        self._inbox: queue.SimpleQueue[Sequence[Request] | LeaseEnd | StopSignal] = queue.SimpleQueue()
+        self._queues: dict[str, deque[QueuedTask]] = {}
+        self._window = BatchWindow()
+        self._answered: list[Request] = []
+        self._stopping = False
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Ask for some things; from any thread. The requests come back through ``done``."""
+        self._inbox.put(requests)
+
+    def end_lease(self, lease: str) -> None:
+        """Close the sessions of a lease; from any thread."""
+        self._inbox.put(LeaseEnd(lease))
+
+    def stop(self) -> None:
+        """Do what was asked for so far, then return from ``run``; from any thread."""
+        self._inbox.put(StopSignal())
+
+    @property
+    def step_seconds(self) -> float:
+        """What a batch takes."""
+        return self._window.step_seconds
+
+    def run(self) -> None:
+        """The thread's work.
+
+        Raises:
+            JournalDivergedError: the server has to end; nothing that was not written down has been answered.
+        """
+        while not self._stopping or self._queues:
+            self._receive()
+            self._wait_for_batch()
+            self._run_other_tasks()
+            self._run_batch()
+            self._deliver()
+
+    def _receive(self) -> None:
+        """All that has come in; waits for it if there is nothing to do."""
+        if not self._queues and not self._stopping:
+            self._handle_item(self._inbox.get())
+        self._drain()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self._handle_item(self._inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _wait_for_batch(self) -> None:
+        """Wait a little for sessions that are about to ask."""
+        until = time.monotonic() + self._window.seconds
+        while self._window.expecting and not self._stopping and self._only_steps_queued():
+            left = until - time.monotonic()
+            try:
+                self._handle_item(self._inbox.get(timeout=max(left, 0)))
+                self._drain()
+            except queue.Empty:
+                self._window.give_up()
+
+    def _only_steps_queued(self) -> bool:
+        """Whether a step waits that would have company, and nothing else does."""
+        heads = [waiting[0].task for waiting in self._queues.values()]
+        return 0 < len(heads) < self._max_batch and all(isinstance(task, StepTask) for task in heads)
+
+    def _handle_item(self, item: Sequence[Request] | LeaseEnd | StopSignal) -> None:
+        if isinstance(item, StopSignal):
+            self._stopping = True
+        elif isinstance(item, LeaseEnd):
+            self._end_lease(item.lease)
+        else:
+            for request in item:
+                self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
+        for position, task in enumerate(request.tasks):
+            if not isinstance(task, BridgeError):
+                self._queues.setdefault(task.session, deque()).append(QueuedTask(request, position, task))
+                self._window.record_request(task.session, request.arrived)
+        if not request.unanswered:
+            self._answered.append(request)
+
+    def _end_lease(self, lease: str) -> None:
+        """Close a lease's sessions; what it still asked for is refused."""
+        rule, remedy = "a request's lease must be alive", "say hello again"
+        error = BridgeError(rule, lease[:4] + "...", remedy, code=Code.UNKNOWN_SESSION)
+        for name in list(self._queues):
+            for queued in list(self._queues[name]):
+                if queued.request.envelope.lease == lease:
+                    self._queues[name].remove(queued)
+                    self._answer(queued, error)
+            if not self._queues[name]:
+                del self._queues[name]
+        for hosted in self._manager.sessions.of_lease(lease):
+            self._window.forget(hosted.name)
+        self._manager.end_lease(lease)
+
+    def _run_other_tasks(self) -> None:
+        """What is no step, for a while."""
+        until = time.monotonic() + max(0.01, _OTHER_TASKS_SHARE * self._window.step_seconds)
+        done: list[str] = []
+        for name in list(self._queues):
+            if not isinstance(self._queues[name][0].task, StepTask):
+                self._run_session_tasks(name, until)
+                done.append(name)
+            if time.monotonic() > until:
+                break
+        self._deliver()
+        self._manager.take_due_snapshots(done)
+
+    def _run_session_tasks(self, name: str, until: float) -> None:
+        """What a session asks for before its next step; what takes too long waits behind others."""
+        waiting = self._queues.pop(name)
+        while waiting and not isinstance(waiting[0].task, StepTask):
+            self._run_task(waiting.popleft())
+            if time.monotonic() > until:
+                break
+        if waiting:
+            self._queues[name] = waiting
+
+    def _run_task(self, queued: QueuedTask) -> None:
+        self._answer(queued, self._attempt(queued))
+        name = queued.task.session
+        if name in self._manager.sessions:
+            self._window.record_answer(name, time.monotonic())
+        else:
+            self._window.forget(name)
+
+    def _attempt(self, queued: QueuedTask) -> Answer | BridgeError:
+        try:
+            old = self._manager.remembered_reply(queued.task, queued.request.envelope.lease)
+            if old is not None or queued.expired:
+                return old or _deadline_exceeded()
+            return self._execute(queued)
+        except WorldsimError as error:
+            return to_bridge_error(error)
+        except JournalDivergedError:
+            raise
+        except Exception as error:
+            logging.getLogger("worldsim").exception("%s failed", queued.request.envelope.op)
+            return internal_error(error)
+
+    def _execute(self, queued: QueuedTask) -> Answer:
+        began = time.monotonic()
+        answer = self._manager.run(queued.task, queued.request.envelope.lease)
+        if isinstance(queued.task, ObserveTask):
+            self._metrics.record_observation(time.monotonic() - began, began - queued.request.arrived)
+        return answer
+
+    def _run_batch(self) -> None:
+        """One batch."""
+        ready = [(queued, hosted) for name in list(self._queues) for queued, hosted in self._next_step(name)]
+        if not ready:
+            return
+        ready.sort(key=lambda pair: pair[0].due)
+        batch = [(queued, hosted, queued.task) for queued, hosted in ready[: self._max_batch]]
+        began = time.monotonic()
+        pairs = [(hosted, task) for _, hosted, task in batch if isinstance(task, StepTask)]
+        answers = self._manager.step(pairs)
+        now = time.monotonic()
+        self._window.record_batch(now - began)
+        self._metrics.record_batch(
+            len(pairs), now - began, [began - queued.request.arrived for queued, *_ in batch]
+        )
+        for (queued, hosted, _), answer in zip(batch, answers, strict=True):
+            self._pop_task(hosted.name)
+            self._answer(queued, answer)
+            # Neither who has asked already is waited for, nor who was told to ask later.
+            if hosted.name not in self._queues and queued.request.connection.last_refused < began:
+                self._window.record_answer(hosted.name, now)
+        self._deliver()
+        self._manager.take_due_snapshots(hosted.name for _, hosted, _ in batch)
+
+    def _next_step(self, name: str) -> list[tuple[QueuedTask, HostedSession]]:
+        """The session's next step, if there is one: those that need no work are answered on the way."""
+        waiting = self._queues[name]
+        while waiting and isinstance(task := waiting[0].task, StepTask):
+            queued = waiting[0]
+            try:
+                hosted = self._manager.sessions.find(name, queued.request.envelope.lease)
+                old = hosted.remembered_reply(task.seq)
+                if old is None and not queued.expired:
+                    return [(queued, hosted)]
+                self._answer(queued, old or _deadline_exceeded())
+            except BridgeError as error:
+                self._answer(queued, error)
+            waiting.popleft()
+        if not waiting:
+            del self._queues[name]
+        return []
+
+    def _pop_task(self, name: str) -> None:
+        waiting = self._queues[name]
+        waiting.popleft()
+        if not waiting:
+            del self._queues[name]
+
+    def _answer(self, queued: QueuedTask, answer: Answer | BridgeError) -> None:
+        if queued.request.answer(queued.position, answer):
+            self._answered.append(queued.request)
+
+    def _deliver(self) -> None:
+        if self._answered:
+            answered, self._answered = self._answered, []
+            self._on_answered(answered)
+
+
+def _deadline_exceeded() -> BridgeError:
+    rule, remedy = "a request must be reached before its deadline", "ask for less, or give it more time"
+    return BridgeError(rule, None, remedy, code=Code.DEADLINE_EXCEEDED)

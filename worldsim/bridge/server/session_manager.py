@@ -1,0 +1,336 @@
+"""Does tasks on the engine, and has each in the journal before anybody hears of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from worldsim.bridge.journal.journal import Journal
+from worldsim.bridge.journal.wal import Record
+from worldsim.bridge.server.recovery import recover
+from worldsim.bridge.server.replies import check_encodable
+from worldsim.bridge.server.requests import Answer, internal_error, to_bridge_error
+from worldsim.bridge.server.sessions import HostedSession, Sessions
+from worldsim.bridge.server.tasks import (
+    CloseTask,
+    ForkTask,
+    ObserveTask,
+    OpenTask,
+    RestoreTask,
+    RewindTask,
+    SnapshotTask,
+    StepTask,
+    TakeOverTask,
+    Task,
+)
+from worldsim.bridge.wire.protocol import Code
+from worldsim.engine.engine import Engine
+from worldsim.engine.session import Session
+from worldsim.engine.step import Step
+from worldsim.errors import BridgeError, WorldsimError
+
+__all__ = ["JournalDivergedError", "SessionManager"]
+
+_SNAPSHOTS_PER_TURN = 4
+"""Snapshots for the journal between two batches: sessions opened together hold nobody up together."""
+
+
+class JournalDivergedError(Exception):
+    """What the engine holds and what the journal says may differ: the server has to end and start again."""
+
+
+class SessionManager:
+    """Holds the sessions. Used by one thread.
+
+    Args:
+        engine: that dreams.
+        sessions: where they are noted.
+        journal: where they are written down, or None.
+        max_sessions: sessions at a time.
+        per_lease: of which one lease may have so many.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sessions: Sessions,
+        journal: Journal | None,
+        *,
+        max_sessions: int,
+        per_lease: int,
+    ) -> None:
+        self.engine, self.sessions, self.journal = engine, sessions, journal
+        self._max_sessions, self._per_lease = max_sessions, per_lease
+        self._unwritten: list[Record] = []
+        """Ends that a full disk had no room for."""
+
+    def remembered_reply(self, task: Task, lease: str) -> Answer | None:
+        """What a task with a seq, but for a step, was answered before; None where it has to be done.
+
+        Raises:
+            BridgeError: its seq is neither the next one nor remembered, or the session is not the lease's.
+        """
+        if not isinstance(task, ObserveTask | RewindTask):
+            return None
+        return self.sessions.find(task.session, lease).remembered_reply(task.seq)
+
+    def run(self, task: Task, lease: str) -> Answer:
+        """Do anything but a step, once ``remembered_reply`` knows no answer.
+
+        Raises:
+            WorldsimError: it cannot be done, and nothing was.
+            JournalDivergedError: the journal could not be written.
+        """
+        return _HANDLERS[type(task)](self, task, lease)
+
+    def step(self, batch: Sequence[tuple[HostedSession, StepTask]]) -> list[Answer | BridgeError]:
+        """One frame for each of some sessions, every one of them once and with its next seq.
+
+        Raises:
+            JournalDivergedError: the journal could not be written, or a fault left the engine in an unknown state.
+        """
+        try:
+            self._check_disk()
+            steps = self._step_engine(batch)
+            taken = [(hosted, task) for hosted, task in batch if isinstance(steps[hosted], Step)]
+            self._write(*(task.record() for _, task in taken), undo=[hosted.session for hosted, _ in taken])
+        except BridgeError as error:  # a full disk; nobody has moved
+            return [error] * len(batch)
+        answers: list[Answer | BridgeError] = []
+        for hosted, task in batch:
+            step = steps[hosted]
+            answers.append(hosted.record_step(task.seq, step) if isinstance(step, Step) else step)
+        return answers
+
+    def end_lease(self, lease: str) -> None:
+        """Close all sessions of a lease that ran out."""
+        for hosted in self.sessions.of_lease(lease):
+            hosted.session.close()
+            self.sessions.remove(hosted.name)
+        self._write_eventually({"op": "end", "lease": lease})
+
+    def take_due_snapshots(self, names: Iterable[str]) -> None:
+        """Give the journal snapshots of those sessions among ``names`` whose time has come, a few of them."""
+        if self.journal is None:
+            return
+        taken = 0
+        for name in names:
+            hosted = self.sessions.get(name)
+            if hosted is not None and self.journal.due(name):
+                self.journal.snapshot(name, hosted.session.snapshot())
+                taken += 1
+                if taken == _SNAPSHOTS_PER_TURN:
+                    return
+
+    def _step_engine(
+        self, batch: Sequence[tuple[HostedSession, StepTask]]
+    ) -> Mapping[HostedSession, Step | BridgeError]:
+        frames, faults = any(task.frames for _, task in batch), dict[Session, Exception]()
+        controls = {hosted.session: task.control for hosted, task in batch}
+        try:
+            steps = self.engine.step(controls, frames=frames, faults=faults)
+        except WorldsimError as error:
+            if len(batch) == 1:
+                return {batch[0][0]: to_bridge_error(error)}
+            return {hosted: self._step_engine([(hosted, task)])[hosted] for hosted, task in batch}
+        except Exception as error:
+            return self._close_lost([hosted for hosted, _ in batch], error)
+        told: dict[HostedSession, Step | BridgeError] = {}
+        for hosted, _ in batch:
+            failed = faults.get(hosted.session)
+            told[hosted] = steps[hosted.session] if failed is None else self._handle_fault(hosted, failed)
+        return told
+
+    def _handle_fault(self, hosted: HostedSession, error: Exception) -> BridgeError:
+        """After a fault of one session, which is as before or, where the engine has closed it, gone."""
+        if isinstance(error, WorldsimError):
+            return to_bridge_error(error)
+        logging.getLogger("worldsim").error("session %s failed", hosted.name[:4], exc_info=error)
+        if hosted.session.closed:
+            self.sessions.remove(hosted.name)
+            self._write_eventually({"op": "close", "session": hosted.name})
+        return internal_error(error)
+
+    def _close_lost(
+        self, lost: Sequence[HostedSession], error: Exception
+    ) -> Mapping[HostedSession, BridgeError]:
+        """After a fault in the middle of a step nobody knows where its sessions are."""
+        if self.journal is not None:
+            raise JournalDivergedError("a fault in the middle of a step") from error
+        for hosted in lost:
+            hosted.session.close()
+            self.sessions.remove(hosted.name)
+        return dict.fromkeys(lost, internal_error(error))
+
+    def _open(self, task: OpenTask, lease: str) -> Answer:
+        old = self._earlier_reply(task.session, lease, task.origin())
+        if old is not None:
+            return old
+        self._check_capacity(lease, 1)
+        session = self.engine.open(task.seed, task.start if task.context is None else task.context)
+        return self._register(task, session, lease)
+
+    def _restore(self, task: RestoreTask, lease: str) -> Answer:
+        old = self._earlier_reply(task.session, lease, task.origin())
+        if old is not None:
+            return old
+        self._check_capacity(lease, 1)
+        return self._register(task, self.engine.restore(task.blob), lease)
+
+    def _register(self, task: OpenTask | RestoreTask, session: Session, lease: str) -> Answer:
+        opening = Answer(session.last, 0)
+        with self._close_on_error([session]):
+            check_encodable(opening)
+            self._write({**task.record(), "lease": lease})
+        self.sessions.add(HostedSession(task.session, lease, session, task.origin(), opening))
+        return opening
+
+    def _fork(self, task: ForkTask, lease: str) -> Answer:
+        parent = self.sessions.find(task.session, lease)
+        old = [self._earlier_reply(child, lease, task.origin()) for child in task.children]
+        if old[0] is not None and None not in old:
+            return old[0]
+        if any(old):
+            raise BridgeError("a fork's children must all be new", task.children[0], "choose names at random")
+        if task.seq != parent.seq:
+            rule, remedy = "a fork must carry the last seq taken", "step or rewind first"
+            raise BridgeError(rule, parent.seq, remedy, code=Code.OUT_OF_ORDER)
+        self._check_capacity(lease, len(task.children))
+        opening = Answer(parent.session.last, parent.seq)
+        forks = parent.session.fork(len(task.children))
+        with self._close_on_error(forks):
+            self._write({**task.record(), "lease": lease})
+        for name, session in zip(task.children, forks, strict=True):
+            self.sessions.add(HostedSession(name, lease, session, task.origin(), opening))
+        return opening
+
+    def _rewind(self, task: RewindTask, lease: str) -> Answer:
+        hosted = self.sessions.find(task.session, lease)
+        self._check_disk()
+        step = hosted.session.rewind(task.frames)
+        self._write(task.record())
+        return hosted.record_step(task.seq, step)
+
+    def _observe(self, task: ObserveTask, lease: str) -> Answer:
+        hosted = self.sessions.find(task.session, lease)
+        record = task.record() if self.journal is None else self.journal.store(task.record())
+        try:
+            step = task.apply(hosted.session)
+        except Exception as error:
+            if self.journal is not None:
+                self.journal.drop(record)
+            raise self._handle_fault(hosted, error) from error
+        self._write(record, undo=[hosted.session])
+        return hosted.record_step(task.seq, step)
+
+    def _snapshot(self, task: SnapshotTask, lease: str) -> Answer:
+        hosted = self.sessions.find(task.session, lease)
+        return Answer(seq=hosted.seq, blob=hosted.session.snapshot())
+
+    def _close(self, task: CloseTask, lease: str) -> Answer:
+        """Closing what is closed is fine: a retry finds it so."""
+        if task.session not in self.sessions:
+            return Answer()
+        hosted = self.sessions.find(task.session, lease)
+        hosted.session.close()
+        self.sessions.remove(task.session)
+        self._write_eventually(task.record())
+        return Answer(seq=hosted.seq)
+
+    def _take_over(self, task: TakeOverTask, _: str) -> Answer:
+        if self.journal is None:
+            raise BridgeError("only a server with a journal takes over another's sessions")
+        with self.journal.open_sibling(task.folder) as other:
+            count = len(other.recover())
+            if count > self.engine.free or len(self.sessions) + count > self._max_sessions:
+                rule, remedy = (
+                    f"the server has room for {self._max_sessions} sessions",
+                    "start that engine again",
+                )
+                raise BridgeError(
+                    rule, f"{len(self.sessions)} and {count} more", remedy, code=Code.UNAVAILABLE
+                )
+            recover(self.engine, other, self.sessions)
+            try:
+                self.journal.take_over(other)
+            except (BridgeError, OSError) as error:
+                raise JournalDivergedError(str(error)) from error
+        return Answer()
+
+    def _earlier_reply(self, name: str, lease: str, origin: tuple[Any, ...]) -> Answer | None:
+        """What a request that makes a session was answered before; None if it comes for the first time."""
+        if name not in self.sessions:
+            return None
+        return self.sessions.find(name, lease).opening_reply(origin)
+
+    def _check_capacity(self, lease: str, count: int) -> None:
+        used = len(self.sessions.of_lease(lease))
+        if used + count > self._per_lease:
+            rule, remedy = f"a lease may have {self._per_lease} sessions", "close some"
+            raise BridgeError(rule, f"{used} and {count} more", remedy, code=Code.RESOURCE_EXHAUSTED)
+        if len(self.sessions) + count > self._max_sessions or count > self.engine.free:
+            rule, remedy = f"the server has room for {self._max_sessions} sessions", "try again later"
+            value = f"{len(self.sessions)} and {count} more"
+            raise BridgeError(rule, value, remedy, code=Code.UNAVAILABLE, retry_after_ms=1000)
+
+    @contextlib.contextmanager
+    def _close_on_error(self, made: Sequence[Session]) -> Iterator[None]:
+        """Sessions that were only just made are closed where nobody can be told of them."""
+        try:
+            yield
+        except BridgeError:
+            for session in made:
+                session.close()
+            raise
+
+    def _check_disk(self) -> None:
+        """Raises ``UNAVAILABLE`` before anything moves that then could not be written down."""
+        if self.journal is not None:
+            self.journal.check_free_space()
+
+    def _write(self, *records: Record, undo: Sequence[Session] = ()) -> None:
+        """Write down what has happened, and before it what is owed.
+
+        Args:
+            records: of what has happened.
+            undo: sessions whose newest frame is taken back where the disk is full.
+
+        Raises:
+            BridgeError: ``UNAVAILABLE``, nothing could be written, and nothing has happened any more.
+            JournalDivergedError: the engine is ahead of the journal.
+        """
+        if self.journal is None or not records:
+            return
+        try:
+            self.journal.append(*self._unwritten, *records)
+        except (BridgeError, OSError) as error:
+            full = isinstance(error, BridgeError) and error.code == Code.UNAVAILABLE
+            if not full or any(not session.max_rewind for session in undo):
+                raise JournalDivergedError(str(error)) from error
+            for session in undo:
+                session.rewind()
+            raise
+        self._unwritten.clear()
+
+    def _write_eventually(self, record: Record) -> None:
+        """Write down an end, now or, where the disk is full, with what comes next: nobody waits for it."""
+        if self.journal is None:
+            return
+        with contextlib.suppress(BridgeError):
+            self._write(record)
+            return
+        self._unwritten.append(record)
+
+
+_HANDLERS: dict[type, Any] = {
+    OpenTask: SessionManager._open,
+    RestoreTask: SessionManager._restore,
+    ForkTask: SessionManager._fork,
+    RewindTask: SessionManager._rewind,
+    ObserveTask: SessionManager._observe,
+    SnapshotTask: SessionManager._snapshot,
+    CloseTask: SessionManager._close,
+    TakeOverTask: SessionManager._take_over,
+}

@@ -1,0 +1,405 @@
+"""The two sockets of a server: what clients see is a pair of ZeroMQ's ROUTERs. Used by one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import resource
+import selectors
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from worldsim.bridge.auth.keys import AuthorizedKeys, ServerKeys
+from worldsim.bridge.wire.protocol import REQUEST, control_address, is_local
+from worldsim.bridge.wire.zmtp import Connection, DisconnectError, Listener, MemoryBudget, Reservation
+from worldsim.bridge.wire.zmtp.connection import ConnectionLimits
+from worldsim.bridge.wire.zmtp.curve import CurveMechanism
+from worldsim.bridge.wire.zmtp.frames import Mechanism, NullMechanism
+from worldsim.errors import BridgeError
+
+__all__ = ["ReceivedMessage", "Sockets"]
+
+_MIB = 2**20
+_CONNECTION_LIMITS = ConnectionLimits(
+    part=REQUEST.payload, total=REQUEST.header + REQUEST.payloads * REQUEST.payload, kept=2 + REQUEST.payloads
+)
+_REQUEST_BYTES = 192 * _MIB
+"""Bytes of requests that are coming in or not answered yet."""
+_REPLY_BYTES = 128 * _MIB
+"""Bytes of replies that clients have not read yet."""
+_UNBOUNDED = 2**62
+"""Bytes: no bound."""
+_MAX_CONNECTIONS = 4096
+_RESERVED_DESCRIPTORS = 48
+"""Descriptors that are kept for everything else."""
+_MAX_HANDSHAKING = 64
+"""Connections whose handshake is not over; the oldest goes when one more comes."""
+_IDLE_SECONDS = (5.0, 60.0)
+"""Seconds after which a connection that has asked nothing, and one that has, may go to make room."""
+_SLOW_MESSAGE_SECONDS = 1.0
+"""Seconds after which an unfinished message goes where there is no room for others."""
+_ACCEPTS_PER_TURN = 32
+"""Connections that are accepted in one turn."""
+_MAINTENANCE_INTERVAL = 0.1
+"""Seconds between two looks for connections that take too long."""
+_STARVED_RETRY_SECONDS = 0.01
+"""Seconds after which it is looked again for room for a message."""
+_PORT_TRIES = 20
+_LINGER_SECONDS = 1.0
+"""Seconds that what is sent just before the end may take to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """A message as it came."""
+
+    control: bool
+    identity: bytes
+    key: str
+    parts: list[Any]
+    """Bytes-like each. One more than a message may have where it had more still."""
+    reservation: Reservation
+    """To be kept for as long as the message's bytes are."""
+
+
+class Sockets:
+    """Bound and listening.
+
+    Args:
+        address: of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``.
+        keys: folder of keys; needed for any address that others than this process's user can reach.
+        requests: bytes of requests in all; one client may have 3/8 of them.
+        behind_router: whether a router asks, which bounds its clients itself: to it no reply is dropped.
+
+    Raises:
+        BridgeError: an address that is malformed, taken, or needs keys.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        keys: Path | None = None,
+        *,
+        requests: int = _REQUEST_BYTES,
+        behind_router: bool = False,
+    ) -> None:
+        if keys is None and not is_local(address):
+            rule, remedy = "an address that others can reach needs keys", "give --keys DIR"
+            raise BridgeError(rule, address, f"{remedy}; `worldsim keys new NAME --dir DIR` makes them")
+        self._secret = None if keys is None else z85.decode(ServerKeys.read(keys).secret)
+        self._authorized_keys = None if keys is None else AuthorizedKeys(keys)
+        self._data, self._control = _bind(address, owner_only=keys is None)
+        self.address = self._data.address
+        self.budget = MemoryBudget(requests, requests if behind_router else requests * 3 // 8)
+        """Bytes of requests."""
+        self._limits = (
+            replace(_CONNECTION_LIMITS, replies=_UNBOUNDED) if behind_router else _CONNECTION_LIMITS
+        )
+        self._reply_limit = _UNBOUNDED if behind_router else _REPLY_BYTES
+        self._selector = selectors.DefaultSelector()
+        for listener in (self._data, self._control):
+            self._selector.register(listener.sock, selectors.EVENT_READ, listener)
+        self._ids = itertools.count(1)
+        self._connections: dict[bytes, Connection] = {}
+        self._handshaking: dict[bytes, Connection] = {}
+        """Those whose handshake is not over, the oldest first."""
+        self._connections_by_key: dict[str, int] = {}
+        """How many connections each key has."""
+        self._connection_limit = _max_connections()
+        self._pending: dict[bool, deque[Connection]] = {True: deque(), False: deque()}
+        """Connections that may have a message, of the control socket or not."""
+        self._starved: list[Connection] = []
+        self._unflushed: dict[bytes, Connection] = {}
+        """Those that something was sent to since the last ``flush``."""
+        self.unsent = 0
+        """Bytes that clients have not read yet."""
+        self._last_maintenance = 0.0
+        self._zmq_poller = zmq.Poller()
+        self._zmq_poller.register(self._selector.fileno(), zmq.POLLIN)
+        self._zmq_sockets = 0
+        """ZeroMQ's own sockets that are watched."""
+        self._ready: set[Any] = set()
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._connections)
+
+    def watch(self, other: int | zmq.Socket[bytes]) -> None:
+        """Let ``poll`` return when a file or a socket of ZeroMQ's can be read, too."""
+        if isinstance(other, int):
+            self._selector.register(other, selectors.EVENT_READ, other)
+        else:
+            self._zmq_sockets += 1
+            self._zmq_poller.register(other, zmq.POLLIN)
+
+    def forget(self, other: zmq.Socket[bytes]) -> None:
+        """The opposite of ``watch``."""
+        self._zmq_sockets -= 1
+        self._zmq_poller.unregister(other)
+
+    def poll(self, seconds: float) -> None:
+        """Wait until something has come, or for so long."""
+        self.flush()
+        if any(self._pending.values()):
+            seconds = 0.0
+        if self._starved:
+            seconds = min(seconds, _STARVED_RETRY_SECONDS)
+        self._ready.clear()
+        if self._zmq_sockets:
+            self._ready.update(connection for connection, _ in self._zmq_poller.poll(round(seconds * 1000)))
+            seconds = 0.0
+        for entry, events in self._selector.select(seconds):
+            self._handle_event(entry.data, events)
+        now = time.monotonic()
+        if now > self._last_maintenance + _MAINTENANCE_INTERVAL:
+            self._last_maintenance = now
+            self._run_maintenance(now)
+        self._retry_starved()
+
+    def ready(self, other: int | zmq.Socket[bytes]) -> bool:
+        """Whether what is watched could be read at the last poll."""
+        return other in self._ready
+
+    def receive(self, *, control: bool) -> ReceivedMessage | None:
+        """The next message, or None. Connections take turns."""
+        pending = self._pending[control]
+        now = time.monotonic()
+        while pending:
+            connection = pending.popleft()
+            connection.pending = False
+            message = self._next_message(connection, now)
+            if message is None:
+                continue
+            self._enqueue(connection)
+            return ReceivedMessage(
+                control, connection.identity, connection.key, message.parts, message.reservation
+            )
+        return None
+
+    def send(self, identity: bytes, parts: list[Any], *, control: bool) -> bool:
+        """Send to one connection, by the next ``flush`` or ``poll``; False if there is no room.
+
+        To one that is gone there always is.
+        """
+        connection = self._connections.get(identity)
+        if connection is None or connection.control is not control:
+            return True
+        sent = connection.send(parts)
+        self._update_events(connection)
+        return sent
+
+    def flush(self) -> None:
+        """Send what there is room for: what goes to one connection goes together."""
+        while self._unflushed:
+            connection = self._unflushed.popitem()[1]
+            if not connection.closed:
+                self._flush(connection)
+        while self.unsent > self._reply_limit:
+            self._disconnect(max(self._connections.values(), key=lambda other: other.unsent))
+
+    def close(self) -> None:
+        """Close all; what was sent leaves first, as far as that takes no longer than a second."""
+        for listener in (self._data, self._control):
+            self._selector.unregister(listener.sock)
+        self.flush()
+        end = time.monotonic() + _LINGER_SECONDS
+        while self.unsent and (left := end - time.monotonic()) > 0:
+            for entry, events in self._selector.select(left):
+                if isinstance(entry.data, Connection) and events & selectors.EVENT_WRITE:
+                    self._flush(entry.data)
+        for connection in list(self._connections.values()):
+            self._disconnect(connection)
+        self._selector.close()
+        for listener in (self._control, self._data):
+            listener.close()
+
+    def _handle_event(self, other: Any, events: int) -> None:
+        """See to what is ready."""
+        if isinstance(other, Connection):
+            if events & selectors.EVENT_WRITE:
+                self._flush(other)
+            if events & selectors.EVENT_READ and not other.closed:
+                self._read(other)
+        elif isinstance(other, Listener):
+            self._accept(other)
+        else:
+            self._ready.add(other)
+
+    def _accept(self, listener: Listener) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            sock = listener.accept()
+            if sock is None:
+                return
+            now = time.monotonic()
+            if len(self._connections) >= self._connection_limit and not self._evict_idle(now):
+                sock.close()
+                return
+            if len(self._handshaking) >= min(_MAX_HANDSHAKING, self._connection_limit // 2):
+                self._disconnect(next(iter(self._handshaking.values())))
+            connection = Connection(
+                sock,
+                next(self._ids),
+                listener is self._control,
+                self._mechanism(),
+                self.budget,
+                self._limits,
+                now,
+            )
+            self._connections[connection.identity] = self._handshaking[connection.identity] = connection
+            self._update_events(connection)
+
+    def _mechanism(self) -> Mechanism:
+        if self._secret is None or self._authorized_keys is None:
+            return NullMechanism()
+        return CurveMechanism(self._secret, self._authorized_keys.is_authorized)
+
+    def _evict_idle(self, now: float) -> bool:
+        """Cut the connection that has been silent for longest, if it has been for long."""
+        connection = next(iter(self._handshaking.values()), None)
+        if connection is None:
+            connection = min(self._connections.values(), key=lambda other: other.last_message_at)
+            if now - connection.last_message_at < _IDLE_SECONDS[connection.asked]:
+                return False
+        self._disconnect(connection)
+        return True
+
+    def _read(self, connection: Connection) -> None:
+        if connection.pending:
+            return  # what it sent before has to be looked at first
+        try:
+            connection.read()
+        except DisconnectError:
+            self._disconnect(connection)
+        else:
+            self._enqueue(connection)
+
+    def _enqueue(self, connection: Connection) -> None:
+        """Look for a message of a connection in its turn."""
+        if not connection.pending:
+            connection.pending = True
+            self._pending[connection.control].append(connection)
+
+    def _next_message(self, connection: Connection, now: float) -> Any:
+        """Its next message, or None."""
+        if connection.closed:
+            return None
+        try:
+            message = None if connection.unsent and connection.paused else connection.take(now)
+            if connection.ready and connection.identity in self._handshaking:
+                self._finish_handshake(connection)
+        except DisconnectError:
+            self._disconnect(connection)
+            return None
+        if connection.starved:
+            self._starved.append(connection)
+        self._update_events(connection)
+        return message
+
+    def _finish_handshake(self, connection: Connection) -> None:
+        """A handshake is over. DisconnectError where its key has as many connections as one may have."""
+        del self._handshaking[connection.identity]
+        if connection.key:
+            self._connections_by_key[connection.key] = self._connections_by_key.get(connection.key, 0) + 1
+            if self._connections_by_key[connection.key] > self._connection_limit // 2:
+                raise DisconnectError("too many connections of one key")
+
+    def _retry_starved(self) -> None:
+        """Try again for messages that there was no room for."""
+        starved, self._starved = self._starved, []
+        for connection in starved:
+            if not connection.closed:
+                connection.starved = False
+                self._enqueue(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        paused = connection.paused
+        try:
+            connection.flush()
+        except DisconnectError:
+            self._disconnect(connection)
+            return
+        if paused and not connection.paused:
+            self._enqueue(connection)
+        self._update_events(connection, blocked=bool(connection.unsent))
+
+    def _update_events(self, connection: Connection, *, blocked: bool = False) -> None:
+        """Watch a connection for what is to be done with it.
+
+        Args:
+            connection: the connection.
+            blocked: whether its socket takes no more of what waits to be sent.
+        """
+        if connection.closed:
+            return
+        self.unsent += connection.unsent - connection.counted_unsent
+        connection.counted_unsent = connection.unsent
+        blocked = connection.unsent > 0 and (blocked or bool(connection.event_mask & selectors.EVENT_WRITE))
+        if connection.unsent and not blocked:
+            self._unflushed[connection.identity] = connection
+        event_mask = (0 if connection.paused else selectors.EVENT_READ) | (
+            selectors.EVENT_WRITE if blocked else 0
+        )
+        if event_mask == connection.event_mask:
+            return
+        if not connection.event_mask:
+            self._selector.register(connection.sock, event_mask, connection)
+        elif not event_mask:
+            self._selector.unregister(connection.sock)
+        else:
+            self._selector.modify(connection.sock, event_mask, connection)
+        connection.event_mask = event_mask
+
+    def _disconnect(self, connection: Connection) -> None:
+        del self._connections[connection.identity]
+        self._handshaking.pop(connection.identity, None)
+        if connection.key and connection.key in self._connections_by_key:
+            self._connections_by_key[connection.key] -= 1
+            if not self._connections_by_key[connection.key]:
+                del self._connections_by_key[connection.key]
+        if connection.event_mask:
+            self._selector.unregister(connection.sock)
+        self.unsent -= connection.counted_unsent
+        connection.close()
+
+    def _run_maintenance(self, now: float) -> None:
+        """Cut what takes too long, and where messages starve, the largest of those that are not finished."""
+        for connection in list(self._connections.values()):
+            if connection.timed_out(now):
+                self._disconnect(connection)
+        if self._starved and self.budget.used + _CONNECTION_LIMITS.total > self.budget.limit:
+            slow = [
+                connection
+                for connection in self._connections.values()
+                if connection.held and now - connection.started_at > _SLOW_MESSAGE_SECONDS
+            ]
+            if slow:
+                self._disconnect(max(slow, key=lambda connection: connection.held))
+
+
+def _max_connections() -> int:
+    """Connections for which there are descriptors."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError):
+        allowed -= len(os.listdir("/dev/fd"))
+    return max(4, min(_MAX_CONNECTIONS, allowed - _RESERVED_DESCRIPTORS))
+
+
+def _bind(address: str, *, owner_only: bool) -> tuple[Listener, Listener]:
+    """The data socket and the control socket. A port that is left open is tried again until the next one is
+    free, too."""
+    for left in reversed(range(_PORT_TRIES if address.endswith(":*") else 1)):
+        data = Listener(address, owner_only=owner_only)
+        try:
+            return data, Listener(control_address(data.address), owner_only=owner_only)
+        except BridgeError:
+            data.close()
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,1 @@
+"""Wire format: messages, header fields and ZMTP."""

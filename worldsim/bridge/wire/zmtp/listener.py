@@ -1,0 +1,170 @@
+"""Addresses that clients connect to: bound by one server alone, and on this machine by its owner's alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from worldsim.bridge.client.local_address import is_own
+from worldsim.errors import BridgeError
+
+__all__ = ["Listener"]
+
+_BACKLOG = 128
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """Listens until it is closed.
+
+    Args:
+        address: ``ipc://PATH``, ``ipc://@NAME`` or ``tcp://HOST:PORT``; the port may be ``*``.
+        owner_only: whether only processes of this one's user, and root's, may connect to an ``ipc://`` address.
+
+    Raises:
+        BridgeError: an address that is malformed, or that another server has.
+    """
+
+    def __init__(self, address: str, *, owner_only: bool) -> None:
+        self._owner_only = owner_only
+        self._stack = contextlib.ExitStack()
+        kind, _, rest = address.partition("://")
+        try:
+            if kind == "ipc" and rest:
+                self.sock = self._bind_unix(rest)
+                self.address = address
+            elif kind == "tcp" and rest:
+                self.sock = self._bind_tcp(rest)
+                self.address = _tcp_address(self.sock)
+            else:
+                raise ValueError("neither ipc://PATH nor tcp://HOST:PORT")
+            self.sock.listen(_BACKLOG)
+            self.sock.setblocking(False)
+            self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
+        except (OSError, ValueError) as error:
+            self._stack.close()
+            rule, remedy = "an address must be free and well-formed", "name another one with --bind"
+            raise BridgeError(rule, f"{address}: {error}", remedy) from error
+
+    def accept(self) -> socket.socket | None:
+        """The next connection, or None. One for which there is no descriptor is turned away."""
+        while True:
+            try:
+                sock, _ = self.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError as error:
+                if error.errno not in _OUT_OF_DESCRIPTORS:
+                    continue  # it has gone already
+                self._reject_connection()
+                return None
+            if self._owner_only and self.sock.family == socket.AF_UNIX and not is_own(sock):
+                sock.close()
+                continue
+            sock.setblocking(False)
+            _enable_keepalive(sock)
+            return sock
+
+    def close(self) -> None:
+        """Stop. The file of an ``ipc://`` address goes with it."""
+        os.close(self._spare_descriptor)
+        self._stack.close()
+
+    def _reject_connection(self) -> None:
+        """Use the one descriptor that is kept for it: otherwise who waits would wake the server for ever."""
+        os.close(self._spare_descriptor)
+        with contextlib.suppress(OSError):
+            self.sock.accept()[0].close()
+        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def _bind_unix(self, path: str) -> socket.socket:
+        """The file is its owner's alone from its first moment; only the lock's holder replaces an old one."""
+        sock = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        if path.startswith("@"):
+            sock.bind("\0" + path[1:])
+            return sock
+        self._stack.enter_context(_hold_lock(Path(f"{path}.lock")))
+        if Path(path).is_socket():
+            _check_free(path)
+            Path(path).unlink()
+        event_mask = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(event_mask)
+        self._stack.callback(Path(path).unlink, missing_ok=True)
+        return sock
+
+    def _bind_tcp(self, rest: str) -> socket.socket:
+        host, _, port = rest.rpartition(":")
+        if not host or not (port == "*" or (port.isdecimal() and int(port) < 65536)):
+            raise ValueError("no host and port")
+        host = host.strip("[]")
+        found = socket.getaddrinfo(
+            None if host == "*" else host, 0 if port == "*" else int(port), type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )  # fmt: skip
+        family, kind, protocol, _, sockaddr = found[0]
+        sock = self._stack.enter_context(socket.socket(family, kind, protocol))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(sockaddr)
+        return sock
+
+
+@contextlib.contextmanager
+def _hold_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file. BlockingIOError where another process has it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                break
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # it was deleted by who held it before
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _check_free(path: str) -> None:
+    """Raises OSError where somebody listens at a socket's file, though its lock may have been deleted."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            raise OSError(f"it may be in use: {error}") from error
+    raise OSError("a server has it")
+
+
+def _tcp_address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _enable_keepalive(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:
+        return
+    options = {
+        (socket.IPPROTO_TCP, "TCP_NODELAY"): 1,
+        (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE"): 3,
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL"): 1,
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT"): 3,
+    }
+    for (level, name), value in options.items():
+        if hasattr(socket, name):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, getattr(socket, name), value)
