@@ -1,8 +1,8 @@
-"""``python -m benchmarks.ablation``: what parts of a recipe are worth, one thing changed at a time.
+"""``python -m benchmarks.ablation``: contribution of each part of a recipe, one change at a time.
 
-All worlds are trained for the same minutes on the same data, from the same place and motion (``--init``);
-only the generator and the rest of the tokenizer are learnt anew. Then the yardstick measures them. What is
-done is kept under ``--out``: the same command goes on where an interrupted one ended.
+All worlds are trained for the same minutes on the same data, from the same scene and motion (``--init``);
+only the generator and the rest of the tokenizer are trained anew. Then the evaluation suite measures them.
+Results are kept under ``--out``: the same command continues where an interrupted one ended.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m benchmarks.ablation",
-        description="What parts of a recipe are worth, at equal minutes.",
+        description="Contribution of each part of a recipe, at equal minutes.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for worlds and metrics")
     parser.add_argument("--minutes", type=MINUTES, default=10, help="of training, for each (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these alone")
     parser.add_argument(
-        "--init", default="doom-maze", help="world that place and motion are of (%(default)s)"
+        "--init", default="doom-maze", help="world that scene and motion are taken from (%(default)s)"
     )
     parser.add_argument("--recipe", default="small", help="sizes (%(default)s)")
     parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
@@ -108,7 +108,7 @@ def _parser() -> Parser:
 def train(
     name: str, recipe: Recipe, clips: ClipStore, init: str, minutes: float, seed: int, out: Path
 ) -> dict[str, object] | None:
-    """Train a variant into ``out / name``. Returns what is told of it, or None where it was interrupted."""
+    """Train a variant into ``out / name``. Return its report, or None where it was interrupted."""
     recipe = configs.override(recipe, VARIANTS[name])
     stored = load_world(find_world(init))
     torch.manual_seed(seed)
@@ -149,7 +149,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
 
 
 def _planned(recipe: Recipe, clips: ClipStore, stored: StoredWorld) -> NetworksConfig:
-    """Networks of the recipe's sizes around the place and the motion of those that are stored."""
+    """Networks of the recipe's sizes around the stored scene and motion."""
     planned, held = plan_networks(recipe, clips.spec, clips.poses), stored.config.networks
     if not planned.scale_noise_by_speed or not held.scale_noise_by_speed:
         return planned
@@ -164,7 +164,7 @@ def _planned(recipe: Recipe, clips: ClipStore, stored: StoredWorld) -> NetworksC
 
 
 def _inherit(networks: Networks, stored: Networks) -> None:
-    """Take over place, motion and footing where there is room for them."""
+    """Load scene, motion and walkable map where the networks have them."""
     if networks.walkable_map is not None:
         given = {name: value for name, value in stored.state_dict().items() if name.startswith(_INHERITED)}
         networks.load_state_dict(networks.state_dict() | given)

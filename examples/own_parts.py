@@ -156,7 +156,7 @@ SPEC = SourceSpec(
 """A white square on a blue floor, pushed by two keys. It has no camera."""
 
 
-class SquarePlayer:
+class SquareCollector:
     """Plays the toy source with random keys; each is held for four frames."""
 
     spec = SPEC
@@ -215,7 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     data = options.out / "data"
-    record(SquarePlayer, data, RecordConfig(source="square", seed=0, codec="raw"), frames=1200, resume=True)
+    record(
+        SquareCollector, data, RecordConfig(source="square", seed=0, codec="raw"), frames=1200, resume=True
+    )
     folder = train(data, options.out, options.minutes)
 
     world = worldsim.load(folder, "cpu")

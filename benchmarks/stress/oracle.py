@@ -136,7 +136,7 @@ def count_mismatches(
 
     torch.set_num_threads(1)
     engine = worldsim.load(world).engine(
-        slots=max(1, len(traces)), denoising_steps=denoising_steps, history=rewind_frames
+        slots=max(1, len(traces)), denoising_steps=denoising_steps, rewind_frames=rewind_frames
     )
     sessions = [(trace, engine.open(trace.seed)) for trace in traces]
     differ = 0

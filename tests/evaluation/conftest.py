@@ -1,4 +1,4 @@
-"""A tiny world of random weights and a pretended source for the yardstick's tests."""
+"""A tiny world of random weights and a pretended source for the evaluation's tests."""
 
 from __future__ import annotations
 

@@ -60,14 +60,14 @@ def test_videos(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         short(*args, **kwargs, count=2, frames=12)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run, "write_videos", few)
-    assert run.main([str(folder), *SHORT, "--videos", str(tmp_path / "films")]) == 0
-    names = sorted(path.name for path in (tmp_path / "films").iterdir())
+    assert run.main([str(folder), *SHORT, "--videos", str(tmp_path / "videos")]) == 0
+    names = sorted(path.name for path in (tmp_path / "videos").iterdir())
     assert names == ["4000000000.mp4", "4000000002.mp4", "sheet.png"]
-    frames = list(decode(tmp_path / "films" / names[0], 0, 13, 17.5))
+    frames = list(decode(tmp_path / "videos" / names[0], 0, 13, 17.5))
     assert frames[0].shape == (360, 960, 3)
     left, right = np.split(frames[0].astype(int), 2, axis=1)
     assert np.abs(left - right).mean() < 1, "both begin with the last given frame"
-    sheet = np.asarray(Image.open(tmp_path / "films" / "sheet.png"))
+    sheet = np.asarray(Image.open(tmp_path / "videos" / "sheet.png"))
     assert sheet.shape == (16 + 2 * (16 + 120), 11 * 80, 3)
 
 

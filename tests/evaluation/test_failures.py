@@ -1,4 +1,4 @@
-"""A part of the yardstick that fails is reported, and the others are measured all the same."""
+"""A part of the evaluation suite that fails is reported, and the others are measured all the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dreams of recorded clips, and whether they obey."""
+"""Rollouts of recorded clips, and their action gap."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build(recipe: Recipe, clips: ClipStore) -> Networks:
     return networks
 
 
-def test_a_dream_starts_with_the_true_frames(recipe: Recipe, held_out: ClipStore) -> None:
+def test_a_rollout_starts_with_the_true_frames(recipe: Recipe, held_out: ClipStore) -> None:
     clip = held_out.sample(2, 8, np.random.default_rng(0))
     shown = torch.stack([*imagine(build(recipe, held_out), clip, given_poses=True)], 1)
     assert shown.shape == (2, 7, 3, 60, 80)
@@ -49,6 +49,6 @@ def test_the_gap_is_the_same_every_time_and_zero_where_keys_do_nothing(
     assert gap == action_psnr_gap(networks, held_out, rows=3, frames=6)
     assert np.isfinite(gap)
     deaf = build(dataclasses.replace(recipe, conditioning="keys"), held_out)
-    for module in (deaf.generator.condition.control, deaf.tokenizer.embed):
+    for module in (deaf.generator.conditioning.control_embed, deaf.tokenizer.condition_embed):
         module[0].weight.zero_()
     assert action_psnr_gap(deaf, held_out, rows=3, frames=6) == 0

@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="also write DIR/index.html, a page to look at"
     )
     parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="also write videos, rollout | engine, and a contact sheet"
+        "--videos", type=Path, metavar="DIR", help="also write videos, rollout | source, and a contact sheet"
     )
     parser.add_argument("--force", action="store_true", help="replace what is in --out and --videos")
     parser.add_argument(
@@ -212,10 +212,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:
     """Return the length of the longest episode that is needed."""
-    films = VIDEO_FRAMES if args.videos else 0
+    videos = VIDEO_FRAMES if args.videos else 0
     out = round(max(config.tasks.seconds) * fps / 2) if config.tasks.loops else 0
     return CONTEXT + max(
-        config.horizon, config.teacher_forced_frames, films, out, LONG if config.long_trajectories else 0
+        config.horizon, config.teacher_forced_frames, videos, out, LONG if config.long_trajectories else 0
     )
 
 

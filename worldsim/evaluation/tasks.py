@@ -1,4 +1,4 @@
-"""The tasks of the yardstick beside the rollouts of recorded play: keys, loops, long walks, ends.
+"""Tasks of the evaluation suite beside rollouts of trajectories: actions, loops, long rollouts, ends.
 
 Each task first goes through the real environment, one task after the other; then its rollouts are jobs that
 may run side by side.

@@ -1,1 +1,1 @@
-"""From recorded frames to a world."""
+"""Training: from recorded frames to a world."""

@@ -1,4 +1,4 @@
-"""A clip, ready for the networks."""
+"""Batches: clips as tensors for the networks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TrainingBatch:
 
     @staticmethod
     def of(clip: Clip, networks: Networks) -> TrainingBatch:
-        """``clip`` as ``networks`` take it; its poses are left out where they know none."""
+        """Convert ``clip`` for ``networks``; without poses if the networks have none."""
         device = networks.device
         twists = np.zeros((*clip.controls.shape[:2], 6), np.float32)
         planar = to_previous = None
@@ -67,6 +67,6 @@ class TrainingBatch:
 
 
 def normalised_twists(networks: Networks, poses: np.ndarray) -> np.ndarray:
-    """Normalised twists float32 [B, T, 6] of ``poses`` [B, T, 4, 4]: what led into each frame; 0 at t = 0."""
+    """Return normalised twists float32 [B, T, 6] of poses: the motion into each frame; 0 at t = 0."""
     steps = networks.normalise(camera.log(camera.relative(poses[:, :-1], poses[:, 1:])))
     return np.concatenate([np.zeros_like(steps[:, :1]), steps], 1)

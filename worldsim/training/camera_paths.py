@@ -1,4 +1,4 @@
-"""Where cameras went and under which controls, without frames: what dynamics learn from.
+"""Camera paths and controls without frames: training data of the dynamics.
 
 Shapes: B windows, T arrivals, M keys and yaw.
 """
@@ -22,13 +22,13 @@ class CameraPath:
     planar: Tensor
     """x, y, z, yaw float32 [B, T, 4]."""
     twists: Tensor
-    """Metres and radians that led to each, float32 [B, T, 6]; of the first, nothing is to be made."""
+    """Twists in metres and radians that led to each, float32 [B, T, 6]; the first is meaningless."""
     controls: Tensor
     """Control that led to each, float32 [B, T, M]."""
 
 
 class CameraPaths:
-    """Windows of a recording's tracks; all poses are taken apart once."""
+    """Sampler of camera paths of a recording; all poses are converted once."""
 
     def __init__(self, clips: ClipStore) -> None:
         controls, poses = clips.arrivals

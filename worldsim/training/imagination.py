@@ -1,4 +1,4 @@
-"""Dreams of recorded clips, as play would have them: for pictures, and to see whether keys are obeyed."""
+"""Rollouts of recorded clips, as at inference: for sample grids and ``action_psnr_gap``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
 from worldsim.sampling.control_batch import ControlBatch
 
 CONTEXT_FRAMES = 4
-"""True frames before a dream begins."""
+"""True frames before a rollout begins."""
 
 
 @torch.no_grad()
 def imagine(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Tensor]:
-    """Frames [B, 3, H, W] in [-1, 1] of dreams under the controls of ``clip``, from its frame 1 on.
+    """Frames [B, 3, H, W] in [-1, 1] of rollouts under the controls of ``clip``, from its frame 1 on.
 
     The first ``CONTEXT_FRAMES`` frames are the clip's own. ``given_poses``: cameras follow the clip's poses;
     else the keys.
@@ -41,10 +41,10 @@ def imagine(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Te
 
 
 def action_psnr_gap(networks: Networks, clips: ClipStore, rows: int = 8, frames: int = 16) -> float:
-    """By how many dB dreams of ``frames`` frames are better under the true keys than under another clip's.
+    """Return the dB by which rollouts are better under the true keys than under another clip's.
 
-    0: keys are ignored. Always of the same clips, without their poses; of fewer frames where no episode is
-    as long.
+    0: keys are ignored. The clips are always the same, without poses; shorter where no episode is as long as
+    ``frames``.
     """
     length = min(CONTEXT_FRAMES + frames, max(episode.length for episode in clips.episodes))
     clip = clips.sample(rows, length, np.random.default_rng(1))

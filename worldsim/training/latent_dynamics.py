@@ -1,4 +1,4 @@
-"""Recipes for worlds in which things move: a frame VAE, then a recurrent generator over its latents."""
+"""Latent dynamics recipes, for worlds in which things move: a frame VAE and a recurrent generator."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _OUTCOME_BATCH = 4096
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentDynamicsRecipe:
-    """Sizes and the division of the wall clock.
+    """Sizes of the networks, and fractions of the wall clock per stage.
 
-    Shares are of the minutes given and are normalised over the stages that run.
+    The fractions are normalised over the stages that run.
     """
 
     vector: bool = True
@@ -51,7 +51,7 @@ class LatentDynamicsRecipe:
     tokenizer_fraction: float = 0.4
     dynamics_fraction: float = 0.5
     outcome_fraction: float = 0.1
-    """Reward and end alone, at last: ends are few, and are soon learnt by heart with all else."""
+    """Reward and end alone: ends are few, and overfit if they are trained with all else."""
     vae_batch: int = 48
     batch: int = 16
     """Windows of the generator's stage."""
@@ -67,7 +67,7 @@ class LatentDynamicsRecipe:
 def plan_latent_networks(
     recipe: LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
 ) -> NetworksConfig:
-    """The networks for a source; poses are not used: the generator is steered by keys alone."""
+    """Plan the networks for a source; poses are not used: the generator is conditioned on keys alone."""
     block = _block(spec.size)
     return NetworksConfig(
         tokenizer=VaeConfig(
@@ -102,7 +102,7 @@ def latent_dynamics_stages(
     draw = WindowDraw(batch=recipe.batch, length=recipe.length, ends=recipe.ends)
     dynamics = LatentDynamicsObjective(networks, sequences, draw)
     outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
-    learn = [weight for part in _learners(networks) for weight in part.parameters()]
+    learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
     return [
         Stage(
             "tokenizer",
@@ -117,19 +117,19 @@ def latent_dynamics_stages(
             dynamics,
             None if warm else dynamics.start,
         ),
-        Stage("outcome", recipe.outcome_fraction, [_outcome_rate(networks, recipe.lr_scale)], outcome),
+        Stage("outcome", recipe.outcome_fraction, [_outcome_group(networks, recipe.lr_scale)], outcome),
     ]
 
 
-def _outcome_rate(networks: Networks, lr_scale: float) -> ParamGroup:
-    """Weights of the agent's features and of the outcome, pulled towards zero."""
+def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
+    """Return the weights of agent features and outcome, with weight decay."""
     generator = networks.generator
     assert isinstance(generator, RecurrentGenerator)
     parts = (generator.agent_in, networks.heads.outcome)
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3 * lr_scale, 0.1)
 
 
-def _learners(networks: Networks) -> list[nn.Module]:
+def _dynamics_modules(networks: Networks) -> list[nn.Module]:
     generator = networks.generator
     assert isinstance(generator, nn.Module)
     return [generator, networks.heads]

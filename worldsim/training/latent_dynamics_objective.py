@@ -1,7 +1,7 @@
-"""Learning how latents change: generator, sampler, reward and end over latents that stand still.
+"""Objective of the dynamics stage: generator, sampler, reward and end over fixed latents.
 
-The tokenizer is learnt already; the latents of all frames are encoded once. The generator is taught on
-samples of the posterior, not on its means: a mean is smoother than anything that the generator will make.
+The tokenizer is trained already; the latents of all frames are encoded once. The generator is trained on
+samples of the posterior: its means are smoother than anything that the generator will produce.
 
 Shapes: B windows, T frames, N tokens, C latent channels, M condition, A agent features.
 """
@@ -29,7 +29,7 @@ _REWARD_WEIGHT = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowDraw:
-    """Windows that the generator is taught on."""
+    """Sizes and shares of the windows that are drawn."""
 
     batch: int = 16
     length: int = 33
@@ -102,12 +102,12 @@ class LatentDynamicsObjective:
             condition=self._condition(windows),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
         )
-        learnt = networks.sampler.loss(networks.generator, clip, rng)
-        # Windows count by their importance: how often each was drawn leaves no trace in the probabilities.
+        sampled = networks.sampler.loss(networks.generator, clip, rng)
+        # Importance weights: the probabilities must not depend on how often windows were drawn.
         weight = windows.valid[:, 1:] * windows.importance[:, None]
-        arrivals, agent = windows.arrivals[:, 1:], learnt.agent[:, 1:]
-        outcome, told = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
-        return learnt.loss + outcome, {**learnt.logs, **told}
+        arrivals, agent = windows.arrivals[:, 1:], sampled.agent[:, 1:]
+        outcome, outcome_logs = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
+        return sampled.loss + outcome, {**sampled.logs, **outcome_logs}
 
     def _condition(self, windows: Windows) -> Tensor:
         """Conditions that lead into each frame [B, T, M]."""
@@ -118,9 +118,9 @@ class LatentDynamicsObjective:
 def outcome_loss(
     heads: Heads, sequences: Sequences, arrivals: Tensor, agent: Tensor, weight: Tensor
 ) -> tuple[Tensor, Logs]:
-    """Loss of reward and end on ``arrivals`` [...], from the agent [..., A]; each counts by ``weight`` [...].
+    """Return the loss of reward and end on ``arrivals`` [...], from the agent [..., A], by ``weight`` [...].
 
-    Ends weigh ``HeadsConfig.end_weight`` times, which is taken out again at play.
+    Ends have the weight ``HeadsConfig.end_weight``, which is taken out again at inference.
     """
     reward, continue_prob = heads.outcome_logits(agent, None)
     end, total = sequences.ends[arrivals].float(), weight.sum().clamp(min=1)

@@ -1,8 +1,7 @@
-"""Learning reward and end over a generator that stands still.
+"""Objective of the outcome stage: reward and end over a frozen generator.
 
-Features of every arrival are worked out once, episode by episode, with all of the episode's past behind
-them, as at play; what is left to learn is a small network over them. Ends are few: a generator that learns
-them with all else soon knows those of its data by heart.
+Features of every arrival are computed once, episode by episode, with the whole past as at inference; only a
+small network over them is trained. Ends are few: a generator that is trained on them with all else overfits.
 
 Shapes: R rows, N tokens, D features, E episodes, T arrivals of the longest.
 """
@@ -36,14 +35,14 @@ class OutcomeObjective:
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         if self._features is None:
             torch.manual_seed(int(rng.integers(2**62)))
-            self._features = self._walk()
+            self._features = self._encode_all()
         rows = torch.from_numpy(rng.choice(self._known, self._batch)).to(self._sequences.device)
         agent = self._generator.agent(self._features[rows].float())
         return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
 
     @torch.no_grad()
-    def _walk(self) -> Tensor:
-        """Features that lead to each arrival, half precision [A, N, D]; zeros at an episode's first."""
+    def _encode_all(self) -> Tensor:
+        """Return the features that lead to each arrival, float16 [A, N, D]; 0 at an episode's first."""
         sequences, generator = self._sequences, self._generator
         shape = (len(sequences), generator.tokens, generator.config.width)
         features = torch.zeros(shape, dtype=torch.half, device=sequences.device)
@@ -52,10 +51,10 @@ class OutcomeObjective:
         order = np.argsort(lengths)
         with torch.autocast(sequences.device.type, torch.bfloat16):
             for some in np.array_split(order, -(-len(order) // _EPISODES)):
-                self._walk_through(firsts[some], lengths[some], features)
+                self._encode_episodes(firsts[some], lengths[some], features)
         return features
 
-    def _walk_through(self, firsts: np.ndarray, lengths: np.ndarray, features: Tensor) -> None:
+    def _encode_episodes(self, firsts: np.ndarray, lengths: np.ndarray, features: Tensor) -> None:
         """Fill in the features of episodes that begin at the arrivals ``firsts`` [E]."""
         steps = np.arange(int(lengths.max()))
         valid = torch.from_numpy(steps < lengths[:, None])

@@ -1,4 +1,4 @@
-"""Which stages a recipe runs on given networks and data."""
+"""Training plan: the stages of a recipe for given networks and data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worldsim.training.world_model_objective import world_model_objective
 def plan_stages(
     recipe: Recipe | LatentDynamicsRecipe, networks: Networks, clips: ClipStore, warm: bool
 ) -> list[Stage]:
-    """The stages in order. ``warm``: the weights are trained already, none is initialised from the data."""
+    """Return the stages in order. ``warm``: the weights are trained, none is initialised from the data."""
     if isinstance(recipe, LatentDynamicsRecipe):
         return latent_dynamics_stages(recipe, networks, clips, warm)
     stages, tokenizer, scene = [], networks.tokenizer, networks.scene
@@ -38,13 +38,13 @@ def plan_stages(
                 _heads_groups(networks.heads, recipe.lr_scale),
             )
             stages.append(Stage("motion", recipe.motion_fraction, groups, objective, start))
-    learn = _world_model_parameters(networks)
+    parameters = _world_model_parameters(networks)
     objective = world_model_objective(networks, clips, recipe.batch, recipe.length, recipe.context_noise)
     stages.append(
         Stage(
             "world_model",
             recipe.world_model_fraction,
-            [ParamGroup(learn, 1e-3 * recipe.lr_scale, 0.01)],
+            [ParamGroup(parameters, 1e-3 * recipe.lr_scale, 0.01)],
             objective,
         )
     )
@@ -80,8 +80,8 @@ def _heads_groups(heads: Heads, lr_scale: float) -> list[ParamGroup]:
 
 
 def _world_model_parameters(networks: Networks) -> list[nn.Parameter]:
-    """All but the place, and the heads that the motion stage has taught."""
-    taught = ["tokenizer.scene."]
+    """Return all parameters but those of the scene and of the motion stage."""
+    excluded = ["tokenizer.scene."]
     if networks.scene is not None:
-        taught.append("heads.motion." if networks.uses_agent_token else "heads.")
-    return [weight for name, weight in networks.named_parameters() if not name.startswith(tuple(taught))]
+        excluded.append("heads.motion." if networks.uses_agent_token else "heads.")
+    return [weight for name, weight in networks.named_parameters() if not name.startswith(tuple(excluded))]

@@ -1,4 +1,4 @@
-"""``worldsim train``: from a dataset to a world, within the minutes given."""
+"""``worldsim train``: train a world on a dataset within the given minutes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
-    add("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    add("--seed", type=SEED, default=0, help="of all random numbers (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return options
@@ -149,9 +149,9 @@ def _train(
     save: Callable[[], None],
     group: Group,
 ) -> bool:
-    """Run the stages; False where Ctrl-C or a polite kill ended them early.
+    """Run the stages; False where Ctrl-C or a SIGTERM ended them early.
 
-    ``save`` writes the world at every look: a machine that goes away mid-way leaves one, too.
+    ``save`` writes the world at every checkpoint, so that a run that is killed leaves one, too.
     """
 
     def on_checkpoint(stage: str, step: int) -> Logs:
@@ -159,7 +159,7 @@ def _train(
         write_sample_grid(networks, held_out, args.out / f"samples-{stage}-{step:06}.png")
         return {"action_psnr_gap": action_psnr_gap(networks, held_out)}
 
-    # A job in the background gets no Ctrl-C; ``kill`` ends it as well, with its state saved.
+    # A background job gets no Ctrl-C; SIGTERM ends it as well, with its state saved.
     writers = _metric_writer(args.out) if group.is_first else nullcontext()
     with writers as writer, _on_term(signal.default_int_handler):
         every = min(120.0, max(20.0, args.minutes * 60 / 6))

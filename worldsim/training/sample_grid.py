@@ -1,4 +1,4 @@
-"""A strip of imagined over true frames, for a look every few minutes."""
+"""Sample grid: an image of imagined over true frames, written with every checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from worldsim.pixels import to_frame
 from worldsim.training.imagination import imagine
 
 FRAME_STRIDE = 8
-"""Frames from one picture of a strip to the next."""
+"""Stride of the frames of a grid."""
 
 
 def write_sample_grid(
     networks: Networks, clips: ClipStore, path: Path, rows: int = 4, length: int = 49
 ) -> None:
-    """``rows`` dreams under true controls and poses, every eighth frame, the true ones above.
+    """Write ``rows`` rollouts under true controls and poses, every eighth frame, below the true ones.
 
     They have ``length`` frames, or as many as the longest episode.
     """

@@ -1,4 +1,4 @@
-"""Learning a place: random columns of random frames, each against what the camera saw there."""
+"""Objective of the scene stage: random columns of random frames."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from worldsim import camera
 from worldsim.data.clips import ClipStore
-from worldsim.scene.static_scene import Rays, StaticScene
+from worldsim.scene.rays import Rays
+from worldsim.scene.static_scene import StaticScene
 from worldsim.training.stage import Logs, Objective
 
 
 def scene_objective(scene: StaticScene, clips: ClipStore, views: int = 64, columns: int = 8) -> Objective:
-    """Squared error, and a little L1 for sharp edges, of ``columns`` columns of each of ``views`` frames."""
+    """Return squared error and a little L1, for sharp edges, of ``columns`` columns of ``views`` frames."""
 
-    assert clips.spec.intrinsics is not None, "a place is seen through a camera"
+    assert clips.spec.intrinsics is not None, "a static scene needs camera intrinsics"
     device = scene.occupancy.device
     rays = Rays.of(clips.spec.intrinsics, *clips.spec.size)
     rays = replace(rays, right=rays.right.to(device), down=rays.down.to(device))

@@ -1,6 +1,6 @@
-"""Learning a frame VAE: weighted reconstruction and the KL divergence to a unit normal.
+"""Objective of the tokenizer stage: a frame VAE with weighted reconstruction and KL divergence.
 
-Most pixels of a game stand still, and what matters is small. Errors are weighted by what changed since the
+Most pixels of a game are static, and what matters is small. Errors are weighted by what changed since the
 frame before and by what is rare: pixels far from the split's mean frame. The weights multiply the squared
 error, so that no pixel is ever free to be wrong.
 

@@ -1,6 +1,6 @@
-"""Learning to dream: tokenizer, generator and heads together.
+"""Objective of the world model stage: tokenizer, generator and heads together.
 
-The tokenizer learns on its own unrolled past, the generator by its sampler's loss on the latents made there.
+The tokenizer is trained on its own unrolled past, the generator by its sampler's loss on its latents.
 
 Shapes: B clips, T frames, N tokens, C latent channels.
 """
@@ -43,16 +43,15 @@ def unroll(
 ) -> Unrolled:
     """Encode and decode a clip frame by frame, each on top of the frames decoded before.
 
-    In a share ``drop`` of the clips' frames the decoder gets no latent: it learns to do what can be done
-    without, and the latent to hold only what cannot. ``noise`` on the rest leaves room for the errors of the
-    generator.
+    In a share ``drop`` of the frames the decoder gets no latent, so that the latent holds only what the prior
+    does not. ``noise`` on the rest makes the decoder robust to errors of the generator.
     """
     tokenizer = networks.tokenizer
     previous = base = tokenizer.blank(len(batch.frames), networks.device)
     losses, squares, latents, tokens, back = [], [], [], [], None
     for t in range(batch.frames.shape[1]):
         prior = tokenizer.prior(previous, batch.motion(t)).detach()
-        # The generator's input is of the frame before the unit, the last that it knows in play.
+        # The generator's prior comes from the frame before the unit, the last one known at inference.
         first = t % networks.unit.frames == 0
         base, motion = previous if first else base, batch.motion(t)
         back = (
@@ -64,8 +63,8 @@ def unroll(
         true = batch.frames[:, t]
         latent = tokenizer.encode(true, prior)
         keep = torch.from_numpy(rng.random((len(true), 1, 1)) >= drop).to(latent)
-        shaken = (latent + noise * _normal(rng, latent)) * keep
-        made = tokenizer.decode(shaken, prior)
+        noised = (latent + noise * _normal(rng, latent)) * keep
+        made = tokenizer.decode(noised, prior)
         losses.append(reconstruction_loss(made, true) + LATENT_L2 * latent.square().mean())
         squares.append((made.detach().clamp(-1, 1) - true).square().mean())
         latents.append(latent.detach())
@@ -80,7 +79,7 @@ def unroll(
 
 
 def group_by_unit(frames: Tensor, length: int) -> Tensor:
-    """What belongs to each frame [B, T, ..., C] by units of ``length`` frames.
+    """Group tensors of frames [B, T, ..., C] by units of ``length`` frames.
 
     Tokens [B, T, N, C] become [B, T / F, F N, C]; a frame's single vector [B, T, C] becomes [B, T / F, F C].
     """
@@ -88,10 +87,10 @@ def group_by_unit(frames: Tensor, length: int) -> Tensor:
 
 
 def heads_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tensor:
-    """Reward and continuation from the units' agent [B, T / F, D] and the place, and motion from the agent.
+    """Return the loss of reward and continuation from the agent [B, T / F, D] and the scene, and of motion.
 
-    Ends, which are rare, weigh ten times. With a place the motion stage teaches motion, and reward and
-    continuation, too, where they do not read the agent.
+    Ends, which are rare, have ten times the weight. With a static scene the motion stage trains motion, and
+    also reward and continuation if they do not use the agent token.
     """
     if not networks.uses_agent_token:
         return agent.new_zeros(())
@@ -102,7 +101,7 @@ def heads_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tenso
     loss = -(two_hot(batch.rewards.flatten()) * reward.log_softmax(-1)).sum(-1).mean()
     loss = loss + F.binary_cross_entropy_with_logits(continue_prob, 1 - ends, weight=1 + 9 * ends)
     moves = networks.has_poses and networks.scene is None
-    # A camera's way to a frame follows from the unit before: its own is not there yet.
+    # A frame's camera motion is predicted from the previous unit: its own is not there yet.
     before = F.pad(agent, (0, 0, 1, 0)).repeat_interleave(frames, 1)[:, 1 : batch.frames.shape[1] + 1]
     return loss + _motion_loss(networks, batch, before) if moves else loss
 
@@ -133,11 +132,10 @@ def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Ten
 def world_model_objective(
     networks: Networks, clips: ClipStore, batch: int, length: int, noise: float = 0.1
 ) -> Objective:
-    """Tokenizer, generator and heads together: the generator learns the latents that play will need.
+    """Return the objective of tokenizer, generator and heads.
 
-    The first half of the stage takes clips of three frames, the second of ``length``: short unrolls teach
-    more a minute, long ones are what play needs. Without ``noise`` the past is as clean as in play that
-    makes no errors.
+    The first half of the stage takes clips of three frames, the second of ``length``: short unrolls train
+    faster, long ones match inference. Without ``noise`` the past is clean (teacher forcing).
     """
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
@@ -153,7 +151,7 @@ def world_model_objective(
         heads = heads_loss(networks, data, drawn.agent)
         psnr = -10 * torch.log10(unrolled.squared / 4)
         logs = {
-            "picture": unrolled.loss.item(),
+            "reconstruction": unrolled.loss.item(),
             **drawn.logs,
             "heads": heads.item(),
             "psnr_first": psnr[0].item(),
