@@ -1,4 +1,4 @@
-"""What an agent is: something that looks at the world and answers with a control."""
+"""Agent: a function from what it sees of a world to a control."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldsim.errors import ConfigError
 
 
 class AgentView(Protocol):
-    """What an agent may see of a world. Both an engine's ``Step`` and a ``Session`` have this shape.
+    """The part of a session that an agent sees. An engine's ``Step`` and a ``Session`` have these attributes.
 
     ``frame`` is uint8 [H, W, 3] RGB; ``pose`` is the imagined camera-to-world matrix, float64 [4, 4] in
     metres, or None where a world has no poses; ``index`` counts the session's frames.

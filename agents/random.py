@@ -40,6 +40,10 @@ class RandomAgent:
         return self._control
 
     def _draw(self, space: ControlSpace, rng: np.random.Generator) -> Control:
-        keys = space.discrete_actions[int(rng.integers(len(space.discrete_actions)))] if space.discrete_actions else ()
+        keys = (
+            space.discrete_actions[int(rng.integers(len(space.discrete_actions)))]
+            if space.discrete_actions
+            else ()
+        )
         yaw = float(rng.normal(0.0, self.yaw)) if space.yaw and rng.random() < 0.5 else 0.0
         return Control(keys=frozenset(keys), yaw=yaw)

@@ -111,9 +111,7 @@ class ScriptedAgent:
         self._turn = 1 if best <= math.pi else -1
 
     def _tried(self, place: np.ndarray, yaw: float) -> float:
-        """How often we have been in the squares that lie ahead in this direction, or were stopped when we
-        tried.
-        """
+        """Number of visits to the squares ahead in this direction; blocked attempts count 20 each."""
         steps = self.cell * np.arange(1, 4)
         squares = {self._square(place[0] + s * math.cos(yaw), place[1] + s * math.sin(yaw)) for s in steps}
         wall = self._walls[self._square(place[0], place[1]), _sector(yaw)]

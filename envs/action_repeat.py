@@ -1,4 +1,4 @@
-"""Actions that are held for several frames: a learner decides less often than the world moves."""
+"""Action repeat: an action is held for several frames."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ Every kind decodes to the same ``Control``:
 discrete      ``Discrete(n)`` over the world's key combinations; 0 is no key.
 multi_binary  ``MultiBinary(n_keys)``, one bit a key.
 box           ``Box(-1, 1, (n_keys [+ 1],))``: a key is down where its entry is above zero; a world that
-              is turned by mouse has a last entry, the yaw of this frame in units of ``MAX_YAW`` radians, right positive.
+              takes yaw has a last entry, the yaw of this frame in units of ``MAX_YAW`` radians, right is
+              positive.
 dict          ``Dict(keys: MultiBinary, pose: PoseSpace)``; ``pose`` only for worlds that take one.
 """
 
@@ -24,7 +25,7 @@ from worldsim.envs.pose_space import PoseSpace
 from worldsim.errors import ConfigError, ControlError
 
 MAX_YAW = 0.3
-"""Radians of yaw for a yaw entry of 1 in the box actions: about as fast as the recordings turn."""
+"""Radians for a yaw entry of 1 in the box actions: about as fast as the recordings turn."""
 
 # Key codes as ``gymnasium.utils.play`` expects them: characters, and the arrows' SDL codes.
 _LEFT, _RIGHT, _UP, _DOWN = 1073741904, 1073741903, 1073741906, 1073741905

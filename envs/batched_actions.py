@@ -1,4 +1,4 @@
-"""Actions of many episodes at once, as the engine takes them."""
+"""Decoding of the actions of many episodes at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ __all__ = ["BatchedActions"]
 
 
 class BatchedActions:
-    """Decodes what ``Actions`` decode for one, for ``count`` episodes.
+    """Decodes the actions of ``count`` episodes, as ``Actions`` decodes those of one.
 
-    Actions on the host are checked as those of one episode. Tensors on a GPU stay there, and what they hold
-    is not looked at, which would be to wait for it: numbers beyond the ends count as the first or the last,
-    bits that are not 0 as 1, entries that are not finite as 0. "dict" actions always come to the host, for a
-    pose must be checked.
+    Actions on the host are checked. Tensors on a GPU stay there unchecked, because reading them would
+    synchronise: numbers out of range are clamped, bits other than 0 count as 1, entries that are not finite
+    as 0. "dict" actions are always copied to the host, because a pose must be checked.
     """
 
     def __init__(self, actions: Actions, count: int, device: torch.device) -> None:
@@ -34,7 +33,7 @@ class BatchedActions:
         self._table = upload(table.astype(np.float32), device)
 
     def controls(self, actions: Any) -> ControlBatch:
-        """What ``actions``, N of them in tensors, arrays or lists, stand for.
+        """Decode ``actions``, N of them in tensors, arrays or lists.
 
         Raises:
             ControlError, CameraError: another number of actions, or some that mean nothing.
@@ -52,7 +51,7 @@ class BatchedActions:
         return self._checked([self.actions.decode(row) for row in rows])
 
     def unchecked(self, actions: Tensor) -> Tensor:
-        """The control vectors, float32 [N, n_keys + 1], of tensors whose values nobody looks at."""
+        """The control vectors, float32 [N, n_keys + 1], of tensors that are not checked."""
         if len(actions) != self.count:
             raise ControlError(f"there must be an action for each of {self.count} episodes", len(actions))
         if self.actions.kind == "discrete":

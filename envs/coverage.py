@@ -1,4 +1,4 @@
-"""Where the camera has been: a heat map of the ground from above, and how evenly it is covered."""
+"""Coverage of a recording: a heat map of the camera's positions from above, and its evenness."""
 
 from __future__ import annotations
 

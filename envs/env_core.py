@@ -1,4 +1,4 @@
-"""What the single and the vector environment share: a world, its engine, and the way in and out of it."""
+"""Core of the single and the vector environment: a world, its engine, spaces and reward functions."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class EnvCore:
         device: where to load the world, "auto" or a torch device; unused for a loaded world.
         max_uncertainty: truncate an episode once its uncertainty exceeds this; None never does.
         reward_fn: function of rewards and ends; see ``worldsim.envs.reward.RewardFns``.
-        starts: where episodes begin that are not told; see ``worldsim.envs.start_distribution.StartDistribution``.
-        temperature: factor of all the world's chance, in [0, 10]; see ``Engine.open``.
+        starts: distribution of starts; see ``worldsim.envs.start_distribution.StartDistribution``.
+        temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
         observation: "pixels", or "latent": the frame's code, flattened, then the agent's features; then no
-            frame is decoded. A server's worlds know only pixels at temperature 1.
+            frame is decoded. Served worlds support only pixels at temperature 1.
     """
 
     def __init__(
@@ -100,16 +100,21 @@ class EnvCore:
 
     @cached_property
     def engine(self) -> Engine:
-        """What dreams episodes that are stepped one by one."""
-        return self.world.engine(slots=self._slots, denoising_steps=self._denoising_steps, rewind_frames=0)  # nobody rewinds an episode
+        """Engine of episodes that are stepped one by one."""
+        return self.world.engine(
+            slots=self._slots, denoising_steps=self._denoising_steps, rewind_frames=0
+        )  # nobody rewinds an episode
 
     @cached_property
     def batch(self) -> WorldBatch | SessionBatch:
-        """What dreams episodes that are stepped together."""
+        """Batch of episodes that are stepped together."""
         if hasattr(self.world, "batch"):
             decode = self.observation == "pixels"
             return self.world.batch(
-                self._slots, denoising_steps=self._denoising_steps, temperature=self.temperature, decode=decode
+                self._slots,
+                denoising_steps=self._denoising_steps,
+                temperature=self.temperature,
+                decode=decode,
             )
         return SessionBatch(self.engine, self._slots, self.world.spec.control_space)
 
@@ -131,10 +136,10 @@ class EnvCore:
         return session
 
     def start(self, seed: int) -> Start:
-        """Where an episode with ``seed`` begins that is not told; None: where the engine likes."""
+        """Draw the start of an episode with ``seed``; None: the engine picks one."""
         return self.starts.draw(seed)
 
-    def lost(self, step: Step) -> bool:
+    def is_lost(self, step: Step) -> bool:
         """True where an episode's uncertainty exceeds ``max_uncertainty``."""
         return self.max_uncertainty is not None and step_uncertainty(step) > self.max_uncertainty
 

@@ -1,4 +1,4 @@
-"""Plays episodes of a source with the recording behaviours."""
+"""Collector of episodes: plays a source with the exploration policies."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ class EpisodeCollector:
     def play(self, seed: int) -> EpisodeArrays:
         """Play the episode that ``seed`` fixes, from its spawn to its end."""
         seen = [self.source.reset(seed)]
-        mixture = self._mixture(seed, seen[0])
+        policy = self._policy(seed, seen[0])
         controls: list[np.ndarray] = []
         while not (seen[-1].terminated or seen[-1].truncated) and len(controls) < self._max_frames:
-            control = mixture.act(seen[-1])
+            control = policy.act(seen[-1])
             controls.append(self.spec.control_space.vector(control))
             seen.append(self.source.step(control))
         return episode_of(seen, np.stack(controls), seed)
 
     def open_loop_controls(self, seed: int, frames: int) -> np.ndarray | None:
-        """The controls ``float32 [F, M]`` of an episode as they would go on if it did not end.
+        """Controls ``float32 [F, M]`` of an episode, continued as if it did not end.
 
-        None where the behaviours look at what they see.
+        None if the policy depends on its observations.
         """
         first = self.source.reset(seed)
-        mixture = self._mixture(seed, first)
-        if not mixture.is_blind:
+        policy = self._policy(seed, first)
+        if not policy.is_blind:
             return None
-        return np.stack([self.spec.control_space.vector(mixture.act(first)) for _ in range(frames)])
+        return np.stack([self.spec.control_space.vector(policy.act(first)) for _ in range(frames)])
 
     def close(self) -> None:
         """Close the source."""
@@ -70,7 +70,7 @@ class EpisodeCollector:
         x, y = first.pose[:2, 3].tolist()
         return FloorPlan(walls, (x, y))
 
-    def _mixture(self, seed: int, first: Observation) -> PolicyMixture:
+    def _policy(self, seed: int, first: Observation) -> PolicyMixture:
         K = self.spec.intrinsics
         field_of_view = math.pi / 2 if K is None else 2 * math.atan(0.5 * self.spec.size[1] / K.fx)
         rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
-"""How recordings are played: sticky random keys, a rhythm, an explorer, a goal seeker, and their mixture.
+"""Exploration policies for recordings: sticky random keys, alternation, depth following, goal seeking.
 
-They are privileged: they see depth, poses and the map. Each is a function of what it sees and of its
-generator, so that an episode is fixed by its seed.
+They are privileged: they see depth, poses and the map. Each depends on its observations and its random
+generator only, so a seed fixes an episode.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from worldsim.controls import Control, ControlSpace
 from worldsim.envs.floor_plan import FloorPlan
 from worldsim.envs.sources.source import Observation
 
-__all__ = ["AlternatingPolicy", "DepthFollowingPolicy", "ExplorationPolicy", "GoalSeekingPolicy", "Intent", "PolicyMixture", "StickyRandomPolicy"]
+__all__ = [
+    "AlternatingPolicy",
+    "DepthFollowingPolicy",
+    "ExplorationPolicy",
+    "GoalSeekingPolicy",
+    "Intent",
+    "PolicyMixture",
+    "StickyRandomPolicy",
+]
 
 _ACTUATED = {"forward", "turn_left", "turn_right"}
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What a behaviour wants in one frame: keys other than the turning ones, and a turn."""
+    """Intent of a policy in one frame: keys other than the turning ones, and a turn."""
 
     keys: frozenset[str] = frozenset()
     turn: float = 0.0
@@ -32,17 +40,17 @@ class Intent:
 
 
 class ExplorationPolicy(Protocol):
-    """Plays until it says that it is done."""
+    """A policy that runs until it is done."""
 
     def act(self, seen: Observation) -> Intent:
-        """What to do now."""
+        """Return the intent of the next frame."""
 
     def done(self) -> bool:
-        """Whether another behaviour should take over."""
+        """Return True if another policy should take over."""
 
 
 class StickyRandomPolicy:
-    """Keys drawn at random and held for a while: by turns a discrete action or any subset."""
+    """Random keys, each held for a while: a discrete action or any subset."""
 
     def __init__(self, space: ControlSpace, rng: np.random.Generator, frames: int) -> None:
         self._space = space
@@ -64,15 +72,17 @@ class StickyRandomPolicy:
 
     def _draw(self) -> frozenset[str]:
         if self._rng.random() < 0.5:
-            return frozenset(self._space.discrete_actions[self._rng.integers(len(self._space.discrete_actions))])
+            return frozenset(
+                self._space.discrete_actions[self._rng.integers(len(self._space.discrete_actions))]
+            )
         down = self._rng.random(len(self._space.keys)) < 0.25
         return frozenset(key for key, is_down in zip(self._space.keys, down, strict=True) if is_down)
 
 
 class AlternatingPolicy:
-    """Two discrete actions in turns, each held for about as long as the other: a rhythm, never watching.
+    """Two discrete actions in alternation, each held for about as long as the other.
 
-    Random keys die young in many games; a rhythm often lives longer, and so shows what comes later.
+    In many games it survives longer than random keys, and so records later parts of an episode.
     """
 
     def __init__(self, space: ControlSpace, rng: np.random.Generator, frames: int) -> None:
@@ -95,7 +105,7 @@ class AlternatingPolicy:
 
 
 class DepthFollowingPolicy:
-    """Walks ahead while there is room, else turns to where the view is deep."""
+    """Walks ahead while there is room, else turns to a direction in which the view is deep."""
 
     _ROOM = 1.8
     """Metres ahead below which it turns away."""
@@ -140,7 +150,7 @@ class DepthFollowingPolicy:
 
 
 class GoalSeekingPolicy:
-    """Walks to cells of the map that this episode has seen least of, and looks around there.
+    """Walks to the cells of the map that this episode visited least, and turns around there.
 
     Args:
         plan: the map.
@@ -211,10 +221,10 @@ class _Actuator:
 
 
 class PolicyMixture:
-    """Segments of all behaviours that a source allows, at random; turned by mouse in a fifth of them.
+    """Random segments of all policies that a source allows; a fifth of them turn by mouse.
 
-    Without poses and a map only random keys and rhythms remain. A camera that stares at a wall for more
-    than a third of a second is handed to the explorer.
+    Without poses and a map only random keys and alternation remain. A camera that faces a wall for more than
+    a third of a second is handed to the depth-following policy.
 
     Args:
         space: the source's controls.
@@ -241,7 +251,7 @@ class PolicyMixture:
 
     @property
     def is_blind(self) -> bool:
-        """Whether nothing that is seen changes what it does."""
+        """True if it does not depend on its observations."""
         return self._plan is None
 
     def act(self, seen: Observation) -> Control:

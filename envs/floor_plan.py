@@ -1,4 +1,4 @@
-"""Where one can walk: a grid over a map's blocking lines, and shortest paths on it."""
+"""Floor plan: a grid of free cells from a map's blocking lines, and shortest paths on it."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ __all__ = ["ImaginedEnv"]
 
 
 class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
-    """Step through a world one frame at a time; the model, or a reward_fn, gives rewards and ends.
+    """Step through a world one frame at a time; the model, or a reward function, gives rewards and ends.
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
-    in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``uncertainty`` (how far the
-    frame is from what its past foretold, as a share of the pixel range), ``frame_index`` and the episode's
-    ``seed``. The same seed, start and actions give the same frames. The time limit belongs to the registered
-    id; ``max_uncertainty`` truncates as well. A pickle or copy of an environment is made anew by the same
-    arguments and begins with ``reset``; the world in it is known by name and digest.
+    in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``uncertainty``
+    (expected error of the frame in [0, 1]), ``frame_index`` and the episode's ``seed``. The same seed, start
+    and actions give the same frames. The time limit belongs to the registered id; ``max_uncertainty``
+    truncates as well. A pickle or copy of an environment is made anew from the same arguments and begins with
+    ``reset``; it holds the world's name and the hash of its weights.
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.
@@ -41,9 +41,9 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         max_uncertainty: truncate an episode once ``uncertainty`` passes this; None never does.
         reward_fn: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
             memory; see ``worldsim.envs.reward.RewardFns``.
-        temperature: factor of all the world's chance, in [0, 10]: 1 as trained, 0 leaves nothing to chance.
-        starts: where episodes begin unless ``reset`` is told: numbers of the world's starts, weights by
-            number, or a callable of a generator; see ``worldsim.envs.start_distribution.StartDistribution``. None: any of them.
+        temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
+        starts: distribution of the starts, unless ``reset`` is given one: numbers of the world's starts, weights
+            by number, or a callable of a generator; see ``StartDistribution``. None: uniform.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
@@ -126,7 +126,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         step = session.step(self.core.actions.decode(action))
         reward, terminated = self.core.reward_fns.evaluate(0, step)
         observation, info = self._show(session)
-        return observation, reward, terminated, self.core.lost(step), info
+        return observation, reward, terminated, self.core.is_lost(step), info
 
     def render(self) -> np.ndarray | None:
         """The frame, uint8 [H, W, 3], in mode "rgb_array"; None in the others."""

@@ -53,7 +53,7 @@ class PoseSpace(spaces.Box):
         return np.where(self.np_random.random((*batch, 1, 1)) < 0.5, poses, 0.0)
 
     def contains(self, x: Any) -> bool:
-        """Whether every matrix of ``x`` is a rigid motion within the bounds, or all zero."""
+        """Return True if every matrix of ``x`` is a rigid motion within the bounds, or all zero."""
         if not isinstance(x, np.ndarray) or not super().contains(x):
             return False
         try:

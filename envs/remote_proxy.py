@@ -1,4 +1,4 @@
-"""A world that a server dreams, as an environment takes one."""
+"""Proxy of a served world, for environments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["EngineProxy", "SpecProxy", "WorldProxy"]
 
 @dataclass(frozen=True, slots=True)
 class SpecProxy:
-    """What environments ask of a world's source."""
+    """The properties of a source that environments read."""
 
     size: tuple[int, int]
     """Height and width."""
@@ -24,7 +24,7 @@ class SpecProxy:
 
 
 class EngineProxy:
-    """The server's engine, as far as an environment uses one."""
+    """Proxy of the server's engine."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -34,7 +34,7 @@ class EngineProxy:
         return self.client.open(seed, start)
 
     def step(self, controls: Mapping[RemoteSession, Control]) -> dict[RemoteSession, RemoteStep]:
-        """Dream one frame of every session named; see ``Client.step_many``."""
+        """Imagine one frame of every session named; see ``Client.step_many``."""
         return self.client.step_many(controls)
 
 

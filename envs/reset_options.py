@@ -1,4 +1,4 @@
-"""What ``reset(options=...)`` may ask for: where episodes begin, and which of a vector's begin anew."""
+"""Options of ``reset``: the starts of episodes, and the mask of those that are reset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worldsim.sampling.upload import upload
 __all__ = ["Start", "mask_on", "read_mask", "read_start", "read_starts"]
 
 Start: TypeAlias = int | Context | None
-"""Where an episode begins: the world's start of that number, given frames, or what the seed chooses."""
+"""Start of an episode: number of a world's start, given frames, or None: picked by the seed."""
 
 _STARTS = ("context", "start")
 

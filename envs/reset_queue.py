@@ -1,4 +1,4 @@
-"""The episodes to come, drawn ahead and kept on the device, so that one can begin without the host."""
+"""Prefetched episodes on the device, so that a reset does not wait for the host."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from worldsim.sampling.upload import upload
 __all__ = ["ResetQueue"]
 
 _DEPTH = 32
-"""Episodes that are drawn ahead. Even if each lasts a single frame, they last until they are drawn anew."""
+"""Episodes that are drawn ahead: enough until the next refill even if each lasts a single frame."""
 _PERIOD = 8
-"""Frames between two looks at how many were taken; the first look's answer is read at the second."""
+"""Frames between two refills; a refill reads the counts that the one before requested."""
 
 
 class ResetQueue:
-    """Queues of (seed, number of a start), one for each of ``count`` places of a vector.
+    """Queues of (seed, number of a start), one for each of ``count`` rows of a vector.
 
-    The device takes from them by a mask. The host learns how many were taken a few frames later, when the
-    answer has long arrived, and fills them up again.
+    The device takes from them by a mask. The host reads a few frames later how many were taken, when the copy
+    has long arrived, and refills the queues.
 
     Args:
-        draw: the next (seed, start) of a place, in the order of its own chance.
+        draw: draws the next (seed, start) of a row.
     """
 
     def __init__(self, count: int, device: torch.device, draw: Callable[[int], tuple[int, int]]) -> None:
@@ -39,31 +39,31 @@ class ResetQueue:
         self._send()
 
     def take(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Seeds and starts, int64 [N] each; those of the places in ``mask``, bool [N], are used up."""
+        """Seeds and starts, int64 [N] each; those of the rows in ``mask``, bool [N], are used up."""
         if self._frames % _PERIOD == 0:
-            self._look()
+            self._refill()
         self._frames += 1
         column = self._taken.expand(2, -1)[..., None]
         seeds, starts = self._table.gather(2, column)[..., 0].unbind(0)
         self._taken = self._taken + mask
         return seeds, starts
 
-    def draw(self, places: Iterable[int]) -> list[int]:
-        """The next seed of some places, on the host; waits for the device."""
+    def draw(self, rows: Iterable[int]) -> list[int]:
+        """Draw the next seed of some rows, on the host; waits for the device."""
         self._use_up(self._taken.cpu())
-        seeds = [self._queues[place].popleft()[0] for place in places]
+        seeds = [self._queues[row].popleft()[0] for row in rows]
         self._send()
         return seeds
 
-    def forget(self, places: Iterable[int]) -> None:
-        """Draw anew what was to come in some places; waits for the device."""
+    def forget(self, rows: Iterable[int]) -> None:
+        """Drop the queued episodes of some rows; waits for the device."""
         self._use_up(self._taken.cpu())
-        for place in places:
-            self._queues[place].clear()
+        for row in rows:
+            self._queues[row].clear()
         self._send()
 
-    def _look(self) -> None:
-        """Fill up what had been taken when this was last called, and ask anew."""
+    def _refill(self) -> None:
+        """Replace the episodes that were taken at the last call, and request the counts again."""
         if self._asked is not None:
             taken, arrived = self._asked
             if arrived is not None:
@@ -81,16 +81,16 @@ class ResetQueue:
         self._asked = None
 
     def _send(self) -> None:
-        for place, queue in enumerate(self._queues):
+        for row, queue in enumerate(self._queues):
             while len(queue) < _DEPTH:
-                queue.append(self._draw(place))
+                queue.append(self._draw(row))
         rows = [[(signed(seed), start) for seed, start in queue] for queue in self._queues]
         table = np.ascontiguousarray(np.array(rows, np.int64).transpose(2, 0, 1))
         self._table = upload(table, self._device)
 
 
 def _fetched(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """A copy on the host, and what tells that it has arrived; None: it has."""
+    """A copy on the host, and the event of its arrival; None: it has arrived."""
     if tensor.device.type != "cuda":
         return tensor.clone(), None
     host = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

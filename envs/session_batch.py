@@ -19,7 +19,7 @@ __all__ = ["SessionBatch", "step_uncertainty"]
 
 
 class _Engine(Protocol):
-    """What is asked of the engine: a server's, for example."""
+    """Interface of the engine, which may be a server's."""
 
     def open(self, seed: int = 0, start: Any = None) -> Any:
         """A session."""
@@ -29,7 +29,7 @@ class _Engine(Protocol):
 
 
 class SessionBatch:
-    """``count`` sessions stepped together: for worlds whose engine is elsewhere. All on the host.
+    """``count`` sessions that are stepped together, for served worlds. All tensors are on the host.
 
     Args:
         engine: opens sessions and steps them.
@@ -46,7 +46,7 @@ class SessionBatch:
 
     @property
     def now(self) -> BatchStep:
-        """What every world shows now."""
+        """Newest step of every world."""
         return _gathered([session.last for session in self._sessions], self._seeds())
 
     def begin(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:

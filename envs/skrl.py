@@ -47,12 +47,12 @@ class SkrlEnv(Wrapper):
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
-        """Of one episode."""
+        """Space of one episode."""
         return self._env.single_observation_space
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """Of one episode."""
+        """Space of one episode."""
         return self._env.single_action_space
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:

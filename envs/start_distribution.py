@@ -1,4 +1,4 @@
-"""Where episodes begin: a distribution over starts."""
+"""Distribution over the starts of episodes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Starts: TypeAlias = (
 """Starts, each as likely as the others; weights by start; or what draws one with the generator given."""
 
 _STREAM = 0x57A7
-"""Keeps the chance that picks starts apart from all else that a seed decides."""
+"""Stream of the random numbers that pick starts."""
 
 
 class StartDistribution:
-    """Draws a start for an episode's seed: the same seed, the same start.
+    """Distribution over starts; an episode's seed fixes its start.
 
     Args:
         starts: numbers of the world's starts, or given frames as ``Context``, all as likely; a mapping from
@@ -39,7 +39,7 @@ class StartDistribution:
         self._draw = None if starts is None else _drawing(starts, count)
         listed = () if starts is None or callable(starts) else starts
         self.numbered = not callable(starts) and not any(isinstance(start, Context) for start in listed)
-        """Whether all are known to be numbers of the world's starts."""
+        """True if all are known to be numbers of the world's starts."""
 
     def draw(self, seed: int) -> int | Context | None:
         """The start of the episode with ``seed``.

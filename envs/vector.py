@@ -51,11 +51,10 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     leaves its action aside and gives reward 0. With ``AutoresetMode.DISABLED`` the caller resets those that
     are over: ``reset(options={"reset_mask": terminations | truncations})``.
 
-    On a GPU nothing is copied to the host and nothing is waited for: neither actions (see ``BatchedActions``) nor
-    who ends (``final_obs`` is then always there; a step that DISABLED would refuse goes on), nor the next
-    episodes' seeds and starts, which are drawn ahead. The host is asked once a step where only it can say:
-    with a ``reward_fn`` of single steps (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and
-    with "dict" actions.
+    On a GPU a step copies nothing to the host and does not synchronise: actions are not checked (see
+    ``BatchedActions``), ``final_obs`` is always there, a step that DISABLED would refuse goes on, and the next
+    episodes' seeds and starts are prefetched. It synchronises once a step with a ``reward_fn`` of single steps
+    (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and with "dict" actions.
 
     Args:
         num_envs: number of episodes.
@@ -211,14 +210,15 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             self.batch.close()
 
     def _rewards(self, arrived: BatchStep, begun: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and ends, by the model or by the reward function; those of episodes that have ``begun`` are void."""
+        """Rewards and ends, by the model or the reward function; void for episodes that have ``begun``."""
         if self._batched_reward_fn is not None:
             return self._batched_reward_fn(arrived)
         if self.core.reward_fns.imagined:
             return arrived.reward, arrived.terminated
         rows = zip(begun.tolist(), arrived.rows(), strict=True)
         results = [
-            (0.0, False) if new else self.core.reward_fns.evaluate(i, step) for i, (new, step) in enumerate(rows)
+            (0.0, False) if new else self.core.reward_fns.evaluate(i, step)
+            for i, (new, step) in enumerate(rows)
         ]
         rewards = np.array([reward for reward, _ in results], np.float32)
         ended = np.array([end for _, end in results], bool)
@@ -310,7 +310,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     @property
     def _waits(self) -> bool:
-        """Whether the host learns at each step which episodes are over, which on a GPU is to wait for it."""
+        """True if the host reads at each step which episodes are over, which synchronises a GPU."""
         if not isinstance(self.batch, WorldBatch) or not self.core.reward_fns.imagined:
             return True
         return not self.core.starts.numbered or not self.core.world.starts or self.device.type == "cpu"
@@ -326,7 +326,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         return [None if one is None else int(one) for one in seed]
 
     def _seen(self, mask: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """What is seen now, the caller's own, and the info about the episodes in ``mask``."""
+        """Copy of the observations, and the info about the episodes in ``mask``."""
         now = self.batch.now
         return self.core.seen(now).clone(), _info(now, mask)
 
@@ -356,4 +356,3 @@ def _limit(max_episode_steps: int | None) -> float:
     if max_episode_steps < 1:
         raise ConfigError("max_episode_steps must be at least 1", max_episode_steps, "pass None for no limit")
     return max_episode_steps
-

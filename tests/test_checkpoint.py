@@ -12,16 +12,10 @@ import torch
 
 from tests.tiny import lively_world
 from worldsim import checkpoint
-from worldsim.checkpoint import (
-    FORMAT,
-    Context,
-    find_world,
-    load_world,
-    save_world,
-    tiny_world,
-    write_card,
-)
+from worldsim.checkpoint import FORMAT, find_world, load_world, save_world, write_card
+from worldsim.context import Context
 from worldsim.errors import CheckpointError, DataError
+from worldsim.testing import tiny_world
 
 FILES = ("config.json", "weights.safetensors", "starts.json", "starts/001.png", "card.md")
 
@@ -50,14 +44,14 @@ def test_round_trip(tmp_path: Path, tokenizer: str, poses: bool) -> None:
     save_world(again_folder, stored.config, stored.networks, stored.starts, stored.card)
     again = load_world(again_folder)
     assert again.config == stored.config
-    assert (again.card, again.digest) == (stored.card, stored.digest)
+    assert (again.card, again.weights_sha256) == (stored.card, stored.weights_sha256)
     assert again.config.source.has_pose == poses
     weights, same = stored.networks.state_dict(), again.networks.state_dict()
     assert list(weights) == list(same)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     for a, b in zip(stored.starts, again.starts, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
-        for name in ("controls", "poses", "prefix"):
+        for name in ("controls", "poses", "action_prefix"):
             x, y = getattr(a, name), getattr(b, name)
             assert (x is None) == (y is None)
             if x is not None:
@@ -91,7 +85,7 @@ def test_an_old_world_outlives_a_failed_write(folder: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="full"):
         save_world(folder, stored.config, stored.networks, (), "")
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    assert load_world(folder).digest == stored.digest
+    assert load_world(folder).weights_sha256 == stored.weights_sha256
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -226,8 +220,8 @@ def test_a_context_whose_parts_do_not_fit(wrong: dict[str, np.ndarray], words: s
 def test_the_newest_frames_of_a_context() -> None:
     rng = np.random.default_rng(0)
     frames, controls = rng.integers(0, 256, (5, 6, 8, 3), dtype=np.uint8), np.ones((5, 7), np.float32)
-    context = Context(frames, controls, seed=3, prefix=controls)
+    context = Context(frames, controls, seed=3, action_prefix=controls)
     short = context.newest(2)
     np.testing.assert_array_equal(short.frames, frames[3:])
-    assert (len(short.controls), short.poses, short.seed, len(short.prefix)) == (2, None, 3, 5)
+    assert (len(short.controls), short.poses, short.seed, len(short.action_prefix)) == (2, None, 3, 5)
     assert len(context.newest(9).frames) == 5

@@ -13,9 +13,14 @@ from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import ControlError
 
 DOOM = ControlSpace(
-    keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), ("forward",), ("forward", "turn_left"), ("turn_right",))
+    keys=DOOM_KEYS,
+    yaw=True,
+    pose=True,
+    discrete_actions=((), ("forward",), ("forward", "turn_left"), ("turn_right",)),
 )
-PLAIN = ControlSpace(keys=("gas", "brake"), yaw=False, pose=False, discrete_actions=((), ("gas",), ("brake",)))
+PLAIN = ControlSpace(
+    keys=("gas", "brake"), yaw=False, pose=False, discrete_actions=((), ("gas",), ("brake",))
+)
 
 keys = st.frozensets(st.sampled_from(DOOM_KEYS))
 looks = st.floats(-3, 3, width=32)

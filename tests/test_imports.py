@@ -43,7 +43,7 @@ LAYERS = (
 """Rooms, lowest first."""
 
 SIBLINGS = {("evaluation", "engine")}
-"""Allowed although on one layer: the evaluation suite measures what a user gets, and a user gets the engine."""
+"""Allowed although on one layer: the evaluation suite measures the engine."""
 
 LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs"), ("bench", "envs")}
 """Allowed inside functions only: the command line calls commands, the evaluation suite plays the source."""
@@ -52,7 +52,8 @@ ONLY = {"bridge.client": {"bridge.wire.protocol", "controls", "errors"}}
 """Rooms that are held shorter than their layer: a robot's computer installs little."""
 
 NUMPY_ONLY = (
-    "errors", "registry", "utils.run_command", "utils.output_paths", "config", "options", "camera", "controls",
+    "errors", "registry", "utils.run_command", "utils.output_paths", "config", "options", "camera",
+    "controls",
     "units", "context", "bridge.wire.protocol", "bridge.client",
 )  # fmt: skip
 HEAVY = {"torch", "pygame", "gymnasium", "vizdoom"}

@@ -8,14 +8,14 @@ import pytest
 
 from worldsim import cli
 from worldsim.agents.learner.command import read_options
-from worldsim.door import leave
 from worldsim.errors import StorageError
+from worldsim.utils.run_command import run_command
 
 COMMANDS = {
     "train": ("train x --data nowhere --out OUT", "OUT/state.safetensors"),
     "train of the same name": ("train x --data nowhere --out OUT", "OUT/x/config.json"),
     "baseline": ("baseline convlstm --data nowhere --out OUT/b.safetensors", "OUT/b.safetensors"),
-    "judge": ("judge nothing --out OUT/j.safetensors", "OUT/j.safetensors"),
+    "train-idm": ("train-idm nothing --out OUT/j.safetensors", "OUT/j.safetensors"),
     "bench": ("bench step --world nowhere --out OUT/b.json", "OUT/b.json"),
     "eval": ("eval nowhere --out OUT", "OUT/index.html"),
     "videos": ("eval nowhere --videos OUT", "OUT/sheet.png"),
@@ -68,5 +68,5 @@ def test_learners_try_their_file_first(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(StorageError, match="overwritten unasked"):
         read_options("A learner.", ["--out", str(saved)])
     assert read_options("A learner.", ["--out", str(saved), "--force"]).out == saved
-    assert leave(lambda: int(read_options("A learner.", ["--num-envs", "0"]).num_envs)) == 2
+    assert run_command(lambda: int(read_options("A learner.", ["--num-envs", "0"]).num_envs)) == 2
     assert "--num-envs" in capsys.readouterr().err

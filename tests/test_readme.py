@@ -12,8 +12,8 @@ import pytest
 
 import worldsim
 from tests.source_tree import ROOT
-from worldsim.bridge.client.local import default_address
-from worldsim.bridge.server import Options, Server
+from worldsim.bridge.client.local_address import default_address
+from worldsim.bridge.server.server import Server, ServerOptions
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", README))
@@ -33,8 +33,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("XDG_RUNTIME_DIR", short)
         address = default_address("doom-maze")
         Path(address.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = worldsim.load("doom-maze", "cpu").engine(12, history=8)
-        with Server(engine, Options(address=address, metrics_port=0)):
+        engine = worldsim.load("doom-maze", "cpu").engine(12, rewind_frames=8)
+        with Server(engine, ServerOptions(address=address, metrics_port=0)):
             yield
 
 

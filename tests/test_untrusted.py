@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
-from benchmarks.stress.bent import _bomb, bend, resum
+from benchmarks.stress.corrupt_checkpoints import _bomb, corrupt, rewrite_checksums
 from tests.tiny import lively_world
 from worldsim.controls import Control
 from worldsim.engine.world import load
@@ -72,14 +72,14 @@ def start(key: str, value: Any) -> Change:
 
 
 CASES: dict[str, Change] = {
-    "no samples": entry("networks.tokenizer.place.samples", 0),
-    "one sample": entry("networks.tokenizer.place.samples", 1),
+    "no samples": entry("networks.tokenizer.scene.samples", 0),
+    "one sample": entry("networks.tokenizer.scene.samples", 1),
     "frames of one pixel": small_frames,
     "many layers": entry("networks.generator.layers", 10**7),
     "many twists": entry("networks.heads.twists", 10**6),
     "wide": entry("networks.generator.width", 16384),
-    "far bounds": entry("networks.tokenizer.place.bounds", [-1e5, -1e5, 1e5, 1e5]),
-    "small cells": entry("networks.tokenizer.place.wall_cell", 1e-9),
+    "far bounds": entry("networks.tokenizer.scene.bounds", [-1e5, -1e5, 1e5, 1e5]),
+    "small cells": entry("networks.tokenizer.scene.wall_cell", 1e-9),
     "long context": entry("networks.generator.context", 10**9),
     "no heads": entry("networks.generator.heads", 0),
     "nan": number(float("nan")),
@@ -95,7 +95,7 @@ CASES: dict[str, Change] = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_does_not_hold_is_one_error(folder: Path, case: str) -> None:
     CASES[case](folder)
-    resum(folder)
+    rewrite_checksums(folder)
     with pytest.raises(CheckpointError):
         load(folder, "cpu", torch.float32)
 
@@ -106,16 +106,16 @@ def test_bent_worlds_are_refused_or_run(tmp_path: Path, kind: str) -> None:
     true = lively_world(tmp_path, "true", tokenizer=kind, poses=kind == "history")
     chance, refused = random.Random(11), 0
     for _ in range(100):
-        bend(chance, true, tmp_path / "bent")
+        corrupt(chance, true, tmp_path / "bent")
         try:
             world = load(tmp_path / "bent", "cpu", torch.float32)
         except CheckpointError:
             refused += 1
             continue
         if world.starts:
-            session = world.engine(1, steps=1).open(1, start=0)
-            drift = session.step(Control()).drift
-            assert drift is None or np.isfinite(drift)  # without poses there is none
+            session = world.engine(1, denoising_steps=1).open(1, start=0)
+            uncertainty = session.step(Control()).uncertainty
+            assert uncertainty is None or np.isfinite(uncertainty)  # without poses there is none
     assert refused > 50
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from worldsim.checkpoint import load_world, save_world, tiny_world
+from worldsim.checkpoint import load_world, save_world
+from worldsim.testing import tiny_world
 
 
 def stir(module: nn.Module, seed: int = 1, scale: float = 0.1) -> None:

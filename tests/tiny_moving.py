@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from tests.tiny import stir
-from worldsim.checkpoint import Context, WorldConfig, save_world
+from worldsim.checkpoint import WorldConfig, save_world
+from worldsim.context import Context
 from worldsim.controls import ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.networks import Networks
-from worldsim.training.moving import MovingRecipe, plan_moving
+from worldsim.training.latent_dynamics import LatentDynamicsRecipe, plan_latent_networks
 
 _DODGES = ("strafe_left", "strafe_right")
 SPEC = SourceSpec(
@@ -20,17 +21,17 @@ SPEC = SourceSpec(
     size=(60, 80),
     fps=17.5,
     control_space=ControlSpace(
-        keys=_DODGES, look=False, pose=False, combos=((), *((key,) for key in _DODGES))
+        keys=_DODGES, yaw=False, pose=False, discrete_actions=((), *((key,) for key in _DODGES))
     ),
     tics=2,
 )
-RECIPE = MovingRecipe(channels=6, vae_width=8, vae_depth=1, width=16, head_width=16, heads=2)
+RECIPE = LatentDynamicsRecipe(channels=6, vae_width=8, vae_depth=1, width=16, head_width=16, heads=2)
 
 
 def moving_world(parent: Path, name: str = "take-cover", seed: int = 0) -> Path:
     """Write it, with two starts of three random frames; returns its folder."""
     torch.manual_seed(seed)
-    networks = Networks(plan_moving(RECIPE, SPEC, None), SPEC)
+    networks = Networks(plan_latent_networks(RECIPE, SPEC, None), SPEC)
     stir(networks, seed + 1)
     rng = np.random.default_rng(seed)
     starts = [

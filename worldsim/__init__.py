@@ -69,5 +69,7 @@ def __dir__() -> list[str]:
 
 
 if importlib.util.find_spec("worldsim.envs"):  # the client alone has no environments
-    importlib.import_module("worldsim.utils.threads").limit_spinning()  # torch's OpenMP looks once, when imported
+    importlib.import_module(
+        "worldsim.utils.threads"
+    ).limit_spinning()  # torch's OpenMP looks once, when imported
     importlib.import_module("worldsim.envs.registry").register()

@@ -1,9 +1,9 @@
-"""Worlds on disk: safetensors, JSON and PNG; no pickle anywhere, every write atomic, every damage noticed.
+"""Worlds on disk: safetensors, JSON and PNG, with checksums; no pickle, atomic writes.
 
 checkpoints/<world>/
   config.json          WorldConfig
   weights.safetensors  float16 on disk
-  starts.json + starts/000.png ...   moments from which dreams start, one strip of frames each
+  starts.json + starts/000.png ...   given frames of the starts, one strip of frames each
   card.md              what it is, how it was trained, how well it does
   SHA256SUMS
 """
@@ -31,7 +31,7 @@ from worldsim.context import Context
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import CheckpointError, nearest
 from worldsim.networks import Networks, NetworksConfig
-from worldsim.untrusted import built, check_numbers, digest_of, read_bounded, read_strip
+from worldsim.untrusted import build_checked, check_numbers, read_bounded, read_strip, sha256_of
 
 FORMAT = 8
 _SUMS = "SHA256SUMS"
@@ -50,7 +50,7 @@ _NEEDED = ("config.json", "weights.safetensors", "starts.json", "card.md")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
-    """All of a world but its numbers."""
+    """Configuration of a world: everything but its weights."""
 
     name: str
     source: SourceSpec
@@ -68,7 +68,7 @@ class StoredWorld:
     starts: tuple[Context, ...]
     card: str
     weights_sha256: str
-    """sha256 of the weights file: what a snapshot belongs to."""
+    """sha256 of the weights file; snapshots belong to it."""
 
 
 def find_world(name: str | os.PathLike[str]) -> Path:
@@ -149,11 +149,11 @@ def load_world(folder: Path, device: torch.device | str = "cpu") -> StoredWorld:
 
 
 def _read_world(folder: Path, device: torch.device | str) -> StoredWorld:
-    """Sizes are checked before memory is taken for them, numbers before they are used."""
+    """Read a world: sizes are checked before memory is allocated, numbers before they are used."""
     _check_sums(folder)
     config = _read_config(folder / "config.json")
     raw = read_bounded(folder / "weights.safetensors", _LARGEST["weights.safetensors"])
-    networks = built(lambda: Networks(config.networks, config.source), load_tensors(raw))
+    networks = build_checked(lambda: Networks(config.networks, config.source), load_tensors(raw))
     starts = read_starts(folder, config.source)
     card = read_bounded(folder / "card.md", _LARGEST["card.md"]).decode()
     networks.eval().requires_grad_(False).to(device)
@@ -175,7 +175,7 @@ def read_starts(folder: Path, source: SourceSpec) -> tuple[Context, ...]:
 
 
 def _read_config(path: Path) -> WorldConfig:
-    """The format is looked at first: a newer one may have fields that are unknown here."""
+    """Read the config; the format is checked first, because a newer one may have unknown fields."""
     row = json.loads(read_bounded(path, _LARGEST["config.json"]))
     if row["format"] != FORMAT:
         remedy = "install a newer worldsim" if row["format"] > FORMAT else "train the world again"
@@ -224,7 +224,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write_sums(folder: Path) -> None:
-    lines = [f"{digest_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
     (folder / _SUMS).write_text("".join(lines))
 
 
@@ -236,7 +236,7 @@ def _check_sums(folder: Path) -> None:
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*sums, *_NEEDED}):
         path = folder / name
-        if not path.is_file() or digest_of(path) != sums.get(name):
+        if not path.is_file() or sha256_of(path) != sums.get(name):
             state = "is damaged" if path.is_file() else "is missing"
             rule, remedy = f"a world's files must match {_SUMS}", "check out or train the world again"
             raise CheckpointError(rule, f"{folder.name}/{name} {state}", remedy)

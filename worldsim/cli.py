@@ -19,17 +19,17 @@ __all__ = ["main"]
 _COMMANDS = {
     "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
     "train": ("worldsim.training.run", "learn a world from recorded data"),
-    "eval": ("worldsim.evaluation.run", "hold a world against its environment's own frames"),
+    "eval": ("worldsim.evaluation.run", "evaluate a world against its environment's own frames"),
     "train-idm": ("worldsim.evaluation.idm.training", "train the inverse dynamics model that eval uses"),
-    "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or a PredRNN to be better than"),
+    "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or PredRNN baseline"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
-    "dream-train": ("worldsim.agents.dreamer.command", "learn to play in a dream, then play the real game"),
-    "score": ("worldsim.agents.dreamer.score", "count how long an agent lives in the real game"),
-    "serve": ("worldsim.bridge.serve", "let other programs step a world, over ZeroMQ"),
+    "dream-train": ("worldsim.agents.dreamer.command", "train a policy in a dream, then play the real game"),
+    "score": ("worldsim.agents.dreamer.score", "measure how long an agent survives in the real game"),
+    "serve": ("worldsim.bridge.serve", "serve a world to other programs, over ZeroMQ"),
     "keys": ("worldsim.bridge.auth.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),
 }
-"""Command -> the module whose ``main(argv) -> exit code`` it calls, and its line in the help."""
+"""Command -> the module whose ``main(argv) -> exit code`` it calls, and its help text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="worldsim",
         usage="worldsim COMMAND [options]",
         description=worldsim.__doc__,
-        epilog=f"commands:\n{table}\n\n'worldsim COMMAND --help' tells a command's options.",
+        epilog=f"commands:\n{table}\n\n'worldsim COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"worldsim {worldsim.__version__}")

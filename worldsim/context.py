@@ -26,7 +26,7 @@ class Context:
     """uint8 [T, H, W, 3], T >= 1; also a list of frames, or one frame [H, W, 3]."""
     controls: Any = None
     """float32 [T, M]: keys and yaw that led into each frame; the first row is ignored. Also a list with one
-    control per frame, in any form that ``ControlSpace.control`` reads; None: no key. ``fitted`` makes the array."""
+    control per frame, in any form that ``ControlSpace.control`` reads; None: no key."""
     poses: np.ndarray | None = None
     """Camera-to-world, float64 [T, 4, 4]."""
     seed: int | None = None

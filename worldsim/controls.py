@@ -1,4 +1,4 @@
-"""Controls: named keys, mouse look, an explicit pose, a prompt; and the space of those that a world takes.
+"""Controls: named keys, yaw, an explicit pose, a prompt; and the space of the controls that a world takes.
 
 NumPy only, so that a robot's client, the window and the recording workers can use it without torch.
 """
@@ -21,17 +21,17 @@ _NATURAL = 'write Control({"forward"}), or {"forward"}'
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """What is held while getting to one new frame.
+    """Condition of one frame: the keys that are down while it is reached, yaw, pose, prompt.
 
     Where signals disagree: explicit pose > keys and yaw > prompt.
 
     Raises:
         ControlError: keys that are no collection of names, a yaw that is not finite, a pose of another shape
-            than [4, 4] or with NaN in it. Whether the pose is a rotation is checked by ``camera.check_pose``.
+            than [4, 4] or with NaN in it. ``camera.check_pose`` checks that the pose is a rotation.
     """
 
     keys: frozenset[str] = field(default_factory=frozenset)
-    """Names of the keys that are down; any iterable of str is taken, and name -> whether it is down."""
+    """Names of the keys that are down; also any iterable of str, or a mapping from names to bool."""
     pose: np.ndarray | None = None
     """``float64 [4, 4]`` camera-to-world pose of the new frame, or None."""
     yaw: float = 0.0
@@ -65,7 +65,7 @@ class Control:
 
 
 ControlLike: TypeAlias = Control | str | Iterable[str] | Mapping[str, bool] | int | np.ndarray | None
-"""What ``ControlSpace.control`` reads as a control."""
+"""All forms of a control that ``ControlSpace.control`` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,13 @@ class ControlSpace:
     keys: tuple[str, ...]
     """Names of the keys, in the order of the control vector."""
     yaw: bool
-    """Whether continuous yaw is taken."""
+    """True if the world takes continuous yaw."""
     pose: bool
-    """Whether explicit poses are taken."""
+    """True if the world takes explicit poses."""
     discrete_actions: tuple[tuple[str, ...], ...]
     """The discrete actions, each the keys that it holds; number 0 is ``()``, no key."""
     prompt: bool = False
-    """Whether prompts are taken."""
+    """True if the world takes prompts."""
 
     def __post_init__(self) -> None:
         if len(set(self.keys)) != len(self.keys):

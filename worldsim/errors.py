@@ -28,7 +28,7 @@ _CLONE = Path(__file__).parent.parent
 
 
 class WorldsimError(Exception):
-    """An error that a user can do something about.
+    """An error that a user can fix.
 
     Args:
         rule: what must hold, e.g. "a key must be one of the world's keys".
@@ -80,7 +80,7 @@ class StorageError(WorldsimError):
 
     @classmethod
     def of(cls, error: OSError, place: str | os.PathLike[str] | None = None) -> StorageError:
-        """The same said for people. ``place`` is named where the system named none."""
+        """Make one of an OSError. ``place`` is named if the error names no file."""
         where = error.filename if error.filename is not None else place
         reason = error.strerror or str(error) or type(error).__name__
         value = reason if where is None else f"{os.fspath(where)}: {reason}"
@@ -98,7 +98,7 @@ _REMEDIES: dict[int | None, str] = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "allow more open files: ulimit -n",
 }
-"""What to do about an error of the system, by its number."""
+"""Remedies for errors of the system, by errno."""
 
 
 class BridgeError(WorldsimError):
@@ -107,7 +107,7 @@ class BridgeError(WorldsimError):
     Args:
         rule, value, remedy: see :class:`WorldsimError`.
         code: the protocol's word for it; ``docs/protocol.md`` lists them.
-        retry_after_ms: after how many milliseconds the same request may be welcome, where that is known.
+        retry_after_ms: milliseconds after which to retry the same request, if known.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ def install(*extras: str, package: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that looks most like ``name``, as a remedy; the list of all where none does."""
+    """Suggest the known name that is most similar to ``name``, as a remedy; list all if none is similar."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

@@ -1,6 +1,6 @@
 """Options of every command line: the parser, and the ranges that values are checked against.
 
-No parser takes a bare ``int`` or ``float``: a number out of its range is refused before any work is done.
+No parser uses a bare ``int`` or ``float``: a number out of range is refused before any work is done.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class Number:
     """Range of an option's value; argparse calls it with the text of the command line."""
 
     whole: bool = True
-    """Whether only whole numbers are allowed; the result is then an int, else a float."""
+    """True if only whole numbers are allowed; the result is then an int, else a float."""
     low: float = 0
     """The least value."""
     high: float = 10**9
     """The greatest value."""
     above: bool = False
-    """Whether ``low`` itself is too little."""
+    """True if ``low`` itself is not allowed."""
     about: str = ""
-    """The range in words; by default it is told in numbers."""
+    """The range in words; by default it is written in numbers."""
 
     def __call__(self, text: str) -> int | float:
         """The number that ``text`` says.
@@ -94,9 +94,9 @@ class Number:
 COUNT = Number(low=1)
 """Frames, trajectories, channels: at least one."""
 NATURAL = Number()
-"""Of what there may be none."""
+"""A count that may be 0."""
 SEED = Number(high=2**63 - 1)
-"""Seed of a generator of chance."""
+"""Seed of a random generator."""
 THREADS = Number(low=1, high=1024)
 """CPU threads."""
 PROCESSES = Number(low=1, high=1024)
@@ -108,7 +108,7 @@ MINUTES = Number(whole=False, above=True, high=525_600)
 SECONDS = Number(whole=False, above=True, high=31_536_000)
 """Time, at most a year."""
 FRAMES_PER_SECOND = Number(whole=False, high=10_000)
-"""Pace; 0: as fast as it goes."""
+"""Frame rate; 0: unlimited."""
 DENOISING = Number(low=1, high=4)
 """Denoising steps K; those between 2 and 4 are refused by ``choices`` or ``check_denoising_steps``."""
 _SIDE = Number(low=1, high=8192)

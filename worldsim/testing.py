@@ -13,13 +13,13 @@ from worldsim.context import Context
 from worldsim.controls import ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.doom import DOOM_KEYS
-from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.scene.static_scene import StaticSceneConfig
+from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
-from worldsim.scene.static_scene import StaticSceneConfig
 
 __all__ = ["tiny_world"]
 
@@ -51,7 +51,12 @@ def tiny_world(
 
 
 def _tiny_source(poses: bool) -> SourceSpec:
-    discrete_actions = ((), *((key,) for key in DOOM_KEYS), ("forward", "turn_left"), ("forward", "turn_right"))
+    discrete_actions = (
+        (),
+        *((key,) for key in DOOM_KEYS),
+        ("forward", "turn_left"),
+        ("forward", "turn_right"),
+    )
     return SourceSpec(
         name="doom-maze",
         size=(60, 80),

@@ -1,5 +1,6 @@
-"""Checks for a world that somebody else made: its checksums are its own, so its sizes are looked at before
-memory is taken for them, and its numbers before anything is computed from them.
+"""Validation of untrusted checkpoints: sizes are checked before memory is allocated, numbers before use.
+
+Checksums do not help, because the author of a file also writes its checksum.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ from torch.overrides import TorchFunctionMode
 
 from worldsim.errors import CheckpointError
 
-__all__ = ["LIMITS", "built", "check_numbers", "check_weights", "digest_of", "read_bounded", "read_strip"]
+__all__ = [
+    "LIMITS",
+    "build_checked",
+    "check_numbers",
+    "check_weights",
+    "read_bounded",
+    "read_strip",
+    "sha256_of",
+]
 
 _REMEDY = "install or train the world again"
 _SPARE = 2**26
-"""Elements that networks may have beside their weights: rays, maps, constants."""
+"""Elements of networks beside their weights: rays, maps, constants."""
 _TEXT, _ITEMS, _DEPTH = 10_000, 4096, 12
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -51,13 +60,13 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 """Least and greatest number of a config's field, by its name, also of each number of a list."""
 _WHOLE, _REAL = (0, 65536), (-1e6, 1e6)
-"""Of all other fields."""
+"""Limits of all other fields."""
 _MAKERS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye})
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def check_numbers(row: Any, name: str = "config", depth: int = 0) -> None:
-    """Look through a config as JSON has it.
+    """Check the numbers of a config as JSON has it.
 
     Raises:
         CheckpointError: a number beyond ``LIMITS``, a text or a list that is too long, or too deep a nest.
@@ -81,7 +90,7 @@ def check_numbers(row: Any, name: str = "config", depth: int = 0) -> None:
 
 
 class _Budget(TorchFunctionMode):
-    """Counts the elements of tensors that are made, and refuses what would be too many before it is made."""
+    """Counts the elements of new tensors, and refuses those over the budget before they are allocated."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -100,11 +109,11 @@ class _Budget(TorchFunctionMode):
         return func(*args, **options)
 
 
-def built(build: Callable[[], _Module], weights: Mapping[str, Tensor]) -> _Module:
-    """What ``build`` makes, with ``weights`` in it, in float32.
+def build_checked(build: Callable[[], _Module], weights: Mapping[str, Tensor]) -> _Module:
+    """Build a module within a memory budget, and load ``weights`` into it, in float32.
 
     Raises:
-        CheckpointError: it asks for more memory than such weights need, or for others.
+        CheckpointError: it needs more memory than such weights do, or other weights.
     """
     with _Budget(4 * sum(tensor.numel() for tensor in weights.values()) + _SPARE):
         made = build()
@@ -115,7 +124,7 @@ def built(build: Callable[[], _Module], weights: Mapping[str, Tensor]) -> _Modul
 
 
 def check_weights(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Hold the weights of a file, as floats, against the shapes that a config asks for.
+    """Check the weights of a file, as floats, against the shapes of a config.
 
     Raises:
         CheckpointError: a weight that is missing, unknown, of another shape, or not finite.
@@ -144,7 +153,7 @@ def read_bounded(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
-def digest_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """sha256 of a file, however long it is."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

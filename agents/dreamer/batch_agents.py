@@ -1,4 +1,4 @@
-"""Who chooses the keys of several real games side by side: chance, a rhythm, or a policy that sees.
+"""Agents that play several real games side by side: random keys, alternation, or a policy of the dream.
 
 Shapes: M games, H x W frame.
 """
@@ -23,20 +23,20 @@ __all__ = ["BatchAgent", "PeriodicBatchAgent", "PolicyBatchAgent", "RandomBatchA
 
 
 class BatchAgent(Protocol):
-    """Chooses for M games at a time; actions are numbers of the control space's discrete_actions, int64 [M]."""
+    """Acts in M games at a time; actions are numbers of discrete actions, int64 [M]."""
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
         """Games ``rows`` begin anew; ``frames`` uint8 [M, H, W, 3] are what all games show."""
 
     def act(self) -> np.ndarray:
-        """What is held while every game gets to its next frame."""
+        """Return the actions of all games until their next frames."""
 
     def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
-        """Where the actions led to."""
+        """Take the frames that the actions led to."""
 
 
 class RandomBatchAgent:
-    """Draws every frame's keys anew, all combinations alike."""
+    """Draws every frame's action uniformly."""
 
     def __init__(self, games: int, space: ControlSpace, seed: int) -> None:
         self._games, self._actions = games, len(space.discrete_actions)
@@ -53,7 +53,7 @@ class RandomBatchAgent:
 
 
 class PeriodicBatchAgent:
-    """Blind: holds the two directions of strafing in turns, each for ``period`` frames.
+    """Alternates the two directions of strafing, each for ``period`` frames; it observes nothing.
 
     Raises:
         ConfigError: a world without these keys.
@@ -74,7 +74,7 @@ class PeriodicBatchAgent:
 
 
 class PolicyBatchAgent:
-    """A policy of the dream: the world takes the real frames in, and the policy reads what it makes of them.
+    """A policy of the dream: the world observes the real frames, and the policy reads its features.
 
     Decisions are held as in the dream, each game counting from its own beginning.
 
@@ -82,7 +82,7 @@ class PolicyBatchAgent:
         world: that the policy learnt in, or one with the same code and features.
         policy: reads its features.
         games: how many are played side by side, M.
-        swapped: show every game the frames of its neighbour: a policy that acts on sight falls to chance.
+        swapped: show every game its neighbour's frames; a policy that uses its frames then plays at random.
 
     Raises:
         ConfigError: a policy of another world, or a single game to be swapped.

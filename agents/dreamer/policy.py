@@ -24,7 +24,7 @@ _METADATA = "policy"
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetadata:
-    """What a policy's file says beside its weights."""
+    """Metadata of a policy's file."""
 
     world: str
     """Name of the world that it learnt in."""
@@ -36,7 +36,7 @@ class PolicyMetadata:
     hold: int = 4
     """Frames that every decision is held."""
     temperature: float = 1.0
-    """Of the dream."""
+    """Temperature of the dream."""
     frames: int = 0
     """Imagined frames that it learnt from."""
 

@@ -33,9 +33,9 @@ PERIODS = (24, 32, 40, 48, 56)
 """Frames that a blind rhythm holds a direction: those that are searched."""
 _SEED = Number(high=9_999)
 _FIRST_SEED = 4_000_000_000
-"""Of the episodes that figures are told on: no recording and no dream begins with them."""
+"""First seed of the episodes that are scored: no recording and no dream begins with them."""
 _SEARCHED_SEED = 3_500_000_000
-"""Of the episodes that the best rhythm is searched on."""
+"""First seed of the episodes that the best period is searched on."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from worldsim.utils.threads import thread_limit
 __all__ = ["DreamSettings", "TrainingResult", "real_beginnings", "train_policy"]
 
 _PENALTY = 10.0
-"""Of a certain end. Survival is what counts: a frame costs its probability of an end."""
+"""Cost of a certain end: a frame costs this times its termination probability."""
 _FIRST_SEED = 3_000_000_000
-"""Of the real episodes whose beginnings dreams start from; those that figures are told on lie above."""
+"""First seed of the real episodes whose beginnings dreams start from; scored episodes lie above."""
 
 
 _PPO = ppo_cleanrl.Settings(
@@ -38,7 +38,7 @@ _PPO = ppo_cleanrl.Settings(
 
 @dataclass(frozen=True, kw_only=True)
 class DreamSettings:
-    """How a policy learns."""
+    """Settings of a policy's training."""
 
     temperature: float = 1.15
     hold: int = 4
@@ -55,7 +55,7 @@ class DreamSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training left."""
+    """Result of a training."""
 
     policy: LatentPolicy
     metadata: PolicyMetadata

@@ -37,7 +37,7 @@ _WORDS = {
 """Words in the names of a world's keys, and where they point."""
 _ENDS = re.compile(r"(.+)_(minus|plus)")
 _PAIRS = (("left", "right"), ("down", "up"))
-"""Where the low and the high end of an axis point: those of the first, then of the second."""
+"""Directions of the low and the high end of an axis: of the first axis, then of the second."""
 _OTHERS = ("q", "e")
 _SPARE = tuple("zvuijklyto67890")
 
@@ -89,7 +89,7 @@ class _Free:
 
 
 def _keys_in(name: str) -> tuple[str, ...]:
-    """What a name says: ``key_x`` is the key itself, and words point somewhere."""
+    """Keys that a name suggests: ``key_x`` is the key itself, other words name a direction."""
     words = name.lower().split("_")
     if len(words) == 2 and words[0] == "key" and len(words[1]) == 1 and words[1].isascii():
         return (words[1],)

@@ -1,4 +1,4 @@
-"""One future: a session and what was walked in it since its start."""
+"""One branch: a session and its trajectory since the start."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PlanarPose = tuple[float, float, float]
 
 @dataclass
 class Trajectory:
-    """What was walked.
+    """Trajectory of a branch.
 
-    Entry 0 of ``poses``, ``rewards`` and ``uncertainties`` is the frame that it started from; entry i + 1 is the
-    frame that ``controls[i]`` led to.
+    Entry 0 of ``poses``, ``rewards`` and ``uncertainties`` is the first frame; entry i + 1 is the frame that
+    ``controls[i]`` led to.
     """
 
     poses: list[PlanarPose | None]
@@ -42,7 +42,12 @@ class Trajectory:
     def drop(self, frames: int) -> None:
         """Forget the last frames."""
         keep = len(self.controls) - frames
-        del self.controls[keep:], self.poses[keep + 1 :], self.rewards[keep + 1 :], self.uncertainties[keep + 1 :]
+        del (
+            self.controls[keep:],
+            self.poses[keep + 1 :],
+            self.rewards[keep + 1 :],
+            self.uncertainties[keep + 1 :],
+        )
 
     def copy(self) -> Trajectory:
         """Another trajectory with the same past."""
@@ -66,7 +71,9 @@ class Branch:
     def begin(cls, session: Session, agent: Agent, start: int) -> Branch:
         """A branch at its first frame."""
         first = [planar_pose(session.pose)]
-        return cls(session, agent, start, Trajectory(first, uncertainties=[None if session.pose is None else 0.0]))
+        return cls(
+            session, agent, start, Trajectory(first, uncertainties=[None if session.pose is None else 0.0])
+        )
 
     def arrived(self, control: Control, step: Step) -> None:
         """Note the frame that ``control`` led to."""
@@ -82,7 +89,7 @@ class Branch:
 
 
 def planar_pose(pose: np.ndarray | None) -> PlanarPose | None:
-    """Where a camera stands, seen from above; None without a pose."""
+    """x, y and yaw of a camera; None without a pose."""
     if pose is None:
         return None
     x, y, _, yaw = camera.planar(pose)

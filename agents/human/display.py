@@ -1,4 +1,4 @@
-"""Is there a screen, and is there a pygame to draw on it?"""
+"""Checks for a screen and for pygame."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ class NoDisplay(Exception):  # noqa: N818 - not a fault, a fact
 
 
 def has_display(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
-    """Whether a window may be tried: on Linux and the BSDs a display server has to be named, elsewhere there
-    always is one.
+    """Return True if a window may be opened: Linux and the BSDs need a named display server.
 
-    An SDL_VIDEODRIVER that somebody set is taken at its word.
+    A given SDL_VIDEODRIVER counts as a display.
     """
     if environ.get("SDL_VIDEODRIVER"):
         return True

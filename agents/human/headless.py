@@ -23,7 +23,7 @@ HEIGHT = 480  # of a video's pictures, about
 
 @dataclass
 class HeadlessRun:
-    """What a walk left behind: files, and None where one could not be written."""
+    """Result of a headless run: its files, None where one could not be written."""
 
     video: Path | None = None
     sheet: Path | None = None
@@ -31,7 +31,9 @@ class HeadlessRun:
     columns: list[tuple[str, list[np.ndarray]]] = field(default_factory=list)
 
 
-def walk(player: WorldPlayer, frames: int, video: Path, picture: Path, say: Callable[[str], None]) -> HeadlessRun:
+def walk(
+    player: WorldPlayer, frames: int, video: Path, picture: Path, say: Callable[[str], None]
+) -> HeadlessRun:
     """Let the player's agent walk ``frames`` frames; the real engine is beside it where it is there.
 
     ``say`` is told what a person should know. Raises EngineError if the engine stops.

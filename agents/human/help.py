@@ -33,7 +33,9 @@ def draw_help(painter: Painter, window: tuple[int, int], space: ControlSpace, ke
     """Dim the window and lay a card with all keys over it, as large as the window lets it be."""
     painter.dim(window, 200)
     columns = help_columns(space, keymap)
-    choices = ((painter.at_scale(painter.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2))
+    choices = (
+        (painter.at_scale(painter.ui * share / 20), across) for share in range(20, 9, -1) for across in (4, 2)
+    )
     for fitting, across in choices:
         grid = [columns[i : i + across] for i in range(0, len(columns), across)]
         wide, tall = _extent(fitting, grid)
@@ -72,18 +74,20 @@ def _labels(keys: list[str]) -> list[str]:
 
 
 def label(key: str) -> str:
-    """What stands on a key that pygame calls so."""
+    """Label of a key with this pygame name."""
     is_sign = len(key) == 1 or (key[0] == "f" and key[1:].isdigit())
     return SHORT.get(key, key.upper() if is_sign else key)
 
 
 def _extent(painter: Painter, grid: list[list[Column]]) -> tuple[int, int]:
     tall = sum(_tall(painter, row) for row in grid)
-    return max(sum(_widths(painter, grid)), painter.width(FOOT, 12)) + painter.px(2 * RIM), tall + painter.px(RIM + 44)
+    return max(sum(_widths(painter, grid)), painter.width(FOOT, 12)) + painter.px(2 * RIM), tall + painter.px(
+        RIM + 44
+    )
 
 
 def _widths(painter: Painter, grid: list[list[Column]]) -> list[int]:
-    """Of each column, the widest of those that stand below each other."""
+    """Widths of the columns of the grid."""
     return [
         max(painter.width(text, 13) for row in grid for _, text in row[i][1]) + painter.px(KEYS + 30)
         for i in range(len(grid[0]))

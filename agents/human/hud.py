@@ -30,13 +30,15 @@ from worldsim.agents.human.painter import Painter
 from worldsim.agents.human.player import STEPS, WorldPlayer
 
 GAP, PAD = 10, 14  # at interface scale 1
-LOST = 0.65  # a uncertainty that means three metres off in a usual picture, or one that has little of its past
+LOST = (
+    0.65  # a uncertainty that means three metres off in a usual picture, or one that has little of its past
+)
 ORDER = ("turn_left", "forward", "turn_right", "strafe_left", "backward", "strafe_right")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the window knows beyond its player: ``fps`` is the pace asked for, 0 for none."""
+    """State of the window beside its player: ``fps`` is the requested frame rate, 0 for none."""
 
     fps: float
     keymap: Keymap
@@ -80,7 +82,9 @@ def _fitting(height: int, painter: Painter) -> list[tuple[Draw, int]]:
     return cards
 
 
-def _stack(painter: Painter, rect: Rect, player: WorldPlayer, status: Status, cards: list[tuple[Draw, int]]) -> None:
+def _stack(
+    painter: Painter, rect: Rect, player: WorldPlayer, status: Status, cards: list[tuple[Draw, int]]
+) -> None:
     gap = painter.px(GAP)
     rest = rect.h - sum(painter.px(h) for _, h in cards) - gap * (len(cards) - 1)
     y = rect.y
@@ -102,7 +106,9 @@ def _heading(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) 
     painter.text((chip.x + width / 2, chip.y + painter.px(3)), text, 11, colour, 0.5)
     world = player.world
     dtype = str(world.dtype).removeprefix("torch.")
-    painter.text((x, y + painter.px(26)), f"{_count(world.params)} parameters · {world.device} · {dtype}", 12, DIM)
+    painter.text(
+        (x, y + painter.px(26)), f"{_count(world.params)} parameters · {world.device} · {dtype}", 12, DIM
+    )
 
 
 def _state(player: WorldPlayer, status: Status) -> tuple[str, Colour]:
@@ -137,7 +143,10 @@ def _speed(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) ->
     painter.text((at - painter.px(4), y + painter.px(10)), "K", 12, DIM, 1.0)
     foot = rect.y + rect.h - painter.px(26)
     _timings(
-        painter, Rect(x, y + painter.px(44), right - x, max(foot - y - painter.px(52), 1)), stats.recent_ms, status.fps
+        painter,
+        Rect(x, y + painter.px(44), right - x, max(foot - y - painter.px(52), 1)),
+        stats.recent_ms,
+        status.fps,
     )
     painter.text((x, foot), "step", 12, DIM)
     at = float(right)
@@ -183,7 +192,9 @@ def _uncertainty(painter: Painter, x: int, right: int, y: int, uncertainty: floa
     if uncertainty is None:
         painter.text((right, y + painter.px(2)), "unknown", 12, FAINT, 1.0)
         return
-    bar = Rect(x + painter.px(76), y + painter.px(7), right - x - painter.px(76) - painter.px(44), painter.px(6))
+    bar = Rect(
+        x + painter.px(76), y + painter.px(7), right - x - painter.px(76) - painter.px(44), painter.px(6)
+    )
     painter.box(bar, WELL, None, 3)
     share = min(max(uncertainty / LOST, 0.0), 1.0)
     if share > 0:
@@ -221,12 +232,19 @@ def draw_keys(painter: Painter, rect: Rect, player: WorldPlayer, status: Status)
     if player.world.spec.control_space.yaw:
         mouse = "mouse looks" if status.mouse else "mouse is free"
         painter.text((right, y + painter.px(22)), mouse, 12, DIM if status.mouse else FAINT, 1.0)
-        _yaw(painter, Rect(right - painter.px(96), y + painter.px(48), painter.px(96), painter.px(6)), player.held.yaw)
+        _yaw(
+            painter,
+            Rect(right - painter.px(96), y + painter.px(48), painter.px(96), painter.px(6)),
+            player.held.yaw,
+        )
     foot = rect.y + rect.h - painter.px(28)
     painter.text((x, foot), "saved", 12, DIM)
     for i, save in enumerate(player.saves):
         box = Rect(
-            right - painter.px(26) * (len(player.saves) - i) + painter.px(4), foot - painter.px(2), painter.px(22), painter.px(18)
+            right - painter.px(26) * (len(player.saves) - i) + painter.px(4),
+            foot - painter.px(2),
+            painter.px(22),
+            painter.px(18),
         )
         fill = mix(PANEL, DREAM, 0.55) if save else WELL
         painter.box(box, fill, TEXT if i == player.slot else EDGE, 4)
@@ -239,5 +257,7 @@ def _yaw(painter: Painter, rect: Rect, yaw: float) -> None:
     middle = rect.x + rect.w / 2
     reach = max(min(yaw / 0.3, 1.0), -1.0) * rect.w / 2
     if abs(reach) >= 1:
-        painter.box(Rect(round(min(middle, middle + reach)), rect.y, round(abs(reach)), rect.h), DREAM, None, 2)
+        painter.box(
+            Rect(round(min(middle, middle + reach)), rect.y, round(abs(reach)), rect.h), DREAM, None, 2
+        )
     pygame.draw.line(painter.surface, FAINT, (middle, rect.y - 1), (middle, rect.y + rect.h))

@@ -1,4 +1,4 @@
-"""What a person's hands do between two frames."""
+"""Input of keyboard and mouse between two frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Inputs:
         self._yaw = self._pixels = 0.0
 
     def control(self, keymap: Keymap, space: ControlSpace) -> Control:
-        """What to do in the next frame. It uses up taps, and the mouse's way as far as a frame may turn."""
+        """Return the control of the next frame. It uses up taps, and mouse movement up to ``MAX_YAW``."""
         keys = keymap.held(self.down | self._tapped)
         self._tapped.clear()
         self._yaw += self._pixels * keymap.sensitivity if space.yaw else 0.0

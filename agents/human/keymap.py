@@ -37,7 +37,7 @@ class Keymap:
         return frozenset(self.keys[name] for name in pressed if name in self.keys)
 
     def __contains__(self, key: object) -> bool:
-        """Whether a keyboard key does something."""
+        """Return True if a keyboard key is bound."""
         return key in self.keys or key in self.commands
 
     def without(self, commands: Collection[str]) -> Keymap:
@@ -58,7 +58,7 @@ def default_keymap(world_keys: Iterable[str]) -> Keymap:
 
 
 def user_keymap_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Where a person's own keymap lies, whether it is there or not."""
+    """Path of the user's own keymap, which may not exist."""
     if platform == "win32" and environ.get("APPDATA"):
         return Path(environ["APPDATA"]) / "worldsim" / "keys.toml"
     home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")

@@ -1,4 +1,4 @@
-"""Where things stand in a window of a given size. Plain arithmetic: no pygame."""
+"""Layout of a window of a given size. Plain arithmetic: no pygame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LEAST_HEIGHT = 620  # of a comfortable window: all cards fit beside a small pict
 
 
 def interface_scale(window: tuple[int, int]) -> float:
-    """How much larger than usual letters and lines are drawn, 0.8 to 2.5, in steps of a tenth.
+    """Scale of letters and lines, 0.8 to 2.5, in steps of a tenth.
 
     They grow more slowly than the window, so that most of a large one is picture.
     """
@@ -47,7 +47,9 @@ def interface_scale(window: tuple[int, int]) -> float:
     return min(max(math.floor(share**0.6 * 10) / 10, 0.8), 2.5)
 
 
-def arrange(window: tuple[int, int], frame: tuple[int, int], count: int, panel: bool, whole: bool) -> WindowLayout:
+def arrange(
+    window: tuple[int, int], frame: tuple[int, int], count: int, panel: bool, whole: bool
+) -> WindowLayout:
     """The layout that shows ``count`` frames of ``frame`` = (height, width) largest.
 
     The panel stands at the right or lies below, whichever leaves the pictures more room. ``whole``: frame

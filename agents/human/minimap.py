@@ -31,7 +31,7 @@ class MapView:
         self.grid = next((g for g in GRID if g * self.pixels >= 28), GRID[-1])
 
     def at(self, x: float, y: float) -> Point:
-        """Where a place lies in the window."""
+        """Window pixel of a point in metres."""
         return (
             self._rect.x + self._rect.w / 2 + (x - self._centre[0]) * self.pixels,
             self._rect.y + self._rect.h / 2 - (y - self._centre[1]) * self.pixels,
@@ -61,7 +61,11 @@ def draw_map(painter: Painter, rect: Rect, player: WorldPlayer) -> None:
     known = [place for path, _ in thinned for place in path]
     if not known:
         painter.text(
-            (rect.x + rect.w / 2, rect.y + rect.h / 2 - painter.px(8)), "this world has no poses", 12, FAINT, 0.5
+            (rect.x + rect.w / 2, rect.y + rect.h / 2 - painter.px(8)),
+            "this world has no poses",
+            12,
+            FAINT,
+            0.5,
         )
         return
     inner = rect.inset(painter.px(3))
@@ -72,7 +76,11 @@ def draw_map(painter: Painter, rect: Rect, player: WorldPlayer) -> None:
         _path(painter, view, path, colour)
     painter.surface.set_clip(None)
     painter.text(
-        (rect.x + rect.w - painter.px(8), rect.y + rect.h - painter.px(20)), f"{view.grid} m squares", 11, FAINT, 1.0
+        (rect.x + rect.w - painter.px(8), rect.y + rect.h - painter.px(20)),
+        f"{view.grid} m squares",
+        11,
+        FAINT,
+        1.0,
     )
 
 
@@ -90,9 +98,13 @@ def _grid(painter: Painter, rect: Rect, view: MapView) -> None:
     faint = mix(WELL, EDGE, 0.7)
     across, up = view.lines()
     for x in across:
-        pygame.draw.line(painter.surface, faint, (view.at(x, 0)[0], rect.y), (view.at(x, 0)[0], rect.y + rect.h))
+        pygame.draw.line(
+            painter.surface, faint, (view.at(x, 0)[0], rect.y), (view.at(x, 0)[0], rect.y + rect.h)
+        )
     for y in up:
-        pygame.draw.line(painter.surface, faint, (rect.x, view.at(0, y)[1]), (rect.x + rect.w, view.at(0, y)[1]))
+        pygame.draw.line(
+            painter.surface, faint, (rect.x, view.at(0, y)[1]), (rect.x + rect.w, view.at(0, y)[1])
+        )
 
 
 def _path(painter: Painter, view: MapView, path: Sequence[PlanarPose], colour: Colour) -> None:
@@ -102,15 +114,23 @@ def _path(painter: Painter, view: MapView, path: Sequence[PlanarPose], colour: C
     for i in range(len(points) - 1):  # the past fades
         age = (len(points) - i) / 250
         pygame.draw.line(
-            painter.surface, mix(colour, WELL, min(age, 0.65)), points[i], points[i + 1], max(painter.px(2), 1)
+            painter.surface,
+            mix(colour, WELL, min(age, 0.65)),
+            points[i],
+            points[i + 1],
+            max(painter.px(2), 1),
         )
-    pygame.draw.aacircle(painter.surface, mix(colour, WELL, 0.3), points[0], painter.px(4), max(painter.px(2), 1))
+    pygame.draw.aacircle(
+        painter.surface, mix(colour, WELL, 0.3), points[0], painter.px(4), max(painter.px(2), 1)
+    )
     _arrow(painter, points[-1], path[-1][2], colour)
 
 
 def _arrow(painter: Painter, at: Point, yaw: float, colour: Colour) -> None:
     def corner(angle: float, far: float) -> Point:
-        return at[0] + painter.px(far) * math.cos(yaw + angle), at[1] - painter.px(far) * math.sin(yaw + angle)
+        return at[0] + painter.px(far) * math.cos(yaw + angle), at[1] - painter.px(far) * math.sin(
+            yaw + angle
+        )
 
     shape = [corner(0, 10), corner(2.5, 8), corner(math.pi, 3), corner(-2.5, 8)]
     pygame.draw.polygon(painter.surface, colour, shape)

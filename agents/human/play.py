@@ -156,7 +156,7 @@ def _walk(options: argparse.Namespace, tell: bool) -> int:
 
 
 def _walk_paths(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Where the video and the sheet of a walk go. Files of an earlier walk stay, unless --force says so."""
+    """Paths of a headless run's video and contact sheet. Existing files are kept unless --force is given."""
     if options.record:
         video, picture = options.record, options.record.with_suffix(".png")
         claim_file(picture, replace=options.force, parents=False)
@@ -174,10 +174,14 @@ def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     world = worldsim.load(options.world, device=options.device)
     if options.start > max(len(world.starts), 1):
         raise ConfigError(f"--start must be 1 to {max(len(world.starts), 1)} in this world", options.start)
-    return world, world.engine(slots=SLOTS, denoising_steps=options.denoising_steps, rewind_frames=REWIND_FRAMES)
+    return world, world.engine(
+        slots=SLOTS, denoising_steps=options.denoising_steps, rewind_frames=REWIND_FRAMES
+    )
 
 
-def _player(options: argparse.Namespace, world: World, engine: Engine, driver: str, stats: Stats) -> WorldPlayer:
+def _player(
+    options: argparse.Namespace, world: World, engine: Engine, driver: str, stats: Stats
+) -> WorldPlayer:
     return WorldPlayer(
         world,
         engine,

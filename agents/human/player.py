@@ -1,4 +1,4 @@
-"""What happens in the window, without the window: the sessions, who steers, pause, saves, futures.
+"""State of the window without the window: sessions, who steers, pause, saves, branches.
 
 No pygame in here.
 """
@@ -49,7 +49,7 @@ class Save:
 
     @property
     def index(self) -> int:
-        """How many frames after its start."""
+        """Number of frames after its start."""
         return len(self.trajectory.controls)
 
 
@@ -115,7 +115,7 @@ class WorldPlayer:
 
     @property
     def waiting(self) -> bool:
-        """Whether the dream waits until the real engine has caught up."""
+        """True while the dream waits for the reference run to catch up."""
         return self.reference is not None and (self.reference.stale or self.reference.behind > 0)
 
     def tick(self, human: Control) -> bool:
@@ -236,7 +236,9 @@ class WorldPlayer:
             return
         session = self.engine.restore(save.blob)
         self.branch.session.close()
-        self.branches[self.focus] = Branch(session, self._new_agent(), save.start, save.trajectory.copy(), save.ended)
+        self.branches[self.focus] = Branch(
+            session, self._new_agent(), save.start, save.trajectory.copy(), save.ended
+        )
         self._jumped()
         self._say(f"Back at frame {save.index} of slot {self.slot + 1}", "good")
 
@@ -253,7 +255,9 @@ class WorldPlayer:
             return
         branch = self.branch
         (session,) = branch.session.fork(1)
-        self.branches.append(Branch(session, make_agent("scripted"), branch.start, branch.trajectory.copy(), branch.ended))
+        self.branches.append(
+            Branch(session, make_agent("scripted"), branch.start, branch.trajectory.copy(), branch.ended)
+        )
         self._say("Two futures: an explorer walks the right one", "good")
 
     def _do_focus(self) -> None:

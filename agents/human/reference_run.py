@@ -1,4 +1,4 @@
-"""The real engine beside the dream: from the same moment, under the same controls, in lock-step."""
+"""Reference run: the source beside the dream, from the same start, under the same controls, in lock-step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReferenceRun:
 
     @property
     def behind(self) -> int:
-        """How many controls have yet to be played."""
+        """Number of controls that have yet to be played."""
         return len(self._pending)
 
     @property

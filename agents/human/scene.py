@@ -57,7 +57,7 @@ def draw_recording(painter: Painter, footer: Rect, frames: int) -> None:
 
 
 def draw_splash(painter: Painter, window: tuple[int, int], text: str) -> None:
-    """What is shown while a world is loaded."""
+    """Draw the window while a world is loaded."""
     painter.surface.fill(BACKGROUND)
     middle = window[0] / 2, window[1] / 2
     painter.surface.blit(icon(painter.px(64)), (middle[0] - painter.px(32), middle[1] - painter.px(70)))

@@ -1,4 +1,4 @@
-"""How long the engine takes for a frame, and how many frames a second are walked."""
+"""Timings: the engine's time per frame, and frames per second."""
 
 from __future__ import annotations
 

@@ -182,7 +182,11 @@ class Window:
             human = self._inputs.control(self._keymap, self._player.world.spec.control_space)
             before = self._player.branch.trajectory
             self._player.do(command, human)
-            if command == "step" and self._recordings.path is not None and before is self._player.branch.trajectory:
+            if (
+                command == "step"
+                and self._recordings.path is not None
+                and before is self._player.branch.trajectory
+            ):
                 self._record_frame()
 
     def _click(self, at: tuple[int, int]) -> None:

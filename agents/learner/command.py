@@ -1,4 +1,4 @@
-"""What the learners' command lines have in common: their options, and the episodes that these describe."""
+"""Common command line of the learners: their options, and the environment that these describe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def read_options(description: str, argv: Sequence[str] | None) -> argparse.Names
     options.add_argument("--num-envs", type=PROCESSES, default=8, help="episodes side by side")
     options.add_argument("--rollout", type=COUNT, default=64, help="frames per episode and iteration")
     options.add_argument("--episode", type=COUNT, default=1050, help="frames of an episode at most")
-    options.add_argument("--denoising-steps", type=DENOISING, default=1, choices=(1, 2, 4), help="denoising steps")
+    options.add_argument(
+        "--denoising-steps", type=DENOISING, default=1, choices=(1, 2, 4), help="denoising steps"
+    )
     options.add_argument("--device", default="auto")
     options.add_argument("--seed", type=SEED, default=0)
     options.add_argument("--out", type=Path, help="safetensors file to save the policy to")

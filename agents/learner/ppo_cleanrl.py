@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass
 class Rollout:
-    """What the policy lived through: every field [rollout, N, ...]."""
+    """Experience of one rollout: every field [rollout, N, ...]."""
 
     frames: Tensor
     actions: Tensor

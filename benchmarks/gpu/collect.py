@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check_report(folder: Path) -> list[str]:
-    """What the report says went wrong, and pieces that are not those it tells of.
+    """Return the problems of the report, and pieces that differ from it.
 
     Raises:
         DataError: there is no report.
@@ -99,7 +99,7 @@ def unpack(folder: Path, target: Path) -> list[Path]:
 
 
 def better(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[bool, list[str]]:
-    """Whether a world is better than another by what ``eval --json`` told of both, and why.
+    """Compare two worlds by their ``eval --json``; return whether the first is better, and why.
 
     It is where at least one deciding figure lies above the other's 95 % interval, and none below.
     """

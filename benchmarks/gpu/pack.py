@@ -1,4 +1,4 @@
-"""What comes back from a run: at most eight flat files of at most 15 MiB, whole at any moment.
+"""Packing of results: at most eight flat files of at most 15 MiB, complete at any moment.
 
 ``report.json`` tells what was done, ``results.tar.gz`` has logs, timings and pictures, and each world is one
 tar archive in numbered pieces, ``<name>.tar.00`` and so on. A world's own sums, in it, vouch for it.

@@ -1,4 +1,4 @@
-"""A world to be timed: with its weights, or where these were left behind, with new ones of the same sizes."""
+"""Loading of a world for timing: with its weights, or with random ones if these were left behind."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["load_or_initialise"]
 
 
 def load_or_initialise(name: str, device: str) -> tuple[World, bool]:
-    """A world, and whether its weights are its own: a step takes as long with any."""
+    """Return a world, and whether its weights are its own: a step takes the same time with any."""
     folder = find_world(name)
     if (folder / "weights.safetensors").exists():
         return load(name, device), True
-    place = find_device(device)
+    found = find_device(device)
     stored = _make(folder)
-    stored.networks.eval().requires_grad_(False).to(place)
-    return World(stored, place, best_dtype(stored.networks)), False
+    stored.networks.eval().requires_grad_(False).to(found)
+    return World(stored, found, best_dtype(stored.networks)), False
 
 
 def _make(folder: Path) -> StoredWorld:

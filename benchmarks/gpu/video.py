@@ -1,4 +1,4 @@
-"""A contact sheet and a short film of a world, dream beside engine, without any video package."""
+"""A contact sheet and a short video of a world, rollout beside source, without any video package."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _write(videos: VideoPairs, path: Path) -> None:
-    """All dreams in a row, the engine below, as one animated picture."""
+    """Write all rollouts in a row, the source below, as one animated image."""
     wide = np.concatenate(list(videos.pairs), axis=3)  # [2, T, H, N x W, 3]
     shown = [np.concatenate(list(pair)).repeat(_SCALE, 0).repeat(_SCALE, 1) for pair in wide.swapaxes(0, 1)]
     first, *rest = [Image.fromarray(frame) for frame in shown]

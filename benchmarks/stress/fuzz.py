@@ -145,7 +145,8 @@ def _false_arrays(rng: random.Random, lease: str, session: str) -> list[bytes]:
 
 
 _GENERATORS = (
-    *(_mutated,) * 6, *(_wrong_owner,) * 3, *(_flipped,) * 3, *(_truncated,) * 2, *(_noise,) * 2, _noisy_header, _false_sizes,
+    *(_mutated,) * 6, *(_wrong_owner,) * 3, *(_flipped,) * 3, *(_truncated,) * 2, *(_noise,) * 2,
+    _noisy_header, _false_sizes,
     _many_parts, _another_version, _false_arrays, _large,
 )  # fmt: skip
 

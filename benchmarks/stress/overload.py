@@ -57,7 +57,7 @@ def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
 
 
 def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
-    """Steps a second of all clients together, how long refusals took, and refusals that were not UNAVAILABLE."""
+    """Return steps per second of all clients, times of refusals, and the number of other errors."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for _ in range(CLIENTS):

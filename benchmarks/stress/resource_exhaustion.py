@@ -42,8 +42,8 @@ def bytes_(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
     """Messages that never end, of nothing but parts, large ones that wait, and replies that nobody reads.
 
     Returns:
-        counts: ``byte_flood_memory_mb``, how much more the server held at its worst; ``byte_flood_p99_ratio`` of an
-        honest client's steps, beside the attack and without it.
+        counts: ``byte_flood_memory_mb``, the server's largest growth; ``byte_flood_p99_ratio`` of a victim's
+        steps, with the attack over without it.
     """
     options = ["--slots", "16", "--lease-ttl", "600"]
     with ServerUnderTest(world, f"ipc://{folder}/bytes.sock", options, folder / "bytes.log") as server:

@@ -1,4 +1,4 @@
-"""ViZDoom scenarios as sources: frames, keys, mouse look, camera poses in metres, depth."""
+"""ViZDoom scenarios as sources: frames, keys, yaw, camera poses in metres, depth."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _metres(depth: np.ndarray) -> np.ndarray:
 
 
 def _masks(state: Any, objects: Mapping[str, str], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Where each kind is seen, ``bool [H, W]``."""
+    """Mask of each kind of object, ``bool [H, W]``."""
     masks = {}
     for kind, name in objects.items():
         values = [label.value for label in state.labels if label.object_name == name]
@@ -267,7 +267,7 @@ def _start_game(scenario: Scenario, depth: bool, labels: bool, home: str) -> Any
 
 
 def _tie_to_this_process(game: Any, engine: str, home: str) -> None:
-    """Where the system can, start the engine so that it dies with this process, even by kill -9.
+    """If the system can, start the engine so that it dies with this process, even by kill -9.
 
     ViZDoom's engine is a process of its own, which would wait for ever for one that is gone.
     """

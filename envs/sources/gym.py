@@ -117,5 +117,5 @@ def _is_image(space: spaces.Space[Any]) -> bool:
 
 
 def _is_picture(shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> bool:
-    """Whether an array is a picture: its last axis, if there are three, holds colours."""
+    """True for the shape and type of an image; its last axis, if there are three, holds colours."""
     return dtype == np.uint8 and len(shape) > 1 and min(shape) > 0 and shape[2:] in ((), (1,), (3,))

@@ -80,12 +80,16 @@ def _discrete(space: spaces.Discrete, names: tuple[str, ...]) -> ActionMap:
         return space.start + down
 
     discrete_actions = ((), *((key,) for key in keys))
-    return ActionMap(ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=discrete_actions), action)
+    return ActionMap(
+        ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=discrete_actions), action
+    )
 
 
 def _multi_binary(space: spaces.MultiBinary) -> ActionMap:
     keys = tuple(f"button_{i}" for i in range(space.shape[0]))
-    control_space = ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=((), *((key,) for key in keys)))
+    control_space = ControlSpace(
+        keys=keys, yaw=False, pose=False, discrete_actions=((), *((key,) for key in keys))
+    )
 
     def action(control: Control) -> Any:
         return control_space.multi_hot(control).astype(space.dtype)
@@ -131,7 +135,9 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
         return np.clip(value, low, high).astype(space.dtype)
 
     discrete_actions = _combinations(axes)
-    return ActionMap(ControlSpace(keys=tuple(ends), yaw=False, pose=False, discrete_actions=discrete_actions), action)
+    return ActionMap(
+        ControlSpace(keys=tuple(ends), yaw=False, pose=False, discrete_actions=discrete_actions), action
+    )
 
 
 def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:

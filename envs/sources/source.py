@@ -16,7 +16,7 @@ __all__ = ["Observation", "Source"]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a source shows after a reset or a step."""
+    """Observation of a source after a reset or a step."""
 
     frame: np.ndarray
     """``uint8 [H, W, 3]``, RGB."""
@@ -25,9 +25,9 @@ class Observation:
     reward: float = 0.0
     """Reward of the step that led here; 0 after a reset."""
     terminated: bool = False
-    """Whether the task ended here. The frame is then the last one that was rendered."""
+    """True if the task ended here; the frame is then the last one that was rendered."""
     truncated: bool = False
-    """Whether the episode was cut here without its task having ended."""
+    """True if the episode was cut off here before its task ended."""
     depth: np.ndarray | None = None
     """``float32 [H, W]``, metres along the camera's forward axis, where the source was asked for it."""
     labels: Mapping[str, np.ndarray] | None = None

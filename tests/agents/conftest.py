@@ -18,7 +18,9 @@ SMALL = (12, 16)
 def make_player() -> Callable[..., WorldPlayer]:
     """Makes players; ``engine`` sets the fake engine's fields, the rest goes to WorldPlayer."""
 
-    def make(size: tuple[int, int] = SMALL, engine: dict[str, Any] | None = None, **options: Any) -> WorldPlayer:
+    def make(
+        size: tuple[int, int] = SMALL, engine: dict[str, Any] | None = None, **options: Any
+    ) -> WorldPlayer:
         world = fake_world(size)
         fake = world.engine(slots=4)
         for name, value in (engine or {}).items():

@@ -37,7 +37,9 @@ TINTS = np.array([[0, 0, 0], [150, 110, 80], [110, 125, 110], [140, 80, 70]], dt
 
 def space(yaw: bool = True) -> ControlSpace:
     """The keys of Doom."""
-    return ControlSpace(keys=DOOM_KEYS, yaw=yaw, pose=True, discrete_actions=((), *((key,) for key in DOOM_KEYS)))
+    return ControlSpace(
+        keys=DOOM_KEYS, yaw=yaw, pose=True, discrete_actions=((), *((key,) for key in DOOM_KEYS))
+    )
 
 
 def _wall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -196,7 +198,9 @@ class FakeEngine:
             del session.states[: -self.rewind_frames]
             ended = session.index >= self.ends_at
             uncertainty = min(session.index / 400, 1.0)
-            steps[session] = FakeStep(session.frame, session.pose, False, 0.0, ended, uncertainty, session.index)
+            steps[session] = FakeStep(
+                session.frame, session.pose, False, 0.0, ended, uncertainty, session.index
+            )
         return steps
 
 
@@ -255,5 +259,7 @@ def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNa
         card="",
         config=None,
     )
-    world.engine = lambda **options: FakeEngine(world, options.get("denoising_steps", 2), options.get("slots", 4))
+    world.engine = lambda **options: FakeEngine(
+        world, options.get("denoising_steps", 2), options.get("slots", 4)
+    )
     return world

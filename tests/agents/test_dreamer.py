@@ -124,7 +124,9 @@ def test_a_blind_rhythm_turns(three: Games) -> None:
 
 
 def test_chance_depends_on_its_seed_alone(three: Games) -> None:
-    played = [three.lengths(RandomBatchAgent(3, SPEC.control_space, seed), range(6)).tolist() for seed in (1, 1)]
+    played = [
+        three.lengths(RandomBatchAgent(3, SPEC.control_space, seed), range(6)).tolist() for seed in (1, 1)
+    ]
     assert played[0] == played[1]
 
 
@@ -142,7 +144,8 @@ def test_a_game_does_not_depend_on_its_neighbours(world: World, three: Games, co
 
 def test_swapped_frames_are_another_games(world: World, three: Games) -> None:
     seeing, swapped = (
-        three.episodes(PolicyBatchAgent(world, stirred(), 3, swapped=flag), [1, 2, 3]) for flag in (False, True)
+        three.episodes(PolicyBatchAgent(world, stirred(), 3, swapped=flag), [1, 2, 3])
+        for flag in (False, True)
     )
     assert any(
         len(one) != len(other) or (one.controls != other.controls).any()

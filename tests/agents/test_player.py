@@ -208,7 +208,9 @@ class Anything(RuleBasedStateMachine):
         self.world = fake_world((6, 8))
         self.engine = self.world.engine(slots=4)
         self.engine.rewind_frames = 12
-        self.player = WorldPlayer(self.world, self.engine, open_reference=lambda: ReferenceRun(FakeSource(self.world.spec)))
+        self.player = WorldPlayer(
+            self.world, self.engine, open_reference=lambda: ReferenceRun(FakeSource(self.world.spec))
+        )
         self.saved: dict[int, np.ndarray] = {}
 
     @rule(keys=st.sets(st.sampled_from(DOOM_KEYS), max_size=3), yaw=st.floats(-0.4, 0.4))

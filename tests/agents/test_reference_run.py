@@ -40,7 +40,9 @@ def test_both_see_the_same_from_wherever_the_comparison_begins(player: WorldPlay
 
 def test_the_dream_waits_until_the_real_engine_has_caught_up(player: WorldPlayer) -> None:
     clock = iter(range(10**6))
-    player._open_reference = lambda: ReferenceRun(FakeSource(player.world.spec), clock=lambda: 0.01 * next(clock))
+    player._open_reference = lambda: ReferenceRun(
+        FakeSource(player.world.spec), clock=lambda: 0.01 * next(clock)
+    )
     for _ in range(12):
         player.tick(KEYS[0])
     player.do("compare")

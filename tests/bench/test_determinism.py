@@ -1,4 +1,4 @@
-"""Dreams repeated to the bit through forks, parking, restores, rewinds and batches, by every path."""
+"""Sessions repeat to the bit through forks, offloading, restores, rewinds and batches, by every path."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_so_it_does_in_a_process_of_its_own(worlds: dict[str, Path], kind: str) 
     assert (report.mismatches, report.other_process) == (0, "same")
 
 
-def test_so_does_a_long_dream(worlds: dict[str, Path]) -> None:
+def test_so_does_a_long_session(worlds: dict[str, Path]) -> None:
     """In bfloat16 one frame in hundreds was another, where a small product's loop hung on the batch."""
     report = check_determinism(load(worlds["scene"], "cpu", torch.bfloat16), 100)
     assert report.mismatches == 0

@@ -1,4 +1,4 @@
-"""What comes back from a run: pieces that are whole, small and few, put together and evaluated."""
+"""Results of a run: pieces that are whole, small and few, put together and evaluated."""
 
 from __future__ import annotations
 

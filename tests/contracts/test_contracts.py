@@ -14,7 +14,7 @@ from tests.engine.walks import assert_same
 from tests.tiny import random_like
 from worldsim import registry
 from worldsim.bridge.client.client import Client
-from worldsim.bridge.server import Options, Server
+from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.checkpoint import load_world, save_world
 from worldsim.controls import Control
 from worldsim.engine import World, load
@@ -26,7 +26,7 @@ from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.model.transformer import Transformer
 from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
-from worldsim.tokenizer.protocol import Motion
+from worldsim.tokenizer.protocol import MotionCondition
 
 ALL = product_of_parts()
 FITTING = [parts for parts in ALL if parts.fits]
@@ -96,7 +96,7 @@ def test_what_a_state_carries_is_what_a_clip_shows(folder: Path) -> None:
 
 
 def test_forks_rewinds_and_snapshots_go_on_bit_for_bit(world: World) -> None:
-    engine = world.engine(3, history=8)
+    engine = world.engine(3, rewind_frames=8)
     session = engine.open(3, 0, temperature=0.7)
     steps = walked(session)
     for back in (1, 3, 5):
@@ -141,11 +141,13 @@ def test_gradients_reach_the_tokenizer(folder: Path) -> None:
     networks = load_world(folder).networks.train().requires_grad_(True)
     tokenizer, frame = networks.tokenizer, random_like((2, 3, *source().size), 0).tanh()
     condition = random_like((2, networks.control_size + 6), 1)
-    motion = Motion(condition, torch.tensor([[2.0, 2.0, 1.3, 0.1]] * 2), torch.eye(4).repeat(2, 1, 1))
+    motion = MotionCondition(
+        condition, torch.tensor([[2.0, 2.0, 1.3, 0.1]] * 2), torch.eye(4).repeat(2, 1, 1)
+    )
     prior = tokenizer.prior(tokenizer.blank(2, torch.device("cpu")), motion)
     made = tokenizer.decode(tokenizer.encode(frame, prior), prior)
     (made - frame).square().mean().backward()
-    grads = [weight.grad for name, weight in tokenizer.named_parameters() if not name.startswith("place.")]
+    grads = [weight.grad for name, weight in tokenizer.named_parameters() if not name.startswith("scene.")]
     assert sum(grad is not None and bool(grad.any()) for grad in grads) > len(grads) / 2
 
 
@@ -174,8 +176,8 @@ def test_it_is_a_gymnasium_environment(world: World) -> None:
 
 def test_it_is_served_over_the_wire(world: World, tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/s"
-    own = world.engine(2, history=8).open(3, 0)
-    served = Server(world.engine(2, history=8), Options(address=address, metrics_port=0))
+    own = world.engine(2, rewind_frames=8).open(3, 0)
+    served = Server(world.engine(2, rewind_frames=8), ServerOptions(address=address, metrics_port=0))
     with served, Client(address) as client:
         session = client.open(seed=3, start=0)
         for control in HELD:

@@ -14,16 +14,18 @@ import torch
 from tests.tiny import random_like, stir
 from worldsim import registry
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.checkpoint import Context, WorldConfig, save_world
-from worldsim.controls import DOOM_KEYS, ControlSpace
+from worldsim.checkpoint import WorldConfig, save_world
+from worldsim.context import Context
+from worldsim.controls import ControlSpace
 from worldsim.data.spec import SourceSpec
-from worldsim.model.footing import FootingConfig
+from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
-from worldsim.tokenizer.place import PlaceConfig
+from worldsim.scene.static_scene import StaticSceneConfig
+from worldsim.scene.walkable_map import WalkableMapConfig
 
 SIZE = (20, 40)
-PLACE = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
+SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}},
     "tokenizer": {
@@ -77,12 +79,12 @@ class Parts:
         for kind, name in names.items():
             made[kind] = registry.config_class(kind, name)(**TINY[kind].get(name, {}))
         if self.scene:
-            made["tokenizer"] = dataclasses.replace(made["tokenizer"], place=PLACE)
+            made["tokenizer"] = dataclasses.replace(made["tokenizer"], scene=SCENE)
         return NetworksConfig(
             **made,
-            heads=HeadsConfig(eye=1.3, twists=2),
-            footing=FootingConfig(bounds=PLACE.bounds) if self.scene else None,
-            still=self.scene,
+            heads=HeadsConfig(camera_height=1.3, twists=2),
+            walkable_map=WalkableMapConfig(bounds=SCENE.bounds) if self.scene else None,
+            scale_noise_by_speed=self.scene,
         )
 
 
@@ -91,7 +93,7 @@ def product_of_parts() -> list[Parts]:
     found = []
     for names in product(*(registry.names(kind) for kind in TINY)):
         config = registry.config_class("tokenizer", names[1])
-        holds = any(field.name == "place" for field in dataclasses.fields(config))
+        holds = any(field.name == "scene" for field in dataclasses.fields(config))
         found += [Parts(*names, scene=scene) for scene in ((False, True) if holds else (False,))]
     return found
 
@@ -103,7 +105,7 @@ def source() -> SourceSpec:
         size=SIZE,
         fps=10.0,
         control_space=ControlSpace(
-            keys=DOOM_KEYS, look=True, pose=True, combos=((), ("forward",), ("turn_left",))
+            keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), ("forward",), ("turn_left",))
         ),
         intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0),
         has_pose=True,
@@ -117,8 +119,8 @@ def write_world(folder: Path, parts: Parts) -> Path:
     config, spec = parts.config(), source()
     networks = Networks(config, spec)
     stir(networks)
-    if networks.footing is not None:
-        networks.footing.stood[8:-8, 8:-8] = 1
+    if networks.walkable_map is not None:
+        networks.walkable_map.visited[8:-8, 8:-8] = 1
     rng = np.random.default_rng(0)
     starts = [
         Context(

@@ -44,7 +44,9 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         offload_bytes = (ROOM - SLOTS) * self.world.engine(1).session_bytes
-        self.engine = self.world.engine(SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES, offload_bytes=offload_bytes)
+        self.engine = self.world.engine(
+            SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES, offload_bytes=offload_bytes
+        )
         self.open: list[Modelled] = []
         self.closed: list[Session] = []
         self.blobs: list[tuple[bytes, Past]] = []

@@ -81,8 +81,12 @@ def test_layers_are_parted_by_what_one_world_multiplies(half: World) -> None:
     generator = half.networks.generator
     for name in ("latent_in", "view_in", "out"):
         layer = getattr(generator, name)
-        assert isinstance(layer, BatchInvariantLinear) == (generator.tokens * layer.weight.numel() <= OWN_LOOP)
-        assert layer.weight.dtype == (torch.float32 if isinstance(layer, BatchInvariantLinear) else torch.bfloat16)
+        assert isinstance(layer, BatchInvariantLinear) == (
+            generator.tokens * layer.weight.numel() <= OWN_LOOP
+        )
+        assert layer.weight.dtype == (
+            torch.float32 if isinstance(layer, BatchInvariantLinear) else torch.bfloat16
+        )
 
 
 def in_order(x: Tensor, weight: Tensor, order: Iterable[int]) -> Tensor:

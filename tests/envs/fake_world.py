@@ -1,7 +1,7 @@
 """A world whose every figure is known beforehand, behind the engine's interface.
 
 Frames are noise that depends on the seed and on all controls so far; the reward is 1 for each frame with
-"forward" down; uncertainty grows by 0.1 a frame; an episode terminates at frame ``ends_at`` of its own counting.
+"forward" down; uncertainty grows by 0.1 a frame; an episode terminates at its frame ``ends_at``.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_any_source_becomes_a_world_that_is_measured(
     assert main([*line, "--out", str(report)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["length"] < 44, "episodes end before the 260 frames that a dream is asked for"
-    assert {"tokenizer_psnr", "next_psnr", "copy_psnr"} <= told["figures"].keys()
-    assert all(np.isfinite(figure["value"]) for figure in told["figures"].values())
+    assert {"tokenizer_psnr", "next_psnr", "copy_psnr"} <= told["metrics"].keys()
+    assert all(np.isfinite(metric["value"]) for metric in told["metrics"].values())
     assert "Traceback" not in json.dumps(told["failures"])
     assert (report / "index.html").stat().st_size > 1000

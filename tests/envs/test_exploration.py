@@ -23,7 +23,9 @@ from worldsim.envs.floor_plan import FloorPlan
 from worldsim.envs.sources import Observation
 from worldsim.envs.sources.doom import DOOM_KEYS
 
-SPACE = ControlSpace(keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), *((key,) for key in DOOM_KEYS)))
+SPACE = ControlSpace(
+    keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), *((key,) for key in DOOM_KEYS))
+)
 TWO_ROOMS = np.array([
     [0, 0, 20, 0], [20, 0, 20, 8], [20, 8, 0, 8], [0, 8, 0, 0],
     [10, 0, 10, 3], [10, 5, 10, 8],

@@ -132,7 +132,9 @@ def test_nothing_is_asked(tiny_loaded: World, as_on_a_gpu: pytest.MonkeyPatch, m
 
 
 def dream(world: World, mode: str, frames: int) -> list[tuple[Any, ...]]:
-    envs = ImaginedVectorEnv(N, world=world, denoising_steps=1, reward_fn=BatchedRewardFn(spoilt), autoreset_mode=mode)
+    envs = ImaginedVectorEnv(
+        N, world=world, denoising_steps=1, reward_fn=BatchedRewardFn(spoilt), autoreset_mode=mode
+    )
     one_lane(envs)
     _, info = envs.reset(seed=3)
     told = [(info["seed"],)]
@@ -177,7 +179,9 @@ def test_episodes_of_a_frame_do_not_outrun_the_host() -> None:
 
 @pytest.mark.parametrize("result", [1, (torch.zeros(2), torch.zeros(2)), (torch.zeros(1), torch.ones(2) > 0)])
 def test_a_batched_reward_fn_must_return_one_of_each(tiny_loaded: World, result: Any) -> None:
-    envs = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1, reward_fn=BatchedRewardFn(lambda steps: result))
+    envs = ImaginedVectorEnv(
+        2, world=tiny_loaded, denoising_steps=1, reward_fn=BatchedRewardFn(lambda steps: result)
+    )
     envs.reset(seed=0)
     with pytest.raises(ConfigError, match="reward_fn"):
         envs.step([0, 0])

@@ -1,4 +1,4 @@
-"""Worlds without poses give no uncertainty at all, and poses that mean nothing are told, in environments too."""
+"""Worlds without poses give no uncertainty, and unknown poses are told, in environments too."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def test_the_wire_says_what_is_not_known(tmp_path: Path) -> None:
 
 
 def test_a_vector_tells_what_is_not_known(tiny_loaded: World) -> None:
-    envs = ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1, actions="dict", autoreset_mode="Disabled")
+    envs = ImaginedVectorEnv(
+        2, world=tiny_loaded, denoising_steps=1, actions="dict", autoreset_mode="Disabled"
+    )
     _, info = envs.reset(seed=0)
     assert info["known"].tolist() == [True, True]
     poses = np.stack([camera.from_planar(2, 2, 1.3, 0), camera.from_planar(-50, 2, 1.3, 0)])

@@ -61,7 +61,7 @@ def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPa
     assert "end_auroc" not in report.metrics
 
 
-def test_long_dreams_of_short_episodes_are_a_part_that_fails(
+def test_long_rollouts_of_short_episodes_are_a_part_that_fails(
     world: World, collector: PretendedCollector
 ) -> None:
     report = evaluate(world, collector, replace(CONFIG, long=2, tasks=TaskSizes()))
@@ -69,7 +69,7 @@ def test_long_dreams_of_short_episodes_are_a_part_that_fails(
     assert "1028 frames" in report.failures["long rollouts"]
 
 
-def test_dreams_are_as_long_as_half_of_the_episodes(world: World) -> None:
+def test_rollouts_are_as_long_as_half_of_the_episodes(world: World) -> None:
     collector = PretendedCollector(world.spec, 30)  # every third episode has ten frames
     report = evaluate(
         world, collector, replace(CONFIG, horizon=256, teacher_forced_frames=64, tasks=TaskSizes())

@@ -50,7 +50,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         InverseDynamicsModel.load(tmp_path / "x.safetensors")
 
 
-def test_the_maze_has_its_judge(world: World) -> None:
+def test_the_maze_has_its_idm(world: World) -> None:
     idm = find_idm(world.spec)
     assert idm is not None
     assert idm.source == "doom-maze"

@@ -94,7 +94,7 @@ def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -
     assert "nan" not in page.replace(page[page.find("base64") :], "")
 
 
-def test_cases_are_the_dreams_that_were_scored(
+def test_examples_are_the_rollouts_that_were_scored(
     world: World, collector: RoomCollector, report: Report
 ) -> None:
     pytest.importorskip("av")
@@ -139,7 +139,14 @@ def test_plots_have_what_they_are_given() -> None:
 
 
 def test_two_reports_are_compared(tmp_path: Path) -> None:
-    row = {"value": 20.0, "ci": [19.0, 21.0], "lower": 10.0, "upper": 30.0, "unit": "dB", "about": ""}
+    row = {
+        "value": 20.0,
+        "ci": [19.0, 21.0],
+        "lower_reference": 10.0,
+        "upper_reference": 30.0,
+        "unit": "dB",
+        "about": "",
+    }
     first = {"world": "a", "denoising_steps": 2, "metrics": {"next_psnr": row, "gone": row}}
     second = {
         "world": "b",

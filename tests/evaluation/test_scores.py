@@ -1,4 +1,4 @@
-"""What is scored: teacher-forced frames and open loops."""
+"""Scores of teacher-forced frames and of rollouts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def true(collector: PretendedCollector) -> Trajectories:
 
 
 def config(true: Trajectories, **changes: object) -> RolloutConfig:
-    return RolloutConfig(**{"context": 4, "frames": 20, "steps": 2, "controls": true.controls, **changes})
+    return RolloutConfig(
+        **{"context": 4, "frames": 20, "denoising_steps": 2, "controls": true.controls, **changes}
+    )
 
 
 def test_teacher_forced_scores_one_frame_in_so_many(world: World, true: Trajectories) -> None:

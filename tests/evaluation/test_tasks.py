@@ -129,7 +129,7 @@ def test_random_play_holds_its_actions(world: World) -> None:
     assert np.mean(holds) > 4
 
 
-def test_long_walks(
+def test_long_rollouts(
     room_collector: RoomCollector, found: list[BranchPoint], world: World, idm: InverseDynamicsModel
 ) -> None:
     space = world.spec.control_space
@@ -175,7 +175,7 @@ def test_parts_without_a_simulator_are_those_that_need_none(
     world: World, room_collector: RoomCollector, idm: InverseDynamicsModel
 ) -> None:
     sizes = TaskSizes(branch_points=2, loops=2, endings=2, long_rollouts=2, frames=8)
-    given = {"steps": 1, "seeds": itertools.count(), "seed": 0}
+    given = {"denoising_steps": 1, "seeds": itertools.count(), "seed": 0}
     assert len(prepare(world, room_collector, None, idm, sizes, **given).jobs) == 1  # type: ignore[arg-type]
     sizes = replace_seconds(sizes)
     all_of_it = prepare(world, room_collector, room_collector.source, None, sizes, **given)  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_moments_of_short_episodes_are_refused(room_collector: RoomCollector) ->
         branch_points(room_collector, itertools.count(), 2, 4, 200)
 
 
-def test_small_frames_are_those_that_the_judge_reads(idm: InverseDynamicsModel) -> None:
+def test_frames_are_resized_for_the_idm(idm: InverseDynamicsModel) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 5, 120, 160, 3), dtype=np.uint8)
     prediction = idm.predict(resize_for_idm(frames))
     assert prediction.motion.shape == (2, 4, 3)

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.source_tree import ROOT
 from tests.tiny import lively_world
-from worldsim.bridge.server import Options, Server
+from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.data.dataset import Dataset
 from worldsim.engine import load
 from worldsim.envs.record import main as record
@@ -103,7 +103,7 @@ def test_a_session_begins_with_given_frames(folder: Path, capsys: pytest.Capture
 
 
 def test_a_remote_client(folder: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Server(load(folder, "cpu").engine(4, history=4), Options(address=address, metrics_port=0)):
+    with Server(load(folder, "cpu").engine(4, rewind_frames=4), ServerOptions(address=address, metrics_port=0)):
         assert example(EXAMPLE_REMOTE).main([address]) == 0
     assert "2 branches at frame" in capsys.readouterr().out
 

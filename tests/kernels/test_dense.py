@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.ways import built, same, threads
+from tests.kernels.compare import built, same, threads
 from tests.tiny import random_like
-from worldsim.kernels.dense import Dense, in_panels
+from worldsim.kernels.dense import Dense, pack_panels
 
 pytestmark = built
 
@@ -68,7 +68,7 @@ def test_leading_axes_and_other_layouts_are_taken_as_they_come() -> None:
 @given(st.integers(1, 150), st.integers(1, 8))
 def test_panels_hold_every_weight_and_zeros(outputs: int, inputs: int) -> None:
     weight = random_like((2, outputs, inputs), 0)
-    panels = in_panels(weight)
+    panels = pack_panels(weight)
     assert panels.shape == (2, -(-outputs // 64), inputs, 64)
     back = panels.transpose(-1, -2).flatten(1, 2)
     same(back[:, :outputs], weight)

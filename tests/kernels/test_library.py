@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.ways import VARIANTS, able, both, built, looks
+from tests.kernels.compare import VARIANTS, able, both, built, has_renderer
 from tests.tiny import lively_world, random_like
 from worldsim.engine.world import World, load
 from worldsim.kernels import library
 from worldsim.kernels.dense import Dense, DenseData
-from worldsim.processor import Processor
 from worldsim.tokenizer.history import HistoryTokenizer
+from worldsim.utils.cpu_info import CpuInfo
 
-WARM = Processor(flags=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}))
+WARM = CpuInfo(flags=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}))
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -56,17 +56,17 @@ def test_nothing_runs_that_the_processor_lacks(
     monkeypatch: pytest.MonkeyPatch, lacking: set[str], wanted: str
 ) -> None:
     monkeypatch.setattr(library, "_library", lambda: SimpleNamespace(**dict.fromkeys(map(look, VARIANTS))))
-    monkeypatch.setattr(library, "processor", lambda: Processor(flags=WARM.flags - lacking))
+    monkeypatch.setattr(library, "cpu_info", lambda: CpuInfo(flags=WARM.flags - lacking))
     assert library.variant() == wanted
 
 
 def look(variant: str) -> str:
-    return f"worldsim_look_{variant}"
+    return f"worldsim_render_{variant}"
 
 
 def test_nothing_runs_that_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "processor", lambda: WARM)
-    monkeypatch.setattr(library, "_library", lambda: SimpleNamespace(worldsim_look_portable=None))
+    monkeypatch.setattr(library, "cpu_info", lambda: WARM)
+    monkeypatch.setattr(library, "_library", lambda: SimpleNamespace(worldsim_render_portable=None))
     assert library.variant() == "portable"
     monkeypatch.setattr(library, "_library", lambda: None)
     assert library.variant() is None
@@ -84,24 +84,24 @@ def test_variants_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_may_run_where_nothing_is_taught() -> None:
-    assert library.may_run()
+    assert library.kernels_enabled()
     with torch.inference_mode():
-        assert library.may_run()
+        assert library.kernels_enabled()
     with torch.enable_grad():
-        assert not library.may_run()
-    assert library.may_run()
+        assert not library.kernels_enabled()
+    assert library.kernels_enabled()
 
 
 def test_kernels_are_set_aside_until_the_outermost_end() -> None:
-    with library.set_aside():
-        assert not library.may_run()
-        with library.set_aside():
-            assert not library.may_run()
-        assert not library.may_run()
-    assert library.may_run()
-    with pytest.raises(KeyError), library.set_aside():
+    with library.kernels_disabled():
+        assert not library.kernels_enabled()
+        with library.kernels_disabled():
+            assert not library.kernels_enabled()
+        assert not library.kernels_enabled()
+    assert library.kernels_enabled()
+    with pytest.raises(KeyError), library.kernels_disabled():
         raise KeyError
-    assert library.may_run()
+    assert library.kernels_enabled()
 
 
 def test_kernels_are_set_aside_in_all_threads() -> None:
@@ -109,9 +109,9 @@ def test_kernels_are_set_aside_in_all_threads() -> None:
 
     def work() -> None:
         with torch.no_grad():
-            seen.append(library.may_run())
+            seen.append(library.kernels_enabled())
 
-    with library.set_aside():
+    with library.kernels_disabled():
         in_thread(work)
     in_thread(work)
     assert seen == [False, True]
@@ -178,20 +178,20 @@ def test_a_world_is_as_lively_without_kernels(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(library, "_library", lambda: None)
     assert library.variant() is None
     world = load(folder, "cpu", torch.float32)
-    assert not looks(tokenizer_of(world).place)
-    assert not tokenizer_of(world).is_quick
-    assert not world.networks.generator.is_quick
+    assert not has_renderer(tokenizer_of(world).scene)
+    assert not tokenizer_of(world).uses_kernels
+    assert not world.networks.generator.uses_kernels
     frames = frames_of(world)
     assert frames.std() > 5
-    with library.set_aside():
+    with library.kernels_disabled():
         np.testing.assert_array_equal(frames_of(world), frames)
 
 
 @built
 def test_a_world_dreams_by_kernels_what_it_dreams_without(folder: Path) -> None:
     world = load(folder, "cpu", torch.float32)
-    assert tokenizer_of(world).is_quick
-    assert world.networks.generator.is_quick
+    assert tokenizer_of(world).uses_kernels
+    assert world.networks.generator.uses_kernels
     assert world.batch_invariant
     quick, slow = both(lambda: frames_of(world))
     assert quick.std() > 5
@@ -201,9 +201,9 @@ def test_a_world_dreams_by_kernels_what_it_dreams_without(folder: Path) -> None:
 @built
 def test_in_half_precision_a_place_is_seen_by_kernels(folder: Path) -> None:
     world = load(folder, "cpu", torch.bfloat16)
-    assert looks(tokenizer_of(world).place)
-    assert not tokenizer_of(world).is_quick
-    assert not world.networks.generator.is_quick
+    assert has_renderer(tokenizer_of(world).scene)
+    assert not tokenizer_of(world).uses_kernels
+    assert not world.networks.generator.uses_kernels
     quick, slow = both(lambda: frames_of(world, 1))
     assert np.abs(quick - slow).mean() < 1
 

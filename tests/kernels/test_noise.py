@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from tests.kernels.ways import built, same
+from tests.kernels.compare import built, same
 from worldsim.kernels.noise import normal_rows
 from worldsim.sampling.noise import normal, normal_batch
 from worldsim.sampling.philox import signed

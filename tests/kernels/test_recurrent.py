@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.ways import both, built, same, threads
+from tests.kernels.compare import both, built, same, threads
 from tests.tiny import random_like, stir
-from worldsim.kernels.recurrent import suits
-from worldsim.model.recurrent import Prepared, RecurrentConfig, RecurrentGenerator
+from worldsim.kernels.recurrent import supports
+from worldsim.model.recurrent import PreparedFrame, RecurrentConfig, RecurrentGenerator
 from worldsim.model.state import TensorState
 from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.units import Frame
@@ -52,7 +52,7 @@ def answer(generator: RecurrentGenerator, state: TensorState, seed: int = 1) -> 
     return [*_parts(prepared), *memories, *clean]
 
 
-def _parts(prepared: Prepared) -> list[Tensor]:
+def _parts(prepared: PreparedFrame) -> list[Tensor]:
     flow = prepared.flow
     return [prepared.features, prepared.base, prepared.agent, flow.entered, flow.modulation]
 
@@ -160,7 +160,7 @@ def test_what_is_taught_gets_its_gradients() -> None:
 )
 def test_what_kernels_are_not_written_for_goes_torch_s_way(sizes: dict[str, Any]) -> None:
     generator = make(**sizes)
-    assert not generator.suits_kernels
+    assert not generator.supports_kernels
     state = begun(generator, 2)
     quick, slow = both(lambda: answer(generator, state))
     same(quick, slow)
@@ -173,7 +173,7 @@ def test_bfloat16_goes_torch_s_way() -> None:
         1,
         CONDITION,
     )
-    assert generator.suits_kernels
+    assert generator.supports_kernels
     generator.prepare_inference(torch.bfloat16)
     state = generator.initial_state(1)
     assert generator.prepare(state, torch.zeros(1, 1, 1), torch.zeros(1, CONDITION), 1).features.dtype == (
@@ -182,8 +182,8 @@ def test_bfloat16_goes_torch_s_way() -> None:
 
 
 def test_sizes_are_held_against_what_kernels_take() -> None:
-    assert suits((576, 64, 448, 256), 2, 2)
-    assert suits((16,), 8, 17)
-    assert not suits((576, 60), 2, 2)
-    assert not suits((16,), 9, 2)
-    assert not suits((16,), 2, 18)
+    assert supports((576, 64, 448, 256), 2, 2)
+    assert supports((16,), 8, 17)
+    assert not supports((576, 60), 2, 2)
+    assert not supports((16,), 9, 2)
+    assert not supports((16,), 2, 18)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import random_like
-from worldsim.model.blocks import over_cache
-from worldsim.model.cache import PastKeys
+from worldsim.model.blocks import cached_attention
+from worldsim.model.cache import LayerKV
 
 FRAMES, TOKENS, HEADS, CHANNELS = 8, 52, 6, 32
 
@@ -20,7 +20,7 @@ def looked(threads: int, seed: int) -> Tensor:
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return over_cache(qk, v, PastKeys(keys, values, torch.ones(1, FRAMES, dtype=torch.bool)))
+        return cached_attention(qk, v, LayerKV(keys, values, torch.ones(1, FRAMES, dtype=torch.bool)))
     finally:
         torch.set_num_threads(usual)
 

@@ -108,10 +108,10 @@ def test_a_write_can_be_undone(before: int, after: int, dense: bool) -> None:
     some = cache.over(slice(0, 2) if dense else torch.tensor([0, 1]))
     pages, shape = [], (LAYERS, 2, TOKENS, HEADS, DIM)
     for t in range(after):
-        pages.append(some.page())
+        pages.append(some.undo_entry())
         some.write(torch.full(shape, 50.0 + t), torch.full(shape, 50.0 + t))
     assert cache.index.tolist() == [before + after, before + after, before]
     for page in reversed(pages):
-        some.unwrite(page)
+        some.undo(page)
     for name in ("keys", "values", "written", "index"):
         assert torch.equal(getattr(cache, name), getattr(kept, name)), name

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from worldsim import camera
-from worldsim.model.dynamics import Dynamics, as_moved, as_twist
+from worldsim.model.dynamics import Dynamics, displacement_from_twist, twist_from_displacement
 
 M, P, AROUND = 3, 4, 7
 
 
-def build(coasting: float | None = None) -> Dynamics:
+def build(idle_damping: float | None = None) -> Dynamics:
     torch.manual_seed(0)
-    dynamics = Dynamics(M, AROUND, P, eye=1.3, coasting=coasting)
-    torch.nn.init.normal_(dynamics.rest[-1].weight, std=0.05)  # type: ignore[arg-type]  # typed as any module's
+    dynamics = Dynamics(M, AROUND, P, camera_height=1.3, idle_damping=idle_damping)
+    torch.nn.init.normal_(dynamics.residual[-1].weight, std=0.05)  # type: ignore[arg-type]  # typed as any module's
     return dynamics
 
 
@@ -57,7 +57,7 @@ def test_displacements_are_told_in_the_frame_before_the_step() -> None:
     for twist in twists[0]:
         poses.append(poses[-1] @ camera.exp(twist))
     dynamics, controls = build().double(), torch.zeros(1, P + 1, M).double()
-    told = dynamics.pushes(controls, torch.from_numpy(twists), torch.zeros(1, 3).double())[0].numpy()
+    told = dynamics.linear_inputs(controls, torch.from_numpy(twists), torch.zeros(1, 3).double())[0].numpy()
     for i in range(P):
         way = (poses[-1 - i] - poses[-2 - i])[:3, 3]
         np.testing.assert_allclose(told[3 * i : 3 * i + 3], poses[-1][:3, :3].T @ way, atol=1e-9)
@@ -65,19 +65,19 @@ def test_displacements_are_told_in_the_frame_before_the_step() -> None:
 
 def test_a_twist_and_where_it_leads_are_inverse() -> None:
     twist, yaw = torch.randn(50, 3).double(), torch.linspace(-1.5, 1.5, 50).double()
-    torch.testing.assert_close(as_twist(as_moved(twist, yaw), yaw), twist)
+    torch.testing.assert_close(twist_from_displacement(displacement_from_twist(twist, yaw), yaw), twist)
 
 
 def test_the_linear_part_follows_a_body_with_friction() -> None:
     dynamics = build()
     with torch.no_grad():
         for weight in (
-            *dynamics.push.parameters(),
-            *dynamics.rest[-1].parameters(),
-            *dynamics.turn[-1].parameters(),
+            *dynamics.linear.parameters(),
+            *dynamics.residual[-1].parameters(),
+            *dynamics.rotation[-1].parameters(),
         ):
             weight.zero_()
-        dynamics.push.weight[:, :3] = 0.9 * torch.eye(3)
+        dynamics.linear.weight[:, :3] = 0.9 * torch.eye(3)
     around, controls, twists, height = state(4)
     twists[..., 3:] = 0
     moved = dynamics(around, controls, twists, height).twist

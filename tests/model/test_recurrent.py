@@ -89,8 +89,8 @@ def test_the_flow_head_learns_a_joint_distribution() -> None:
     with torch.no_grad():
         condition, x = made.flow.condition(features), torch.randn(256, 1, CHANNELS)
         for index in range(4):
-            level, size = torch.full((1,), index / 4), torch.full((1,), 0.25)
-            x = torch.lerp(x, made.flow(condition, x, level, size), 1 / (4 - index))
+            t, size = torch.full((1,), index / 4), torch.full((1,), 0.25)
+            x = torch.lerp(x, made.flow(condition, x, t, size), 1 / (4 - index))
         drawn = (x * made.remainder_std)[:, 0]
     sides = drawn.mean(-1)
     assert (sides.abs() > 0.5).float().mean() > 0.8

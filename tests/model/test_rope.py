@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import random_like
-from worldsim.model.rope import rotate, turns
+from worldsim.model.rope import apply_rope, rope_frequencies
 
 places = st.integers(-20, 20)
 
 
 def score(q: torch.Tensor, k: torch.Tensor, at_q: tuple[int, int], at_k: tuple[int, int]) -> torch.Tensor:
-    turn_q, turn_k = (turns(torch.tensor(at), (4, 4)) for at in (at_q, at_k))
-    return rotate(q, turn_q) @ rotate(k, turn_k)
+    turn_q, turn_k = (rope_frequencies(torch.tensor(at), (4, 4)) for at in (at_q, at_k))
+    return apply_rope(q, turn_q) @ apply_rope(k, turn_k)
 
 
 @given(places, places, places, places, places, places)
@@ -33,12 +33,12 @@ def test_distance_changes_the_score() -> None:
 
 def test_rotation_keeps_lengths_and_position_zero_keeps_all() -> None:
     x = random_like((5, 8), 0)
-    turned = rotate(x, turns(torch.arange(5)[:, None], (8,)))
+    turned = apply_rope(x, rope_frequencies(torch.arange(5)[:, None], (8,)))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[0], x[0])
 
 
 def test_every_axis_turns_its_own_channels() -> None:
-    moved = rotate(torch.ones(8), turns(torch.tensor([3, 0]), (4, 4)))
+    moved = apply_rope(torch.ones(8), rope_frequencies(torch.tensor([3, 0]), (4, 4)))
     torch.testing.assert_close(moved[4:], torch.ones(4))
     assert (moved[:4] - 1).abs().max() > 0.1

@@ -66,26 +66,26 @@ def test_some_rows_are_stepped_and_the_others_stay(state: GeneratorState, rows: 
 def test_commits_are_undone_newest_first(state: GeneratorState) -> None:
     before, pages = told(state), []
     for seed in range(1, 7):
-        pages.append(state.page())
+        pages.append(state.undo_entry())
         commit(state, seed)
     for page in reversed(pages):
-        state.unwrite(page)
+        state.undo(page)
     assert same(told(state), before)
 
 
 def test_units_are_counted_and_a_page_undoes_nothing_too(state: GeneratorState) -> None:
     before = told(state)
     assert state.units.tolist() == [1] * BATCH
-    state.unwrite(state.page())
+    state.undo(state.undo_entry())
     assert same(told(state), before)
     commit(state, 1)
     assert state.over(slice(0, 2)).units.tolist() == [2, 2]
 
 
 def test_one_row_s_page_undoes_that_row(state: GeneratorState) -> None:
-    before, page = told(state), state.page()
+    before, page = told(state), state.undo_entry()
     commit(state, 1)
-    state.over(slice(1, 2)).unwrite(page.row(1))
+    state.over(slice(1, 2)).undo(page.row(1))
     for name, tensor in told(state).items():
         assert torch.equal(tensor[1], before[name][1])
     assert not same(told(state), before)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.tiny import random_like, stir
 from worldsim.errors import ConfigError
 from worldsim.model.cache import Cache
-from worldsim.model.transformer import Prediction, Transformer, TransformerConfig
+from worldsim.model.transformer import LatentPrediction, Transformer, TransformerConfig
 from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.units import Frame
 
@@ -19,7 +19,7 @@ CONFIG = TransformerConfig(width=32, layers=4, heads=2, context=6)
 BATCH, FRAMES, UNIT = 2, 6, Frame(tokens=6, grid=(2, 3))
 LATENT = LatentSpec(kind="continuous", tokens=6, channels=4, grid=(2, 3), bounded=True)
 PRIOR, CONDITION = 3, 5
-INPUTS = ("noisy", "level", "step", "prior_tokens", "condition")
+INPUTS = ("noisy", "t", "dt", "prior_tokens", "condition")
 
 
 def make(config: TransformerConfig = CONFIG) -> Transformer:
@@ -32,8 +32,8 @@ def make(config: TransformerConfig = CONFIG) -> Transformer:
 def clip(frames: int = FRAMES, batch: int = BATCH) -> dict[str, Tensor]:
     return {
         "noisy": random_like((batch, frames, UNIT.tokens, LATENT.channels), 0),
-        "level": torch.ones(batch, frames),
-        "step": torch.ones(batch, frames),
+        "t": torch.ones(batch, frames),
+        "dt": torch.ones(batch, frames),
         "prior_tokens": random_like((batch, frames, UNIT.tokens, PRIOR), 1),
         "condition": random_like((batch, frames, CONDITION), 2),
     }
@@ -43,7 +43,7 @@ def at(inputs: dict[str, Tensor], frames: list[int]) -> dict[str, Tensor]:
     return {name: value[:, frames] for name, value in inputs.items()}
 
 
-def one_by_one(generator: Transformer, inputs: dict[str, Tensor], cache: Cache) -> Prediction:
+def one_by_one(generator: Transformer, inputs: dict[str, Tensor], cache: Cache) -> LatentPrediction:
     """Frame after frame through the cache; the answers as of one pass."""
     answers = []
     for t in range(inputs["noisy"].shape[1]):
@@ -51,7 +51,7 @@ def one_by_one(generator: Transformer, inputs: dict[str, Tensor], cache: Cache) 
         cache.write(answers[-1].keys[:, :, 0], answers[-1].values[:, :, 0])
     clean, agent = (torch.cat([getattr(a, name) for a in answers], 1) for name in ("clean", "agent"))
     keys, values = (torch.cat([getattr(a, name) for a in answers], 2) for name in ("keys", "values"))
-    return Prediction(clean, agent, keys, values)
+    return LatentPrediction(clean, agent, keys, values)
 
 
 def test_shapes() -> None:
@@ -78,8 +78,8 @@ def test_what_is_remembered_is_what_a_whole_pass_leaves(layers: int) -> None:
     cache = generator.initial_state(BATCH)
     one_by_one(generator, at(inputs, [0, 1]), cache)
     now = at(inputs, [2])
-    modulation = generator.condition(now["condition"], now["level"], now["step"])
-    keys, values = generator.remember(now["noisy"], generator.embed(now["prior_tokens"]), modulation, cache)
+    modulation = generator.conditioning(now["condition"], now["t"], now["dt"])
+    keys, values = generator.compute_kv(now["noisy"], generator.embed(now["prior_tokens"]), modulation, cache)
     whole = generator(**now, cache=cache)
     torch.testing.assert_close(keys, whole.keys)
     torch.testing.assert_close(values, whole.values)
@@ -110,7 +110,7 @@ def test_a_pass_leaves_the_cache_alone() -> None:
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_frame_does_not_see_later_ones_and_is_seen_by_them(name: str) -> None:
     generator, inputs = make(), clip()
-    inputs["level"] = torch.full((BATCH, FRAMES), 0.5)
+    inputs["t"] = torch.full((BATCH, FRAMES), 0.5)
     before = generator(**inputs).clean
     changed = inputs[name].clone()
     changed[:, 3] *= 0.5
@@ -128,12 +128,12 @@ def test_worlds_of_a_batch_do_not_meet() -> None:
 
 def test_a_withheld_control_is_not_read() -> None:
     generator, inputs = make(), clip()
-    known = torch.ones(BATCH, FRAMES, dtype=torch.bool)
-    torch.testing.assert_close(generator(**inputs, known=known).clean, generator(**inputs).clean)
-    known[:, 2] = False
-    before = generator(**inputs, known=known).clean
+    control_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
+    torch.testing.assert_close(generator(**inputs, control_mask=control_mask).clean, generator(**inputs).clean)
+    control_mask[:, 2] = False
+    before = generator(**inputs, control_mask=control_mask).clean
     inputs["condition"][:, 2] = 7.0
-    torch.testing.assert_close(generator(**inputs, known=known).clean, before)
+    torch.testing.assert_close(generator(**inputs, control_mask=control_mask).clean, before)
 
 
 def test_the_spatial_positions_survive_a_cast() -> None:
@@ -148,7 +148,7 @@ def test_a_new_generator_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": 30}, {"width": 24}, {"sinks": 6}, {"registers": 0}, {"every": 5}]
+    "wrong", [{"width": 30}, {"width": 24}, {"sinks": 6}, {"registers": 0}, {"temporal_every": 5}]
 )
 def test_sizes_that_do_not_fit_are_errors(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
@@ -159,6 +159,6 @@ def test_a_velocity_leads_from_the_noise_to_the_clean_latent() -> None:
     velocity = make(dataclasses.replace(CONFIG, prediction="velocity"))
     inputs = clip()
     torch.testing.assert_close(velocity(**inputs).clean, inputs["noisy"], atol=0, rtol=0)  # at level 1
-    inputs["level"] = torch.full((BATCH, FRAMES), 0.25)
+    inputs["t"] = torch.full((BATCH, FRAMES), 0.25)
     way = make()(**inputs).clean
     torch.testing.assert_close(velocity(**inputs).clean, inputs["noisy"] + 0.75 * way)

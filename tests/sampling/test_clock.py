@@ -17,7 +17,7 @@ from worldsim.controls import Control
 from worldsim.engine import Session, World, load
 from worldsim.errors import ConfigError
 from worldsim.networks import Networks
-from worldsim.training.dream_objective import in_units
+from worldsim.training.world_model_objective import group_by_unit
 from worldsim.units import Cube, CubeUnit
 
 AHEAD, LEFT = Control({"forward"}), Control({"turn_left"})
@@ -34,14 +34,14 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(0)
     networks = Networks(config, stored.config.source)
     stir(networks)
-    if networks.footing is not None:
-        networks.footing.stood[8:-8, 8:-8] = 1
+    if networks.walkable_map is not None:
+        networks.walkable_map.visited[8:-8, 8:-8] = 1
     save_world(folder, dataclasses.replace(stored.config, networks=config), networks, stored.starts, "#")
     return load(folder, "cpu", torch.float32)
 
 
 def opened(world: World, seed: int = 3) -> Session:
-    return world.engine(2, history=16).open(seed, 0)
+    return world.engine(2, rewind_frames=16).open(seed, 0)
 
 
 def units_of(session: Session) -> int:
@@ -85,7 +85,7 @@ def test_a_changed_control_takes_effect_at_once(world: World) -> None:
 
 
 def test_rewind_snapshot_and_fork_work_within_a_unit(world: World) -> None:
-    engine = world.engine(4, history=16)
+    engine = world.engine(4, rewind_frames=16)
     session = engine.open(3, 0)
     controls = [AHEAD, AHEAD, AHEAD, LEFT, LEFT, AHEAD, AHEAD]
     steps = [session.step(control) for control in controls]
@@ -113,7 +113,7 @@ def test_given_frames_and_poses_are_taken_within_a_unit(world: World) -> None:
     session.step(AHEAD)
     pose = None if session.pose is None else session.pose.copy()
     for _ in range(3):
-        assert session.anchor(session.frame.copy(), pose).latent is None
+        assert session.observe(session.frame.copy(), pose).latent is None
     if pose is not None:
         there = camera.from_planar(2.2, 1.9, 1.3, 0.4)
         np.testing.assert_array_equal(session.step(Control(pose=there)).pose, there)
@@ -124,10 +124,10 @@ def test_given_frames_and_poses_are_taken_within_a_unit(world: World) -> None:
 
 def test_frames_lie_in_units_for_the_generator() -> None:
     tokens = torch.arange(2 * 4 * 3 * 1).view(2, 4, 3, 1)
-    grouped = in_units(tokens, 2)
+    grouped = group_by_unit(tokens, 2)
     assert grouped.shape == (2, 2, 6, 1)
     assert torch.equal(grouped[0, 1, :, 0], tokens[0, 2:].flatten())
-    assert in_units(torch.zeros(2, 4, 5), 2).shape == (2, 2, 10)
+    assert group_by_unit(torch.zeros(2, 4, 5), 2).shape == (2, 2, 10)
 
 
 def test_a_cube_lies_frame_after_frame_and_looks_within_its_blocks() -> None:

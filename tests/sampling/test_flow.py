@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tests.tiny import random_like
 from worldsim.errors import ConfigError
-from worldsim.sampling.flow import STEPS, FlowSampler, advance, denoise, levels, mix
-from worldsim.sampling.protocol import check_steps
+from worldsim.sampling.flow import DENOISING_STEPS, FlowSampler, denoise, euler_step, flow_times, interpolate
+from worldsim.sampling.protocol import check_denoising_steps
 
 anywhere = st.floats(0, 1, width=32)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", DENOISING_STEPS)
 def test_a_perfect_predictor_arrives(steps: int) -> None:
     clean, calls = random_like((2, 3, 4), 0), []
 
@@ -29,12 +29,12 @@ def test_a_perfect_predictor_arrives(steps: int) -> None:
     assert calls == list(range(steps))
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", DENOISING_STEPS)
 def test_the_latent_is_at_its_level_before_every_pass(steps: int) -> None:
     clean, noise = random_like((2, 3, 4), 0), random_like((2, 3, 4), 1)
 
     def predict(latent: Tensor, number: int) -> Tensor:
-        torch.testing.assert_close(latent, mix(clean, noise, torch.full((2,), levels(steps)[number])))
+        torch.testing.assert_close(latent, interpolate(clean, noise, torch.full((2,), flow_times(steps)[number])))
         return clean
 
     denoise(predict, noise, steps)
@@ -42,29 +42,29 @@ def test_the_latent_is_at_its_level_before_every_pass(steps: int) -> None:
 
 def test_mix_goes_from_noise_to_clean() -> None:
     clean, noise = random_like((2, 3, 4), 0), random_like((2, 3, 4), 1)
-    mixed = mix(clean, noise, torch.tensor([0.0, 1.0]))
+    mixed = interpolate(clean, noise, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(mixed, torch.stack([noise[0], clean[1]]))
 
 
 @given(anywhere, anywhere)
-def test_advance_stays_on_the_line_to_the_clean_latent(level: float, step: float) -> None:
+def test_advance_stays_on_the_line_to_the_clean_latent(t: float, step: float) -> None:
     clean, noise = random_like((1, 3, 4), 0), random_like((1, 3, 4), 1)
-    at, size = torch.tensor([level]), torch.tensor([step])
-    arrived = advance(mix(clean, noise, at), clean, at, size)
+    at, size = torch.tensor([t]), torch.tensor([step])
+    arrived = euler_step(interpolate(clean, noise, at), clean, at, size)
     # Close to the end a step is cut short rather than divided by next to nothing.
-    expected = mix(clean, noise, (at + size).clamp(max=1))
+    expected = interpolate(clean, noise, (at + size).clamp(max=1))
     torch.testing.assert_close(arrived, expected, atol=6e-3, rtol=1e-3)
 
 
 def test_two_half_steps_are_one_whole_step_of_a_steady_prediction() -> None:
     clean, latent = random_like((1, 3, 4), 0), random_like((1, 3, 4), 1)
-    level, half = torch.tensor([0.5]), torch.tensor([0.25])
-    middle = advance(latent, clean, level, half)
-    end = advance(middle, clean, level + half, half)
-    torch.testing.assert_close(end, advance(latent, clean, level, 2 * half))
+    t, half = torch.tensor([0.5]), torch.tensor([0.25])
+    middle = euler_step(latent, clean, t, half)
+    end = euler_step(middle, clean, t + half, half)
+    torch.testing.assert_close(end, euler_step(latent, clean, t, 2 * half))
 
 
 @pytest.mark.parametrize("steps", [0, 3, 8, -1])
 def test_other_numbers_of_steps_are_errors(steps: int) -> None:
     with pytest.raises(ConfigError, match="denoising steps"):
-        check_steps(FlowSampler(), steps)
+        check_denoising_steps(FlowSampler(), steps)

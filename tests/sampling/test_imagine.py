@@ -16,10 +16,10 @@ from worldsim.checkpoint import load_world
 from worldsim.model.cache import Cache
 from worldsim.networks import Networks
 from worldsim.sampling import imagine
-from worldsim.sampling.clock import begin
+from worldsim.sampling.clock import init_state
+from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.imagine import imagine_unit, observe_unit
-from worldsim.sampling.lead import Controls
-from worldsim.sampling.world_state import WorldState, blank
+from worldsim.sampling.world_state import WorldState, empty_state
 
 WORLDS = ("history", "history without poses", "frame", "frame without poses")
 
@@ -43,16 +43,16 @@ def first(networks: Networks, seeds: tuple[int, ...] = (3, 4, 5)) -> WorldState:
     poses = camera.from_planar(2.0, 2.0, 1.3, np.arange(len(seeds)) * 0.5)
     if not networks.has_poses:
         poses = np.tile(np.eye(4), (len(seeds), 1, 1))
-    return begin(networks, frames, poses, np.array(seeds))
+    return init_state(networks, frames, poses, np.array(seeds))
 
 
-def controls(memory: WorldState, given: list[bool] | None = None, *, turn: float = 0.1) -> Controls:
+def controls(memory: WorldState, given: list[bool] | None = None, *, turn: float = 0.1) -> ControlBatch:
     """Forward is held; where ``given``, an explicit pose ahead."""
     batch = len(memory.seeds)
     vector = np.zeros((batch, 7), np.float32)
     vector[:, 0] = 1
     ahead = camera.compose(memory.poses.numpy(), camera.exp(np.array([0, 0, 0.1, 0, turn, 0])))
-    return Controls(vector, ahead, np.array(given or [False] * batch))
+    return ControlBatch(vector, ahead, np.array(given or [False] * batch))
 
 
 def same(a: WorldState, b: WorldState, rows: list[int] | None = None) -> None:
@@ -63,19 +63,19 @@ def same(a: WorldState, b: WorldState, rows: list[int] | None = None) -> None:
         assert torch.equal(getattr(a.generator, name), getattr(b.generator, name)), name
     for name in ("frame", "depth"):
         assert torch.equal(getattr(a.previous, name), getattr(b.previous, name)), name
-    for name in ("agent", "moves", "doubt", "poses", "seeds", "indices", "temperature"):
+    for name in ("agent", "motion_history", "pose_uncertainty", "poses", "seeds", "indices", "temperature"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_a_step_moves_memory_on(networks: Networks, steps: int) -> None:
+@pytest.mark.parametrize("denoising_steps", [1, 2, 4])
+def test_a_step_moves_memory_on(networks: Networks, denoising_steps: int) -> None:
     memory = first(networks)
-    unit = imagine_unit(networks, memory, controls(memory), steps)
+    unit = imagine_unit(networks, memory, controls(memory), denoising_steps)
     assert unit.frame.shape == (3, 3, 60, 80)
     assert unit.frame.abs().max() <= 1
     assert unit.latent.abs().max() <= 1
-    assert ((unit.going_on >= 0) & (unit.going_on <= 1)).all()
-    assert ((unit.drift >= 0) & (unit.drift <= 1)).all()
+    assert ((unit.continue_prob >= 0) & (unit.continue_prob <= 1)).all()
+    assert ((unit.uncertainty >= 0) & (unit.uncertainty <= 1)).all()
     assert torch.equal(memory.previous.frame, unit.frame)
     assert memory.indices.tolist() == [2, 2, 2]
     assert memory.generator.index.tolist() == [2, 2, 2]
@@ -99,33 +99,33 @@ def test_keys_move_the_camera_by_the_predicted_twist(networks: Networks) -> None
     memory = first(networks)
     planar = torch.from_numpy(camera.planar(memory.poses.numpy())).float()
     held = controls(memory)
-    vectors = torch.cat([memory.moves[..., 6:], torch.from_numpy(held.vector)[:, None]], 1)
+    vectors = torch.cat([memory.motion_history[..., 6:], torch.from_numpy(held.vector)[:, None]], 1)
     scale = torch.tensor(networks.config.twist_scale)
-    twists, around = memory.moves[..., :6] * scale, networks.around(planar)
+    twists, around = memory.motion_history[..., :6] * scale, networks.dynamics_features(planar)
     with torch.inference_mode():
-        meet = networks.meeting(planar)
-        step = networks.heads.move(memory.agent, around, vectors, twists, planar[:, 2], meet)
+        meet = networks.collision_fn(planar)
+        step = networks.heads.predict_motion(memory.agent, around, vectors, twists, planar[:, 2], meet)
         twist = step.twist.double().numpy()
         expected = camera.compose(memory.poses.numpy(), camera.exp(twist))
         imagine_unit(networks, memory, held, 2)
     np.testing.assert_allclose(memory.poses, expected, atol=1e-12)
-    np.testing.assert_allclose(memory.moves[:, -1, :6].numpy(), networks.normalise(twist), atol=1e-6)
-    np.testing.assert_array_equal(memory.moves[:, -1, 6:].numpy(), held.vector)
+    np.testing.assert_allclose(memory.motion_history[:, -1, :6].numpy(), networks.normalise(twist), atol=1e-6)
+    np.testing.assert_array_equal(memory.motion_history[:, -1, 6:].numpy(), held.vector)
 
 
 def test_keys_do_not_move_the_camera_off_the_ground(tmp_path: Path) -> None:
     networks = load_world(lively_world(tmp_path)).networks
-    assert networks.footing is not None
+    assert networks.walkable_map is not None
     assert networks.heads.motion is not None
     memory = first(networks)
-    networks.footing.stood.zero_()
+    networks.walkable_map.visited.zero_()
     spot = memory.poses[:, :2, 3].clone()
-    networks.footing.mark(spot)  # nothing but the cells that they stand on
-    networks.heads.motion.push.bias += 0.3
+    networks.walkable_map.mark_visited(spot)  # nothing but the cells that they stand on
+    networks.heads.motion.linear.bias += 0.3
     imagine_unit(networks, memory, controls(memory), 1)
     moved = (memory.poses[:, :2, 3] - spot).norm(dim=1)
-    assert ((moved > 0) & (moved < 2 * networks.footing.config.cell)).all()
-    twist = memory.moves[:, -1, :6].double().numpy() * np.asarray(networks.config.twist_scale)
+    assert ((moved > 0) & (moved < 2 * networks.walkable_map.config.cell)).all()
+    twist = memory.motion_history[:, -1, :6].double().numpy() * np.asarray(networks.config.twist_scale)
     assert (np.linalg.norm(twist[:, :3], axis=1) < 0.6).all()  # what is remembered is what was done
 
 
@@ -149,7 +149,7 @@ def test_observing_takes_the_given_frame_as_it_is(networks: Networks) -> None:
 def test_a_world_begins_at_the_pose_it_is_given(networks: Networks) -> None:
     memory = first(networks)
     assert memory.indices.tolist() == [1, 1, 1]
-    assert not memory.moves.any()
+    assert not memory.motion_history.any()
     if networks.has_poses:
         np.testing.assert_allclose(camera.planar(memory.poses)[:, 3], [0, 0.5, 1.0])
 
@@ -166,7 +166,7 @@ def test_seeds_and_controls_decide(networks: Networks) -> None:
     imagine_unit(networks, d, controls(d), 2)
     vector = controls(d).vector.copy()
     vector[:, 4] = 1
-    imagine_unit(networks, d, Controls(vector, d.poses, np.zeros(3, bool)), 2)
+    imagine_unit(networks, d, ControlBatch(vector, d.poses, np.zeros(3, bool)), 2)
     assert not torch.equal(a.generator.keys, d.generator.keys)
 
 
@@ -201,9 +201,9 @@ def test_in_a_still_place_nothing_is_left_to_chance_while_one_stands(
         memory = first(networks)
         memory.seeds += seed
         asked = camera.compose(memory.poses.numpy(), camera.exp(np.array([0, 0, forward, 0, 0, 0])))
-        held = Controls(np.zeros((3, 7), np.float32), asked, np.ones(3, bool))
+        held = ControlBatch(np.zeros((3, 7), np.float32), asked, np.ones(3, bool))
         frames.append(imagine_unit(networks, memory, held, 2).frame)
-    assert torch.equal(*frames) == (networks.config.still and forward == 0)
+    assert torch.equal(*frames) == (networks.config.scale_noise_by_speed and forward == 0)
 
 
 def test_temperature_scales_what_is_left_to_chance(networks: Networks) -> None:
@@ -244,7 +244,7 @@ def test_a_copy_put_in_many_rows_dreams_on_alike(networks: Networks) -> None:
 
 
 def test_blank_memory_has_seen_nothing(networks: Networks) -> None:
-    memory = blank(networks, 2, context=3)
+    memory = empty_state(networks, 2, context=3)
     assert isinstance(memory.generator, Cache)
     assert memory.generator.context == 3
     assert not memory.generator.read()[0].filled.any()

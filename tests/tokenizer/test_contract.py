@@ -13,20 +13,20 @@ from tests.tiny import random_like, stir
 from worldsim import camera
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
+from worldsim.scene.static_scene import StaticSceneConfig
 from worldsim.tokenizer.frame import FrameConfig, FrameTokenizer
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.layers import block_grid, crop, pad_blocks
-from worldsim.tokenizer.place import PlaceConfig
-from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior, Tokenizer, TokenizerConfig
+from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior, Tokenizer, TokenizerConfig
 from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
 
 Concrete = HistoryTokenizer | FrameTokenizer | VaeTokenizer
 SIZE, CONTROL, BATCH = (40, 60), 9, 2
-PLACE = PlaceConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
+SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 CAMERA = Intrinsics(30.0, 30.0, 30.0, 20.0)
 CONFIGS: dict[str, TokenizerConfig] = {
     "history": HistoryConfig(width=8, depth=1, channels=4),
-    "history with a place": HistoryConfig(width=8, depth=1, channels=4, place=PLACE),
+    "history with a place": HistoryConfig(width=8, depth=1, channels=4, scene=SCENE),
     "frame": FrameConfig(width=8, depth=1, channels=4),
     "vae": VaeConfig(width=8, depth=1, channels=4, bottleneck=8),
 }
@@ -44,13 +44,13 @@ def frames(seed: int) -> Tensor:
     return random_like((BATCH, 3, *SIZE), seed).tanh()
 
 
-def motion(tokenizer: Tokenizer) -> Motion:
+def motion(tokenizer: Tokenizer) -> MotionCondition:
     """A step forward and a turn."""
     before = camera.from_planar(2.0, 2.0, 1.3, np.array([0.0, 1.0]))
     after = camera.compose(before, camera.exp(np.array([0, 0, 0.1, 0, 0.1, 0])))
     control = random_like((BATCH, CONTROL), 5)
     planar = torch.from_numpy(camera.planar(after)).float()
-    return Motion(control, planar, torch.from_numpy(camera.relative(before, after)).float())
+    return MotionCondition(control, planar, torch.from_numpy(camera.relative(before, after)).float())
 
 
 def seen(tokenizer: Tokenizer, past: PreviousFrame | None = None) -> Prior:
@@ -77,18 +77,18 @@ def test_a_view_says_what_is_known(tokenizer: Concrete) -> None:
     prior = seen(tokenizer)
     shapes = {field.name: tuple(getattr(prior, field.name).shape) for field in dataclasses.fields(prior)}
     assert shapes == {
-        "scene": (BATCH, 3, *SIZE),
-        "warped": (BATCH, 3, *SIZE),
-        "valid": (BATCH, 1, *SIZE),
-        "grid": (BATCH, *SIZE, 2),
-        "previous": (BATCH, 3, *SIZE),
+        "scene_rgb": (BATCH, 3, *SIZE),
+        "warped_rgb": (BATCH, 3, *SIZE),
+        "warp_confidence": (BATCH, 1, *SIZE),
+        "warp_grid": (BATCH, *SIZE, 2),
+        "previous_rgb": (BATCH, 3, *SIZE),
         "depth": (BATCH, *SIZE),
         "tokens": (BATCH, tokenizer.latent_spec.tokens, tokenizer.prior_channels),
         "condition": (BATCH, CONTROL),
     }
-    assert prior.scene.abs().max() <= 1
-    assert (prior.valid >= 0).all()
-    assert (prior.valid <= 1).all()
+    assert prior.scene_rgb.abs().max() <= 1
+    assert (prior.warp_confidence >= 0).all()
+    assert (prior.warp_confidence <= 1).all()
     for field in dataclasses.fields(prior):
         value = getattr(prior.detach(), field.name)
         assert value.isfinite().all()
@@ -121,7 +121,7 @@ def test_gradients_flow_through_the_latent_to_every_weight_but_the_place_s(
     tokenizer.decode(tokenizer.encode(frames(1), prior), prior).square().mean().backward()
     for name, weight in tokenizer.named_parameters():
         has_gradient = weight.grad is not None and bool(weight.grad.any())
-        assert has_gradient != name.startswith("place."), name
+        assert has_gradient != name.startswith("scene."), name
 
 
 def test_the_latent_decides_what_is_decoded(tokenizer: Concrete) -> None:
@@ -152,7 +152,7 @@ def test_frames_of_any_size_come_back_at_their_size(name: str, size: tuple[int, 
         assert side <= count * block < side + block
     true = random_like((1, 3, *size), 1).tanh()
     prior = tokenizer.prior(
-        tokenizer.blank(1, torch.device("cpu")), Motion(torch.zeros(1, CONTROL), None, None)
+        tokenizer.blank(1, torch.device("cpu")), MotionCondition(torch.zeros(1, CONTROL), None, None)
     )
     assert prior.tokens.shape == (1, spec.tokens, tokenizer.prior_channels)
     latent = tokenizer.encode(true, prior)
@@ -166,7 +166,7 @@ def test_a_place_is_seen_at_any_size() -> None:
     size = (41, 61)
     tokenizer = CONFIGS["history with a place"].build(size, CONTROL, CAMERA)
     assert isinstance(tokenizer, HistoryTokenizer)
-    tokenizer.quicken(decodes=True)  # there are no kernels for such frames
+    tokenizer.enable_kernels(decodes=True)  # there are no kernels for such frames
     previous = PreviousFrame(random_like((BATCH, 3, *size), 0).tanh(), torch.full((BATCH, *size), 2.0))
     prior = tokenizer.prior(previous, motion(tokenizer))
     with torch.inference_mode():
@@ -188,4 +188,4 @@ def test_padding_repeats_the_border_and_is_cut_off_again() -> None:
 
 def test_a_place_needs_a_camera() -> None:
     with pytest.raises(ConfigError, match="intrinsics"):
-        HistoryConfig(place=PLACE).build(SIZE, CONTROL, None)
+        HistoryConfig(scene=SCENE).build(SIZE, CONTROL, None)

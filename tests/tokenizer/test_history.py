@@ -10,9 +10,10 @@ from torch import Tensor
 from tests.tiny import random_like
 from worldsim import camera
 from worldsim.camera import Intrinsics
+from worldsim.scene.rays import Rays
+from worldsim.scene.static_scene import StaticScene, StaticSceneConfig
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
-from worldsim.tokenizer.place import Place, PlaceConfig, Rays
-from worldsim.tokenizer.protocol import Motion, PreviousFrame
+from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame
 
 HEIGHT, WIDTH = 40, 60
 CAMERA = Intrinsics(30.0, 30.0, 30.0, 20.0)
@@ -20,7 +21,7 @@ WALL = 4.0
 """x of a wall that the cameras look at, along +x."""
 
 
-class Wall(Place):
+class Wall(StaticScene):
     """A place of one textured plane, known exactly."""
 
     def forward(self, planar: Tensor, rays: Rays, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -38,24 +39,24 @@ def texture(along: Tensor, height: Tensor) -> Tensor:
 
 @pytest.fixture
 def tokenizer() -> HistoryTokenizer:
-    place = PlaceConfig(bounds=(0.0, -4.0, 5.0, 4.0), channels=1, hidden=1, samples=2)
-    config = HistoryConfig(width=8, depth=1, place=place)
+    scene = StaticSceneConfig(bounds=(0.0, -4.0, 5.0, 4.0), channels=1, hidden=1, samples=2)
+    config = HistoryConfig(width=8, depth=1, scene=scene)
     made = HistoryTokenizer(config, (HEIGHT, WIDTH), 9, CAMERA)
-    made.place = Wall(place)
+    made.scene = Wall(scene)
     return made
 
 
 def look(tokenizer: HistoryTokenizer, pose: np.ndarray) -> PreviousFrame:
     """The wall as seen from ``pose`` [4, 4]."""
-    assert tokenizer.place is not None
-    colour, reach = tokenizer.place(torch.from_numpy(camera.planar(pose[None])).float(), tokenizer.rays)
+    assert tokenizer.scene is not None
+    colour, reach = tokenizer.scene(torch.from_numpy(camera.planar(pose[None])).float(), tokenizer.rays)
     return PreviousFrame(colour.permute(0, 3, 1, 2), reach)
 
 
-def move(before: np.ndarray, after: np.ndarray) -> Motion:
+def move(before: np.ndarray, after: np.ndarray) -> MotionCondition:
     planar = torch.from_numpy(camera.planar(after[None])).float()
     back = torch.from_numpy(camera.relative(before, after)[None]).float()
-    return Motion(torch.zeros(1, 9), planar, back)
+    return MotionCondition(torch.zeros(1, 9), planar, back)
 
 
 START = camera.from_planar(1.0, 0.0, 1.3, 0.1)
@@ -65,9 +66,9 @@ def test_without_motion_the_warp_is_the_past_frame(tokenizer: HistoryTokenizer) 
     past = look(tokenizer, START)
     noise = PreviousFrame(random_like(tuple(past.frame.shape), 0), past.depth)
     prior = tokenizer.prior(noise, move(START, START))
-    torch.testing.assert_close(prior.warped, noise.frame, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(prior.grid, tokenizer.base, atol=1e-5, rtol=1e-5)
-    assert prior.valid[:, :, 1:-1, 1:-1].min() > 0.99
+    torch.testing.assert_close(prior.warped_rgb, noise.frame, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(prior.warp_grid, tokenizer.pixel_grid, atol=1e-5, rtol=1e-5)
+    assert prior.warp_confidence[:, :, 1:-1, 1:-1].min() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_moving_before_a_wall_warps_as_geometry_says(
     past, true = look(tokenizer, START), look(tokenizer, after)
     prior = tokenizer.prior(past, move(START, after))
     torch.testing.assert_close(prior.depth, true.depth, atol=1e-5, rtol=1e-5)
-    inside = (prior.grid.abs().amax(-1) < 0.95).expand(3, -1, -1)
+    inside = (prior.warp_grid.abs().amax(-1) < 0.95).expand(3, -1, -1)
     assert inside.float().mean() > 0.5
-    error = (prior.warped - true.frame)[0][inside]
+    error = (prior.warped_rgb - true.frame)[0][inside]
     assert error.abs().max() < 0.05
-    assert prior.valid[0][inside[:1]].min() > 0.99
-    assert (prior.warped - true.frame).abs().mean() < 0.5 * (past.frame - true.frame).abs().mean()
+    assert prior.warp_confidence[0][inside[:1]].min() > 0.99
+    assert (prior.warped_rgb - true.frame).abs().mean() < 0.5 * (past.frame - true.frame).abs().mean()
 
 
 def test_the_grid_is_the_pinhole_s(tokenizer: HistoryTokenizer) -> None:
@@ -95,27 +96,27 @@ def test_the_grid_is_the_pinhole_s(tokenizer: HistoryTokenizer) -> None:
     start = camera.from_planar(1.0, 0.0, 1.3, 0.0)
     after = camera.from_planar(1.5, 0.0, 1.3, 0.0)
     prior = tokenizer.prior(look(tokenizer, start), move(start, after))
-    torch.testing.assert_close(prior.grid, tokenizer.base * 2.5 / 3, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prior.warp_grid, tokenizer.pixel_grid * 2.5 / 3, atol=1e-5, rtol=1e-5)
 
 
 def test_what_was_out_of_sight_or_hidden_is_not_believed(tokenizer: HistoryTokenizer) -> None:
     turned = camera.compose(START, camera.exp(np.array([0, 0, 0, 0, 0.5, 0])))
     prior = tokenizer.prior(look(tokenizer, START), move(START, turned))
-    outside = prior.grid.abs().amax(-1) > 1
+    outside = prior.warp_grid.abs().amax(-1) > 1
     assert outside.any()
-    assert prior.valid[:, 0][outside].max() == 0
+    assert prior.warp_confidence[:, 0][outside].max() == 0
     past = look(tokenizer, START)
     nearer = PreviousFrame(past.frame, past.depth * 0.5)  # something stood before the wall
-    assert tokenizer.prior(nearer, move(START, START)).valid.max() < 0.2
-    assert tokenizer.prior(tokenizer.blank(1, torch.device("cpu")), move(START, START)).valid.max() == 0
+    assert tokenizer.prior(nearer, move(START, START)).warp_confidence.max() < 0.2
+    assert tokenizer.prior(tokenizer.blank(1, torch.device("cpu")), move(START, START)).warp_confidence.max() == 0
 
 
 def test_behind_the_camera_is_nothing(tokenizer: HistoryTokenizer) -> None:
     away = camera.from_planar(3.0, 0.0, 1.3, 0.0)
     back = camera.from_planar(3.0, 0.0, 1.3, 3.0)
     prior = tokenizer.prior(look(tokenizer, away), move(back, away))
-    assert prior.grid.isfinite().all()
-    assert prior.valid.max() == 0
+    assert prior.warp_grid.isfinite().all()
+    assert prior.warp_confidence.max() == 0
 
 
 def test_a_fresh_decoder_shows_what_is_known(tokenizer: HistoryTokenizer) -> None:
@@ -124,7 +125,7 @@ def test_a_fresh_decoder_shows_what_is_known(tokenizer: HistoryTokenizer) -> Non
     prior = tokenizer.prior(look(tokenizer, START), move(START, after))
     made = tokenizer.decode(torch.zeros(1, *tokenizer.latent_spec.shape), prior)
     sample = torch.nn.functional.grid_sample
-    warped = sample(prior.previous, prior.grid, "bicubic", "border", align_corners=False)
-    low, high = torch.minimum(warped, prior.scene), torch.maximum(warped, prior.scene)
+    warped = sample(prior.previous_rgb, prior.warp_grid, "bicubic", "border", align_corners=False)
+    low, high = torch.minimum(warped, prior.scene_rgb), torch.maximum(warped, prior.scene_rgb)
     assert (made >= low - 1e-4).all()
     assert (made <= high + 1e-4).all()

@@ -132,7 +132,7 @@ def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -
 
 
 def losses_of(networks: Networks, stage: Stage) -> list[float]:
-    """Of twelve steps, taken as the trainer takes them."""
+    """Losses of twelve steps, taken as the trainer takes them."""
     optimizer = torch.optim.Adam([w for group in stage.param_groups for w in group.parameters], lr=1e-2)
     losses = []
     for step in range(12):

@@ -1,4 +1,4 @@
-"""The wire: other programs step worlds over ZeroMQ; ``docs/protocol.md`` says how."""
+"""Serving: other programs step worlds over ZeroMQ, as ``docs/protocol.md`` specifies."""
 
 from worldsim.errors import DependencyError, install
 

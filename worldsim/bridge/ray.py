@@ -30,10 +30,10 @@ _SHARE = Number(whole=False, high=1024)
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig:
-    """What is needed to serve a world on a machine; made on one, opened on another."""
+    """Configuration of a replica; made on one machine, opened on another."""
 
     world: str
-    """A shipped name, or a folder that every machine has."""
+    """Shipped world's name, or a folder that every machine has."""
     keys: str | None = None
     """A folder of keys that every machine has; needed unless ``host`` is a loopback address."""
     host: str | None = None
@@ -44,7 +44,7 @@ class ReplicaConfig:
     device: str = "auto"
 
     def open(self, own: str) -> Server:
-        """Serve from now on, at any free port of ``host`` or of this machine's ``own`` address.
+        """Start a server at a free port of ``host``, or of this machine's ``own`` address.
 
         Raises:
             BridgeError: an address that needs keys. CheckpointError: no such world here.
@@ -57,7 +57,7 @@ class ReplicaConfig:
 
 
 class _Replica:
-    """A server in a process of Ray's."""
+    """Server in a Ray actor."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         own: str = _ray().util.get_node_ip_address()
@@ -74,15 +74,15 @@ class _Replica:
 
 
 class Cluster:
-    """Engines that run. Ends them on ``close``, or as a context manager."""
+    """Running replicas; ended by ``close``, or as a context manager."""
 
     def __init__(self, replicas: Sequence[Any]) -> None:
         self._ray, self._replicas = _ray(), list(replicas)
         self.addresses: list[str] = self._ray.get([replica.address.remote() for replica in self._replicas])
-        """Of the engines' data sockets; a client connects to one of them."""
+        """Addresses of the data sockets; a client connects to one of them."""
 
     def info(self) -> list[dict[str, Any]]:
-        """What each engine's ``info`` answers: its free slots, for one."""
+        """Return each replica's ``info``, with its free slots."""
         told: list[dict[str, Any]] = self._ray.get([replica.info.remote() for replica in self._replicas])
         return told
 

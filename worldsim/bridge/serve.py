@@ -34,7 +34,7 @@ __all__ = ["main"]
 _SLOTS = Number(low=1, high=65_536, about="a whole number of slots >= 1 and <= 65536")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _SWITCH_INTERVAL = 0.0002
-"""Seconds after which a thread lets another go on: the engine's may wait at every one of its operations."""
+"""Thread switch interval in seconds; the engine's thread may wait for it at every operation."""
 _MIB = 2**20
 _UNLIMITED = ClientLimits(waiting=10**6, rate=10**9, malformed=10**9)
 """A router bounds what its clients may ask."""
@@ -94,20 +94,20 @@ def _serve_replicas(args: argparse.Namespace) -> int:
 
 
 def _raise_descriptor_limit() -> None:
-    """As many as the system lets this process have: each connection takes one."""
+    """Raise the limit of file descriptors: each connection takes one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _freeze_garbage() -> None:
-    """What there is now stays: a search through all of it for garbage would hold up every client."""
+    """Exclude existing objects from garbage collection, whose pauses delay every client."""
     gc.collect()
     gc.freeze()
 
 
 def _await_stdin_end(stop_requested: threading.Event) -> None:
-    """An engine behind a router ends when its standard input does, however the router ended."""
+    """End this engine when its standard input closes, however the router ended."""
     while os.read(0, 1):
         pass
     stop_requested.set()
@@ -213,7 +213,7 @@ def replica_command_lines(args: argparse.Namespace) -> list[list[str]]:
 
 
 def _print_address(server: Server) -> None:
-    """One line for people and for programs that start this one."""
+    """Print one line for users and for programs that start this one."""
     page = "" if server.metrics_port is None else f", metrics http://127.0.0.1:{server.metrics_port}/metrics"
     sessions = f"{len(server.sessions)} sessions of {server.engine.slots} slots"
     where = f"{server.address} and {control_address(server.address)}"
@@ -222,7 +222,7 @@ def _print_address(server: Server) -> None:
 
 @contextmanager
 def _stop_requested() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM or Ctrl-C; the second one ends the process at once."""
+    """Event set by the first SIGTERM or Ctrl-C; the second one ends the process at once."""
     stop_requested = threading.Event()
 
     def ask(*_: object) -> None:

@@ -1,1 +1,1 @@
-"""Recorded worlds: episodes, the recorder, the dataset on disk, clips for training."""
+"""Recorded data: episodes, the recorder, datasets on disk, clips for training."""

@@ -28,7 +28,7 @@ _EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.pa
 
 
 def chunk_location(file: int) -> dict[str, int]:
-    """The chunk of a file, and its index in there."""
+    """Return the chunk of a file, and the file's index in it."""
     return {"chunk_index": file // CHUNK_FILES, "file_index": file % CHUNK_FILES}
 
 
@@ -58,6 +58,6 @@ class Layout:
         return self.root / _EPISODES_PATH.format(**chunk_location(file))
 
     def files(self) -> set[Path]:
-        """All files of rows, frames and episodes, also those that info.json does not vouch for."""
+        """Return all files of rows, frames and episodes, also those that info.json does not list."""
         patterns = ("data/chunk-*/*", "videos/*/chunk-*/*", "frames/chunk-*/*", "meta/episodes/chunk-*/*")
         return {path for pattern in patterns for path in self.root.glob(pattern)}

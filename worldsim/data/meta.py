@@ -66,7 +66,7 @@ class Info:
 
 
 def read_info(layout: Layout) -> Info:
-    """Raises DataError where there is no dataset, one of another layout, or one that cannot be."""
+    """Read info.json; raises DataError where it is missing, of another layout or invalid."""
     try:
         if layout.info.stat().st_size > _LARGEST:
             raise DataError(f"info.json must have at most {_LARGEST} bytes", str(layout.info))
@@ -89,7 +89,7 @@ def read_info(layout: Layout) -> Info:
 
 
 def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow], is_raw: bool = False) -> None:
-    """Publish the dataset with ``episodes``: from here on it holds them."""
+    """Write info.json, which publishes ``episodes``."""
     info = {
         "codebase_version": "v3.0",
         "robot_type": None,
@@ -111,7 +111,7 @@ def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow], is_
 
 
 def read_episodes(layout: Layout) -> list[EpisodeRow]:
-    """The episodes that info.json vouches for, in order; none where there is no info.json yet."""
+    """Return the episodes that info.json lists, in order; none where there is no info.json yet."""
     if not layout.info.exists():
         return []
     rows: list[EpisodeRow] = []

@@ -1,4 +1,4 @@
-"""Record episodes with parallel workers; nothing but an open episode of each worker can be lost.
+"""Recorder with parallel workers; at most one open episode of each worker can be lost.
 
 The dataset is a function of the seed and of the number of frames: episode n has the seed
 ``seed * 1_000_003 + n``, and the dataset holds the first episodes that together have enough frames, whoever
@@ -116,7 +116,7 @@ def record(
 
 
 class _EpisodeIndex:
-    """Which episodes there are: those of the dataset, then whole shards, perhaps with gaps."""
+    """Index of recorded episodes: those of the dataset, then whole shards, possibly with gaps."""
 
     def __init__(self, layout: Layout) -> None:
         self._shards = layout.shards
@@ -128,26 +128,26 @@ class _EpisodeIndex:
             if number < self._gathered:  # a crash came between the gathering and the removal
                 shard.remove()
         self._lengths = {n: shard.length for n, shard in found.items() if n >= self._gathered}
-        self._asked = set(self._lengths)
+        self._assigned = set(self._lengths)
 
     @property
     def frames(self) -> int:
-        """All frames that there are."""
+        """Number of frames so far."""
         return self._gathered_frames + sum(self._lengths.values())
 
     def take_number(self) -> int:
-        """The first episode that nobody has recorded or been asked for."""
+        """Return the first episode that is neither recorded nor assigned."""
         number = self._gathered
-        while number in self._asked:
+        while number in self._assigned:
             number += 1
-        self._asked.add(number)
+        self._assigned.add(number)
         return number
 
     def add(self, number: int, length: int) -> None:
         self._lengths[number] = length
 
     def ready(self, frames: int) -> list[Shard]:
-        """The shards that follow the dataset without a gap, as many as bring it to ``frames``."""
+        """Return the shards that follow the dataset without a gap, as many as bring it to ``frames``."""
         total, number, shards = self._gathered_frames, self._gathered, []
         while total < frames and number in self._lengths:
             shards.append(Shard(self._shards, number))
@@ -167,7 +167,7 @@ class _EpisodeIndex:
 
 
 class _WorkerPool:
-    """The workers. Each has a pipe: numbers of episodes go in, (number, length) or an error comes out."""
+    """Worker processes; each receives episode numbers by a pipe and sends (number, length) or an error."""
 
     def __init__(
         self,
@@ -241,13 +241,13 @@ def _receive(pipe: Connection) -> tuple[int, int]:
             rule, None, "it was killed, perhaps for want of memory; go on with --resume"
         ) from error
     if isinstance(message, str):
-        raise SourceError("a source must play its episodes", message, "mend it and go on with --resume")
+        raise SourceError("a source must play its episodes", message, "fix it and continue with --resume")
     number, length = message
     return number, length
 
 
 def _work(job: _Job, pipe: Connection) -> None:
-    """A worker's life: it ends with SIGTERM, or when the pipe breaks because the recorder is gone."""
+    """Run a worker: it ends with SIGTERM, or when the pipe breaks because the recorder is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the recorder decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with contextlib.suppress(BrokenPipeError, ConnectionResetError), contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Worlds that are always stepped together, in tensors where the networks are: a vector environment's engine.
+"""Worlds that are always stepped together, in tensors on the networks' device: a vector environment's engine.
 
-Beside ``Engine`` it is small: no sessions, no parking, no way back. On a GPU a step and a restart wait for
-nothing and copy nothing to the host.
+Unlike ``Engine`` it has no sessions, no offloading and no rewinding. On a GPU a step and a restart do not
+synchronise and copy nothing to the host.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from worldsim.sampling.world_state import WorldState, empty_state
 class WorldBatch:
     """``count`` worlds side by side; see ``World.batch``.
 
-    The same seed, start and controls give the frames that a session of an ``Engine`` dreams, on a CPU to the
-    bit. All that is returned is new: later steps leave it alone.
+    The same seed, start and controls give the frames of a session of an ``Engine``, on a CPU to the bit.
+    Returned tensors are never overwritten by later steps.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WorldBatch:
         tokens, channels = networks.tokenizer.latent_spec.shape
         features = tokens * channels + networks.generator.width
         self.now = BatchStep.empty(count, size, networks.has_poses, features, world.device)
-        """What every world shows now."""
+        """Newest step of every world."""
         self._state = empty_state(world.networks, count, self.context)
         self._stepper = Stepper(world.networks, self._state)
         self._session_init = SessionInit(world, self.context)

@@ -1,4 +1,4 @@
-"""What a whole batch of worlds answers, in tensors where the networks are."""
+"""Step of a whole batch of worlds, in tensors on the networks' device."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from worldsim.sampling.world_state import WorldState
 
 _SHOWN = (
-    "frame", "pose_given", "reward", "terminated", "uncertainty", "known", "index", "seed", "pose", "features",
-    "termination_prob",
+    "frame", "pose_given", "reward", "terminated", "uncertainty", "known", "index", "seed", "pose",
+    "features", "termination_prob",
 )  # fmt: skip
-"""What a row shows, also one that has only begun; the first fields of a ``BatchStep``."""
-_UNTOLD = ("features", "termination_prob")
-"""What single steps do not tell."""
+"""Fields that a row has from its first frame on."""
+_BATCH_ONLY = ("features", "termination_prob")
+"""Fields that a single ``Step`` does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,12 @@ class BatchStep:
 
     @staticmethod
     def of(
-        imagined: Imagined, state: WorldState, given: Tensor | None, denoising_steps: int, decode: bool, posed: bool
+        imagined: Imagined,
+        state: WorldState,
+        given: Tensor | None,
+        denoising_steps: int,
+        decode: bool,
+        posed: bool,
     ) -> BatchStep:
         """The answer to a step.
 
@@ -83,7 +88,9 @@ class BatchStep:
             pose_given=torch.zeros_like(state.indices, dtype=torch.bool) if given is None else given,
             reward=imagined.reward.float(),
             terminated=imagined.terminated,
-            uncertainty=imagined.uncertainty.double() if posed else torch.full_like(imagined.uncertainty.double(), torch.nan),
+            uncertainty=imagined.uncertainty.double()
+            if posed
+            else torch.full_like(imagined.uncertainty.double(), torch.nan),
             known=imagined.known,
             index=state.indices - 1,
             seed=state.seeds,
@@ -104,7 +111,7 @@ class BatchStep:
             frame: the newest given one, uint8 [H, W, 3].
             state: the world's.
             given: it came with its pose.
-            newest: what taking the frame in gave; its uncertainty counts where the pose is ``known``, bool [1].
+            newest: the frame's observation; its uncertainty counts where the pose is ``known``, bool [1].
             known: the pose is one that the world knows.
             posed: the source has poses.
         """
@@ -171,18 +178,24 @@ class BatchStep:
     def pick(self, rows: Rows) -> BatchStep:
         """Some rows."""
         latent = None if self.latent is None else self.latent[rows]
-        return replace(self._with(self, lambda mine, _: mine[rows]), denoising_steps=self.denoising_steps, latent=latent)
+        return replace(
+            self._with(self, lambda mine, _: mine[rows]), denoising_steps=self.denoising_steps, latent=latent
+        )
 
     def copy(self) -> BatchStep:
         """The same in tensors of its own."""
         latent = None if self.latent is None else self.latent.clone()
-        return replace(self._with(self, lambda mine, _: mine.clone()), denoising_steps=self.denoising_steps, latent=latent)
+        return replace(
+            self._with(self, lambda mine, _: mine.clone()),
+            denoising_steps=self.denoising_steps,
+            latent=latent,
+        )
 
     def rows(self) -> list[Any]:
         """The same as single steps on the host, which waits for the device."""
         if self.single is not None:
             return list(self.single)
-        names = [field.name for field in fields(self) if field.name not in _UNTOLD]
+        names = [field.name for field in fields(self) if field.name not in _BATCH_ONLY]
         told = {name: getattr(self, name) for name in names}
         # Apart from what comes and goes: histories keep it, and it would break the heap up.
         tensors = {name: part for name, part in told.items() if isinstance(part, Tensor)}

@@ -1,7 +1,7 @@
-"""Steps of any number of slots as steps of a few sizes, for devices that want to know them beforehand.
+"""Batch sizes rounded up to buckets, for devices that need few of them.
 
-A GPU chooses its kernels by shape, and a graph has one. So the slots asked for are filled up to 1, 2, 4, ...
-with a spare row of the engine's state, which nobody reads.
+A GPU chooses its kernels by shape, and a CUDA graph has one shape. The slots of a step are padded to 1, 2, 4,
+... rows with a spare row of the engine's state, which is never read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worldsim.sampling.upload import upload
 
 
 def wants_buckets(device: torch.device) -> bool:
-    """Whether steps on ``device`` gain by it; on a CPU, where every core has a few rows, they do not."""
+    """True on devices that need few batch sizes: GPUs. On a CPU every core steps a few rows of its own."""
     return device.type == "cuda"
 
 
@@ -41,7 +41,9 @@ class Buckets:
         """The smallest size that ``count`` slots fit."""
         return next(size for size in self.sizes if size >= count)
 
-    def step(self, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool) -> BatchStep:
+    def step(
+        self, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
+    ) -> BatchStep:
         """Dream a frame in each of ``slots``; see ``Stepper.step``."""
         count = len(slots)
         rows = np.append(slots, [self._spare] * (self.size_of(count) - count)).astype(np.int64)
@@ -82,4 +84,6 @@ class Buckets:
         if lead.poses is None or lead.pose_mask is None:
             return ControlTensors(vector)
         eye = torch.eye(4, dtype=lead.poses.dtype, device=self._device).repeat(more, 1, 1)
-        return ControlTensors(vector, torch.cat([lead.poses, eye]), torch.cat([lead.pose_mask, lead.pose_mask.new_zeros(more)]))
+        return ControlTensors(
+            vector, torch.cat([lead.poses, eye]), torch.cat([lead.pose_mask, lead.pose_mask.new_zeros(more)])
+        )

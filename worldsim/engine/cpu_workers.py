@@ -1,11 +1,11 @@
-"""Rows of a batch side by side: on a CPU every core steps rows of its own.
+"""CPU workers: the rows of a batch are sharded, and every core steps shards of its own.
 
-A batch-wide operation on many worlds leaves the cores' caches, and its threads wait for each other after
-every one of a thousand small operations. A few worlds a core at a time do neither.
+An operation over many worlds would leave the cores' caches, and its threads would synchronise after each of a
+thousand small operations. A shard of a few worlds per core avoids both.
 
-Which lane a row gets does not change its frames, to the bit. Kernels never look at a row's neighbours; where
-torch multiplies, a self-test says whether rows may be stepped together, and whether one that is alone may
-have several threads (``World.invariance``). If not, each is a lane of its own, or has one thread.
+The shard of a row does not change its frames, to the bit. Kernels never read a row's neighbours; where torch
+multiplies, a self-test tells whether rows may share a shard, and whether a single row may use several threads
+(``World.invariance``). If not, each row is a shard, or runs on one thread.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from worldsim.utils.threads import call_after_fork, thread_limit
 T = TypeVar("T")
 
 _PIXELS = 8 * 120 * 160
-"""Of frames that a core steps at once: with more of them, what lies between layers leaves its cache."""
+"""Pixels of the frames that a core steps at once: with more, activations leave its cache."""
 _MOST = 32
-"""Worlds that a core steps at once, however small: a turn reads all weights. The self-test tries as many."""
+"""Worlds that a core steps at once at most; the self-test tries as many."""
 
 
 class CpuWorkers:
-    """Splits rows over the cores of a CPU; another device gets them all at once.
+    """Shards rows over the cores of a CPU; another device gets them all at once.
 
     Args:
         size: height and width of a frame.
-        together: rows that a core steps at once whatever the self-test says; None: as many as it allows.
-        invariance: whether rows come out the same in every batch and on any number of threads.
+        together: rows per shard, whatever the self-test says; None: as many as it allows.
+        invariance: result of the self-test.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class CpuWorkers:
     def run(
         self, count: int, work: Callable[[np.ndarray], T], kind: Hashable = None
     ) -> list[tuple[np.ndarray, T]]:
-        """``work(rows)`` for all of ``range(count)``, in parts; the parts and their results in order.
+        """Run ``work(rows)`` on all of ``range(count)``; returns the shards and their results in order.
 
         Work of one ``kind`` takes equally long for each row.
         """
-        parts = self._split(count)
+        shards = self._split(count)
         if self._pool is None:
-            return [(rows, work(rows)) for rows in parts]
+            return [(rows, work(rows)) for rows in shards]
         if count == 1:
-            return [(parts[0], self._alone(parts[0], work, kind))]
-        return list(zip(parts, self._pool.map(work, parts), strict=True))
+            return [(shards[0], self._alone(shards[0], work, kind))]
+        return list(zip(shards, self._pool.map(work, shards), strict=True))
 
     def _alone(self, row: np.ndarray, work: Callable[[np.ndarray], T], kind: Hashable) -> T:
-        """``work`` on as many threads as answer soonest and change nothing."""
+        """Run ``work`` on one row, with the fastest number of threads that keeps its bits."""
         if not self._invariance.threads:
             with thread_limit(1):
                 return work(row)
@@ -83,14 +83,16 @@ class CpuWorkers:
         rows = np.arange(count)
         if self._device.type != "cpu" or count == 1:
             return [rows]
-        lanes = min(count, self._threads)
-        parts = np.array_split(rows, -(-count // (lanes * self._rows)) * lanes)
-        return [part for part in parts if len(part)]
+        workers = min(count, self._threads)
+        shards = np.array_split(rows, -(-count // (workers * self._rows)) * workers)
+        return [shard for shard in shards if len(shard)]
 
     def _workers(self) -> ThreadPoolExecutor:
-        """One thread a core, each of which computes alone: torch counts its threads for every caller."""
-        return ThreadPoolExecutor(self._threads, "lane", initializer=torch.set_num_threads, initargs=(1,))
+        """One worker per core, each of which runs torch on one thread."""
+        return ThreadPoolExecutor(
+            self._threads, "worldsim-worker", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def _renew(self) -> None:
-        """Go on in a forked child, which has none of the workers."""
+        """Continue without workers in a forked child, which has none."""
         self._threads, self._pool = 1, None

@@ -1,4 +1,4 @@
-"""Steps of fixed shapes, captured once as a CUDA graph and replayed without their thousand launches."""
+"""CUDA graphs of steps: a step of fixed shapes is captured once and replayed without a thousand launches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from worldsim.engine.batch_step import BatchStep
 from worldsim.sampling.control_batch import ControlTensors
 
 Work = Callable[[ControlTensors, torch.Tensor | None], BatchStep]
-"""From what leads into the new frames, and which rows these are of, to what is seen."""
+"""Step function: from the controls of the new frames, and their rows, to the step."""
 
 _WARM_UP = 3
-"""Runs before a recording, in which libraries choose their kernels and take their memory."""
+"""Runs before the capture, in which libraries choose their kernels and allocate memory."""
 
 
 class Graph:
-    """A ``Work`` as a graph. Making it runs the work a few times with what is given."""
+    """A step function captured as a graph. The constructor runs it a few times with the given inputs."""
 
     def __init__(self, work: Work, lead: ControlTensors, rows: torch.Tensor | None) -> None:
         with torch.inference_mode(False):  # they are written to in whatever mode the caller is
@@ -42,7 +42,7 @@ class Graph:
             self._seen = bound()
 
     def __call__(self, lead: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
-        """Replay it; what is seen is the caller's own."""
+        """Replay the graph; the result is a copy."""
         for mine, theirs in zip(self._inputs, _parts(lead, rows), strict=True):
             mine.copy_(theirs, non_blocking=True)
         self._graph.replay()
@@ -54,9 +54,9 @@ _are_disabled = False
 
 @contextlib.contextmanager
 def kernels_disabled() -> Iterator[None]:
-    """Launch steps one by one meanwhile, as where there are no graphs, so that the two can be compared.
+    """Launch kernels one by one within the block, to compare with graphs.
 
-    It is about engines, batches and sizes of batches that are first stepped meanwhile.
+    It applies to engines, batches and batch sizes that are first stepped within.
     """
     global _are_disabled
     before, _are_disabled = _are_disabled, True
@@ -67,7 +67,7 @@ def kernels_disabled() -> Iterator[None]:
 
 
 def captured(work: Work, lead: ControlTensors, rows: torch.Tensor | None) -> Work:
-    """``work`` as a graph; as it is where it cannot be captured, and a warning says why."""
+    """Capture ``work`` as a graph; if that fails, warn and return it unchanged."""
     if _are_disabled:
         return work
     try:

@@ -1,4 +1,4 @@
-"""The engine: room for sessions, and batched steps of any subset of them."""
+"""The engine: holds sessions, and steps any subset of them in batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from worldsim.sampling.world_state import WorldState, empty_state, rows_of
 from worldsim.utils.threads import thread_limit
 
 
-@synchronized("open", "step", "step_chunk", "observe", "fork", "snapshot", "restore", "undo", "offload", "close")
+@synchronized(
+    "open", "step", "step_chunk", "observe", "fork", "snapshot", "restore", "undo", "offload", "close"
+)
 class Engine(Synchronized):
     """Holds sessions' state in one preallocated batch, row = slot; those without a slot are offloaded.
 
@@ -43,7 +45,13 @@ class Engine(Synchronized):
     """
 
     def __init__(
-        self, world: LoadedWorld, slots: int, context: int | None, denoising_steps: int, rewind_frames: int, offload_bytes: int
+        self,
+        world: LoadedWorld,
+        slots: int,
+        context: int | None,
+        denoising_steps: int,
+        rewind_frames: int,
+        offload_bytes: int,
     ) -> None:
         super().__init__()
         self.world, self.slots, self.rewind_frames = world, slots, rewind_frames
@@ -78,22 +86,20 @@ class Engine(Synchronized):
 
     @property
     def free(self) -> int:
-        """Sessions that there is room for, in slots or offloaded."""
+        """Sessions that can still be opened."""
         return self.scheduler.free
 
-    def open(
-        self, seed: int = 0, start: int | Context | None = None, temperature: float = 1.0
-    ) -> Session:
+    def open(self, seed: int = 0, start: int | Context | None = None, temperature: float = 1.0) -> Session:
         """Begin a session.
 
         Args:
-            seed: of all its chance; the same seed, start and controls give the same frames.
+            seed: seed of all sampling; the same seed, start and controls give the same frames.
             start: index into the world's starts, given frames, or None: a start picked by the seed.
-            temperature: factor of all its chance, in [0, 10]: 1 as trained, 0 leaves nothing to chance.
+            temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
 
         Raises:
             EngineError: no room, no such start or temperature, or a context that does not fit the world.
-            CameraError: a context whose poses are none.
+            CameraError: a context with invalid poses.
         """
         seed = operator.index(seed)
         check_temperature(temperature)
@@ -113,13 +119,13 @@ class Engine(Synchronized):
         faults: dict[Session, Exception] | None = None,
         plans: Mapping[Session, Sequence[ControlLike]] | None = None,
     ) -> dict[Session, Step]:
-        """Dream one frame of every session named, in as few batches as the slots allow.
+        """Imagine one frame of every session named, in as few batches as the slots allow.
 
         Args:
-            controls: what is held while getting to the new frame; see ``ControlSpace.control``.
+            controls: control of the new frame; see ``ControlSpace.control``.
             frames: False: only latents are wanted. What the next frame does not need is left out.
             deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
-                the frames then depend on the machine's speed, and ``Step.denoising_steps`` says what was done.
+                frames then depend on the machine's speed; ``Step.denoising_steps`` is the K that was used.
             plans: controls of the frames after the new one, as far as they are known; see ``step_chunk``.
 
         Raises:
@@ -154,11 +160,10 @@ class Engine(Synchronized):
         return {one: answer for one in controls if isinstance(answer := answers[one], Step)}
 
     def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
-        """Dream as many frames of every session as it has controls here.
+        """Imagine as many frames of every session as it has controls here.
 
-        Where a unit of the model has several frames it is imagined under the controls that are to come, while
-        ``step`` can only hold the one that it is given. Errors are those of ``step``; after one of them the
-        frames before it have been dreamt.
+        Where a unit has several frames it is imagined under all their controls, while ``step`` holds its one
+        control for the whole unit. Errors are those of ``step``; the frames before an error stay.
         """
         steps: dict[Session, list[Step]] = {session: [] for session in chunks}
         for t in range(max(map(len, chunks.values()), default=0)):
@@ -206,7 +211,9 @@ class Engine(Synchronized):
             for seed in own:
                 own_chance = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
                 forks.append(
-                    self._add(own_chance, seed=seed, start=session.start, step=session.last, undo_log=undo_log)
+                    self._add(
+                        own_chance, seed=seed, start=session.start, step=session.last, undo_log=undo_log
+                    )
                 )
         except BaseException:
             for fork in forks:
@@ -275,7 +282,9 @@ class Engine(Synchronized):
             return self._step_rows(part, slots[rows], batch.pick(rows), denoising_steps, frames)
 
         began = time.perf_counter()
-        done = [pair for _, pairs in self._workers.run(count, work, (denoising_steps, frames)) for pair in pairs]
+        done = [
+            pair for _, pairs in self._workers.run(count, work, (denoising_steps, frames)) for pair in pairs
+        ]
         self._latency.record(count, denoising_steps, time.perf_counter() - began)
         answers: dict[Session, Step | Exception] = {}
         for session, (answer, past) in zip(sessions, done, strict=True):
@@ -287,7 +296,12 @@ class Engine(Synchronized):
         return answers
 
     def _step_rows(
-        self, sessions: list[Session], slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
+        self,
+        sessions: list[Session],
+        slots: np.ndarray,
+        controls: ControlBatch,
+        denoising_steps: int,
+        frames: bool,
     ) -> list[tuple[Step | Exception, Undo | None]]:
         """Step some slots; runs in a thread of its own. After a fault every row is tried alone."""
         rows = self._rows(slots)
@@ -295,12 +309,16 @@ class Engine(Synchronized):
             state = self._state.over(rows, bool(self.rewind_frames))
             undos = self._undos(sessions, state)
             try:
-                return list(zip(self._told(state, slots, controls, denoising_steps, frames), undos, strict=True))
+                return list(
+                    zip(self._step_slots(state, slots, controls, denoising_steps, frames), undos, strict=True)
+                )
             except Exception as error:
                 fault = error
                 if len(sessions) == 1:
                     return [(error, undos[0])]
-                whole = [self._roll_back(session, undo) for session, undo in zip(sessions, undos, strict=True)]
+                whole = [
+                    self._roll_back(session, undo) for session, undo in zip(sessions, undos, strict=True)
+                ]
         answers: list[tuple[Step | Exception, Undo | None]] = []
         for i, ok in enumerate(whole):
             one = slice(i, i + 1)
@@ -308,17 +326,17 @@ class Engine(Synchronized):
             answers += self._step_rows(*alone) if ok else [(fault, None)]
         return answers
 
-    def _told(
+    def _step_slots(
         self, state: WorldState, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
     ) -> list[Step]:
-        """What some slots, whose rows ``state`` is over, answer."""
+        """Step some slots, whose rows ``state`` is over."""
         if self._buckets is not None:
             return self._buckets.step(slots, controls, denoising_steps, frames).rows()
         lead = controls.to(self.world.device)
         return self._stepper.step(self._rows(slots), lead, denoising_steps, frames, state).rows()
 
     def _roll_back(self, session: Session, before: Undo | None) -> bool:
-        """Whether a session is as it was before a step that failed."""
+        """Roll a session back after a failed step; False if that cannot be done."""
         rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
             state = self._state.over(rows)
@@ -328,7 +346,7 @@ class Engine(Synchronized):
         return before_step is not None
 
     def _undos(self, sessions: list[Session], state: WorldState) -> list[Undo | None]:
-        """How to take back what is about to be done to ``state``, a row for each session."""
+        """Undo records of the next step of ``state``, one for each session."""
         if not self.rewind_frames:
             return [None] * len(sessions)
         page = state.generator.undo_entry()

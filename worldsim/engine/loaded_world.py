@@ -1,4 +1,4 @@
-"""A loaded world as data: config, networks, starts, and what a self-test found of them."""
+"""A loaded world as data: config, networks, starts, and the results of a self-test."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class LoadedWorld:
 
     @property
     def name(self) -> str:
-        """What it is called, e.g. "doom-maze"."""
+        """Name of the world, e.g. "doom-maze"."""
         return self._stored.config.name
 
     @property
     def config(self) -> WorldConfig:
-        """All of it but its numbers."""
+        """Configuration: everything but the weights."""
         return self._stored.config
 
     @property
@@ -54,12 +54,12 @@ class LoadedWorld:
 
     @property
     def starts(self) -> tuple[Context, ...]:
-        """Moments to start from; none of them was trained on."""
+        """Starts: given frames of held-out episodes."""
         return self._stored.starts
 
     @property
     def card(self) -> str:
-        """What it is and how well it does, Markdown."""
+        """Model card in Markdown."""
         return self._stored.card
 
     @property
@@ -69,7 +69,7 @@ class LoadedWorld:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a row's frames are the same to the bit alone and in every batch.
+        """True if a row's frames are the same to the bit alone and in every batch.
 
         A CPU finds out by a self-test, in about a second, when the first engine is made, and keeps the
         result on disk (``~/.cache/worldsim``, or ``$WORLDSIM_CACHE``). Where it is False a CPU steps every
@@ -85,7 +85,11 @@ class LoadedWorld:
             return Invariance(batch=False, threads=False)
         kernels, threads = active_variant(), torch.get_num_threads()
         if (kernels, threads) not in self._invariance:
-            facts = {"weights": self.weights_sha256, "networks": repr(self.config.networks), "dtype": self.dtype}
+            facts = {
+                "weights": self.weights_sha256,
+                "networks": repr(self.config.networks),
+                "dtype": self.dtype,
+            }
             self._invariance[kernels, threads] = cached(
                 {**facts, "kernels": kernels, "threads": threads},
                 lambda: measure_invariance(self.networks, self.starts, threads),

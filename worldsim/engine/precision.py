@@ -27,6 +27,6 @@ def best_dtype(networks: Networks) -> torch.dtype:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether torch is faster in bfloat16 than in float32 on this processor."""
+    """True if torch is faster in bfloat16 than in float32 on this processor."""
     here = cpu_info()
     return bool(here.flags & _MATRICES) or (_VECTORS in here.flags and here.vendor != "GenuineIntel")

@@ -1,7 +1,7 @@
-"""Who sits in which slot. Holds no tensor and moves none: it says what must be moved.
+"""Assignment of sessions to slots. It holds no tensors: it plans which states must be moved.
 
-Active sessions, those about to be stepped, are never put out of their slots; the one that has been idle for
-longest gives way.
+Active sessions, those about to be stepped, keep their slots; the session that has been idle for longest is
+evicted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from worldsim.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
-    """A session that changes places."""
+    """A session that gets or leaves a slot."""
 
     session: int
     slot: int
@@ -31,7 +31,7 @@ class SlotPlan:
 
 
 class Scheduler:
-    """Seats up to ``sessions`` sessions, known by number, in ``slots`` slots."""
+    """Assigns up to ``sessions`` sessions, known by number, to ``slots`` slots."""
 
     def __init__(self, slots: int, sessions: int) -> None:
         self.slots, self.sessions = slots, sessions
@@ -51,7 +51,7 @@ class Scheduler:
         return len(self._offloaded)
 
     def slot(self, session: int) -> int | None:
-        """Where a session sits; None while it is offloaded."""
+        """Slot of a session; None while it is offloaded."""
         return self._resident.get(session)
 
     def check(self, count: int = 1) -> None:
@@ -62,7 +62,7 @@ class Scheduler:
             raise EngineError(rule, f"{count} more, {used} in use", remedy)
 
     def admit(self) -> int:
-        """A number for a new session, which begins offloaded.
+        """Number of a new session, which begins offloaded.
 
         Raises:
             EngineError: the engine is full.
@@ -73,7 +73,7 @@ class Scheduler:
         return number
 
     def plan(self, active: Iterable[int]) -> SlotPlan:
-        """Seat all of ``active``, at most ``slots`` sessions; the moves that this takes have been noted."""
+        """Assign slots to all of ``active``, at most ``slots`` sessions; returns the changes."""
         wanted = list(active)
         for session in wanted:
             if session in self._resident:
@@ -84,7 +84,7 @@ class Scheduler:
         return SlotPlan(offload, load)
 
     def revoke(self, plan: SlotPlan) -> None:
-        """Undo the moves of a plan that could not be made, the newest of all plans."""
+        """Undo the changes of the newest plan, which could not be carried out."""
         for move in plan.load:
             self.offload(move.session)
         for move in plan.offload:
@@ -93,7 +93,7 @@ class Scheduler:
             self._resident[move.session] = move.slot
 
     def offload(self, session: int) -> int:
-        """Take a session's slot from it; returns the slot, whose memory must be offloaded."""
+        """Free a session's slot; returns the slot, whose state must be offloaded."""
         slot = self._resident.pop(session)
         self._offloaded.add(session)
         self._free.append(slot)

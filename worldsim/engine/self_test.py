@@ -1,10 +1,10 @@
-"""Self-test of prepared networks: does a row give the same bits alone and in a batch, on one thread and all?
+"""Self-test of prepared networks: is a row the same to the bit in every batch and on any number of threads?
 
-torch picks a loop for a product by its size, so a batch can add a sum up in another order than a row alone.
-So can other operations: of a SiLU, what is left of all rows after the last two registers goes another way.
-Whether they do depends on the processor, on torch and on the layers' sizes; it is tried, not derived. Two
-parts: every product of a step at its own shape with operands whose sum is nothing but rounding errors, so
-that another order almost always shows; and whole steps from the world's starts, for all other operations.
+torch picks the loop of a product by its size, so a batch may sum in another order than a single row. So may
+other operations: a SiLU handles the remainder of all rows after the last two registers with another loop. The
+effect depends on the processor, on torch and on the layers' sizes, so it is measured. The test has two parts:
+every product of a step at its own shape, with operands whose sum consists of rounding errors only, so that
+another order almost always shows; and whole steps from the world's starts, for all other operations.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from worldsim.sampling.world_state import WorldState, empty_state
 from worldsim.utils.threads import thread_limit
 
 _ROWS = 32
-"""Rows that a batch has at most."""
+"""Rows of the largest batch."""
 _SIZES = (2, 3, 5, 8, 16, 32)
-"""Batches that a product is tried in."""
+"""Batch sizes that a product is tested with."""
 _SPREAD = 6
 """Operands lie between 2^-6 and 2^6."""
 _STARTS = 4
 _FEWEST, _MOST, _PIXELS = 2, 12, 200_000
-"""Fewest and most rounds of the second part, and how many pixels the frames of one row have together."""
+"""Fewest and most rounds of the second part, and the pixels of one row's frames in all rounds."""
 _COMPANY = 5
 """Rows of a round."""
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,11 @@ class _Operand:
     """One of a product's two operands."""
 
     argument: int
-    """Its place among the arguments."""
+    """Index among the arguments."""
     summed: int
     """The axis that is summed over."""
     has_rows: bool
-    """Whether its first axis is that of the rows."""
+    """True if its first axis is that of the rows."""
 
 
 _aten = torch.ops.aten
@@ -61,12 +60,12 @@ _PRODUCTS: dict[Callable[..., Any], tuple[_Operand, _Operand]] = {
     _aten.bmm.default: (_Operand(0, -1, True), _Operand(1, -2, True)),
     _aten.baddbmm.default: (_Operand(1, -1, True), _Operand(2, -2, True)),
 }
-"""The products that are tried: all of a step, but what a place without kernels multiplies view by view."""
+"""The products that are tested: all of a step but those of a static scene without kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invariance:
-    """The result."""
+    """Results of the self-test."""
 
     batch: bool
     """A row on one thread gives the same bits in every batch."""
@@ -102,13 +101,13 @@ class _Product:
         return (self.call, *told, repr(self.options))
 
     def is_same_in_batches(self) -> bool:
-        """Whether rows give the same bits alone and in batches."""
+        """True if rows give the same bits alone and in batches."""
         operands = self._sensitive()
         alone = torch.cat([self._run(operands, slice(i, i + 1)) for i in range(_ROWS)])
         return all(torch.equal(self._run(operands, slice(size)), alone[:size]) for size in _SIZES)
 
     def is_same_on(self, threads: int) -> bool:
-        """Whether rows alone give the same bits on one thread and on ``threads``."""
+        """True if rows alone give the same bits on one thread and on ``threads``."""
         operands, rows = self._sensitive(), [slice(i, i + 1) for i in range(2)]
         alone = [self._run(operands, row) for row in rows]
         with thread_limit(threads):
@@ -164,7 +163,7 @@ def _products_of(networks: Networks, state: WorldState) -> list[_Product]:
 
 
 def _steps_are_same_in_batches(networks: Networks, state: WorldState) -> bool:
-    """Whether rows step the same alone and in batches of changing sizes; moves ``state`` on."""
+    """True if rows step the same alone and in batches of changing sizes; moves ``state`` on."""
     rng, single = np.random.default_rng(1), _parts(range(1, _COMPANY))
     for number in range(_rounds(state)):
         controls, passes = _controls(networks, _COMPANY, rng), _passes(networks, number)
@@ -177,7 +176,7 @@ def _steps_are_same_in_batches(networks: Networks, state: WorldState) -> bool:
 
 
 def _steps_are_same_on(threads: int, networks: Networks, state: WorldState) -> bool:
-    """Whether a row steps the same on one thread and on ``threads``."""
+    """True if a row steps the same on one thread and on ``threads``."""
     rng, one, other = np.random.default_rng(2), state.pick(slice(1)), state.pick(slice(1))
     for number in range(_rounds(state)):
         controls, passes = _controls(networks, 1, rng), _passes(networks, number)
@@ -210,7 +209,9 @@ def _parts(cuts: Iterable[int]) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def _advance(networks: Networks, state: WorldState, rows: slice, controls: ControlTensors, passes: int) -> list[Tensor]:
+def _advance(
+    networks: Networks, state: WorldState, rows: slice, controls: ControlTensors, passes: int
+) -> list[Tensor]:
     """Step some rows of ``state`` as one batch, as an engine does."""
     part = state.over(rows)
     told = _stepped(networks, part, controls.pick(rows), passes)
@@ -248,7 +249,7 @@ def _controls(networks: Networks, rows: int, rng: np.random.Generator) -> Contro
 
 
 def _spread(like: Tensor, rows: int, chance: torch.Generator) -> Tensor:
-    """Numbers of both signs and many sizes, of the type and state layout of ``like``, in ``rows`` rows."""
+    """Numbers of both signs and many sizes, of the type and memory layout of ``like``, in ``rows`` rows."""
     shape = (1 if _is_shared(like) else rows, *like.shape[1:])
     order = sorted(range(like.ndim), key=lambda axis: (axis > 0, -like.stride()[axis]))
     size = [shape[axis] for axis in order]
@@ -258,7 +259,7 @@ def _spread(like: Tensor, rows: int, chance: torch.Generator) -> Tensor:
 
 
 def _is_shared(operand: Tensor) -> bool:
-    """Whether all rows are the same state: weights that are expanded over a batch."""
+    """True if all rows share memory: weights that are expanded over a batch."""
     return operand.stride(0) == 0
 
 

@@ -1,4 +1,4 @@
-"""Results of the self-test, kept on disk: one small file for each machine, number type and world."""
+"""Cache of self-test results on disk: one small file for each machine, number type and world."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from worldsim.utils.cpu_info import cpu_info
 
 _FOLDER = "WORLDSIM_CACHE"
 """The environment variable that names another folder than the user's cache."""
-_ROOMS = ("kernels", "model", "sampling", "tokenizer")
+_PACKAGES = ("kernels", "model", "sampling", "scene", "tokenizer")
 """Packages whose code a result depends on."""
 _OPTIONS = ("ATEN_", "DNNL_", "KMP_", "MKL_", "ONEDNN_")
 """Beginnings of environment variables by which libraries choose their loops."""
 
 
 def cached(facts: Mapping[str, object], test: Callable[[], Invariance]) -> Invariance:
-    """The result of ``test`` for these facts and this machine: read if it was kept, else found and kept.
+    """Return the cached result of ``test`` for these facts and this machine; else run and cache it.
 
-    A folder that cannot be written costs the test's time in every process, nothing else.
+    If the folder cannot be written every process runs the test.
     """
     told = json.dumps({**facts, **_machine()}, sort_keys=True, default=str)
     path = _folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
@@ -39,7 +39,7 @@ def cached(facts: Mapping[str, object], test: Callable[[], Invariance]) -> Invar
 
 
 def _read(path: Path) -> Invariance | None:
-    """The result that was kept; None where there is none or it is damaged."""
+    """The cached result; None if there is none or it is damaged."""
     try:
         told = json.loads(path.read_text())["invariance"]
         batch, threads = told["batch"], told["threads"]
@@ -49,7 +49,7 @@ def _read(path: Path) -> Invariance | None:
 
 
 def _machine() -> dict[str, object]:
-    """What decides how torch adds up here."""
+    """Facts that decide the order of torch's sums on this machine."""
     options = {name: value for name, value in os.environ.items() if name.startswith(_OPTIONS)}
     here = cpu_info()
     return {
@@ -65,8 +65,8 @@ def _machine() -> dict[str, object]:
 def _code() -> str:
     """sha256 of the code that multiplies, kernels included."""
     found, root = hashlib.sha256(), Path(__file__).parents[1]
-    for room in _ROOMS:
-        for path in sorted((root / room).rglob("*")):
+    for package in _PACKAGES:
+        for path in sorted((root / package).rglob("*")):
             if path.suffix in {".py", ".so"}:
                 found.update(path.read_bytes())
     return found.hexdigest()

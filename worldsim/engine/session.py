@@ -52,7 +52,9 @@ class SessionHost(Protocol):
 
 
 class Session:
-    """A handle on one world of the engine. Made by ``Engine.open``, ``fork`` and ``Engine.restore``."""
+    """One imagined world: a handle on its state in an engine.
+
+    Made by ``Engine.open``, ``Session.fork`` and ``Engine.restore``."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Session:
 
     @property
     def slot(self) -> int | None:
-        """Its place in the engine's batch; None while it is offloaded or closed."""
+        """Row in the engine's batch; None while the session is offloaded or closed."""
         return self.engine.scheduler.slot(self.number)
 
     @property
@@ -83,7 +85,7 @@ class Session:
 
     @property
     def pose(self) -> np.ndarray | None:
-        """The newest camera-to-world, float64 [4, 4], or None."""
+        """The newest pose, camera-to-world, float64 [4, 4], or None."""
         return self.last.pose
 
     @property
@@ -93,45 +95,43 @@ class Session:
 
     @property
     def max_rewind(self) -> int:
-        """How many frames ``rewind`` can go back."""
+        """Number of frames that ``rewind`` can take back now."""
         return len(self._undo_log)
 
     def step(self, control: ControlLike = None) -> Step:
-        """Dream one frame under ``control``: a Control, names of keys, ...; see ``ControlSpace.control``."""
+        """Imagine one frame under ``control``, in any form that ``ControlSpace.control`` reads."""
         return self.engine.step({self: control})[self]
 
     def step_chunk(self, controls: Sequence[ControlLike]) -> list[Step]:
-        """Dream a frame for each of ``controls``, all of which the model knows beforehand.
+        """Imagine a frame for each of ``controls``, which the model knows in advance.
 
-        In a world whose units have several frames (``World.unit_frames``) that is how a robot or a planner
-        gets the frames of its own controls; ``step`` holds its control for a whole unit, and begins a new one
-        where the control changes.
+        Use it for planning in a world whose units have several frames (``World.unit_frames``): each frame is
+        imagined under its own control. ``step`` holds its control for a whole unit, and begins a new unit
+        when the control changes.
         """
         return self.engine.step_chunk({self: controls})[self]
 
     def fork(self, count: int = 1, seeds: Sequence[int] | None = None) -> list[Session]:
-        """``count`` sessions with the same past.
+        """Make ``count`` copies of the session.
 
-        With the same seed, and under the same controls, they dream the same future; ``seeds`` gives each its
-        own chance from here on.
+        Under the same controls they imagine the same future; ``seeds`` gives each copy a noise of its own
+        from here on.
 
         Raises:
             EngineError: no room for as many, or another number of seeds.
         """
         return self.engine.fork(self, count, seeds)
 
-    def observe(
-        self, frame: np.ndarray, pose: np.ndarray | None = None, control: ControlLike = None
-    ) -> Step:
-        """Take a real frame as the next one, so that the dream goes on from what is true.
+    def observe(self, frame: np.ndarray, pose: np.ndarray | None = None, control: ControlLike = None) -> Step:
+        """Take a real frame as the next one, so that the session continues from the true state.
 
-        Nothing that was shown changes: the frame counts as one more step, which ``rewind`` takes back. Doubt
-        about where the camera is ends here.
+        The frame counts as one more step, which ``rewind`` takes back. It resets the uncertainty of the
+        camera's pose.
 
         Args:
             frame: uint8 [H, W, 3].
             pose: its camera-to-world [4, 4]; needed where the world was learnt with poses.
-            control: what was held while getting there, no key by default; its own pose is not read.
+            control: control that led to the frame, no key by default; its own pose is ignored.
 
         Raises:
             EngineError: a frame of another size or type, no pose where one is needed, or a closed session.
@@ -140,7 +140,7 @@ class Session:
         return self.engine.observe(self, frame, pose, control)
 
     def rewind(self, frames: int = 1) -> Step:
-        """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again.
+        """Take back ``frames`` frames. The same controls then give the same frames again.
 
         Raises:
             EngineError: more frames than are kept, or a closed session.
@@ -156,15 +156,15 @@ class Session:
             return self.last
 
     def snapshot(self) -> bytes:
-        """All that this session's future depends on; ``Engine.restore`` continues it bit for bit."""
+        """Serialise the session; ``Engine.restore`` continues it bit for bit."""
         return self.engine.snapshot(self)
 
     def close(self) -> None:
-        """Free its room; closing twice is fine."""
+        """Close the session and free its slot; closing twice is fine."""
         self.engine.close(self)
 
     def advance(self, step: Step, undo: Undo | None) -> None:
-        """Take ``step`` as the newest answer, and keep how to undo it if given."""
+        """Take ``step`` as the newest one, and keep its undo record if given."""
         if undo is not None:
             self._undo_log.append(undo)
         self.last = step

@@ -1,4 +1,4 @@
-"""How a session begins: which start, whether given frames fit, and what is remembered of them."""
+"""Start of a session: choice of the start, checks of given frames, and prefill of the state."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from worldsim.sampling.world_state import WorldState
 from worldsim.utils.threads import thread_limit
 
 _START_DRAW = 2**32
-"""The draw of a seed's chance that picks the start; frames use lower ones."""
+"""Index of the random draw that picks the start; frames use lower ones."""
 
 
 def context_length(world: LoadedWorld, context: int | None) -> int:
-    """How many frames of past are held where ``context`` are asked for; None: as many as in training.
+    """Check a context length in frames; None: that of the training.
 
     Raises:
         EngineError: too few.
@@ -42,10 +42,10 @@ def context_length(world: LoadedWorld, context: int | None) -> int:
 
 
 def check_temperature(value: float) -> float:
-    """``value``.
+    """Return ``value``.
 
     Raises:
-        EngineError: it is no factor of chance that a world can have.
+        EngineError: it is not a temperature.
     """
     if not 0 <= value <= MAX_TEMPERATURE:
         raise EngineError(f"a temperature must be in [0, {MAX_TEMPERATURE:g}]", value, "use 1, as trained")
@@ -53,9 +53,9 @@ def check_temperature(value: float) -> float:
 
 
 class SessionInit:
-    """The ways into ``world`` for an engine that holds ``length`` frames of past.
+    """Makes the initial states of sessions of ``world``, with a context of ``length`` frames.
 
-    A start is taken in once, when it is first asked for: its state does not depend on seeds.
+    A start is prefilled once, when it is first used: its state does not depend on seeds.
     """
 
     def __init__(self, world: LoadedWorld, length: int) -> None:
@@ -68,7 +68,7 @@ class SessionInit:
         Raises:
             EngineError: no such start, or a context that does not fit the world.
             ControlError: a context whose controls the world does not take.
-            CameraError: a context whose poses are none.
+            CameraError: a context with invalid poses.
         """
         if isinstance(start, Context):
             self._check_columns(start)
@@ -80,7 +80,7 @@ class SessionInit:
         return number, context
 
     def pick_start(self, seed: int) -> int:
-        """The number of the start that a seed chooses."""
+        """Number of the start that a seed chooses."""
         if not self.world.starts:
             rule = "a world without starts needs given frames"
             raise EngineError(rule, self.world.name, "open(start=Context(...))")
@@ -88,9 +88,9 @@ class SessionInit:
         return int(abs(float(spread[0])) * 1e6) % len(self.world.starts)
 
     def prefill(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
-        """What ``resolve`` found, as state, and its newest frame as if it had been dreamt; to be read only.
+        """Initial state of a resolved start, and its newest frame as a step. Both must not be written to.
 
-        The seed is only noted: nothing has been left to chance yet.
+        The seed is stored only: nothing has been sampled yet.
         """
         if number is None:
             state, newest = self._prefill(context)
@@ -104,22 +104,24 @@ class SessionInit:
         return state, BatchStep.first(context.frames[-1], state, given, newest, known, posed)
 
     def known(self, state: WorldState) -> Tensor:
-        """The worlds whose poses are known, bool [B]."""
+        """Mask of the rows whose poses the world knows, bool [B]."""
         return self.world.networks.in_territory(state.poses, state.motion_history[:, -1, :6], None)
 
     def _prefill(self, context: Context) -> tuple[WorldState, Imagined]:
-        """The state after a context, and what taking its newest frame in gave."""
+        """Run a context through the networks: the state, and the observation of its newest frame."""
         networks = self.world.networks
         frames = to_model(context.frames, self.world.device)
         poses = np.tile(np.eye(4), (len(frames), 1, 1)) if context.poses is None else context.poses
         given = np.array([networks.has_poses])
-        with torch.inference_mode(), thread_limit(1):  # an encoder's products need not be the same on several
+        with torch.inference_mode(), thread_limit(1):  # an encoder's products may differ on several
             state, newest = observe_first_frame(
                 networks, frames[:1], poses[:1], np.zeros(1, np.uint64), self.length
             )
             newest = replace(newest, uncertainty=torch.zeros_like(state.pose_uncertainty))
             for t in range(1, len(frames)):
-                controls = ControlBatch(context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given)
+                controls = ControlBatch(
+                    context.controls[t : t + 1].astype(np.float32), poses[t : t + 1], given
+                )
                 newest = observe_frame(networks, state, frames[t : t + 1], controls)
         return state, newest
 

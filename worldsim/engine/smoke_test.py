@@ -1,4 +1,4 @@
-"""One frame by torch alone before anything faster sees a world: parts that do not fit show here."""
+"""Smoke test of a loaded world: one frame in plain torch, which fails if its parts do not fit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["smoke_test"]
 
 
 def smoke_test(stored: StoredWorld) -> None:
-    """Dream a frame of a world whose networks are as they were read.
+    """Imagine a frame with the networks as they were read.
 
     Raises:
-        CheckpointError: its parts do not fit each other or its source, or what it dreams is not finite.
+        CheckpointError: its parts do not fit each other or its source, or the frame is not finite.
     """
     try:
         fault = _fault(stored)
@@ -30,7 +30,7 @@ def smoke_test(stored: StoredWorld) -> None:
 
 
 def _fault(stored: StoredWorld) -> str:
-    """What is wrong; empty where nothing is."""
+    """Description of the fault; empty if there is none."""
     source, networks = stored.config.source, stored.networks
     if networks.has_poses and not source.has_pose:
         return "networks that need poses, of a source that has none"
@@ -44,5 +44,13 @@ def _fault(stored: StoredWorld) -> str:
     size = tuple(unit.frame.shape)
     if size != (1, 3, *source.size):
         return f"frames {list(size)} of a source of {list(source.size)}"
-    told = (unit.frame, unit.latent, unit.reward, unit.continue_prob, unit.uncertainty, state.poses, state.agent)
+    told = (
+        unit.frame,
+        unit.latent,
+        unit.reward,
+        unit.continue_prob,
+        unit.uncertainty,
+        state.poses,
+        state.agent,
+    )
     return "" if all(bool(torch.isfinite(part).all()) for part in told) else "a frame that is not finite"

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from worldsim.errors import EngineError
 
-__all__ = ["ANY", "FIELDS", "MAX_TEMPERATURE", "RANGES", "Rule", "check_header", "check_tensors", "rules_like"]
+__all__ = [
+    "ANY",
+    "FIELDS",
+    "MAX_TEMPERATURE",
+    "RANGES",
+    "Rule",
+    "check_header",
+    "check_tensors",
+    "rules_like",
+]
 
 _MOST_FRAMES = 2**53
 _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
@@ -24,7 +33,7 @@ _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 _REMEDY = "take the snapshot again with Session.snapshot()"
 ANY = (-math.inf, math.inf)
 MAX_TEMPERATURE = 10.0
-"""The highest temperature of a session; beyond it noise is all there is."""
+"""Highest temperature of a session; above it frames are noise."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "frame": (-1.0, 1.0),

@@ -37,7 +37,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSchema:
-    """What the snapshots of one engine look like."""
+    """Schema of the snapshots of one engine."""
 
     weights_sha256: str
     """Hash of the weights that they belong to."""
@@ -48,7 +48,7 @@ class SnapshotSchema:
 
     @staticmethod
     def of(world: LoadedWorld, context: int) -> SnapshotSchema:
-        """The form of an engine that holds ``context`` units of past."""
+        """The schema of an engine with a context of ``context`` units."""
         networks, latent = world.networks, world.networks.tokenizer.latent_spec
         rules = rules_like(_tensors(empty_state(networks, 1, context)))
         rules["seen"] = Rule(torch.uint8, ((*world.spec.size, 3), (0, 0, 3)))
@@ -58,7 +58,7 @@ class SnapshotSchema:
 
 
 def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
-    """To bytes; ``weights_sha256`` names the weights that it belongs to."""
+    """Serialise; ``weights_sha256`` names the weights that the snapshot belongs to."""
     state, step = snapshot.state, snapshot.step
     tensors = {**_tensors(state), "seen": torch.from_numpy(step.frame.copy())}
     header = {
@@ -84,7 +84,7 @@ def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
 
 
 def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
-    """From bytes. The checksum only tells of accidents: all parts are checked before they are believed.
+    """Deserialise. The checksum only finds accidents, so all parts are validated.
 
     Raises:
         EngineError: damaged, of another format, of other weights or another engine, or with parts that no
@@ -99,10 +99,13 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
         rule, remedy = "a snapshot must belong to the world's weights", "load the world that it was taken in"
         raise EngineError(rule, header["weights_sha256"][:12], remedy)
     if header["context"] != schema.context:
-        rule, held = f"a snapshot must have this engine's context of {schema.context} frames", header["context"]
+        rule, held = (
+            f"a snapshot must have this engine's context of {schema.context} frames",
+            header["context"],
+        )
         raise EngineError(rule, held, f"use engine(context={held})")
     tensors = check_tensors(tensors, schema.rules)
-    _check_order(tensors, header, schema)
+    _check_consistency(tensors, header, schema)
     state = _state(tensors, world, schema.context)
     return Snapshot(state, _step(tensors, header), header["seed"], header["start"])
 
@@ -124,8 +127,8 @@ def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise EngineError("a snapshot must be one of a session", value) from error
 
 
-def _check_order(tensors: dict[str, Tensor], header: dict[str, Any], schema: SnapshotSchema) -> None:
-    """What the parts say of each other."""
+def _check_consistency(tensors: dict[str, Tensor], header: dict[str, Any], schema: SnapshotSchema) -> None:
+    """Check that the parts agree with each other."""
     frames = int(tensors["indices"][0])
     if frames != header["index"] + 1:
         rule = "a snapshot's index must be that of the last of its frames"

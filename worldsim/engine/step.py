@@ -1,4 +1,4 @@
-"""What a session answers to a control."""
+"""One step of a session: the new frame and what the model says of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Step:
     """One imagined frame."""
 
     frame: np.ndarray
-    """uint8 [H, W, 3]; empty, [0, 0, 3], where the step was asked for no frame."""
+    """uint8 [H, W, 3]; empty, [0, 0, 3], if no frame was requested."""
     pose: np.ndarray | None
     """Camera-to-world, float64 [4, 4], metres; None where the source has no poses."""
     pose_given: bool
-    """Whether the pose was explicit; otherwise the model predicted it from the keys."""
+    """True if the pose was explicit; otherwise the model predicted it from the keys."""
     reward: float
     terminated: bool
     uncertainty: float | None
-    """How far the dream may be from the truth, from 0 (not at all) to 1 (all is lost): how far the frame is
-    from what its past foretold, as a share of the pixel range, and how far off the camera may be, half at a
-    metre in a picture of usual contrast. 1 where the pose is not known; None in a world without poses."""
+    """Expected error of the frame in [0, 1]. It combines the difference between the frame and its prior, as a
+    share of the pixel range, and the pose uncertainty, which counts 0.5 at one metre and reference contrast.
+    1 where the pose is not known; None in a world without poses."""
     index: int
     """Frames since the session began, given ones included."""
     denoising_steps: int = 0
@@ -30,11 +30,11 @@ class Step:
     latent: np.ndarray | None = field(default=None, repr=False)
     """The frame's code, float32 [N, C]; None where the frame was given."""
     known: bool = True
-    """Whether the world knows what is seen from the pose. False off its map, above or below the heights that
-    it was learnt at, and for pitch or roll that it cannot draw; in a world without a static scene, for an
-    explicit pose that is tilted, or farther from the one before than any step: the picture is made up."""
+    """False if the pose lies outside the training data, so that the frame is made up: with a static scene off
+    the walkable map, above or below the trained heights, or with pitch or roll; without one for an explicit
+    pose that is tilted, or farther from the one before than any step."""
 
     def with_real(self, frame: np.ndarray) -> Step:
-        """The same with a real frame, uint8 [H, W, 3], copied: nothing of it is lost."""
+        """The same step with a copy of a real frame, uint8 [H, W, 3]."""
         uncertainty = None if self.uncertainty is None else 0.0
         return replace(self, frame=frame.copy(), uncertainty=uncertainty, latent=None)

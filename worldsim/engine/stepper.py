@@ -1,4 +1,4 @@
-"""The stepper: rows of a state are taken out, moved on by a frame, and put back."""
+"""Stepper: moves rows of a state on by one frame."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from worldsim.sampling.world_state import WorldState
 
 
 class Stepper:
-    """Moves rows of ``state`` on. Engine, Batch and Buckets all step by it."""
+    """Moves rows of ``state`` on. Engine, WorldBatch and Buckets use it."""
 
     def __init__(self, networks: Networks, state: WorldState) -> None:
         self.networks, self.state = networks, state
 
     def step(
-        self, rows: Rows, lead: ControlTensors, denoising_steps: int, decode: bool = True, part: WorldState | None = None
+        self,
+        rows: Rows,
+        lead: ControlTensors,
+        denoising_steps: int,
+        decode: bool = True,
+        part: WorldState | None = None,
     ) -> BatchStep:
         """Imagine the next frame of some rows.
 
@@ -35,7 +40,9 @@ class Stepper:
             part = self.state.over(rows) if part is None else part
             imagined = imagine_frame(self.networks, part, lead, denoising_steps, decode)
             self.state.take(rows, part)
-            return BatchStep.of(imagined, part, lead.pose_mask, denoising_steps, decode, self.networks.has_poses)
+            return BatchStep.of(
+                imagined, part, lead.pose_mask, denoising_steps, decode, self.networks.has_poses
+            )
 
     def observe(self, rows: Rows, frames: Tensor, lead: ControlTensors, part: WorldState) -> BatchStep:
         """Take given ``frames`` [B, 3, H, W] as the next ones of some rows; see ``step``."""

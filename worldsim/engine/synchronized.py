@@ -1,4 +1,4 @@
-"""Calls from several threads, one after another."""
+"""Mutual exclusion between the methods of an object."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from worldsim.utils.threads import call_after_fork
 
 
 class Synchronized:
-    """An object whose methods named by ``synchronized`` wait for each other."""
+    """Base of classes whose methods named by ``synchronized`` exclude each other."""
 
     def __init__(self) -> None:
         self.lock = RLock()
-        """Held by the thread whose turn it is."""
+        """Held while one of these methods runs."""
         call_after_fork(self._renew)
 
     def _renew(self) -> None:
@@ -27,7 +27,7 @@ C = TypeVar("C", bound=Synchronized)
 
 
 def synchronized(*names: str) -> Callable[[type[C]], type[C]]:
-    """Let methods of a class wait until no other thread is in one of them, of the same object."""
+    """Class decorator: only one thread at a time runs the named methods of an object."""
 
     def decorated(kind: type[C]) -> type[C]:
         for name in names:

@@ -1,4 +1,4 @@
-"""How to take one frame of one session back."""
+"""Undo records: they take one frame of one session back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worldsim.sampling.world_state import WorldState
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """A copy of what a step overwrites: of the generator's state one entry, not all of it."""
+    """Copy of the data that a step overwrites: one entry of the generator's state, and the other tensors."""
 
     entry: UndoEntry
     parts: dict[str, Tensor]
-    """The rest of the world's state but its seed, which a fork may have of its own."""
+    """The rest of the state except the seed, which a fork may change."""
     step: Step
-    """What the session had answered before."""
+    """The session's step before."""
 
     @staticmethod
     def of(state: WorldState, entry: UndoEntry, row: int, step: Step) -> Undo:
-        """Of one row of ``state`` before it is stepped; tensors are shared with it."""
+        """The record of one row of ``state``, made before it is stepped; it shares tensors with the state."""
         one = slice(row, row + 1)
         parts = {name: part[one] for name, part in state.parts().items() if name != "seeds"}
         return Undo(entry.row(row), parts, step)

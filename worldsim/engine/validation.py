@@ -1,4 +1,4 @@
-"""Controls and frames that are given to an engine: checked, and put together for a batch."""
+"""Validation of the controls and frames that are given to an engine, and their batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["batch_controls", "check_frame", "read_control", "read_plans"]
 
 
 def read_control(world: LoadedWorld, given: ControlLike) -> Control:
-    """The control that ``given`` stands for, see ``ControlSpace.control``.
+    """Read ``given`` as a control; see ``ControlSpace.control``.
 
     Raises:
         ControlError, CameraError: the world does not take it.
@@ -81,7 +81,7 @@ def batch_controls(
     columns = [_control_batch(world, column) for column in zip(*plans, strict=True)]
     vector, poses, given = (
         np.stack([np.asarray(getattr(column, name)) for column in columns], 1)
-        for name in ("vector", "poses", "given")
+        for name in ("vector", "poses", "pose_mask")
     )
     return replace(now, ahead=ControlBatch(vector, poses, given))
 

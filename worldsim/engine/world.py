@@ -1,4 +1,4 @@
-"""A loaded world, with its engines."""
+"""A loaded world: makes engines and batches."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from worldsim.networks import find_device
 
 
 class World(LoadedWorld):
-    """A trained world, ready to dream. Made by :func:`load`."""
+    """A trained world, ready to run. Made by :func:`load`."""
 
     def __init__(self, stored: StoredWorld, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(stored, device, dtype)
         self.origin: str | None = None
-        """Name or folder that it was loaded by; a pickle holds this and the hash of the weights, not the weights."""
+        """Name or folder that it was loaded by. A pickle holds this and ``weights_sha256``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the world as its name or folder and the hash of its weights.
@@ -49,7 +49,7 @@ class World(LoadedWorld):
         rewind_frames: int = 64,
         offload_bytes: int = 0,
     ) -> Engine:
-        """An engine for up to ``slots`` sessions at a time, and more that wait.
+        """Make an engine for up to ``slots`` sessions at a time, and more that are offloaded.
 
         Args:
             slots: sessions that are stepped in one batch.
@@ -72,15 +72,15 @@ class World(LoadedWorld):
         temperature: float = 1.0,
         decode: bool = True,
     ) -> WorldBatch:
-        """``count`` worlds that are always stepped together, in tensors on the world's device.
+        """Make ``count`` worlds that are always stepped together, in tensors on the world's device.
 
         Args:
             count: how many.
             context: frames of past that the generator sees (default: what it was trained with).
             denoising_steps: denoising passes per frame, K: 1, 2 or 4.
-            temperature: factor of all their chance, in [0, 10]; see ``Engine.open``.
-            decode: False: frames are not wanted, and are empty. On a CPU each core then steps its share of
-                the worlds at once, which is several times as fast; their last bits may depend on ``count``.
+            temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
+            decode: False: frames are left empty. On a CPU each core then steps its share of the worlds at
+                once, which is several times as fast; the last bits may depend on ``count``.
 
         Raises:
             EngineError: no world, no such temperature, or too short a context.
@@ -89,7 +89,7 @@ class World(LoadedWorld):
         return WorldBatch(self, count, context, denoising_steps, temperature, decode)
 
     def with_starts(self, starts: Sequence[Context]) -> World:
-        """The same networks with other moments to start from; it cannot be pickled.
+        """The same networks with other starts; the world cannot be pickled.
 
         Raises:
             ControlError, DataError: starts whose controls the world does not take.
@@ -149,5 +149,7 @@ def _load_again(origin: str, weights_sha256: str, device: str, dtype: torch.dtyp
     world = load(origin, device, dtype)
     if world.weights_sha256 != weights_sha256:
         rule, remedy = "a pickled world must have the weights it had", "pickle it again"
-        raise CheckpointError(rule, f"{origin}: {world.weights_sha256[:12]}, not {weights_sha256[:12]}", remedy)
+        raise CheckpointError(
+            rule, f"{origin}: {world.weights_sha256[:12]}, not {weights_sha256[:12]}", remedy
+        )
     return world

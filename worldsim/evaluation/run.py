@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _claim(args)
     with _opened(args.world, args) as (world, collector, config):
-        report, facts = _measure(world, collector, config, args)
+        report, settings = _measure(world, collector, config, args)
         if args.json:
-            print(json.dumps(_told(report, facts), indent=1), flush=True)
+            print(json.dumps(_report_json(report, settings), indent=1), flush=True)
         else:
-            Console().print(table_of(report.metrics, facts))
-        _write(world, collector, report, facts, args)
+            Console().print(table_of(report.metrics, settings))
+        _write(world, collector, report, settings, args)
     return 0
 
 
@@ -122,8 +122,8 @@ def _measure(
     for part, reason in report.failures.items():
         print(f"not measured: {part}: {reason}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    facts = _facts(world, report, args.denoising_steps, args.seed)
-    return report, {**facts, "threads": threads, "seconds": seconds}
+    settings = _settings(world, report, args.denoising_steps, args.seed)
+    return report, {**settings, "threads": threads, "seconds": seconds}
 
 
 def _moving(world: World, collector: Collector) -> EpisodeTools | None:
@@ -136,22 +136,22 @@ def _moving(world: World, collector: Collector) -> EpisodeTools | None:
 def _compared(name: str, args: argparse.Namespace) -> dict[str, object]:
     """Evaluate a world and return the JSON of ``--json``."""
     with _opened(name, args) as (world, collector, config):
-        return _told(*_measure(world, collector, config, args))
+        return _report_json(*_measure(world, collector, config, args))
 
 
-def _told(report: Report, facts: Mapping[str, object]) -> dict[str, object]:
+def _report_json(report: Report, settings: Mapping[str, object]) -> dict[str, object]:
     metrics = {key: asdict(metric) for key, metric in report.metrics.items()}
-    return {**facts, "failures": dict(report.failures), "metrics": metrics}
+    return {**settings, "failures": dict(report.failures), "metrics": metrics}
 
 
 def _write(
-    world: World, collector: Collector, report: Report, facts: dict[str, object], args: argparse.Namespace
+    world: World, collector: Collector, report: Report, settings: dict[str, object], args: argparse.Namespace
 ) -> None:
     """Write the page and the videos: after the metrics, which are told even where these cannot be kept."""
     if args.out and "true.psnr" in report.scores:
         page = page_of(
             report,
-            facts,
+            settings,
             world.spec.control_space.keys,
             example_rollouts(world, collector, report, args.denoising_steps),
         )
@@ -219,7 +219,7 @@ def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:
     )
 
 
-def _facts(world: World, report: Report, denoising_steps: int, seed: int) -> dict[str, object]:
+def _settings(world: World, report: Report, denoising_steps: int, seed: int) -> dict[str, object]:
     """Return all settings that the metrics depend on."""
     return {
         "world": world.name,

@@ -313,7 +313,7 @@ class _Progress:
         return told
 
     def expect(self, jobs: int) -> None:
-        """So many jobs will follow the batches."""
+        """Set the number of jobs that follow the batches."""
         self._jobs = max(jobs, 1)
 
     def counted(self, job: Job, failures: Failures) -> Mapping[str, np.ndarray]:

@@ -13,11 +13,11 @@ from worldsim.evaluation.metric import Metric
 __all__ = ["table_of"]
 
 
-def table_of(metrics: Mapping[str, Metric], facts: Mapping[str, object]) -> Group:
+def table_of(metrics: Mapping[str, Metric], settings: Mapping[str, object]) -> Group:
     """One row per metric; then what they are and what they depend on."""
-    table = Table(title=f"{facts['world']} against {facts['source']}", title_justify="left")
+    table = Table(title=f"{settings['world']} against {settings['source']}", title_justify="left")
     table.add_column("metric", no_wrap=True)
-    for name in ("value", "95 %", "lower_reference", "upper_reference"):
+    for name in ("value", "95 %", "lower ref.", "upper ref."):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("unit")
     for name, metric in metrics.items():
@@ -31,7 +31,7 @@ def table_of(metrics: Mapping[str, Metric], facts: Mapping[str, object]) -> Grou
         table.add_row(name, *values, metric.unit)
     notes = "\n".join(f"{name}: {metric.about}" for name, metric in metrics.items())
     return Group(
-        table, Text(notes, "dim"), Text(", ".join(f"{name} {value}" for name, value in facts.items()))
+        table, Text(notes, "dim"), Text(", ".join(f"{name} {value}" for name, value in settings.items()))
     )
 
 

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, shaped
+from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct, kernel, shaped
 
 _PANEL = 64
 """Outputs that lie together, as dense.h has it."""
@@ -24,7 +24,7 @@ class DenseData(ctypes.Structure):
     )
 
 
-class Packed(Fixed):
+class PackedLinear(NoDeepcopy):
     """The weights of a linear layer, laid out for kernels.
 
     Args:
@@ -34,14 +34,14 @@ class Packed(Fixed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.outputs, self.inputs = weight.shape
-        self._weights = in_panels(weight.detach().float())
+        self._weights = pack_panels(weight.detach().float())
         self._bias = None if bias is None else bias.detach().float().contiguous()
         check_struct(DenseData, "DenseData")
         where = None if self._bias is None else address(self._bias)
         self.data = DenseData(address(self._weights), where, self.inputs, self.outputs)
 
 
-class Dense(Packed):
+class Dense(PackedLinear):
     """A linear layer."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -56,7 +56,7 @@ class Dense(Packed):
         return out
 
 
-def in_panels(weight: Tensor) -> Tensor:
+def pack_panels(weight: Tensor) -> Tensor:
     """Weights [..., outputs, inputs] as [..., panels, inputs, 64], with zeros where there is no output."""
     *lead, outputs, inputs = weight.shape
     panels = -(-outputs // _PANEL)

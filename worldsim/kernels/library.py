@@ -14,9 +14,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from worldsim.processor import processor
+from worldsim.utils.cpu_info import cpu_info
 
-_VERSION = 3
+_VERSION = 4
 """Of the functions' arguments, as version.c has it; a library of another one was built from other sources."""
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
 """What a variant asks of an x86 processor, as Linux calls it; the fastest first."""
@@ -28,7 +28,7 @@ _set_aside = False
 _rooms = local()
 
 
-class Fixed:
+class NoDeepcopy:
     """What holds addresses of weights that do not change: its copy is itself."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
@@ -40,28 +40,28 @@ def variant() -> str | None:
     library = _library()
     if library is None:
         return None
-    able = (name for name, needs in _NEEDS.items() if needs <= processor().flags)
-    return next((name for name in able if hasattr(library, f"worldsim_look_{name}")), "portable")
+    able = (name for name, needs in _NEEDS.items() if needs <= cpu_info().flags)
+    return next((name for name in able if hasattr(library, f"worldsim_render_{name}")), "portable")
 
 
-def may_run() -> bool:
+def kernels_enabled() -> bool:
     """Whether kernels may run now: nothing is taught, and nobody has set them aside."""
     return not (_set_aside or torch.is_grad_enabled())
 
 
-def in_use() -> str | None:
+def active_variant() -> str | None:
     """The ``variant`` that networks run by where nothing is taught; None also while kernels are set aside."""
     return None if _set_aside else variant()
 
 
-def can_take(*tensors: Tensor) -> bool:
+def accepts(*tensors: Tensor) -> bool:
     """Whether there are kernels, which may run now, and such tensors are for them: float32 on a CPU."""
     plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in tensors)
-    return plain and may_run() and variant() is not None
+    return plain and kernels_enabled() and variant() is not None
 
 
 @contextmanager
-def set_aside() -> Iterator[None]:
+def kernels_disabled() -> Iterator[None]:
     """Everything goes the slow way, in all threads: to compare, or to count its operations."""
     global _set_aside
     before, _set_aside = _set_aside, True
@@ -79,7 +79,7 @@ def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kern
     return run
 
 
-def room(floats: int) -> Tensor:
+def workspace(floats: int) -> Tensor:
     """Memory of this thread that means nothing from one kernel to the next: new memory costs page faults."""
     mine: Tensor | None = getattr(_rooms, "mine", None)
     if mine is None or len(mine) < floats:

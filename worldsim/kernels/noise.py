@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from worldsim.kernels.library import Pointer, address, kernel, room
+from worldsim.kernels.library import Pointer, address, kernel, workspace
 
 
 def normal_rows(seeds: Tensor, indices: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
@@ -17,7 +17,7 @@ def normal_rows(seeds: Tensor, indices: Tensor, draw: int, shape: tuple[int, ...
     A number may differ from NumPy's in its last bit.
     """
     count, whole = math.prod(shape), torch.int64
-    noise, spare = torch.empty(len(seeds), *shape), room(2 * (count + 8))
+    noise, spare = torch.empty(len(seeds), *shape), workspace(2 * (count + 8))
     run = kernel("noise", [*[Pointer] * 2, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, *[Pointer] * 2])
     where = address(seeds.contiguous(), whole), address(indices.contiguous(), whole)
     run(*where, len(seeds), draw, count, address(noise), address(spare))

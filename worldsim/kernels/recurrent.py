@@ -15,27 +15,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldsim.kernels.dense import DenseData, Packed
-from worldsim.kernels.library import Fixed, Pointer, address, check_struct, kernel, room, shaped
+from worldsim.kernels.dense import DenseData, PackedLinear
+from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct, kernel, shaped, workspace
 
 _MIXERS, _MEMORIES = 17, 8
 """Mixer blocks and memory layers at most (recurrent.h)."""
 _LANES = 16
 """Widths are multiples of it."""
 
-Linear = tuple[Tensor, Tensor]
+LinearWeights = tuple[Tensor, Tensor]
 """Weight [outputs, inputs] and bias [outputs] of a layer, or scale and shift of a norm."""
 
 
 class _MixerData(ctypes.Structure):
-    _fields_ = (("into", DenseData), ("back", DenseData))
+    _fields_ = (("in_proj", DenseData), ("out_proj", DenseData))
 
 
 class _LstmData(ctypes.Structure):
-    _fields_ = (("scale", Pointer), ("shift", Pointer), ("gates", DenseData), ("leave", DenseData))
+    _fields_ = (("scale", Pointer), ("shift", Pointer), ("gates", DenseData), ("output", DenseData))
 
 
-_LAYERS = ("condition", "embed", "guide", "enter", "change", "flow", "films", "agent")
+_LAYERS = ("condition", "embed", "guide", "input", "change", "flow", "films", "agent")
 
 
 class _Data(ctypes.Structure):
@@ -59,8 +59,8 @@ class _PreparedData(ctypes.Structure):
 
 class _HeadData(ctypes.Structure):
     _fields_ = (
-        ("enter", DenseData),
-        ("leave", DenseData),
+        ("input", DenseData),
+        ("output", DenseData),
         ("mixers", _MixerData * _MIXERS),
         ("blocks", ctypes.c_int32),
         ("width", ctypes.c_int32),
@@ -71,47 +71,47 @@ class _HeadData(ctypes.Structure):
 class MixerWeights:
     """Both layers of a block's channel MLP."""
 
-    into: Linear
-    back: Linear
+    in_proj: LinearWeights
+    out_proj: LinearWeights
 
 
 @dataclass(frozen=True, slots=True)
 class LstmWeights:
     """A memory layer."""
 
-    norm: Linear
-    gates: Linear
+    norm: LinearWeights
+    gates: LinearWeights
     """Of what is normed, then of the hidden state: [4 D, 2 D]; input, forget, new and output gate."""
-    leave: Linear
+    output: LinearWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepWeights:
     """All that makes a frame's features and what is read from them."""
 
-    condition: Linear
+    condition: LinearWeights
     """First layer of the condition's embedding, with a SiLU behind it, as behind the second."""
-    embed: Linear
-    guide: Linear
+    embed: LinearWeights
+    guide: LinearWeights
     """Embedding to what enters the token [D], then to scale and shift of each mixer [mixers, 2, D]."""
-    enter: Linear
+    input: LinearWeights
     """Latent, then twice its change, to the token [D, 2 C]."""
-    change: Linear
+    change: LinearWeights
     """Features to the latent's mean change [C, D]."""
-    flow: Linear
+    flow: LinearWeights
     """Features to the flow head's width [W, D]."""
-    films: Linear
+    films: LinearWeights
     """SiLU of that to scale and shift of each of the head's blocks [F * 2 * W, W]."""
-    agent: Linear
+    agent: LinearWeights
     """Features to the agent's, with a SiLU behind it [A, D]."""
-    norm: Linear
+    norm: LinearWeights
     mixers: Sequence[MixerWeights]
     """Two before each memory, one after the last."""
     memories: Sequence[LstmWeights]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RecurrentOutput:
     """What one frame gives; float32."""
 
     features: Tensor
@@ -128,7 +128,7 @@ class Step:
     """Hidden state and cell of each layer after the frame [B, D]."""
 
 
-def suits(widths: Sequence[int], layers: int, blocks: int) -> bool:
+def supports(widths: Sequence[int], layers: int, blocks: int) -> bool:
     """Whether recurrent.h is written for such a generator.
 
     Args:
@@ -140,16 +140,16 @@ def suits(widths: Sequence[int], layers: int, blocks: int) -> bool:
     return few and all(width % _LANES == 0 for width in widths)
 
 
-class RecurrentStep(Fixed):
+class RecurrentKernel(NoDeepcopy):
     """Everything of a frame that does not hang on its noise."""
 
     def __init__(self, weights: StepWeights) -> None:
         checked = ((_Data, "RecurrentData"), (_LstmData, "LstmData"))
         for kind, name in (*checked, (_StateData, "LstmStateData"), (_PreparedData, "PreparedData")):
             check_struct(kind, name)
-        layers = [Packed(*getattr(weights, name)) for name in _LAYERS]
+        layers = [PackedLinear(*getattr(weights, name)) for name in _LAYERS]
         mixers = [_mixer(mixer) for mixer in weights.mixers]
-        memories = [(Packed(*lstm.gates), Packed(*lstm.leave)) for lstm in weights.memories]
+        memories = [(PackedLinear(*lstm.gates), PackedLinear(*lstm.output)) for lstm in weights.memories]
         norms = [_plain(norm) for norm in (weights.norm, *(lstm.norm for lstm in weights.memories))]
         self._kept = (layers, mixers, memories, norms)
         self._conditions, self._channels = layers[0].inputs, layers[4].outputs
@@ -167,12 +167,12 @@ class RecurrentStep(Fixed):
             *(len(memories), self._width, self._channels),
         )
         self._where = ctypes.addressof(self._data)
-        self._room = kernel("recurrent_room", [Pointer], ctypes.c_size_t)(self._where)
+        self._workspace_size = kernel("recurrent_workspace", [Pointer], ctypes.c_size_t)(self._where)
         self._run = kernel("recurrent_step", [Pointer, ctypes.c_int, *[Pointer] * 6])
 
     def __call__(
         self, latent: Tensor, before: Tensor, condition: Tensor, memories: Sequence[tuple[Tensor, Tensor]]
-    ) -> Step:
+    ) -> RecurrentOutput:
         """The next frame of every world.
 
         Args:
@@ -186,7 +186,7 @@ class RecurrentStep(Fixed):
         given = shaped(condition, count, self._conditions).float().contiguous()
         old = [[shaped(part, count, width).float().contiguous() for part in both] for both in memories]
         new = [(torch.empty(count, width), torch.empty(count, width)) for _ in memories]
-        step = Step(
+        step = RecurrentOutput(
             features=torch.empty(count, width),
             base=torch.empty(count, self._channels),
             entered=torch.empty(count, self._flow),
@@ -197,13 +197,13 @@ class RecurrentStep(Fixed):
         pages = [_StateData(*map(address, (*was, *now))) for was, now in zip(old, new, strict=True)]
         states = (_StateData * len(pages))(*pages)
         made = (step.features, step.base, step.entered, step.films, step.agent)
-        to, spare = _PreparedData(*map(address, made)), address(room(count * self._room))
+        to, spare = _PreparedData(*map(address, made)), address(workspace(count * self._workspace_size))
         inputs = map(address, (*pair, given))
         self._run(self._where, count, *inputs, ctypes.addressof(states), ctypes.addressof(to), spare)
         return step
 
 
-class FlowPass(Fixed):
+class FlowHeadKernel(NoDeepcopy):
     """A pass of the flow head.
 
     Args:
@@ -212,15 +212,15 @@ class FlowPass(Fixed):
         leave: SiLU of the last block's to the clean sample [C, W].
     """
 
-    def __init__(self, enter: Linear, mixers: Sequence[MixerWeights], leave: Linear) -> None:
+    def __init__(self, enter: LinearWeights, mixers: Sequence[MixerWeights], leave: LinearWeights) -> None:
         for kind, name in ((_HeadData, "FlowHeadData"), (_MixerData, "MixerData")):
             check_struct(kind, name)
-        ends, both = (Packed(*enter), Packed(*leave)), [_mixer(mixer) for mixer in mixers]
+        ends, both = (PackedLinear(*enter), PackedLinear(*leave)), [_mixer(mixer) for mixer in mixers]
         self._kept = (ends, both)
         self._channels, self._width, self._blocks = ends[0].inputs, ends[0].outputs, len(both)
         self._data = _HeadData(ends[0].data, ends[1].data, _listed(both), self._blocks, self._width)
         self._where = ctypes.addressof(self._data)
-        self._room = kernel("flow_room", [Pointer], ctypes.c_size_t)(self._where)
+        self._workspace_size = kernel("flow_workspace", [Pointer], ctypes.c_size_t)(self._where)
         self._run = kernel("flow_pass", [Pointer, ctypes.c_int, *[Pointer] * 7])
 
     def __call__(self, noisy: Tensor, entered: Tensor, films: Tensor, times: Tensor, more: Tensor) -> Tensor:
@@ -238,18 +238,18 @@ class FlowPass(Fixed):
             *((films, (count, *film)), (times, (self._width,)), (more, film)),
         ]
         given = [shaped(part, *shape).float().contiguous() for part, shape in shapes]
-        clean, spare = torch.empty(count, self._channels), address(room(count * self._room))
+        clean, spare = torch.empty(count, self._channels), address(workspace(count * self._workspace_size))
         self._run(self._where, count, *map(address, given), address(clean), spare)
         return clean
 
 
-def _mixer(weights: MixerWeights) -> tuple[Packed, Packed]:
-    return Packed(*weights.into), Packed(*weights.back)
+def _mixer(weights: MixerWeights) -> tuple[PackedLinear, PackedLinear]:
+    return PackedLinear(*weights.in_proj), PackedLinear(*weights.out_proj)
 
 
-def _listed(mixers: Sequence[tuple[Packed, Packed]]) -> ctypes.Array[_MixerData]:
-    return (_MixerData * _MIXERS)(*(_MixerData(into.data, back.data) for into, back in mixers))
+def _listed(mixers: Sequence[tuple[PackedLinear, PackedLinear]]) -> ctypes.Array[_MixerData]:
+    return (_MixerData * _MIXERS)(*(_MixerData(in_proj.data, out_proj.data) for in_proj, out_proj in mixers))
 
 
-def _plain(norm: Linear) -> list[Tensor]:
+def _plain(norm: LinearWeights) -> list[Tensor]:
     return [part.detach().float().contiguous() for part in norm]

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worldsim import pool
 from worldsim.errors import EngineError
-from worldsim.model.rope import rotate, turns
+from worldsim.model.rope import apply_rope, rope_frequencies
 from worldsim.model.state import Rows, check_tensors, rows_within
+from worldsim.utils import buffer_pool
 
 
 @dataclass(frozen=True, slots=True)
-class PastKeys:
+class LayerKV:
     """One layer's share of the cache, ready to be looked at from the next frame."""
 
     keys: Tensor
@@ -31,10 +31,10 @@ class PastKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class CachePage:
-    """A copy of one place of every row: enough to undo a write."""
+class CacheEntry:
+    """A copy of one ring index of every row: enough to undo a write."""
 
-    place: Tensor
+    ring_index: Tensor
     """[B]"""
     keys: Tensor
     """[L, B, N, A, d]"""
@@ -45,11 +45,11 @@ class CachePage:
     index: Tensor
     """[B]"""
 
-    def row(self, number: int) -> CachePage:
+    def row(self, number: int) -> CacheEntry:
         """One row, as a view."""
         one = slice(number, number + 1)
         rest = self.written[one], self.index[one]
-        return CachePage(self.place[one], self.keys[:, one], self.values[:, one], *rest)
+        return CacheEntry(self.ring_index[one], self.keys[:, one], self.values[:, one], *rest)
 
 
 @dataclass(slots=True)
@@ -61,14 +61,14 @@ class Cache:
     values: Tensor
     """[L, B, W, N, A, d]"""
     written: Tensor
-    """Frame index held in each place [B, W]; -1 while empty."""
+    """Frame index held at each ring index [B, W]; -1 while empty."""
     index: Tensor
     """Frames written so far [B]."""
     sinks: int
     """How many of the first frames stay for good."""
     rows: Rows = field(default_factory=lambda: slice(None))
     """Which rows of the tensors this cache is about; what it is asked and told concerns these alone."""
-    _past: list[PastKeys] | None = field(default=None, repr=False)
+    _layers: list[LayerKV] | None = field(default=None, repr=False)
     """What ``read`` gave, until something is written."""
 
     @staticmethod
@@ -106,47 +106,47 @@ class Cache:
     def take(self, rows: Rows, other: Cache) -> None:
         """Nothing: ``over`` shares memory."""
 
-    def read(self) -> list[PastKeys]:
+    def read(self) -> list[LayerKV]:
         """Every layer's past. The keys are turned once a frame, however many passes read them.
 
         Ages end at the ring's length, so that a sink keeps a position that training has seen.
         """
-        if self._past is None:
+        if self._layers is None:
             written = self.written[self.rows]
             age = (self.index[self.rows][:, None] - written).clamp(max=self.context)
-            turn = turns(-age[..., None], (self.keys.shape[-1],))
-            turned = rotate(self.keys[:, self.rows], turn[:, :, None, None])
-            layers = zip(turned, self.values[:, self.rows].float(), strict=True)
-            self._past = [PastKeys(keys, values, written >= 0) for keys, values in layers]
-        return self._past
+            rope = rope_frequencies(-age[..., None], (self.keys.shape[-1],))
+            rotated = apply_rope(self.keys[:, self.rows], rope[:, :, None, None])
+            layers = zip(rotated, self.values[:, self.rows].float(), strict=True)
+            self._layers = [LayerKV(keys, values, written >= 0) for keys, values in layers]
+        return self._layers
 
-    def pasts(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def kernel_layers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """``read`` as kernels take it."""
         return [(past.keys, past.values, past.filled) for past in self.read()]
 
     def write(self, keys: Tensor, values: Tensor) -> None:
         """Append one clean frame: ``keys`` and ``values`` [L, B, N, A, d]."""
-        place, numbers = self._next(), self._numbers()
-        self.keys[:, numbers, place] = keys.to(self.keys.dtype)
-        self.values[:, numbers, place] = values.to(self.values.dtype)
-        self.written[numbers, place] = self.index[self.rows]
+        ring_index, numbers = self._next_index(), self._row_numbers()
+        self.keys[:, numbers, ring_index] = keys.to(self.keys.dtype)
+        self.values[:, numbers, ring_index] = values.to(self.values.dtype)
+        self.written[numbers, ring_index] = self.index[self.rows]
         self.index[self.rows] += 1
-        self._past = None
+        self._layers = None
 
-    def page(self) -> CachePage:
+    def undo_entry(self) -> CacheEntry:
         """A copy of what the next write will overwrite."""
-        place, numbers = self._next(), self._numbers()
-        keys, values = (pool.copied(part[:, numbers, place]) for part in (self.keys, self.values))
+        ring_index, numbers = self._next_index(), self._row_numbers()
+        keys, values = (buffer_pool.clone(part[:, numbers, ring_index]) for part in (self.keys, self.values))
         index = self.index[self.rows].clone()
-        return CachePage(place, keys, values, self.written[numbers, place], index)
+        return CacheEntry(ring_index, keys, values, self.written[numbers, ring_index], index)
 
-    def unwrite(self, page: CachePage) -> None:
-        """Make the rows what they were when ``page()`` gave ``page``, after one write or none."""
-        numbers = self._numbers()
-        self.keys[:, numbers, page.place], self.values[:, numbers, page.place] = page.keys, page.values
-        self.written[numbers, page.place] = page.written
-        self.index[self.rows] = page.index
-        self._past = None
+    def undo(self, entry: CacheEntry) -> None:
+        """Make the rows what they were when ``undo_entry()`` gave ``entry``, after one write or none."""
+        numbers = self._row_numbers()
+        self.keys[:, numbers, entry.ring_index], self.values[:, numbers, entry.ring_index] = entry.keys, entry.values
+        self.written[numbers, entry.ring_index] = entry.written
+        self.index[self.rows] = entry.index
+        self._layers = None
 
     def pick(self, rows: Rows) -> Cache:
         """A copy of some batch rows."""
@@ -159,7 +159,7 @@ class Cache:
         self.keys[:, rows] = other.keys.to(self.keys.dtype)
         self.values[:, rows] = other.values.to(self.values.dtype)
         self.written[rows], self.index[rows] = other.written, other.index
-        self._past = None
+        self._layers = None
 
     def replace(self, mask: Tensor, other: Cache) -> None:
         """Overwrite the batch rows in ``mask``, bool [B], with those of ``other``, which has as many."""
@@ -168,7 +168,7 @@ class Cache:
         self.values.copy_(torch.where(wide, other.values.to(self.values.dtype), self.values))
         self.written.copy_(torch.where(mask[:, None], other.written, self.written))
         self.index.copy_(torch.where(mask, other.index, self.index))
-        self._past = None
+        self._layers = None
 
     def to(self, device: torch.device) -> Cache:
         """The same on another device."""
@@ -191,24 +191,24 @@ class Cache:
         for mine, name in ((self.keys, "keys"), (self.values, "values")):
             mine[:, self.rows] = tensors[name].transpose(0, 1)
         self.written[self.rows], self.index[self.rows] = tensors["written"], tensors["index"]
-        self._past = None
+        self._layers = None
 
     def _check_written(self, written: Tensor, index: Tensor) -> None:
-        """Each place [B, W] must hold the newest frame that a ring of ``index`` [B] frames puts there."""
-        place, ring = torch.arange(self.context, device=index.device), self.context - self.sinks
-        newest = place + (index[:, None] - 1 - place) // ring * ring
-        newest = torch.where(place < self.sinks, place, newest)
-        expected = torch.where(index[:, None] > place, newest, -1)
+        """Each ring index [B, W] must hold the newest frame that a ring of ``index`` [B] frames puts there."""
+        ring_index, ring = torch.arange(self.context, device=index.device), self.context - self.sinks
+        newest = ring_index + (index[:, None] - 1 - ring_index) // ring * ring
+        newest = torch.where(ring_index < self.sinks, ring_index, newest)
+        expected = torch.where(index[:, None] > ring_index, newest, -1)
         if (index < 0).any() or not torch.equal(written, expected):
             rule = "a cache must hold the sinks and the newest frames of its index"
             raise EngineError(rule, (index.tolist(), written.tolist()), "take the snapshot again")
 
-    def _next(self) -> Tensor:
+    def _next_index(self) -> Tensor:
         """Where the next frame of each row goes [B]."""
         index, ring = self.index[self.rows], self.context - self.sinks
         return torch.where(index < self.context, index, self.sinks + (index - self.sinks) % ring)
 
-    def _numbers(self) -> Tensor:
+    def _row_numbers(self) -> Tensor:
         """The rows as numbers [B]."""
         if isinstance(self.rows, Tensor):
             return self.rows

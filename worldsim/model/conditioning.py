@@ -12,24 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.alone import Alone
+from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.kernels.dense import Dense
-from worldsim.kernels.library import may_run
+from worldsim.kernels.library import kernels_enabled
 
-_WAVES = 32
-"""Sine features of a level or size."""
+_FREQUENCIES = 32
+"""Sine features of a flow time or step size."""
 
 
-def _waves(x: Tensor) -> Tensor:
+def _sinusoids(x: Tensor) -> Tensor:
     """Sine features [..., 32] of ``x`` [...] in [0, 1]."""
-    angle = x.float()[..., None] * _rates(x.device)
+    angle = x.float()[..., None] * _frequencies(x.device)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 @cache
-def _rates(device: torch.device) -> Tensor:
+def _frequencies(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.exp(torch.linspace(0, math.log(200.0), _WAVES // 2, device=device)) * math.pi
+        return torch.exp(torch.linspace(0, math.log(200.0), _FREQUENCIES // 2, device=device)) * math.pi
 
 
 class Conditioning(nn.Module):
@@ -40,34 +40,34 @@ class Conditioning(nn.Module):
 
     def __init__(self, control: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.control = nn.Sequential(Alone(control, width), nn.SiLU(), Alone(width, width))
-        self.unknown = nn.Parameter(torch.randn(width) * 0.02)
-        self.level = nn.Sequential(Alone(2 * _WAVES, width), nn.SiLU(), Alone(width, width))
-        self.modulate = nn.Linear(width, 3 * blocks * width)
+        self.control_embed = nn.Sequential(BatchInvariantLinear(control, width), nn.SiLU(), BatchInvariantLinear(width, width))
+        self.null_control = nn.Parameter(torch.randn(width) * 0.02)
+        self.time_embed = nn.Sequential(BatchInvariantLinear(2 * _FREQUENCIES, width), nn.SiLU(), BatchInvariantLinear(width, width))
+        self.modulation = nn.Linear(width, 3 * blocks * width)
         self.blocks = blocks
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
-        self._modulate: Dense | None = None
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self._modulation_kernel: Dense | None = None
 
-    def quicken(self) -> None:
+    def enable_kernels(self) -> None:
         """Let a kernel multiply from now on, where nothing is taught; the weights must stay as they are."""
-        self._modulate = Dense(self.modulate.weight, self.modulate.bias)
+        self._modulation_kernel = Dense(self.modulation.weight, self.modulation.bias)
 
-    def forward(self, control: Tensor, level: Tensor, step: Tensor, known: Tensor | None = None) -> Tensor:
+    def forward(self, control: Tensor, t: Tensor, dt: Tensor, control_mask: Tensor | None = None) -> Tensor:
         """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
 
-        ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``level`` [B, T], 0 noise to 1
-        clean; ``step`` [B, T] in (0, 1]; both [1, T] where all worlds have the same; ``known`` bool [B, T]:
-        where ``known`` is False the control is replaced by a learnt "unknown".
+        ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``t`` [B, T], 0 noise to 1
+        clean; ``dt`` [B, T] in (0, 1]; both [1, T] where all worlds have the same; ``control_mask`` bool [B, T]:
+        where ``control_mask`` is False the control is replaced by a learnt "unknown".
         """
-        embedded = self.control(control)
-        if known is not None:
-            embedded = torch.where(known[..., None], embedded, self.unknown.to(embedded.dtype))
-        embedded = embedded + self.level(_waves(torch.stack([level, step], -1)).flatten(-2))
+        embedded = self.control_embed(control)
+        if control_mask is not None:
+            embedded = torch.where(control_mask[..., None], embedded, self.null_control.to(embedded.dtype))
+        embedded = embedded + self.time_embed(_sinusoids(torch.stack([t, dt], -1)).flatten(-2))
         embedded = F.silu(embedded)
-        if self._modulate is not None and may_run():
-            modulation = self._modulate(embedded)
+        if self._modulation_kernel is not None and kernels_enabled():
+            modulation = self._modulation_kernel(embedded)
         else:
-            modulation = self.modulate(embedded.to(self.modulate.weight.dtype)).float()
+            modulation = self.modulation(embedded.to(self.modulation.weight.dtype)).float()
         modulation = modulation.unflatten(-1, (3, self.blocks, -1))
         return torch.cat([modulation[:, :, :1] + 1, modulation[:, :, 1:]], 2)

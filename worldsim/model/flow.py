@@ -8,13 +8,13 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def mix(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """The sample at ``level`` [...] between ``noise`` and ``clean`` [..., N, C]."""
-    level = level[..., None, None]
-    return (1 - level) * noise + level * clean
+def interpolate(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """The sample at ``t`` [...] between ``noise`` and ``clean`` [..., N, C]."""
+    t = t[..., None, None]
+    return (1 - t) * noise + t * clean
 
 
-def advance(latent: Tensor, clean: Tensor, level: Tensor, step: Tensor) -> Tensor:
-    """One Euler step of size ``step`` [...] along the velocity that the predicted ``clean`` implies."""
-    share = (step / (1 - level).clamp(min=1e-3)).clamp(max=1)[..., None, None]
+def euler_step(latent: Tensor, clean: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+    """One Euler step of size ``dt`` [...] along the velocity that the predicted ``clean`` implies."""
+    share = (dt / (1 - t).clamp(min=1e-3)).clamp(max=1)[..., None, None]
     return latent + (clean - latent) * share

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.model.flow import advance, mix
+from worldsim.model.flow import euler_step, interpolate
 from worldsim.model.mixer import MixerBlock, Modulation
 
-SMALLEST = 8
+FINEST_STEPS = 8
 """One over the smallest step size."""
-_LARGE = 0.25
+_SHORTCUT_SHARE = 0.25
 """Share of the rows that learns steps larger than the smallest."""
-_WAVES = 8
+_FREQUENCIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +50,25 @@ class FlowHead(nn.Module):
         self.features_in = nn.Linear(features, width)
         self.blocks = nn.ModuleList(MixerBlock(tokens, width) for _ in range(blocks))
         counts = [block.modulations for block in self.blocks if isinstance(block, MixerBlock)]
-        self.by_features = Modulation(width, width, counts)
-        self.by_level = Modulation(width, width, counts)
-        self.level_in = nn.Linear(4 * _WAVES, width)
+        self.feature_modulation = Modulation(width, width, counts)
+        self.time_modulation = Modulation(width, width, counts)
+        self.time_in = nn.Linear(4 * _FREQUENCIES, width)
         self.out = nn.Linear(width, channels)
 
     def condition(self, features: Tensor) -> FlowCondition:
         """Prepare ``features`` [R, N, D] for any number of passes."""
         entered = self.features_in(features)
-        return FlowCondition(entered, self.by_features.vectors(F.silu(entered)))
+        return FlowCondition(entered, self.feature_modulation.vectors(F.silu(entered)))
 
-    def forward(self, condition: FlowCondition, noisy: Tensor, level: Tensor, size: Tensor) -> Tensor:
+    def forward(self, condition: FlowCondition, noisy: Tensor, t: Tensor, dt: Tensor) -> Tensor:
         """The clean sample, float32 [R, N, C], from ``noisy`` [R, N, C].
 
-        ``level`` and ``size`` [R] or [1]: 0 noise to 1 clean, and the size of the step to come.
+        ``t`` and ``dt`` [R] or [1]: 0 noise to 1 clean, and the size of the step to come.
         """
-        times = self.level_in(self.waves(level, size).to(condition.entered.dtype))[:, None]
+        times = self.time_in(self.sinusoids(t, dt).to(condition.entered.dtype))[:, None]
         x = self.sample_in(noisy.to(condition.entered.dtype)) + condition.entered + times
-        vectors = condition.modulation + self.by_level.vectors(F.silu(times))
-        for block, modulation in zip(self.blocks, self.by_level.split(vectors), strict=True):
+        vectors = condition.modulation + self.time_modulation.vectors(F.silu(times))
+        for block, modulation in zip(self.blocks, self.time_modulation.split(vectors), strict=True):
             x = block(x, modulation)
         return self.out(F.silu(x)).float()
 
@@ -84,36 +84,36 @@ class FlowHead(nn.Module):
             The weighted mean loss, and the smallest steps' weighted mean squared error, both scalar.
         """
         condition, rows, device = self.condition(features), len(clean), clean.device
-        large = int(rows * _LARGE)
-        size = torch.full((rows,), 1 / SMALLEST, device=device)
-        size[:large] = 0.5 ** torch.randint(0, 3, (large,), device=device)
-        level = (torch.rand(rows, device=device) / size).floor() * size
-        noisy = mix(clean, torch.randn_like(clean), level)
-        two = self._two_halves(condition.first(large), noisy[:large], level[:large], size[:large])
+        large = int(rows * _SHORTCUT_SHARE)
+        dt = torch.full((rows,), 1 / FINEST_STEPS, device=device)
+        dt[:large] = 0.5 ** torch.randint(0, 3, (large,), device=device)
+        t = (torch.rand(rows, device=device) / dt).floor() * dt
+        noisy = interpolate(clean, torch.randn_like(clean), t)
+        two = self._two_half_steps(condition.first(large), noisy[:large], t[:large], dt[:large])
         target = torch.cat([two, clean[large:]])
-        error = (self(condition, noisy, level, size) - target).square().mean((-1, -2))
-        total = (error * (0.9 * level + 0.1) * weight).sum() / weight.sum().clamp(min=1)
+        error = (self(condition, noisy, t, dt) - target).square().mean((-1, -2))
+        total = (error * (0.9 * t + 0.1) * weight).sum() / weight.sum().clamp(min=1)
         fine, of_fine = error.detach()[large:], weight[large:]
         return total, (fine * of_fine).sum() / of_fine.sum().clamp(min=1)
 
     @torch.no_grad()
-    def _two_halves(self, condition: FlowCondition, noisy: Tensor, level: Tensor, size: Tensor) -> Tensor:
+    def _two_half_steps(self, condition: FlowCondition, noisy: Tensor, t: Tensor, dt: Tensor) -> Tensor:
         """The clean sample that one step must predict to arrive where two of half its size do."""
-        half = size / 2
-        first = self(condition, noisy, level, half)
-        middle = advance(noisy, first, level, half)
-        second = self(condition, middle, level + half, half)
-        end = advance(middle, second, level + half, half)
-        return noisy + (end - noisy) * ((1 - level) / size)[:, None, None]
+        half = dt / 2
+        first = self(condition, noisy, t, half)
+        middle = euler_step(noisy, first, t, half)
+        second = self(condition, middle, t + half, half)
+        end = euler_step(middle, second, t + half, half)
+        return noisy + (end - noisy) * ((1 - t) / dt)[:, None, None]
 
     @staticmethod
-    def waves(level: Tensor, size: Tensor) -> Tensor:
-        """Sines and cosines of ``level`` and ``size`` [R], float32 [R, 32]."""
-        angles = [value.float()[:, None] * _rates(value.device) for value in (level, size)]
+    def sinusoids(t: Tensor, dt: Tensor) -> Tensor:
+        """Sines and cosines of ``t`` and ``dt`` [R], float32 [R, 32]."""
+        angles = [value.float()[:, None] * _frequencies(value.device) for value in (t, dt)]
         return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], -1)
 
 
 @cache
-def _rates(device: torch.device) -> Tensor:
+def _frequencies(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return 2.0 ** torch.arange(_WAVES, device=device) * math.pi / 2
+        return 2.0 ** torch.arange(_FREQUENCIES, device=device) * math.pi / 2

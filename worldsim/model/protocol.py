@@ -47,11 +47,11 @@ class Generator(Protocol):
         """Units of past that it was trained with."""
 
     @property
-    def least_context(self) -> int:
+    def min_context(self) -> int:
         """Units of past that a state must hold at least."""
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
 
     def prepare_inference(self, dtype: torch.dtype) -> None:

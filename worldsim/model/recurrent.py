@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
-from worldsim.kernels.library import may_run
+from worldsim.kernels.library import kernels_enabled
 from worldsim.model.flow_head import FlowCondition, FlowHead
 from worldsim.model.mixer import MixerBlock, Modulation
 from worldsim.model.protocol import LatentForm
-from worldsim.model.recurrent_kernels import RecurrentKernels, suits_kernels
+from worldsim.model.recurrent_kernels import RecurrentKernels, supports_kernels
 from worldsim.model.state import TensorState
 from worldsim.model.temporal import AttentionMemory, LstmMemory, MemoryState
 from worldsim.registry import register
@@ -74,7 +74,7 @@ class RecurrentConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedFrame:
     """All that the passes over one frame share."""
 
     features: Tensor
@@ -93,7 +93,7 @@ class RecurrentGenerator(nn.Module):
     """Samples the latent of the next frame from a memory of all frames before."""
 
     remainder_std: Tensor
-    least_context = 2
+    min_context = 2
 
     def __init__(
         self,
@@ -135,12 +135,12 @@ class RecurrentGenerator(nn.Module):
         return self.config.context
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for such a generator."""
-        return suits_kernels(self.config, self.tokens)
+        return supports_kernels(self.config, self.tokens)
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
-        if self.suits_kernels and self.position.device.type == "cpu" and dtype == torch.float32:
+        if self.supports_kernels and self.position.device.type == "cpu" and dtype == torch.float32:
             self._kernels = RecurrentKernels(self)
         for module in self.children():
             cast(module, dtype)
@@ -153,7 +153,7 @@ class RecurrentGenerator(nn.Module):
         device, shape = self.position.device, (batch, self.tokens, self.channels)
         tensors = {name: torch.zeros(shape, device=device) for name in ("latent", "before")}
         tensors["index"] = torch.zeros(batch, dtype=torch.int64, device=device)
-        for number, memory in enumerate(self._layers()):
+        for number, memory in enumerate(self._memory_layers()):
             initial = memory.initial(batch, self.tokens, device)
             tensors |= {f"{number}.{name}": value for name, value in initial.items()}
         return TensorState(tensors, context=context or self.config.context)
@@ -172,9 +172,9 @@ class RecurrentGenerator(nn.Module):
             Features [B, T, N, D], and the memories after the clip.
         """
         before = torch.cat([latents[:, :1], latents[:, :-1]], 1)
-        x, modulations = self._entered(latents, before, conditions)
+        x, modulations = self._token_inputs(latents, before, conditions)
         after: list[MemoryState] = []
-        for number, layer in enumerate(self._layers()):
+        for number, layer in enumerate(self._memory_layers()):
             x = self._mix(x, modulations, number)
             y, memory = layer.clip(x, None if memories is None else memories[number])
             x = x + y
@@ -183,37 +183,37 @@ class RecurrentGenerator(nn.Module):
 
     def prepare(
         self, state: TensorState, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
-    ) -> Prepared:
+    ) -> PreparedFrame:
         """Features of the next frame; ``prior_tokens`` are not read, ``condition`` is [B, M]."""
         tensors = state.tensors()
-        if self._kernels is not None and may_run():
+        if self._kernels is not None and kernels_enabled():
             return self._prepare_by_kernels(self._kernels, tensors, condition, denoising_steps)
-        x, modulations = self._entered(tensors["latent"], tensors["before"], condition)
+        x, modulations = self._token_inputs(tensors["latent"], tensors["before"], condition)
         after: list[MemoryState] = []
-        for number, layer in enumerate(self._layers()):
+        for number, layer in enumerate(self._memory_layers()):
             x = self._mix(x, modulations, number)
-            y, memory = layer.step(x, _share(tensors, number))
+            y, memory = layer.step(x, _layer_state(tensors, number))
             x = x + y
             after.append(memory)
         features = self.norm(self.blocks[-1](x, modulations[-1]))
         base = tensors["latent"] + self.mean_change(features).float()
         agent, flow = self.agent(features), self.flow.condition(features)
-        return Prepared(features, base, agent, flow, denoising_steps, after)
+        return PreparedFrame(features, base, agent, flow, denoising_steps, after)
 
-    def denoise(self, prepared: Prepared, noisy: Tensor, index: int) -> Tensor:
+    def denoise(self, prepared: PreparedFrame, noisy: Tensor, index: int) -> Tensor:
         """The clean remainder, in units of its deviation, from ``noisy`` [B, N, C] in pass ``index``."""
         steps, device = prepared.denoising_steps, noisy.device
-        if self._kernels is not None and may_run():
+        if self._kernels is not None and kernels_enabled():
             return self._kernels.denoise(prepared.flow, noisy, index / steps, 1 / steps)
-        level, size = (torch.full((1,), value, device=device) for value in (index / steps, 1 / steps))
-        return self.flow(prepared.flow, noisy, level, size)
+        t, dt = (torch.full((1,), value, device=device) for value in (index / steps, 1 / steps))
+        return self.flow(prepared.flow, noisy, t, dt)
 
-    def finish(self, prepared: Prepared, sample: Tensor) -> Tensor:
+    def finish(self, prepared: PreparedFrame, sample: Tensor) -> Tensor:
         """The latent [B, N, C] of a remainder [B, N, C]."""
         latent = prepared.base + self.remainder_std * sample
         return latent.clamp(-1, 1) if self._bounded else latent
 
-    def commit(self, state: TensorState, prepared: Prepared, latent: Tensor, needs_agent: bool) -> Tensor:
+    def commit(self, state: TensorState, prepared: PreparedFrame, latent: Tensor, needs_agent: bool) -> Tensor:
         """Take ``latent`` [B, N, C] as the next frame's and write ``state``; returns the agent [B, A].
 
         The first frame of a world follows nothing: its memories stay empty, as in training.
@@ -254,11 +254,11 @@ class RecurrentGenerator(nn.Module):
 
     def _prepare_by_kernels(
         self, kernels: RecurrentKernels, tensors: dict[str, Tensor], condition: Tensor, denoising_steps: int
-    ) -> Prepared:
+    ) -> PreparedFrame:
         """``prepare`` by kernels; ``tensors`` are the state's."""
-        shares = [_share(tensors, number) for number in range(len(self.memories))]
+        shares = [_layer_state(tensors, number) for number in range(len(self.memories))]
         step = kernels.step(tensors["latent"], tensors["before"], condition, shares)
-        return Prepared(
+        return PreparedFrame(
             features=step.features[:, None],
             base=step.base[:, None],
             agent=step.agent,
@@ -275,10 +275,10 @@ class RecurrentGenerator(nn.Module):
             return LstmMemory(config.width)
         return AttentionMemory(config.width, config.heads, config.context)
 
-    def _layers(self) -> list[LstmMemory | AttentionMemory]:
+    def _memory_layers(self) -> list[LstmMemory | AttentionMemory]:
         return [layer for layer in self.memories if isinstance(layer, LstmMemory | AttentionMemory)]
 
-    def _entered(self, latent: Tensor, before: Tensor, condition: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _token_inputs(self, latent: Tensor, before: Tensor, condition: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Tokens [..., N, D] and every block's modulation [..., 1, count, D]."""
         dtype = self.latents_in.weight.dtype
         pair = torch.cat([latent, 2 * (latent - before)], -1).to(dtype)
@@ -292,7 +292,7 @@ class RecurrentGenerator(nn.Module):
         return x
 
 
-def _share(tensors: dict[str, Tensor], layer: int) -> MemoryState:
+def _layer_state(tensors: dict[str, Tensor], layer: int) -> MemoryState:
     prefix = f"{layer}."
     return {
         name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 
-def turns(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tensor:
+def rope_frequencies(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tensor:
     """Unit complex numbers [..., sum(dims) / 2] for ``positions`` [..., axes].
 
     ``dims[i]`` channels, in pairs, turn with axis i.
     """
     parts = [
-        positions[..., axis, None].float() * _rates(dim, base, positions.device)
+        positions[..., axis, None].float() * _frequencies(dim, base, positions.device)
         for axis, dim in enumerate(dims)
     ]
     angle = torch.cat(parts, -1)
@@ -22,12 +22,12 @@ def turns(positions: Tensor, dims: tuple[int, ...], base: float = 100.0) -> Tens
 
 
 @cache
-def _rates(dim: int, base: float, device: torch.device) -> Tensor:
+def _frequencies(dim: int, base: float, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return base ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn channel pairs of ``x`` [..., d] by ``turn``, complex [..., d / 2] (broadcast); float32."""
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn channel pairs of ``x`` [..., d] by ``rope``, complex [..., d / 2] (broadcast); float32."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2)
+    return torch.view_as_real(pairs * rope).flatten(-2)

@@ -12,16 +12,16 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from worldsim import pool
 from worldsim.errors import EngineError
+from worldsim.utils import buffer_pool
 
-__all__ = ["GeneratorState", "Page", "Rows", "TensorPage", "TensorState", "check_tensors"]
+__all__ = ["GeneratorState", "Rows", "TensorEntry", "TensorState", "UndoEntry", "check_tensors"]
 
 Rows = Tensor | slice
 """Rows of a batch, by number or as a slice, which reads without a copy."""
 
 
-class Page(Protocol):
+class UndoEntry(Protocol):
     """A copy of what the next commit overwrites: enough to undo it."""
 
     def row(self, number: int) -> Self:
@@ -61,11 +61,11 @@ class GeneratorState(Protocol):
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
 
-    def page(self) -> Page:
+    def undo_entry(self) -> UndoEntry:
         """A copy of what the next commit will overwrite."""
 
-    def unwrite(self, page: Page) -> None:
-        """Make the rows what they were when ``page()`` gave ``page``, after one commit or none."""
+    def undo(self, entry: UndoEntry) -> None:
+        """Make the rows what they were when ``undo_entry()`` gave ``entry``, after one commit or none."""
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, the batch axis first in each."""
@@ -109,14 +109,14 @@ _UNITS = "units"
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPage:
+class TensorEntry:
     """A copy of a ``TensorState``."""
 
     tensors: dict[str, Tensor]
 
-    def row(self, number: int) -> TensorPage:
+    def row(self, number: int) -> TensorEntry:
         one = slice(number, number + 1)
-        return TensorPage({name: part[one] for name, part in self.tensors.items()})
+        return TensorEntry({name: part[one] for name, part in self.tensors.items()})
 
 
 @dataclass(slots=True)
@@ -177,11 +177,11 @@ class TensorState:
     def to(self, device: torch.device) -> TensorState:
         return TensorState({name: part.to(device) for name, part in self.parts.items()}, self.context)
 
-    def page(self) -> TensorPage:
-        return TensorPage({name: pool.copied(part[self.rows]) for name, part in self.parts.items()})
+    def undo_entry(self) -> TensorEntry:
+        return TensorEntry({name: buffer_pool.clone(part[self.rows]) for name, part in self.parts.items()})
 
-    def unwrite(self, page: TensorPage) -> None:
-        self._write(page.tensors)
+    def undo(self, entry: TensorEntry) -> None:
+        self._write(entry.tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: part[self.rows] for name, part in self.parts.items()}

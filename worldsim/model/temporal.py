@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.model.rope import rotate, turns
+from worldsim.model.rope import apply_rope, rope_frequencies
 
 MemoryState = dict[str, Tensor]
 """Named tensors, batch first."""
@@ -83,7 +83,7 @@ class AttentionMemory(nn.Module):
         super().__init__()
         self.width, self.heads, self.context = width, heads, context
         self.norm = nn.LayerNorm(width)
-        self.into = nn.Linear(width, 3 * width)
+        self.in_proj = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -97,7 +97,7 @@ class AttentionMemory(nn.Module):
     def clip(self, x: Tensor, state: MemoryState | None) -> tuple[Tensor, MemoryState]:
         batch, length, tokens, _ = x.shape
         before = self.initial(batch, tokens, x.device) if state is None else state
-        query, key, value = self.into(self.norm(x)).chunk(3, -1)
+        query, key, value = self.in_proj(self.norm(x)).chunk(3, -1)
         keys = torch.cat([before["keys"].to(key.dtype), key], 1)
         values = torch.cat([before["values"].to(value.dtype), value], 1)
         y = self._attend(query, keys, values, before["filled"])
@@ -121,9 +121,9 @@ class AttentionMemory(nn.Module):
         near = (age >= 0) & (age < self.context)
         seen = near & (time >= kept - filled[:, None, None])
         dim = self.width // self.heads
-        turn = turns(time[:, None], (dim,))[:, None, None]
+        rope = rope_frequencies(time[:, None], (dim,))[:, None, None]
         q, k, v = (part.unflatten(-1, (self.heads, dim)) for part in (query, keys, values))
-        q, k = rotate(q.float(), turn[kept:]).to(v.dtype), rotate(k.float(), turn).to(v.dtype)
+        q, k = apply_rope(q.float(), rope[kept:]).to(v.dtype), apply_rope(k.float(), rope).to(v.dtype)
         q, k, v = (part.permute(0, 2, 3, 1, 4) for part in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
         return y.permute(0, 3, 1, 2, 4).flatten(-2)

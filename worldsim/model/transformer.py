@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldsim.casting import cast, part_small_products
+from worldsim.casting import cast, make_small_products_invariant
 from worldsim.errors import ConfigError
-from worldsim.kernels import generate
+from worldsim.kernels import generator as generator_kernel
 from worldsim.kernels.dense import Dense
-from worldsim.kernels.library import may_run, variant
-from worldsim.model.blocks import TINY, Block, rms
+from worldsim.kernels.library import kernels_enabled, variant
+from worldsim.model.blocks import RMS_EPS, Block, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
 from worldsim.model.protocol import LatentForm
-from worldsim.model.rope import turns
+from worldsim.model.rope import rope_frequencies
 from worldsim.registry import register
 from worldsim.units import Unit
 
@@ -37,7 +37,7 @@ class TransformerConfig:
     heads: int = 6
     registers: int = 4
     """Extra tokens, at least one; the first is the agent's, which the heads read."""
-    every: int = 2
+    temporal_every: int = 2
     """A block in this many looks at the past."""
     context: int = 12
     """Frames of context at most."""
@@ -52,9 +52,9 @@ class TransformerConfig:
             )
         if not 0 <= self.sinks < self.context:
             raise ConfigError("sinks must be fewer than the context's frames", (self.sinks, self.context))
-        if self.registers < 1 or not 1 <= self.every <= self.layers:
-            rule = "a generator needs a register and a block that looks at the past: 1 <= every <= layers"
-            raise ConfigError(rule, (self.registers, self.every, self.layers))
+        if self.registers < 1 or not 1 <= self.temporal_every <= self.layers:
+            rule = "a generator needs a register and a block that looks at the past: 1 <= temporal_every <= layers"
+            raise ConfigError(rule, (self.registers, self.temporal_every, self.layers))
 
     def build(
         self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int
@@ -64,7 +64,7 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class LatentPrediction:
     """What one pass gives."""
 
     clean: Tensor
@@ -86,7 +86,7 @@ class PreparedUnit:
     """The prior, as the blocks take it [B, 1, N, D]."""
     modulation: Tensor
     """Of every pass [B, K + 1, 3, L, D]."""
-    level: Tensor
+    t: Tensor
     """Of every pass [1, K + 1]."""
 
 
@@ -107,17 +107,17 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.width = width = config.width
-        self.context, self.least_context = config.context, max(2, config.sinks + 1)
+        self.context, self.min_context = config.context, max(2, config.sinks + 1)
         self.tokens, self._bounded, self.prediction = unit.tokens, latent.bounded, config.prediction
         self.latent_in = nn.Linear(latent.channels, width)
-        self.view_in = nn.Linear(prior_channels, width)
-        self.place = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
+        self.prior_in = nn.Linear(prior_channels, width)
+        self.position = nn.Parameter(torch.randn(unit.tokens, width) * 0.02)
         self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.02)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, temporal=i % config.every == config.every - 1)
+            Block(width, config.heads, temporal=i % config.temporal_every == config.temporal_every - 1)
             for i in range(config.layers)
         )
-        self.condition = Conditioning(condition_size, width, config.layers)
+        self.conditioning = Conditioning(condition_size, width, config.layers)
         self.norm = nn.RMSNorm(width)
         self.out = nn.Linear(width, latent.channels)
         nn.init.zeros_(self.out.weight)
@@ -126,53 +126,53 @@ class Transformer(nn.Module):
         positions = torch.from_numpy(unit.positions()[:, int(unit.frames == 1) :]) + 1
         positions = torch.cat([positions, positions.new_zeros(config.registers, positions.shape[1])])
         self.register_buffer("positions", positions, persistent=False)
-        self._turn: Tensor | None = None
+        self._rope: Tensor | None = None
         mask = np.pad(unit.mask(), (0, config.registers), constant_values=True)
         self.register_buffer("mask", None if mask.all() else torch.from_numpy(mask), persistent=False)
-        self._passes: generate.Passes | None = None
-        self._view_in: Dense | None = None
+        self._kernel: generator_kernel.GeneratorKernel | None = None
+        self._prior_in_kernel: Dense | None = None
 
     @property
-    def is_quick(self) -> bool:
+    def uses_kernels(self) -> bool:
         """Whether kernels pass, where nothing is taught."""
-        return self._passes is not None
+        return self._kernel is not None
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for such a generator."""
         config, block = self.config, self.blocks[0]
         assert isinstance(block, Block)
         sizes = (config.width, config.width // config.heads, len(self.positions), block.sizes[1])
-        return variant() is not None and self.mask is None and generate.suits(*sizes, config.layers)
+        return variant() is not None and self.mask is None and generator_kernel.supports(*sizes, config.layers)
 
-    def quicken(self) -> None:
+    def enable_kernels(self) -> None:
         """Let kernels pass from now on, where nothing is taught: float32 on a CPU; weights must stay."""
-        if not self.suits_kernels:
+        if not self.supports_kernels:
             return
         blocks = [block for block in self.blocks if isinstance(block, Block)]
-        self._passes = generate.Passes(
+        self._kernel = generator_kernel.GeneratorKernel(
             (self.latent_in.weight, self.latent_in.bias),
             (self.out.weight, self.out.bias),
             self.registers,
             self.norm.weight,
-            self.turn,
+            self.rope,
             [block.packed() for block in blocks],
         )
-        self._view_in = Dense(self.view_in.weight, self.view_in.bias)
-        self.condition.quicken()
+        self._prior_in_kernel = Dense(self.prior_in.weight, self.prior_in.bias)
+        self.conditioning.enable_kernels()
 
     @property
-    def turn(self) -> Tensor:
+    def rope(self) -> Tensor:
         """What turns the tokens' spatial queries and keys, complex [N + R, d / 2].
 
         Made once a device and no buffer: casting the weights must not round it.
         """
-        if self._turn is None or self._turn.device != self.positions.device:
-            side = self.config.width // self.config.heads
+        if self._rope is None or self._rope.device != self.positions.device:
+            head_dim = self.config.width // self.config.heads
             axes = self.positions.shape[1]
-            dims = (side // 2, side // 2) if axes == 2 else (side // 2, side // 4, side // 4)
-            self._turn = turns(self.positions, dims)
-        return self._turn
+            dims = (head_dim // 2, head_dim // 2) if axes == 2 else (head_dim // 2, head_dim // 4, head_dim // 4)
+            self._rope = rope_frequencies(self.positions, dims)
+        return self._rope
 
     @property
     def temporal_layers(self) -> int:
@@ -182,11 +182,11 @@ class Transformer(nn.Module):
     def prepare_inference(self, dtype: torch.dtype) -> None:
         """The generator's own weights and its last norm stay float32: they work on float32."""
         if self.latent_in.weight.device.type == "cpu" and dtype == torch.float32:
-            self.quicken()
+            self.enable_kernels()
         if self.latent_in.weight.device.type == "cpu" and dtype == torch.bfloat16:
             for module in (self, *self.blocks):
-                part_small_products(module, self.tokens)
-            part_small_products(self.condition, 1)
+                make_small_products_invariant(module, self.tokens)
+            make_small_products_invariant(self.conditioning, 1)
         for module in self.children():
             if module is not self.norm:
                 cast(module, dtype)
@@ -213,16 +213,16 @@ class Transformer(nn.Module):
         Args:
             state: the units before.
             prior_tokens: what is known of the unit beforehand [B, N, V].
-            condition: keys, look and twist [B, M].
+            condition: keys, yaw and twist [B, M].
             denoising_steps: passes to come, K >= 0.
         """
-        level, size = _schedule(denoising_steps, prior_tokens.device)
-        modulation = self.condition(condition[:, None], level, size)
-        return PreparedUnit(state, self.embed(prior_tokens[:, None]), modulation, level)
+        t, dt = _schedule(denoising_steps, prior_tokens.device)
+        modulation = self.conditioning(condition[:, None], t, dt)
+        return PreparedUnit(state, self.embed(prior_tokens[:, None]), modulation, t)
 
     def denoise(self, prepared: PreparedUnit, noisy: Tensor, index: int) -> Tensor:
         """The clean latent [B, N, C] that pass ``index`` predicts from a ``noisy`` one."""
-        return self._passed(prepared, noisy, index).clean[:, 0]
+        return self._denoise_pass(prepared, noisy, index).clean[:, 0]
 
     def finish(self, prepared: PreparedUnit, sample: Tensor) -> Tensor:
         """A sample [B, N, C] as a latent."""
@@ -236,123 +236,123 @@ class Transformer(nn.Module):
         None unless it is needed: then the last block does not run.
         """
         if needs_agent:
-            clean = self._passed(prepared, latent, prepared.level.shape[1] - 1)
+            clean = self._denoise_pass(prepared, latent, prepared.t.shape[1] - 1)
             keys, values, agent = clean.keys, clean.values, clean.agent[:, 0]
         else:
             noisy, modulation = latent[:, None], prepared.modulation[:, -1:]
-            keys, values = self.remember(noisy, prepared.embedded, modulation, prepared.cache)
+            keys, values = self.compute_kv(noisy, prepared.embedded, modulation, prepared.cache)
             agent = None
         state.write(keys[:, :, 0], values[:, :, 0])
         return agent
 
-    def _passed(self, prepared: PreparedUnit, latent: Tensor, number: int) -> Prediction:
+    def _denoise_pass(self, prepared: PreparedUnit, latent: Tensor, number: int) -> LatentPrediction:
         """The pass of this number over ``latent`` [B, N, C]; reads the cache."""
         now = slice(number, number + 1)
-        modulation, level = prepared.modulation[:, now], prepared.level[:, now]
-        return self.run(latent[:, None], level, prepared.embedded, modulation, prepared.cache)
+        modulation, t = prepared.modulation[:, now], prepared.t[:, now]
+        return self.run(latent[:, None], t, prepared.embedded, modulation, prepared.cache)
 
     def forward(
         self,
         noisy: Tensor,
-        level: Tensor,
-        step: Tensor,
+        t: Tensor,
+        dt: Tensor,
         prior_tokens: Tensor,
         condition: Tensor,
         cache: Cache | None = None,
-        known: Tensor | None = None,
-    ) -> Prediction:
+        control_mask: Tensor | None = None,
+    ) -> LatentPrediction:
         """One pass over T frames.
 
         Args:
             noisy: latents [B, T, N, C].
-            level: 0 = noise, 1 = clean [B, T].
-            step: how far the denoising step goes [B, T], in (0, 1].
+            t: 0 = noise, 1 = clean [B, T].
+            dt: how far the denoising step goes [B, T], in (0, 1].
             prior_tokens: the priors, small [B, T, N, V].
-            condition: keys, look and twist [B, T, M].
+            condition: keys, yaw and twist [B, T, M].
             cache: the frames before; read, never written. With a cache T is 1.
-            known: False where the condition is withheld, bool [B, T].
+            control_mask: False where the condition is withheld, bool [B, T].
         """
-        modulation = self.condition(condition, level, step, known)
-        return self.run(noisy, level, self.embed(prior_tokens), modulation, cache)
+        modulation = self.conditioning(condition, t, dt, control_mask)
+        return self.run(noisy, t, self.embed(prior_tokens), modulation, cache)
 
-    def embed(self, view: Tensor) -> Tensor:
-        """What every pass over a frame adds to its latents, float32: view [B, T, N, V] to [B, T, N, D]."""
-        if self._view_in is not None and may_run():
-            return self._view_in(view) + self.place
-        return self.view_in(view.to(self.view_in.weight.dtype)).float() + self.place
+    def embed(self, prior_tokens: Tensor) -> Tensor:
+        """What every pass over a frame adds to its latents, float32: prior_tokens [B, T, N, V] to [B, T, N, D]."""
+        if self._prior_in_kernel is not None and kernels_enabled():
+            return self._prior_in_kernel(prior_tokens) + self.position
+        return self.prior_in(prior_tokens.to(self.prior_in.weight.dtype)).float() + self.position
 
     def run(
-        self, noisy: Tensor, level: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None
-    ) -> Prediction:
+        self, noisy: Tensor, t: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None
+    ) -> LatentPrediction:
         """``forward`` from ``embed``'s [B, T, N, D] and ``Conditioning``'s modulation [B, T, 3, L, D].
 
-        Passes over the same frames share the first, and get their modulations from one call.
+        Passes over the same frames modulations the first, and get their modulations from one call.
         """
-        if cache is not None and (passes := self._quick(cache)) is not None:
-            return self._pass(passes, noisy, level, embedded, modulation, cache)
-        x = self._entered(noisy, embedded)
+        if cache is not None and (kernel := self._usable_kernel(cache)) is not None:
+            return self._run_kernel(kernel, noisy, t, embedded, modulation, cache)
+        x = self._token_inputs(noisy, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
-        for block, share in zip(self.blocks, modulation.unbind(3), strict=True):
+        for block, modulations in zip(self.blocks, modulation.unbind(3), strict=True):
             past = pasts[len(fresh)] if block.temporal else None
-            x, pair = block(x, share, self.turn, self.mask, past)
+            x, pair = block(x, modulations, self.rope, self.mask, past)
             if pair is not None:
                 fresh.append(pair)
-        x = rms(x, TINY) * self.norm.weight
+        x = rms(x, RMS_EPS) * self.norm.weight
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         clean = self.out(x[:, :, : self.tokens].to(self.out.weight.dtype)).float()
-        return Prediction(self._cleaned(noisy, level, clean), x[:, :, self.tokens], keys, values)
+        return LatentPrediction(self._to_clean(noisy, t, clean), x[:, :, self.tokens], keys, values)
 
-    def remember(
+    def compute_kv(
         self, clean: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache
     ) -> tuple[Tensor, Tensor]:
         """The keys and values that ``run`` gives: all that later frames look at.
 
         The last block that looks at the past gives its own before it looks; what it would add nobody reads.
         """
-        if (passes := self._quick(cache)) is not None:
-            made = passes(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts(), remembers=True)
+        if (kernel := self._usable_kernel(cache)) is not None:
+            made = kernel(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.kernel_layers(), kv_only=True)
             return made[2][:, :, None], made[3][:, :, None]
-        x = self._entered(clean, embedded)
+        x = self._token_inputs(clean, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
-        pasts, shares = cache.read(), modulation.unbind(3)
-        for block, share in zip(self.blocks, shares, strict=True):
+        pasts, per_block = cache.read(), modulation.unbind(3)
+        for block, modulations in zip(self.blocks, per_block, strict=True):
             assert isinstance(block, Block)
             if block.temporal and len(fresh) == self.temporal_layers - 1:
-                fresh.append(block.remembered(x, share))
+                fresh.append(block.compute_kv(x, modulations))
                 break
-            x, pair = block(x, share, self.turn, self.mask, pasts[len(fresh)] if block.temporal else None)
+            x, pair = block(x, modulations, self.rope, self.mask, pasts[len(fresh)] if block.temporal else None)
             if pair is not None:
                 fresh.append(pair)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         return keys, values
 
-    def _quick(self, cache: Cache) -> generate.Passes | None:
+    def _usable_kernel(self, cache: Cache) -> generator_kernel.GeneratorKernel | None:
         """Kernels that may pass now and look back at so much."""
-        return self._passes if may_run() and cache.context <= generate.PAST else None
+        return self._kernel if kernels_enabled() and cache.context <= generator_kernel.MAX_CONTEXT else None
 
-    def _pass(
+    def _run_kernel(
         self,
-        passes: generate.Passes,
+        kernel: generator_kernel.GeneratorKernel,
         noisy: Tensor,
-        level: Tensor,
+        t: Tensor,
         embedded: Tensor,
         modulation: Tensor,
         cache: Cache,
-    ) -> Prediction:
+    ) -> LatentPrediction:
         """``run`` over one frame by kernels."""
-        given = (noisy[:, 0], embedded[:, 0], modulation[:, 0], cache.pasts())
-        clean, agent, keys, values = passes(*given, remembers=False)
-        clean = self._cleaned(noisy, level, clean[:, None])
-        return Prediction(clean, agent[:, None], keys[:, :, None], values[:, :, None])
+        given = (noisy[:, 0], embedded[:, 0], modulation[:, 0], cache.kernel_layers())
+        clean, agent, keys, values = kernel(*given, kv_only=False)
+        clean = self._to_clean(noisy, t, clean[:, None])
+        return LatentPrediction(clean, agent[:, None], keys[:, :, None], values[:, :, None])
 
-    def _cleaned(self, noisy: Tensor, level: Tensor, given: Tensor) -> Tensor:
+    def _to_clean(self, noisy: Tensor, t: Tensor, given: Tensor) -> Tensor:
         """The clean latent from what the last layer gives, both [B, T, N, C]."""
         if self.config.prediction == "velocity":
-            return noisy + (1 - level)[..., None, None] * given
+            return noisy + (1 - t)[..., None, None] * given
         return given
 
-    def _entered(self, noisy: Tensor, embedded: Tensor) -> Tensor:
+    def _token_inputs(self, noisy: Tensor, embedded: Tensor) -> Tensor:
         """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""
         x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
         return torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
@@ -362,6 +362,6 @@ class Transformer(nn.Module):
 def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Level and size of each of ``steps`` denoising passes and of the clean one, both [1, steps + 1]."""
     with torch.inference_mode(False):
-        level = torch.tensor([[*(i / steps for i in range(steps)), 1.0]], device=device)
+        t = torch.tensor([[*(i / steps for i in range(steps)), 1.0]], device=device)
         size = torch.tensor([[*[1 / max(steps, 1)] * steps, 1.0]], device=device)
-    return level, size
+    return t, size

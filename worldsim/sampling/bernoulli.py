@@ -19,7 +19,7 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.registry import register
-from worldsim.sampling.flow import STEPS, FlowGenerator
+from worldsim.sampling.flow import DENOISING_STEPS, FlowGenerator
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
 
@@ -42,7 +42,7 @@ class BernoulliConfig:
 class BernoulliSampler:
     """Draws tokens in K passes, and learns to fill in those that are masked."""
 
-    allowed_steps = STEPS
+    allowed_steps = DENOISING_STEPS
     default_steps = 2
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
@@ -63,15 +63,15 @@ class BernoulliSampler:
         def put(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.asarray(array, np.float32)).to(bits)
 
-        size = put(rng.choice([1 / steps for steps in STEPS], (batch, frames)))
-        level = torch.floor(put(rng.random((batch, frames))) / size) * size
+        dt = put(rng.choice([1 / steps for steps in DENOISING_STEPS], (batch, frames)))
+        t = torch.floor(put(rng.random((batch, frames))) / dt) * dt
         is_context = put(rng.random((batch, frames))) < 0.4
         if clip.is_past_clean:
             is_context = torch.arange(frames, device=bits.device).expand(batch, -1) < frames - 1
-        level = torch.where(is_context, torch.ones_like(level), level)
-        known = torch.from_numpy(rng.random((batch, frames)) >= 0.1).to(bits.device)
-        seen = put(rng.random((batch, frames, tokens, 1))) < level[..., None, None]
-        out = generator(bits * seen, level, size, clip.prior_tokens, clip.condition, known=known)
+        t = torch.where(is_context, torch.ones_like(t), t)
+        control_mask = torch.from_numpy(rng.random((batch, frames)) >= 0.1).to(bits.device)
+        seen = put(rng.random((batch, frames, tokens, 1))) < t[..., None, None]
+        out = generator(bits * seen, t, dt, clip.prior_tokens, clip.condition, control_mask=control_mask)
         wanted = (bits > 0).to(out.clean)
         error = F.binary_cross_entropy_with_logits(out.clean, wanted, reduction="none").mean(-1)
         weight = (~seen[..., 0]).to(error)

@@ -1,6 +1,6 @@
 """Flow matching with x-prediction and shortcut steps (Dreamer 4's shortcut forcing).
 
-A latent at level t is (1 - t) * noise + t * clean; the network predicts the clean latent; the velocity is
+A latent at flow time t is (1 - t) * noise + t * clean; the network predicts the clean latent; the velocity is
 (clean - latent) / (1 - t). One network takes steps of any size 1, 1/2, 1/4: the step size is an input.
 """
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import ConfigError
-from worldsim.model.flow import advance, mix
+from worldsim.model.flow import euler_step, interpolate
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.registry import register
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
-STEPS = (1, 2, 4)
+DENOISING_STEPS = (1, 2, 4)
 
 
 @register("sampler", "flow")
@@ -50,15 +50,15 @@ class FlowGenerator(Generator, Protocol):
     def __call__(
         self,
         noisy: Tensor,
-        level: Tensor,
-        step: Tensor,
+        t: Tensor,
+        dt: Tensor,
         prior_tokens: Tensor,
         condition: Tensor,
         *,
-        known: Tensor | None = None,
+        control_mask: Tensor | None = None,
     ) -> FlowPrediction:
-        """One pass over clips: ``noisy`` [B, T, N, C], ``level`` and ``step`` [B, T], the clip's
-        ``prior_tokens`` and ``condition``; ``known`` bool [B, T] is False where the condition is withheld."""
+        """One pass over clips: ``noisy`` [B, T, N, C], ``t`` and ``dt`` [B, T], the clip's
+        ``prior_tokens`` and ``condition``; ``control_mask`` bool [B, T] is False where the condition is withheld."""
 
 
 class FlowPrediction(Protocol):
@@ -76,7 +76,7 @@ class FlowPrediction(Protocol):
 class FlowSampler:
     """Denoises in K passes, and learns by diffusion forcing with shortcut steps."""
 
-    allowed_steps = STEPS
+    allowed_steps = DENOISING_STEPS
     default_steps = 2
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
@@ -85,29 +85,29 @@ class FlowSampler:
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         assert isinstance(generator, FlowGenerator), "checked when the sampler was built"
-        drawn = draw_levels(rng, clip.latents, clip.is_past_clean)
+        drawn = sample_flow_times(rng, clip.latents, clip.is_past_clean)
         loss, agent = forcing_loss(generator, clip, drawn, rng)
         return SamplerLoss(loss, agent, {"forcing": loss.item()})
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class FlowTimes:
     """The task of each frame of a clip; all [B, T]."""
 
-    level: Tensor
+    t: Tensor
     """How clean the latent is that the generator gets, 0 noise to 1 clean."""
-    size: Tensor
+    dt: Tensor
     """Size of the denoising step, in (0, 1]."""
     is_context: Tensor
     """The frame is clean and nothing is asked of it."""
-    known: Tensor
+    control_mask: Tensor
     """The generator is told the condition."""
     shortcut: bool
     """Steps are larger than the smallest, learnt from two of half the size."""
 
 
-def draw_levels(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> Levels:
-    """Independent levels for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
+def sample_flow_times(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> FlowTimes:
+    """Independent flow times for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
 
     Where ``is_past_clean``, all frames but the last are context.
     """
@@ -117,19 +117,19 @@ def draw_levels(rng: np.random.Generator, like: Tensor, is_past_clean: bool = Fa
         return torch.from_numpy(np.asarray(array, np.float32)).to(like)
 
     shortcut = bool(rng.random() < 0.25)
-    size = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], frames))
-    level = put(rng.random(frames))
-    level = torch.floor(level / size) * size if shortcut else level
+    dt = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], frames))
+    t = put(rng.random(frames))
+    t = torch.floor(t / dt) * dt if shortcut else t
     is_context = put(rng.random(frames)) < 0.4
     if is_past_clean:
         is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
-    level = torch.where(is_context, torch.ones_like(level), level)
-    known = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
-    return Levels(level, size, is_context, known, shortcut)
+    t = torch.where(is_context, torch.ones_like(t), t)
+    control_mask = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
+    return FlowTimes(t, dt, is_context, control_mask, shortcut)
 
 
 def forcing_loss(
-    generator: FlowGenerator, clip: LatentClip, drawn: Levels, rng: np.random.Generator
+    generator: FlowGenerator, clip: LatentClip, drawn: FlowTimes, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
 
@@ -138,46 +138,46 @@ def forcing_loss(
     """
     clean = clip.latents
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(clean)
-    noisy = mix(clean, noise, drawn.level)
+    noisy = interpolate(clean, noise, drawn.t)
 
-    def predict(latent: Tensor, level: Tensor, size: Tensor) -> FlowPrediction:
-        return generator(latent, level, size, clip.prior_tokens, clip.condition, known=drawn.known)
+    def predict(latent: Tensor, t: Tensor, dt: Tensor) -> FlowPrediction:
+        return generator(latent, t, dt, clip.prior_tokens, clip.condition, control_mask=drawn.control_mask)
 
     target = clean
     if drawn.shortcut:
         with torch.no_grad():
             two = _two_half_steps(lambda *step: predict(*step).clean, noisy, drawn)
         target = torch.where(drawn.is_context[..., None, None], clean, two)
-    made = predict(noisy, drawn.level, drawn.size)
-    weight = ~drawn.is_context * torch.ones_like(drawn.level)
+    made = predict(noisy, drawn.t, drawn.dt)
+    weight = ~drawn.is_context * torch.ones_like(drawn.t)
     error = (made.clean - target).square().mean((-1, -2))
     if generator.prediction == "velocity":
-        error = error / (1 - drawn.level).clamp(min=0.02).square()
+        error = error / (1 - drawn.t).clamp(min=0.02).square()
     else:
-        weight = weight * (0.9 * drawn.level + 0.1)
+        weight = weight * (0.9 * drawn.t + 0.1)
     return (error * weight).sum() / weight.sum().clamp(min=1e-3), made.agent
 
 
 def _two_half_steps(
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: Tensor, drawn: Levels
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: Tensor, drawn: FlowTimes
 ) -> Tensor:
     """The clean latent [B, T, N, C] that one whole step must predict to arrive where two half steps do."""
-    level, half = drawn.level, drawn.size / 2
-    middle = advance(noisy, predict(noisy, level, half), level, half)
-    end = advance(middle, predict(middle, level + half, half), level + half, half)
-    share = ((1 - level) / drawn.size)[..., None, None]
+    t, half = drawn.t, drawn.dt / 2
+    middle = euler_step(noisy, predict(noisy, t, half), t, half)
+    end = euler_step(middle, predict(middle, t + half, half), t + half, half)
+    share = ((1 - t) / drawn.dt)[..., None, None]
     return noisy + (end - noisy) * share
 
 
-def levels(steps: int) -> list[float]:
+def flow_times(steps: int) -> list[float]:
     """The level at which each of ``steps`` passes begins."""
     return [i / steps for i in range(steps)]
 
 
 def denoise(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """From ``noise`` to a clean latent in passes of ``predict(latent, i) -> clean`` at ``levels(steps)``."""
+    """From ``noise`` to a clean latent in passes of ``predict(latent, i) -> clean`` at ``flow_times(steps)``."""
     latent = noise
-    for i, level in enumerate(levels(steps)):
-        share = min(1.0, 1 / steps / (1 - level))
+    for i, t in enumerate(flow_times(steps)):
+        share = min(1.0, 1 / steps / (1 - t))
         latent = torch.lerp(latent, predict(latent, i), share)
     return latent

@@ -1,6 +1,6 @@
 """One frame of an imagined world: ``imagine_unit``. The engine, training and evaluation all call it.
 
-Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and look.
+Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and yaw.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from worldsim.kernels import library, noise
-from worldsim.model.heads import expected
+from worldsim.model.heads import expected_reward
 from worldsim.networks import Networks
 from worldsim.sampling import philox
-from worldsim.sampling.drift import drift_of
-from worldsim.sampling.lead import Controls
-from worldsim.sampling.move import Move, move_cameras
+from worldsim.sampling.control_batch import ControlBatch
+from worldsim.sampling.motion import CameraMotion, move_cameras
 from worldsim.sampling.noise import normal_batch
+from worldsim.sampling.uncertainty import frame_uncertainty
 from worldsim.sampling.world_state import WorldState
-from worldsim.tokenizer.protocol import Motion, PreviousFrame, Prior
+from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior
 
 LATENT_DRAW, END_DRAW = 0, 1
 """Numbers of the draws of a frame."""
@@ -34,12 +34,12 @@ class Imagined:
     """[B, 3, H, W] in [-1, 1]."""
     reward: Tensor
     """[B]"""
-    going_on: Tensor
+    continue_prob: Tensor
     """Probability that the episode goes on [B]."""
     terminated: Tensor
     """The episode ended here, bool [B]: drawn where ends are left to chance, else more likely than not."""
-    drift: Tensor
-    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``drift_of``. 1 where not known."""
+    uncertainty: Tensor
+    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``frame_uncertainty``. 1 where not known."""
     known: Tensor
     """The worlds that know what is seen from the camera's pose, bool [B]."""
     latent: Tensor
@@ -49,7 +49,7 @@ class Imagined:
 
 
 def imagine_unit(
-    networks: Networks, state: WorldState, controls: Controls, denoising_steps: int, decode: bool = True
+    networks: Networks, state: WorldState, controls: ControlBatch, denoising_steps: int, decode: bool = True
 ) -> Imagined:
     """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
 
@@ -57,34 +57,34 @@ def imagine_unit(
 
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
     """
-    lead = controls.on(networks.device)
-    move = move_cameras(networks, state, lead)
-    prior = prior_of(networks, state, move)
+    tensors = controls.to(networks.device)
+    motion = move_cameras(networks, state, tensors)
+    prior = prior_of(networks, state, motion)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
     latent = networks.sampler.draw(
-        networks.generator, prepared, _noise(networks, state, move), denoising_steps
+        networks.generator, prepared, _noise(networks, state, motion), denoising_steps
     )
     if decode or networks.tokenizer.uses_previous_frame:
         frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
     else:
         frame = state.previous.frame
-    return _commit(networks, state, prepared, frame, latent, prior, move, lead.given)
+    return _commit(networks, state, prepared, frame, latent, prior, motion, tensors.pose_mask)
 
 
-def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls: Controls) -> Imagined:
+def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls: ControlBatch) -> Imagined:
     """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place."""
-    lead = controls.on(networks.device)
-    move = move_cameras(networks, state, lead)
-    prior = prior_of(networks, state, move)
+    tensors = controls.to(networks.device)
+    motion = move_cameras(networks, state, tensors)
+    prior = prior_of(networks, state, motion)
     latent = networks.tokenizer.encode(frames, prior)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, 0)
-    return _commit(networks, state, prepared, frames, latent, prior, move, lead.given)
+    return _commit(networks, state, prepared, frames, latent, prior, motion, tensors.pose_mask)
 
 
-def _noise(networks: Networks, state: WorldState, move: Move) -> Tensor:
+def _noise(networks: Networks, state: WorldState, motion: CameraMotion) -> Tensor:
     """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
     drawn = normals(state, LATENT_DRAW, networks.tokenizer.latent_spec.shape)
-    return drawn * (networks.noise_scale(move.twist) * state.temperature)[:, None, None]
+    return drawn * (networks.noise_scale(motion.twist) * state.temperature)[:, None, None]
 
 
 def normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
@@ -92,16 +92,18 @@ def normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
     seeds, indices = state.seeds, state.indices
     if seeds.device.type != "cpu":
         return philox.normal_rows(seeds, indices, draw, shape)
-    if library.can_take():
+    if library.accepts():
         return noise.normal_rows(seeds, indices, draw, shape)
     # NumPy is faster than as many tensors
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), draw, shape))
 
 
-def prior_of(networks: Networks, state: WorldState, move: Move) -> Prior:
-    """The prior of the frame that ``move`` leads to."""
-    condition = networks.condition(move.vector, move.twist)
-    return networks.tokenizer.prior(state.previous, Motion(condition, move.planar, move.back))
+def prior_of(networks: Networks, state: WorldState, motion: CameraMotion) -> Prior:
+    """The prior of the frame that ``motion`` leads to."""
+    condition = networks.condition(motion.vector, motion.twist)
+    return networks.tokenizer.prior(
+        state.previous, MotionCondition(condition, motion.planar, motion.to_previous)
+    )
 
 
 def _commit(
@@ -111,31 +113,48 @@ def _commit(
     frame: Tensor,
     latent: Tensor,
     prior: Prior,
-    move: Move,
+    motion: CameraMotion,
     given: Tensor | None,
 ) -> Imagined:
     """Take ``frame`` for the last one and the camera's step for done."""
-    agent = networks.generator.commit(state.generator, prepared, latent, networks.reads_agent)
-    if agent is not None and networks.reads_agent:
+    agent = networks.generator.commit(state.generator, prepared, latent, networks.uses_agent_token)
+    if agent is not None and networks.uses_agent_token:
         state.agent = agent.float()
     state.previous = PreviousFrame(frame, prior.depth)
-    state.moves = torch.cat([state.moves[:, 1:], torch.cat([move.twist, move.vector], -1)[:, None]], 1)
-    state.doubt, state.poses, state.indices = move.doubt, move.poses, state.indices + 1
-    reward, going_on = networks.judge(state.agent, move.planar)
-    terminated = ended(networks, state, going_on)
-    known = networks.knows(move.poses, move.twist, given)
-    drift = drift_of(frame, prior, move.doubt).masked_fill(~known, 1.0)
-    return Imagined(frame, expected(reward), going_on.sigmoid(), terminated, drift, known, latent, prior)
+    state.motion_history = torch.cat(
+        [state.motion_history[:, 1:], torch.cat([motion.twist, motion.vector], -1)[:, None]], 1
+    )
+    state.pose_uncertainty, state.poses, state.indices = (
+        motion.pose_uncertainty,
+        motion.poses,
+        state.indices + 1,
+    )
+    reward, continue_logit = networks.predict_outcome(state.agent, motion.planar)
+    terminated = ended(networks, state, continue_logit)
+    known = networks.in_territory(motion.poses, motion.twist, given)
+    uncertainty = frame_uncertainty(
+        frame, prior, motion.pose_uncertainty, networks.config.typical_contrast
+    ).masked_fill(~known, 1.0)
+    return Imagined(
+        frame,
+        expected_reward(reward),
+        continue_logit.sigmoid(),
+        terminated,
+        uncertainty,
+        known,
+        latent,
+        prior,
+    )
 
 
-def ended(networks: Networks, state: WorldState, going_on: Tensor) -> Tensor:
+def ended(networks: Networks, state: WorldState, continue_logit: Tensor) -> Tensor:
     """Ends of episodes, bool [B], from the logits of going on [B].
 
     A rare event is likely in no single frame: it must be drawn. Logits are divided by the temperature, so
     that at 0 an end comes only where it is more likely than not.
     """
-    if not networks.config.draw_ends:
-        return going_on < 0
-    chance = (-going_on / state.temperature.clamp(min=1e-6)).sigmoid()
+    if not networks.config.sample_ends:
+        return continue_logit < 0
+    chance = (-continue_logit / state.temperature.clamp(min=1e-6)).sigmoid()
     drawn = normals(state, END_DRAW, (1, 1))[:, 0, 0]
     return torch.special.ndtr(drawn) < chance

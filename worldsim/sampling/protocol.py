@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 
-__all__ = ["LatentClip", "Sampler", "SamplerConfig", "SamplerLoss", "check_steps"]
+__all__ = ["LatentClip", "Sampler", "SamplerConfig", "SamplerLoss", "check_denoising_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class SamplerConfig(Protocol):
         """
 
 
-def check_steps(sampler: Sampler, denoising_steps: int) -> int:
+def check_denoising_steps(sampler: Sampler, denoising_steps: int) -> int:
     """Return ``denoising_steps``.
 
     Raises:
@@ -81,5 +81,5 @@ def check_steps(sampler: Sampler, denoising_steps: int) -> int:
     allowed = sampler.allowed_steps
     if denoising_steps not in allowed:
         rule = f"the denoising steps K must be one of {allowed}"
-        raise ConfigError(rule, denoising_steps, f"choose steps={sampler.default_steps}")
+        raise ConfigError(rule, denoising_steps, f"choose denoising_steps={sampler.default_steps}")
     return denoising_steps

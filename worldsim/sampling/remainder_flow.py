@@ -17,7 +17,7 @@ from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.registry import register
-from worldsim.sampling.flow import STEPS, denoise
+from worldsim.sampling.flow import DENOISING_STEPS, denoise
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
 
@@ -40,7 +40,7 @@ class RemainderFlowConfig:
 class RemainderFlowSampler:
     """Denoises the remainder in K passes; learns mean and remainder together."""
 
-    allowed_steps = STEPS
+    allowed_steps = DENOISING_STEPS
     default_steps = 2
 
     def __init__(self, config: RemainderFlowConfig) -> None:

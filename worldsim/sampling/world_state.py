@@ -1,6 +1,6 @@
 """All that an imagined world's future depends on: ``WorldState``.
 
-Shapes: B worlds, D width, P steps back, M keys and look.
+Shapes: B worlds, D width, P steps back, M keys and yaw.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim import pool
 from worldsim.model.state import GeneratorState, Rows
 from worldsim.networks import Networks
 from worldsim.sampling.upload import upload
 from worldsim.tokenizer.protocol import PreviousFrame
+from worldsim.utils import buffer_pool
 
 _PENDING = "pending."
-_OWN = ("agent", "moves", "doubt", "poses", "seeds", "indices", "temperature")
+_OWN = ("agent", "motion_history", "pose_uncertainty", "poses", "seeds", "indices", "temperature")
 
 
 @dataclass(slots=True)
@@ -32,9 +32,9 @@ class WorldState:
     previous: PreviousFrame
     agent: Tensor
     """Agent feature of the last frame [B, D]; 0 where nothing reads it."""
-    moves: Tensor
-    """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and look that led to it."""
-    doubt: Tensor
+    motion_history: Tensor
+    """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and yaw that led to it."""
+    pose_uncertainty: Tensor
     """How far off the camera may be, in metres [B]; 0 where it was given."""
     poses: Tensor
     """Camera-to-world of the last frame, float64 [B, 4, 4]; identity where the source has no poses."""
@@ -128,24 +128,24 @@ class WorldState:
         return upload(rows.astype(np.int64), self.agent.device) if isinstance(rows, np.ndarray) else rows
 
 
-def blank(networks: Networks, batch: int, context: int | None = None) -> WorldState:
+def empty_state(networks: Networks, batch: int, context: int | None = None) -> WorldState:
     """State of ``batch`` worlds in which nothing has been seen, with room for ``context`` units of past."""
     device = networks.device
     return WorldState(
         generator=networks.generator.initial_state(batch, context),
         previous=networks.tokenizer.blank(batch, device),
         agent=torch.zeros(batch, networks.generator.width, device=device),
-        moves=torch.zeros(batch, networks.config.heads.twists, 6 + networks.control_size, device=device),
-        doubt=torch.zeros(batch, device=device),
+        motion_history=torch.zeros(batch, networks.config.heads.twists, 6 + networks.control_size, device=device),
+        pose_uncertainty=torch.zeros(batch, device=device),
         poses=torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1),
         seeds=torch.zeros(batch, dtype=torch.int64, device=device),
         indices=torch.zeros(batch, dtype=torch.int64, device=device),
         temperature=torch.ones(batch, device=device),
-        pending=nothing_pending(networks, batch) if networks.unit.frames > 1 else {},
+        pending=empty_pending(networks, batch) if networks.unit.frames > 1 else {},
     )
 
 
-def nothing_pending(networks: Networks, batch: int) -> dict[str, Tensor]:
+def empty_pending(networks: Networks, batch: int) -> dict[str, Tensor]:
     """A unit of F frames none of which is shown, for ``batch`` worlds; see ``sampling.clock``."""
     new = partial(torch.zeros, device=networks.device)
     frames, latent, tokenizer = networks.unit.frames, networks.tokenizer.latent_spec, networks.tokenizer
@@ -163,21 +163,21 @@ def nothing_pending(networks: Networks, batch: int) -> dict[str, Tensor]:
         "tokens": new(*many, latent.tokens, tokenizer.prior_channels),
         "vector": new(*many, networks.control_size),
         "twist": new(*many, 6),
-        "given": new(*many, dtype=torch.bool),
+        "pose_mask": new(*many, dtype=torch.bool),
         "poses": pose.repeat(*many, 1, 1),
-        "doubt": new(*many),
+        "pose_uncertainty": new(*many),
         "frame": new(*many, 3, *size),
         "depth": new(*many, *size),
         "reward": new(*many),
-        "going_on": new(*many),
+        "continue_prob": new(*many),
         "terminated": new(*many, dtype=torch.bool),
-        "drift": new(*many),
+        "uncertainty": new(*many),
         "known": new(*many, dtype=torch.bool),
     }
 
 
 def _copied(part: Tensor, rows: Rows) -> Tensor:
-    return pool.copied(part[rows]) if isinstance(rows, slice) else part[rows]
+    return buffer_pool.clone(part[rows]) if isinstance(rows, slice) else part[rows]
 
 
 def rows_of(numbers: np.ndarray, device: torch.device) -> Rows:

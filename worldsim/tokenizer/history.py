@@ -18,18 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.alone import Alone
+from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.camera import Intrinsics
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
-from worldsim.kernels.decode import Decoder, suits
+from worldsim.kernels.decoder import DecoderKernel, supports
 from worldsim.kernels.dense import Dense
-from worldsim.kernels.library import may_run, variant
-from worldsim.kernels.pictures import Pictures
+from worldsim.kernels.library import kernels_enabled, variant
+from worldsim.kernels.warp import Warp
 from worldsim.registry import register
-from worldsim.tokenizer.layers import Residual, Stack, block_grid, crop, pad_blocks, points
-from worldsim.tokenizer.place import Place, PlaceConfig, Rays
-from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
+from worldsim.scene.planes import grid_coordinates
+from worldsim.scene.rays import Rays
+from worldsim.scene.static_scene import StaticScene, StaticSceneConfig
+from worldsim.tokenizer.layers import ResidualBlock, ResidualStack, block_grid, crop, pad_blocks
+from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
 
 
 @register("tokenizer", "history")
@@ -37,7 +39,7 @@ from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
 class HistoryConfig:
     """A history tokenizer."""
 
-    place: PlaceConfig | None = None
+    scene: StaticSceneConfig | None = None
     patch: int = 5
     """Pixels to a side of a cell of the weighing network."""
     pool: int = 4
@@ -56,9 +58,9 @@ class HistoryConfig:
 class HistoryTokenizer(nn.Module):
     """Encodes a frame as what the past and the place do not tell."""
 
-    base: Tensor
-    right: Tensor | None
-    down: Tensor | None
+    pixel_grid: Tensor
+    ray_right: Tensor | None
+    ray_down: Tensor | None
 
     uses_previous_frame = True
 
@@ -70,12 +72,12 @@ class HistoryTokenizer(nn.Module):
         intrinsics: Intrinsics | None = None,
     ) -> None:
         super().__init__()
-        if config.place is not None and intrinsics is None:
+        if config.scene is not None and intrinsics is None:
             rule = "a place needs the camera's intrinsics"
             raise ConfigError(rule, None, "record from a source with poses")
         self.config, self.size, self.intrinsics = config, size, intrinsics
         self._block = config.patch * config.pool
-        self._is_whole = size[0] % self._block == 0 and size[1] % self._block == 0
+        self._has_whole_blocks = size[0] % self._block == 0 and size[1] % self._block == 0
         rows, columns = block_grid(size, self._block)
         self.latent_spec = LatentSpec(
             kind="continuous",
@@ -85,36 +87,36 @@ class HistoryTokenizer(nn.Module):
             bounded=True,
         )
         height, width = size
-        self.place = Place(config.place) if config.place is not None else None
+        self.scene = StaticScene(config.scene) if config.scene is not None else None
         rays = Rays.of(intrinsics, height, width) if intrinsics is not None else None
         embedding, area = 2 * config.width, config.patch**2
-        self.embed = nn.Sequential(
-            Alone(condition_size, embedding), nn.SiLU(), Alone(embedding, embedding), nn.SiLU()
+        self.condition_embed = nn.Sequential(
+            BatchInvariantLinear(condition_size, embedding), nn.SiLU(), BatchInvariantLinear(embedding, embedding), nn.SiLU()
         )
-        self.see, self.look = _cells(8, config), _cells(3, config)
-        self.compare = Stack(config.width, embedding, 1)
-        self.squeeze = nn.Conv2d(config.width, 2 * config.width, config.pool, config.pool)
-        self.distil = Stack(2 * config.width, embedding, 1)
+        self.prior_in, self.residual_in = _cell_conv(8, config), _cell_conv(3, config)
+        self.encoder = ResidualStack(config.width, embedding, 1)
+        self.downsample = nn.Conv2d(config.width, 2 * config.width, config.pool, config.pool)
+        self.token_encoder = ResidualStack(2 * config.width, embedding, 1)
         block = config.patch * config.pool
-        self.project = nn.Conv2d(3, config.channels, block, block, bias=False)
+        self.block_to_latent = nn.Conv2d(3, config.channels, block, block, bias=False)
         self.to_latent = nn.Conv2d(2 * config.width, config.channels, 1, bias=False)
         self.from_latent = nn.Conv2d(config.channels, config.width, 3, padding=1)
-        self.unproject = nn.Conv2d(config.channels, 3 * block**2, 1, bias=False)
-        self.weigh = Stack(config.width, embedding, config.depth)
+        self.latent_to_block = nn.Conv2d(config.channels, 3 * block**2, 1, bias=False)
+        self.decoder = ResidualStack(config.width, embedding, config.depth)
         self.out_norm = nn.GroupNorm(8, config.width)
         self.out = nn.Conv2d(config.width, 2 + 4 * area, 3, padding=1)
-        nn.init.normal_(self.project.weight, std=1.5 / block)
+        nn.init.normal_(self.block_to_latent.weight, std=1.5 / block)
         nn.init.zeros_(self.to_latent.weight)
-        nn.init.zeros_(self.unproject.weight)
+        nn.init.zeros_(self.latent_to_block.weight)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
-        self.register_buffer("base", _pixel_grid(height, width), persistent=False)
+        self.register_buffer("pixel_grid", _pixel_grid(height, width), persistent=False)
         self._horizon = 0 if rays is None else rays.horizon
-        self.register_buffer("right", None if rays is None else rays.right, persistent=False)
-        self.register_buffer("down", None if rays is None else rays.down, persistent=False)
-        self._pictures: Pictures | None = None
-        self._decoder: Decoder | None = None
-        self._paint: Dense | None = None
+        self.register_buffer("ray_right", None if rays is None else rays.right, persistent=False)
+        self.register_buffer("ray_down", None if rays is None else rays.down, persistent=False)
+        self._warp: Warp | None = None
+        self._decoder_kernel: DecoderKernel | None = None
+        self._block_kernel: Dense | None = None
 
     @property
     def prior_channels(self) -> int:
@@ -123,78 +125,78 @@ class HistoryTokenizer(nn.Module):
 
     def prepare(self, dtype: torch.dtype) -> None:
         """A place's planes stay float32: they are looked up, not multiplied; so do a place's columns."""
-        if self.base.device.type == "cpu":
-            self.quicken(decodes=dtype == torch.float32)
-        place = self.place
+        if self.pixel_grid.device.type == "cpu":
+            self.enable_kernels(decodes=dtype == torch.float32)
+        scene = self.scene
         for module in self.children():
-            if module is not place:
+            if module is not scene:
                 cast(module, dtype)
-        if place is not None and place.look is None:
-            for module in place.children():
-                cast(module, dtype, keep=(place.column,))
+        if scene is not None and scene.renderer is None:
+            for module in scene.children():
+                cast(module, dtype, keep=(scene.column_in,))
 
     @property
-    def is_quick(self) -> bool:
+    def uses_kernels(self) -> bool:
         """Whether kernels make frames from first to last, where nothing is taught."""
-        return self.place is not None and self.place.look is not None and self._decoder is not None
+        return self.scene is not None and self.scene.renderer is not None and self._decoder_kernel is not None
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for such a decoder."""
         config, patch = self.config, self.config.patch
         cells = self.size[0] // patch, self.size[1] // patch
         return (
             variant() is not None
-            and self._is_whole
-            and self.place is not None
-            and self.place.suits_kernels
-            and suits(cells, config.width, config.depth, patch)
+            and self._has_whole_blocks
+            and self.scene is not None
+            and self.scene.supports_kernels
+            and supports(cells, config.width, config.depth, patch)
         )
 
-    def quicken(self, decodes: bool) -> None:
+    def enable_kernels(self, decodes: bool) -> None:
         """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
 
         ``decodes`` if the decoder's network is float32, as frames are.
         """
         config = self.config
-        if variant() is None or self.place is None or self.intrinsics is None or not self._is_whole:
+        if variant() is None or self.scene is None or self.intrinsics is None or not self._has_whole_blocks:
             return
-        self.place.quicken()
+        self.scene.enable_kernels()
         rays = self.rays
-        self._pictures = Pictures(self.intrinsics, rays.right, rays.down, config.patch, config.pool)
-        if decodes and self.suits_kernels:
-            blocks = [block for block in self.weigh.blocks if isinstance(block, Residual)]
-            layers = [(one.norm_in, one.first, one.norm_out, one.second) for one in blocks]
+        self._warp = Warp(self.intrinsics, rays.right, rays.down, config.patch, config.pool)
+        if decodes and self.supports_kernels:
+            blocks = [block for block in self.decoder.blocks if isinstance(block, ResidualBlock)]
+            layers = [(one.norm1, one.conv1, one.norm2, one.conv2) for one in blocks]
             last = (self.out_norm, self.out)
-            self._decoder = Decoder(self._pictures, self.see, self.from_latent, layers, last)
-            self._paint = Dense(self.unproject.weight[:, :, 0, 0])
+            self._decoder_kernel = DecoderKernel(self._warp, self.prior_in, self.from_latent, layers, last)
+            self._block_kernel = Dense(self.latent_to_block.weight[:, :, 0, 0])
 
     @property
     def rays(self) -> Rays:
         """The rays of a frame's pixels, on the weights' device."""
-        assert self.right is not None, "only a source with a camera has rays"
-        assert self.down is not None
-        return Rays(self.right, self.down, self._horizon)
+        assert self.ray_right is not None, "only a source with a camera has rays"
+        assert self.ray_down is not None
+        return Rays(self.ray_right, self.ray_down, self._horizon)
 
     def blank(self, batch: int, device: torch.device) -> PreviousFrame:
         return PreviousFrame.blank(batch, self.size, device)
 
-    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+    def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
         """Place and previous frame, seen from the new camera; the place learns on its own: no gradient."""
         frame, condition = previous.frame, motion.condition
-        if self.place is not None and motion.planar is not None and motion.back is not None:
+        if self.scene is not None and motion.planar is not None and motion.to_previous is not None:
             with torch.no_grad():
-                colour, depth = self.place(motion.planar, self.rays)
+                colour, depth = self.scene(motion.planar, self.rays)
                 scene = colour.permute(0, 3, 1, 2).float().clamp(-1, 1).contiguous()
-                if self._pictures is not None and may_run():
-                    seen = self._pictures.recall(motion.back, depth, scene, frame, previous.depth)
+                if self._warp is not None and kernels_enabled():
+                    seen = self._warp.warp(motion.to_previous, depth, scene, frame, previous.depth)
                     warped, valid, grid, tokens = seen
                     return Prior(scene, warped, valid, grid, frame, depth, tokens, condition)
-                grid, valid = self._reproject(depth, previous.depth, motion.back)
+                grid, valid = self._reproject(depth, previous.depth, motion.to_previous)
         else:
             scene, depth = torch.zeros_like(frame), torch.zeros_like(previous.depth)
-            grid, valid = self.base.expand(len(depth), -1, -1, -1), torch.ones_like(depth)[:, None]
-        warped = _read(frame, grid)
+            grid, valid = self.pixel_grid.expand(len(depth), -1, -1, -1), torch.ones_like(depth)[:, None]
+        warped = _sample_image(frame, grid)
         whole = [pad_blocks(image, self._block) for image in (scene, warped)]
         small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in whole], 1)
         tokens = F.pixel_unshuffle(small, self.config.pool).flatten(2).transpose(1, 2)
@@ -206,67 +208,67 @@ class HistoryTokenizer(nn.Module):
         A linear code of each block's residual, of use from the first step, so that the decoder learns to read
         latents; a network that sees more corrects it.
         """
-        dtype = self.see.weight.dtype
-        embedding = self.embed(prior.condition)
-        residual = pad_blocks((frame - _first_guess(prior)).to(dtype), self._block)
-        hidden = self.see(self._images(prior)) + self.look(residual)
-        hidden = self.distil(self.squeeze(self.compare(hidden, embedding)), embedding)
-        planes = self.project(residual).float() + self.to_latent(hidden)
+        dtype = self.prior_in.weight.dtype
+        embedding = self.condition_embed(prior.condition)
+        residual = pad_blocks((frame - _initial_blend(prior)).to(dtype), self._block)
+        hidden = self.prior_in(self._prior_image(prior)) + self.residual_in(residual)
+        hidden = self.token_encoder(self.downsample(self.encoder(hidden, embedding)), embedding)
+        planes = self.block_to_latent(residual).float() + self.to_latent(hidden)
         return planes.float().tanh().flatten(2).transpose(1, 2)
 
     def decode(self, latent: Tensor, prior: Prior) -> Tensor:
         """Frame [B, 3, H, W] from the innovation [B, N, C] and what is known."""
-        if self._pictures is not None and may_run():
-            return self._composed(self._pictures, latent, prior)
-        patch, coarse = self.config.patch, self._coarse(latent)
-        out = self._weighed(coarse, prior)
+        if self._warp is not None and kernels_enabled():
+            return self._decode_by_kernels(self._warp, latent, prior)
+        patch, coarse = self.config.patch, self._latent_image(latent)
+        out = self._run_decoder(coarse, prior)
         flow = 0.1 * out[:, :2].float()
         flow = crop(F.interpolate(flow, scale_factor=patch, mode="bilinear", align_corners=False), self.size)
         trust, paint = crop(F.pixel_shuffle(out[:, 2:], patch), self.size).float().split([1, 3], 1)
-        trust = torch.sigmoid(trust + _believed(prior))
-        paint = paint + crop(F.pixel_shuffle(self.unproject(coarse), self._block), self.size).float()
+        trust = torch.sigmoid(trust + _warp_logit(prior))
+        paint = paint + crop(F.pixel_shuffle(self.latent_to_block(coarse), self._block), self.size).float()
         # What is moved again and again, frame after frame, would get softer each time if moved bilinearly.
-        moved = _read(prior.previous, prior.grid + flow.permute(0, 2, 3, 1), "bicubic")
-        return torch.lerp(prior.scene, moved, trust) + paint
+        moved = _sample_image(prior.previous_rgb, prior.warp_grid + flow.permute(0, 2, 3, 1), "bicubic")
+        return torch.lerp(prior.scene_rgb, moved, trust) + paint
 
-    def _composed(self, pictures: Pictures, latent: Tensor, prior: Prior) -> Tensor:
+    def _decode_by_kernels(self, warp: Warp, latent: Tensor, prior: Prior) -> Tensor:
         """``decode`` with kernels, as far as they go."""
-        if self._decoder is not None and self._paint is not None:
-            films = self.weigh.films(self.embed(prior.condition))
-            out = self._decoder(prior.scene, prior.warped, prior.valid, prior.depth, latent, films)
-            painted = self._paint(latent)
+        if self._decoder_kernel is not None and self._block_kernel is not None:
+            films = self.decoder.films(self.condition_embed(prior.condition))
+            out = self._decoder_kernel(prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, prior.depth, latent, films)
+            painted = self._block_kernel(latent)
         else:
-            coarse = self._coarse(latent)
-            out = self._weighed(coarse, prior).permute(0, 2, 3, 1)
-            painted = self.unproject(coarse).flatten(2).transpose(1, 2)
-        return pictures.compose(out, painted, prior.scene, prior.valid, prior.grid, prior.previous)
+            coarse = self._latent_image(latent)
+            out = self._run_decoder(coarse, prior).permute(0, 2, 3, 1)
+            painted = self.latent_to_block(coarse).flatten(2).transpose(1, 2)
+        return warp.blend(out, painted, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb)
 
-    def _coarse(self, latent: Tensor) -> Tensor:
+    def _latent_image(self, latent: Tensor) -> Tensor:
         """The latent as a picture [B, C, gh, gw].
 
         Laid out anew: how channels lie decides how a convolution rounds; those of one world lie both ways.
         """
         planes = latent.transpose(1, 2).unflatten(2, self.latent_spec.grid)
-        return planes.to(self.see.weight.dtype).contiguous()
+        return planes.to(self.prior_in.weight.dtype).contiguous()
 
-    def _weighed(self, coarse: Tensor, prior: Prior) -> Tensor:
+    def _run_decoder(self, coarse: Tensor, prior: Prior) -> Tensor:
         """Flow, trust and paint of each cell [B, 2 + 4 patch^2, h, w] from the latent's picture."""
         planes = F.interpolate(coarse, scale_factor=self.config.pool, mode="bilinear", align_corners=False)
-        hidden = self.see(self._images(prior)) + self.from_latent(planes)
-        hidden = self.weigh(hidden, self.embed(prior.condition))
+        hidden = self.prior_in(self._prior_image(prior)) + self.from_latent(planes)
+        hidden = self.decoder(hidden, self.condition_embed(prior.condition))
         out: Tensor = self.out(F.silu(self.out_norm(hidden)))
         return out
 
-    def _images(self, prior: Prior) -> Tensor:
+    def _prior_image(self, prior: Prior) -> Tensor:
         """All that is known of each pixel [B, 8, H, W], padded to whole blocks."""
-        dtype, near = self.see.weight.dtype, (1 + prior.depth[:, None]).reciprocal()
-        known = torch.cat([part.to(dtype) for part in (prior.scene, prior.warped, prior.valid, near)], 1)
+        dtype, near = self.prior_in.weight.dtype, (1 + prior.depth[:, None]).reciprocal()
+        known = torch.cat([part.to(dtype) for part in (prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, near)], 1)
         return pad_blocks(known, self._block)
 
     def _reproject(self, depth: Tensor, past_depth: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Where the new frame's points were in the previous one, and how surely they were seen there.
 
-        ``depth`` and ``past_depth`` [B, H, W] are the forward depths of both; ``back`` [B, 4, 4] takes points
+        ``depth`` and ``past_depth`` [B, H, W] are the forward depths of both; ``to_previous`` [B, 4, 4] takes points
         of the new camera to the previous one. Returns [B, H, W, 2], [-1, 1] within the frame, and
         [B, 1, H, W] in [0, 1].
         """
@@ -280,27 +282,27 @@ class HistoryTokenizer(nn.Module):
         front = z.clamp(min=0.05)
         column = x / front * (2 * camera.fx / width) + (2 * camera.cx / width - 1)
         row = y / front * (2 * camera.fy / height) + (2 * camera.cy / height - 1)
-        grid = points(column, row)
+        grid = grid_coordinates(column, row)
         inside = (column.abs() <= 1) & (row.abs() <= 1) & (z > 0.05)
-        seen = _read(past_depth[:, None], grid)[:, 0]
+        seen = _sample_image(past_depth[:, None], grid)[:, 0]
         agrees = torch.exp(-4 * ((seen - z).abs() / front - 0.05).clamp(min=0)) * (seen > 0)
         return grid.clamp(-2, 2), (inside * agrees)[:, None]
 
 
-def _cells(channels: int, config: HistoryConfig) -> nn.Conv2d:
+def _cell_conv(channels: int, config: HistoryConfig) -> nn.Conv2d:
     """From pixels to cells: each sees its own and its neighbours'."""
     patch = config.patch
     return nn.Conv2d(channels, config.width, 3 * patch, stride=patch, padding=patch)
 
 
-def _believed(prior: Prior) -> Tensor:
+def _warp_logit(prior: Prior) -> Tensor:
     """Log-odds of the warped past against the scene before anything is learnt [B, 1, H, W]."""
-    return 2 * prior.valid - 1
+    return 2 * prior.warp_confidence - 1
 
 
-def _first_guess(prior: Prior) -> Tensor:
+def _initial_blend(prior: Prior) -> Tensor:
     """What the decoder makes of a prior before anything is learnt [B, 3, H, W]."""
-    return torch.lerp(prior.scene, prior.warped, torch.sigmoid(_believed(prior)))
+    return torch.lerp(prior.scene_rgb, prior.warped_rgb, torch.sigmoid(_warp_logit(prior)))
 
 
 def _pixel_grid(height: int, width: int) -> Tensor:
@@ -311,14 +313,14 @@ def _pixel_grid(height: int, width: int) -> Tensor:
     return torch.stack([x, y], -1)[None]
 
 
-def _read(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+def _sample_image(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     """``image`` [B, C, H, W] at ``grid`` [B, h, w, 2]; a CPU's threads share the rows of a single one."""
-    parts = math.gcd(grid.shape[1], torch.get_num_threads()) if _alone(image) else 1
+    parts = math.gcd(grid.shape[1], torch.get_num_threads()) if _is_single_on_cpu(image) else 1
     spread, asked = image.expand(parts * len(image), -1, -1, -1), grid.to(image.dtype)
     asked = asked.reshape(len(spread), -1, *grid.shape[2:])
     found = F.grid_sample(spread, asked, mode, padding_mode="border", align_corners=False)
     return found if parts == 1 else torch.cat(found.split(1), 2)
 
 
-def _alone(image: Tensor) -> bool:
+def _is_single_on_cpu(image: Tensor) -> bool:
     return len(image) == 1 and image.device.type == "cpu" and not torch.is_grad_enabled()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.alone import Alone
+from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.errors import ConfigError
 
 
@@ -35,45 +35,40 @@ def crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image if tuple(image.shape[-2:]) == (height, width) else image[..., :height, :width]
 
 
-def points(x: Tensor, y: Tensor) -> Tensor:
-    """x and y [...], float32, as ``grid_sample`` takes them, [..., 2]; stacking takes five times as long."""
-    return torch.view_as_real(torch.complex(x, y))
-
-
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a zero-initialised last one, modulated by an embedding (FiLM)."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
-        self.norm_in, self.norm_out = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.film = Alone(embedding, 2 * width)
-        nn.init.zeros_(self.second.weight)
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.film = BatchInvariantLinear(embedding, 2 * width)
+        nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x [B, width, h, w], embedding [B, E] -> [B, width, h, w]."""
-        hidden = self.first(F.silu(self.norm_in(x)))
+        hidden = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(embedding).to(hidden.dtype)[:, :, None, None].chunk(2, dim=1)
-        return x + self.second(F.silu(self.norm_out(hidden) * (1 + scale) + shift))
+        return x + self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
 
 
-class Stack(nn.Module):
+class ResidualStack(nn.Module):
     """Residual blocks one after another under the same embedding."""
 
     def __init__(self, width: int, embedding: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Residual(width, embedding) for _ in range(depth))
+        self.blocks = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(depth))
 
     def films(self, embedding: Tensor) -> Tensor:
         """What scales and shifts each block [B, depth, 2 width]."""
-        blocks = [block for block in self.blocks if isinstance(block, Residual)]
+        blocks = [block for block in self.blocks if isinstance(block, ResidualBlock)]
         return torch.stack([block.film(embedding) for block in blocks], 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """As ``Residual.forward``."""
+        """As ``ResidualBlock.forward``."""
         for block in self.blocks:
             x = block(x, embedding)
         return x

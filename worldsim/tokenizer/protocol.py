@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 
 if TYPE_CHECKING:
-    from worldsim.tokenizer.place import Place
+    from worldsim.scene.static_scene import StaticScene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +61,14 @@ class PreviousFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Motion:
+class MotionCondition:
     """The camera's way to the new frame, and its place there."""
 
     condition: Tensor
-    """Keys, look and normalised twist of the step [B, M]; what a tokenizer without poses has to go by."""
+    """Keys, yaw and normalised twist of the step [B, M]; what a tokenizer without poses has to go by."""
     planar: Tensor | None
     """x, y, z, yaw of the new frame's camera [B, 4]; None where the source has no poses."""
-    back: Tensor | None
+    to_previous: Tensor | None
     """Points of the new camera to points of the previous one [B, 4, 4]."""
 
 
@@ -76,34 +76,34 @@ class Motion:
 class Prior:
     """All that is known of the new frame before its latent: decoder and generator both start from it."""
 
-    scene: Tensor
+    scene_rgb: Tensor
     """The static scene from the new camera [B, 3, H, W]; zeros where there is none."""
-    warped: Tensor
+    warped_rgb: Tensor
     """The previous frame, moved along with the camera [B, 3, H, W]."""
-    valid: Tensor
+    warp_confidence: Tensor
     """Confidence in the warp [B, 1, H, W] in [0, 1]."""
-    grid: Tensor
+    warp_grid: Tensor
     """Where ``warped`` was read in the previous frame [B, H, W, 2], in [-1, 1]."""
-    previous: Tensor
+    previous_rgb: Tensor
     """The previous frame itself [B, 3, H, W]."""
     depth: Tensor
     """Forward depth of the new frame [B, H, W] in metres."""
     tokens: Tensor
     """The same, small: input of the generator [B, N, V]."""
     condition: Tensor
-    """``Motion.condition`` [B, M]."""
+    """``MotionCondition.condition`` [B, M]."""
 
     @staticmethod
-    def unknown(previous: PreviousFrame, motion: Motion, tokens: int, channels: int) -> Prior:
+    def unknown(previous: PreviousFrame, motion: MotionCondition, tokens: int, channels: int) -> Prior:
         """Nothing is known beforehand: every field is blank but the condition and the previous frame."""
         batch, height, width = previous.depth.shape
         nothing, depth = torch.zeros_like(previous.frame), torch.zeros_like(previous.depth)
         return Prior(
-            scene=nothing,
-            warped=nothing,
-            valid=depth[:, None],
-            grid=depth.new_zeros(batch, height, width, 2),
-            previous=previous.frame,
+            scene_rgb=nothing,
+            warped_rgb=nothing,
+            warp_confidence=depth[:, None],
+            warp_grid=depth.new_zeros(batch, height, width, 2),
+            previous_rgb=previous.frame,
             depth=depth,
             tokens=depth.new_zeros(batch, tokens, channels),
             condition=motion.condition,
@@ -130,11 +130,11 @@ class Tokenizer(Protocol):
         """Whether a prior reads the frame before."""
 
     @property
-    def place(self) -> Place | None:
+    def scene(self) -> StaticScene | None:
         """The static scene that its priors show; None where there is none."""
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
 
     def prepare(self, dtype: torch.dtype) -> None:
@@ -143,7 +143,7 @@ class Tokenizer(Protocol):
     def blank(self, batch: int, device: torch.device) -> PreviousFrame:
         """The previous frame of a world that has just begun: grey."""
 
-    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+    def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
         """All that is known of the new frame before its latent."""
 
     def encode(self, frame: Tensor, prior: Prior) -> Tensor:
@@ -166,7 +166,7 @@ class TokenizerConfig(Protocol):
 
         Args:
             size: height and width of a frame in pixels.
-            condition_size: length of ``Motion.condition``.
+            condition_size: length of ``MotionCondition.condition``.
             intrinsics: the source's camera; None where it has none.
 
         Raises:

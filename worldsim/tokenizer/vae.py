@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
-from worldsim.kernels.library import may_run, variant
-from worldsim.kernels.vae import VaeDecoder, VaeWeights, suits
+from worldsim.kernels.library import kernels_enabled, variant
+from worldsim.kernels.vae_decoder import VaeDecoderKernel, VaeWeights, supports
 from worldsim.registry import register
-from worldsim.tokenizer.protocol import LatentSpec, Motion, PreviousFrame, Prior
+from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
 
 _LOG_VARIANCE = (-8.0, 2.0)
 """Range of the posterior's log variance: keeps a sample finite in bfloat16."""
@@ -65,7 +65,7 @@ class VaeTokenizer(nn.Module):
 
     mean: Tensor
     std: Tensor
-    place = None
+    scene = None
     prior_channels = 1
     """Nothing is known, which takes one."""
     uses_previous_frame = False
@@ -102,24 +102,24 @@ class VaeTokenizer(nn.Module):
         self.pixels_out = nn.Conv2d(width, pixels, 1)
         self.register_buffer("mean", torch.zeros(spec.shape))
         self.register_buffer("std", torch.ones(spec.shape))
-        self._decoder: VaeDecoder | None = None
+        self._decoder: VaeDecoderKernel | None = None
 
     @property
-    def suits_kernels(self) -> bool:
+    def supports_kernels(self) -> bool:
         """Whether there are kernels for such a decoder: one with a single latent a frame."""
         config = self.config
-        return variant() is not None and config.vector and suits(config.width, config.depth, config.patch)
+        return variant() is not None and config.vector and supports(config.width, config.depth, config.patch)
 
     def prepare(self, dtype: torch.dtype) -> None:
-        if self.suits_kernels and self.mean.device.type == "cpu" and dtype == torch.float32:
-            self._decoder = VaeDecoder(self._packed(), self.blocks, self.size, self.config.patch)
+        if self.supports_kernels and self.mean.device.type == "cpu" and dtype == torch.float32:
+            self._decoder = VaeDecoderKernel(self._packed(), self.blocks, self.size, self.config.patch)
         for module in self.children():
             cast(module, dtype)
 
     def blank(self, batch: int, device: torch.device) -> PreviousFrame:
         return PreviousFrame.blank(batch, self.size, device)
 
-    def prior(self, previous: PreviousFrame, motion: Motion) -> Prior:
+    def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
         """Nothing is known of a frame before its latent."""
         return Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
 
@@ -137,7 +137,7 @@ class VaeTokenizer(nn.Module):
 
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Frame [B, 3, H, W] from a raw latent [B, N, C]; not clamped."""
-        if self._decoder is not None and may_run():
+        if self._decoder is not None and kernels_enabled():
             return self._decoder(raw[:, 0])
         config = self.config
         x = self.from_latent(raw.to(self.from_latent.weight.dtype))
@@ -172,11 +172,11 @@ class VaeTokenizer(nn.Module):
         """The decoder's weights for kernels."""
         convs = [block.scaled() for block in self.decoder if isinstance(block, ScaledResidual)]
         return VaeWeights(
-            enter=_linear(self.from_latent),
-            spread=_linear(self.unpool),
+            latent_in=_linear(self.from_latent),
+            unpool=_linear(self.unpool),
             position=self.decoder_position[0],
             convs=convs,
-            leave=_linear(self.pixels_out),
+            pixels_out=_linear(self.pixels_out),
         )
 
     def _padded(self, frame: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from worldsim.training.stage import Logs, Objective
 def self_rollout_objective(
     networks: Networks, clips: ClipStore, batch: int, length: int, given: int = 2
 ) -> Objective:
-    """Dream ``length - given`` frames after ``given`` true ones."""
+    """Return the objective: rollouts of ``length - given`` frames after ``given`` true ones."""
 
     def objective(rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         clip = clips.sample(batch, length, rng)

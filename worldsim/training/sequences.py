@@ -1,6 +1,6 @@
 """All frames and arrivals of a split on the training device, and windows that may run past an episode's end.
 
-Windows that must lie within an episode show its end only at their last place and draw it less often by the
+Windows that must lie within an episode show its end only at their last position and draw it less often by the
 window's length. Here a window may begin at any arrival; what lies past the end is masked.
 
 Shapes: B windows, T arrivals, M keys and yaw, H x W frame.

@@ -123,10 +123,10 @@ def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Ten
     turn = networks.heads.motion.predict_rotation(controls, twists[:, :-1] * scale)
     moved = torch.cat([step.twist[:, :3], turn], 1) / scale.clamp(min=1e-6)
     error = (moved - twists[:, -1]).masked_fill(scale == 0, 0)
-    doubt = pose_uncertainty_loss(
+    uncertainty = pose_uncertainty_loss(
         step.step_error, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6)))
     )
-    return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * doubt
+    return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * uncertainty
 
 
 def world_model_objective(

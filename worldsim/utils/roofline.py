@@ -1,4 +1,4 @@
-"""The machine's roofline: its matmul peak and memory bandwidth, measured in the run that is compared with them."""
+"""The machine's roofline: matmul peak and memory bandwidth, measured in the run that is compared with it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 
 
 def matmul_peak(device: torch.device, size: int = 2048, seconds: float = 0.5) -> float:
-    """Peak FLOP/s of a square matmul, in bfloat16 or float32, whichever is faster; ``seconds`` for each.
-    """
+    """Peak FLOP/s of a square matmul, in bfloat16 or float32, whichever is faster; ``seconds`` for each."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     pairs = [(a, b), (a.bfloat16(), b.bfloat16())]
     return 2 * size**3 / min(_best(partial(torch.matmul, *pair), device, seconds) for pair in pairs)

@@ -1,8 +1,8 @@
 """Threads of torch and the kernels: their number, how long they spin, and what a fork does to them.
 
-Both share one OpenMP runtime. Its threads spin at barriers before they sleep, by default for so long (18 ms on
-Intel) that two programs on the same cores block each other; ``limit_spinning`` shortens that. A forked child
-inherits none of the threads and would wait for them for ever; it runs on one thread.
+Both share one OpenMP runtime. Its threads spin at barriers before they sleep, by default for so long (18 ms
+on Intel) that two programs on the same cores block each other; ``limit_spinning`` shortens that. A forked
+child inherits none of the threads and would wait for them for ever; it runs on one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _renewals: list[WeakMethod[Callable[[], None]]] = []
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads sleep soon, unless the user configured it; has no effect once torch is imported."""
+    """Let OpenMP's threads sleep soon, unless the user configured it. Call it before torch is imported."""
     if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 

@@ -54,7 +54,7 @@ print("walked in", worldsim.__file__)
 """
 
 
-def built(folder: Path) -> Path:
+def build_client(folder: Path) -> Path:
     """The client's modules, as its wheel installs them."""
     build = ["egg_info", "--egg-base", str(folder), "build_py", "--build-lib", str(folder / "lib")]
     call = [sys.executable, "setup.py", "--quiet", *build]
@@ -63,7 +63,7 @@ def built(folder: Path) -> Path:
 
 
 def test_it_walks_without_torch_and_engine(tmp_path: Path) -> None:
-    lib = built(tmp_path)
+    lib = build_client(tmp_path)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with serving(
         lively_world(tmp_path), f"ipc://{tmp_path}/s", "--slots", "4", "--denoising-steps", "1"
@@ -76,7 +76,7 @@ def test_it_walks_without_torch_and_engine(tmp_path: Path) -> None:
 
 
 def test_it_holds_the_client_and_nothing_of_the_engine(tmp_path: Path) -> None:
-    lib = built(tmp_path)
+    lib = build_client(tmp_path)
     found = {path.relative_to(lib).as_posix() for path in lib.rglob("*.py")}
     sources = (ROOT / "worldsim" / "bridge" / "client").glob("*.py")
     client = {f"worldsim/bridge/client/{path.name}" for path in sources}

@@ -19,7 +19,7 @@ from tests.bridge.scripted_client import EngineGate, ScriptedClient, name
 from tests.tiny import lively_world
 from worldsim import camera
 from worldsim.bridge.journal.journal import Journal
-from worldsim.bridge.journal.wal import roundtripped
+from worldsim.bridge.journal.wal import normalized
 from worldsim.bridge.server import server as server_module
 from worldsim.bridge.server.connections import ConnectionTable
 from worldsim.bridge.server.requests import OPERATIONS, Envelope, Request, RequestReader
@@ -256,7 +256,7 @@ def test_it_is_told_and_counted(client: ScriptedClient, server: Server) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=20) as page:
         lines = page.read().decode().splitlines()
     assert 'worldsim_requests_total{op="observe"} 2.0' in lines
-    assert "worldsim_anchor_seconds_count 1.0" in lines
+    assert "worldsim_observe_seconds_count 1.0" in lines
 
 
 @pytest.mark.parametrize("every", [3, 64])
@@ -339,7 +339,7 @@ SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
 def test_what_the_journal_is_told_comes_back(shape: tuple[int, ...], seed: int, control: Control) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     task = ObserveTask("0" * 32, 7, frame, control)
-    back = ObserveTask.from_record(roundtripped(task.record()))
+    back = ObserveTask.from_record(normalized(task.record()))
     assert (back.session, back.seq, back.control) == (task.session, task.seq, task.control)
     np.testing.assert_array_equal(back.frame, frame)
 

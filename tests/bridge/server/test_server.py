@@ -466,7 +466,9 @@ def test_a_long_replay_does_not_use_up_the_time_of_leases(
     clock = time.monotonic
     monkeypatch.setattr(server_module, "recover", slow)
     monkeypatch.setattr(server_module.time, "monotonic", lambda: clock() + sum(late))
-    with Server(world.engine(slots=SLOTS, denoising_steps=1, rewind_frames=4), replace(options, ttl=5.0)):
+    with Server(
+        world.engine(slots=SLOTS, denoising_steps=1, rewind_frames=4), replace(options, lease_ttl=5.0)
+    ):
         assert client.ask("hello", client="x")["sessions"] == {session: 0}
         client.close()
 
@@ -492,7 +494,7 @@ def test_the_status_page(serve: Serve, ask: Ask) -> None:
         'worldsim_requests_total{op="step"} 2.0',
     ):
         assert line in lines
-    assert 'worldsim_refused_total{code="UNKNOWN_SESSION"} 1.0' in lines
+    assert 'worldsim_request_errors_total{code="UNKNOWN_SESSION"} 1.0' in lines
     assert page("/livez") == page("/readyz") == "ok\n"
     server.drain()
     with pytest.raises(HTTPError, match="503"):

@@ -1,7 +1,7 @@
 """A server under any sequence of requests, against a model that knows only what was acknowledged.
 
-Two clients open, step, observe, fork, rewind, restore and close; requests come twice, late, in the wrong order
-and for others' sessions; sessions are parked because there are few slots; and the server dies and comes back.
+Two clients open, step, observe, fork, rewind, restore and close; requests come twice, late, in the wrong
+order and for others' sessions; sessions are offloaded because there are few slots; the server is restarted.
 A frame is a function of (seed, start, controls, real frames): whoever has the same past must show the same
 one, bit for bit.
 """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worldsim.bridge.server.connections import ClientConnection, ConnectionTable
 from worldsim.bridge.server.incoming_message import IncomingMessage
-from worldsim.bridge.server.requests import Envelope, RequestReader, Request, read_envelope, read_op_and_id
+from worldsim.bridge.server.requests import Envelope, Request, RequestReader, read_envelope, read_op_and_id
 from worldsim.bridge.wire.header_fields import HeaderFields
 from worldsim.bridge.wire.protocol import CODECS, MAGIC, REQUEST, ClientLimits, decode
 from worldsim.bridge.wire.step_header import read_step
@@ -93,7 +93,8 @@ def read_at_once(parts: list[bytes], *, behind_router: bool) -> Read | None:
         return None
     if message.step is None:
         return None
-    return request_summary(message.envelope, reader().read_step(message.step, message.envelope, message.connection, 0.0))
+    envelope = message.envelope
+    return request_summary(envelope, reader().read_step(message.step, envelope, message.connection, 0.0))
 
 
 @given(DENOISING_STEPS, st.booleans())

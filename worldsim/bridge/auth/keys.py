@@ -1,4 +1,4 @@
-"""Who may come in: CURVE keys in files, each one line of Z85, and ``worldsim keys new`` that makes them.
+"""CURVE keys in files, one line of Z85 each, and ``worldsim keys new``, which makes them.
 
 <folder>/
   server.secret, server.public   the server's pair; clients are given the public one
@@ -24,14 +24,14 @@ from worldsim.utils.output_paths import check_writable
 __all__ = ["AuthorizedKeys", "ServerKeys", "add_client", "main", "read_clients"]
 
 _UNSTABLE_NS = 1_000_000_000
-"""Nanoseconds after its last change in which a folder is read at every handshake."""
+"""Age in nanoseconds below which a folder's change time is not trusted."""
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY_PATTERN = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """The server's pair, Z85 of 40 characters each."""
+    """Key pair of the server, Z85 of 40 characters each."""
 
     public: str
     secret: str
@@ -41,7 +41,7 @@ class ServerKeys:
 
     @classmethod
     def read(cls, folder: Path) -> ServerKeys:
-        """The pair in ``folder``.
+        """Read the pair in ``folder``.
 
         Raises:
             BridgeError: there is none, it is no key, or others may read it.
@@ -55,7 +55,7 @@ class ServerKeys:
 
 
 class AuthorizedKeys:
-    """Those who may come in, as the files in ``folder``/clients say at the moment.
+    """Authorized client keys: the current files in ``folder``/clients.
 
     A key that is added counts at once, and one that is deleted is kept out from its next connection on. The
     files are read again only when the folder has changed: a flood of unknown keys costs next to nothing.
@@ -67,7 +67,7 @@ class AuthorizedKeys:
         self._folder_state: tuple[int, ...] = ()
 
     def is_authorized(self, key: str) -> bool:
-        """Tell whether a public key, Z85, may come in."""
+        """Return True if a public key, Z85, is authorized."""
         clients = self._folder / "clients"
         try:
             state = clients.stat()
@@ -83,7 +83,7 @@ class AuthorizedKeys:
 
 
 def add_client(folder: Path, name: str) -> Path:
-    """Make a pair for a client, and the server's if there is none yet. Returns the client's secret file.
+    """Make a pair for a client, and the server's if there is none. Return the client's secret file.
 
     Raises:
         BridgeError: a name that is no file name, or taken.
@@ -103,7 +103,7 @@ def add_client(folder: Path, name: str) -> Path:
 
 
 def read_clients(folder: Path) -> dict[str, str]:
-    """Z85 public key -> name, of all who may come in. A file that holds no key lets nobody in."""
+    """Return Z85 public key -> name of all authorized clients; files without a key are skipped."""
     found = {}
     for path in sorted((Path(folder) / "clients").glob("*.public")):
         try:
@@ -143,7 +143,7 @@ def _write_pair(public: Path, secret: Path) -> None:
 
 
 def _contains_key(path: Path, key: str) -> bool:
-    """Whether a file still holds a key."""
+    """Return True if a file holds the key."""
     try:
         return _read_key(path) == key
     except BridgeError:

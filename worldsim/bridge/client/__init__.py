@@ -1,4 +1,4 @@
-"""A client of ``worldsim serve``, without torch: worlds that another process dreams, stepped from here."""
+"""Client of ``worldsim serve``, without torch."""
 
 from worldsim.bridge.client.client import Client
 from worldsim.bridge.client.errors import (

@@ -1,4 +1,4 @@
-"""One step of many sessions at once."""
+"""One step of several sessions at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from worldsim.errors import BridgeError, WorldsimError
 __all__ = ["BatchedStep"]
 
 _PAUSE = 0.1
-"""Seconds before a busy server is asked again that does not say how long it will be."""
+"""Default retry delay in seconds."""
 
 
 class BatchedStep:
-    """A ``step_many``: in as few messages as it fits into, and again for those that found the server busy.
+    """A ``step_many`` in as few messages as possible, retried for sessions that were refused.
 
     Args:
         client: of the sessions.
@@ -42,7 +42,7 @@ class BatchedStep:
             self._fields["deadline_ms"] = max(1, round(deadline * 1000))
 
     def step(self) -> dict[RemoteSession, WorldsimError]:
-        """Step every session once it is its turn; answers what failed."""
+        """Step every session in its turn; return the errors."""
         in_order = sorted(self._entries, key=lambda session: session.name)
         for session in in_order:  # an order that all agree on: nobody waits for somebody who waits
             session.queue.acquire()
@@ -73,7 +73,7 @@ class BatchedStep:
         return found
 
     def _parts(self, sessions: Sequence[RemoteSession]) -> list[Sequence[RemoteSession]]:
-        """As many sessions at once as one message may name and one payload has room for."""
+        """Split sessions into groups that fit into one message."""
         world = self._client.world
         most = world.limits.get("items", 256)
         if size := world.frame_bytes(self._codec):
@@ -81,7 +81,7 @@ class BatchedStep:
         return [sessions[i : i + most] for i in range(0, len(sessions), most)]
 
     def _ask(self, part: Sequence[RemoteSession]) -> list[tuple[Sequence[RemoteSession], Future[Message]]]:
-        """Send one message, or two where the controls are too long for one."""
+        """Send one message, or two if the controls are too long for one."""
         items = [
             {"session": session.name, "seq": session.seq + 1, "control": self._entries[session]}
             for session in part
@@ -97,7 +97,7 @@ class BatchedStep:
     def _take(
         self, part: Sequence[RemoteSession], answer: Future[Message]
     ) -> dict[RemoteSession, WorldsimError]:
-        """Give each session its step; answers what failed."""
+        """Pass each session its step; return the errors."""
         try:
             reply = answer.result()
         except UnansweredError as error:
@@ -117,7 +117,7 @@ class BatchedStep:
 
 
 def _retry_delays(found: Mapping[RemoteSession, WorldsimError]) -> dict[RemoteSession, float]:
-    """Those that may be asked again, and after how many seconds."""
+    """Return retry delays in seconds of the sessions that may be retried."""
     return {
         session: _PAUSE if error.retry_after_ms is None else error.retry_after_ms / 1000
         for session, error in found.items()

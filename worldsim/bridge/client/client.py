@@ -1,4 +1,4 @@
-"""A connection to one server: its world, its sessions."""
+"""Client of one server: its world and sessions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Client", "GivenFrames"]
 T = TypeVar("T")
 
 _CLOSE_TIMEOUT = 10.0
-"""Seconds at most that closing waits for the server to free the sessions; else they end with the lease."""
+"""Longest wait in seconds for sessions to be closed; afterwards they end with the lease."""
 
 
 class GivenFrames(Protocol):
@@ -48,23 +48,23 @@ class GivenFrames(Protocol):
 
 
 class Client:
-    """Step worlds that a ``worldsim serve`` process dreams; safe to use from several threads.
+    """Client of a ``worldsim serve`` process; safe to use from several threads.
 
         with Client("doom-maze") as client:
             session = client.open(seed=7)
             step = session.step(Control({"forward"}))
 
-    Requests are sent again after a silence, a broken connection or a UNAVAILABLE; a server takes each only once. A
-    thread sends heartbeats, so that sessions live while their client does, however rarely it steps them.
+    Requests are retried after a time-out, a reconnection or an ``UNAVAILABLE``; each is executed once. A
+    thread sends heartbeats, so that sessions live as long as their client.
 
     Args:
-        address: of the server's data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; or the name of a world
+        address: data socket of the server, ``ipc://PATH`` or ``tcp://HOST:PORT``; or the name of a world
             that this user serves on this machine at its default address.
         keys: for a server that asks for them.
-        codec: what frames come as unless a step says otherwise: "raw", "jpeg", "latent" or "none".
+        codec: default codec of frames: "raw", "jpeg", "latent" or "none".
         timeout: seconds after which a request is given up.
-        lease: that of a client that was cut off, whose sessions are then in ``sessions``. It is secret.
-        name: tells this client from others in the server's log.
+        lease: lease of a disconnected client, whose sessions are then in ``sessions``. It is secret.
+        name: name of this client in the server's journal.
 
     Raises:
         BridgeError: no answer in time, a key that the server does not know, another version, or without keys
@@ -96,12 +96,12 @@ class Client:
 
     @property
     def lease(self) -> str:
-        """The secret that owns the sessions."""
+        """Secret lease that owns the sessions."""
         return self._connection.lease or ""
 
     @property
     def sessions(self) -> tuple[RemoteSession, ...]:
-        """Those that are open."""
+        """Open sessions."""
         with self._lock:
             return tuple(self._sessions.values())
 
@@ -120,7 +120,7 @@ class Client:
         return self._begin({**fields, "context": context}, payloads, seed=int(seed))
 
     def restore(self, snapshot: bytes) -> RemoteSession:
-        """A session from a snapshot; it continues bit for bit as the original would have."""
+        """Open a session from a snapshot; it continues bit for bit like the original."""
         return self._begin({"op": "restore"}, [snapshot])
 
     def step_many(
@@ -130,7 +130,7 @@ class Client:
         codec: str | None = None,
         deadline: float | None = None,
     ) -> dict[RemoteSession, RemoteStep]:
-        """Dream one frame of every session named, in as few messages as they fit into.
+        """Step several sessions by one frame, in as few messages as possible.
 
         Raises:
             WorldsimError: the first of the sessions' failures; the others have moved, see their ``seq``.
@@ -144,23 +144,23 @@ class Client:
         return {session: session.last for session in controls}
 
     def resume(self) -> tuple[RemoteSession, ...]:
-        """Say hello again with the same lease: learn which sessions there are and how many steps they took.
+        """Send ``hello`` with the same lease again: update the sessions and their ``seq``.
 
-        Sessions that the server knows no more are closed. Called by hand after an ``UnansweredError``.
+        Sessions that the server has closed are marked as closed. Call it after an ``UnansweredError``.
         """
         self._hello(self._connection.lease)
         return self.sessions
 
     def info(self) -> dict[str, Any]:
-        """What the server is and how busy; see ``docs/protocol.md``."""
+        """Return the server's state and load; see ``docs/protocol.md``."""
         reply = self.wait(self._connection.request({"op": "info"}, seconds=self.timeout, control=True))
         return {name: value for name, value in reply.header.items() if name not in ("op", "id", "ok")}
 
     def close(self, *, keep_sessions: bool = False) -> None:
-        """Close all sessions and hang up; closing twice is fine.
+        """Close all sessions and disconnect; closing twice is fine.
 
         Args:
-            keep_sessions: leave them to a client that is made with this one's ``lease`` before it ends.
+            keep_sessions: leave them to another client with this one's ``lease``.
         """
         closing = (
             []
@@ -185,7 +185,7 @@ class Client:
         return self._connection.request({**header, "lease": self.lease}, payloads, seconds=patience)
 
     def wait(self, answer: Future[T]) -> T:
-        """The future's result, which comes in time or is an error.
+        """Return the future's result, or raise its error.
 
         Raises:
             BridgeError: asked from a future's callback, which would wait for itself.
@@ -194,18 +194,18 @@ class Client:
         return answer.result()
 
     def read_control(self, given: ControlLike) -> Control:
-        """The control that ``given`` stands for. ControlError where the world does not take it."""
+        """Return the control that ``given`` stands for. ControlError if the world does not take it."""
         return self.world.control_space.control(given)
 
     def encode_control(self, given: ControlLike) -> dict[str, Any]:
-        """A control as a header holds it: what is nothing is left out. ControlError where it is not taken."""
+        """Return a control as a header entry, without empty fields. ControlError if it is not taken."""
         control = self.read_control(given)
         pose = None if control.pose is None else control.pose.ravel().tolist()
         entry = {"keys": sorted(control.keys), "yaw": control.yaw, "pose": pose}
         return {name: value for name, value in entry.items() if value}
 
     def encode_frame(self, frame: np.ndarray) -> np.ndarray:
-        """A real frame as it travels: a copy, read-only. EngineError where the world does not take it."""
+        """Return a read-only copy of a real frame. EngineError if the world does not take it."""
         shape = (*self.world.size, 3)
         if frame.shape != shape or frame.dtype != np.uint8:
             rule = f"a frame must be uint8 {list(shape)}"
@@ -215,14 +215,14 @@ class Client:
         return copy
 
     def register(self, session: RemoteSession, step: RemoteStep) -> RemoteSession:
-        """Take in a new session that begins at ``step``; a fork, too, counts its own from 0."""
+        """Add a new session that begins at ``step``; its seq begins at 0."""
         session.accept(replace(step, seq=0))
         with self._lock:
             self._sessions[session.name] = session
         return session
 
     def unregister(self, session: RemoteSession) -> None:
-        """Take a session out of ``sessions``."""
+        """Remove a session from ``sessions``."""
         with self._lock:
             self._sessions.pop(session.name, None)
 
@@ -240,7 +240,7 @@ class Client:
             self._sync_sessions(hello.get("sessions") or {})
 
     def _sync_sessions(self, taken: Mapping[str, int]) -> None:
-        """Bring the sessions in line with those that the server has, name -> last seq taken."""
+        """Update the sessions to those of the server, name -> last seq taken."""
         with self._lock:
             for name in self._sessions.keys() - taken.keys():
                 self._sessions.pop(name).closed = True

@@ -1,4 +1,4 @@
-"""A thread of its own between the callers and the two sockets of a server."""
+"""Connection to a server: a thread that owns the two sockets."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["ServerConnection"]
 _HEARTBEAT_SECONDS = 1.0
 """Seconds between heartbeats."""
 _SEND_RETRY_SECONDS = 0.02
-"""Seconds after which a socket that was full is tried again."""
+"""Seconds after which a full socket is tried again."""
 _MAX_IN_FLIGHT = 64
-"""Requests that are under way on a socket at once; the server takes no more of one client."""
+"""Unanswered requests per socket; the server accepts no more of one client."""
 
 
 class ServerConnection:
-    """Sends requests until they are answered: again after a silence, a new connection or a UNAVAILABLE.
+    """Sends requests until they are answered: again after a time-out, a reconnection or an ``UNAVAILABLE``.
 
     Args:
         address: of the server's data socket; the control socket's follows from it.
@@ -44,7 +44,7 @@ class ServerConnection:
 
     def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
         self.lease: str | None = None
-        """Kept alive by heartbeats from when it is set."""
+        """Lease renewed by heartbeats, once set."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._channels = tuple(
             _Channel(DealerSocket(self._context, one, keys)) for one in (address, control_address(address))
@@ -69,7 +69,7 @@ class ServerConnection:
         seconds: float,
         control: bool = False,
     ) -> Future[Message]:
-        """Send a request; the future has its reply, or the failure, at the latest after ``seconds``.
+        """Send a request; its future has the reply or an error after ``seconds`` at the latest.
 
         Raises:
             BridgeError: a closed client, one of another process, or a message beyond the limits.
@@ -84,7 +84,7 @@ class ServerConnection:
         return request.answer
 
     def close(self) -> None:
-        """Give up what is under way and hang up; closing twice is fine."""
+        """Fail pending requests and disconnect; closing twice is fine."""
         with self._lock:
             self._closing = True
         if self._process == os.getpid() and threading.current_thread() is not self._thread:
@@ -93,7 +93,7 @@ class ServerConnection:
 
     @property
     def in_io_thread(self) -> bool:
-        """Whether the caller runs in the link's own thread, where waiting for a reply would never end."""
+        """True in the connection's own thread, where waiting for a reply would deadlock."""
         return threading.current_thread() is self._thread
 
     def _check_usable(self) -> None:
@@ -102,7 +102,7 @@ class ServerConnection:
             raise BridgeError(rule, f"process {os.getpid()}", "make one in each process")
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # rung often enough already, or closed
+        with contextlib.suppress(OSError):  # full of wake-ups already, or closed
             self._wake_write.send(b"!")
 
     def _run(self) -> None:
@@ -126,7 +126,7 @@ class ServerConnection:
             self._shut_down()
 
     def _poll_timeout_ms(self) -> int:
-        """Milliseconds until something is due, rounded up: not to ask over and over within the last one."""
+        """Milliseconds until the next event, rounded up to avoid busy polling."""
         next_due = min(channel.next_due for channel in self._channels)
         if self.lease is not None:
             next_due = min(next_due, self._next_heartbeat)
@@ -158,7 +158,7 @@ class ServerConnection:
 
 
 class _Channel:
-    """A wire with the requests that are under way on it; used by the link's thread alone."""
+    """Socket with its requests in flight; used by the connection's thread only."""
 
     def __init__(self, dealer: DealerSocket) -> None:
         self.dealer = dealer
@@ -168,15 +168,15 @@ class _Channel:
 
     @property
     def next_due(self) -> float:
-        """When a request is to be looked at again."""
+        """Time of the next due request."""
         return self._timers[0][0] if self._timers else float("inf")
 
     def add(self, request: PendingRequest) -> None:
-        """Have a request sent in the next turn that has room for it."""
+        """Queue a request for sending."""
         self._backlog.append(request)
 
     def run_once(self) -> None:
-        """Take what has come, and see to what is due."""
+        """Handle received replies and due requests."""
         reconnected, refused = self.dealer.poll_events()
         if refused:
             rule = "a client's key must be known to the server"
@@ -199,7 +199,7 @@ class _Channel:
             self._begin(self._backlog.popleft())
 
     def close(self) -> None:
-        """Fail what is under way and hang up."""
+        """Fail pending requests and close the socket."""
         self._fail(BridgeError("a client must stay open until it is answered", None, code="UNANSWERED"))
         self.dealer.close()
 

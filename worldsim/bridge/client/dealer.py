@@ -1,4 +1,4 @@
-"""One DEALER socket with its monitor: what the link's thread sends on and receives from."""
+"""DEALER socket with its monitor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HAN
 
 
 class DealerSocket:
-    """Connected in the background, and again whenever the connection breaks."""
+    """DEALER socket that connects in the background, and reconnects."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], address: str, keys: ClientKeys | None
@@ -47,7 +47,7 @@ class DealerSocket:
             self.socket.set(option, value)
 
     def send(self, parts: list[Any]) -> bool:
-        """Send a message; False where there is no room at the moment."""
+        """Send a message; return False if the socket is full."""
         try:
             self.socket.send_multipart(parts, zmq.DONTWAIT)
         except zmq.Again:
@@ -55,14 +55,14 @@ class DealerSocket:
         return True
 
     def receive(self) -> list[bytes] | None:
-        """The next message that has come, or None."""
+        """Return the next received message, or None."""
         try:
             return self.socket.recv_multipart(zmq.DONTWAIT)
         except zmq.Again:
             return None
 
     def poll_events(self) -> tuple[bool, bool]:
-        """(whether there is a new connection in place of a broken one, whether the key was refused)."""
+        """Return (reconnected, key refused) since the last call."""
         reconnected = refused = False
         while self.monitor.poll(0):
             event = recv_monitor_message(self.monitor)["event"]
@@ -72,7 +72,7 @@ class DealerSocket:
         return reconnected, refused
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=0)

@@ -1,4 +1,4 @@
-"""What a server refuses, and what it does not answer, as errors of their own."""
+"""Exceptions for error replies and missing replies."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = [
 ]
 
 RETRYABLE = frozenset({Code.UNAVAILABLE, Code.DRAINING})
-"""Refusals after which the same request is sent again by itself, until the client's time is up."""
+"""Codes after which a request is retried automatically, until its time-out."""
 
 
 class UnavailableError(BridgeError):
-    """The server had no room until the time was up; nothing was done."""
+    """The server was full until the time-out; nothing was done."""
 
 
 class DeadlineExceededError(BridgeError):
-    """The deadline passed before the engine got to it; nothing was done."""
+    """The deadline passed before the engine reached the request; nothing was done."""
 
 
 class ResourceExhaustedError(BridgeError):
-    """More than one client may ask for; nothing was done."""
+    """A limit was exceeded; nothing was done."""
 
 
 class UnknownSessionError(BridgeError):
@@ -44,11 +44,11 @@ class PermissionDeniedError(BridgeError):
 
 
 class OutOfOrderError(BridgeError):
-    """A request out of order: the client and the server disagree on how many steps were taken."""
+    """Wrong ``seq``: client and server disagree on how many steps were taken."""
 
 
 class UnansweredError(BridgeError):
-    """No reply came in time: whether the request was carried out is not known; ``Client.resume`` tells."""
+    """No reply in time; ``Client.resume`` tells whether the request was executed."""
 
     def __init__(self, what: str, seconds: float) -> None:
         rule, remedy = f"a request must be answered within {seconds:g} s", "see whether the server runs"
@@ -67,7 +67,7 @@ _KINDS: dict[str, type[BridgeError]] = {
 
 
 def error_from_reply(body: Any) -> WorldsimError:
-    """The error that a reply's ``error`` entry stands for; what the world refused is an EngineError."""
+    """Return the exception for a reply's ``error`` entry; an EngineError for a refusal of the world."""
     error = parse_error(body)
     if error.code == Code.ENGINE:
         return EngineError(error.rule, error.value, error.remedy)

@@ -1,4 +1,4 @@
-"""The CURVE keys that a client shows to a server and expects of it."""
+"""CURVE keys of a client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ClientKeys"]
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """Z85 strings of 40 characters each.
+    """CURVE keys, Z85 strings of 40 characters each.
 
     Raises:
         BridgeError: one of another length.
@@ -44,7 +44,7 @@ class ClientKeys:
         return cls(_read(Path(server)), _read(Path(secret)))
 
     def apply_to(self, socket: zmq.Socket[bytes]) -> None:
-        """Let ``socket``, not yet connected, speak CURVE with these keys."""
+        """Configure an unconnected socket for CURVE with these keys."""
         secret = self.secret.encode()
         socket.curve_serverkey = self.server.encode()
         socket.curve_secretkey = secret

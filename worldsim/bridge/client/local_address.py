@@ -1,4 +1,4 @@
-"""Addresses on this machine: where a user's servers are by default, and whose process answers there."""
+"""Local addresses: the default one of a world, and the owner of a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_owner", "default_address", "is_own"]
 
 
 def default_address(world: str) -> str:
-    """The address at which a world is served unless another is named: a file in a folder of its user alone.
+    """Return the default address of a world: a socket in a private folder of the user.
 
     Raises:
         BridgeError: the folder is another user's, or others may write to it.
@@ -31,7 +31,7 @@ def default_address(world: str) -> str:
 
 
 def check_owner(address: str) -> None:
-    """Refuse an ``ipc://`` address at which another user's process answers; root's may.
+    """Refuse an ``ipc://`` address of another user's process; root is accepted.
 
     Raises:
         BridgeError: it does. Nothing has been said to it.
@@ -51,7 +51,7 @@ def check_owner(address: str) -> None:
 
 
 def is_own(sock: socket.socket) -> bool:
-    """Whether the process at the other end of a local socket is of the same user, or root's."""
+    """Return True if the peer process of a local socket belongs to this user or to root."""
     if not hasattr(socket, "SO_PEERCRED"):
         return True  # the file's mode says so
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -1,4 +1,4 @@
-"""One request on its way, from the first time it is sent until it is answered or given up."""
+"""Pending request: sent, retried, and answered or timed out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worldsim.bridge.wire.protocol import Message, encode, parse_error
 __all__ = ["PendingRequest"]
 
 _FIRST_RETRY, _LONGEST_RETRY = 1.0, 10.0
-"""Seconds without an answer after which a request is sent again, at first and at last."""
+"""Shortest and longest retry interval in seconds."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """A request with all that it takes to send it again: the same bytes, for the server to know it by.
+    """Request with the bytes to send it again unchanged.
 
     Raises:
         BridgeError: ``RESOURCE_EXHAUSTED`` where the server would refuse its size.
@@ -29,13 +29,13 @@ class PendingRequest:
     header: dict[str, Any]
     payloads: Sequence[Any]
     seconds: float
-    """Time until it is given up."""
+    """Seconds until it times out."""
     is_heartbeat: bool = False
-    """Whether it is a heartbeat: sent once, and nobody waits for it."""
+    """True for a heartbeat, which is sent once."""
     parts: list[Any] = field(init=False)
     answer: Future[Message] = field(init=False, default_factory=Future)
     next_check: float = field(init=False, default=0.0)
-    """When to look at it again, on the monotonic clock."""
+    """Time of its next retry or time-out, on the monotonic clock."""
     _end: float = field(init=False)
     _tries: int = field(init=False, default=0)
     _refusals: list[Any] = field(init=False, default_factory=list)
@@ -47,21 +47,21 @@ class PendingRequest:
 
     @property
     def timed_out(self) -> bool:
-        """Whether its time is up."""
+        """True if its time is up."""
         return time.monotonic() >= self._end
 
     def mark_sent(self) -> None:
-        """Count a try, and wait longer for an answer than after the one before."""
+        """Count an attempt, and schedule the next one with exponential backoff."""
         pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2**self._tries) * random.uniform(0.75, 1.25)
         self._tries += 1
         self.schedule(self.seconds if self.is_heartbeat else pause)
 
     def schedule(self, pause: float) -> None:
-        """Have it looked at in ``pause`` seconds, or when its time is up."""
+        """Schedule its next check in ``pause`` seconds, at the time-out at the latest."""
         self.next_check = min(time.monotonic() + pause, self._end)
 
     def handle_reply(self, reply: Message) -> bool:
-        """Answer with ``reply``; False where the same request may be sent again later."""
+        """Complete it with ``reply``; return False if it is to be retried."""
         if reply.header.get("ok") is True:
             self.answer.set_result(reply)
             return True
@@ -75,7 +75,7 @@ class PendingRequest:
         return True
 
     def fail(self) -> None:
-        """Answer that no answer came, or, where each try was refused, the last refusal."""
+        """Fail with the last error reply if every attempt got one, else as unanswered."""
         if self._refusals and len(self._refusals) == self._tries:
             self.answer.set_exception(error_from_reply(self._refusals[-1]))
         else:

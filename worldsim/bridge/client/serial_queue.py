@@ -1,4 +1,4 @@
-"""One request of a session at a time, in the order in which they were asked for."""
+"""Serial queue: one request of a session at a time, in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["SerialQueue"]
 
 
 class SerialQueue:
-    """Calls what ``enqueue`` is given one after another, each once ``release`` was called for the one before."""
+    """Queue of calls, each run once ``release`` was called for the one before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,25 +19,25 @@ class SerialQueue:
         self._calling = False
 
     def enqueue(self, begin: Callable[[], None]) -> None:
-        """Have ``begin`` called when its turn comes: at once, or by whoever leaves. It must not raise."""
+        """Queue ``begin``; it is called at once, or by ``release``. It must not raise."""
         with self._lock:
             self._waiting.append(begin)
         self._run_next()
 
     def acquire(self) -> None:
-        """Block until it is the caller's turn."""
+        """Queue the caller and block until its turn."""
         turn_came = threading.Event()
         self.enqueue(turn_came.set)
         turn_came.wait()
 
     def release(self) -> None:
-        """The turn is over; may be called from within ``begin``."""
+        """End the current turn; may be called from within ``begin``."""
         with self._lock:
             self._free = True
         self._run_next()
 
     def _run_next(self) -> None:
-        """A loop and not a recursion: a thousand that wait may all fail at once."""
+        """Run queued calls, in a loop and not by recursion: a thousand may fail at once."""
         while True:
             with self._lock:
                 if self._calling or not self._free or not self._waiting:

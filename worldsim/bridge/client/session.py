@@ -1,4 +1,4 @@
-"""A world that a server dreams."""
+"""Remote session: a session of a server's engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def new_name() -> str:
-    """A session's name: 32 random hexadecimal digits."""
+    """Return a new session name: 32 random hexadecimal digits."""
     return uuid4().hex
 
 
@@ -62,7 +62,7 @@ class Requester(Protocol):
 
 
 class RemoteSession:
-    """As ``worldsim.engine.session.Session``, on a server; safe to use from several threads.
+    """Remote counterpart of ``worldsim.engine.session.Session``; safe to use from several threads.
 
     Made by ``Client.open``, ``fork``, ``Client.restore`` and ``Client.resume``. Its requests are carried out
     one at a time, in the order in which they were asked for: a ``step_async`` may follow another at once, and
@@ -79,9 +79,9 @@ class RemoteSession:
     ) -> None:
         self.client, self.name, self.seed = client, name, seed
         self.start = start
-        """The number asked for at ``open``; None where the seed chose, or where it is not known."""
+        """Start index given to ``open``; None if the seed chose it, or if unknown."""
         self.seq = 0
-        """Steps, observed frames and rewinds that were taken."""
+        """Number of steps, observed frames and rewinds taken."""
         self.closed = False
         self.queue = SerialQueue()
         self._last: RemoteStep | None = None
@@ -89,7 +89,7 @@ class RemoteSession:
 
     @property
     def last(self) -> RemoteStep:
-        """The newest answer.
+        """Newest step.
 
         Raises:
             BridgeError: none yet, in a session that was resumed by another client than its own.
@@ -116,19 +116,19 @@ class RemoteSession:
     def step(
         self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> RemoteStep:
-        """Dream one frame under ``control`` (no key by default).
+        """Imagine one frame under ``control`` (no key by default).
 
         Args:
-            control: what is held while getting to it.
+            control: control held during the frame.
             codec: "raw", "jpeg", "latent" or "none"; the client's by default.
-            deadline: seconds after which the frame would be of no use; then DeadlineExceededError, and nothing moved.
+            deadline: seconds after which DeadlineExceededError is raised and the session has not advanced.
         """
         return self.client.wait(self.step_async(control, codec=codec, deadline=deadline))
 
     def step_async(
         self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> Future[RemoteStep]:
-        """As ``step``, but answers at once with a future of the step."""
+        """Asynchronous ``step``: return a future of the step."""
         fields = {"control": self.client.encode_control(control), "codec": codec or self.client.codec}
         return self._request_step("step", fields, deadline)
 
@@ -140,14 +140,14 @@ class RemoteSession:
         *,
         deadline: float | None = None,
     ) -> RemoteStep:
-        """Take a real frame as the next one, so that the dream goes on from what is true.
+        """Observe a real frame as the next one; later frames are imagined from it.
 
         It counts as one more step, which ``rewind`` takes back.
 
         Args:
             frame: uint8 [H, W, 3], copied; it does not travel back.
             pose: its camera-to-world [4, 4]; needed where the world was learnt with poses.
-            control: what was held while getting there, no key by default; its own pose is not read.
+            control: control held while getting there, no key by default; its own pose is not read.
             deadline: as of ``step``.
 
         Raises:
@@ -164,18 +164,18 @@ class RemoteSession:
         *,
         deadline: float | None = None,
     ) -> Future[RemoteStep]:
-        """As ``observe``, but answers at once with a future of the step."""
+        """Asynchronous ``observe``: return a future of the step."""
         given = self.client.encode_frame(frame)
         entry = self.client.encode_control(replace(self.client.read_control(control), pose=pose))
         fields = {"frame": describe(given), "control": entry, "codec": "none"}
         return self._request_step("observe", fields, deadline, given)
 
     def rewind(self, frames: int = 1) -> RemoteStep:
-        """Go back ``frames`` frames. Dreaming on under the same controls gives the same frames again."""
+        """Take back ``frames`` frames. The same controls give the same frames again."""
         return self.client.wait(self._request_step("rewind", {"frames": frames}))
 
     def fork(self, count: int = 1) -> list[RemoteSession]:
-        """``count`` sessions with this one's past and seed: under the same controls, the same future."""
+        """Return ``count`` sessions with this one's past and seed: the same controls give the same future."""
         names = [new_name() for _ in range(count)]
 
         def send() -> Future[Message]:
@@ -188,7 +188,7 @@ class RemoteSession:
         return self.client.wait(self._in_order(send, read))
 
     def snapshot(self) -> bytes:
-        """All that this session's future depends on; ``Client.restore`` continues it bit for bit."""
+        """Return the session's state as bytes; ``Client.restore`` continues it bit for bit."""
 
         def read(reply: Message) -> bytes:
             with checked_reply("snapshot"):
@@ -197,12 +197,12 @@ class RemoteSession:
         return self.client.wait(self._in_order(lambda: self._ask("snapshot", {}), read))
 
     def close(self) -> None:
-        """Free it on the server; closing twice is fine, and so is one that the server knows no more."""
+        """Close it on the server; closing twice is fine, also if the server has closed it."""
         if not self.closed:
             self.client.wait(self.close_async())
 
     def close_async(self, seconds: float | None = None) -> Future[None]:
-        """As ``close``, but answers at once with a future; ``seconds`` to wait, the client's by default."""
+        """Asynchronous ``close``: return a future; ``seconds`` to wait, the client's time-out by default."""
         self.closed = True
         self.client.unregister(self)
 
@@ -215,20 +215,20 @@ class RemoteSession:
         return self._in_order(send, lambda _: None)
 
     def accept(self, step: RemoteStep) -> RemoteStep:
-        """Hold ``step`` as the newest answer."""
+        """Store ``step`` as the newest one."""
         self.seq, self._last = step.seq, step
         return step
 
     def mark_out_of_sync(self) -> None:
-        """Doubt how many steps were taken."""
+        """Mark ``seq`` as unknown after an unanswered request."""
         self._out_of_sync = True
 
     def resync(self, seq: int) -> None:
-        """Know again how many steps were taken."""
+        """Set ``seq`` to the server's."""
         self.seq, self._out_of_sync = seq, False
 
     def check(self) -> None:
-        """Raises BridgeError where the session cannot be stepped: closed, or in doubt."""
+        """Raise BridgeError if the session is closed or out of sync."""
         if self.closed:
             raise UnknownSessionError("a session must be open", self.name, "open a new one")
         if self._out_of_sync:
@@ -245,7 +245,7 @@ class RemoteSession:
         deadline: float | None = None,
         given: np.ndarray | None = None,
     ) -> Future[RemoteStep]:
-        """Ask for what changes the session; its answer, with the frame that is given, is the newest step."""
+        """Send a request that changes the session; its reply becomes the newest step."""
         self.check()
         if deadline is not None:
             fields["deadline_ms"] = max(1, round(deadline * 1000))
@@ -273,7 +273,7 @@ class RemoteSession:
         return self.client.request({"op": op, "session": self.name, **fields}, payloads, seconds=seconds)
 
     def _in_order(self, send: Callable[[], Future[Message]], read: Callable[[Message], T]) -> Future[T]:
-        """``read`` of the reply to what ``send`` asks for once it is its turn."""
+        """Call ``send`` in its turn; return a future of ``read`` of its reply."""
         answer: Future[T] = Future()
         answer.set_running_or_notify_cancel()
 
@@ -300,7 +300,7 @@ class RemoteSession:
 
 
 def _ignore_unknown_session(asked: Future[Message], known: Future[Message]) -> None:
-    """The answer to a ``close``, where not to know the session any more is fine."""
+    """Resolve a ``close``, for which an unknown session is a success."""
     error = asked.exception()
     if error is None or isinstance(error, UnknownSessionError):
         known.set_result(Message({}) if error else asked.result())

@@ -1,4 +1,4 @@
-"""What a session on a server answers to a control."""
+"""Steps of remote sessions, read from replies."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["RemoteStep", "checked_reply", "read_step", "read_steps"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemoteStep:
-    """As ``worldsim.engine.step.Step``; arrays are read-only."""
+    """Remote counterpart of ``worldsim.engine.step.Step``; arrays are read-only."""
 
     seq: int
-    """How many steps, observed frames and rewinds the session has taken."""
+    """Number of steps, observed frames and rewinds taken."""
     index: int
     """Frames since the session began, given ones included."""
     frame: np.ndarray | None
@@ -35,16 +35,16 @@ class RemoteStep:
     reward: float
     terminated: bool
     uncertainty: float | None
-    """From 0 to 1; None in a world without poses."""
+    """Uncertainty in [0, 1]; None in a world without poses."""
     denoising_steps: int
     """Denoising passes spent on it, K; 0 where the frame was given."""
     known: bool = True
-    """Whether the world knows what is seen from the pose; a server too old to tell says yes."""
+    """True if the world knows what is visible from the pose; also if the server is too old to tell."""
 
 
 @contextlib.contextmanager
 def checked_reply(op: str) -> Iterator[None]:
-    """Read a reply that is ok, and say so where it does not hold what it must.
+    """Convert errors of reading a reply to a ``BridgeError``.
 
     Raises:
         BridgeError: ``INTERNAL``, entries are missing or of another kind.
@@ -57,7 +57,7 @@ def checked_reply(op: str) -> Iterator[None]:
 
 
 def read_step(reply: Message) -> RemoteStep:
-    """The step of a reply about one session.
+    """Read the step of a reply about one session.
 
     Raises:
         BridgeError: entries that are missing or of another kind.
@@ -79,7 +79,7 @@ def read_steps(
     codec: str,
     shape: Sequence[int],
 ) -> list[RemoteStep]:
-    """The steps of a ``step_many``, whose frames lie one after another in the first payload.
+    """Read the steps of a ``step_many``, whose frames are concatenated in the first payload.
 
     Args:
         steps: of the items that succeeded.

@@ -1,4 +1,4 @@
-"""What a server tells of the world that it dreams."""
+"""World description that a server sends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["RemoteWorld"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteWorld:
-    """The server's side of the ``hello``."""
+    """World, limits and server version from the reply to ``hello``."""
 
     name: str
     weights_sha256: str
-    """What a snapshot belongs to."""
+    """Hash of the weights; snapshots belong to it."""
     size: tuple[int, int]
     """Height and width of a frame."""
     fps: float
@@ -26,25 +26,25 @@ class RemoteWorld:
     intrinsics: tuple[float, float, float, float] | None
     """``fx, fy, cx, cy`` in pixels; None for a world without a camera."""
     starts: int
-    """How many moments of its own it can begin from."""
+    """Number of starts."""
     denoising_steps: int
     """Denoising passes per frame, K."""
     context: int
-    """Frames that it remembers."""
+    """Frames of context."""
     codecs: tuple[str, ...]
     ops: tuple[str, ...]
-    """What can be asked of its sessions, such as "observe"; empty where the server is too old to tell."""
+    """Operations of its sessions, such as "observe"; empty if the server is too old to list them."""
     latent: tuple[int, ...]
     """Shape of a frame's latent."""
     limits: Mapping[str, int]
     ttl: float
-    """Seconds of silence after which a lease ends."""
+    """Seconds of silence after which a lease expires."""
     server_version: str
-    """The version of the server's worldsim."""
+    """Version of the server."""
 
     @classmethod
     def read(cls, hello: Mapping[str, Any]) -> RemoteWorld:
-        """The world of a reply to ``hello``.
+        """Read the reply to ``hello``.
 
         Raises:
             BridgeError: entries that are missing.
@@ -83,11 +83,11 @@ class RemoteWorld:
         )
 
     def frame_shape(self, codec: str) -> tuple[int, ...]:
-        """Of one frame as ``codec`` sends it, once it is decoded."""
+        """Return the shape of a decoded frame."""
         return self.latent if codec == "latent" else (*self.size, 3)
 
     def frame_bytes(self, codec: str) -> int:
-        """The most that one frame takes on the wire."""
+        """Return the largest size of one frame on the wire, in bytes."""
         height, width = self.size
         count = 4 if codec == "latent" else 0 if codec == "none" else 1
         for size in self.latent if codec == "latent" else (height, width, 3):

@@ -1,4 +1,4 @@
-"""A folder of bytes that a journal names: snapshots, given contexts and frames, each whole or not there."""
+"""Blob store: files that a journal names (snapshots, contexts, frames), written atomically."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from worldsim.errors import BridgeError
 __all__ = ["BLOB", "BlobStore"]
 
 BLOB = "blob"
-"""The key under which a record has its bytes, and once they are stored their file's name."""
+"""Key of a record for its bytes and, once stored, for the name of their file."""
 
 
 class BlobStore:
-    """Files of bytes; may be used from any thread.
+    """Folder of blobs; may be used from any thread.
 
     Args:
         folder: made if need be; what an interrupted write left there is deleted.
@@ -32,16 +32,16 @@ class BlobStore:
         self._folder, self._lock = folder, threading.Lock()
         self._unsynced: list[Path] = []
         self.written_count = 0
-        """Files written so far."""
+        """Number of files written so far."""
         self._next = max((int(path.stem, 16) for path in folder.glob("*.blob")), default=0) + 1
 
     @property
     def unsynced(self) -> int:
-        """Files that a loss of power may still take."""
+        """Number of files not on the disk yet."""
         return len(self._unsynced)
 
     def save(self, blob: bytes, *, synced: bool = True) -> str:
-        """Write bytes; returns the file's name.
+        """Write bytes; return the file's name.
 
         Args:
             blob: the bytes.
@@ -74,7 +74,7 @@ class BlobStore:
         return name
 
     def sync(self) -> None:
-        """Wait until all files are on the disk itself."""
+        """Wait until all files are on the disk."""
         with self._lock:
             unsynced, self._unsynced = self._unsynced, []
         for path in unsynced:
@@ -84,14 +84,14 @@ class BlobStore:
             fsync_path(self._folder)
 
     def store(self, record: Record, *, synced: bool = True) -> Record:
-        """The record with its bytes in a file, see ``save``, or the record itself where it has none left."""
+        """Return the record with its bytes saved to a file, or the record itself if it has none."""
         blob = record.get(BLOB)
         if not isinstance(blob, bytes):
             return record
         return {**record, BLOB: self.save(blob, synced=synced), "crc": zlib.crc32(blob)}
 
     def load(self, record: Record) -> Record:
-        """What was given to ``store``, and ``crc``.
+        """Return the record with its bytes read back.
 
         Raises:
             BridgeError: the file is missing or damaged.
@@ -111,10 +111,10 @@ class BlobStore:
         (self._folder / name).unlink(missing_ok=True)
 
     def is_missing(self, record: Record) -> bool:
-        """Whether the record's file is not there or empty: a loss of power leaves that of one not settled."""
+        """Return True if the record's file is missing or empty, as a loss of power may leave it."""
         path = self._folder / record[BLOB]
         return not path.exists() or not path.stat().st_size
 
     def unreferenced(self, needed: Collection[str]) -> list[Path]:
-        """Files that are not among those needed."""
+        """Return files that are not among those needed."""
         return [path for path in self._folder.glob("*.blob") if path.name not in needed]

@@ -1,4 +1,4 @@
-"""Nothing lost: what a server has acknowledged, on disk, and what a new server goes on from.
+"""Journal: durable record of all acknowledged requests, from which a new server recovers.
 
 <folder>/          locked by the process that serves from here
   log-00000001     records in the order in which they happened; the newest one counts
@@ -28,40 +28,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldsim.bridge.journal import journal_folder
 from worldsim.bridge.journal.blob_store import BLOB, BlobStore
-from worldsim.bridge.journal.journal_folder import (
-    FORMAT,
-    RESERVED_BYTES,
-    check_free_space,
-    check_header,
-    lock_folder,
-)
 from worldsim.bridge.journal.journal_state import JournaledSession, JournalState, ReplayPlan
-from worldsim.bridge.journal.wal import (
-    Record,
-    WriteAheadLog,
-    read_wal,
-    roundtripped,
-    save_torn_tail,
-    write_wal,
-)
+from worldsim.bridge.journal.wal import Record, WriteAheadLog, normalized, read_wal, save_torn_tail, write_wal
 from worldsim.errors import BridgeError
 
 __all__ = ["Journal", "ReplayPlan"]
 
 _COMPACT_BYTES = 8 * 2**20
-"""A log is written anew when it has more bytes than this and twice what it had when last written anew."""
+"""Log size in bytes from which it is compacted, once it has doubled since the last compaction."""
 _SWEEP_FILES = 16
-"""Files written between two sweeps of those that are needed no more, or as many as are needed, if more."""
+"""Files written between two sweeps of unreferenced ones; as many as are referenced, if more."""
 _MAX_UNSYNCED = 16
-"""Frames given that may wait for the disk: clients that give more are as slow as it is."""
+"""Observed frames that may wait for the disk; beyond that clients wait, too."""
 _MAX_PENDING_SNAPSHOTS = 64
-"""Snapshots that may wait for the disk."""
+"""Snapshots that may wait to be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingSnapshot:
-    """A snapshot on its way to the disk."""
+    """Snapshot waiting to be written."""
 
     session: str
     journaled: JournaledSession
@@ -97,16 +84,15 @@ class Journal:
         fsync: bool = False,
     ) -> None:
         self.folder, self.snapshot_interval, self.fsync = Path(folder), snapshot_interval, fsync
-        self._header = roundtripped(
-            {"op": "journal", "format": FORMAT, "meta": dict(meta or {}), "rewind_frames": rewind_frames}
-        )
+        header = {"op": "journal", "format": journal_folder.FORMAT, "meta": dict(meta or {})}
+        self._header = normalized({**header, "rewind_frames": rewind_frames})
         self._stack = contextlib.ExitStack()
         self._state = JournalState(rewind_frames, replies)
         self._lock = threading.RLock()
         self._snapshots: queue.Queue[_PendingSnapshot | None] = queue.Queue(_MAX_PENDING_SNAPSHOTS)
         self._pending: set[str] = set()
         self._reserved_blobs: set[str] = set()
-        """Files that a record is about to name."""
+        """Files that a coming record will name."""
         self._broken = self._closed = False
         self._open()
         self._writer = threading.Thread(target=self._run_writer, name="worldsim-journal", daemon=True)
@@ -120,20 +106,23 @@ class Journal:
 
     @property
     def length(self) -> int:
-        """Bytes of the log."""
+        """Size of the log in bytes."""
         return self._log.size
 
     def recover(self) -> list[ReplayPlan]:
-        """All sessions that are open, in the order in which they were made.
+        """Return replay plans of all open sessions, oldest first.
 
         Raises:
             BridgeError: a file that one of them needs is missing or damaged.
         """
         with self._lock:
-            return [self._recovered(name, journaled) for name, journaled in self._state.sessions.items()]
+            items = self._state.sessions.items()
+            return [
+                one.replay_plan(name, self._blobs.load(one.recovery_points[0].record)) for name, one in items
+            ]
 
     def load(self, event: Record) -> Record:
-        """An event with the bytes that it names, if it names any.
+        """Return an event with its bytes loaded, if it has any.
 
         Raises:
             BridgeError: the file is missing or damaged.
@@ -141,7 +130,7 @@ class Journal:
         return self._blobs.load(event)
 
     def check_free_space(self, size: int = 0) -> None:
-        """Refuse, before anything has happened, what the disk may have no room for.
+        """Raise if the disk may have no room for a coming record.
 
         Args:
             size: bytes that are to be written, beyond what records take.
@@ -150,10 +139,10 @@ class Journal:
             BridgeError: ``UNAVAILABLE``, or the journal is broken.
         """
         self._check_usable()
-        check_free_space(self.folder, size + RESERVED_BYTES)
+        journal_folder.check_free_space(self.folder, size + journal_folder.RESERVED_BYTES)
 
     def store(self, record: Record) -> Record:
-        """Write a record's bytes to a file before what it tells of happens; ``append`` or ``drop`` it then.
+        """Write a record's bytes to a file in advance; then ``append`` or ``drop`` the record.
 
         Raises:
             BridgeError: ``UNAVAILABLE``, they could not be written.
@@ -165,17 +154,17 @@ class Journal:
             return stored
 
     def drop(self, record: Record) -> None:
-        """Forget a record that ``store`` gave."""
+        """Delete the file of a record from ``store``."""
         with self._lock:
             self._reserved_blobs.discard(record.get(BLOB, ""))
             self._blobs.drop(record[BLOB])
 
     def append(self, *records: Record) -> None:
-        """Write down what has happened; acknowledge it only when this has returned.
+        """Append records; acknowledge their requests only after this has returned.
 
         Raises:
-            BridgeError: ``UNAVAILABLE``: nothing was written; take back what has happened. Any other code or error:
-                acknowledge nothing and end, for the engine is ahead of what a new server would find.
+            BridgeError: ``UNAVAILABLE``: nothing was written; undo what has happened. After any other error
+                acknowledge nothing and end: the engine is ahead of the journal.
         """
         if not records:
             return
@@ -186,11 +175,8 @@ class Journal:
                 self._blobs.sync()
             self._write(stored)
             self._reserved_blobs.difference_update(record.get(BLOB, "") for record in stored)
-            if (
-                self._log.size > self._limit
-                or self._blobs.written_count >= self._sweep_at
-                or self._blobs.unsynced
-            ):
+            sweep_due = self._blobs.written_count >= self._sweep_at
+            if sweep_due or self._log.size > self._limit or self._blobs.unsynced:
                 self._wake_writer()
 
     def _stored(self, record: Record) -> Record:
@@ -198,7 +184,7 @@ class Journal:
         return self._blobs.store(record, synced=not quick)
 
     def _write(self, stored: list[Record]) -> None:
-        """To the log, then to the ledger, which nothing of a failed write may reach."""
+        """Write to the log, then to the state, which must not see a failed write."""
         end = self._log.end
         with self._failing_safe():
             self._log.append(stored)
@@ -213,24 +199,19 @@ class Journal:
         self._broken = False
 
     def open_sibling(self, folder: Path) -> Journal:
-        """The journal of another server of the same world and settings, which has ended.
+        """Open the journal of another server of the same world and configuration, which has ended.
 
         Raises:
             BridgeError: it has not, or its world or settings are others.
         """
-        replies, rewind_frames = self._state.replies, self._header["rewind_frames"]
-        same = {
-            "rewind_frames": rewind_frames,
-            "replies": replies,
-            "snapshot_interval": self.snapshot_interval,
-            "fsync": self.fsync,
-        }
-        return Journal(folder, self._header["meta"], **same)
+        options = {"rewind_frames": self._header["rewind_frames"], "replies": self._state.replies}
+        options |= {"snapshot_interval": self.snapshot_interval, "fsync": self.fsync}
+        return Journal(folder, self._header["meta"], **options)
 
     def take_over(self, other: Journal) -> None:
-        """Have all sessions of another journal written here; there they end afterwards.
+        """Copy all sessions of another journal to this one, and end them there.
 
-        What is here already stays as it is: it was taken over before a crash kept it from ending there.
+        Sessions that are here already stay as they are: a crash kept them from ending there.
 
         Raises:
             BridgeError: as ``append``.
@@ -244,22 +225,19 @@ class Journal:
         other.append(*({"op": "end", "lease": lease} for lease in other._state.owners()))
 
     def _copy_blobs(self, row: Record, other: Journal) -> Record:
-        """A record of another journal whose blobs are copied to files here."""
+        """Copy a record of another journal with its blobs."""
         if row["op"] != "session_state":
             return row
 
         def copied(record: Record) -> Record:
             return self._blobs.store(other._blobs.load(record), synced=False)
 
-        recovery_points = [[seq, depth, copied(record)] for seq, depth, record in row["recovery_points"]]
-        return {
-            **row,
-            "recovery_points": recovery_points,
-            "events": [[seq, copied(event)] for seq, event in row["events"]],
-        }
+        points = [[seq, depth, copied(record)] for seq, depth, record in row["recovery_points"]]
+        events = [[seq, copied(event)] for seq, event in row["events"]]
+        return {**row, "recovery_points": points, "events": events}
 
     def due(self, session: str) -> bool:
-        """Whether the time has come to call ``snapshot``: ``snapshot_interval`` steps after the last."""
+        """Return True if a session's next snapshot is due."""
         with self._lock:
             journaled = self._state.sessions.get(session)
             if journaled is None or session in self._pending or self._snapshots.full():
@@ -267,9 +245,9 @@ class Journal:
             return journaled.seq - journaled.recovery_points[-1].seq >= self.snapshot_interval
 
     def snapshot(self, session: str, blob: bytes) -> None:
-        """Keep a snapshot of a session as it is after its last record; written in the background.
+        """Store a snapshot of a session after its last record, in the background.
 
-        It only makes a replay shorter: where it cannot be written, a warning is logged and nothing is lost.
+        It only shortens a replay: if it cannot be written, a warning is logged and nothing is lost.
         """
         with self._lock:
             self._check_usable()
@@ -283,7 +261,7 @@ class Journal:
         self._snapshots.join()
 
     def close(self) -> None:
-        """Finish writing, wait for the disk and let another process in; closing twice is fine."""
+        """Finish writing, sync and unlock; closing twice is fine."""
         if self._closed:
             return
         self._closed = True
@@ -301,8 +279,8 @@ class Journal:
         self.close()
 
     def _open(self) -> None:
-        """Take the folder and read what is there."""
-        lock_folder(self.folder, self._stack)
+        """Lock the folder and read the log."""
+        journal_folder.lock_folder(self.folder, self._stack)
         try:
             self._blobs = BlobStore(self.folder / "blobs")
             self._log = self._read()
@@ -319,7 +297,7 @@ class Journal:
             paths = [self.folder / "log-00000001"]
             write_wal(paths[0], [self._header])
         found = read_wal(paths[-1])
-        check_header(found.records[0] if found.records else {}, self._header, paths[-1])
+        journal_folder.check_header(found.records[0] if found.records else {}, self._header, paths[-1])
         self._apply(found.records[1:])
         save_torn_tail(paths[-1], found)
         for path in [*paths[:-1], *self.folder.glob("*.tmp")]:
@@ -339,19 +317,13 @@ class Journal:
             state = "closed" if self._closed else "broken by an earlier failure"
             raise BridgeError("a journal must be open and whole", state, "start the server again")
 
-    def _recovered(self, name: str, journaled: JournaledSession) -> ReplayPlan:
-        base = self._blobs.load(journaled.recovery_points[0].record)
-        return ReplayPlan(
-            name, journaled.lease, journaled.origin, base, list(journaled.events), journaled.seq
-        )
-
     def _wake_writer(self) -> None:
         if self._snapshots.empty():  # otherwise the writer comes round anyway
             with contextlib.suppress(queue.Full):
                 self._snapshots.put_nowait(None)
 
     def _run_writer(self) -> None:
-        """The writer's thread: files to the disk, those that nobody needs away, long logs anew."""
+        """Writer thread: write snapshots, sync files, delete unreferenced ones, compact the log."""
         while True:
             pending = self._snapshots.get()
             try:
@@ -370,9 +342,8 @@ class Journal:
 
     def _write_snapshot(self, pending: _PendingSnapshot) -> None:
         try:
-            check_free_space(
-                self.folder, len(pending.blob) + 2 * RESERVED_BYTES
-            )  # what has happened goes first
+            needed = len(pending.blob) + 2 * journal_folder.RESERVED_BYTES  # records go first
+            journal_folder.check_free_space(self.folder, needed)
             stored = self._blobs.store({BLOB: pending.blob})
             place = {"session": pending.session, "seq": pending.seq, "depth": pending.depth}
             record = {"op": "snapshot", **place, **stored}
@@ -386,7 +357,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _failing_safe(self) -> Iterator[None]:
-        """A failure that has been made good is a ``BridgeError``; after any other the journal is broken."""
+        """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted."""
         self._broken = True
         try:
             yield
@@ -396,7 +367,7 @@ class Journal:
         self._broken = False
 
     def _sweep(self) -> None:
-        """Delete files that no session needs, once the records that say so cannot be lost."""
+        """Delete unreferenced files, after syncing the records that dropped them."""
         with self._lock:
             needed = self._state.blobs() | self._reserved_blobs
             unreferenced = self._blobs.unreferenced(needed)
@@ -407,7 +378,7 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def _compact(self) -> None:
-        """Write a long log anew, as short as it can be."""
+        """Rewrite a long log as short as possible."""
         with self._lock:
             if self._log.size <= self._limit or self._broken:
                 return
@@ -420,7 +391,7 @@ class Journal:
         old.path.unlink()
 
     def _rewrite(self, path: Path) -> WriteAheadLog:
-        """What counts, in a new log; one that is there only in part must not be taken for the newest."""
+        """Write the current state to a new log; a partial one is deleted."""
         try:
             return WriteAheadLog(path, write_wal(path, [self._header, *self._state.records()]))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The folder of a journal: one server at a time, for its owner's eyes alone, of one world and one setting."""
+"""Folder of a journal: locked by one server, private to its owner, of one world and configuration."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["FORMAT", "RESERVED_BYTES", "check_free_space", "check_header", "lock
 
 FORMAT = 3
 RESERVED_BYTES = 256 * 2**10
-"""Bytes that must be free on the disk before anything is done that has to be written down."""
+"""Bytes that must be free on the disk before a task that needs a record."""
 
 
 def lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
-    """Make a folder that nobody else can read, for leases are as good as keys, and hold its lock.
+    """Create and lock a private folder; leases in it are as good as keys.
 
     Raises:
         BridgeError: another process serves from here.
@@ -36,7 +36,7 @@ def lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
 
 
 def check_header(head: Record, own: Record, path: Path) -> None:
-    """Raises BridgeError unless the log at ``path`` begins as one of this server would, with ``own``."""
+    """Raise BridgeError unless the header of the log at ``path`` equals ``own``."""
     if head.get("op") != "journal" or head.get("format") != FORMAT:
         raise BridgeError(f"a journal must be of format {FORMAT}", str(path), "serve with an empty folder")
     if head != own:
@@ -49,7 +49,7 @@ def check_header(head: Record, own: Record, path: Path) -> None:
 
 
 def check_free_space(folder: Path, size: int) -> None:
-    """Raises BridgeError, ``UNAVAILABLE``, where the disk of ``folder`` has less than ``size`` bytes left."""
+    """Raise ``UNAVAILABLE`` if the disk of ``folder`` has less than ``size`` bytes left."""
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if free < size:

@@ -1,4 +1,4 @@
-"""What a journal's records amount to: per session, moments to begin it from again and what came after.
+"""Journal state: per session its recovery points and the events after them.
 
 A replay has to end in the state that the crash took away, with as many frames to rewind as there were. A
 snapshot holds none of them, so a session is begun again from the newest snapshot that lies far enough back:
@@ -24,44 +24,44 @@ _POWER_LOSS_REMEDY = "A loss of power took them: serve with --fsync, which waits
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPoint:
-    """Where a session can be begun again from."""
+    """Recovery point: the state that a replay of a session begins at."""
 
     seq: int
     depth: int
-    """Frames that could be rewound then."""
+    """Frames that could be rewound at this point."""
     record: Record
     """``open``, ``restore`` or ``snapshot``."""
 
     @property
     def blob(self) -> str | None:
-        """The file with its bytes."""
+        """Name of the file with its bytes."""
         return self.record.get(BLOB)
 
 
 @dataclass(slots=True)
 class JournaledSession:
-    """One session."""
+    """One session as the records describe it."""
 
     lease: str
     origin: Record
-    """The request that made it: ``open``, ``restore`` or ``fork``."""
+    """Request that created it: ``open``, ``restore`` or ``fork``."""
     recovery_points: list[RecoveryPoint]
     """Oldest first; all but the oldest are snapshots."""
     events: list[tuple[int, Record]] = field(default_factory=list)
     """(seq, ``step``, ``observe`` or ``rewind``) since the oldest moment."""
     seq: int = 0
-    """The last one taken."""
+    """Last ``seq`` taken."""
     depth: int = 0
     """Frames that can be rewound."""
 
     def take(self, record: Record, rewind_frames: int) -> None:
-        """Add a step, an observed frame or a rewind."""
+        """Append a step, an observed frame or a rewind."""
         self.seq = record["seq"]
         self.depth = _depth_after(self.depth, record, rewind_frames)
         self.events.append((self.seq, record))
 
     def fork(self, record: Record) -> JournaledSession:
-        """A copy that counts from 0; what its parent did lies at seq <= 0."""
+        """Return a copy whose seq begins at 0; its parent's events have seq <= 0."""
         recovery_points = [
             RecoveryPoint(at.seq - self.seq, at.depth, at.record) for at in self.recovery_points
         ]
@@ -69,7 +69,7 @@ class JournaledSession:
         return JournaledSession(record["lease"], record, recovery_points, events, 0, self.depth)
 
     def insert(self, point: RecoveryPoint, rewind_frames: int, replies: int) -> None:
-        """Add a snapshot, and forget all before the newest moment from which a replay reaches everything."""
+        """Add a snapshot, and drop all before the newest point from which a replay is complete."""
         self.recovery_points.append(point)
         while len(self.recovery_points) > 1 and self._replays_everything(
             self.recovery_points[1], rewind_frames, replies
@@ -88,7 +88,7 @@ class JournaledSession:
         return depth == self.depth and self.seq - point.seq >= replies
 
     def without_events(self, lost: set[int], rewind_frames: int) -> JournaledSession | None:
-        """As much of it as can be made again without the events of some seqs; None where that is nothing.
+        """Return the part that can be replayed without the events of some seqs, or None.
 
         A snapshot taken after them stands for them; without one the session ends before the first that is
         missing.
@@ -112,15 +112,19 @@ class JournaledSession:
         left.recovery_points = [point for point in recovery_points if point.seq <= left.seq]
         return left if left.seq >= 0 else None  # what its parent was when it was forked is gone
 
+    def replay_plan(self, name: str, base: Record) -> ReplayPlan:
+        """Return the plan to recover it; ``base`` is the oldest recovery point's record with its bytes."""
+        return ReplayPlan(name, self.lease, self.origin, base, list(self.events), self.seq)
+
     def blobs(self) -> Iterator[str]:
-        """Files that this session needs."""
+        """Names of files that this session needs."""
         yield from (point.blob for point in self.recovery_points if point.blob)
         yield from (event[BLOB] for _, event in self.events if BLOB in event)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """A session to be made again: begin at ``base``, then take ``events`` in their order."""
+    """Replay plan of a session: begin at ``base``, then apply ``events`` in order."""
 
     session: str
     lease: str
@@ -130,14 +134,14 @@ class ReplayPlan:
     """``open``: begin as asked then, ``blob`` being the context's bytes if one was given; ``restore`` or
     ``snapshot``: ``blob`` is the engine's snapshot."""
     events: list[tuple[int, Record]]
-    """(seq, ``step``, ``observe`` or ``rewind``); seq <= 0 happened to its parent before a fork. An observed frame's
-    ``blob`` is still its file's name: ``Journal.load``."""
+    """(seq, ``step``, ``observe`` or ``rewind``); events with seq <= 0 are the parent's before a fork. The
+    ``blob`` of an observed frame is still its file's name, see ``Journal.load``."""
     seq: int
-    """The last one taken."""
+    """Last ``seq`` taken."""
 
 
 class JournalState:
-    """Leases and sessions as the records so far leave them.
+    """Leases and sessions after all records so far.
 
     Args:
         rewind_frames: frames that a session of this engine can rewind at most.
@@ -150,7 +154,7 @@ class JournalState:
         self.sessions: dict[str, JournaledSession] = {}
 
     def apply(self, record: Record) -> None:
-        """Take a record in.
+        """Apply a record.
 
         Raises:
             KeyError: it is of no known kind, lacks something, or tells of a session that is not there.
@@ -158,7 +162,7 @@ class JournalState:
         _HANDLERS[record["op"]](self, record)
 
     def records(self) -> Iterator[Record]:
-        """The shortest log that amounts to the same."""
+        """Return the shortest log with the same state."""
         yield from self.leases.values()
         yield from (
             {"op": "session_state", "session": name, **_to_record(journaled)}
@@ -166,7 +170,7 @@ class JournalState:
         )
 
     def repairs(self, is_missing: Callable[[Record], bool]) -> Iterator[Record]:
-        """Records that make every session one that can be made again although some frames given are gone.
+        """Return records that make every session replayable although some observed frames are missing.
 
         Only they may be: other files are on the disk itself before a record names them.
 
@@ -192,11 +196,11 @@ class JournalState:
                 yield {"op": "session_state", "session": name, **_to_record(left)}
 
     def owners(self) -> set[str]:
-        """Leases, of sessions too."""
+        """Return all leases, of sessions too."""
         return {*self.leases, *(journaled.lease for journaled in self.sessions.values())}
 
     def blobs(self) -> set[str]:
-        """Files that some session needs."""
+        """Return the names of files that some session needs."""
         return set(chain.from_iterable(journaled.blobs() for journaled in self.sessions.values()))
 
     def _lease(self, record: Record) -> None:
@@ -253,7 +257,7 @@ _HANDLERS = {
 
 
 def _depth_after(depth: int, event: Record, rewind_frames: int) -> int:
-    """Frames that can be rewound after one of them; negative where the rewind reaches too far back."""
+    """Frames that can be rewound after an event; negative if a rewind reaches too far back."""
     return depth - int(event["frames"]) if event["op"] == "rewind" else min(depth + 1, rewind_frames)
 
 

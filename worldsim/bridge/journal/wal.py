@@ -1,4 +1,4 @@
-"""A file that only grows: msgpack records, each with checksums of its own and of all that lies before it.
+"""Write-ahead log: msgpack records, each with a checksum of its own and one of all records before it.
 
     file     "WSIMLOG2", salt [8], crc32 of both [4], records
     record   marker [4], length [4], chain [4], crc32 of the body [4], crc32 of the head so far [4], body
@@ -31,14 +31,14 @@ __all__ = [
     "Record",
     "WriteAheadLog",
     "disk_full_error",
+    "normalized",
     "read_wal",
-    "roundtripped",
     "save_torn_tail",
     "write_wal",
 ]
 
 Record = dict[str, Any]
-"""What one line of a log says; ``op`` names its kind."""
+"""Record of the log; ``op`` names its kind."""
 
 _MAGIC = b"WSIMLOG2"
 _SALT = 8
@@ -51,16 +51,16 @@ _RETRY_MS = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """Where a log ends, and what the next record has to carry."""
+    """End of a log: position, checksum chain and salt for the next record."""
 
     size: int
-    """Bytes before it."""
+    """Byte position."""
     chain: int
-    """crc32 of them all."""
+    """crc32 of all bytes before it."""
     salt: bytes
 
     def add(self, record: Record) -> tuple[bytes, LogPosition]:
-        """A record as it lies in the file, and where the log then ends."""
+        """Return the bytes of a record, and the position after it."""
         body: bytes = msgpack.packb(record, use_bin_type=True)
         head = _RECORD_HEAD.pack(self.salt[:4], len(body), self.chain, zlib.crc32(body))
         data = head + _CRC.pack(_head_crc(head, self.salt)) + body
@@ -69,23 +69,23 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True)
 class LogContents:
-    """What was read of a log."""
+    """Contents of a log."""
 
     records: list[Record]
     end: LogPosition
-    """After the last whole record."""
+    """Position after the last whole record."""
     torn: bytes
-    """What follows it: a record that was not written to its end, or zeros."""
+    """Bytes after it: a torn record, or zeros."""
 
 
-def roundtripped(record: Record) -> Record:
-    """A record as it comes back from the file: with lists for tuples."""
+def normalized(record: Record) -> Record:
+    """Return a record as it is read back, with lists for tuples."""
     read: Record = _unpack(msgpack.packb(record, use_bin_type=True))
     return read
 
 
 class WriteAheadLog:
-    """A log open for appending, cut off after its last whole record."""
+    """Log open for appending, truncated after its last whole record."""
 
     def __init__(self, path: Path, end: LogPosition) -> None:
         self.path, self.end = path, end
@@ -102,7 +102,7 @@ class WriteAheadLog:
         """Write records; from then on they outlive the process, though not a loss of power (see ``sync``).
 
         Raises:
-            BridgeError: ``UNAVAILABLE``, the disk took none or only some; the file is again as long as before.
+            BridgeError: ``UNAVAILABLE``, the disk is full; the file is as long as before.
         """
         end, parts = self.end, []
         for record in records:
@@ -118,13 +118,13 @@ class WriteAheadLog:
         self.end = end
 
     def cut(self, end: LogPosition) -> None:
-        """Forget all after an earlier end."""
+        """Truncate to an earlier position."""
         os.ftruncate(self._file, end.size)
         os.lseek(self._file, end.size, os.SEEK_SET)
         self.end = end
 
     def sync(self) -> None:
-        """Wait until all of it is on the disk itself."""
+        """Wait until all data is on the disk."""
         os.fdatasync(self._file)
 
     def close(self) -> None:
@@ -135,14 +135,14 @@ class WriteAheadLog:
 
 
 def disk_full_error(path: Path, error: object) -> BridgeError:
-    """What is answered where the disk takes no more: ask again later."""
+    """Error for a full disk: ``UNAVAILABLE``, retry later."""
     rule = "the journal must be written before anything is acknowledged"
     remedy = "make room on its disk"
     return BridgeError(rule, f"{path}: {error}", remedy, code=Code.UNAVAILABLE, retry_after_ms=_RETRY_MS)
 
 
 def read_wal(path: Path) -> LogContents:
-    """All whole records of a log, where they end, and what follows.
+    """Read all whole records of a log, their end, and the torn tail.
 
     Raises:
         BridgeError: no log, or one of another format, or a record that is damaged, missing, doubled or
@@ -169,7 +169,7 @@ def read_wal(path: Path) -> LogContents:
 
 
 def save_torn_tail(path: Path, found: LogContents) -> None:
-    """Tell of what is about to be cut off a log, and keep it beside the log, unless it is zeros alone."""
+    """Save the torn tail of a log beside it, with a warning; zeros are dropped."""
     if not found.torn:
         return
     what = f"journal: {path}: {len(found.torn)} bytes after byte {found.end.size} are no whole record"
@@ -183,7 +183,7 @@ def save_torn_tail(path: Path, found: LogContents) -> None:
 
 
 def write_wal(path: Path, records: Iterable[Record]) -> LogPosition:
-    """Write a whole log so that either all of it or none of it is there, whenever the machine stops."""
+    """Write a whole log atomically, also across a loss of power."""
     salt = os.urandom(_SALT)
     first = _file_header(salt)
     end, parts = LogPosition(len(first), zlib.crc32(first), salt), [first]
@@ -195,7 +195,7 @@ def write_wal(path: Path, records: Iterable[Record]) -> LogPosition:
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on the disk itself."""
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -204,7 +204,7 @@ def fsync_path(path: Path) -> None:
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:
-    """A file that only its owner can read, whole or not there."""
+    """Write a file atomically, readable by its owner only."""
     building = path.with_name(f"{path.name}.tmp")
     with os.fdopen(os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.writelines(parts)
@@ -227,7 +227,7 @@ def _unpack(body: bytes) -> Any:
 
 
 def _read_body(data: bytes, at: int, salt: bytes, chain: int | None = None) -> bytes | None:
-    """The body of the whole record that begins at byte ``at``, and follows ``chain`` if given; or None."""
+    """Return the body of the record at byte ``at`` (that continues ``chain``, if given), or None."""
     begin = at + _RECORD_HEAD.size + _CRC.size
     if begin > len(data):
         return None
@@ -241,7 +241,7 @@ def _read_body(data: bytes, at: int, salt: bytes, chain: int | None = None) -> b
 
 
 def _has_record_after(data: bytes, at: int, salt: bytes) -> bool:
-    """Whether there is a whole record anywhere from byte ``at`` on."""
+    """Return True if a whole record begins anywhere from byte ``at`` on."""
     while (at := data.find(salt[:4], at)) >= 0:
         if _read_body(data, at, salt) is not None:
             return True

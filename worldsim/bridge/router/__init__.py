@@ -1,4 +1,4 @@
-"""One address for several engines, each a process of its own."""
+"""Router: one address for several engine processes."""
 
 from worldsim.bridge.router.router import Router
 

@@ -1,4 +1,4 @@
-"""The engines behind a front: kept running, greeted, and their sessions moved when one ends."""
+"""Engine pool of a router: restarts engines, places sessions, and fails over."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from typing import Any
 import zmq
 
 from worldsim.bridge.router.engine_process import EngineProcess
+from worldsim.bridge.router.scatter_gather import unavailable
 from worldsim.bridge.server.leases import Lease
 from worldsim.bridge.server.sockets import Sockets
-from worldsim.bridge.wire.protocol import Message
+from worldsim.bridge.wire.protocol import Code, Message
+from worldsim.errors import BridgeError
 
-__all__ = ["EnginePool", "Placement"]
+__all__ = ["CREATING_OPS", "EnginePool", "Placement"]
+
+CREATING_OPS = ("open", "restore")
+"""Operations that create a session under a new name."""
 
 ReplyHandler = Callable[[Message | None], None]
-"""What is done with a reply; None where the engine ended before it came."""
+"""Callback for a reply; None if the engine ended before it replied."""
 
 
 @dataclass(slots=True)
 class Placement:
-    """Where a session is, and whose it is."""
+    """Placement of a session: its engine and lease."""
 
     engine: EngineProcess
     lease: str
     seq: int = 0
-    """The last one known; of two engines that claim a session the one that is further has it."""
+    """Last known ``seq``; of two engines that claim a session, the one with the higher wins."""
 
 
 class EnginePool:
-    """Used by one thread.
+    """Engines, pending requests and placements. Used by one thread.
 
     Args:
         command_lines: of an engine's command line, by engine.
@@ -63,21 +68,21 @@ class EnginePool:
 
     @property
     def ready(self) -> list[EngineProcess]:
-        """Engines that take requests."""
+        """Engines that accept requests."""
         return [engine for engine in self.engines if engine.ready]
 
     @property
     def complete(self) -> bool:
-        """Whether no engine is starting or moving: all sessions that there are can be named."""
+        """True if no engine is starting or failing over: all sessions are known."""
         return bool(self.ready) and all(engine.ready or engine.given_up for engine in self.engines)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for replies."""
+        """Number of pending requests."""
         return len(self._pending)
 
     def least_loaded(self) -> EngineProcess | None:
-        """Where one more session does least harm; None while no engine is ready."""
+        """Return the engine with the fewest sessions; None while none is ready."""
         used = dict.fromkeys(self.ready, 0)
         for placement in self.placements.values():
             if placement.engine in used:
@@ -105,7 +110,7 @@ class EnginePool:
         self.request(engine, header, key=lease.key, on_reply=on_reply, control=True)
 
     def record_sessions(self, sessions: Mapping[str, int], engine: EngineProcess, lease: str) -> None:
-        """An engine says that it has sessions of a lease, each with its last seq."""
+        """Record sessions of a lease that an engine listed, each with its last seq."""
         for name, seq in sessions.items():
             placement = self.placements.get(name)
             if (
@@ -116,8 +121,52 @@ class EnginePool:
             ):
                 self.placements[name] = Placement(engine, lease, seq)
 
+    def engine_of(self, name: str) -> EngineProcess | None:
+        """Return the engine that a session lives on, None for an unknown session."""
+        placement = self.placements.get(name)
+        return None if placement is None else placement.engine
+
+    def place(self, name: str, lease: Lease) -> EngineProcess | None:
+        """Choose an engine for a new session; None while one is down, which may have the session already."""
+        engine = self.least_loaded() if self.complete else None
+        if engine is not None and len(name) == 32:
+            self.placements[name] = Placement(engine, lease.token)
+        return engine
+
+    def not_found(self, name: str) -> BridgeError:
+        """Error for a session without a running engine: it may come back, or it is unknown."""
+        if name in self.placements or not self.complete:
+            return unavailable("a session's engine must be ready", 500)
+        return BridgeError("a session must be open", name[:40], "open it", code=Code.UNKNOWN_SESSION)
+
+    def forget_lease(self, lease: Lease) -> None:
+        """Drop the placements of a lease that has expired."""
+        self.placements = {
+            name: placement for name, placement in self.placements.items() if placement.lease != lease.token
+        }
+
+    def record_reply(
+        self, header: Mapping[str, Any], lease: Lease, engine: EngineProcess, reply: Message | None
+    ) -> None:
+        """Update the placements by an engine's reply to the request with ``header``."""
+        if reply is None:
+            return
+        op, ok, name = header["op"], reply.header["ok"], header.get("session")
+        placement = self.placements.get(name) if isinstance(name, str) else None
+        if ok and op == "fork":
+            self.placements.update({child: Placement(engine, lease.token) for child in header["children"]})
+        elif ok and op == "close":
+            self.placements.pop(str(name), None)
+        elif ok and placement is not None and op in ("step", "rewind", "observe"):
+            placement.seq = reply.header["step"]["seq"]
+        elif not ok and placement is not None and placement.lease == lease.token and placement.seq == 0:
+            code = reply.header["error"]["code"]
+            refused = op in CREATING_OPS and code not in (Code.BAD_REQUEST, Code.OUT_OF_ORDER)
+            if refused or code == Code.UNKNOWN_SESSION:
+                del self.placements[str(name)]
+
     def receive(self) -> None:
-        """Hand replies that have come to those who asked."""
+        """Pass received replies to their callbacks."""
         for engine in self.engines:
             for reply in engine.receive():
                 pending = self._pending.pop(reply.header["id"], None)
@@ -130,7 +179,7 @@ class EnginePool:
         leases: Callable[[], Iterator[Lease]],
         take_in_leases: Callable[[bytes], list[Lease]],
     ) -> None:
-        """Start what has to be started, and take note of what has ended.
+        """Start engines that are due, and handle those that have ended.
 
         Args:
             now: on the monotonic clock, in seconds.
@@ -146,7 +195,7 @@ class EnginePool:
                 self._load_leases(engine, leases, take_in_leases)
 
     def send_heartbeats(self, leases: Iterator[Lease]) -> None:
-        """Keep leases alive on all engines."""
+        """Renew all leases on all engines."""
         for lease in [self._own_lease, *leases]:
             for engine in self.ready:
                 header = {"op": "heartbeat", "id": 0, "lease": lease.token, "key": lease.key}
@@ -171,7 +220,7 @@ class EnginePool:
         leases: Callable[[], Iterator[Lease]],
         take_in_leases: Callable[[bytes], list[Lease]],
     ) -> None:
-        """Have an engine say which leases it has written down: a front that was ended has forgotten them."""
+        """Ask an engine for the leases in its journal: a restarted router does not know them."""
 
         def told(reply: Message | None) -> None:
             if reply is None:
@@ -188,7 +237,7 @@ class EnginePool:
             self.record_sessions(reply.header.get("sessions", {}), engine, lease.token)
 
     def _register_leases(self, engine: EngineProcess, leases: Sequence[Lease]) -> None:
-        """An engine is ready when it knows all leases."""
+        """Make all leases known to an engine; it is then ready."""
         left, claimed = len(leases), set[str]()
 
         def known(lease: Lease, reply: Message | None) -> None:
@@ -211,7 +260,7 @@ class EnginePool:
             self.hello(engine, lease, lambda reply, lease=lease: known(lease, reply))  # type: ignore[misc]
 
     def _handle_exit(self, engine: EngineProcess) -> None:
-        """An engine has ended: whoever asked it has to ask again, and its sessions move."""
+        """Handle the end of an engine: fail its pending requests, and fail over its sessions."""
         pending = [(number, on_reply) for number, (to, on_reply) in self._pending.items() if to is engine]
         for number, _ in pending:
             del self._pending[number]
@@ -230,7 +279,7 @@ class EnginePool:
             on_reply(None)
 
     def _fail_over(self, engine: EngineProcess, failover_target: EngineProcess) -> None:
-        """Have one engine take over all sessions of another. Where it cannot, they wait for their own."""
+        """Let one engine take over all sessions of another; if it cannot, they wait for a restart."""
         engine.failing_over = True
 
         def moved(reply: Message | None) -> None:

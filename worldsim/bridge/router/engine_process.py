@@ -1,4 +1,4 @@
-"""One engine behind a front: its process and the connections to it."""
+"""Engine process behind a router, with the connections to it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["EngineProcess"]
 _START = "import sys; from worldsim.cli import main; sys.exit(main(sys.argv[1:]))"
 _STOP_SECONDS = 30.0
 _MAX_FAILED_STARTS = 10
-"""Starts in a row that may fail before an engine is given up."""
+"""Failed starts in a row after which an engine is given up."""
 _RESTART_SECONDS = 1.0
 
 
 class EngineProcess:
-    """Starts its engine and starts it again whenever it ends.
+    """Starts an engine process and restarts it whenever it ends.
 
     Args:
         number: of the engine.
@@ -50,19 +50,19 @@ class EngineProcess:
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.server_info: dict[str, Any] | None = None
-        """What it answered to ``hello``; None while it is starting."""
+        """Reply to ``hello``; None while it is starting."""
         self.failing_over = False
-        """Whether another engine is taking over its sessions."""
+        """True while another engine takes over its sessions."""
         self._failed_starts, self._restart_at = 0, 0.0
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests."""
+        """True if it accepts requests."""
         return self.server_info is not None
 
     @property
     def given_up(self) -> bool:
-        """Whether it was started in vain too often."""
+        """True after too many failed starts."""
         return self._failed_starts >= _MAX_FAILED_STARTS
 
     def start(self) -> None:
@@ -75,11 +75,11 @@ class EngineProcess:
         self.server_info = None
 
     def mark_ready(self, server_info: dict[str, Any]) -> None:
-        """It answered ``hello``."""
+        """Store the reply to ``hello``; the engine is ready."""
         self.server_info, self._failed_starts = server_info, 0
 
     def take_exit(self, now: float) -> bool:
-        """Whether the process has ended; says so once."""
+        """Return True, once, if the process has ended."""
         if self.process is None or self.process.poll() is None:
             return False
         if self.process.stdin is not None:
@@ -89,7 +89,7 @@ class EngineProcess:
         return True
 
     def restart_due(self, now: float) -> bool:
-        """Whether it is time to start the process again."""
+        """Return True if the process should be started again."""
         return (
             self.process is None and not self.failing_over and not self.given_up and now >= self._restart_at
         )
@@ -100,13 +100,13 @@ class EngineProcess:
         socket.send_multipart(encode(header, payloads, REPLY))
 
     def receive(self) -> Iterator[Message]:
-        """Replies that have come."""
+        """Return the replies received so far."""
         for socket in (self.control, self.data):
             while socket.poll(0):
                 yield decode(socket.recv_multipart(), REPLY)
 
     def reconnect(self, context: zmq.Context[Any]) -> list[zmq.Socket[bytes]]:
-        """Forget what waits for an engine that has ended; returns the sockets that are closed now."""
+        """Replace the sockets of an engine that has ended; return the old ones."""
         old = [self.data, self.control]
         self.data = self._connect(context, self._address)
         self.control = self._connect(context, control_address(self._address))
@@ -118,7 +118,7 @@ class EngineProcess:
             self.process.terminate()
 
     def close(self) -> None:
-        """Wait for the end of the process, and see to it if it takes too long."""
+        """Wait for the end of the process, and kill it after a time-out."""
         self.data.close(0)
         self.control.close(0)
         if self.process is None:

@@ -1,4 +1,4 @@
-"""One address before several engines.
+"""Router: one address for several engines.
 
 A session lives on one engine; the front knows on which, and passes requests and replies on. Leases are known
 to all engines and written down by each. So a front holds nothing that would be lost with it: started again,
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldsim.bridge.router.engine_pool import EnginePool, Placement
-from worldsim.bridge.router.engine_process import EngineProcess
+from worldsim.bridge.router.engine_pool import CREATING_OPS, EnginePool
 from worldsim.bridge.router.scatter_gather import (
     GatheredReplies,
     Replies,
@@ -42,12 +41,11 @@ _MESSAGES_PER_TURN = 64
 _MAINTENANCE_INTERVAL = 0.05
 _HEARTBEAT_SECONDS = 1.0
 _DRAIN_SECONDS = 30.0
-_CREATING_OPS = ("open", "restore")
 _SESSION_OPS = ("step", "rewind", "observe", "fork", "snapshot", "close")
 
 
 class Router:
-    """Serves clients until it is stopped.
+    """Serves clients from construction until it is stopped.
 
     Args:
         address: of the data socket.
@@ -76,26 +74,26 @@ class Router:
         self._connections = ConnectionTable(self.limits.rate, self.limits.malformed)
         self._sockets = Sockets(address, keys)
         self.address = self._sockets.address
-        """Of the data socket, with its port."""
+        """Address of the data socket, with its port."""
         self.pool = EnginePool(command_lines, journal, self._sockets)
         self._draining = self._stopping = False
         self._settled = False
-        """Whether all engines have said which leases they have."""
+        """True once all engines have listed their leases."""
         self.last_turn = time.monotonic()
         self.ended = threading.Event()
         self.fault: BaseException | None = None
-        """What ended the front, if anything did."""
+        """Exception that ended the router, if any."""
         self._thread = threading.Thread(target=self._serve, name="worldsim-front", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether its thread does its work."""
+        """True if its thread runs."""
         return self.fault is None and not self.ended.is_set()
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """True if requests are accepted."""
         return self.alive and not self._draining and bool(self.pool.ready)
 
     def add_gauges(self) -> None:
@@ -105,13 +103,13 @@ class Router:
         self.metrics.add_gauge("leases", "Leases that are alive.", lambda: len(self._leases))
         self.metrics.add_gauge("waiting_requests", "Requests on their way.", lambda: self.pool.waiting)
 
-    def await_replicas(self, pending: threading.Event) -> None:
-        """Return when all engines are ready, or it has been asked to end."""
-        while not (pending.wait(0.1) or self.ended.is_set() or self.pool.complete):
+    def await_replicas(self, stop_requested: threading.Event) -> None:
+        """Block until all engines are ready, or a stop is requested."""
+        while not (stop_requested.wait(0.1) or self.ended.is_set() or self.pool.complete):
             pass
 
     def stop(self) -> None:
-        """Refuse what is new, have the rest answered, end the engines. Stopping twice is fine."""
+        """Drain, answer pending requests, and end the engines. Stopping twice is fine."""
         self._draining = self._stopping = True
         self._thread.join()
 
@@ -153,107 +151,102 @@ class Router:
 
     @property
     def _has_work(self) -> bool:
-        """Whether there is anything left to answer or to send."""
+        """True if there is anything left to answer or to send."""
         return bool(self.pool.waiting or self._sockets.unsent)
 
     def _run_maintenance(self, now: float) -> None:
         for lease in self._leases.expire(now):
-            for name in [
-                name for name, placement in self.pool.placements.items() if placement.lease == lease.token
-            ]:
-                del self.pool.placements[name]
+            self.pool.forget_lease(lease)
         self._connections.prune(now)
         self.pool.maintain(now, lambda: iter(self._leases), self._take_in_leases)
         self._settled = self._settled or self.pool.complete
 
     def _take_in_leases(self, packed: bytes) -> list[Lease]:
-        """Take in leases that an engine has; returns those that are new here."""
+        """Add the leases that an engine has; return those that were unknown."""
         new = [record for record in unpack_records(packed) if record["lease"] not in self._leases]
         for record in new:
             self._leases.recover(record, self.last_turn)
         tokens = {record["lease"] for record in new}
         return [lease for lease in self._leases if lease.token in tokens]
 
-    def _require_lease(self, envelope: Envelope, connection: ClientConnection, now: float) -> Lease:
-        """The lease of a request; before all engines have told theirs, one that is not known may be alive."""
+    def _require_lease(self, envelope: Envelope, client: ClientConnection, now: float) -> Lease:
+        """Return the lease of a request; an unknown one may be alive until all engines have listed theirs."""
         if envelope.lease not in self._leases and not self._settled:
             raise unavailable("a server's engines must be ready", 500)
-        return self._leases.require(envelope.lease, connection.key, now)
+        return self._leases.require(envelope.lease, client.key, now)
 
     def _receive(self, now: float, *, control: bool) -> None:
         for _ in range(_MESSAGES_PER_TURN):
             incoming = self._sockets.receive(control=control)
             if incoming is None:
                 return
-            connection = self._connections.lookup(control, incoming.identity, incoming.key, now)
+            client = self._connections.lookup(control, incoming.identity, incoming.key, now)
             try:
-                self._handle(incoming, connection, now)
+                self._handle(incoming, client, now)
             except Exception:  # one message must never end the service of all others
                 logging.getLogger("worldsim").exception("a message could not be handled")
 
-    def _handle(self, incoming: ReceivedMessage, connection: ClientConnection, now: float) -> None:
+    def _handle(self, incoming: ReceivedMessage, client: ClientConnection, now: float) -> None:
         envelope = Envelope()
         try:
             message = decode(incoming.parts)
             fields = HeaderFields(message.header, "a request")
             envelope = read_op_and_id(fields)
             read_envelope(fields, envelope)
-            if not connection.requests.allow(now):
+            if not client.requests.allow(now):
                 raise unavailable(
                     f"a client may send {self.limits.rate} requests a second", 1000 * (1 - now % 1)
                 )
-            if connection.control:
-                self._answer_control(envelope, fields, connection, now)
+            if client.control:
+                self._answer_control(envelope, fields, client, now)
             else:
-                self._forward(envelope, message, connection, now, incoming.reservation)
+                self._forward(envelope, message, client, now, incoming.reservation)
             self.metrics.count_request(envelope.op)
         except BridgeError as error:
-            self._reject(connection, envelope, error, now)
+            self._reject(client, envelope, error, now)
 
-    def _reject(
-        self, connection: ClientConnection, envelope: Envelope, error: BridgeError, now: float
-    ) -> None:
+    def _reject(self, client: ClientConnection, envelope: Envelope, error: BridgeError, now: float) -> None:
         self.metrics.count_error(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self.metrics.count_malformed()
-            if not connection.malformed.allow(now):
+            if not client.malformed.allow(now):
                 return
-        self._send(connection, error_reply(envelope, error))
+        self._send(client, error_reply(envelope, error))
 
-    def _send(self, connection: ClientConnection, parts: list[Any]) -> None:
-        """What there is no room for is dropped, and asked for again by the client."""
-        self._sockets.send(connection.identity, parts, control=connection.control)
+    def _send(self, client: ClientConnection, parts: list[Any]) -> None:
+        """Send a reply; one beyond the limits is dropped, and the client repeats its request."""
+        self._sockets.send(client.identity, parts, control=client.control)
 
     def _answer_control(
-        self, envelope: Envelope, fields: HeaderFields, connection: ClientConnection, now: float
+        self, envelope: Envelope, fields: HeaderFields, client: ClientConnection, now: float
     ) -> None:
         if envelope.op == "hello":
-            client = fields.string("client", 64)
+            client_name = fields.string("client", 64)
             fields.check_empty()
-            self._hello(envelope, client, connection, now)
+            self._hello(envelope, client_name, client, now)
             return
         fields.check_empty()
         if envelope.op == "heartbeat":
-            self._require_lease(envelope, connection, now)
-            self._send(connection, ok_reply(envelope, {}))
+            self._require_lease(envelope, client, now)
+            self._send(client, ok_reply(envelope, {}))
         elif envelope.op == "info":
-            self._answer_info(envelope, connection)
+            self._answer_info(envelope, client)
         else:
             known = "the control socket takes hello, heartbeat, info"
             raise BridgeError("a request's op must be known", envelope.op, known)
 
-    def _hello(self, envelope: Envelope, client: str, connection: ClientConnection, now: float) -> None:
-        """A lease is one once all engines know it."""
-        lease = self._leases.find(envelope.lease, connection.key, now)
+    def _hello(self, envelope: Envelope, client_name: str, client: ClientConnection, now: float) -> None:
+        """Grant or renew a lease on all engines, then reply."""
+        lease = self._leases.find(envelope.lease, client.key, now)
         if not self.pool.ready or (envelope.lease and not self.pool.complete):
             raise unavailable("a server's engines must be ready", 500)
         if lease is None:
             self._check_not_draining()
-            lease = self._leases.grant(connection.key, client, now, envelope.lease, connection.identity.hex())
+            lease = self._leases.grant(client.key, client_name, now, envelope.lease, client.identity.hex())
         gathered = GatheredReplies(
             len(self.pool.ready),
-            on_success=lambda replies: self._send_hello(envelope, connection, lease, replies),
-            on_error=lambda error: self._send(connection, error_reply(envelope, error)),
+            on_success=lambda replies: self._send_hello(envelope, client, lease, replies),
+            on_error=lambda error: self._send(client, error_reply(envelope, error)),
         )
         for engine in self.pool.engines:
             if engine.ready:
@@ -262,7 +255,7 @@ class Router:
                 self.pool.hello(engine, lease, lambda _: None)
 
     def _send_hello(
-        self, envelope: Envelope, connection: ClientConnection, lease: Lease, replies: Replies
+        self, envelope: Envelope, client: ClientConnection, lease: Lease, replies: Replies
     ) -> None:
         for engine, reply in replies:
             self.pool.record_sessions(reply.header["sessions"], engine, lease.token)
@@ -277,9 +270,9 @@ class Router:
             name: value for name, value in replies[0][1].header.items() if name not in ("op", "id", "ok")
         }
         own = {"lease": lease.token, "ttl_s": self._leases.ttl, "limits": self.limits.to_dict()}
-        self._send(connection, ok_reply(envelope, {**server_info, **own, "sessions": sessions}))
+        self._send(client, ok_reply(envelope, {**server_info, **own, "sessions": sessions}))
 
-    def _answer_info(self, envelope: Envelope, connection: ClientConnection) -> None:
+    def _answer_info(self, envelope: Envelope, client: ClientConnection) -> None:
         engines = self.pool.ready
         if not engines:
             raise unavailable("a server's engines must be ready", 500)
@@ -287,12 +280,12 @@ class Router:
         def tell(replies: Replies) -> None:
             total = sum_info([reply.header for _, reply in replies])
             values = {name: value for name, value in total.items() if name not in ("op", "id", "ok", "trace")}
-            self._send(connection, ok_reply(envelope, {**values, "draining": self._draining}))
+            self._send(client, ok_reply(envelope, {**values, "draining": self._draining}))
 
         gathered = GatheredReplies(
             len(engines),
             on_success=tell,
-            on_error=lambda error: self._send(connection, error_reply(envelope, error)),
+            on_error=lambda error: self._send(client, error_reply(envelope, error)),
         )
         for engine in engines:
             self.pool.request(engine, {"op": "info"}, key="", on_reply=gathered.of(engine), control=True)
@@ -301,83 +294,41 @@ class Router:
         self,
         envelope: Envelope,
         message: Message,
-        connection: ClientConnection,
+        client: ClientConnection,
         now: float,
         reservation: Reservation,
     ) -> None:
         self._check_not_draining()
-        if not connection.has_room(envelope.session, self.limits.waiting):
+        if not client.has_room(envelope.session, self.limits.waiting):
             most = self.limits.waiting
             raise unavailable(f"a client may have {most} requests waiting, each session an equal part", 100)
-        lease = self._require_lease(envelope, connection, now)
+        lease = self._require_lease(envelope, client, now)
         if envelope.op == "step_many":
-            self._scatter(envelope, message, connection, lease)
+            self._scatter(envelope, message, client, lease)
             return
-        if envelope.op not in (*_CREATING_OPS, *_SESSION_OPS):
-            known = ", ".join((*_CREATING_OPS, *_SESSION_OPS, "step_many"))
+        if envelope.op not in (*CREATING_OPS, *_SESSION_OPS):
+            known = ", ".join((*CREATING_OPS, *_SESSION_OPS, "step_many"))
             raise BridgeError("a request's op must be known", envelope.op, f"the data socket takes {known}")
         name = str(message.header.get("session"))
-        engine = self._engine_of(name) or (
-            self._place_session(name, lease) if envelope.op in _CREATING_OPS else None
-        )
+        engine = self.pool.engine_of(name)
+        if engine is None and envelope.op in CREATING_OPS:
+            engine = self.pool.place(name, lease)
         if engine is None and envelope.op == "close" and self.pool.complete:
-            self._send(connection, ok_reply(envelope, {}))
+            self._send(client, ok_reply(envelope, {}))
             return
         if engine is None or not engine.ready:
-            raise self._not_found(name)
-        self._start_request(connection, lease, envelope.session)
+            raise self.pool.not_found(name)
+        self._start_request(client, lease, envelope.session)
 
         def answer(reply: Message | None, _: Reservation = reservation) -> None:
-            self._finish_request(connection, lease, envelope.session)
-            self._record_reply(message.header, lease, engine, reply)
-            self._reply(connection, envelope, reply)
+            self._finish_request(client, lease, envelope.session)
+            self.pool.record_reply(message.header, lease, engine, reply)
+            self._reply(client, envelope, reply)
 
-        self.pool.request(engine, message.header, message.payloads, key=connection.key, on_reply=answer)
+        self.pool.request(engine, message.header, message.payloads, key=client.key, on_reply=answer)
 
-    def _engine_of(self, name: str) -> EngineProcess | None:
-        placement = self.pool.placements.get(name)
-        return None if placement is None else placement.engine
-
-    def _place_session(self, name: str, lease: Lease) -> EngineProcess | None:
-        """An engine for a new session. While one is away the session may be there already."""
-        engine = self.pool.least_loaded() if self.pool.complete else None
-        if engine is not None and len(name) == 32:
-            self.pool.placements[name] = Placement(engine, lease.token)
-        return engine
-
-    def _not_found(self, name: str) -> BridgeError:
-        if name in self.pool.placements or not self.pool.complete:
-            return unavailable("a session's engine must be ready", 500)
-        return BridgeError("a session must be open", name[:40], "open it", code=Code.UNKNOWN_SESSION)
-
-    def _record_reply(
-        self, header: dict[str, Any], lease: Lease, engine: EngineProcess, reply: Message | None
-    ) -> None:
-        """What a reply tells about where sessions are."""
-        if reply is None:
-            return
-        op, ok, name = header["op"], reply.header["ok"], header.get("session")
-        placement = self.pool.placements.get(name) if isinstance(name, str) else None
-        if ok and op == "fork":
-            self.pool.placements.update(
-                {child: Placement(engine, lease.token) for child in header["children"]}
-            )
-        elif ok and op == "close":
-            self.pool.placements.pop(str(name), None)
-        elif ok and placement is not None and op in ("step", "rewind", "observe"):
-            placement.seq = reply.header["step"]["seq"]
-        elif not ok and placement is not None and placement.lease == lease.token and placement.seq == 0:
-            made = op in _CREATING_OPS and reply.header["error"]["code"] not in (
-                Code.BAD_REQUEST,
-                Code.OUT_OF_ORDER,
-            )
-            if made or reply.header["error"]["code"] == Code.UNKNOWN_SESSION:
-                del self.pool.placements[str(name)]
-
-    def _scatter(
-        self, envelope: Envelope, message: Message, connection: ClientConnection, lease: Lease
-    ) -> None:
-        """A ``step_many`` to all engines that it concerns."""
+    def _scatter(self, envelope: Envelope, message: Message, client: ClientConnection, lease: Lease) -> None:
+        """Scatter a ``step_many`` to all engines that it concerns."""
         items = message.header.get("items")
         if not isinstance(items, list) or not 1 <= len(items) <= self.limits.items:
             rule = f"a step_many may have 1 to {self.limits.items} items"
@@ -388,19 +339,19 @@ class Router:
             if placement.engine.ready
         }
         parts, missing = split_items(items, numbers)
-        rows = {at: error_item(items[at], self._not_found(str(_name(items[at])))) for at in missing}
-        self._start_request(connection, lease, envelope.session)
+        rows = {at: error_item(items[at], self.pool.not_found(str(_name(items[at])))) for at in missing}
+        self._start_request(client, lease, envelope.session)
 
         def fail(error: BridgeError) -> None:
-            self._finish_request(connection, lease, envelope.session)
-            self._send(connection, error_reply(envelope, error))
+            self._finish_request(client, lease, envelope.session)
+            self._send(client, error_reply(envelope, error))
 
         def join(replies: Replies) -> None:
-            self._finish_request(connection, lease, envelope.session)
+            self._finish_request(client, lease, envelope.session)
             joined, payloads = join_steps(len(items), replies, rows)
             head = {"op": envelope.op, "id": envelope.id, "ok": True, "items": joined}
             head |= {} if envelope.trace is None else {"trace": envelope.trace}
-            self._send(connection, encode(head, payloads, REPLY))
+            self._send(client, encode(head, payloads, REPLY))
 
         if not parts:
             join([])
@@ -410,24 +361,22 @@ class Router:
             header = {**message.header, "items": [items[at] for at in positions]}
             engine = self.pool.engines[number]
             self.pool.request(
-                engine, header, message.payloads, key=connection.key, on_reply=gathered.of(positions)
+                engine, header, message.payloads, key=client.key, on_reply=gathered.of(positions)
             )
 
-    def _start_request(self, connection: ClientConnection, lease: Lease, session: str) -> None:
-        connection.start_request(session)
+    def _start_request(self, client: ClientConnection, lease: Lease, session: str) -> None:
+        client.start_request(session)
         lease.waiting += 1
 
-    def _finish_request(self, connection: ClientConnection, lease: Lease, session: str) -> None:
-        connection.finish_request(session)
+    def _finish_request(self, client: ClientConnection, lease: Lease, session: str) -> None:
+        client.finish_request(session)
         self._leases.release(lease.token, self.last_turn)
 
-    def _reply(self, connection: ClientConnection, envelope: Envelope, reply: Message | None) -> None:
+    def _reply(self, client: ClientConnection, envelope: Envelope, reply: Message | None) -> None:
         if reply is None:
-            self._send(
-                connection, error_reply(envelope, unavailable("a session's engine must be ready", 500))
-            )
+            self._send(client, error_reply(envelope, unavailable("a session's engine must be ready", 500)))
         else:
-            self._send(connection, encode({**reply.header, "id": envelope.id}, reply.payloads, REPLY))
+            self._send(client, encode({**reply.header, "id": envelope.id}, reply.payloads, REPLY))
 
     def _check_not_draining(self) -> None:
         if self._draining:

@@ -1,4 +1,4 @@
-"""Requests that concern several engines: split, and their replies put together again."""
+"""Scatter and gather: requests to several engines, and their joined replies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from worldsim.errors import BridgeError
 __all__ = ["GatheredReplies", "Replies", "error_item", "join_steps", "split_items", "sum_info", "unavailable"]
 
 Replies = list[tuple[Any, Message]]
-"""Good replies of several engines, each with what it was asked as."""
+"""Successful replies of several engines, each with its tag."""
 
 _SUMMED = ("sessions", "offloaded", "slots", "free", "waiting")
 
 
 class GatheredReplies:
-    """Replies of several engines, handed on once all are there.
+    """Replies of several engines, passed on once all have arrived.
 
     Args:
         count: of engines that were asked.
@@ -33,7 +33,7 @@ class GatheredReplies:
         self._error: BridgeError | None = None
 
     def of(self, tag: object) -> Callable[[Message | None], None]:
-        """What takes the reply that is then known by ``tag``."""
+        """Return the handler of the reply with ``tag``."""
 
         def take(reply: Message | None) -> None:
             self._missing -= 1
@@ -54,12 +54,12 @@ class GatheredReplies:
 
 
 def unavailable(rule: str, wait: float) -> BridgeError:
-    """An error that ends by itself, in ``wait`` milliseconds or so."""
+    """Return an ``UNAVAILABLE`` error, to be retried after ``wait`` milliseconds."""
     return BridgeError(rule, None, "try again later", code=Code.UNAVAILABLE, retry_after_ms=wait)
 
 
 def split_items(items: Sequence[Any], engine_of: Mapping[str, int]) -> tuple[dict[int, list[int]], list[int]]:
-    """Positions of a ``step_many``'s items by engine, and those of sessions that are nowhere."""
+    """Return positions of a ``step_many``'s items by engine, and those of unplaced sessions."""
     parts: dict[int, list[int]] = {}
     missing = []
     for position, item in enumerate(items):
@@ -75,7 +75,7 @@ def split_items(items: Sequence[Any], engine_of: Mapping[str, int]) -> tuple[dic
 def join_steps(
     count: int, parts: Replies, missing: Mapping[int, dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The items and payloads of a ``step_many`` whose parts are answered.
+    """Join the answered parts of a ``step_many``: its items and payloads.
 
     Args:
         count: items of the request.
@@ -97,7 +97,7 @@ def join_steps(
 
 
 def sum_info(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the engines tell of themselves, as if they were one."""
+    """Sum the ``info`` of several engines."""
     total = {**infos[0], **{name: sum(info[name] for info in infos) for name in _SUMMED}}
     means = [info["batch_mean"] for info in infos if info["batch_mean"] is not None]
     total["batch_mean"] = round(sum(means) / len(means), 3) if means else None
@@ -107,13 +107,13 @@ def sum_info(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def error_item(item: Any, error: BridgeError) -> dict[str, Any]:
-    """The row of an item that no engine has seen."""
+    """Return the error item of a session without an engine."""
     name = item.get("session") if isinstance(item, dict) else None
     return {**({"session": name} if isinstance(name, str) else {}), "error": error_body(error)}
 
 
 def _split_frames(steps: Sequence[tuple[int, dict[str, Any]]], payload: memoryview) -> dict[int, bytes]:
-    """Every step's picture: JPEGs tell their lengths, others are all of one."""
+    """Split a payload into the frames of its steps; JPEGs have a length each."""
     even = payload.nbytes // len(steps) if steps else 0
     frames, at = {}, 0
     for position, step in steps:

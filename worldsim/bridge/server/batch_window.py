@@ -1,4 +1,4 @@
-"""How long a batch waits for sessions that are about to ask again.
+"""Batch window: how long a batch waits for sessions that are about to step again.
 
 Clients that step in a loop ask for the next frame a moment after they got the last. A batch that leaves
 without them makes them wait a whole step, and the batches split up. So a batch waits a small part of a
@@ -14,7 +14,7 @@ _SMOOTH = 0.2
 
 
 class BatchWindow:
-    """Who is waited for, and until when. Times are seconds on one clock.
+    """Sessions to wait for, and until when. Times are seconds on one clock.
 
     Args:
         share: of a step's time that a batch waits at most.
@@ -27,42 +27,42 @@ class BatchWindow:
         self._slow: set[str] = set()
         self._expected: set[str] = set()
         self.step_seconds = 0.0
-        """Of a batch, smoothed."""
+        """Smoothed duration of a batch."""
 
     @property
     def seconds(self) -> float:
-        """Seconds after an answer in which the next request counts as prompt."""
+        """Window: seconds after a reply in which the next request counts as prompt."""
         return min(self._share * self.step_seconds, self._limit)
 
     @property
     def expecting(self) -> bool:
-        """Whether there is still somebody to wait for."""
+        """True if some session is still expected."""
         return bool(self._expected)
 
     def record_batch(self, seconds: float) -> None:
-        """A batch took so long."""
+        """Record the duration of a batch."""
         old = self.step_seconds
         self.step_seconds = seconds if not old else old + _SMOOTH * (seconds - old)
 
     def record_answer(self, session: str, now: float) -> None:
-        """A session got an answer, and may ask again."""
+        """Record a reply; the session is expected to ask again."""
         self._answered_at[session] = now
         if session not in self._slow:
             self._expected.add(session)
 
     def record_request(self, session: str, now: float) -> None:
-        """A session asked."""
+        """Record a request."""
         self._expected.discard(session)
         if now - self._answered_at.get(session, now) <= self.seconds:
             self._slow.discard(session)
 
     def give_up(self) -> None:
-        """The batch leaves: those that are missing are not waited for until they are quick again."""
+        """End the window; missing sessions are not expected until they are prompt again."""
         self._slow |= self._expected
         self._expected.clear()
 
     def forget(self, session: str) -> None:
-        """A session is closed."""
+        """Forget a closed session."""
         self._answered_at.pop(session, None)
         self._slow.discard(session)
         self._expected.discard(session)

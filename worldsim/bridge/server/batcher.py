@@ -1,4 +1,4 @@
-"""The engine's thread: whatever all clients ask for, in as few and as full batches as can be.
+"""Batcher: the engine's thread, which joins the steps of all clients into batches.
 
 Requests of one session are done in the order in which they came. Of the sessions that wait for a step those
 with the earliest deadlines go first. Between two batches there is time for a few other requests: opens,
@@ -26,14 +26,14 @@ from worldsim.errors import BridgeError, WorldsimError
 __all__ = ["Batcher"]
 
 _DEFAULT_DEADLINE = 1.0
-"""Seconds after which a request without a deadline counts as due: it may be overtaken, but not for ever."""
+"""Assumed deadline in seconds of a request without one, so that it is not overtaken for ever."""
 _OTHER_TASKS_SHARE = 0.25
-"""Share of a step's time that other requests may take between two batches."""
+"""Share of a step's time for other requests between two batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedTask:
-    """One task of a request."""
+    """One task of a request, in its session's queue."""
 
     request: Request
     position: int
@@ -41,30 +41,30 @@ class QueuedTask:
 
     @property
     def due(self) -> float:
-        """Who goes first."""
+        """Deadline by which tasks are ordered."""
         deadline = self.request.deadline
         return self.request.arrived + _DEFAULT_DEADLINE if deadline is None else deadline
 
     @property
     def expired(self) -> bool:
-        """Whether an answer is worth nothing any more."""
+        """True if the deadline has passed."""
         deadline = self.request.deadline
         return deadline is not None and time.monotonic() > deadline
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnd:
-    """A lease ran out."""
+    """Message to the batcher: a lease has expired."""
 
     lease: str
 
 
 class StopSignal:
-    """Nothing comes after this."""
+    """Last message to the batcher."""
 
 
 class Batcher:
-    """Does requests on the engine until it is stopped.
+    """Executes requests on the engine until it is stopped.
 
     Args:
         manager: does them.
@@ -89,24 +89,24 @@ class Batcher:
         self._stopping = False
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Ask for some things; from any thread. The requests come back through ``done``."""
+        """Queue requests; may be called from any thread. They come back through ``done``."""
         self._inbox.put(requests)
 
     def end_lease(self, lease: str) -> None:
-        """Close the sessions of a lease; from any thread."""
+        """Close the sessions of a lease; may be called from any thread."""
         self._inbox.put(LeaseEnd(lease))
 
     def stop(self) -> None:
-        """Do what was asked for so far, then return from ``run``; from any thread."""
+        """Finish queued requests, then return from ``run``; may be called from any thread."""
         self._inbox.put(StopSignal())
 
     @property
     def step_seconds(self) -> float:
-        """What a batch takes."""
+        """Smoothed duration of a batch."""
         return self._window.step_seconds
 
     def run(self) -> None:
-        """The thread's work.
+        """Run the engine's thread.
 
         Raises:
             JournalDivergedError: the server has to end; nothing that was not written down has been answered.
@@ -119,7 +119,7 @@ class Batcher:
             self._deliver()
 
     def _receive(self) -> None:
-        """All that has come in; waits for it if there is nothing to do."""
+        """Take all new messages; block if there is nothing to do."""
         if not self._queues and not self._stopping:
             self._handle_item(self._inbox.get())
         self._drain()
@@ -132,7 +132,7 @@ class Batcher:
                 return
 
     def _wait_for_batch(self) -> None:
-        """Wait a little for sessions that are about to ask."""
+        """Wait up to the batch window for sessions that are about to step."""
         until = time.monotonic() + self._window.seconds
         while self._window.expecting and not self._stopping and self._only_steps_queued():
             left = until - time.monotonic()
@@ -143,7 +143,7 @@ class Batcher:
                 self._window.give_up()
 
     def _only_steps_queued(self) -> bool:
-        """Whether a step waits that would have company, and nothing else does."""
+        """True if only steps are queued, and fewer than a batch holds."""
         heads = [waiting[0].task for waiting in self._queues.values()]
         return 0 < len(heads) < self._max_batch and all(isinstance(task, StepTask) for task in heads)
 
@@ -165,7 +165,7 @@ class Batcher:
             self._answered.append(request)
 
     def _end_lease(self, lease: str) -> None:
-        """Close a lease's sessions; what it still asked for is refused."""
+        """Close the sessions of a lease and refuse its queued requests."""
         rule, remedy = "a request's lease must be alive", "say hello again"
         error = BridgeError(rule, lease[:4] + "...", remedy, code=Code.UNKNOWN_SESSION)
         for name in list(self._queues):
@@ -180,7 +180,7 @@ class Batcher:
         self._manager.end_lease(lease)
 
     def _run_other_tasks(self) -> None:
-        """What is no step, for a while."""
+        """Run tasks other than steps for a limited time."""
         until = time.monotonic() + max(0.01, _OTHER_TASKS_SHARE * self._window.step_seconds)
         done: list[str] = []
         for name in list(self._queues):
@@ -193,7 +193,7 @@ class Batcher:
         self._manager.take_due_snapshots(done)
 
     def _run_session_tasks(self, name: str, until: float) -> None:
-        """What a session asks for before its next step; what takes too long waits behind others."""
+        """Run the tasks of a session before its next step, for a limited time."""
         waiting = self._queues.pop(name)
         while waiting and not isinstance(waiting[0].task, StepTask):
             self._run_task(waiting.popleft())
@@ -232,7 +232,7 @@ class Batcher:
         return answer
 
     def _run_batch(self) -> None:
-        """One batch."""
+        """Step one batch."""
         ready = [(queued, hosted) for name in list(self._queues) for queued, hosted in self._next_step(name)]
         if not ready:
             return
@@ -256,7 +256,7 @@ class Batcher:
         self._manager.take_due_snapshots(hosted.name for _, hosted, _ in batch)
 
     def _next_step(self, name: str) -> list[tuple[QueuedTask, HostedSession]]:
-        """The session's next step, if there is one: those that need no work are answered on the way."""
+        """Return the session's next step, if any; retries and expired steps are answered on the way."""
         waiting = self._queues[name]
         while waiting and isinstance(task := waiting[0].task, StepTask):
             queued = waiting[0]

@@ -1,4 +1,4 @@
-"""The connections of a server's clients: how much each has asked for."""
+"""Connections of a server's clients, with their rates and requests in flight."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MAX_CONNECTIONS = 4096
 
 @dataclass(slots=True)
 class RateLimiter:
-    """So many a second."""
+    """Rate limit over whole seconds."""
 
     limit: int
     _second: int = 0
     _count: int = 0
 
     def allow(self, now: float) -> bool:
-        """Whether there is one left in this second."""
+        """Count one event; return False beyond the limit of this second."""
         if int(now) != self._second:
             self._second, self._count = int(now), 0
         self._count += 1
@@ -29,35 +29,35 @@ class RateLimiter:
 
 @dataclass(slots=True, eq=False)
 class ClientConnection:
-    """One connection to one socket."""
+    """One client's connection to one socket."""
 
     control: bool
-    """Whether it is the control socket's."""
+    """True for the control socket."""
     identity: bytes
     key: str
-    """Its authenticated key; empty without authentication."""
+    """Authenticated key; empty without authentication."""
     requests: RateLimiter
     malformed: RateLimiter
     last_seen: float = 0.0
     in_flight: dict[str, int] = field(default_factory=dict)
-    """Requests that have come and are not answered yet, by session."""
+    """Unanswered requests by session."""
     _in_flight_total: int = 0
-    """All of them."""
+    """Total of ``in_flight``."""
     last_refused: float = 0.0
-    """When it was last told to ask later."""
+    """Time of its last ``UNAVAILABLE``."""
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way to it."""
+        """True if it awaits no reply."""
         return not self.in_flight
 
     @property
     def in_flight_total(self) -> int:
-        """All that is under way for it."""
+        """Number of unanswered requests."""
         return self._in_flight_total
 
     def has_room(self, session: str, limit: int) -> bool:
-        """Whether one more request of a session may wait, where ``limit`` of all its sessions may.
+        """Return True if one more request of a session may wait, with a limit for all its sessions.
 
         Each session that has one under way gets an equal part: a few that ask far ahead would take the places
         of all others, and batches would leave half full.
@@ -66,12 +66,12 @@ class ClientConnection:
         return self.in_flight_total < limit and self.in_flight.get(session, 0) < max(1, limit // sessions)
 
     def start_request(self, session: str) -> None:
-        """One more is under way."""
+        """Count a request."""
         self.in_flight[session] = self.in_flight.get(session, 0) + 1
         self._in_flight_total += 1
 
     def finish_request(self, session: str) -> None:
-        """One of them is answered."""
+        """Count a reply."""
         self._in_flight_total -= 1
         self.in_flight[session] -= 1
         if not self.in_flight[session]:
@@ -79,7 +79,7 @@ class ClientConnection:
 
 
 class ConnectionTable:
-    """All connections that were heard of lately. Used by one thread.
+    """All recently active connections. Used by one thread.
 
     Args:
         rate: requests of one a second.
@@ -94,7 +94,7 @@ class ConnectionTable:
         return len(self._connections)
 
     def lookup(self, control: bool, identity: bytes, key: str, now: float) -> ClientConnection:
-        """The connection that a message came from."""
+        """Return the connection of a message, a new one if need be."""
         name = (control, identity)
         connection = self._connections.get(name)
         if connection is None or connection.key != key:
@@ -107,7 +107,7 @@ class ConnectionTable:
         return connection
 
     def prune(self, now: float) -> None:
-        """Forget connections that have been silent for long, and the oldest if there are too many."""
+        """Forget idle connections, and the oldest if there are too many."""
         for name, connection in list(self._connections.items()):
             if now - connection.last_seen < _IDLE_SECONDS and len(self._connections) <= _MAX_CONNECTIONS:
                 return

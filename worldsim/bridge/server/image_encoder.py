@@ -1,4 +1,4 @@
-"""A thread that encodes the images of replies, so that neither the engine nor other replies wait for them."""
+"""Encoder thread for the JPEGs of replies, so that neither the engine nor other replies wait for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ImageEncoder"]
 
 
 class ImageEncoder:
-    """Hands requests on once the images that their replies need are there; others at once.
+    """Passes requests on once their JPEGs are encoded; others at once.
 
     Args:
         done: takes requests whose replies can be made; called from any thread.
@@ -27,7 +27,7 @@ class ImageEncoder:
         self._thread.start()
 
     def put(self, requests: Sequence[Request]) -> None:
-        """Requests that are answered; from any thread."""
+        """Queue answered requests; may be called from any thread."""
         plain = [request for request in requests if request.codec != "jpeg"]
         if plain:
             self._done(plain)
@@ -36,7 +36,7 @@ class ImageEncoder:
                 self._inbox.put(request)
 
     def close(self) -> None:
-        """Hand on what has been put, and stop."""
+        """Finish queued requests, and stop."""
         self._inbox.put(None)
         self._thread.join()
 

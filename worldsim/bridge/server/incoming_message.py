@@ -1,4 +1,4 @@
-"""A message on its way through a server's hands."""
+"""Incoming message, parsed step by step."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["IncomingMessage"]
 
 @dataclass(slots=True)
 class IncomingMessage:
-    """As it came; from ``open`` on with what is known of it, even if the rest turns out to be malformed."""
+    """Message as received; ``open`` fills in the envelope, as far as it can be read."""
 
     parts: Sequence[bytes]
     connection: ClientConnection
     arrived: float
     """On the monotonic clock, in seconds."""
     reservation: Reservation
-    """For its bytes."""
+    """Memory reserved for its bytes."""
     envelope: Envelope = field(default_factory=Envelope)
     step: StepHeader | None = None
-    """All that it asks for if that is one step of one session."""
+    """Parsed header, if the request is one step of one session."""
     fields: HeaderFields = field(init=False)
-    """What it asks for otherwise."""
+    """Remaining header fields of any other request."""
 
     @property
     def key(self) -> str:
-        """Whose it is: the authenticated key of the client, by way of a router or not."""
+        """Authenticated key of the client, with or without a router in between."""
         return self.envelope.key or self.connection.key
 
     @property
     def payloads(self) -> Sequence[bytes]:
-        """Raw bytes each."""
+        """Raw payloads."""
         return self.parts[2:]
 
     def open(self, *, behind_router: bool) -> None:

@@ -1,13 +1,9 @@
-"""The sockets' thread: reads what comes in, answers what needs no engine, sends what it answered."""
+"""I/O loop: the thread of the sockets, with admission control, leases and control requests."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import random
-import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,33 +22,34 @@ from worldsim.bridge.server.session_manager import JournalDivergedError
 from worldsim.bridge.server.sessions import Sessions
 from worldsim.bridge.server.sockets import Sockets
 from worldsim.bridge.server.tasks import ForkTask, OpenTask, RestoreTask
+from worldsim.bridge.server.wake_pipe import WakePipe
 from worldsim.bridge.wire.protocol import ClientLimits, Code
 from worldsim.errors import BridgeError
 
 __all__ = ["IoLoop"]
 
 _MESSAGES_PER_TURN = 64
-"""Messages that are taken from one socket before the other gets its turn."""
+"""Messages read from one socket before the other one."""
 _REQUESTS_PER_TURN = 16
-"""Requests for the engine that are read in one turn."""
+"""Engine requests parsed per turn."""
 _MAINTENANCE_INTERVAL = 0.05
-"""Seconds between two looks at leases and the rest."""
+"""Seconds between two checks for expired leases."""
 _REFUSAL_BATCH = 16
-"""Refusals that leave together: to wake ZeroMQ's thread for each takes longer than to send it."""
+"""Error replies sent together."""
 _MALFORMED_PER_TURN = 4
-"""Malformed messages of one socket after which the turn goes to the next."""
+"""Malformed messages of one socket per turn."""
 _BACK_OFF_SECONDS = (0.001, 0.005)
-"""Seconds at least and at most that malformed messages have to wait once one was refused."""
+"""Shortest and longest pause in seconds after a malformed message."""
 _DRAIN_SECONDS = 2.0
-"""Seconds that the last answers may take to leave."""
+"""Seconds in which the last replies are sent on shutdown."""
 _UNCHARGED_HEADER = 512
-"""Bytes of a header that is not charged for: what may wait of them is bounded by count."""
+"""Header bytes without a reservation: the number of waiting requests bounds them."""
 _UNPACKED_FACTOR = 16
-"""Times as much as a header takes once it is read."""
+"""Memory of a parsed header over its bytes on the wire."""
 
 
 class IoLoop:
-    """Serves clients until it is stopped.
+    """Loop that serves clients until it is stopped.
 
     Args:
         sockets: bound.
@@ -99,47 +96,34 @@ class IoLoop:
         self._quotas = Quotas(leases, sessions, capacity, limits.sessions, authenticated=authenticated)
         self._connections = ConnectionTable(limits.rate, limits.malformed)
         self._unread: deque[IncomingMessage] = deque()
-        """Requests for the engine whose envelope alone has been looked at."""
+        """Engine requests of which only the envelope has been parsed."""
         self._accepted: list[Request] = []
-        """Requests for the engine that have just come in."""
+        """Parsed requests, not handed to the batcher yet."""
         self._refusals: list[tuple[ClientConnection, list[Any]]] = []
-        """Not sent yet, though they will be before the turn ends."""
+        """Error replies to be sent before the turn ends."""
         self._answered_requests: deque[Request] = deque()
-        self._wake_read, self._wake_write = os.pipe()
-        for end in (self._wake_read, self._wake_write):
-            os.set_blocking(end, False)
-        sockets.watch(self._wake_read)
-        self._wake_poll = select.poll()
-        self._wake_poll.register(self._wake_read, select.POLLIN)
-        """Waits for the engine's answers alone."""
-        self._wake_lock, self._can_wake = threading.Lock(), True
+        self._wake_pipe = WakePipe()
+        sockets.watch(self._wake_pipe.reader)
         self.draining = self._stopping = False
         self._malformed_count = 0
-        """Malformed messages of this turn."""
+        """Malformed messages in this turn."""
         self.waiting = 0
-        """Requests that the engine has not answered yet."""
+        """Requests not answered by the engine yet."""
         self.last_turn = time.monotonic()
-        """When the thread last came round."""
+        """Time of the last turn, for the liveness check."""
 
     def deliver(self, requests: list[Request]) -> None:
-        """Answered requests, to be sent; from any thread."""
+        """Queue answered requests for sending; may be called from any thread."""
         self._answered_requests.extend(requests)
-        self.wake()
-
-    def wake(self) -> None:
-        """Come round at once; from any thread."""
-        # Under a lock: a descriptor that is closed in between may be another file's by then.
-        with self._wake_lock, contextlib.suppress(BlockingIOError):  # full: it is awake already
-            if self._can_wake:
-                os.write(self._wake_write, b"\0")
+        self._wake_pipe.wake()
 
     def stop(self) -> None:
-        """Send what is answered, then return from ``run``; from any thread."""
+        """Send pending replies, then return from ``run``; may be called from any thread."""
         self._stopping = True
-        self.wake()
+        self._wake_pipe.wake()
 
     def run(self) -> None:
-        """The thread's work. Closes the sockets at its end."""
+        """Run the loop; closes the sockets at its end."""
         tick, drain_deadline = 0.0, None
         try:
             while drain_deadline is None or (time.monotonic() < drain_deadline and self._has_work):
@@ -147,8 +131,8 @@ class IoLoop:
                 now = self.last_turn = time.monotonic()
                 if not self._behind_router:
                     self._leases.record_poll(now)
-                if self._sockets.ready(self._wake_read):
-                    self._drain_wake_pipe()
+                if self._sockets.ready(self._wake_pipe.reader):
+                    self._wake_pipe.drain()
                 self._send_answers()
                 for control in (True, False):
                     self._receive(now, control=control)
@@ -163,18 +147,15 @@ class IoLoop:
                     drain_deadline = now + _DRAIN_SECONDS
         finally:
             self._sockets.close()
-            with self._wake_lock:
-                self._can_wake = False
-                for end in (self._wake_read, self._wake_write):
-                    os.close(end)
+            self._wake_pipe.close()
 
     @property
     def _has_work(self) -> bool:
-        """Whether there is anything left to answer or to send."""
+        """True if there is anything left to answer or to send."""
         return bool(self._answered_requests or self._unread or self._sockets.unsent)
 
     def _back_off(self, worked: float) -> None:
-        """After malformed messages nothing is taken in for twice as long as the turn took or until an answer.
+        """Pause after malformed messages for twice the time of the turn, or until an engine reply.
 
         The two threads share the interpreter, and to take each message as it comes slows the engine most. So
         who sends a flood of them gets a third of this thread's time, and the steps of others go on.
@@ -182,16 +163,10 @@ class IoLoop:
         if self._malformed_count:
             self._malformed_count = 0
             least, most = _BACK_OFF_SECONDS
-            self._wake_poll.poll(1000 * min(max(2 * worked, least), most))
-
-    def _drain_wake_pipe(self) -> None:
-        try:
-            os.read(self._wake_read, 65536)
-        except BlockingIOError:
-            return
+            self._wake_pipe.wait(1000 * min(max(2 * worked, least), most))
 
     def _receive(self, now: float, *, control: bool) -> None:
-        """Take in what has come, and answer what can be answered now: refusals, above all."""
+        """Read messages of one socket, and reply to those that need no engine."""
         most = self._malformed_count + _MALFORMED_PER_TURN
         for _ in range(_MESSAGES_PER_TURN):
             incoming = self._sockets.receive(control=control)
@@ -207,18 +182,18 @@ class IoLoop:
                 return
 
     def _read(self) -> None:
-        """Read some of the requests for the engine."""
+        """Parse some of the engine requests."""
         for _ in range(min(len(self._unread), _REQUESTS_PER_TURN)):
             message = self._unread.popleft()
             if not self._handle(message, self._submit):
                 message.connection.finish_request(message.envelope.session)
-        # BatchedRewardFn: an engine that begins with the first of many takes the processor from those that follow.
+        # All at once: an engine that starts with the first takes the processor from parsing the others.
         if self._accepted and (not self._unread or len(self._accepted) >= _MESSAGES_PER_TURN):
             accepted, self._accepted = self._accepted, []
             self._batcher.submit(accepted)
 
     def _handle(self, message: IncomingMessage, work: Callable[[IncomingMessage], None]) -> bool:
-        """Whether it could be done."""
+        """Run ``work`` on a message; return False if it was refused."""
         try:
             work(message)
             return True
@@ -260,7 +235,7 @@ class IoLoop:
             self._sockets.flush()
 
     def _send(self, connection: ClientConnection, parts: list[Any]) -> None:
-        """What there is no room for is dropped, and asked for again by the client."""
+        """Send a reply; one beyond the limits is dropped, and the client repeats its request."""
         self._sockets.send(connection.identity, parts, control=connection.control)
 
     def _check_rate(self, connection: ClientConnection, now: float) -> None:
@@ -294,7 +269,7 @@ class IoLoop:
         self._send(message.connection, ok_reply(envelope, values, told))
 
     def _answer_hello(self, message: IncomingMessage) -> dict[str, Any]:
-        client, old, now = message.fields.string("client", 64), message.envelope.lease, message.arrived
+        client_name, old, now = message.fields.string("client", 64), message.envelope.lease, message.arrived
         message.fields.check_empty()
         lease = self._leases.find(old, message.key, now)
         if lease is None:
@@ -303,7 +278,9 @@ class IoLoop:
             self._leases.check(message.key, owner)
             if self._leases.full and (spare := self._quotas.reclaimable_lease()) is not None:
                 self._end_lease(spare)
-            lease = self._leases.grant(message.key, client, now, old if self._behind_router else "", owner)
+            lease = self._leases.grant(
+                message.key, client_name, now, old if self._behind_router else "", owner
+            )
             self._journal_lease(lease)
         sessions = {hosted.name: hosted.seq for hosted in self._sessions.of_lease(lease.token)}
         return {**self._server_info, "lease": lease.token, "ttl_s": self._leases.ttl, "sessions": sessions}
@@ -313,7 +290,7 @@ class IoLoop:
         self._batcher.end_lease(lease.token)
 
     def _journal_lease(self, lease: Lease) -> None:
-        """A lease that cannot be written down is not given."""
+        """Write a lease to the journal; one that cannot be written is not granted."""
         if self._journal is None:
             return
         try:
@@ -325,7 +302,7 @@ class IoLoop:
             raise JournalDivergedError(str(error)) from error
 
     def _submit(self, message: IncomingMessage) -> None:
-        """To the engine."""
+        """Parse a request and queue it for the batcher."""
         self._check_not_draining()
         request = self._parse(message)
         lease = self._leases.require(message.envelope.lease, message.key, message.arrived)
@@ -369,11 +346,11 @@ class IoLoop:
             )
 
     def _retry_after_ms(self) -> float:
-        """Milliseconds, a batch at most, until there is room; not so long for all, or they come together."""
+        """Jittered retry delay of up to one batch, in milliseconds."""
         return max(10.0, 1000 * self._batcher.step_seconds * random.uniform(0.5, 1.0))
 
     def _reserve_memory(self, message: IncomingMessage) -> None:
-        """Charge for what is made of a message while it waits: its header's values, its payloads' copies."""
+        """Reserve memory for the parsed header and the payload copies of a message."""
         header, payloads = len(message.parts[1]), sum(map(len, message.payloads))
         size = payloads + (_UNPACKED_FACTOR * header if header > _UNCHARGED_HEADER else 0)
         if size and not message.reservation.grow(size):
@@ -381,7 +358,7 @@ class IoLoop:
             raise BridgeError(rule, size, "try again later", code=Code.UNAVAILABLE, retry_after_ms=wait)
 
     def _reserve_sessions(self, lease: Lease, request: Request) -> None:
-        """A full server says so at once; the last word is the engine's thread's."""
+        """Reserve new sessions, so that a full server refuses at once; the batcher checks again."""
         task = request.tasks[0]
         if isinstance(task, OpenTask | RestoreTask | ForkTask):
             names = task.children if isinstance(task, ForkTask) else (task.session,)

@@ -1,4 +1,4 @@
-"""Leases: who owns sessions, and for how long after the last sign of life."""
+"""Leases: ownership of sessions, with an expiry time that every message renews."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_PER_CONNECTION = 64
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """One client's."""
+    """Lease of one client."""
 
     token: str
     key: str
@@ -32,12 +32,12 @@ class Lease:
     client: str
     expires: float
     owner: str = ""
-    """Who it counts for: its key, or without one the connection that said hello."""
+    """Owner for quotas: its key, or without one the connection that sent ``hello``."""
     waiting: int = 0
-    """Requests on their way; it does not run out before they are answered."""
+    """Unanswered requests; the lease does not expire before they are answered."""
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         return {"op": "lease", "lease": self.token, "key": self.key, "client": self.client}
 
 
@@ -52,7 +52,7 @@ class Leases:
         self.ttl = ttl
         self._leases: dict[str, Lease] = {}
         self.owned: Counter[str] = Counter()
-        """How many leases each owner has."""
+        """Number of leases per owner."""
         self._last_poll: float | None = None
 
     def __len__(self) -> int:
@@ -66,11 +66,11 @@ class Leases:
 
     @property
     def full(self) -> bool:
-        """Whether there are as many as there may be."""
+        """True if no more leases can be granted."""
         return len(self._leases) >= _MAX_LEASES
 
     def end(self, lease: Lease) -> None:
-        """Take one back."""
+        """Remove a lease."""
         del self._leases[lease.token]
         self.owned[lease.owner] -= 1
         if not self.owned[lease.owner]:
@@ -86,13 +86,13 @@ class Leases:
         self._last_poll = now
 
     def recover(self, record: dict[str, Any], now: float) -> None:
-        """A lease from the journal; its time begins anew."""
+        """Restore a lease from its journal record, with its full time."""
         token = record["lease"]
         key = record["key"]
         self._add(Lease(token, key, record["client"], now + self.ttl, key or token))
 
     def grant(self, key: str, client: str, now: float, token: str = "", owner: str = "") -> Lease:
-        """A new one; a router brings its own ``token``.
+        """Grant a lease; a router brings its own ``token``.
 
         Raises:
             BridgeError: ``UNAVAILABLE``, there are too many; ``RESOURCE_EXHAUSTED``, its owner has too many.
@@ -108,7 +108,7 @@ class Leases:
         return lease
 
     def check(self, key: str, owner: str) -> None:
-        """Raise BridgeError, ``RESOURCE_EXHAUSTED``, where a key, or a connection without one, has as many as it may."""
+        """Raise ``RESOURCE_EXHAUSTED`` if a key, or a connection without one, has too many leases."""
         most = _MAX_PER_KEY if key else _MAX_PER_CONNECTION
         if self.owned[key or owner] >= most:
             rule, remedy = f"a {'key' if key else 'connection'} may have {most} leases", "use those you have"
@@ -145,14 +145,14 @@ class Leases:
         return lease
 
     def release(self, token: str, now: float) -> None:
-        """A request of a lease is answered; its time begins anew."""
+        """Count an answered request, and renew the lease."""
         lease = self._leases.get(token)
         if lease is not None:
             lease.waiting -= 1
             lease.expires = now + self.ttl
 
     def expire(self, now: float) -> list[Lease]:
-        """Take out those that ran out while they could be heard."""
+        """Remove and return expired leases; none while the server itself was stopped."""
         if self._last_poll is not None and now - self._last_poll > _PAUSE_TOLERANCE:
             return []
         ended = [lease for lease in self._leases.values() if lease.expires < now and not lease.waiting]
@@ -166,12 +166,12 @@ class Leases:
 
 
 def pack_records(records: Iterable[dict[str, Any]]) -> bytes:
-    """Records of leases as an engine tells its router."""
+    """Pack lease records for the router."""
     packed: bytes = msgpack.packb(list(records))
     return packed
 
 
 def unpack_records(packed: bytes) -> list[dict[str, Any]]:
-    """What ``pack_records`` packed."""
+    """Unpack the output of ``pack_records``."""
     records: list[dict[str, Any]] = msgpack.unpackb(packed)
     return records

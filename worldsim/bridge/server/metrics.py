@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus and for ``info``."""
+"""Counters of a server, for Prometheus and for ``info``."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ class ServerMetrics:
         self._batch_size = _histogram("batch_size", "Sessions of a batch.", _BATCH_SIZES, registry)
 
     def add_gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge whose value is read on each scrape."""
         Gauge(f"worldsim_{name}", text, registry=self._registry).set_function(value)
 
     def count_request(self, op: str) -> None:
-        """A request of a known operation came in."""
+        """Count a request by operation."""
         self._requests.add(op)
 
     def count_error(self, code: str) -> None:
-        """A request was refused; ``DEADLINE_EXCEEDED`` is a missed deadline."""
+        """Count an error reply by code."""
         self._errors.add(code)
 
     def count_malformed(self) -> None:
-        """A message that is none."""
+        """Count a malformed message."""
         self._malformed.inc()
 
     def record_batch(self, sessions: int, seconds: float, waits: Iterable[float]) -> None:
-        """A batch was dreamt; ``waits`` are the seconds that its requests had waited."""
+        """Record a batch; ``waits`` are the queue times of its requests in seconds."""
         self._batches.append((sessions, seconds))
         self._frames.inc(sessions)
         self._step.observe(seconds)
@@ -64,12 +64,12 @@ class ServerMetrics:
             self._wait.observe(wait)
 
     def record_observation(self, seconds: float, wait: float) -> None:
-        """A real frame was taken in; ``wait`` are the seconds that its request had waited."""
+        """Record an observed frame; ``wait`` is the queue time of its request in seconds."""
         self._observe.observe(seconds)
         self._wait.observe(wait)
 
     def summary(self) -> dict[str, Any]:
-        """What ``info`` tells of the last batches: their mean size, and percentiles of their time in ms."""
+        """Return mean batch size and latency percentiles of the last batches, for ``info``."""
         batches = list(self._batches)
         sizes = [size for size, _ in batches]
         times = np.array([seconds for _, seconds in batches]) * 1000
@@ -82,12 +82,12 @@ class ServerMetrics:
         }
 
     def render(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return the page in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _LabelledCounter(Collector):
-    """A counter by label that one thread adds to; the library's own locks at each addition."""
+    """Labelled counter for one writing thread; unlike the library's own it takes no lock."""
 
     def __init__(self, name: str, text: str, label: str, registry: CollectorRegistry) -> None:
         self._name, self._text, self._label = name, text, label

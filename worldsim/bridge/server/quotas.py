@@ -1,4 +1,4 @@
-"""Slots and leases, shared so that no client has all of them."""
+"""Quotas of slots and leases per client."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from worldsim.errors import BridgeError
 __all__ = ["Quotas"]
 
 _ACTIVE_SECONDS = 3.0
-"""Seconds after its last word in which a client's slot is kept for it."""
+"""Seconds after its last message in which a slot is reserved for a client."""
 _RESERVED_SHARE = 4
-"""At most one in so many slots is kept for clients that have none yet."""
+"""At most one in so many slots is reserved for clients without a session."""
 
 
 class Quotas:
@@ -39,13 +39,13 @@ class Quotas:
         )
         self._per_lease = per_lease
         self._reserved: Counter[str] = Counter()
-        """Sessions that are being made, by lease."""
+        """Sessions that are being created, by lease."""
 
     def reserve(self, lease: Lease, count: int, now: float) -> None:
-        """A lease asks for so many sessions more.
+        """Reserve so many new sessions for a lease.
 
         Raises:
-            BridgeError: ``UNAVAILABLE``, the server is full; ``RESOURCE_EXHAUSTED``, it or its key would have too many.
+            BridgeError: ``UNAVAILABLE``, a full server; ``RESOURCE_EXHAUSTED``, too many for it or its key.
         """
         session_counts = Counter(one.lease for one in self._sessions.all()) + self._reserved
         if session_counts[lease.token] + count > self._per_lease:
@@ -66,13 +66,13 @@ class Quotas:
         self._reserved[lease.token] += count
 
     def release(self, token: str, count: int) -> None:
-        """What ``reserve`` let pass has come to its end."""
+        """Release what ``reserve`` counted, once the request is answered."""
         self._reserved[token] -= count
         if not self._reserved[token]:
             del self._reserved[token]
 
     def reclaimable_lease(self) -> Lease | None:
-        """The lease that a full server takes back first: without sessions, of who has the most of them."""
+        """Return the lease that a full server reclaims: an idle one of the owner with the most."""
         used = {one.lease for one in self._sessions.all()} | self._reserved.keys()
         owners = self._leases.owned
         idle = [lease for lease in self._leases if lease.token not in used and not lease.waiting]
@@ -80,7 +80,7 @@ class Quotas:
         return one if one is not None and owners[one.owner] > 1 else None
 
     def _reserved_slots(self, lease: Lease, session_counts: Counter[str], now: float) -> int:
-        """Slots for the others: one for each client that has none, up to a quarter of all."""
+        """Number of slots reserved for other clients without a session, up to a quarter of all."""
         heard = now + self._leases.ttl - _ACTIVE_SECONDS
         without = {one.owner for one in self._leases if not session_counts[one.token] and one.expires > heard}
         without.discard(lease.owner)

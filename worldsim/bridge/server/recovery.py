@@ -1,4 +1,4 @@
-"""A server's sessions made again from its journal: bit for bit as they were when it ended."""
+"""Recovery of a server's sessions from its journal, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["recover"]
 def recover(
     engine: Engine, journal: Journal, sessions: Sessions, *, progress: Callable[[float], None] | None = None
 ) -> None:
-    """Make all sessions of a journal again.
+    """Replay all sessions of a journal.
 
     Args:
         engine: with room for them and with the same settings as then.
@@ -49,7 +49,7 @@ def recover(
 
 
 class _Replay:
-    """One session on its way."""
+    """Replay of one session."""
 
     def __init__(self, engine: Engine, plan: ReplayPlan) -> None:
         self.plan = plan
@@ -66,7 +66,7 @@ class _Replay:
         return self.hosted.session
 
     def record_reply(self, seq: int, step: Step) -> None:
-        """What it answered then, and would be asked for again."""
+        """Remember a reply that a client may still repeat."""
         if seq <= 0:
             self._record_opening(step)
         elif seq > self.plan.seq - REMEMBERED:
@@ -86,7 +86,7 @@ def _restore_base(engine: Engine, plan: ReplayPlan) -> Session:
 
 
 def _replay_next(engine: Engine, journal: Journal, replays: list[_Replay], done: int) -> None:
-    """The next event of each."""
+    """Replay the next event of each session, steps as one batch."""
     controls = {}
     for replay in replays:
         seq, event = replay.plan.events[done]
@@ -101,7 +101,7 @@ def _replay_next(engine: Engine, journal: Journal, replays: list[_Replay], done:
 
 
 def _replay_event(journal: Journal, session: Session, event: Record) -> Step:
-    """A rewind, or an observed frame, whose frame is read only now: those of all sessions together may be many."""
+    """Replay a rewind or an observed frame, which is loaded only now to save memory."""
     if event["op"] == "rewind":
         return session.rewind(event["frames"])
     return ObserveTask.from_record(journal.load(event)).apply(session)

@@ -1,4 +1,4 @@
-"""Replies: what was answered, as the parts of a message."""
+"""Encoding of replies into message parts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _JPEG_QUALITY = 92
 
 
 def ok_reply(envelope: Envelope, values: dict[str, Any], payloads: Sequence[bytes] = ()) -> list[Any]:
-    """A reply that is ok."""
+    """Encode a successful reply."""
     return encode({**_head(envelope, ok=True), **values}, payloads, REPLY)
 
 
 def error_reply(envelope: Envelope, error: BridgeError) -> list[Any]:
-    """A reply that is not."""
+    """Encode an error reply."""
     return encode({**_head(envelope, ok=False), "error": error_body(error)}, bounds=REPLY)
 
 
 def reply_to(request: Request) -> list[Any]:
-    """The reply to a request that is answered; ``INTERNAL`` where it cannot be told."""
+    """Encode the reply to an answered request; ``INTERNAL`` if that fails."""
     try:
         return _step_many_reply(request) if request.many else _single_reply(request)
     except BridgeError as error:
@@ -41,7 +41,7 @@ def reply_to(request: Request) -> list[Any]:
 
 
 def check_encodable(answer: Answer) -> None:
-    """Raises ``INTERNAL`` for a step that no reply can carry; to be asked before it is written down."""
+    """Raise ``INTERNAL`` for a step that cannot be encoded; call it before writing the journal."""
     try:
         assert answer.step is not None, "only steps are told"
         encode(_step_fields(answer), bounds=REPLY)
@@ -51,7 +51,7 @@ def check_encodable(answer: Answer) -> None:
 
 
 def encode_jpeg(answer: Answer) -> bytes:
-    """The frame of an answer as JPEG, encoded when it is asked for first."""
+    """Return the frame of an answer as JPEG, encoded at most once."""
     if not answer.jpeg:
         assert answer.step is not None, "only steps are seen"
         file = io.BytesIO()
@@ -89,7 +89,7 @@ def _single_reply(request: Request) -> list[Any]:
 
 
 def _step_many_reply(request: Request) -> list[Any]:
-    """The pictures of all that succeeded are one payload."""
+    """Encode a ``step_many`` reply; the frames of all successful items are one payload."""
     items, pictures = [], []
     for task, answer in zip(request.tasks, request.answers, strict=True):
         name = {} if isinstance(task, BridgeError) else {"session": task.session}
@@ -125,7 +125,7 @@ def _step_fields(answer: Answer) -> dict[str, Any]:
 
 
 def _encode_frame(answer: Answer, codec: str) -> np.ndarray | bytes | None:
-    """What is seen, in a codec; None where there is no such thing."""
+    """Return the frame in a codec; None if the step has none."""
     step = answer.step
     assert step is not None, "only steps are seen"
     if codec == "latent":

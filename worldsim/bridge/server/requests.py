@@ -45,54 +45,54 @@ __all__ = [
 
 _MAX_START = 2**31
 _PIXEL_CODECS = ("raw", "jpeg")
-"""The codecs that need a frame to be decoded."""
+"""Codecs that require decoded frames."""
 
 
 @dataclass(slots=True)
 class Envelope:
-    """What every request has."""
+    """Fields common to all requests."""
 
     op: str = ""
     id: int = 0
     lease: str = ""
     trace: str | None = None
     timeout_s: float | None = None
-    """Seconds after its arrival in which an answer is worth something."""
+    """Seconds after its arrival until its deadline."""
     key: str = ""
-    """The authenticated key of a client, as a router tells it."""
+    """Authenticated key of the client, as sent by a router."""
     session: str = ""
-    """The one that it is about, not checked yet; empty where there are several or none."""
+    """Session it is about, not validated yet; empty for several or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A task that was done."""
+    """Result of a task."""
 
     step: Step | None = None
     seq: int = 0
     blob: bytes | None = None
     jpeg: list[bytes] = field(default_factory=list, compare=False)
-    """Its frame as an image once it has been asked for: it is encoded no more than once."""
+    """JPEG of its frame, filled in when first needed."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request, and its answers as they come in."""
+    """One request with the answers to its tasks."""
 
     envelope: Envelope
     connection: ClientConnection
-    """Who asked."""
+    """Connection that the reply goes to."""
     codec: str
     tasks: list[Task | BridgeError]
-    """A task that cannot be done is its own answer."""
+    """Tasks; an error stands for a task that was refused on arrival."""
     arrived: float
     many: bool = False
     answers: list[Answer | BridgeError | None] = field(default_factory=list)
     unanswered: int = 0
     reserved_sessions: int = 0
-    """Sessions that it may make."""
+    """New sessions counted against the quotas."""
     reservation: Reservation | None = None
-    """For its bytes."""
+    """Memory reserved for its bytes."""
 
     def __post_init__(self) -> None:
         self.answers = [task if isinstance(task, BridgeError) else None for task in self.tasks]
@@ -100,12 +100,12 @@ class Request:
 
     @property
     def deadline(self) -> float | None:
-        """On the monotonic clock, in seconds."""
+        """Deadline on the monotonic clock, in seconds."""
         timeout_s = self.envelope.timeout_s
         return None if timeout_s is None else self.arrived + timeout_s
 
     def answer(self, position: int, answer: Answer | BridgeError) -> bool:
-        """Note one answer; True when it was the last one missing."""
+        """Store one answer; return True if it was the last one missing."""
         if isinstance(answer, BridgeError):  # or the frames that it went through would hold what was asked
             answer.__traceback__ = answer.__context__ = answer.__cause__ = None
         self.answers[position] = answer
@@ -114,21 +114,21 @@ class Request:
 
 
 def to_bridge_error(error: WorldsimError) -> BridgeError:
-    """An error of the world or the engine as the wire tells it."""
+    """Convert an error of the world or the engine to one of the wire."""
     if isinstance(error, BridgeError):
         return error
     return BridgeError(error.rule, error.value, error.remedy, code=Code.ENGINE)
 
 
 def internal_error(error: Exception) -> BridgeError:
-    """A fault of the server's own as the wire tells it."""
+    """Convert an unexpected exception to an ``INTERNAL`` error."""
     value = f"{type(error).__name__}: {error}"[:200]
     remedy = "open the session again if it is gone, and report this"
     return BridgeError("the server must not fail", value, remedy, code=Code.INTERNAL)
 
 
 def read_op_and_id(fields: HeaderFields) -> Envelope:
-    """Of a request no more than its reply has to repeat.
+    """Read op and id, which every reply repeats.
 
     Raises:
         BridgeError: even that is malformed.
@@ -137,7 +137,7 @@ def read_op_and_id(fields: HeaderFields) -> Envelope:
 
 
 def read_envelope(fields: HeaderFields, envelope: Envelope, *, behind_router: bool = False) -> None:
-    """The rest of what every request has; ``fields`` then holds what only some have.
+    """Read the remaining common fields; ``fields`` keeps those of the operation.
 
     Args:
         fields: what ``read_op_and_id`` left.
@@ -184,7 +184,7 @@ class RequestReader:
         connection: ClientConnection,
         now: float,
     ) -> Request:
-        """The request of an envelope and the rest of its header.
+        """Read the request of an envelope and the rest of its header.
 
         Raises:
             BridgeError: no such request, or a malformed one.
@@ -203,7 +203,7 @@ class RequestReader:
     def read_step(
         self, header: StepHeader, envelope: Envelope, connection: ClientConnection, now: float
     ) -> Request:
-        """The same of a header that was read in one go."""
+        """Read the request of a header that was decoded in one go."""
         codec = header.codec or "raw"
         control = self._checked_control(lambda: header.control)
         task = _make_step_task(header.session, header.seq, control, codec in _PIXEL_CODECS)
@@ -230,7 +230,7 @@ class RequestReader:
         return [OpenTask(session, seed, start, given, b"".join(payloads), sizes, context)]
 
     def _check_context(self, given: Any) -> None:
-        """Refuse frames that the world does not take before they are copied."""
+        """Refuse a context of a wrong shape before its frames are copied."""
         frames = given.get("frames") if isinstance(given, dict) else None
         shape = frames.get("shape") if isinstance(frames, dict) else None
         most, *size = self._context
@@ -279,7 +279,7 @@ class RequestReader:
         return self._checked_control(lambda: read_control(entry))
 
     def _checked_control(self, read: Callable[[], Control]) -> Control | BridgeError:
-        """The control of a request, or why the world does not take it."""
+        """Return a validated control, or the error of the world."""
         try:
             control = read()
             self._check(control)
@@ -332,7 +332,7 @@ _PARSERS: dict[
     "close": RequestReader._close,
 }
 OPERATIONS = tuple(_PARSERS)
-"""What a client can ask on the data socket."""
+"""Operations on the data socket."""
 
 
 def _make_step_task(

@@ -1,4 +1,4 @@
-"""A server: one engine, two sockets, three threads.
+"""Server: one engine, two sockets, three threads.
 
 The sockets' thread reads, answers what it can, and sends; the engine's thread dreams; a third encodes images.
 So nobody waits for the engine but those who want something of it.
@@ -39,32 +39,32 @@ from worldsim.utils.cpu_info import cpu_info
 __all__ = ["Server", "ServerOptions"]
 
 _STALL_SECONDS = 5.0
-"""Seconds without a turn of the sockets' thread after which it is not alive."""
+"""Seconds without a turn of the I/O loop after which the server counts as dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """How to serve."""
+    """Options of a server."""
 
     address: str
-    """Of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``."""
+    """Address of the data socket, ``ipc://PATH`` or ``tcp://HOST:PORT``; the port may be ``*``."""
     keys: Path | None = None
-    """Folder of keys; needed where other machines can reach the address."""
+    """Folder of keys; required if other machines can reach the address."""
     journal: Path | None = None
-    """Folder of the journal; without it nothing outlives the process."""
+    """Folder of the journal; without it sessions end with the process."""
     metrics_port: int | None = None
     """Port of the status page on 127.0.0.1; 0 for any."""
     lease_ttl: float = 30.0
-    """Seconds that a lease lasts without a sign of life."""
+    """Seconds that a lease lasts without being renewed."""
     limits: ClientLimits = field(default_factory=ClientLimits)
     behind_router: bool = False
-    """Whether all requests come through a router, which says whose each is and bounds what clients ask."""
+    """True if a router forwards all requests; it names their keys and enforces the limits."""
     fsync: bool = False
-    """Whether answers wait for the disk itself, so that a loss of power takes nothing either."""
+    """True if replies wait for the disk, so that a loss of power takes nothing."""
 
 
 class Server:
-    """Serves from its making to ``stop``.
+    """Serves from construction until ``stop``.
 
     Args:
         engine: empty; used by nobody else from now on.
@@ -90,14 +90,14 @@ class Server:
             self._close_journal()
             raise
         self.address = self.sockets.address
-        """Of the data socket, with its port."""
+        """Address of the data socket, with its port."""
         self.fault: BaseException | None = None
-        """What ended the server, if anything did."""
+        """Exception that ended the server, if any."""
         self.ended = threading.Event()
         self._start_threads()
 
     def info(self) -> dict[str, Any]:
-        """What ``info`` answers."""
+        """Return the reply to ``info``."""
         world, engine = self.engine.world, self.engine
         return {
             "world": world.name,
@@ -115,11 +115,11 @@ class Server:
         }
 
     def drain(self) -> None:
-        """From now on answer new requests ``DRAINING``."""
+        """Answer new requests with ``DRAINING`` from now on."""
         self._io_loop.draining = True
 
     def stop(self) -> None:
-        """Refuse what is new, do what was asked for, answer it, and end. Stopping twice is fine."""
+        """Drain, answer queued requests, and end. Stopping twice is fine."""
         self.drain()
         self._batcher.stop()
         for thread in self._threads:
@@ -130,17 +130,17 @@ class Server:
 
     @property
     def metrics_port(self) -> int | None:
-        """Where the status page is; None if there is none."""
+        """Port of the status page; None if there is none."""
         return None if self._status_page is None else self._status_page.port
 
     @property
     def alive(self) -> bool:
-        """Whether both threads do their work."""
+        """True if both threads run."""
         return self.fault is None and time.monotonic() - self._io_loop.last_turn < _STALL_SECONDS
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """True if requests are accepted."""
         return self.alive and not self._io_loop.draining and not self.ended.is_set()
 
     def __enter__(self) -> Server:
@@ -214,7 +214,7 @@ class Server:
         self._io_loop.deliver(requests)
 
     def _run_engine(self) -> None:
-        """The engine's thread."""
+        """Thread of the engine."""
         try:
             self._batcher.run()
         except BaseException as error:
@@ -224,7 +224,7 @@ class Server:
             self._io_loop.stop()
 
     def _run_io_loop(self) -> None:
-        """The sockets' thread."""
+        """Thread of the sockets."""
         raise_priority()
         try:
             self._io_loop.run()
@@ -235,7 +235,7 @@ class Server:
             self.ended.set()
 
     def _fail(self, error: BaseException) -> None:
-        """A fault of either thread ends both."""
+        """End both threads after an exception in either."""
         logging.getLogger("worldsim").critical("the server has to end", exc_info=error)
         self.fault = self.fault or error
 
@@ -265,7 +265,7 @@ def _open_journal(engine: Engine, options: ServerOptions) -> Journal:
 
 
 def _numeric_environment() -> dict[str, str]:
-    """What else the bits of a frame may depend on: replies made again must be those acknowledged."""
+    """Numeric environment that the bits of a frame depend on; replays must repeat acknowledged replies."""
     return {
         "torch": torch.__version__,
         "kernels": variant() or "none",

@@ -1,4 +1,4 @@
-"""What a server tells about its world, and which controls that world takes."""
+"""World description for ``hello``, and validation of controls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_YAW = 1000.0
 
 
 def server_info(engine: Engine, limits: ClientLimits) -> dict[str, Any]:
-    """The unchanging part of what ``hello`` answers."""
+    """Return the constant part of the reply to ``hello``."""
     world = engine.world
     spec = world.spec
     space, intrinsics = spec.control_space, spec.intrinsics

@@ -1,4 +1,4 @@
-"""Does tasks on the engine, and has each in the journal before anybody hears of it."""
+"""Session manager: runs tasks on the engine and writes each to the journal before its reply."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from worldsim.errors import BridgeError, WorldsimError
 __all__ = ["JournalDivergedError", "SessionManager"]
 
 _SNAPSHOTS_PER_TURN = 4
-"""Snapshots for the journal between two batches: sessions opened together hold nobody up together."""
+"""Journal snapshots per turn, so that sessions opened together do not delay a batch together."""
 
 
 class JournalDivergedError(Exception):
-    """What the engine holds and what the journal says may differ: the server has to end and start again."""
+    """The engine and its journal may have diverged; the server must end and recover."""
 
 
 class SessionManager:
-    """Holds the sessions. Used by one thread.
+    """Owner of the sessions. Used by one thread.
 
     Args:
         engine: that dreams.
@@ -64,10 +64,10 @@ class SessionManager:
         self.engine, self.sessions, self.journal = engine, sessions, journal
         self._max_sessions, self._per_lease = max_sessions, per_lease
         self._unwritten: list[Record] = []
-        """Ends that a full disk had no room for."""
+        """Records of ended sessions and leases that found no room on the disk."""
 
     def remembered_reply(self, task: Task, lease: str) -> Answer | None:
-        """What a task with a seq, but for a step, was answered before; None where it has to be done.
+        """Return the remembered reply to a rewind or an observed frame, or None if it is new.
 
         Raises:
             BridgeError: its seq is neither the next one nor remembered, or the session is not the lease's.
@@ -77,7 +77,7 @@ class SessionManager:
         return self.sessions.find(task.session, lease).remembered_reply(task.seq)
 
     def run(self, task: Task, lease: str) -> Answer:
-        """Do anything but a step, once ``remembered_reply`` knows no answer.
+        """Run a task other than a step, if ``remembered_reply`` has none.
 
         Raises:
             WorldsimError: it cannot be done, and nothing was.
@@ -86,10 +86,10 @@ class SessionManager:
         return _HANDLERS[type(task)](self, task, lease)
 
     def step(self, batch: Sequence[tuple[HostedSession, StepTask]]) -> list[Answer | BridgeError]:
-        """One frame for each of some sessions, every one of them once and with its next seq.
+        """Step some sessions by one frame, each once and with its next seq.
 
         Raises:
-            JournalDivergedError: the journal could not be written, or a fault left the engine in an unknown state.
+            JournalDivergedError: the journal could not be written, or the engine's state is unknown.
         """
         try:
             self._check_disk()
@@ -105,14 +105,14 @@ class SessionManager:
         return answers
 
     def end_lease(self, lease: str) -> None:
-        """Close all sessions of a lease that ran out."""
+        """Close all sessions of an expired lease."""
         for hosted in self.sessions.of_lease(lease):
             hosted.session.close()
             self.sessions.remove(hosted.name)
         self._write_eventually({"op": "end", "lease": lease})
 
     def take_due_snapshots(self, names: Iterable[str]) -> None:
-        """Give the journal snapshots of those sessions among ``names`` whose time has come, a few of them."""
+        """Snapshot those sessions among ``names`` that are due, a few at a time."""
         if self.journal is None:
             return
         taken = 0
@@ -144,7 +144,7 @@ class SessionManager:
         return told
 
     def _handle_fault(self, hosted: HostedSession, error: Exception) -> BridgeError:
-        """After a fault of one session, which is as before or, where the engine has closed it, gone."""
+        """Convert an error of one session; remove the session if the engine has closed it."""
         if isinstance(error, WorldsimError):
             return to_bridge_error(error)
         logging.getLogger("worldsim").error("session %s failed", hosted.name[:4], exc_info=error)
@@ -156,7 +156,7 @@ class SessionManager:
     def _close_lost(
         self, lost: Sequence[HostedSession], error: Exception
     ) -> Mapping[HostedSession, BridgeError]:
-        """After a fault in the middle of a step nobody knows where its sessions are."""
+        """Close sessions whose state is unknown after an exception during a step."""
         if self.journal is not None:
             raise JournalDivergedError("a fault in the middle of a step") from error
         for hosted in lost:
@@ -230,7 +230,7 @@ class SessionManager:
         return Answer(seq=hosted.seq, blob=hosted.session.snapshot())
 
     def _close(self, task: CloseTask, lease: str) -> Answer:
-        """Closing what is closed is fine: a retry finds it so."""
+        """Close a session; an unknown one succeeds, so that retries do."""
         if task.session not in self.sessions:
             return Answer()
         hosted = self.sessions.find(task.session, lease)
@@ -260,7 +260,7 @@ class SessionManager:
         return Answer()
 
     def _earlier_reply(self, name: str, lease: str, origin: tuple[Any, ...]) -> Answer | None:
-        """What a request that makes a session was answered before; None if it comes for the first time."""
+        """Return the remembered reply to a request that creates a session, or None if it is new."""
         if name not in self.sessions:
             return None
         return self.sessions.find(name, lease).opening_reply(origin)
@@ -277,7 +277,7 @@ class SessionManager:
 
     @contextlib.contextmanager
     def _close_on_error(self, made: Sequence[Session]) -> Iterator[None]:
-        """Sessions that were only just made are closed where nobody can be told of them."""
+        """Close new sessions if their journal record or reply fails."""
         try:
             yield
         except BridgeError:
@@ -286,12 +286,12 @@ class SessionManager:
             raise
 
     def _check_disk(self) -> None:
-        """Raises ``UNAVAILABLE`` before anything moves that then could not be written down."""
+        """Raise ``UNAVAILABLE`` if the disk is full, before the engine steps."""
         if self.journal is not None:
             self.journal.check_free_space()
 
     def _write(self, *records: Record, undo: Sequence[Session] = ()) -> None:
-        """Write down what has happened, and before it what is owed.
+        """Append records to the journal, pending ones first.
 
         Args:
             records: of what has happened.
@@ -315,7 +315,7 @@ class SessionManager:
         self._unwritten.clear()
 
     def _write_eventually(self, record: Record) -> None:
-        """Write down an end, now or, where the disk is full, with what comes next: nobody waits for it."""
+        """Append the record of an end, now or, if the disk is full, with the next records."""
         if self.journal is None:
             return
         with contextlib.suppress(BridgeError):

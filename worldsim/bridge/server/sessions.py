@@ -1,4 +1,4 @@
-"""The sessions of a server: whose they are, how far they are, and what they answered last."""
+"""Sessions of a server: owner, last ``seq``, and remembered replies."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["HostedSession", "Sessions"]
 
 @dataclass(slots=True, eq=False)
 class HostedSession:
-    """One session."""
+    """One session of the engine with its owner and its last replies."""
 
     name: str
     lease: str
     session: Session
     origin: tuple[Any, ...]
-    """What made it: the same request again is a retry, another one is refused."""
+    """Fingerprint of the request that created it; a repeated one is a retry, another one is refused."""
     opening: Answer | None
-    """What that request was answered; None once a restart has forgotten it."""
+    """Reply to that request; None once a restart has forgotten it."""
     seq: int = 0
-    """The last one taken."""
+    """Last ``seq`` taken."""
     replies: dict[int, Answer] = field(default_factory=dict)
 
     def record_step(self, seq: int, step: Step) -> Answer:
-        """Note what the next ``seq`` was answered."""
+        """Remember the reply to the next ``seq``."""
         self.seq = seq
         answer = self.replies[seq] = Answer(step, seq)
         self.replies.pop(seq - REMEMBERED, None)
         return answer
 
     def remembered_reply(self, seq: int) -> Answer | None:
-        """What ``seq`` was answered if it is one of the last ones; None if it is the next.
+        """Return the remembered reply to ``seq``, or None if it is the next one.
 
         Raises:
             BridgeError: ``OUT_OF_ORDER``, it is neither.
@@ -52,7 +52,7 @@ class HostedSession:
         return None
 
     def opening_reply(self, origin: tuple[Any, ...]) -> Answer:
-        """What the request that made it was answered, for the same request again.
+        """Return the reply to the request that created it, for a retry.
 
         Raises:
             BridgeError: another request, or one too old to be remembered.
@@ -66,7 +66,7 @@ class HostedSession:
 
 
 class Sessions:
-    """All sessions by name. The engine's thread changes it; any thread may look."""
+    """All sessions by name. Written by the engine's thread, read by any."""
 
     def __init__(self) -> None:
         self._hosted: dict[str, HostedSession] = {}
@@ -79,11 +79,11 @@ class Sessions:
         return name in self._hosted
 
     def get(self, name: str) -> HostedSession | None:
-        """By name, whoever asks."""
+        """Return a session by name, whoever owns it."""
         return self._hosted.get(name)
 
     def find(self, name: str, lease: str) -> HostedSession:
-        """The session of a lease.
+        """Return a session of a lease.
 
         Raises:
             BridgeError: ``UNKNOWN_SESSION`` or ``PERMISSION_DENIED``.
@@ -97,21 +97,21 @@ class Sessions:
         return hosted
 
     def add(self, hosted: HostedSession) -> None:
-        """One more."""
+        """Add a session."""
         with self._lock:
             self._hosted[hosted.name] = hosted
 
     def remove(self, name: str) -> None:
-        """One less."""
+        """Remove a session."""
         with self._lock:
             del self._hosted[name]
 
     def of_lease(self, lease: str) -> list[HostedSession]:
-        """All of a lease."""
+        """Return all sessions of a lease."""
         with self._lock:
             return [hosted for hosted in self._hosted.values() if hosted.lease == lease]
 
     def all(self) -> list[HostedSession]:
-        """All, in the order of their making."""
+        """Return all sessions, oldest first."""
         with self._lock:
             return list(self._hosted.values())

@@ -1,4 +1,4 @@
-"""The two sockets of a server: what clients see is a pair of ZeroMQ's ROUTERs. Used by one thread."""
+"""Data and control socket of a server, which appear to clients as ZeroMQ ROUTERs. Used by one thread."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ _CONNECTION_LIMITS = ConnectionLimits(
     part=REQUEST.payload, total=REQUEST.header + REQUEST.payloads * REQUEST.payload, kept=2 + REQUEST.payloads
 )
 _REQUEST_BYTES = 192 * _MIB
-"""Bytes of requests that are coming in or not answered yet."""
+"""Byte budget of requests that arrive or wait."""
 _REPLY_BYTES = 128 * _MIB
-"""Bytes of replies that clients have not read yet."""
+"""Byte budget of unread replies."""
 _UNBOUNDED = 2**62
-"""Bytes: no bound."""
+"""Byte limit that is never reached."""
 _MAX_CONNECTIONS = 4096
 _RESERVED_DESCRIPTORS = 48
-"""Descriptors that are kept for everything else."""
+"""File descriptors reserved for everything else."""
 _MAX_HANDSHAKING = 64
-"""Connections whose handshake is not over; the oldest goes when one more comes."""
+"""Connections in their handshake; one more replaces the oldest."""
 _IDLE_SECONDS = (5.0, 60.0)
-"""Seconds after which a connection that has asked nothing, and one that has, may go to make room."""
+"""Idle seconds after which a connection may be evicted: one without a request, one with."""
 _SLOW_MESSAGE_SECONDS = 1.0
-"""Seconds after which an unfinished message goes where there is no room for others."""
+"""Seconds after which an unfinished message may be dropped in favour of others."""
 _ACCEPTS_PER_TURN = 32
-"""Connections that are accepted in one turn."""
+"""Connections accepted per turn."""
 _MAINTENANCE_INTERVAL = 0.1
-"""Seconds between two looks for connections that take too long."""
+"""Seconds between two checks for timed-out connections."""
 _STARVED_RETRY_SECONDS = 0.01
-"""Seconds after which it is looked again for room for a message."""
+"""Seconds after which a message that found no memory is tried again."""
 _PORT_TRIES = 20
 _LINGER_SECONDS = 1.0
-"""Seconds that what is sent just before the end may take to leave."""
+"""Seconds in which pending replies are still sent on close."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMessage:
-    """A message as it came."""
+    """Received message."""
 
     control: bool
     identity: bytes
     key: str
     parts: list[Any]
-    """Bytes-like each. One more than a message may have where it had more still."""
+    """Bytes-like parts; one more than allowed if there were more."""
     reservation: Reservation
-    """To be kept for as long as the message's bytes are."""
+    """Memory of the message's bytes, released with them."""
 
 
 class Sockets:
@@ -98,7 +98,7 @@ class Sockets:
         self._data, self._control = _bind(address, owner_only=keys is None)
         self.address = self._data.address
         self.budget = MemoryBudget(requests, requests if behind_router else requests * 3 // 8)
-        """Bytes of requests."""
+        """Byte budget of requests."""
         self._limits = (
             replace(_CONNECTION_LIMITS, replies=_UNBOUNDED) if behind_router else _CONNECTION_LIMITS
         )
@@ -109,30 +109,30 @@ class Sockets:
         self._ids = itertools.count(1)
         self._connections: dict[bytes, Connection] = {}
         self._handshaking: dict[bytes, Connection] = {}
-        """Those whose handshake is not over, the oldest first."""
+        """Connections in their handshake, oldest first."""
         self._connections_by_key: dict[str, int] = {}
-        """How many connections each key has."""
+        """Number of connections per key."""
         self._connection_limit = _max_connections()
         self._pending: dict[bool, deque[Connection]] = {True: deque(), False: deque()}
-        """Connections that may have a message, of the control socket or not."""
+        """Connections to read a message from, of the control socket or not."""
         self._starved: list[Connection] = []
         self._unflushed: dict[bytes, Connection] = {}
-        """Those that something was sent to since the last ``flush``."""
+        """Connections with data to send."""
         self.unsent = 0
-        """Bytes that clients have not read yet."""
+        """Bytes of unread replies."""
         self._last_maintenance = 0.0
         self._zmq_poller = zmq.Poller()
         self._zmq_poller.register(self._selector.fileno(), zmq.POLLIN)
         self._zmq_sockets = 0
-        """ZeroMQ's own sockets that are watched."""
+        """Number of watched ZeroMQ sockets."""
         self._ready: set[Any] = set()
 
     def __len__(self) -> int:
-        """Connections."""
+        """Number of connections."""
         return len(self._connections)
 
     def watch(self, other: int | zmq.Socket[bytes]) -> None:
-        """Let ``poll`` return when a file or a socket of ZeroMQ's can be read, too."""
+        """Make ``poll`` return also when a file descriptor or a ZeroMQ socket is readable."""
         if isinstance(other, int):
             self._selector.register(other, selectors.EVENT_READ, other)
         else:
@@ -140,12 +140,12 @@ class Sockets:
             self._zmq_poller.register(other, zmq.POLLIN)
 
     def forget(self, other: zmq.Socket[bytes]) -> None:
-        """The opposite of ``watch``."""
+        """Undo ``watch``."""
         self._zmq_sockets -= 1
         self._zmq_poller.unregister(other)
 
     def poll(self, seconds: float) -> None:
-        """Wait until something has come, or for so long."""
+        """Wait for a message, or for so many seconds."""
         self.flush()
         if any(self._pending.values()):
             seconds = 0.0
@@ -164,11 +164,11 @@ class Sockets:
         self._retry_starved()
 
     def ready(self, other: int | zmq.Socket[bytes]) -> bool:
-        """Whether what is watched could be read at the last poll."""
+        """Return True if a watched object was readable at the last poll."""
         return other in self._ready
 
     def receive(self, *, control: bool) -> ReceivedMessage | None:
-        """The next message, or None. Connections take turns."""
+        """Return the next message or None, round-robin over connections."""
         pending = self._pending[control]
         now = time.monotonic()
         while pending:
@@ -205,7 +205,7 @@ class Sockets:
             self._disconnect(max(self._connections.values(), key=lambda other: other.unsent))
 
     def close(self) -> None:
-        """Close all; what was sent leaves first, as far as that takes no longer than a second."""
+        """Send pending replies for at most a second, then close everything."""
         for listener in (self._data, self._control):
             self._selector.unregister(listener.sock)
         self.flush()
@@ -221,7 +221,7 @@ class Sockets:
             listener.close()
 
     def _handle_event(self, other: Any, events: int) -> None:
-        """See to what is ready."""
+        """Handle an event of the selector."""
         if isinstance(other, Connection):
             if events & selectors.EVENT_WRITE:
                 self._flush(other)
@@ -243,15 +243,8 @@ class Sockets:
                 return
             if len(self._handshaking) >= min(_MAX_HANDSHAKING, self._connection_limit // 2):
                 self._disconnect(next(iter(self._handshaking.values())))
-            connection = Connection(
-                sock,
-                next(self._ids),
-                listener is self._control,
-                self._mechanism(),
-                self.budget,
-                self._limits,
-                now,
-            )
+            number, control = next(self._ids), listener is self._control
+            connection = Connection(sock, number, control, self._mechanism(), self.budget, self._limits, now)
             self._connections[connection.identity] = self._handshaking[connection.identity] = connection
             self._update_events(connection)
 
@@ -261,7 +254,7 @@ class Sockets:
         return CurveMechanism(self._secret, self._authorized_keys.is_authorized)
 
     def _evict_idle(self, now: float) -> bool:
-        """Cut the connection that has been silent for longest, if it has been for long."""
+        """Disconnect the longest idle connection, if it has been idle for long enough."""
         connection = next(iter(self._handshaking.values()), None)
         if connection is None:
             connection = min(self._connections.values(), key=lambda other: other.last_message_at)
@@ -281,13 +274,13 @@ class Sockets:
             self._enqueue(connection)
 
     def _enqueue(self, connection: Connection) -> None:
-        """Look for a message of a connection in its turn."""
+        """Queue a connection for ``receive``."""
         if not connection.pending:
             connection.pending = True
             self._pending[connection.control].append(connection)
 
     def _next_message(self, connection: Connection, now: float) -> Any:
-        """Its next message, or None."""
+        """Return its next message, or None."""
         if connection.closed:
             return None
         try:
@@ -303,7 +296,7 @@ class Sockets:
         return message
 
     def _finish_handshake(self, connection: Connection) -> None:
-        """A handshake is over. DisconnectError where its key has as many connections as one may have."""
+        """Count a connection under its key; DisconnectError if the key has too many."""
         del self._handshaking[connection.identity]
         if connection.key:
             self._connections_by_key[connection.key] = self._connections_by_key.get(connection.key, 0) + 1
@@ -311,7 +304,7 @@ class Sockets:
                 raise DisconnectError("too many connections of one key")
 
     def _retry_starved(self) -> None:
-        """Try again for messages that there was no room for."""
+        """Retry connections whose message found no memory."""
         starved, self._starved = self._starved, []
         for connection in starved:
             if not connection.closed:
@@ -330,7 +323,7 @@ class Sockets:
         self._update_events(connection, blocked=bool(connection.unsent))
 
     def _update_events(self, connection: Connection, *, blocked: bool = False) -> None:
-        """Watch a connection for what is to be done with it.
+        """Update the selector events of a connection.
 
         Args:
             connection: the connection.
@@ -369,22 +362,19 @@ class Sockets:
         connection.close()
 
     def _run_maintenance(self, now: float) -> None:
-        """Cut what takes too long, and where messages starve, the largest of those that are not finished."""
+        """Disconnect timed-out connections; if messages starve, also the largest unfinished one."""
         for connection in list(self._connections.values()):
             if connection.timed_out(now):
                 self._disconnect(connection)
         if self._starved and self.budget.used + _CONNECTION_LIMITS.total > self.budget.limit:
-            slow = [
-                connection
-                for connection in self._connections.values()
-                if connection.held and now - connection.started_at > _SLOW_MESSAGE_SECONDS
-            ]
+            unfinished = (one for one in self._connections.values() if one.held)
+            slow = [one for one in unfinished if now - one.started_at > _SLOW_MESSAGE_SECONDS]
             if slow:
                 self._disconnect(max(slow, key=lambda connection: connection.held))
 
 
 def _max_connections() -> int:
-    """Connections for which there are descriptors."""
+    """Number of connections that the file descriptors allow."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError):
         allowed -= len(os.listdir("/dev/fd"))

@@ -19,7 +19,7 @@ _MAX_REQUESTS = 16
 
 
 class _HttpServer(ThreadingHTTPServer):
-    """A thread for each of a few requests: who asks too slowly makes way for who comes next."""
+    """HTTP server with few threads; a new request replaces the oldest one beyond the limit."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -45,11 +45,11 @@ class _HttpServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, *_: Any) -> None:
-        """A client that has gone is nobody's trouble."""
+        """Ignore errors of clients that have gone."""
 
 
 class StatusPage:
-    """Serves until it is closed.
+    """HTTP status page, served until it is closed.
 
     Args:
         port: of 127.0.0.1; 0 for any that is free.
@@ -78,7 +78,7 @@ class StatusPage:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Log nothing."""
 
         try:
             self._server = _HttpServer(("127.0.0.1", port), Handler)
@@ -94,16 +94,16 @@ class StatusPage:
 
     @property
     def port(self) -> int:
-        """Where it is."""
+        """Port of the page."""
         return int(self._server.server_address[1])
 
     @property
     def busy(self) -> int:
-        """Requests that are not answered yet."""
+        """Number of unanswered requests."""
         return len(self._server.in_flight)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

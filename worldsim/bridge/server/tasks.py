@@ -1,4 +1,4 @@
-"""What can be asked of a session, and how a journal writes it down."""
+"""Tasks: operations on a session, with their journal records."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _MAX_KEYS = 64
 
 @dataclass(frozen=True, slots=True)
 class OpenTask:
-    """Begin a session."""
+    """Open a session."""
 
     session: str
     seed: int
     start: int | None
     context_entry: dict[str, Any] | None
-    """The header's entry of a given context."""
+    """Header entry of the given context."""
     payloads: bytes
-    """Its arrays, one after another."""
+    """Arrays of the context, concatenated."""
     sizes: tuple[int, ...]
-    """How many bytes each of them has."""
+    """Bytes of each array."""
     context: Context | None
 
     def record(self) -> dict[str, Any]:
-        """For the journal; ``from_record`` reads it."""
+        """Return the journal record; ``from_record`` reads it."""
         row: dict[str, Any] = {"op": "open", "session": self.session, "seed": self.seed, "start": self.start}
         if self.context is not None:
             row |= {"context": self.context_entry, "sizes": list(self.sizes), "blob": self.payloads}
@@ -62,7 +62,7 @@ class OpenTask:
 
     @classmethod
     def from_record(cls, row: dict[str, Any]) -> OpenTask:
-        """The task that a record tells of."""
+        """Read a task from its journal record."""
         context_entry, sizes, blob = row.get("context"), tuple(row.get("sizes", ())), row.get("blob") or b""
         ends = np.cumsum((0, *sizes)).tolist()
         parts = [blob[first:last] for first, last in pairwise(ends)]
@@ -70,126 +70,126 @@ class OpenTask:
         return cls(row["session"], row["seed"], row["start"], context_entry, blob, sizes, context)
 
     def origin(self) -> tuple[Any, ...]:
-        """What is the same when it is asked again."""
+        """Return the fingerprint that a retry has in common."""
         return "open", self.seed, self.start, zlib.crc32(self.payloads) if self.context is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreTask:
-    """Begin a session from a snapshot."""
+    """Open a session from a snapshot."""
 
     session: str
     blob: bytes
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         return {"op": "restore", "session": self.session, "blob": self.blob}
 
     def origin(self) -> tuple[Any, ...]:
-        """What is the same when it is asked again."""
+        """Return the fingerprint that a retry has in common."""
         return "restore", None, None, zlib.crc32(self.blob)
 
 
 @dataclass(frozen=True, slots=True)
 class StepTask:
-    """One frame."""
+    """Step a session by one frame."""
 
     session: str
     seq: int
     control: Control
     frames: bool
-    """Whether anybody wants to see it; otherwise the latent will do."""
+    """True if the frame must be decoded; otherwise the latent suffices."""
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         control = _control_entry(self.control)
         return {"op": "step", "session": self.session, "seq": self.seq, "control": control}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObserveTask:
-    """A real frame as the next one."""
+    """Observe a real frame as the next one."""
 
     session: str
     seq: int
     frame: np.ndarray
-    """uint8; whether it is of the world's size, the engine says."""
+    """uint8; the engine checks its size."""
     control: Control
-    """What was held while getting there; its pose is the frame's."""
+    """Control held while getting to the frame; its pose is the frame's."""
 
     def record(self) -> dict[str, Any]:
-        """For the journal; ``from_record`` reads it."""
+        """Return the journal record; ``from_record`` reads it."""
         place = {"op": "observe", "session": self.session, "seq": self.seq}
         shown = {"shape": list(self.frame.shape), "blob": self.frame.tobytes()}
         return {**place, "control": _control_entry(self.control), **shown}
 
     @classmethod
     def from_record(cls, row: dict[str, Any]) -> ObserveTask:
-        """The task that a record tells of."""
+        """Read a task from its journal record."""
         frame = np.frombuffer(row["blob"], np.uint8).reshape(row["shape"]).copy()
         return cls(row["session"], row["seq"], frame, read_control(row["control"]))
 
     def apply(self, session: Session) -> Step:
-        """Have a session of the engine take it."""
+        """Let an engine session observe the frame."""
         return session.observe(self.frame, self.control.pose, self.control)
 
 
 @dataclass(frozen=True, slots=True)
 class RewindTask:
-    """Some frames back."""
+    """Rewind a session by some frames."""
 
     session: str
     seq: int
     frames: int
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         return {"op": "rewind", "session": self.session, "seq": self.seq, "frames": self.frames}
 
 
 @dataclass(frozen=True, slots=True)
 class ForkTask:
-    """Copies of a session."""
+    """Fork a session."""
 
     session: str
     seq: int
     children: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         return {"op": "fork", "session": self.session, "seq": self.seq, "children": list(self.children)}
 
     def origin(self) -> tuple[Any, ...]:
-        """What is the same when it is asked again."""
+        """Return the fingerprint that a retry has in common."""
         return "fork", self.session, self.seq, None
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTask:
-    """A session as bytes."""
+    """Snapshot a session."""
 
     session: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseTask:
-    """The end of a session."""
+    """Close a session."""
 
     session: str
 
     def record(self) -> dict[str, Any]:
-        """For the journal."""
+        """Return the journal record."""
         return {"op": "close", "session": self.session}
 
 
 @dataclass(frozen=True, slots=True)
 class TakeOverTask:
-    """All sessions of an engine that ended."""
+    """Take over all sessions of an engine that has ended."""
 
     session: str
-    """A name for the task itself."""
+    """Name of the task itself."""
     folder: Path
-    """Of that engine's journal."""
+    """Folder of that engine's journal."""
 
 
 Task = (
@@ -206,14 +206,14 @@ Task = (
 
 
 def origin_from_record(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The origin of a session by the journal's record of it."""
+    """Read a session's fingerprint from its journal record."""
     if row["op"] == "fork":
         return "fork", row["session"], row["seq"], None
     return row["op"], row.get("seed"), row.get("start"), row.get("crc")
 
 
 def read_control(entry: Any) -> Control:
-    """A control from a header.
+    """Read a control from a header.
 
     Raises:
         BridgeError: it is malformed.
@@ -227,7 +227,7 @@ def read_control(entry: Any) -> Control:
 
 
 def read_context(entry: Any, payloads: Sequence[Any]) -> Context:
-    """A context from a header and its payloads, in memory of its own.
+    """Read a context from a header and its payloads, copied.
 
     Raises:
         BridgeError: it is malformed, or its arrays do not belong together.
@@ -243,7 +243,7 @@ def read_context(entry: Any, payloads: Sequence[Any]) -> Context:
 
 
 def read_frame(entry: Any, payloads: Sequence[Any]) -> np.ndarray:
-    """A frame from a header and its payload, in memory of its own: uint8, of whatever shape it says.
+    """Read a uint8 frame from a header and its payload, copied.
 
     Raises:
         BridgeError: it is malformed.
@@ -252,7 +252,7 @@ def read_frame(entry: Any, payloads: Sequence[Any]) -> np.ndarray:
 
 
 def _control_entry(control: Control) -> dict[str, Any]:
-    """A control as ``read_control`` reads it."""
+    """Return a control as a header entry."""
     entry: dict[str, Any] = {"keys": sorted(control.keys), "yaw": control.yaw}
     if control.pose is not None:
         entry["pose"] = control.pose.ravel().tolist()

@@ -1,4 +1,4 @@
-"""Threads that answer clients go before those that dream: they do little, and somebody waits for it."""
+"""Scheduling priority of threads: I/O before the engine, where the system permits it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Iterator
 __all__ = ["raise_priority", "raised_priority"]
 
 _NICE_DECREASE = 10
-"""So much less nice are they, where the system lets them."""
+"""Decrease in nice value, if permitted."""
 
 
 def raise_priority() -> None:
-    """Let the calling thread go first from now on; without the right to, all stays as it is."""
+    """Raise the priority of the calling thread; no effect without the permission."""
     if sys.platform == "linux":  # elsewhere a thread's number may be another process's
         _set_nice(_current_nice() - _NICE_DECREASE)
 
 
 @contextlib.contextmanager
 def raised_priority() -> Iterator[None]:
-    """Let threads that are started meanwhile go first: they begin as nice as who starts them."""
+    """Raise the priority of threads started in this context, which inherit it."""
     if sys.platform != "linux":
         yield
         return

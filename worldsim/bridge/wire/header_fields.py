@@ -1,4 +1,4 @@
-"""The keys of a header, taken one by one and checked; what is left over is refused."""
+"""Header fields, taken one by one and validated; unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_INTEGER = 2**64 - 1
 
 
 class HeaderFields:
-    """A map that came in.
+    """Fields of a received map.
 
     Args:
         values: the map; checked to be one.
@@ -35,18 +35,18 @@ class HeaderFields:
         self._values, self._what = dict(values), what
 
     def optional(self, name: str, take: Callable[..., T], *bounds: Any) -> T | None:
-        """What ``take``, another method, makes of a key; None where it is left out or nil."""
+        """Take a field with another method; None if it is absent or nil."""
         if self._values.get(name) is not None:
             return take(name, *bounds)
         self._values.pop(name, None)
         return None
 
     def pop(self, name: str) -> Any:
-        """Whatever is there, or None."""
+        """Take a field of any type, or None."""
         return self._values.pop(name, None)
 
     def peek(self, name: str) -> str:
-        """A key's string, left where it is and not checked yet; empty where there is none."""
+        """Return a string field without taking or validating it; empty if absent."""
         value = self._values.get(name)
         return value if isinstance(value, str) else ""
 
@@ -105,7 +105,7 @@ class HeaderFields:
         return value
 
     def check_empty(self) -> None:
-        """Nothing may be left over."""
+        """Refuse fields that were not taken."""
         if self._values:
             raise BridgeError(
                 f"{self._what} has no such key", _abbreviated(sorted(self._values)), "leave it out"

@@ -1,4 +1,4 @@
-"""Messages of the wire, to bytes and back; ``docs/protocol.md`` in code. NumPy and msgpack only, no torch.
+"""Wire messages, encoded and decoded, as ``docs/protocol.md`` specifies. NumPy and msgpack only, no torch.
 
 Whatever comes in is measured before it is read: parts, sizes, depth, types. What does not fit is a
 ``BridgeError``; nothing else is ever raised for it.
@@ -42,9 +42,9 @@ VERSION = 1
 MAGIC = b"WSIM" + bytes([VERSION])
 """The first part of every message."""
 CODECS = ("raw", "jpeg", "latent", "none")
-"""What a step's frame can come as."""
+"""Codecs of a step's frame."""
 REMEMBERED = 8
-"""Replies of a session that are kept for retries."""
+"""Number of replies per session remembered for retries."""
 _DTYPES = {"u1": "<u1", "f2": "<f2", "f4": "<f4", "f8": "<f8"}
 _PLAIN = frozenset((str, int, bool, type(None)))
 _DEPTH = 6
@@ -52,7 +52,7 @@ _MIB = 2**20
 
 
 class Code(StrEnum):
-    """Why a request was refused."""
+    """Error codes."""
 
     BAD_REQUEST = "BAD_REQUEST"
     VERSION = "VERSION"
@@ -69,24 +69,24 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MessageLimits:
-    """How large a message may be."""
+    """Size limits of a message."""
 
     header: int
     """Bytes."""
     payload: int
-    """Bytes of each."""
+    """Bytes per payload."""
     payloads: int = 4
 
 
 REQUEST = MessageLimits(header=64 * 1024, payload=8 * _MIB)
-"""What a server takes."""
+"""Limits of requests."""
 REPLY = MessageLimits(header=256 * 1024, payload=64 * _MIB)
-"""What a client takes: the frames of a whole ``step_many`` come in one."""
+"""Limits of replies: all frames of a ``step_many`` come in one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """How much one client may ask for."""
+    """Limits of one client."""
 
     sessions: int = 256
     """Sessions of one lease."""
@@ -103,23 +103,23 @@ class ClientLimits:
     payloads: int = REQUEST.payloads
 
     def to_dict(self) -> dict[str, int]:
-        """As ``hello`` tells them."""
+        """Return the limits as ``hello`` sends them."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: a header of plain values, and raw payloads."""
+    """Message: a header of plain values, and raw payloads."""
 
     header: dict[str, Any]
     payloads: list[Any] = field(default_factory=list)
-    """Bytes-like each."""
+    """Bytes-like payloads."""
 
 
 def encode(
     header: Mapping[str, Any], payloads: Sequence[Any] = (), bounds: MessageLimits = REQUEST
 ) -> list[Any]:
-    """The parts of a message.
+    """Encode a message into its parts.
 
     Args:
         header: None, bool, int, finite float, str, list and dict with string keys.
@@ -141,7 +141,7 @@ def encode(
 
 
 def decode(parts: Sequence[Any], bounds: MessageLimits = REQUEST) -> Message:
-    """A message from its parts.
+    """Decode a message from its parts.
 
     Args:
         parts: bytes-like each, without the identity that a ROUTER puts before them.
@@ -161,7 +161,7 @@ def decode(parts: Sequence[Any], bounds: MessageLimits = REQUEST) -> Message:
 
 
 def describe(array: np.ndarray, part: int = 0) -> dict[str, Any]:
-    """The header entry of an array that travels as payload ``part``; send it C-contiguous.
+    """Return the header entry of an array in payload ``part``; send it C-contiguous.
 
     Raises:
         BridgeError: a type that does not travel.
@@ -174,7 +174,7 @@ def describe(array: np.ndarray, part: int = 0) -> dict[str, Any]:
 
 
 def read_array(entry: Any, payloads: Sequence[Any], *, most: int = 64 * _MIB) -> np.ndarray:
-    """The array that a header entry describes: read-only, over the payload's own bytes.
+    """Return the array of a header entry: read-only, a view of the payload.
 
     Args:
         entry: ``{"dtype", "shape", "part"}``.
@@ -203,7 +203,7 @@ def read_array(entry: Any, payloads: Sequence[Any], *, most: int = 64 * _MIB) ->
 
 
 def error_body(error: BridgeError) -> dict[str, Any]:
-    """An error as a reply carries it."""
+    """Return an error as a reply's entry."""
     return {
         "code": error.code,
         "rule": error.rule,
@@ -214,7 +214,7 @@ def error_body(error: BridgeError) -> dict[str, Any]:
 
 
 def parse_error(body: Any) -> BridgeError:
-    """The error that a reply carries; one that is itself malformed becomes ``INTERNAL``."""
+    """Read the error of a reply; a malformed one becomes ``INTERNAL``."""
     if not isinstance(body, dict):
         return BridgeError("a reply that is not ok must say why", _short(body), code=Code.INTERNAL)
     wait = body.get("retry_after_ms")
@@ -228,7 +228,7 @@ def parse_error(body: Any) -> BridgeError:
 
 
 def control_address(address: str) -> str:
-    """Where the control socket of a server at ``address`` is: ".control" appended, or the port + 1.
+    """Return the control address of a server at ``address``: ".control" appended, or the port + 1.
 
     Raises:
         BridgeError: neither ``ipc://path`` nor ``tcp://host:port``.
@@ -244,7 +244,7 @@ def control_address(address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine's programs can reach an address: a file, or ``tcp://`` on a loopback.
+    """Return True for an address of this machine only: a file, or ``tcp://`` on loopback.
 
     An abstract ``ipc://@NAME`` is none: it has no file whose mode keeps other users out.
     """
@@ -298,7 +298,7 @@ def _refuse_extension(code: int, _: bytes) -> None:
 
 
 def _check_plain(value: dict[str, Any] | list[Any], depth: int) -> None:
-    """Plain values only, at most ``depth`` containers deep."""
+    """Check for plain values, nested at most ``depth`` deep."""
     if depth == 0:
         raise BridgeError(f"a header may be nested {_DEPTH} deep", "deeper")
     if isinstance(value, dict):

@@ -53,8 +53,8 @@ def fuse(seen: Tensor, motion: Tensor, trust: Tensor) -> Tensor:
     weight = trust[..., 0]
     apart = seen[..., :2] - path
     middle = (weight[..., None] * apart).sum(1, keepdim=True) / weight[..., None].sum(1, keepdim=True)
-    place = path + middle + _smooth(apart - middle, weight, trust[:, 1:, 2])
-    return torch.cat([place, yaw[..., None]], -1)
+    position = path + middle + _smooth(apart - middle, weight, trust[:, 1:, 2])
+    return torch.cat([position, yaw[..., None]], -1)
 
 
 def _on_ground(motion: Tensor, yaw: Tensor) -> Tensor:

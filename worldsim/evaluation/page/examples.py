@@ -1,4 +1,4 @@
-"""The best, the median and the worst rollout, to look at."""
+"""Example rollouts: the best, the median and the worst of a report."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ExampleRollout:
     video: bytes
     """mp4: rollout | source | difference."""
     strip: bytes
-    """png: branch_points of the source, the rollout's below."""
+    """png: frames of the source, the rollout's below."""
     true: np.ndarray | None
-    """``float64 [F, 2]``: where the source's camera was, metres on the ground."""
+    """``float64 [F, 2]``: camera of the source, in metres on the ground."""
     imagined: np.ndarray | None
-    """``float64 [F, 2]``: where the rollout believed to be."""
+    """``float64 [F, 2]``: camera of the rollout."""
 
 
 def example_rollouts(
@@ -57,12 +57,12 @@ def example_rollouts(
     )
     seeds = [int(report.scores["seeds"][number]) for number in numbers]
     shown = _triptychs(world, true, config, seeds)
-    cases = []
+    examples = []
     for i, (name, number) in enumerate(chosen.items()):
         title = f"{name}: episode {true.seeds[i]}, {score[number]:.1f} dB over {frames} frames of keys alone"
         video = encode(shown[i], world.spec.fps, height=240, crf=24)
-        cases.append(ExampleRollout(title, video, _strip(shown[i]), *_ways(report.scores, number)))
-    return cases
+        examples.append(ExampleRollout(title, video, _strip(shown[i]), *_ways(report.scores, number)))
+    return examples
 
 
 def _joined(parts: list[Trajectories]) -> Trajectories:
@@ -86,7 +86,7 @@ def _triptychs(world: World, true: Trajectories, config: RolloutConfig, seeds: l
 def _strip(triptych: np.ndarray) -> bytes:
     """Moments of a triptych ``uint8 [F, H, 3 W, 3]``, side by side."""
     width = triptych.shape[2] // 3
-    chosen = [triptych[branch_point - 1] for branch_point in STRIP_FRAMES if branch_point <= len(triptych)]
+    chosen = [triptych[number - 1] for number in STRIP_FRAMES if number <= len(triptych)]
     rows = [np.concatenate([frame[:, at : at + width] for frame in chosen], 1) for at in (width, 0)]
     large = np.concatenate(rows).repeat(2, 0).repeat(2, 1) if width < _SMALL else np.concatenate(rows)
     file = BytesIO()

@@ -1,4 +1,4 @@
-"""One HTML file: metrics between lower and upper reference, plots, and what the rollouts look like."""
+"""One HTML file: metrics with their references, plots, and videos of rollouts."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ figure{margin:1rem 0}figcaption{font-size:13px}
 
 
 def page_of(
-    report: Report, facts: Mapping[str, object], keys: tuple[str, ...], cases: list[ExampleRollout]
+    report: Report, settings: Mapping[str, object], keys: tuple[str, ...], examples: list[ExampleRollout]
 ) -> str:
-    """The page; nothing in it refers to anything outside."""
-    title = escape(f"{facts['world']} against {facts['source']}")
-    told = ", ".join(f"{name} {value}" for name, value in facts.items())
+    """Return the page; it refers to nothing outside."""
+    title = escape(f"{settings['world']} against {settings['source']}")
+    told = ", ".join(f"{name} {value}" for name, value in settings.items())
     sections = [
         _section("Metrics", _table(report.metrics)),
         _section("Not measured", _failures(report.failures)),
-        _section("How near the rollout stays to the source", _horizon(report)),
-        _section("Where the rollout believes to be", _tracks(cases)),
-        _section("Which key a motion looks like", _keys(report, keys)),
-        _section("Which objects stay", _objects(report)),
-        _section("How long episodes last", _lengths(report)),
-        _section("How long rollouts change", _drift(report)),
-        _section("Rollout | source | difference", "".join(_case(case) for case in cases)),
+        _section("PSNR over the horizon", _horizon(report)),
+        _section("Predicted and true camera paths", _tracks(examples)),
+        _section("Confusion of keys", _keys(report, keys)),
+        _section("Objects", _objects(report)),
+        _section("Episode lengths", _lengths(report)),
+        _section("Drift of long rollouts", _drift(report)),
+        _section("Rollout | source | difference", "".join(_example(example) for example in examples)),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -196,22 +196,22 @@ def _blocks(values: np.ndarray) -> np.ndarray:
     return np.stack([part.mean(1) for part in np.array_split(values, min(_BLOCKS, values.shape[1]), 1)], 1)
 
 
-def _tracks(cases: list[ExampleRollout]) -> str:
+def _tracks(examples: list[ExampleRollout]) -> str:
     plots = [
-        f"<figure><figcaption>{escape(case.title)}</figcaption>"
-        f"{paths({'source': case.true, 'rollout': case.imagined})}</figure>"
-        for case in cases
-        if case.true is not None and case.imagined is not None
+        f"<figure><figcaption>{escape(example.title)}</figcaption>"
+        f"{paths({'source': example.true, 'rollout': example.imagined})}</figure>"
+        for example in examples
+        if example.true is not None and example.imagined is not None
     ]
     return f'<div class="row">{"".join(plots)}</div>' if plots else ""
 
 
-def _case(case: ExampleRollout) -> str:
-    data, strip = (base64.b64encode(file).decode() for file in (case.video, case.strip))
-    branch_points = ", ".join(map(str, STRIP_FRAMES))
+def _example(example: ExampleRollout) -> str:
+    data, strip = (base64.b64encode(file).decode() for file in (example.video, example.strip))
+    numbers = ", ".join(map(str, STRIP_FRAMES))
     video = f'<video controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
     image = f'<img alt="source above rollout" src="data:image/png;base64,{strip}">'
-    told = f"{escape(case.title)}; below: source above rollout, frames {branch_points}"
+    told = f"{escape(example.title)}; below: source above rollout, frames {numbers}"
     return f"<figure>{video}<figcaption>{told}</figcaption>{image}</figure>"
 
 

@@ -17,7 +17,7 @@ _MOST = 400
 
 
 def lines(series: Mapping[str, np.ndarray], *, x: str, y: str, end: float | None = None) -> str:
-    """One line per name over values [F] that are evenly spread from 1 (or from 0 to ``end``)."""
+    """Draw one line per name over values [F] that are evenly spread from 1 (or from 0 to ``end``)."""
     known = {name: np.asarray(values, float) for name, values in series.items() if len(values)}
     finite = np.concatenate([values[np.isfinite(values)] for values in known.values()])
     ticks = _ticks(float(finite.min()), float(finite.max()))
@@ -36,22 +36,22 @@ def lines(series: Mapping[str, np.ndarray], *, x: str, y: str, end: float | None
     parts += [_text(_WIDTH - 10, _HEIGHT - 4, x, "end"), _text(_LEFT + 6, _TOP, y, "start")]
     for number, values in enumerate(known.values()):
         at = np.arange(0, len(values), -(-len(values) // _MOST))
-        place = at + 1 if end is None else (at + 0.5) * last / len(values)
-        points = " ".join(f"{across(a):.1f},{down(b):.1f}" for a, b in zip(place, values[at], strict=True))
+        x_values = at + 1 if end is None else (at + 0.5) * last / len(values)
+        points = " ".join(f"{across(a):.1f},{down(b):.1f}" for a, b in zip(x_values, values[at], strict=True))
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{points}"/>')
     return _figure("".join(parts), _WIDTH, _HEIGHT, list(known))
 
 
 def heat(names: Sequence[str], table: np.ndarray) -> str:
-    """Shares of each row's sum, rows and columns named; darker is more."""
+    """Draw shares of each row's sum, rows and columns named; darker is more."""
     size, left, top = 42, 84, 84
     total = np.maximum(table.sum(1, keepdims=True), 1)
     parts = []
     for i, name in enumerate(names):
         parts.append(_text(left - 6, top + size * (i + 0.6), name, "end"))
-        place = f"{left + size * (i + 0.6):.0f} {top - 6}"
-        parts.append(f'<text transform="translate({place}) rotate(-50)">{escape(name)}</text>')
+        origin = f"{left + size * (i + 0.6):.0f} {top - 6}"
+        parts.append(f'<text transform="translate({origin}) rotate(-50)">{escape(name)}</text>')
         for j, share in enumerate((table / total)[i]):
             x, y = left + size * j, top + size * i
             parts.append(
@@ -65,7 +65,7 @@ def heat(names: Sequence[str], table: np.ndarray) -> str:
 
 
 def paths(tracks: Mapping[str, np.ndarray]) -> str:
-    """Ways [F, 2] in metres seen from above, one scale for both axes, begun at the dot."""
+    """Draw paths [F, 2] in metres seen from above, one scale for both axes; a dot marks the start."""
     every = np.concatenate(list(tracks.values()))
     low, high = every.min(0), every.max(0)
     side, pad = 240, 14

@@ -27,12 +27,12 @@ INLINE void multiply_rows(int count, const float *const *rows, int inputs, const
     }
 }
 
-INLINE void multiply(const float *const *rows, int inputs, const float *panel, float *total) {
+INLINE void multiply_tile(const float *const *rows, int inputs, const float *panel, float *total) {
     multiply_rows(TILE, rows, inputs, panel, total);
 }
 
 /* The rows of a tile that begins at ``from``; the last stands in for those that are not there. */
-INLINE void tile_of(const float *from, size_t stride, int count, const float **rows) {
+INLINE void tile_rows(const float *from, size_t stride, int count, const float **rows) {
     for (int p = 0; p < TILE; p++) rows[p] = from + (p < count ? p : count - 1) * stride;
 }
 
@@ -45,12 +45,12 @@ static __attribute__((noinline)) void panel_of(const DenseData *dense, int panel
         const float *rows[TILE];
         float total[TILE * PANEL] = {0};
         int some = count - begin < TILE ? count - begin : TILE;
-        tile_of(from + begin * stride, stride, some, rows);
+        tile_rows(from + begin * stride, stride, some, rows);
         if (dense->bias)
             for (int p = 0; p < some; p++) memcpy(total + p * PANEL, dense->bias + panel * PANEL, width * sizeof(float));
         if (some == 1) multiply_rows(1, rows, dense->inputs, weights, total); /* the same sums, and less to do */
         else if (some <= FEW) multiply_rows(FEW, rows, dense->inputs, weights, total);
-        else multiply(rows, dense->inputs, weights, total);
+        else multiply_tile(rows, dense->inputs, weights, total);
         for (int p = 0; p < some; p++) memcpy(to + (begin + p) * to_stride, total + p * PANEL, width * sizeof(float));
     }
 }
@@ -63,7 +63,7 @@ void KERNEL(dense)(const DenseData *dense, const float *from, int rows, float *t
 }
 
 enum { GROUP = 48 }; /* rows that a thread takes at once */
-enum { PLAIN, ACTIVATED, RECTIFIED, ADDED };
+enum { PLAIN, SILU, RELU, ADD };
 
 /* Called by all threads of a team: rows [rows, inputs] times the weights; to [rows, stride] as they are, through a SiLU
    or a ReLU, or added to what is there. */
@@ -75,16 +75,16 @@ INLINE void product(const DenseData *dense, int rows, const float *from, float *
         int width = dense->outputs - panel * PANEL < PANEL ? dense->outputs - panel * PANEL : PANEL;
         float *at = to + first * stride + panel * PANEL, made[GROUP * PANEL];
         const float *begin = from + (size_t)first * dense->inputs;
-        if (how != ADDED) panel_of(dense, panel, begin, dense->inputs, count, at, stride);
+        if (how != ADD) panel_of(dense, panel, begin, dense->inputs, count, at, stride);
         else panel_of(dense, panel, begin, dense->inputs, count, made, PANEL);
-        for (int row = 0; row < count && how == ACTIVATED; row++)
+        for (int row = 0; row < count && how == SILU; row++)
             for (int c = 0; c < width; c += LANES) {
                 vector value = load(at + row * stride + c);
                 store(at + row * stride + c, value * sigmoid(value));
             }
-        for (int row = 0; row < count && how == RECTIFIED; row++)
-            for (int c = 0; c < width; c++) at[row * stride + c] = most(at[row * stride + c], 0);
-        for (int row = 0; row < count && how == ADDED; row++)
+        for (int row = 0; row < count && how == RELU; row++)
+            for (int c = 0; c < width; c++) at[row * stride + c] = maxf(at[row * stride + c], 0);
+        for (int row = 0; row < count && how == ADD; row++)
             for (int c = 0; c < width; c++) at[row * stride + c] += made[row * PANEL + c];
     }
 }

@@ -14,7 +14,7 @@ INLINE void philox(uint64_t seed, uint64_t draw, uint64_t block, uint64_t index,
     word[0] = a, word[1] = b, word[2] = c, word[3] = d;
 }
 
-/* All worlds: seeds and indices [worlds]; to [worlds, count] standard normals. room is for 2 count + 8 doubles. */
+/* All worlds: seeds and indices [worlds]; to [worlds, count] standard normals. workspace is for 2 count + 8 doubles. */
 void KERNEL(noise)(const int64_t *seeds, const int64_t *indices, int worlds, uint64_t draw, int count, float *to,
                    double *uniform) {
     int pairs = (count + 1) / 2;

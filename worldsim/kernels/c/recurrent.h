@@ -1,24 +1,24 @@
 /* A frame of a recurrent generator whose memory is an LSTM and whose frames are one token, and a pass of its flow head.
    See model/recurrent.py, model/mixer.py, model/temporal.py and model/flow_head.py. */
 
-enum { MOST_MIXERS = 17, MOST_MEMORIES = 8 };
+enum { MAX_MIXERS = 17, MAX_MEMORIES = 8 };
 
 typedef struct {
-    DenseData into, back; /* of the channel MLP */
+    DenseData in_proj, out_proj; /* of the channel MLP */
 } MixerData;
 
 typedef struct {
     const float *scale, *shift; /* of the norm [width] */
-    DenseData gates, leave;     /* from what is normed and the hidden state to all four gates; and out */
+    DenseData gates, output;     /* from what is normed and the hidden state to all four gates; and out */
 } LstmData;
 
 typedef struct {
     DenseData condition, embed;                  /* both layers of the condition's embedding */
     DenseData guide;                             /* from it to what the tokens get, then every block's scale and shift */
-    DenseData enter, change, flow, films, agent; /* latents in; mean change; the flow head's condition; agent features */
+    DenseData input, change, flow, films, agent; /* latents in; mean change; the flow head's condition; agent features */
     const float *scale, *shift;                  /* of the last norm [width] */
-    MixerData mixers[MOST_MIXERS];
-    LstmData memories[MOST_MEMORIES];
+    MixerData mixers[MAX_MIXERS];
+    LstmData memories[MAX_MEMORIES];
     int32_t layers, width, channels;
 } RecurrentData;
 
@@ -32,51 +32,51 @@ typedef struct {
 } PreparedData;
 
 typedef struct {
-    DenseData enter, leave;
-    MixerData mixers[MOST_MIXERS];
+    DenseData input, output;
+    MixerData mixers[MAX_MIXERS];
     int32_t blocks, width;
 } FlowHeadData;
 
 /* Mean and the inverse of the deviation, as a layer norm takes them. */
-INLINE float mean_of(const float *x, int width, float *steep) {
+INLINE float layer_norm_stats(const float *x, int width, float *steep) {
     vector total = {0}, squares = {0};
     for (int c = 0; c < width; c += LANES) total += load(x + c);
-    float mean = sum(total) / width;
+    float mean = hsum(total) / width;
     for (int c = 0; c < width; c += LANES) {
         vector apart = load(x + c) - mean;
         squares += apart * apart;
     }
-    *steep = 1 / sqrtf(sum(squares) / width + 1e-5f);
+    *steep = 1 / sqrtf(hsum(squares) / width + 1e-5f);
     return mean;
 }
 
 /* Called by all threads: x [rows, width] through a mixer block. modulation [rows, step] begins at the block's scale and
    shift; more [2, width] is added to each row's, if there is any. */
-INLINE void mix_channels(const MixerData *mixer, int rows, int width, float *x, const float *modulation, size_t step,
+INLINE void mixer_block(const MixerData *mixer, int rows, int width, float *x, const float *modulation, size_t step,
                          const float *more, float *normed, float *wide) {
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++) {
         const float *from = x + (size_t)row * width, *scale = modulation + row * step, *shift = scale + width;
-        float steep, mean = mean_of(from, width, &steep), *to = normed + (size_t)row * width;
+        float steep, mean = layer_norm_stats(from, width, &steep), *to = normed + (size_t)row * width;
         for (int c = 0; c < width; c += LANES) {
             vector large = load(scale + c), far = load(shift + c);
             if (more) large += load(more + c), far += load(more + width + c);
             store(to + c, (load(from + c) - mean) * steep * (1 + large) + far);
         }
     }
-    product(&mixer->into, rows, normed, wide, mixer->into.outputs, ACTIVATED);
-    product(&mixer->back, rows, wide, x, width, ADDED);
+    product(&mixer->in_proj, rows, normed, wide, mixer->in_proj.outputs, SILU);
+    product(&mixer->out_proj, rows, wide, x, width, ADD);
 }
 
-INLINE vector tanh_of(vector x) { return 2 * sigmoid(2 * x) - 1; }
+INLINE vector vtanh(vector x) { return 2 * sigmoid(2 * x) - 1; }
 
 /* Called by all threads: x [rows, width] plus an LSTM's output. */
-INLINE void remember(const LstmData *lstm, int rows, int width, float *x, const LstmStateData *state, float *normed,
+INLINE void lstm_step(const LstmData *lstm, int rows, int width, float *x, const LstmStateData *state, float *normed,
                      float *gates) {
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++) {
         const float *from = x + (size_t)row * width;
-        float steep, mean = mean_of(from, width, &steep), *to = normed + (size_t)row * 2 * width;
+        float steep, mean = layer_norm_stats(from, width, &steep), *to = normed + (size_t)row * 2 * width;
         for (int c = 0; c < width; c += LANES)
             store(to + c, (load(from + c) - mean) * steep * load(lstm->scale + c) + load(lstm->shift + c));
         memcpy(to + width, state->hidden + (size_t)row * width, width * sizeof(float));
@@ -88,32 +88,32 @@ INLINE void remember(const LstmData *lstm, int rows, int width, float *x, const 
             const float *from = gates + (size_t)row * 4 * width + c;
             size_t at = (size_t)row * width + c;
             vector kept = sigmoid(load(from + width)) * load(state->cell + at);
-            vector cell = kept + sigmoid(load(from)) * tanh_of(load(from + 2 * width));
+            vector cell = kept + sigmoid(load(from)) * vtanh(load(from + 2 * width));
             store(state->new_cell + at, cell);
-            store(state->new_hidden + at, sigmoid(load(from + 3 * width)) * tanh_of(cell));
+            store(state->new_hidden + at, sigmoid(load(from + 3 * width)) * vtanh(cell));
         }
-    product(&lstm->leave, rows, state->new_hidden, x, width, ADDED);
+    product(&lstm->output, rows, state->new_hidden, x, width, ADD);
 }
 
 INLINE size_t widest(const RecurrentData *generator) {
     size_t most = 4 * generator->width;
     for (int i = 0; i <= 2 * generator->layers; i++)
-        if ((size_t)generator->mixers[i].into.outputs > most) most = generator->mixers[i].into.outputs;
+        if ((size_t)generator->mixers[i].in_proj.outputs > most) most = generator->mixers[i].in_proj.outputs;
     return (size_t)generator->flow.outputs > most ? (size_t)generator->flow.outputs : most;
 }
 
-/* Floats of room that a row takes. */
-size_t KERNEL(recurrent_room)(const RecurrentData *generator) {
+/* Floats of workspace that a row takes. */
+size_t KERNEL(recurrent_workspace)(const RecurrentData *generator) {
     return generator->condition.outputs + generator->embed.outputs + generator->guide.outputs + 2 * generator->channels
            + 3 * (size_t)generator->width + widest(generator);
 }
 
-/* latent and before [rows, channels], condition [rows, conditions]; states [layers]; room as above for every row. */
+/* latent and before [rows, channels], condition [rows, conditions]; states [layers]; workspace as above for every row. */
 void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const float *latent, const float *before,
-                            const float *condition, const LstmStateData *states, const PreparedData *to, float *room) {
+                            const float *condition, const LstmStateData *states, const PreparedData *to, float *workspace) {
     int width = generator->width, channels = generator->channels, head = generator->flow.outputs;
     size_t all = rows, guided = generator->guide.outputs;
-    float *first = room, *embedded = first + all * generator->condition.outputs;
+    float *first = workspace, *embedded = first + all * generator->condition.outputs;
     float *guide = embedded + all * generator->embed.outputs, *pair = guide + all * guided, *x = pair + all * 2 * channels;
     float *normed = x + all * width, *wide = normed + all * 2 * width;
 #pragma omp parallel
@@ -124,28 +124,28 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
                 float now = latent[(size_t)row * channels + c], *at = pair + (size_t)row * 2 * channels + c;
                 at[0] = now, at[channels] = 2 * (now - before[(size_t)row * channels + c]);
             }
-        product(&generator->condition, rows, condition, first, generator->condition.outputs, ACTIVATED);
-        product(&generator->embed, rows, first, embedded, generator->embed.outputs, ACTIVATED);
+        product(&generator->condition, rows, condition, first, generator->condition.outputs, SILU);
+        product(&generator->embed, rows, first, embedded, generator->embed.outputs, SILU);
         product(&generator->guide, rows, embedded, guide, guided, PLAIN);
-        product(&generator->enter, rows, pair, x, width, PLAIN);
+        product(&generator->input, rows, pair, x, width, PLAIN);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
             for (int c = 0; c < width; c++) x[(size_t)row * width + c] += guide[row * guided + c];
         for (int i = 0; i <= 2 * generator->layers; i++) {
             const float *modulation = guide + (1 + 2 * i) * width;
-            mix_channels(&generator->mixers[i], rows, width, x, modulation, guided, NULL, normed, wide);
-            if (i % 2) remember(&generator->memories[i / 2], rows, width, x, &states[i / 2], normed, wide);
+            mixer_block(&generator->mixers[i], rows, width, x, modulation, guided, NULL, normed, wide);
+            if (i % 2) lstm_step(&generator->memories[i / 2], rows, width, x, &states[i / 2], normed, wide);
         }
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++) {
             const float *from = x + (size_t)row * width;
-            float steep, mean = mean_of(from, width, &steep), *features = to->features + (size_t)row * width;
+            float steep, mean = layer_norm_stats(from, width, &steep), *features = to->features + (size_t)row * width;
             for (int c = 0; c < width; c += LANES)
                 store(features + c, (load(from + c) - mean) * steep * load(generator->scale + c) + load(generator->shift + c));
             memcpy(to->base + (size_t)row * channels, latent + (size_t)row * channels, channels * sizeof(float));
         }
-        product(&generator->change, rows, to->features, to->base, channels, ADDED);
-        product(&generator->agent, rows, to->features, to->agent, generator->agent.outputs, ACTIVATED);
+        product(&generator->change, rows, to->features, to->base, channels, ADD);
+        product(&generator->agent, rows, to->features, to->agent, generator->agent.outputs, SILU);
         product(&generator->flow, rows, to->features, to->entered, head, PLAIN);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
@@ -157,31 +157,31 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
     }
 }
 
-/* Floats of room that a row takes. */
-size_t KERNEL(flow_room)(const FlowHeadData *head) { return 2 * (size_t)head->width + head->mixers[0].into.outputs; }
+/* Floats of workspace that a row takes. */
+size_t KERNEL(flow_workspace)(const FlowHeadData *head) { return 2 * (size_t)head->width + head->mixers[0].in_proj.outputs; }
 
 /* noisy and clean [rows, channels], entered [rows, width] and films [rows, blocks, 2, width] by the features, times [width]
    and more [blocks, 2, width] by the pass. */
 void KERNEL(flow_pass)(const FlowHeadData *head, int rows, const float *noisy, const float *entered, const float *films,
-                       const float *times, const float *more, float *clean, float *room) {
-    int width = head->width, channels = head->enter.inputs;
+                       const float *times, const float *more, float *clean, float *workspace) {
+    int width = head->width, channels = head->input.inputs;
     size_t step = (size_t)head->blocks * 2 * width;
-    float *x = room, *normed = x + (size_t)rows * width, *wide = normed + (size_t)rows * width;
+    float *x = workspace, *normed = x + (size_t)rows * width, *wide = normed + (size_t)rows * width;
 #pragma omp parallel
     {
-        product(&head->enter, rows, noisy, x, width, PLAIN);
+        product(&head->input, rows, noisy, x, width, PLAIN);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
             for (int c = 0; c < width; c++)
                 x[(size_t)row * width + c] += entered[(size_t)row * width + c] + times[c];
         for (int i = 0; i < head->blocks; i++)
-            mix_channels(&head->mixers[i], rows, width, x, films + 2 * i * width, step, more + 2 * i * width, normed, wide);
+            mixer_block(&head->mixers[i], rows, width, x, films + 2 * i * width, step, more + 2 * i * width, normed, wide);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
             for (int c = 0; c < width; c += LANES) {
                 vector value = load(x + (size_t)row * width + c);
                 store(normed + (size_t)row * width + c, value * sigmoid(value));
             }
-        product(&head->leave, rows, normed, clean, channels, PLAIN);
+        product(&head->output, rows, normed, clean, channels, PLAIN);
     }
 }

@@ -1,4 +1,4 @@
-"""One client's connection: what has come of messages, and what waits to be sent."""
+"""Connection of one client: partly received messages and queued replies."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ from worldsim.bridge.wire.zmtp.memory_budget import MemoryBudget, Reservation
 __all__ = ["AssembledMessage", "Connection", "ConnectionLimits", "DisconnectError"]
 
 _READ_SIZE = 16 * 1024
-"""Bytes that are read at once, and that an unfinished message may have before it is charged for."""
+"""Bytes per read, and bytes of an unfinished message without a reservation."""
 _MAX_COMMAND = 2048
-"""Bytes of a command."""
+"""Size limit of a command in bytes."""
 _MAX_UNSENT = 2**20
-"""Bytes that wait to be sent, beyond which nothing more is read: who does not read is not listened to."""
+"""Unsent bytes beyond which reading from the client is paused."""
 _MAX_PIECES = 64
-"""That are sent in one go: fewer than any system takes."""
+"""Buffers per ``sendmsg``, fewer than any system's limit."""
 _MIN_BYTES_PER_SECOND = 256 * 1024
-"""Bytes a second in which an unfinished message must come in after its first seconds."""
+"""Slowest rate of an unfinished message after its first seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one message may have."""
+    """Limits of a connection's messages."""
 
     part: int
     """Bytes of each part."""
     total: int
     """Bytes of all."""
     kept: int
-    """Parts; those that follow are dropped as they come, and counted as one more."""
+    """Parts kept; further ones are dropped, and count as one more."""
     parts: int = 64
-    """Parts after which the connection is cut."""
+    """Parts after which the connection is closed."""
     replies: int = 16 * 2**20
-    """Bytes of replies that wait, but for one that is larger by itself."""
+    """Bytes of queued replies, unless a single one is larger."""
     begin: float = 10.0
-    """Seconds that a handshake, or the first bytes of a message that was begun, may take."""
+    """Seconds allowed for a handshake, or for the start of a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class AssembledMessage:
-    """A message that has come."""
+    """Completely received message."""
 
     parts: list[Any]
-    """Bytes-like each; one more than are kept where it had more still."""
+    """Bytes-like parts; one more than are kept if there were more."""
     reservation: Reservation
-    """To be kept for as long as the parts are."""
+    """Memory of the parts, released with them."""
 
 
 class Connection:
@@ -92,32 +92,32 @@ class Connection:
         self._mechanism, self._budget, self._limits = mechanism, budget, limits
         self._greeting_read = False
         self._buffer = bytearray()
-        """What has come and is not looked at yet."""
+        """Received bytes, not parsed yet."""
         self._position = 0
         self._large_frame: tuple[int, memoryview, int] | None = None
-        """A frame that comes straight to where it stays: flags, room, bytes so far."""
+        """Large frame being received in place: flags, buffer, bytes so far."""
         self._parts: list[Any] = []
         self._part_count = self._message_size = 0
         self._reservation = budget.open_reservation(self._owner)
         self.started_at = now
-        """When the handshake or the unfinished message began."""
+        """Start of the handshake or of the unfinished message."""
         self.last_message_at = now
-        """When the last whole message came."""
+        """Time of the last complete message."""
         self.starved = False
-        """Whether the budget has no room for what comes next."""
+        """True if the budget has no room for the next frame."""
         self.unsent = 0
-        """Bytes that wait to be sent."""
+        """Queued bytes."""
         self._outbox: deque[memoryview] = deque()
         self.event_mask = self.counted_unsent = 0
-        """What its socket is watched for, and how much of ``unsent`` its server has counted."""
+        """Selector events, and the part of ``unsent`` that the server has counted."""
         self.pending = self.asked = False
-        """Whether it may have a message, and whether any has come."""
+        """True if queued for reading; true once a message has arrived."""
         self.closed = False
         self._queue_pieces([greeting(mechanism.name)])
 
     @property
     def ready(self) -> bool:
-        """Whether the handshake is over."""
+        """True after the handshake."""
         return self._mechanism.ready
 
     @property
@@ -127,23 +127,23 @@ class Connection:
 
     @property
     def held(self) -> int:
-        """Bytes of an unfinished message that are charged."""
+        """Reserved bytes of an unfinished message."""
         return self._reservation.size
 
     @property
     def paused(self) -> bool:
-        """Whether nothing more is read for now."""
+        """True while nothing is read."""
         return self.starved or self.unsent > _MAX_UNSENT
 
     def timed_out(self, now: float) -> bool:
-        """Whether a handshake or a message takes too long to be finished."""
+        """Return True if a handshake or a message takes too long."""
         idle = self.ready and not (self._part_count or self._large_frame)
         if idle or (self.starved and not self._reservation.size):
             return False
         return now > self.started_at + self._limits.begin + self._reservation.size / _MIN_BYTES_PER_SECOND
 
     def read(self) -> None:
-        """Take in what the socket has, no more than one piece. DisconnectError where it has ended."""
+        """Read once from the socket. DisconnectError if it was closed."""
         try:
             if self._large_frame is not None:
                 flags, place, filled = self._large_frame
@@ -163,7 +163,7 @@ class Connection:
             raise DisconnectError("the client has gone")
 
     def take(self, now: float) -> AssembledMessage | None:
-        """The next message, or None: it is not whole yet.
+        """Return the next complete message, or None.
 
         Raises:
             DisconnectError: it is none, or larger than one may be.
@@ -185,7 +185,7 @@ class Connection:
         return None
 
     def send(self, parts: Sequence[Any]) -> bool:
-        """Have a message sent by the next ``flush``; False where too much waits already."""
+        """Queue a message for ``flush``; return False beyond the reply limit."""
         if not self._mechanism.ready:
             return False
         pieces = message(self._mechanism, parts)
@@ -196,7 +196,7 @@ class Connection:
         return True
 
     def flush(self) -> None:
-        """Send what there is room for. DisconnectError where the connection has ended."""
+        """Send queued bytes as far as possible. DisconnectError if the connection was closed."""
         try:
             while self._outbox:
                 pieces = [self._outbox[at] for at in range(min(len(self._outbox), _MAX_PIECES))]
@@ -207,7 +207,7 @@ class Connection:
             raise DisconnectError(str(error)) from error
 
     def close(self) -> None:
-        """Hang up; what waits is dropped."""
+        """Close the connection and drop queued data."""
         self.closed = True
         self._outbox.clear()
         self._buffer.clear()
@@ -235,7 +235,7 @@ class Connection:
             self._outbox.popleft()
 
     def _read_greeting(self) -> bool:
-        """Whether the client's greeting has come."""
+        """Read the client's greeting; return False if it is incomplete."""
         if len(self._buffer) < GREETING:
             if self._buffer and self._buffer[0] != 0xFF:
                 raise DisconnectError("another protocol")
@@ -245,7 +245,7 @@ class Connection:
         return True
 
     def _next_frame(self, now: float) -> tuple[int, Any] | None:
-        """Flags and content of the next frame."""
+        """Return flags and content of the next frame, or None."""
         if self._large_frame is not None:
             flags, room, filled = self._large_frame
             if filled < len(room):
@@ -278,7 +278,7 @@ class Connection:
         return self._next_frame(now)
 
     def _start_large_frame(self, flags: int, size: int, at: int) -> None:
-        """A large frame: the rest of it is read to where it stays."""
+        """Begin to receive a large frame in place."""
         room = memoryview(bytearray(size))
         have = self._buffer[at : at + size]
         room[: len(have)] = have
@@ -287,7 +287,7 @@ class Connection:
         self._drop_parsed()
 
     def _check_frame(self, flags: int, size: int) -> None:
-        """Refuse a frame before its content is there."""
+        """Check the size of a frame before its content arrives."""
         if flags & ~(MORE | LONG | COMMAND):
             raise DisconnectError("no frame")
         if not self.ready or flags & COMMAND:
@@ -299,7 +299,7 @@ class Connection:
             raise DisconnectError("too large a message")
 
     def _reserve(self, size: int) -> bool:
-        """Charge for a frame that makes a message one of more than a piece."""
+        """Reserve memory for a frame of a message larger than one read."""
         if self._message_size + size <= _READ_SIZE:
             return True
         self.starved = not self._reservation.grow(size)
@@ -326,13 +326,13 @@ class Connection:
         self._reservation = self._budget.open_reservation(self._owner)
 
     def _handle_command(self, body: bytes) -> None:
-        """A command of a connection that is ready: a PING is answered, others are passed over."""
+        """Answer a PING; ignore other commands."""
         if body[:5] == b"\x04PING":
             context = body[7:23]
             self._queue_pieces(self._mechanism.seal(COMMAND, command("PONG", context)))
 
     def _drop_parsed(self) -> None:
-        """Forget what has been looked at."""
+        """Drop parsed bytes from the buffer."""
         if self._position:
             del self._buffer[: self._position]
             self._position = 0

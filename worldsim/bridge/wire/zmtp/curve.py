@@ -1,4 +1,4 @@
-"""CURVE, the server's side (RFC 26): NaCl's boxes, with keys that live as long as the connection."""
+"""CURVE mechanism, server side (RFC 26)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["CurveMechanism"]
 
 _HELLO, _INITIATE, _MESSAGE = b"\x05HELLO", b"\x08INITIATE", b"\x07MESSAGE"
 _COMMAND_FLAG = 2
-"""The flag of a command within a box."""
+"""Flag of a command within a box."""
 
 
 class CurveMechanism:
-    """One connection's.
+    """CURVE mechanism of one connection.
 
     Args:
         secret: the server's key, 32 bytes.
@@ -44,13 +44,13 @@ class CurveMechanism:
         self._secret, self._is_authorized = secret, is_authorized
         self.ready, self.key = False, ""
         self._client_connection_key = b""
-        """Its key for this connection."""
+        """Client's short-term key."""
         self._connection_secret = b""
-        """The server's secret for this connection."""
+        """Server's short-term secret."""
         self._cookie_key = secrets.token_bytes(32)
         self._shared = b""
         self._last_received_nonce = -1
-        """The nonce of the last box that came: the next one's is greater."""
+        """Nonce of the last received box; the next one's is greater."""
         self._last_sent_nonce = 0
 
     def answer(self, body: bytes) -> list[bytes]:
@@ -80,7 +80,7 @@ class CurveMechanism:
         return [head(0, 16 + len(box)), _MESSAGE + nonce + box]
 
     def _answer_hello(self, body: bytes) -> bytes:
-        """The answer to HELLO: a key for this connection, and a cookie that only the server can open."""
+        """Answer HELLO: a short-term key, and a cookie that only the server can open."""
         if len(body) != 200 or body[:8] != _HELLO + b"\x01\x00":
             raise DisconnectError("no HELLO")
         client, nonce, box = body[80:112], body[112:120], body[120:]
@@ -98,7 +98,7 @@ class CurveMechanism:
         return command("WELCOME", number + box)
 
     def _answer_initiate(self, body: bytes) -> bytes:
-        """The answer to INITIATE: READY, or an ERROR for a key that may not come in."""
+        """Answer INITIATE: READY, or an ERROR for an unauthorized key."""
         if len(body) < 9 + 96 + 8 + 16 + 128 or body[:9] != _INITIATE:
             raise DisconnectError("no INITIATE")
         cookie, nonce, box = body[9:105], body[105:113], body[113:]

@@ -1,4 +1,4 @@
-"""Frames of ZMTP 3: the greeting, commands, and the parts of messages. RFC 23 and RFC 37."""
+"""ZMTP 3 frames: greeting, commands and message parts. RFC 23 and RFC 37."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ MORE, LONG, COMMAND = 1, 2, 4
 GREETING = 64
 """Bytes."""
 _COPY_LIMIT = 8192
-"""Bytes up to which a part is copied beside its head: to send one piece takes less than to send two."""
+"""Size up to which a part is copied next to its head, which is faster than sending two buffers."""
 _CLIENT_SOCKET_TYPES = (b"DEALER", b"REQ", b"ROUTER")
 
 
 class DisconnectError(Exception):
-    """What a peer sent cannot be gone on from: its connection has to be cut."""
+    """Protocol violation or end of a connection: it has to be closed."""
 
 
 class Mechanism(Protocol):
-    """How a connection is made safe."""
+    """Security mechanism of a connection."""
 
     name: str
     ready: bool
-    """Whether the handshake is over."""
+    """True after the handshake."""
     key: str
-    """The authenticated key of the client, Z85; empty without authentication."""
+    """Authenticated key of the client, Z85; empty without authentication."""
     overhead: int
-    """Bytes at most that a frame has more than its part."""
+    """Largest overhead of a frame over its part, in bytes."""
 
     def answer(self, body: bytes) -> list[bytes]:
         """Frames to send back for a command of the handshake. DisconnectError where it must not go on."""
@@ -56,7 +56,7 @@ class Mechanism(Protocol):
 
 
 class NullMechanism:
-    """No security: for sockets that only their owner can reach."""
+    """NULL mechanism, for sockets that only their owner can reach."""
 
     name, key, overhead = "NULL", "", 0
 
@@ -78,37 +78,37 @@ class NullMechanism:
 
 
 def greeting(mechanism: str) -> bytes:
-    """What a server says first."""
+    """Return the server's greeting."""
     server = mechanism != "NULL"
     name = mechanism.encode().ljust(20, b"\0")
     return b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x01" + name + bytes([server]) + bytes(31)
 
 
 def check_greeting(raw: bytes, mechanism: str) -> None:
-    """DisconnectError where a client speaks another version or mechanism."""
+    """Raise DisconnectError for another version or mechanism."""
     if raw[0] != 0xFF or not raw[9] & 1 or raw[10] < 3 or raw[12:32].rstrip(b"\0") != mechanism.encode():
         raise DisconnectError("another protocol")
 
 
 def head(flags: int, size: int) -> bytes:
-    """What goes before a frame's content."""
+    """Return the head of a frame."""
     if size < 256:
         return bytes((flags, size))
     return bytes((flags | LONG,)) + size.to_bytes(8, "big")
 
 
 def frame(flags: int, body: bytes) -> bytes:
-    """A whole frame."""
+    """Return a whole frame."""
     return head(flags, len(body)) + body
 
 
 def command(name: str, data: bytes) -> bytes:
-    """The content of a command's frame."""
+    """Return the content of a command frame."""
     return bytes([len(name)]) + name.encode() + data
 
 
 def message(mechanism: Mechanism, parts: Sequence[Any]) -> list[Any]:
-    """Bytes-like pieces of a message to be sent; small ones are joined."""
+    """Return the buffers of a message to be sent; small ones are joined."""
     pieces: list[Any] = []
     small = bytearray()
     last = len(parts) - 1
@@ -124,7 +124,7 @@ def message(mechanism: Mechanism, parts: Sequence[Any]) -> list[Any]:
 
 
 def metadata(**values: str) -> bytes:
-    """Properties of the server's socket."""
+    """Return the server's socket properties."""
     rows = {"Socket-Type": "ROUTER", **values}
     return b"".join(
         bytes([len(name)]) + name.encode() + len(value).to_bytes(4, "big") + value.encode()
@@ -146,6 +146,6 @@ def read_metadata(raw: bytes) -> dict[str, bytes]:
 
 
 def check_socket_type(properties: Mapping[str, bytes]) -> None:
-    """DisconnectError where a socket of such a kind cannot ask a ROUTER."""
+    """Raise DisconnectError for a socket type that cannot talk to a ROUTER."""
     if properties.get("socket-type") not in _CLIENT_SOCKET_TYPES:
         raise DisconnectError("another kind of socket")

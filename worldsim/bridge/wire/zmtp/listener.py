@@ -1,4 +1,4 @@
-"""Addresses that clients connect to: bound by one server alone, and on this machine by its owner's alone."""
+"""Listening sockets: exclusive to one server and, for ``ipc://``, to its user."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """Listens until it is closed.
+    """Listening socket, until it is closed.
 
     Args:
         address: ``ipc://PATH``, ``ipc://@NAME`` or ``tcp://HOST:PORT``; the port may be ``*``.
-        owner_only: whether only processes of this one's user, and root's, may connect to an ``ipc://`` address.
+        owner_only: accept only processes of this user and of root at an ``ipc://`` address.
 
     Raises:
         BridgeError: an address that is malformed, or that another server has.
@@ -52,7 +52,7 @@ class Listener:
             raise BridgeError(rule, f"{address}: {error}", remedy) from error
 
     def accept(self) -> socket.socket | None:
-        """The next connection, or None. One for which there is no descriptor is turned away."""
+        """Accept the next connection, or return None; reject it if there is no descriptor."""
         while True:
             try:
                 sock, _ = self.sock.accept()
@@ -71,19 +71,19 @@ class Listener:
             return sock
 
     def close(self) -> None:
-        """Stop. The file of an ``ipc://`` address goes with it."""
+        """Close the socket; deletes the file of an ``ipc://`` address."""
         os.close(self._spare_descriptor)
         self._stack.close()
 
     def _reject_connection(self) -> None:
-        """Use the one descriptor that is kept for it: otherwise who waits would wake the server for ever."""
+        """Reject a connection with the spare descriptor; left waiting it would wake the loop for ever."""
         os.close(self._spare_descriptor)
         with contextlib.suppress(OSError):
             self.sock.accept()[0].close()
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
 
     def _bind_unix(self, path: str) -> socket.socket:
-        """The file is its owner's alone from its first moment; only the lock's holder replaces an old one."""
+        """Bind a file of mode 0600; only the holder of its lock replaces an old one."""
         sock = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         if path.startswith("@"):
             sock.bind("\0" + path[1:])
@@ -118,7 +118,7 @@ class Listener:
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file. BlockingIOError where another process has it."""
+    """Hold a lock file. BlockingIOError if another process has it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -137,7 +137,7 @@ def _hold_lock(path: Path) -> Iterator[None]:
 
 
 def _check_free(path: str) -> None:
-    """Raises OSError where somebody listens at a socket's file, though its lock may have been deleted."""
+    """Raise OSError if a process listens at a socket's file, even without its lock."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""Bytes that a server holds for its clients, in all and for each of them."""
+"""Memory budget for the messages of a server's clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["MemoryBudget", "Reservation"]
 
 
 class MemoryBudget:
-    """So many bytes; may be used from any thread.
+    """Budget of bytes; may be used from any thread.
 
     Args:
         limit: bytes in all.
@@ -23,15 +23,15 @@ class MemoryBudget:
 
     @property
     def used(self) -> int:
-        """Bytes that are held."""
+        """Reserved bytes."""
         return self._used
 
     def open_reservation(self, owner: str) -> Reservation:
-        """Nothing yet, in the name of a client."""
+        """Return an empty reservation of a client."""
         return Reservation(self, owner)
 
     def reserve(self, owner: str, size: int) -> bool:
-        """Hold more; False where that would be too much."""
+        """Reserve more bytes; return False beyond a limit."""
         with self._lock:
             held = self._by_owner.get(owner, 0)
             if self._used + size > self.limit or held + size > self.per_client:
@@ -41,7 +41,7 @@ class MemoryBudget:
             return True
 
     def release(self, owner: str, size: int) -> None:
-        """Hold less."""
+        """Release bytes."""
         with self._lock:
             self._used -= size
             self._by_owner[owner] -= size
@@ -50,7 +50,7 @@ class MemoryBudget:
 
 
 class Reservation:
-    """The bytes of one message, given back when nothing refers to it any more, whatever became of it."""
+    """Bytes of one message, released when the reservation is garbage-collected."""
 
     __slots__ = ("_budget", "_owner", "size")
 
@@ -58,7 +58,7 @@ class Reservation:
         self._budget, self._owner, self.size = budget, owner, 0
 
     def grow(self, size: int) -> bool:
-        """Hold more; False where that would be too much, and nothing is held for it."""
+        """Reserve more bytes; return False beyond a limit, without reserving any."""
         if not self._budget.reserve(self._owner, size):
             return False
         self.size += size
