@@ -1,1 +1,1 @@
-"""What a server of worlds must survive: hostile messages, kill -9, broken networks, churn and overload."""
+"""Stress tests of a server: fuzzed messages, kill -9, network faults, churn and overload."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.stress``: all that a server must survive; the last line is one JSON object."""
+"""``python -m benchmarks.stress``: stress tests of a server; the last line is one JSON object."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ __all__ = ["main"]
 REWIND_FRAMES = 16
 _RATE = Number(whole=False)
 ROUNDS = 5
-"""Attack and pause take turns, so that whatever else the machine does falls on both."""
+"""Attack and baseline alternate, so that other load on the machine affects both."""
 
 
 @dataclass(frozen=True, slots=True)
 class StressAmounts:
-    """How much of each."""
+    """Amounts of each part."""
 
     messages: int
     rate: float
-    """Hostile messages a second."""
+    """Fuzzed messages per second."""
     kills: int
     engine_kills: int
-    """And a quarter as many of the front before them."""
+    """And a quarter as many kills of the router."""
     fault_s: float
     churn_s: float
     overload_s: float
     byte_flood_s: float = 5.0
     steps: int = 10**9
-    """Of the churn, which ends with them or with its seconds."""
+    """Steps after which the churn ends, unless its seconds end first."""
     restores: int = 10_000
-    """Of snapshots that the sender sealed himself."""
+    """Number of forged snapshots."""
     worlds: int = 2_000
-    """Checkpoints with something changed."""
+    """Number of corrupted checkpoints."""
     floods: int = 1
-    """Processes that send hostile messages."""
+    """Processes that send fuzzed messages."""
 
 
 SHORT = StressAmounts(
@@ -69,11 +69,11 @@ NIGHTLY = StressAmounts(
     worlds=100_000,
 )
 PAUSE = 60.0
-"""Seconds at most that a pause between two attacks lasts."""
+"""Longest baseline between two attacks, in seconds."""
 
 
 def fuzz_messages(folder: Path, world: Path, amounts: StressAmounts) -> dict[str, Any]:
-    """Hostile messages beside a good session, whose p99 is compared with that in the pauses between them."""
+    """Fuzz a server; compare the p99 of a victim's steps with the baseline."""
     # A machine that is stopped for a while must not be taken for a client that is gone.
     options = ["--slots", "16", "--lease-ttl", "600"]
     with ServerUnderTest(world, f"ipc://{folder}/fuzz.sock", options, folder / "fuzz.log") as server:
@@ -116,7 +116,7 @@ def fuzz_messages(folder: Path, world: Path, amounts: StressAmounts) -> dict[str
 
 
 def _paced(amounts: StressAmounts) -> bool:
-    """Whether an attack leaves the machine time for others: only then do their times say something."""
+    """Return True if the attack leaves CPU time for others: only then are times meaningful."""
     return 0 < amounts.rate <= SHORT.rate
 
 
@@ -141,7 +141,7 @@ PARTS: dict[str, Callable[[Path, Path, StressAmounts], dict[str, Any]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the parts; 1 where something was lost, doubled, refused, or did not end as it must."""
+    """Run the parts; return 1 if anything failed."""
     arguments = _parser().parse_args(argv)
     amounts = _amounts(arguments)
     if arguments.out:
@@ -167,15 +167,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m benchmarks.stress", description=__doc__)
-    parser.add_argument("--night", action="store_true", help="the long figures; hours")
+    parser.add_argument("--night", action="store_true", help="nightly amounts; takes hours")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--messages", type=NATURAL, metavar="N", help="hostile messages")
-    parser.add_argument("--rate", type=_RATE, metavar="N", help="of them a second; 0: as fast as they go")
-    parser.add_argument("--floods", type=PROCESSES, metavar="N", help="processes that send them")
-    parser.add_argument("--restores", type=NATURAL, metavar="N", help="hostile snapshots")
-    parser.add_argument("--worlds", type=NATURAL, metavar="N", help="hostile checkpoints")
+    parser.add_argument("--messages", type=NATURAL, metavar="N", help="fuzzed messages")
+    parser.add_argument("--rate", type=_RATE, metavar="N", help="messages per second; 0: as fast as possible")
+    parser.add_argument("--floods", type=PROCESSES, metavar="N", help="processes that send fuzzed messages")
+    parser.add_argument("--restores", type=NATURAL, metavar="N", help="forged snapshots")
+    parser.add_argument("--worlds", type=NATURAL, metavar="N", help="corrupted checkpoints")
     parser.add_argument("--kills", type=NATURAL, metavar="N", help="kill -9 of a server")
-    parser.add_argument("--engine-kills", type=NATURAL, metavar="N", help="kill -9 of engines behind a front")
+    parser.add_argument(
+        "--engine-kills", type=NATURAL, metavar="N", help="kill -9 of engines behind a router"
+    )
     parser.add_argument(
         "--steps", type=COUNT, metavar="N", help="steps of the churn, in no more than --churn-s"
     )
@@ -186,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _amounts(arguments: argparse.Namespace) -> StressAmounts:
-    """The slice's or the night's, but for what is given."""
+    """Return the short or nightly amounts, with those given on the command line."""
     if arguments.resume and not arguments.out:
         raise SystemExit("--resume needs --out: the file to add to")
     names = ("messages", "rate", "floods", "restores", "worlds", "kills", "engine_kills", "steps", "churn_s")
@@ -201,7 +203,7 @@ def _world(folder: Path) -> Path:
 
 
 def _light(folder: Path) -> Path:
-    """A world whose steps cost as little as can be: what counts is how many come and go."""
+    """Return a world with the cheapest steps: churn counts sessions."""
     from worldsim.testing import tiny_world
 
     return tiny_world(folder, "light", tokenizer="frame", poses=False)

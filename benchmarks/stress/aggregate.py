@@ -1,4 +1,4 @@
-"""What runs found, added up, and what of it is not as it must be."""
+"""Aggregation of stress results, and their failures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _HOUR = 3600
 
 
 def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
-    """Take one more part or run in.
+    """Merge the result of one part into the total.
 
     Counts and lists are added up, of what has a limit the worst is kept, of the rest the newest.
     """
@@ -62,7 +62,7 @@ def add(total: dict[str, Any], row: Mapping[str, Any]) -> None:
 
 
 def failures(total: Mapping[str, Any]) -> list[str]:
-    """What is not as it must be."""
+    """Return all violated limits."""
     found = [f"{key} {total[key]}" for key in _MUST_BE_ZERO if total.get(key)]
     found += [f"refused {len(total['refused'])}"] if total.get("refused") else []
     # A slope is told from noise in hours only; in a slice of seconds none but a gross leak shows.

@@ -1,4 +1,4 @@
-"""Clients and sessions that come and go for long: memory must not grow, nor open files, nor taken slots."""
+"""Churn of clients and sessions: memory, open files and used slots must not grow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TIMEOUT = 600.0
 
 
 class _VisitingClients(threading.Thread):
-    """Comes, opens sessions, steps and forks them, leaves: politely, or by falling silent."""
+    """Client thread that connects, opens, steps and forks sessions, and disconnects, again and again."""
 
     def __init__(self, address: str, number: int, ended: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -67,7 +67,7 @@ class _VisitingClients(threading.Thread):
 def run(
     folder: Path, world: Path, seconds: float, steps: int = 10**9, journal: bool = True
 ) -> dict[str, Any]:
-    """Let guests come and go for ``seconds``, or for ``steps`` if that is sooner; the first half is warm-up.
+    """Run churn for ``seconds``, or for ``steps`` if that is sooner; the first half is warm-up.
 
     Returns:
         counts: ``churn_steps``, ``churn_sessions``, ``memory_mb_per_h``, ``fd_growth``, ``sessions_left``, ..
@@ -120,7 +120,7 @@ def run(
 def _watch(
     server: ServerUnderTest, seconds: float, enough: Callable[[], bool]
 ) -> list[tuple[float, float, int]]:
-    """(seconds, MiB, open files) a few times a second."""
+    """Sample (seconds, MiB, open files) a few times a second."""
     rows, begun = [], time.monotonic()
     while (now := time.monotonic() - begun) < seconds and server.alive and not enough():
         rows.append((now, server.memory, server.files))
@@ -129,6 +129,6 @@ def _watch(
 
 
 def _slope(times: np.ndarray, memory: np.ndarray) -> tuple[float, float]:
-    """MiB an hour by least squares, and its standard error as if samples were independent."""
+    """Fit MiB per hour by least squares, with its standard error for independent samples."""
     fit, cover = np.polyfit(times / 3600, memory, 1, cov=True)
     return round(float(fit[0]), 2), round(float(np.sqrt(cover[0, 0])), 2)

@@ -1,4 +1,4 @@
-"""Worlds on disk that nobody trained: files of a true one changed, with checksums that match."""
+"""Corrupted checkpoints: files of a valid one changed, with matching checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUMBERS = (float("nan"), float("inf"), -float("inf"), 6e4, -6e4, 0.0)
 
 
 def corrupt(rng: random.Random, true: Path, folder: Path) -> str:
-    """A copy of a world in ``folder`` with something changed; returns what."""
+    """Write a corrupted copy of a world to ``folder``; return what was changed."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(true, folder)
     kind = rng.choice(_GENERATORS)
@@ -38,7 +38,7 @@ def corrupt(rng: random.Random, true: Path, folder: Path) -> str:
 
 
 def rewrite_checksums(folder: Path) -> None:
-    """Checksums that match whatever is there."""
+    """Rewrite the checksums to match the files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     names = [path.relative_to(folder).as_posix() for path in paths]
     sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
@@ -47,13 +47,13 @@ def rewrite_checksums(folder: Path) -> None:
 
 
 def _paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where all entries of a nest are."""
+    """Return the paths of all entries of a nested value."""
     keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path for key, inner in keys for path in ((*at, key), *_paths(inner, (*at, key)))]
 
 
 def _change(rng: random.Random, value: Any) -> str:
-    """Change one entry of a nest."""
+    """Change one entry of a nested value."""
     path = rng.choice(_paths(value))
     holder = value
     for key in path[:-1]:

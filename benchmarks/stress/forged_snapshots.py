@@ -1,4 +1,4 @@
-"""Snapshots that no engine took: parts of a true one changed, and sealed with a right checksum."""
+"""Forged snapshots: parts of a valid one changed, with a valid checksum."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _NUMBERS = (float("nan"), float("inf"), -float("inf"), -1000.0, -2.0, -1.0, 2.0,
 
 
 def seal(body: bytes) -> bytes:
-    """Any bytes with the checksum that a snapshot begins with."""
+    """Prefix bytes with the checksum of a snapshot."""
     return hashlib.sha256(body).digest() + body
 
 
 def open_sealed(blob: bytes) -> tuple[Header, Tensors]:
-    """Header and tensors of a true snapshot."""
+    """Return header and tensors of a valid snapshot."""
     body = blob[hashlib.sha256().digest_size :]
     size = int.from_bytes(body[:8], "little")
     return json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["session"]), load(body)
 
 
 def forge(rng: random.Random, blob: bytes) -> bytes:
-    """One hostile snapshot made from a true one; by chance it may still be one that a session could have."""
+    """Forge a snapshot from a valid one; by chance it may still be valid."""
     return rng.choice(KINDS)(rng, blob)
 
 

@@ -1,4 +1,4 @@
-"""Messages that no honest client sends: noise, cut and bent ones, lies about sizes, others' sessions."""
+"""Message fuzzer: noise, truncated and mutated messages, false sizes, other clients' sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worldsim.bridge.wire.protocol import MAGIC, control_address
 __all__ = ["Flood", "message"]
 
 _GIVE_UP = 10
-"""Messages that were not taken, after which nobody is there."""
+"""Rejected messages after which the server counts as dead."""
 _OPS = (
     "open",
     "step",
@@ -45,13 +45,13 @@ _ODD: tuple[Any, ...] = (
 
 
 def message(rng: random.Random, lease: str, session: str) -> list[bytes]:
-    """One hostile message; ``lease`` is a true one and ``session`` somebody else's."""
+    """Generate a fuzzed message; ``lease`` is valid and ``session`` is another client's."""
     make: Callable[[random.Random, str, str], list[bytes]] = rng.choice(_GENERATORS)
     return make(rng, lease, session)
 
 
 def _header(rng: random.Random, lease: str, session: str) -> dict[str, Any]:
-    """A request that is nearly right."""
+    """Generate an almost valid request header."""
     row: dict[str, Any] = {"op": rng.choice(_OPS), "id": rng.getrandbits(64), "lease": lease}
     row |= {"session": session, "seq": rng.choice((0, 1, 2**40)), "seed": 1, "codec": "raw"}
     row |= {"control": {"keys": ["forward"], "yaw": 0.0}, "frames": 1, "children": [new_name()], "items": []}
@@ -72,7 +72,7 @@ def _mutated(rng: random.Random, lease: str, session: str) -> list[bytes]:
 
 
 def _wrong_owner(rng: random.Random, lease: str, session: str) -> list[bytes]:
-    """Well formed, but for others' sessions, unknown leases and unknown sessions."""
+    """Generate a well-formed request for another client's session, or an unknown session or lease."""
     row = _header(rng, rng.choice((lease, new_name())), rng.choice((session, new_name())))
     return [MAGIC, msgpack.packb(row)]
 
@@ -98,7 +98,7 @@ def _flipped(rng: random.Random, lease: str, session: str) -> list[bytes]:
 
 
 def _false_sizes(rng: random.Random, *_: str) -> list[bytes]:
-    """Headers that claim sizes that are not there, or that grow when they are read."""
+    """Generate headers with false sizes, or that expand when parsed."""
     return [
         MAGIC,
         rng.choice(
@@ -131,7 +131,7 @@ def _large(rng: random.Random, lease: str, session: str) -> list[bytes]:
 
 
 def _false_arrays(rng: random.Random, lease: str, session: str) -> list[bytes]:
-    """A context or a frame that is not what it says."""
+    """Generate a context or frame whose description is false."""
     shape = rng.choice(([2, 60, 80, 3], [2**31, 2**31, 2**31, 3], [0], [-1, 60, 80, 3], [1] * 20))
     array = {
         "dtype": rng.choice(("u1", "f4", "O", "f2")),
@@ -152,7 +152,7 @@ _GENERATORS = (
 
 
 class Flood:
-    """Hostile clients in a process of their own.
+    """Fuzzing client in a process of its own.
 
     Args:
         address: of a server's data socket.
@@ -168,11 +168,11 @@ class Flood:
         self.read()
 
     def start(self, messages: int) -> None:
-        """Send so many messages from now on."""
+        """Start sending so many messages."""
         self._pipe.send(messages)
 
     def read(self, timeout: float = 7200.0) -> dict[str, Any]:
-        """What it has to say once all are sent: ``messages``, ``seconds``, ``unanswered``."""
+        """Wait until all are sent; return ``messages``, ``seconds`` and ``unanswered``."""
         if not self._pipe.poll(timeout):
             return {"messages": 0, "seconds": timeout, "unanswered": 1}
         found: dict[str, Any] = self._pipe.recv()
@@ -196,7 +196,7 @@ def _flood(pipe: Connection, address: str, session: str, rate: float) -> None:
 def _attack(
     client: RawClient, messages: int, rng: random.Random, session: str, rate: float
 ) -> dict[str, Any]:
-    """Send so many messages, then ask on every connection whether anybody is still there."""
+    """Send so many messages, then check that every connection is still answered."""
     address, lease = client.address, str(client.lease)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     sockets = {"data": _dealer(context, address), "control": _dealer(context, control_address(address))}
@@ -234,7 +234,7 @@ def _dealer(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket
 
 
 def _send(dealer: zmq.Socket[bytes], parts: list[bytes]) -> bool:
-    """Send and throw away what was answered so far; False where the server takes nothing for ten seconds."""
+    """Send, discarding replies; return False if the server accepts nothing for ten seconds."""
     with contextlib.suppress(zmq.Again):
         while True:
             dealer.recv_multipart(zmq.DONTWAIT)
@@ -246,7 +246,7 @@ def _send(dealer: zmq.Socket[bytes], parts: list[bytes]) -> bool:
 
 
 def _still_answers(dealer: zmq.Socket[bytes]) -> bool:
-    """Whether an honest question, asked once a second for half a minute, is answered on this connection."""
+    """Return True if a valid request is answered on this connection within half a minute."""
     for _ in range(30):
         _send(
             dealer,
@@ -262,7 +262,7 @@ def _still_answers(dealer: zmq.Socket[bytes]) -> bool:
 
 
 def _send_raw_noise(address: str, rng: random.Random) -> None:
-    """Noise below ZeroMQ: raw bytes on the server's socket, then gone, or half a greeting."""
+    """Send raw bytes or half a ZMTP greeting to the server's socket, and disconnect."""
     kind, _, rest = address.partition("://")
     family = socket.AF_UNIX if kind == "ipc" else socket.AF_INET
     host, _, port = rest.rpartition(":")

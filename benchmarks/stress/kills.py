@@ -20,14 +20,14 @@ from benchmarks.stress.server_process import ServerUnderTest
 __all__ = ["run", "run_replicas"]
 
 CLIENTS, SESSIONS = 4, 8
-"""32 sessions in all."""
+"""32 sessions in total."""
 ENGINES = 2
 TIMEOUT = 600.0
 """Seconds: a machine that does other things, too, may take long to start a server."""
 
 
 class _KilledClient(threading.Thread):
-    """A client that walks through its sessions until it is told to stop, whatever happens to the server."""
+    """Client thread that steps its sessions until stopped, whatever happens to the server."""
 
     def __init__(self, number: int, address: str) -> None:
         super().__init__(daemon=True)
@@ -66,7 +66,7 @@ class _KilledClient(threading.Thread):
 
 
 class _KilledClients:
-    """All clients of one house.
+    """All clients of one server.
 
     Args:
         address: of its data socket.
@@ -81,18 +81,18 @@ class _KilledClients:
             worker.opened.wait(TIMEOUT)
 
     def wait(self, steps: int, timeout: float = 20.0) -> None:
-        """Until so many more steps are acknowledged."""
+        """Wait until so many more steps are acknowledged."""
         end, goal = time.monotonic() + timeout, self.steps + steps
         while self.steps < goal and time.monotonic() < end:
             time.sleep(0.002)
 
     def notify_killed(self) -> None:
-        """Something died: have them look whether all is there when they are next answered."""
+        """Tell the clients of a kill: they check their sessions at the next reply."""
         for worker in self._all:
             worker.server_died.set()
 
     def end(self) -> None:
-        """Let each go one step more, and leave."""
+        """Let each client step once more, and stop."""
         for worker in self._all:
             worker.ended.set()
         for worker in self._all:
@@ -103,7 +103,7 @@ class _KilledClients:
         return sum(trace.seq for worker in self._all for trace in worker.traces)
 
     def counts(self, world: Path, denoising_steps: int, rewind_frames: int) -> dict[str, Any]:
-        """What came of it, every acknowledged frame held against those of an engine that nobody killed."""
+        """Return the counts, comparing all acknowledged frames with those of an undisturbed engine."""
         traces = [trace for worker in self._all for trace in worker.traces if trace.hashes]
         all_counts = [worker.counts for worker in self._all]
         return {
@@ -120,7 +120,7 @@ class _KilledClients:
 def run(
     folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16
 ) -> dict[str, Any]:
-    """Kill a server with 32 walking sessions ``kills`` times, now and then also while it starts.
+    """Kill a server with 32 active sessions ``kills`` times, sometimes while it starts.
 
     Returns:
         counts: ``kills``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, ..
@@ -154,7 +154,7 @@ def run(
 def run_replicas(
     folder: Path, world: Path, kills: int, denoising_steps: int = 1, rewind_frames: int = 16
 ) -> dict[str, Any]:
-    """Kill single engines behind a front ``kills`` times, also while they start or take over; then the front.
+    """Kill engines behind a router ``kills`` times, also during start or failover; then the router.
 
     Returns:
         counts: as ``run``, with ``engine_kills`` and, a quarter as many, ``router_kills``.
@@ -204,7 +204,7 @@ def _server(
 
 
 def _wait_for_replicas(server: ServerUnderTest) -> None:
-    """Wait until all engines behind a front are ready."""
+    """Wait until all engines behind a router are ready."""
     client = RawClient(server.address, timeout=TIMEOUT)
     end = time.monotonic() + TIMEOUT
     try:

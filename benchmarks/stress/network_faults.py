@@ -1,4 +1,4 @@
-"""Broken networks and sleeping clients: no step twice, none lost, others unharmed."""
+"""Network faults and stopped clients: no step twice, none lost, other clients unaffected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["free_ports", "run"]
 
 
 class _ProxiedClient(threading.Thread):
-    """Walks on behind a proxy, whatever it does."""
+    """Client thread behind a proxy that steps on, whatever the proxy does."""
 
     def __init__(self, data: int, control: int, seed: int) -> None:
         super().__init__(daemon=True)
@@ -46,7 +46,7 @@ class _ProxiedClient(threading.Thread):
 
 
 def free_ports() -> int:
-    """A free port whose successor is free, too."""
+    """Return a free port whose successor is free, too."""
     while True:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0))
@@ -61,7 +61,7 @@ def free_ports() -> int:
 def run(
     folder: Path, world: Path, seconds: float, denoising_steps: int = 1, rewind_frames: int = 16
 ) -> dict[str, Any]:
-    """Each fault for ``seconds``, with a client behind a proxy and another one beside it.
+    """Run each fault for ``seconds``, with one client behind a proxy and a victim beside it.
 
     Returns:
         counts: ``fault_steps``, ``lost_steps``, ``duplicate_steps``, ``hash_mismatches``, ``refused``, and by
@@ -111,7 +111,7 @@ def _go_through(
     stopped_victim: Victim,
     server: ServerUnderTest,
 ) -> dict[str, Any]:
-    """One fault after another; what the companion felt of each."""
+    """Run the faults in turn; return their effect on the victim."""
     victim.measure(1)
     baseline = victim.measure(2 * seconds)
     found: dict[str, Any] = {"fault_peace_p99_ms": quantile([baseline], 99)}
@@ -146,7 +146,7 @@ def _delay(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
 
 
 def _half_open(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
-    """What the server answers, then what it is asked, vanishes; the connections stay."""
+    """Drop the server's replies, then the requests, on open connections."""
     for side in ("mute", "deaf"):
         for proxy in proxies:
             setattr(proxy, side, True)
@@ -157,7 +157,7 @@ def _half_open(proxies: tuple[Proxy, Proxy], seconds: float) -> None:
 
 
 def _slow_reader(address: str, seconds: float) -> None:
-    """Asks for many frames and reads none of them."""
+    """Request many frames and read none of them."""
     client = RawClient(address)
     client.sockets["data"].rcvhwm = 1
     client.hello()
@@ -173,7 +173,7 @@ def _slow_reader(address: str, seconds: float) -> None:
 
 
 def _stopped(stopped_victim: Victim, seconds: float) -> None:
-    """A client's process is stopped, not ended; shorter than its lease lasts."""
+    """Stop a client's process for less than its lease lasts."""
     stopped_victim.mark()
     os.kill(stopped_victim.pid, signal.SIGSTOP)
     time.sleep(min(seconds, 2.0))

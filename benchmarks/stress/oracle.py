@@ -1,4 +1,4 @@
-"""Walks through worlds over the wire, and the same in a bare engine: acknowledged frames must be equal."""
+"""Oracle: traces of sessions over the wire, compared with the same in an undisturbed engine."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ KEYS = ("forward", "backward", "turn_left", "turn_right")
 
 
 class RefusedError(Exception):
-    """The server refused what it should have done."""
+    """The server refused a valid request."""
 
 
 @dataclass(slots=True)
 class StressCounts:
-    """What was counted."""
+    """Counts of lost, doubled and refused steps."""
 
     acknowledged: int = 0
     lost_steps: int = 0
-    """Acknowledged steps that a server did not know any more."""
+    """Acknowledged steps that the server has lost."""
     duplicate_steps: int = 0
-    """Steps that a server took although nobody asked for them."""
+    """Steps that the server took without a request."""
     refused: list[str] = field(default_factory=list)
-    """Refusals that should not have been."""
+    """Wrongly refused requests."""
 
 
 @dataclass(slots=True)
 class SessionTrace:
-    """One session: what was asked of it and the hash of each frame that was acknowledged."""
+    """Trace of one session: its requests, and the hash of each acknowledged frame."""
 
     seed: int
     keys: tuple[str, ...] = KEYS
@@ -49,20 +49,20 @@ class SessionTrace:
     observed_share: float = 0.0
     """Share of its requests that are observed frames, to frames of noise."""
     shape: tuple[int, ...] = ()
-    """Of a frame."""
+    """Shape of a frame."""
     pose: list[float] | None = None
-    """Of the newest frame."""
+    """Pose of the newest frame."""
     done: list[dict[str, Any]] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
 
     def open(self, client: RawClient) -> None:
-        """Begin the session."""
+        """Open the session."""
         reply = _checked(client.ask("open", session=self.name, seed=self.seed))
         self.hashes.append(_hash(reply.payloads[0]))
         self.shape, self.pose = tuple(reply.header["step"]["frame"]["shape"]), reply.header["step"]["pose"]
 
     def plan(self, rng: random.Random) -> dict[str, Any]:
-        """The next request: mostly a step, sometimes a rewind or an observed frame."""
+        """Return the next request: mostly a step, sometimes a rewind or an observed frame."""
         if self.depth and rng.random() < 0.05:
             return {"op": "rewind", "frames": rng.randint(1, min(4, self.depth))}
         keys = [key for key in self.keys if rng.random() < 0.3]
@@ -72,14 +72,14 @@ class SessionTrace:
         return {"op": "step", "control": {"keys": keys, "yaw": round(rng.uniform(-0.2, 0.2), 3)}}
 
     def take(self, request: Mapping[str, Any], frame: bytes) -> None:
-        """Note what was acknowledged."""
+        """Record an acknowledged request."""
         self.seq += 1
         self.depth += -request["frames"] if request["op"] == "rewind" else 1
         self.done.append(dict(request))
         self.hashes.append(_hash(frame))
 
     def send_next(self, client: RawClient, rng: random.Random, timeout: float | None = None) -> None:
-        """One request and its acknowledgement."""
+        """Send one request, and record its reply."""
         request = self.plan(rng)
         fields, payloads = {**request, "session": self.name, "seq": self.seq + 1}, []
         if request["op"] == "observe":
@@ -90,7 +90,7 @@ class SessionTrace:
         self.take(request, reply.payloads[0])
 
     def check_seq(self, sessions: Mapping[str, int], counts: StressCounts, in_flight: int = 1) -> None:
-        """Hold the last seq that a server knows against what was acknowledged."""
+        """Compare the server's last seq with the acknowledged one."""
         seq = sessions.get(self.name, -1)
         counts.lost_steps += max(0, self.seq - seq)
         counts.duplicate_steps += max(0, seq - self.seq - in_flight)
@@ -99,7 +99,7 @@ class SessionTrace:
 def step_together(
     traces: list[SessionTrace], client: RawClient, rng: random.Random, timeout: float | None = None
 ) -> None:
-    """One step of each walk in one request; items that are refused for now are asked for again."""
+    """Step several sessions in one request; retry items that are unavailable."""
     left = {}
     for trace in traces:
         control = trace.plan(rng).get("control", {})
@@ -128,7 +128,7 @@ def step_together(
 def count_mismatches(
     world: Path, traces: list[SessionTrace], denoising_steps: int, rewind_frames: int
 ) -> int:
-    """Go the same walks in a bare engine of this process. Returns how many acknowledged frames differ."""
+    """Replay the traces in an engine of this process; return the number of differing frames."""
     import torch
 
     import worldsim

@@ -1,4 +1,4 @@
-"""Four times as much asked as can be done: what is done must stay as much, and refusals must come at once."""
+"""Overload by a factor of four: throughput must not drop, and refusals must be immediate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 CLIENTS, SESSIONS = 2, 32
 ROUNDS = 8
-"""Load and overload take turns, each first in half of them: whatever else the machine does falls on both."""
+"""Load and overload alternate, each first in half of the rounds."""
 
 
 def run(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _load(address: str, depth: int, seconds: float) -> dict[str, Any]:
 
 
 class _LoadGenerator:
-    """Keeps ``depth`` steps of each session under way, in the order of their seq."""
+    """Load generator that keeps ``depth`` steps of each session in flight, in order of seq."""
 
     def __init__(self, client: RawClient, depth: int) -> None:
         self.client, self.depth = client, depth
@@ -94,7 +94,7 @@ class _LoadGenerator:
         self.rejects: list[float] = []
 
     def fill(self) -> None:
-        """Ask for what is not asked for yet."""
+        """Send the missing requests."""
         now = time.monotonic()
         for ahead in range(1, self.depth + 1):
             for name, taken in list(self.taken.items()):
@@ -103,7 +103,7 @@ class _LoadGenerator:
                     self.take(0)  # or the time that all the asking takes would count as the server's
 
     def take(self, wait: float) -> None:
-        """Take the replies that are there."""
+        """Handle available replies."""
         reply = self.client.next(wait)
         while reply is not None:
             asked = self.asked.pop(reply.header["id"], None)

@@ -24,7 +24,7 @@ class _Pipe:
 
 
 class Proxy:
-    """Passes connections on to a port of this machine.
+    """TCP proxy to a port of this machine.
 
     Args:
         port: of the server.
@@ -36,16 +36,16 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", listen))
         self.port: int = self._listener.getsockname()[1]
         self.delay = 0.0
-        """Seconds that everything takes longer, either way."""
+        """Delay in seconds, in both directions."""
         self.deaf = self.mute = False
-        """Whether what clients send, or what the server answers, is swallowed while connections stay open."""
+        """True while data of clients, or replies of the server, are dropped on open connections."""
         self._pipes: list[_Pipe] = []
         self._drop, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def drop(self) -> None:
-        """Cut all connections, whatever is under way."""
+        """Close all connections."""
         self._drop.set()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A plain client: one socket to each of the server's two, no threads, sees every reply and every refusal."""
+"""Raw client: one socket each for data and control, no threads, all replies visible."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["RawClient", "Reply", "UnansweredError", "new_name"]
 
 
 class UnansweredError(Exception):
-    """No reply came although the request was repeated."""
+    """No reply, although the request was repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered."""
+    """Reply of a server."""
 
     header: dict[str, Any]
     payloads: list[bytes]
@@ -34,12 +34,12 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """Of a refusal."""
+        """Code of an error reply."""
         return "" if self.ok else str(self.header["error"]["code"])
 
 
 def new_name() -> str:
-    """A session's name."""
+    """Return a new session name."""
     return secrets.token_hex(16)
 
 
@@ -62,7 +62,7 @@ class RawClient:
         self._last_heartbeat = time.monotonic()
 
     def hello(self, timeout: float | None = None) -> dict[str, Any]:
-        """Take up the old lease, or a new one; returns what the server says of itself."""
+        """Resume the old lease, or get a new one; return the reply."""
         reply = self.ask("hello", kind="control", timeout=timeout, client="stress", lease=self.lease)
         if not reply.ok:
             raise UnansweredError(f"hello: {reply.header}")
@@ -79,7 +79,7 @@ class RawClient:
         repeat: float = 1.0,
         **fields: Any,
     ) -> Reply:
-        """Ask until there is an answer: again after ``repeat`` seconds of silence, later when UNAVAILABLE."""
+        """Send until answered: again after ``repeat`` seconds of silence, later if UNAVAILABLE."""
         parts, number = self.request(op, payloads, **fields)
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         while time.monotonic() < end:
@@ -94,20 +94,20 @@ class RawClient:
         raise UnansweredError(op)
 
     def request(self, op: str, payloads: Sequence[bytes] = (), **fields: Any) -> tuple[list[Any], int]:
-        """The parts of a request, and its id."""
+        """Return the parts of a request, and its id."""
         number = next(self._ids)
         lease = {} if op in ("hello", "info") else {"lease": self.lease}
         return encode({"op": op, "id": number, **lease, **fields}, payloads), number
 
     def send_once(self, parts: Sequence[Any], kind: str = "data") -> None:
-        """Send, unless the pipe is full: then it is as if it had got lost."""
+        """Send once; a full socket counts as a lost message."""
         try:
             self.sockets[kind].send_multipart(parts, zmq.DONTWAIT)
         except zmq.Again:
             time.sleep(0.01)
 
     def wait(self, number: int, seconds: float, kind: str = "data") -> Reply | None:
-        """The reply to a request; replies to others, which came late, are dropped."""
+        """Wait for the reply to a request; late replies to others are dropped."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             reply = self.next(left, kind)
@@ -116,7 +116,7 @@ class RawClient:
         return None
 
     def next(self, seconds: float, kind: str = "data") -> Reply | None:
-        """The next reply, whatever it answers."""
+        """Return the next reply to any request."""
         self.heartbeat()
         socket = self.sockets[kind]
         if seconds > 0 and not socket.poll(math.ceil(seconds * 1000)):
@@ -128,7 +128,7 @@ class RawClient:
         return Reply(message.header, message.payloads)
 
     def heartbeat(self) -> None:
-        """Renew the lease if it is time."""
+        """Renew the lease if due."""
         if self.lease and time.monotonic() - self._last_heartbeat > 1:
             self._last_heartbeat = time.monotonic()
             self.send_once(self.request("heartbeat")[0], "control")
@@ -149,6 +149,6 @@ class RawClient:
         return socket
 
     def _reconnect(self, kind: str) -> None:
-        """Another socket: what lies unread in the old one's pipes goes with it."""
+        """Replace the socket, dropping its unread messages."""
         self.sockets[kind].close()
         self.sockets[kind] = self._connect(kind)

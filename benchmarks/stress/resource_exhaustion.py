@@ -1,4 +1,4 @@
-"""Clients that take all they can of bytes, connections and descriptors, and a server that stands still."""
+"""Exhaustion of memory, connections and file descriptors, and a stopped server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worldsim.errors import WorldsimError
 __all__ = ["bytes_", "descriptors", "pauses"]
 
 ROUNDS = 3
-"""Attack and pause take turns, so that whatever else the machine does falls on both."""
+"""Attack and baseline alternate, so that other load on the machine affects both."""
 CLIENTS = 300
 TTL = 2.0
 _MIB = 2**20
@@ -39,7 +39,7 @@ _READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
 
 def bytes_(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
-    """Messages that never end, of nothing but parts, large ones that wait, and replies that nobody reads.
+    """Send endless messages, messages of many parts, large waiting ones, and read no replies.
 
     Returns:
         counts: ``byte_flood_memory_mb``, the server's largest growth; ``byte_flood_p99_ratio`` of a victim's
@@ -69,7 +69,7 @@ def bytes_(folder: Path, world: Path, seconds: float) -> dict[str, Any]:
 
 
 def descriptors(folder: Path, world: Path) -> dict[str, Any]:
-    """More connections than a server has descriptors for, none of which says a word, beside honest clients.
+    """Open more silent connections than the server has descriptors, beside valid clients.
 
     Returns:
         counts: ``clients_rejected``, honest clients that could not come in, step or observe.
@@ -96,7 +96,7 @@ def descriptors(folder: Path, world: Path) -> dict[str, Any]:
 
 
 def pauses(folder: Path, world: Path) -> dict[str, Any]:
-    """A server that stands still for ten times as long as leases last, while clients go on with their beats.
+    """Stop a server for ten times the lease time, while clients send heartbeats.
 
     Returns:
         counts: ``leases_lost`` of 300, ``pause_sessions_lost``.
@@ -120,7 +120,7 @@ def pauses(folder: Path, world: Path) -> dict[str, Any]:
 
 
 class _IdleClients:
-    """Clients, each with its own connections, lease and session."""
+    """Many idle clients, each with its own connection, lease and session."""
 
     def __init__(self, address: str) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -139,12 +139,12 @@ class _IdleClients:
         data.close()
 
     def heartbeat(self, most: int = CLIENTS) -> None:
-        """Each says that it is alive."""
+        """Send heartbeats."""
         for one in self._visitors[:most]:
             one.heartbeat()
 
     def count(self) -> tuple[int, int]:
-        """Leases and sessions that are no more."""
+        """Count lost leases and sessions."""
         leases = [(one.lease, one.hello()) for one in self._visitors]
         lost = sum(old != reply["lease"] for old, reply in leases)
         kept = {name for _, reply in leases for name in reply["sessions"]}
@@ -157,7 +157,7 @@ class _IdleClients:
 
 
 class _OneSocket:
-    """One of a crowd: its control connection."""
+    """Control connection of one idle client."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.socket = context.socket(zmq.DEALER)
@@ -167,7 +167,7 @@ class _OneSocket:
         self.session = new_name()
 
     def hello(self) -> dict[str, Any]:
-        """Says hello with its lease, until that is answered; the reply."""
+        """Send ``hello`` with its lease until answered; return the reply."""
         for _ in range(30):
             with contextlib.suppress(zmq.Again):
                 self.socket.send_multipart(
@@ -213,7 +213,7 @@ def _connect_and_step(address: str, keys: ClientKeys) -> None:
 
 @contextlib.contextmanager
 def _silent(port: int, count: int) -> Iterator[None]:
-    """Connections that say nothing."""
+    """Open silent connections."""
     idle_clients: list[socket.socket] = []
     for at in range(count):
         with contextlib.suppress(OSError):
@@ -227,7 +227,7 @@ def _silent(port: int, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(server: ServerUnderTest) -> Iterator[list[float]]:
-    """How much memory the server has, again and again."""
+    """Sample the server's memory."""
     seen, over = [server.memory], threading.Event()
 
     def look() -> None:
@@ -243,7 +243,7 @@ def _watched(server: ServerUnderTest) -> Iterator[list[float]]:
 
 @contextlib.contextmanager
 def _attacked(address: str) -> Iterator[None]:
-    """Every kind of hostile client, in a process of its own."""
+    """Run the attacker in a process of its own."""
     context = multiprocessing.get_context("spawn")
     over, ready = context.Event(), context.Event()
     process = context.Process(target=_attack, args=(address, ready, over), daemon=True)
@@ -272,7 +272,7 @@ def _attack(address: str, ready: Event, over: Event) -> None:
 
 
 class _Attacker:
-    """A tenth of a second's work: 8 MiB never finished, 15 MB to be refused, replies that nobody reads."""
+    """Attacker: unfinished 8 MiB messages, 15 MB of refused ones, unread replies, per turn."""
 
     def __init__(self, address: str, lease: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -284,7 +284,7 @@ class _Attacker:
         self._large = bytes(8 * _MIB)
 
     def turn(self, session: str) -> None:
-        """Send some of each kind."""
+        """Send some messages of each kind."""
         self._send(next(self._endless), [self._large], zmq.SNDMORE)
         self._empty_parts()
         items = [{"session": session, "seq": seq} for seq in range(1, 9)]

@@ -1,4 +1,4 @@
-"""A real server process of a tiny world: started, killed, looked into."""
+"""Server process of a tiny world, for stress tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ServerUnderTest:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout: float = 60.0) -> float:
-        """Start it and wait for its first answer. Returns the seconds that took."""
+        """Start it and wait for its first reply; return the seconds it took."""
         begun = time.monotonic()
         self.launch()
         client = RawClient(self.address)
@@ -65,7 +65,7 @@ class ServerUnderTest:
         self.process.wait()
 
     def kill_engine(self, rng: random.Random) -> int:
-        """kill -9 of one of its engines, processes of their own; 1, or 0 where none runs."""
+        """Kill -9 one of its engine processes; return 1, or 0 if none runs."""
         assert self.process is not None
         children = [int(row[0]) for row in _processes() if int(row[1]) == self.process.pid]
         if not children:
@@ -91,7 +91,7 @@ class ServerUnderTest:
 
     @property
     def memory(self) -> float:
-        """Resident anonymous memory in MiB; 0 where it has ended."""
+        """Resident anonymous memory in MiB; 0 if it has ended."""
         if not self.alive:
             return 0.0
         lines = self._proc("status").read_text().splitlines()
@@ -100,7 +100,7 @@ class ServerUnderTest:
 
     @property
     def files(self) -> int:
-        """Open file descriptors; 0 where it has ended."""
+        """Open file descriptors; 0 if it has ended."""
         return 0 if not self.alive else len(list(self._proc("fd").iterdir()))
 
     def _proc(self, name: str) -> Path:
@@ -117,7 +117,7 @@ class ServerUnderTest:
 
 
 def _processes() -> Iterator[tuple[str, str]]:
-    """Id and parent of all that run."""
+    """Return ids and parent ids of all running processes."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             number, _, rest = path.read_text().partition(" ")

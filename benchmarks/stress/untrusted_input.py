@@ -1,4 +1,4 @@
-"""Snapshots, checkpoints and journals that are not what they say, at a server and at a loader."""
+"""Untrusted snapshots, checkpoints and journals."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["flips", "restores", "worlds"]
 
 SLOTS = 8
 _MEMORY = 8 * 2**30
-"""Bytes of address space that a loader of hostile checkpoints may take."""
+"""Limit of a loader's address space in bytes."""
 _TIMEOUT = 120.0
-"""Seconds that one of them may take."""
+"""Seconds that loading one checkpoint may take."""
 
 
 def restores(folder: Path, world: Path, count: int) -> dict[str, Any]:
-    """Sealed hostile snapshots on a live server beside an honest client.
+    """Restore forged snapshots on a running server, beside a victim.
 
     Returns:
         counts: ``restores``, ``restores_taken`` (such as a session could have: stepped and closed),
@@ -66,7 +66,7 @@ def restores(folder: Path, world: Path, count: int) -> dict[str, Any]:
 
 
 def _try_restore(client: RawClient, blob: bytes) -> str:
-    """The code of a refusal, or "ok" where it was taken, in which case it is stepped and closed."""
+    """Return the error code, or "ok" if restored; then step and close it."""
     session = new_name()
     reply = client.ask("restore", [blob], session=session, timeout=20)
     if not reply.ok:
@@ -78,7 +78,7 @@ def _try_restore(client: RawClient, blob: bytes) -> str:
 
 
 def worlds(folder: Path, count: int) -> dict[str, Any]:
-    """Hostile checkpoints, loaded and stepped in a process of their own.
+    """Load and step corrupted checkpoints in a process of their own.
 
     Returns:
         counts: ``worlds``, ``worlds_refused``, ``world_exits`` and ``world_errors``: other than one
@@ -118,7 +118,7 @@ def worlds(folder: Path, count: int) -> dict[str, Any]:
 
 
 def _load_many(pipe: Connection, folder: Path, first: int, count: int) -> None:
-    """Load checkpoints by number and tell of each, before and after."""
+    """Load checkpoints by number, and report each, before and after."""
     import torch
 
     from worldsim.testing import tiny_world
@@ -157,7 +157,7 @@ def _load(folder: Path) -> tuple[str, str]:
 
 
 def flips(folder: Path, world: Path) -> dict[str, Any]:
-    """Every single bit of a server's journal flipped, one at a time.
+    """Flip every single bit of a server's journal, one at a time.
 
     Returns:
         counts: ``flips``, ``flips_refused``, ``flips_torn`` (of the last record, which is kept and told of as

@@ -1,4 +1,4 @@
-"""A well-behaved client in a process of its own: whatever others do, its steps must come as fast as ever."""
+"""Victim: a well-behaved client in a process of its own, whose latency must not suffer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT = 600.0
 
 
 class Victim:
-    """Walks through one session, ``rate`` steps a second.
+    """Client that steps one session at a fixed rate.
 
     Args:
         address: of a server's data socket.
@@ -39,19 +39,19 @@ class Victim:
         self.pid: int = self._process.pid or 0
 
     def mark(self) -> dict[str, Any]:
-        """What happened since the last mark: ``steps``, ``times_ms`` of each, ``refused``."""
+        """Return ``steps``, ``times_ms`` and ``refused`` since the last mark."""
         self._pipe.send("mark")
         found: dict[str, Any] = self._pipe.recv()
         return found
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """What happens in the next ``seconds``."""
+        """Return what happens in the next ``seconds``, as ``mark``."""
         self.mark()
         time.sleep(seconds)
         return self.mark()
 
     def end(self) -> SessionTrace | None:
-        """Close its session. Returns its walk; None if it does not answer."""
+        """Close its session; return its trace, or None if it does not answer."""
         self._pipe.send("end")
         trace: SessionTrace | None = self._pipe.recv() if self._pipe.poll(60) else None
         self._process.join(5)
@@ -62,7 +62,7 @@ class Victim:
 def step_steadily(
     pipe: Connection, client: RawClient, trace: SessionTrace, rng: random.Random, rate: float, resume: Event
 ) -> None:
-    """Step until told to end, answering marks."""
+    """Step until told to stop, answering marks."""
     times: list[float] = []
     refused: list[str] = []
     due = time.monotonic()
@@ -96,7 +96,7 @@ def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
 
 
 def quantile(rows: list[dict[str, Any]], percent: float) -> float:
-    """Of the milliseconds of all steps that some marks tell of."""
+    """Return a percentile of all step times in milliseconds."""
     times = [time for row in rows for time in row["times_ms"]]
     return round(float(np.percentile(times or [float("nan")], percent)), 2)
 

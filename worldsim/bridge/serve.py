@@ -115,57 +115,59 @@ def _await_stdin_end(stop_requested: threading.Event) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim serve", description=__doc__.partition(":")[2].strip().capitalize())
-    parser.add_argument("world", help="a shipped world's name, or a folder")
-    parser.add_argument(
+    add = parser.add_argument
+    add("world", help="a shipped world's name, or a folder")
+    add(
         "--bind",
         metavar="ADDRESS",
         help="ipc://PATH or tcp://HOST:PORT (default: worldsim-WORLD.sock in $XDG_RUNTIME_DIR)",
     )
-    parser.add_argument(
-        "--journal", type=Path, metavar="DIR", help="keep a journal: nothing acknowledged is lost, ever"
+    add(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="folder of a journal: acknowledged requests survive a crash",
     )
-    parser.add_argument(
-        "--fsync", action="store_true", help="with --journal: not even when the power fails (slower)"
+    add(
+        "--fsync",
+        action="store_true",
+        help="with --journal: wait for the disk, to survive a loss of power (slower)",
     )
-    parser.add_argument(
-        "--keys", type=Path, metavar="DIR", help="let in those whose keys are here; see `worldsim keys`"
-    )
-    parser.add_argument("--slots", type=_SLOTS, default=64, help="sessions of one batch (%(default)s)")
-    parser.add_argument(
+    add("--keys", type=Path, metavar="DIR", help="folder of authorized keys; see `worldsim keys`")
+    add("--slots", type=_SLOTS, default=64, help="sessions in one batch (%(default)s)")
+    add(
         "--offload",
         type=NATURAL,
         default=0,
         metavar="MIB",
         help="memory for sessions beyond the slots (%(default)s)",
     )
-    parser.add_argument(
+    add(
         "--denoising-steps",
         type=DENOISING,
         choices=DENOISING_STEPS,
         default=2,
         help="denoising passes a frame, K (%(default)s)",
     )
-    parser.add_argument("--rewind-frames", type=NATURAL, default=16, help="frames to rewind (%(default)s)")
-    parser.add_argument("--context", type=COUNT, help="frames of past (default: as trained)")
-    parser.add_argument(
-        "--metrics-port", type=PORT, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1"
-    )
-    parser.add_argument(
+    add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding (%(default)s)")
+    add("--context", type=COUNT, help="frames of past (default: as trained)")
+    add("--metrics-port", type=PORT, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1")
+    add(
         "--lease-ttl",
         type=SECONDS,
         default=30.0,
         help="seconds that a silent client keeps its sessions (%(default)s)",
     )
-    parser.add_argument(
+    add(
         "--replicas",
         type=PROCESSES,
         default=1,
         help="processes, one per device, behind the one address (%(default)s)",
     )
-    parser.add_argument("--behind-router", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
-    parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
+    add("--behind-router", action="store_true", help=argparse.SUPPRESS)
+    add("--device", default="auto")
+    add("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
 
@@ -200,7 +202,7 @@ def _address(args: argparse.Namespace) -> str:
 
 
 def replica_command_lines(args: argparse.Namespace) -> list[list[str]]:
-    """The command lines of the engines behind a router: as its own, each with its share of the machine."""
+    """Return the command lines of the engines behind a router, each with its share of the machine."""
     shared = ["serve", args.world]
     for name in ("slots", "offload", "denoising_steps", "rewind_frames", "context", "lease_ttl", "dtype"):
         value = getattr(args, name)

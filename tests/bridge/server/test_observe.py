@@ -259,7 +259,7 @@ def test_it_is_told_and_counted(client: ScriptedClient, server: Server) -> None:
     assert "worldsim_observe_seconds_count 1.0" in lines
 
 
-@pytest.mark.parametrize("every", [3, 64])
+@pytest.mark.parametrize("snapshot_interval", [3, 64])
 def test_nothing_is_lost_when_a_server_starts_again(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot_interval: int
 ) -> None:
