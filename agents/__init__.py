@@ -1,1 +1,1 @@
-"""Those who act in a world: people (``human``), scripts, chance."""
+"""Agents that act in a world: people (``human``), scripts, random keys, learners."""

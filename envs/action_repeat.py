@@ -65,10 +65,10 @@ class ActionRepeat(VectorWrapper):
                 final = last if final is None else torch.where(_wide(now, last), last, final)
             episode = {name: torch.where(now, info["episode"][name], kept) for name, kept in episode.items()}
         self.lengths.extend(episode["l"][over].tolist())
-        told: dict[str, Any] = {"episode": episode, "_episode": over}
+        merged: dict[str, Any] = {"episode": episode, "_episode": over}
         if final is not None:
-            told |= {"final_obs": torch.where(_wide(over, final), final, observations), "_final_obs": over}
-        return observations, rewards, terminated, truncated, told
+            merged |= {"final_obs": torch.where(_wide(over, final), final, observations), "_final_obs": over}
+        return observations, rewards, terminated, truncated, merged
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

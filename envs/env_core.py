@@ -73,7 +73,7 @@ class EnvCore:
             rule = "max_uncertainty needs a world with poses: without them there is no uncertainty"
             raise ConfigError(rule, max_uncertainty, "leave max_uncertainty out")
         if not hasattr(self.world, "batch") and (observation, temperature) != ("pixels", 1.0):
-            rule = "a world that is dreamt elsewhere gives pixels at temperature 1"
+            rule = "a served world gives pixels at temperature 1"
             raise ConfigError(rule, (observation, temperature), "load the world here")
         self.temperature, self.observation = check_temperature(temperature), observation
         self._slots, self._denoising_steps = slots, denoising_steps

@@ -155,7 +155,7 @@ class GoalSeekingPolicy:
     Args:
         plan: the map.
         visits: ``float [nx, ny]``, counts of this episode's frames by cell; shared, read only.
-        rng: the only source of chance.
+        rng: the only source of randomness.
         side: angle in radians between the way it goes and the way it looks: 0 ahead, pi backwards.
     """
 
@@ -229,7 +229,7 @@ class PolicyMixture:
     Args:
         space: the source's controls.
         plan: its map, or None.
-        rng: the only source of chance.
+        rng: the only source of randomness.
         field_of_view: the horizontal one, in radians.
     """
 

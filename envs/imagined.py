@@ -42,8 +42,8 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         reward_fn: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
             memory; see ``worldsim.envs.reward.RewardFns``.
         temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
-        starts: distribution of the starts, unless ``reset`` is given one: numbers of the world's starts, weights
-            by number, or a callable of a generator; see ``StartDistribution``. None: uniform.
+        starts: distribution of starts, used unless ``reset`` names one: numbers of the world's starts,
+            weights by number, or a callable of a generator; see ``StartDistribution``. None: uniform.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.

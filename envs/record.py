@@ -84,8 +84,8 @@ def _announce(spec: SourceSpec) -> None:
     (height, width), keys = spec.size, spec.control_space.keys
     shown = ", ".join(keys[:12]) + (f" and {len(keys) - 12} more" if len(keys) > 12 else "")
     poses = "camera poses" if spec.has_pose else "no camera poses"
-    told = f"{spec.name}: frames of {height}x{width} at {spec.fps:g} fps, {poses}, keys {shown or 'none'}"
-    print(told, file=sys.stderr)
+    line = f"{spec.name}: frames of {height}x{width} at {spec.fps:g} fps, {poses}, keys {shown or 'none'}"
+    print(line, file=sys.stderr)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Worlds that a server dreams as Gymnasium environments: many workers, one engine."""
+"""Served worlds as Gymnasium environments: many workers share one engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["RemoteEnv", "RemoteVectorEnv"]
 
 
 class RemoteEnv(ImaginedEnv):
-    """An ``ImaginedEnv`` whose world is dreamt by ``worldsim serve``.
+    """An ``ImaginedEnv`` whose world is served by ``worldsim serve``.
 
     Spaces, observations and ``info`` are the same. Make it in the process that steps it: the workers of a
     ``SubprocVecEnv`` or of RLlib share the server's engine, and none of them holds a network.
@@ -70,7 +70,7 @@ class RemoteEnv(ImaginedEnv):
 
 
 class RemoteVectorEnv(NumpyVectorEnv):
-    """A ``NumpyVectorEnv`` whose episodes are dreamt by ``worldsim serve``, all stepped in one message.
+    """A ``NumpyVectorEnv`` whose episodes are served by ``worldsim serve``, all stepped in one message.
 
     Args:
         num_envs: number of episodes.

@@ -49,11 +49,11 @@ class WorldProxy:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        told = client.world
-        self.name = told.name
-        has_pose = told.intrinsics is not None or told.control_space.pose
-        self.spec = SpecProxy(told.size, told.fps, told.control_space, has_pose)
-        self.starts = range(told.starts)
+        described = client.world
+        self.name = described.name
+        has_pose = described.intrinsics is not None or described.control_space.pose
+        self.spec = SpecProxy(described.size, described.fps, described.control_space, has_pose)
+        self.starts = range(described.starts)
 
     def engine(self, slots: int, denoising_steps: int, rewind_frames: int) -> EngineProxy:
         """The server's engine, which has its own slots, denoising steps and history."""

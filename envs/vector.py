@@ -52,9 +52,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     are over: ``reset(options={"reset_mask": terminations | truncations})``.
 
     On a GPU a step copies nothing to the host and does not synchronise: actions are not checked (see
-    ``BatchedActions``), ``final_obs`` is always there, a step that DISABLED would refuse goes on, and the next
-    episodes' seeds and starts are prefetched. It synchronises once a step with a ``reward_fn`` of single steps
-    (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and with "dict" actions.
+    ``BatchedActions``), ``final_obs`` is always there, a step that DISABLED would refuse goes on, and the
+    next episodes' seeds and starts are prefetched. It synchronises once a step with a ``reward_fn`` of single
+    steps (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and with "dict" actions.
 
     Args:
         num_envs: number of episodes.
@@ -267,17 +267,17 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
     def _begin(self, rows: Sequence[int], seeds: Sequence[int | None], starts: Sequence[Start]) -> None:
         """Begin episodes anew, with ``seeds`` or the next one of each one's own sequence."""
-        told = [row for row, seed in zip(rows, seeds, strict=True) if seed is not None]
+        seeded = [row for row, seed in zip(rows, seeds, strict=True) if seed is not None]
         filled = self._filled(rows, seeds)
         for row, seed in zip(rows, seeds, strict=True):
             if seed is not None:
                 self._rngs[row] = seeding.np_random(seed)[0]
-        if self._reset_queue is not None and told:
-            self._reset_queue.forget(told)
+        if self._reset_queue is not None and seeded:
+            self._reset_queue.forget(seeded)
         self._start(rows, filled, starts)
 
     def _start(self, rows: Sequence[int], seeds: Sequence[int], starts: Sequence[Start]) -> None:
-        """Begin episodes where they are told to or where their seeds send them."""
+        """Begin episodes at their given starts, or at those that their seeds draw."""
         places = [
             self.core.start(seed) if start is None else start
             for seed, start in zip(seeds, starts, strict=True)
@@ -332,15 +332,15 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
 
 
 def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
-    told = {} if step.pose is None else {"pose": step.pose}
-    told |= {
+    info = {} if step.pose is None else {"pose": step.pose}
+    info |= {
         "pose_given": step.pose_given,
         "uncertainty": step.uncertainty,
         "known": step.known,
         "frame_index": step.index,
         "seed": step.seed,
     }
-    return told | {f"_{name}": mask.clone() for name in told}
+    return info | {f"_{name}": mask.clone() for name in info}
 
 
 def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:

@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         envs.reset(seed=0)
         envs.action_space.seed(0)
-        told = [torch.as_tensor(envs.step(envs.action_space.sample())[1]) for _ in range(options.frames)]
+        rewards = [torch.as_tensor(envs.step(envs.action_space.sample())[1]) for _ in range(options.frames)]
         envs.close()
-        print(f"{name}: {torch.stack(told).float().mean():.3f}")
+        print(f"{name}: {torch.stack(rewards).float().mean():.3f}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``worldsim dream-train``: learn in a dream, play the real game, learn the world anew from that, and again.
+"""``worldsim dream-train``: train a policy in a dream, play the real game, fine-tune the world, and repeat.
 
 A round is a folder: the world (fine-tuned from the second round on), the policy, its score. What is there
 already is not made again, so that an interrupted run goes on with ``--resume``.
@@ -36,7 +36,7 @@ _TABLE = "rounds.json"
 _POLICY = "policy.safetensors"
 _SCORE = "score.json"
 _SEED = Number(high=3998)
-"""As of recordings: those above would play the episodes that figures are told on."""
+"""As of recordings: those above would play the episodes that metrics are measured on."""
 _TEMPERATURE = Number(whole=False, high=10)
 
 
@@ -102,8 +102,9 @@ def _play_round(args: argparse.Namespace, number: int, world: World, folder: Pat
         )
         begun = world.with_starts(real_beginnings(world, args.starts, args.seed))
         outcome = train_policy(begun, _share(args), settings, partial(print, flush=True))
-        told = {"dream_mean": outcome.dream_frames * (world.spec.tics or 1), "fps": outcome.frames_per_second}
-        (folder / "dream.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+        tics = outcome.dream_frames * (world.spec.tics or 1)
+        summary = {"dream_mean": tics, "fps": outcome.frames_per_second}
+        (folder / "dream.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
         save_policy(path, outcome.policy, outcome.metadata)
     row = json.loads((folder / "dream.json").read_text(encoding="utf-8"))
     policy, scored = load_policy(path), folder / _SCORE

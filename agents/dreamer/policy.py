@@ -1,4 +1,4 @@
-"""A small policy on what is behind an imagined frame, and the file that it is kept in."""
+"""A small policy on the latent of an imagined frame, and its file."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def load_policy(path: Path) -> LatentPolicy:
     rule = "a policy must be a file that `worldsim dream-train` wrote"
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {})[_METADATA])
-        policy = LatentPolicy(PolicyMetadata(**told))
+            fields = json.loads((file.metadata() or {})[_METADATA])
+        policy = LatentPolicy(PolicyMetadata(**fields))
         policy.load_state_dict(load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(rule, f"{path}: {error}", "train one, or name another file") from error

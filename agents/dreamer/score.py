@@ -1,4 +1,4 @@
-"""``worldsim score``: how long an agent lives in the real game, beside chance and a blind rhythm.
+"""``worldsim score``: survival time of an agent in the real game, beside random keys and blind alternation.
 
 Scores are in the game's own tics; every agent plays the same fresh episodes.
 """
@@ -92,15 +92,15 @@ def score_policy(
     count, space = len(games), games.spec.control_space
     mine = play(PolicyBatchAgent(world, policy, count))
     score = Score(episodes, *_figures(mine), float(np.median(mine)))
-    told = asdict(score)
+    values = asdict(score)
     if rivals:
         period = best_rhythm(games, seed, rivals)
         blind, blind_se = _figures(play(PeriodicBatchAgent(count, space, period)))
-        told |= {"blind_mean": blind, "blind_se": blind_se, "blind_period": period}
-        told["random_mean"] = _figures(play(RandomBatchAgent(count, space, seed)))[0]
+        values |= {"blind_mean": blind, "blind_se": blind_se, "blind_period": period}
+        values["random_mean"] = _figures(play(RandomBatchAgent(count, space, seed)))[0]
     if swapped:
-        told["swapped_mean"] = _figures(play(PolicyBatchAgent(world, policy, count, swapped=True)))[0]
-    return Score(**told)
+        values["swapped_mean"] = _figures(play(PolicyBatchAgent(world, policy, count, swapped=True)))[0]
+    return Score(**values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,8 +153,8 @@ def _figures(tics: np.ndarray) -> tuple[float, float]:
     return float(tics.mean()), float(tics.std(ddof=min(1, len(tics) - 1)) / len(tics) ** 0.5)
 
 
-def _without_nan(told: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if value != value else value for name, value in told.items()}
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _told(score: Score) -> str:

@@ -1,4 +1,4 @@
-"""PPO on what is behind the frames of a dream: many short-sighted decisions, each held for some frames."""
+"""PPO on the latents of imagined frames, with action repeat and a short horizon."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _learn(
     rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
     policy.normalise(rollout.frames)  # of what a policy that acts at random meets
     optimizer = torch.optim.Adam(policy.parameters(), ppo.learning_rate, eps=1e-5)
-    told, rate = began, 0.0
+    logged_at, rate = began, 0.0
     with ProgressReporter("dreaming", 1.0) as reporter, contextlib.suppress(KeyboardInterrupt):
         while (progress := (time.monotonic() - began) / (60 * minutes)) < 1 or not frames:
             for group in optimizer.param_groups:
@@ -133,8 +133,8 @@ def _learn(
             rate = frames / (time.monotonic() - began)
             line = f"{frames} frames, {rate:.0f}/s, dreams of {_mean(envs):.0f} frames"
             reporter.update(min(1.0, progress), line)
-            if time.monotonic() - told > 30:
-                told = time.monotonic()
+            if time.monotonic() - logged_at > 30:
+                logged_at = time.monotonic()
                 tell(line)
     return TrainingResult(policy.eval(), replace(metadata, frames=frames), _mean(envs), rate)
 
@@ -154,7 +154,7 @@ def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
 
 
 def _survival(steps: BatchStep) -> tuple[torch.Tensor, torch.Tensor]:
-    """The chance of an end costs, whether it is drawn or not: the same on average, with less noise."""
+    """Cost of the termination probability instead of drawn ends: the same mean with less variance."""
     assert steps.termination_prob is not None, "the engine is here"
     return -_PENALTY * steps.termination_prob, steps.terminated
 

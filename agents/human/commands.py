@@ -1,4 +1,4 @@
-"""Everything that the window can be told to do, with its default keys and its line in the help."""
+"""Commands of the window, with their default keys and help texts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """One thing to be told: its name in a keymap, default keys (as pygame names them), help text and help
-    column.
-    """
+    """A command: its name in a keymap, default keys (as pygame names them), help text and help column."""
 
     name: str
     keys: tuple[str, ...]

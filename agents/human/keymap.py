@@ -86,12 +86,12 @@ def load_keymap(world_keys: Iterable[str], path: Path | None = None) -> Keymap:
     # A keymap serves several worlds: keys that only another world knows are no fault, but a misspelt one is.
     _check_names(keys, (*world_keys, *USUAL), path)
     wanted = _wanted({name: keys[name] for name in keys if name in world_keys}, path)
-    told = _wanted(commands, path)
-    for key in wanted.keys() & told.keys():
-        raise ConfigError(f"a key does one thing only in {path}", key, f"give {told[key]!r} another key")
+    commanded = _wanted(commands, path)
+    for key in wanted.keys() & commanded.keys():
+        raise ConfigError(f"a key does one thing only in {path}", key, f"give {commanded[key]!r} another key")
     return Keymap(
-        _replaced(keymap.keys, wanted, told),
-        _replaced(keymap.commands, told, wanted),
+        _replaced(keymap.keys, wanted, commanded),
+        _replaced(keymap.commands, commanded, wanted),
         _sensitivity(table, path),
     )
 

@@ -1,4 +1,4 @@
-"""The pictures that stand side by side at a moment: the dream, a second future, the real engine."""
+"""Panes side by side: the dream, a second branch, the real engine."""
 
 from __future__ import annotations
 

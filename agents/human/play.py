@@ -43,7 +43,7 @@ WALK = 200  # frames, where nobody says how many
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run with these arguments and return the exit code: 0, or 2 after an error that was told in one line."""
+    """Run with these arguments and return the exit code: 0, or 2 after a user's error."""
     return run_command(lambda: _play(_parser().parse_args(argv)), "worldsim play")
 
 

@@ -22,10 +22,10 @@ REMEMBERED = 256  # frames that can be shown again while rewinding without playi
 
 
 class ReferenceRun:
-    """A source that is brought to a start's moment and then follows the dream's controls.
+    """A source that is brought to a start and then follows the session's controls.
 
-    Whatever the dream does that the source cannot (rewind, go back to a saved moment), ``stale`` is set and
-    the episode is played anew from its seed, a slice of time at each ``catch_up``, before both go on.
+    When the session does what the source cannot (rewind, restore), ``stale`` is set and the episode is
+    replayed from its seed, a slice of time at each ``catch_up``, before both continue.
     """
 
     def __init__(self, source: Source, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -63,7 +63,7 @@ def test_the_explorer_gets_around(hide_pose: bool) -> None:
 def test_the_explorer_turns_away_from_what_stops_it() -> None:
     actor, rng, space = make_agent("scripted"), np.random.default_rng(0), SPACES["doom"]
     stuck = SimpleNamespace(
-        frame=np.pane(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0
+        frame=np.tile(np.uint8([[0, 90]]), (8, 6))[..., None].repeat(3, -1), pose=None, index=0
     )
     moving = [SimpleNamespace(frame=np.roll(stuck.frame, i, 1), pose=None, index=i) for i in range(10)]
     for view in moving:

@@ -92,7 +92,7 @@ def test_skrl_learns() -> None:
     torch.manual_seed(0)
     vector = ImaginedVectorEnv(4, world=FakeWorld(ends_at=20), max_episode_steps=17)
     envs = SkrlEnv(vector)
-    policy = ppo_skrl.ActorCritic(envs)
+    policy = ppo_skrl.SkrlActorCritic(envs)
     ppo_skrl.train(envs, policy, 6 * 64, 16)
     rewards = []
     for _ in range(17):

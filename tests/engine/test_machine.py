@@ -1,7 +1,7 @@
 """An engine under any sequence of calls, against a model that knows only histories of controls.
 
 A dream is a function of (seed, start, controls): whoever has the same past must show the same frame, whatever
-happened in other slots, whether it was alone or in a batch, seated or parked: bit for bit.
+happened in other slots, whether it was alone or in a batch, in a slot or offloaded: bit for bit.
 """
 
 from __future__ import annotations

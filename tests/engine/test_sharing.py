@@ -1,4 +1,4 @@
-"""One copy of a world's weights a process, and worlds that are pickled by name and digest."""
+"""One copy of a world's weights a process, and worlds that are pickled by name and hash."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def frames(engine: Engine, seed: int, count: int) -> list[bytes]:
 
 @pytest.mark.parametrize("slots", [6, 2])
 def test_threads_that_share_an_engine_get_their_own_frames(world: World, slots: int) -> None:
-    """With fewer slots than threads sessions are parked and come back between others' steps."""
+    """With fewer slots than threads sessions are offloaded and come back between others' steps."""
     alone = world.engine(1, rewind_frames=0)
     true = [frames(alone, seed, 6) for seed in range(6)]
     offload_bytes = (6 - slots) * alone.session_bytes

@@ -72,7 +72,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
     noise = lambda state, draw, shape: philox.normal_rows(state.seeds, state.indices, draw, shape)  # noqa: E731
     monkeypatch.setattr(imagine, "normals", noise)
-    monkeypatch.setattr(walkable_map, "asks", lambda device: False)
+    monkeypatch.setattr(walkable_map, "may_read_values", lambda device: False)
     decode = lambda self, actions: imagine.ControlBatch(self.unchecked(actions))  # noqa: E731
     monkeypatch.setattr(BatchedActions, "controls", decode)
     return monkeypatch

@@ -103,7 +103,8 @@ def test_a_session_begins_with_given_frames(folder: Path, capsys: pytest.Capture
 
 
 def test_a_remote_client(folder: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Server(load(folder, "cpu").engine(4, rewind_frames=4), ServerOptions(address=address, metrics_port=0)):
+    engine = load(folder, "cpu").engine(4, rewind_frames=4)
+    with Server(engine, ServerOptions(address=address, metrics_port=0)):
         assert example(EXAMPLE_REMOTE).main([address]) == 0
     assert "2 branches at frame" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Fork, rewind, parking and snapshots where the memory is a GPU's."""
+"""Fork, rewind, offloading and snapshots where the memory is a GPU's."""
 
 from __future__ import annotations
 

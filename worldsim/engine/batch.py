@@ -71,7 +71,7 @@ class WorldBatch:
 
         Args:
             rows: which.
-            seeds: of each one's chance.
+            seeds: seed of each one's sampling.
             starts: of each: a number of the world's starts, given frames, or None: what its seed picks.
 
         Raises:
@@ -108,9 +108,13 @@ class WorldBatch:
         return self._session_init.pick_start(seed)
 
     def step(self, controls: ControlBatch) -> BatchStep:
-        """Dream one frame of every world."""
-        lead = controls.to(self.world.device)
-        self.now = self._captured(lead) if self.world.device.type == "cuda" else self._work(lead)
+        """Imagine one frame of every world."""
+        control_tensors = controls.to(self.world.device)
+        self.now = (
+            self._captured(control_tensors)
+            if self.world.device.type == "cuda"
+            else self._work(control_tensors)
+        )
         return self.now
 
     def observe(self, frames: np.ndarray, controls: ControlBatch) -> BatchStep:
@@ -120,15 +124,15 @@ class WorldBatch:
             EngineError: frames of another shape or type, or of a world that needs their poses.
         """
         if self.world.networks.has_poses:
-            rule = "frames of worlds learnt with poses must be taken in one by one"
+            rule = "frames of worlds learnt with poses must be observed one by one"
             raise EngineError(rule, self.world.name, "use Session.observe")
         if frames.shape != (shape := (self.count, *self.world.spec.size, 3)) or frames.dtype != np.uint8:
             raise EngineError(f"frames must be uint8 {list(shape)}", f"{frames.dtype} {list(frames.shape)}")
         everyone = slice(0, self.count)
         with torch.inference_mode():
             given, part = to_model(frames, self.world.device), self._state.over(everyone)
-            lead = controls.to(self.world.device)
-            self.now = self._fitting(self._stepper.observe(everyone, given, lead, part))
+            control_tensors = controls.to(self.world.device)
+            self.now = self._fitting(self._stepper.observe(everyone, given, control_tensors, part))
         return self.now
 
     def _prefill(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
@@ -140,24 +144,24 @@ class WorldBatch:
         """The same without frames where they are not wanted."""
         return seen if self.decode else replace(seen, frame=seen.frame[:, :0, :0])
 
-    def _work(self, lead: ControlTensors, rows: Tensor | None = None) -> BatchStep:
+    def _work(self, control_tensors: ControlTensors, rows: Tensor | None = None) -> BatchStep:
         """Step all worlds, a few in each lane."""
 
         def work(rows: np.ndarray) -> BatchStep:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            return self._stepper.step(part, lead.pick(part), self.denoising_steps, self.decode)
+            return self._stepper.step(part, control_tensors.pick(part), self.denoising_steps, self.decode)
 
         return BatchStep.cat([step for _, step in self._workers.run(self.count, work)])
 
-    def _captured(self, lead: ControlTensors) -> BatchStep:
+    def _captured(self, control_tensors: ControlTensors) -> BatchStep:
         """As ``_work``, captured at the first call, which leaves the worlds where they were."""
-        posed = lead.poses is not None
+        posed = control_tensors.poses is not None
         if posed not in self._steppers:
             with torch.inference_mode():
                 before = self._state.pick(slice(None))
-                self._steppers[posed] = captured(self._work, lead, None)
+                self._steppers[posed] = captured(self._work, control_tensors, None)
                 self._state.put(slice(None), before)
-        return self._steppers[posed](lead, None)
+        return self._steppers[posed](control_tensors, None)
 
     def _fill_bank(self) -> tuple[WorldState, BatchStep]:
         """All starts of the world, a row each."""

@@ -115,13 +115,13 @@ class BatchStep:
             known: the pose is one that the world knows.
             posed: the source has poses.
         """
-        one, told = torch.ones_like(state.indices), newest.uncertainty.double().masked_fill(~known, 1.0)
+        one, values = torch.ones_like(state.indices), newest.uncertainty.double().masked_fill(~known, 1.0)
         return BatchStep(
             frame=torch.from_numpy(frame[None].copy()).to(state.indices.device),
             pose_given=one > 0 if given else one < 0,
             reward=torch.zeros_like(state.pose_uncertainty),
             terminated=one < 0,
-            uncertainty=told if posed else torch.full_like(told, torch.nan),
+            uncertainty=values if posed else torch.full_like(values, torch.nan),
             known=known,
             index=state.indices - 1,
             seed=state.seeds,
@@ -133,12 +133,12 @@ class BatchStep:
     @staticmethod
     def cat(parts: Sequence[BatchStep]) -> BatchStep:
         """The rows of all parts, in their order."""
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             field.name: torch.cat([getattr(part, field.name) for part in parts])
             for field in fields(BatchStep)
             if isinstance(getattr(parts[0], field.name), Tensor)
         }
-        return replace(parts[0], single=None, **told)
+        return replace(parts[0], single=None, **values)
 
     @staticmethod
     def empty(
@@ -196,9 +196,9 @@ class BatchStep:
         if self.single is not None:
             return list(self.single)
         names = [field.name for field in fields(self) if field.name not in _BATCH_ONLY]
-        told = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
         # Apart from what comes and goes: histories keep it, and it would break the heap up.
-        tensors = {name: part for name, part in told.items() if isinstance(part, Tensor)}
+        tensors = {name: part for name, part in values.items() if isinstance(part, Tensor)}
         host = {name: buffer_pool.clone(part.cpu()).numpy() for name, part in tensors.items()}
         return [self._row(host, i) for i in range(len(self.reward))]
 
@@ -222,8 +222,8 @@ class BatchStep:
 
     def _with(self, other: BatchStep, mix: Callable[[Tensor, Tensor], Tensor]) -> BatchStep:
         mine, theirs = self._shown(), other._shown()
-        told: dict[str, Any] = {name: mix(part, theirs[name]) for name, part in mine.items()}
-        return replace(self, denoising_steps=0, latent=None, single=None, **told)
+        values: dict[str, Any] = {name: mix(part, theirs[name]) for name, part in mine.items()}
+        return replace(self, denoising_steps=0, latent=None, single=None, **values)
 
 
 def _features(latent: Tensor, state: WorldState) -> Tensor:

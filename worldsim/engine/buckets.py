@@ -44,46 +44,56 @@ class Buckets:
     def step(
         self, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
     ) -> BatchStep:
-        """Dream a frame in each of ``slots``; see ``Stepper.step``."""
+        """Imagine a frame in each of ``slots``; see ``Stepper.step``."""
         count = len(slots)
         rows = np.append(slots, [self._spare] * (self.size_of(count) - count)).astype(np.int64)
-        lead = self._filled(controls.to(self._device), len(rows))
+        control_tensors = self._filled(controls.to(self._device), len(rows))
         index = upload(rows, self._device)
-        return self._work_of(lead, index, denoising_steps, frames)(lead, index).pick(slice(count))
+        return self._work_of(control_tensors, index, denoising_steps, frames)(control_tensors, index).pick(
+            slice(count)
+        )
 
     def warm(self, denoising_steps: int) -> None:
         """Make ready for steps of every size; says on a terminal how far that is."""
         width = self._stepper.networks.control_size
         console = Console(stderr=True)
         for size in track(self.sizes, "getting ready", console=console, disable=not console.is_terminal):
-            lead = ControlTensors(torch.zeros(size, width, device=self._device))
+            control_tensors = ControlTensors(torch.zeros(size, width, device=self._device))
             rows = torch.full((size,), self._spare, device=self._device)
-            self._work_of(lead, rows, denoising_steps, True)
+            self._work_of(control_tensors, rows, denoising_steps, True)
 
-    def _work_of(self, lead: ControlTensors, rows: torch.Tensor, denoising_steps: int, frames: bool) -> Work:
-        key = (len(rows), denoising_steps, frames, lead.poses is not None)
+    def _work_of(
+        self, control_tensors: ControlTensors, rows: torch.Tensor, denoising_steps: int, frames: bool
+    ) -> Work:
+        key = (len(rows), denoising_steps, frames, control_tensors.poses is not None)
         if key not in self._steppers:
             work = self._work(denoising_steps, frames)
             spare = torch.full_like(rows, self._spare)  # what is tried out must not move a session
-            self._steppers[key] = captured(work, lead, spare) if self._device.type == "cuda" else work
+            self._steppers[key] = (
+                captured(work, control_tensors, spare) if self._device.type == "cuda" else work
+            )
         return self._steppers[key]
 
     def _work(self, denoising_steps: int, frames: bool) -> Work:
-        def work(lead: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
-            assert rows is not None, "always told"
-            return self._stepper.step(rows, lead, denoising_steps, frames)
+        def work(control_tensors: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
+            assert rows is not None, "buckets always name their rows"
+            return self._stepper.step(rows, control_tensors, denoising_steps, frames)
 
         return work
 
-    def _filled(self, lead: ControlTensors, size: int) -> ControlTensors:
-        """``lead`` with rows for the spare ones."""
-        more = size - len(lead.vector)
+    def _filled(self, control_tensors: ControlTensors, size: int) -> ControlTensors:
+        """``control_tensors`` with rows for the spare ones."""
+        more = size - len(control_tensors.vector)
         if not more:
-            return lead
-        vector = torch.cat([lead.vector, lead.vector.new_zeros(more, lead.vector.shape[1])])
-        if lead.poses is None or lead.pose_mask is None:
+            return control_tensors
+        vector = torch.cat(
+            [control_tensors.vector, control_tensors.vector.new_zeros(more, control_tensors.vector.shape[1])]
+        )
+        if control_tensors.poses is None or control_tensors.pose_mask is None:
             return ControlTensors(vector)
-        eye = torch.eye(4, dtype=lead.poses.dtype, device=self._device).repeat(more, 1, 1)
+        eye = torch.eye(4, dtype=control_tensors.poses.dtype, device=self._device).repeat(more, 1, 1)
         return ControlTensors(
-            vector, torch.cat([lead.poses, eye]), torch.cat([lead.pose_mask, lead.pose_mask.new_zeros(more)])
+            vector,
+            torch.cat([control_tensors.poses, eye]),
+            torch.cat([control_tensors.pose_mask, control_tensors.pose_mask.new_zeros(more)]),
         )

@@ -21,10 +21,10 @@ _WARM_UP = 3
 class Graph:
     """A step function captured as a graph. The constructor runs it a few times with the given inputs."""
 
-    def __init__(self, work: Work, lead: ControlTensors, rows: torch.Tensor | None) -> None:
+    def __init__(self, work: Work, control_tensors: ControlTensors, rows: torch.Tensor | None) -> None:
         with torch.inference_mode(False):  # they are written to in whatever mode the caller is
-            self._inputs = [part.clone() for part in _parts(lead, rows)]
-        count, posed = 3 if lead.poses is not None else 1, lead.poses is not None
+            self._inputs = [part.clone() for part in _parts(control_tensors, rows)]
+        count, posed = 3 if control_tensors.poses is not None else 1, control_tensors.poses is not None
 
         def bound() -> BatchStep:
             vector, *rest = self._inputs[:count]
@@ -41,9 +41,9 @@ class Graph:
         with torch.cuda.graph(self._graph):
             self._seen = bound()
 
-    def __call__(self, lead: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
+    def __call__(self, control_tensors: ControlTensors, rows: torch.Tensor | None) -> BatchStep:
         """Replay the graph; the result is a copy."""
-        for mine, theirs in zip(self._inputs, _parts(lead, rows), strict=True):
+        for mine, theirs in zip(self._inputs, _parts(control_tensors, rows), strict=True):
             mine.copy_(theirs, non_blocking=True)
         self._graph.replay()
         return self._seen.copy()
@@ -66,16 +66,20 @@ def kernels_disabled() -> Iterator[None]:
         _are_disabled = before
 
 
-def captured(work: Work, lead: ControlTensors, rows: torch.Tensor | None) -> Work:
+def captured(work: Work, control_tensors: ControlTensors, rows: torch.Tensor | None) -> Work:
     """Capture ``work`` as a graph; if that fails, warn and return it unchanged."""
     if _are_disabled:
         return work
     try:
-        return Graph(work, lead, rows)
+        return Graph(work, control_tensors, rows)
     except RuntimeError as error:
         warnings.warn(f"steps are launched one by one, for a graph failed: {error}", stacklevel=2)
         return work
 
 
-def _parts(lead: ControlTensors, rows: torch.Tensor | None) -> list[torch.Tensor]:
-    return [part for part in (lead.vector, lead.poses, lead.pose_mask, rows) if part is not None]
+def _parts(control_tensors: ControlTensors, rows: torch.Tensor | None) -> list[torch.Tensor]:
+    return [
+        part
+        for part in (control_tensors.vector, control_tensors.poses, control_tensors.pose_mask, rows)
+        if part is not None
+    ]

@@ -332,8 +332,8 @@ class Engine(Synchronized):
         """Step some slots, whose rows ``state`` is over."""
         if self._buckets is not None:
             return self._buckets.step(slots, controls, denoising_steps, frames).rows()
-        lead = controls.to(self.world.device)
-        return self._stepper.step(self._rows(slots), lead, denoising_steps, frames, state).rows()
+        control_tensors = controls.to(self.world.device)
+        return self._stepper.step(self._rows(slots), control_tensors, denoising_steps, frames, state).rows()
 
     def _roll_back(self, session: Session, before: Undo | None) -> bool:
         """Roll a session back after a failed step; False if that cannot be done."""

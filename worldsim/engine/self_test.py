@@ -97,8 +97,8 @@ class _Product:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for calls that torch treats alike."""
-        told = [_layout(part) if isinstance(part, Tensor) else repr(part) for part in self.arguments]
-        return (self.call, *told, repr(self.options))
+        outputs = [_layout(part) if isinstance(part, Tensor) else repr(part) for part in self.arguments]
+        return (self.call, *outputs, repr(self.options))
 
     def is_same_in_batches(self) -> bool:
         """True if rows give the same bits alone and in batches."""
@@ -120,13 +120,13 @@ class _Product:
 
     def _sensitive(self) -> list[Any]:
         """Operands of 32 rows whose terms cancel in pairs, far apart in the sum; what is left is rounding."""
-        arguments, chance = list(self.arguments), torch.Generator().manual_seed(0)
+        arguments, generator = list(self.arguments), torch.Generator().manual_seed(0)
         operands = _PRODUCTS[self.call]
         length = self.arguments[operands[0].argument].shape[operands[0].summed]
-        plus, minus = torch.randperm(length, generator=chance)[: length // 2 * 2].view(2, -1)
+        plus, minus = torch.randperm(length, generator=generator)[: length // 2 * 2].view(2, -1)
         for operand, sign in zip(operands, (-1, 1), strict=True):
             like = self.arguments[operand.argument]
-            made = _spread(like, _ROWS if operand.has_rows else len(like), chance)
+            made = _spread(like, _ROWS if operand.has_rows else len(like), generator)
             made.index_copy_(operand.summed, minus, sign * made.index_select(operand.summed, plus))
             arguments[operand.argument] = made.expand(_ROWS, *made.shape[1:]) if _is_shared(like) else made
         return arguments
@@ -180,10 +180,10 @@ def _steps_are_same_on(threads: int, networks: Networks, state: WorldState) -> b
     rng, one, other = np.random.default_rng(2), state.pick(slice(1)), state.pick(slice(1))
     for number in range(_rounds(state)):
         controls, passes = _controls(networks, 1, rng), _passes(networks, number)
-        told = _stepped(networks, one, controls, passes)
+        outputs = _stepped(networks, one, controls, passes)
         with thread_limit(threads):
             again = _stepped(networks, other, controls, passes)
-        if not all(map(torch.equal, told, again)):
+        if not all(map(torch.equal, outputs, again)):
             return False
     return True
 
@@ -214,16 +214,16 @@ def _advance(
 ) -> list[Tensor]:
     """Step some rows of ``state`` as one batch, as an engine does."""
     part = state.over(rows)
-    told = _stepped(networks, part, controls.pick(rows), passes)
+    outputs = _stepped(networks, part, controls.pick(rows), passes)
     state.take(rows, part)
-    return told
+    return outputs
 
 
 def _stepped(networks: Networks, state: WorldState, controls: ControlTensors, passes: int) -> list[Tensor]:
     """Step ``state``; all that an engine answers or keeps, rows first."""
     unit = imagine_frame(networks, state, controls, passes)
-    told = (unit.frame, unit.latent, unit.reward, unit.continue_prob, unit.uncertainty)
-    return [*told, *state.parts().values(), *state.generator.tensors().values()]
+    outputs = (unit.frame, unit.latent, unit.reward, unit.continue_prob, unit.uncertainty)
+    return [*outputs, *state.parts().values(), *state.generator.tensors().values()]
 
 
 def _begun(networks: Networks, starts: Sequence[Context]) -> WorldState:
@@ -248,13 +248,13 @@ def _controls(networks: Networks, rows: int, rng: np.random.Generator) -> Contro
     return ControlTensors(torch.from_numpy(vector))
 
 
-def _spread(like: Tensor, rows: int, chance: torch.Generator) -> Tensor:
+def _spread(like: Tensor, rows: int, generator: torch.Generator) -> Tensor:
     """Numbers of both signs and many sizes, of the type and memory layout of ``like``, in ``rows`` rows."""
     shape = (1 if _is_shared(like) else rows, *like.shape[1:])
     order = sorted(range(like.ndim), key=lambda axis: (axis > 0, -like.stride()[axis]))
     size = [shape[axis] for axis in order]
-    scale = torch.rand(size, generator=chance).mul_(2 * _SPREAD).sub_(_SPREAD).exp2_()
-    made = torch.randn(size, generator=chance).sign_().mul_(scale).to(like.dtype)
+    scale = torch.rand(size, generator=generator).mul_(2 * _SPREAD).sub_(_SPREAD).exp2_()
+    made = torch.randn(size, generator=generator).sign_().mul_(scale).to(like.dtype)
     return made.permute(*np.argsort(order).tolist())
 
 

@@ -29,20 +29,20 @@ def cached(facts: Mapping[str, object], test: Callable[[], Invariance]) -> Invar
 
     If the folder cannot be written every process runs the test.
     """
-    told = json.dumps({**facts, **_machine()}, sort_keys=True, default=str)
-    path = _folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
+    content = json.dumps({**facts, **_machine()}, sort_keys=True, default=str)
+    path = _folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
     kept = _read(path)
     if kept is None:
         kept = test()
-        _keep(path, {"invariance": asdict(kept), "facts": json.loads(told)})
+        _keep(path, {"invariance": asdict(kept), "facts": json.loads(content)})
     return kept
 
 
 def _read(path: Path) -> Invariance | None:
     """The cached result; None if there is none or it is damaged."""
     try:
-        told = json.loads(path.read_text())["invariance"]
-        batch, threads = told["batch"], told["threads"]
+        content = json.loads(path.read_text())["invariance"]
+        batch, threads = content["batch"], content["threads"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Invariance(batch=batch is True, threads=threads is True)

@@ -28,10 +28,10 @@ class SessionHost(Protocol):
     """Frames that are kept for rewinding."""
 
     def step(self, controls: Mapping[Session, ControlLike]) -> dict[Session, Step]:
-        """Dream one frame of every session named."""
+        """Imagine one frame of every session named."""
 
     def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
-        """Dream a frame for each control."""
+        """Imagine a frame for each control."""
 
     def observe(
         self, session: Session, frame: np.ndarray, pose: np.ndarray | None, control: ControlLike

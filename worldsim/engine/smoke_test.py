@@ -44,7 +44,7 @@ def _fault(stored: StoredWorld) -> str:
     size = tuple(unit.frame.shape)
     if size != (1, 3, *source.size):
         return f"frames {list(size)} of a source of {list(source.size)}"
-    told = (
+    outputs = (
         unit.frame,
         unit.latent,
         unit.reward,
@@ -53,4 +53,4 @@ def _fault(stored: StoredWorld) -> str:
         state.poses,
         state.agent,
     )
-    return "" if all(bool(torch.isfinite(part).all()) for part in told) else "a frame that is not finite"
+    return "" if all(bool(torch.isfinite(part).all()) for part in outputs) else "a frame that is not finite"

@@ -22,7 +22,7 @@ class Stepper:
     def step(
         self,
         rows: Rows,
-        lead: ControlTensors,
+        control_tensors: ControlTensors,
         denoising_steps: int,
         decode: bool = True,
         part: WorldState | None = None,
@@ -31,22 +31,24 @@ class Stepper:
 
         Args:
             rows: of the state.
-            lead: the controls of these rows.
+            control_tensors: the controls of these rows.
             denoising_steps: denoising steps, K.
             decode: False: frames are not wanted, and are empty in the answer.
             part: what ``state.over(rows)`` gave, if it was asked for before.
         """
         with torch.inference_mode():
             part = self.state.over(rows) if part is None else part
-            imagined = imagine_frame(self.networks, part, lead, denoising_steps, decode)
+            imagined = imagine_frame(self.networks, part, control_tensors, denoising_steps, decode)
             self.state.take(rows, part)
             return BatchStep.of(
-                imagined, part, lead.pose_mask, denoising_steps, decode, self.networks.has_poses
+                imagined, part, control_tensors.pose_mask, denoising_steps, decode, self.networks.has_poses
             )
 
-    def observe(self, rows: Rows, frames: Tensor, lead: ControlTensors, part: WorldState) -> BatchStep:
+    def observe(
+        self, rows: Rows, frames: Tensor, control_tensors: ControlTensors, part: WorldState
+    ) -> BatchStep:
         """Take given ``frames`` [B, 3, H, W] as the next ones of some rows; see ``step``."""
         with torch.inference_mode():
-            imagined = observe_frame(self.networks, part, frames, lead)
+            imagined = observe_frame(self.networks, part, frames, control_tensors)
             self.state.take(rows, part)
-            return BatchStep.of(imagined, part, lead.pose_mask, 0, True, self.networks.has_poses)
+            return BatchStep.of(imagined, part, control_tensors.pose_mask, 0, True, self.networks.has_poses)

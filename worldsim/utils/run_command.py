@@ -20,10 +20,10 @@ def run_command(run: Callable[[], int], name: str = "worldsim") -> int:
     try:
         return run()
     except WorldsimError as error:
-        told: WorldsimError = error
+        failure: WorldsimError = error
     except OSError as error:
-        told = StorageError.of(error)
+        failure = StorageError.of(error)
     except KeyboardInterrupt:
         return 130
-    print(f"{name}: {told}", file=sys.stderr)
+    print(f"{name}: {failure}", file=sys.stderr)
     return 2
