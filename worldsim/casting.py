@@ -24,16 +24,16 @@ def cast(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()
             tensor.data = tensor.to(dtype)
 
 
-_OWN_LOOP = 16**3
+_MAX_LOOP_PRODUCT = 16**3
 """Multiply-adds up to which torch gives a bfloat16 product to a loop of its own and beyond which to oneDNN,
 which adds in another order: 1 of 20,000 outputs of 12 x 64 x 4 changed when the batch doubled."""
 
 
 def make_small_products_invariant(parent: nn.Module, rows: int) -> None:
-    """Make ``BatchInvariantLinear`` of every layer of ``parent`` that torch's own loop would multiply with one world's rows.
+    """Replace layers of ``parent`` that torch's own loop would run for one world by ``BatchInvariantLinear``.
 
-    A batch would be multiplied by oneDNN. ``rows`` is how many rows a world has at least.
+    A batch would be multiplied by oneDNN. ``rows`` is the least number of rows of a world.
     """
     for name, layer in parent.named_children():
-        if type(layer) is nn.Linear and rows * layer.weight.numel() <= _OWN_LOOP:
+        if type(layer) is nn.Linear and rows * layer.weight.numel() <= _MAX_LOOP_PRODUCT:
             setattr(parent, name, BatchInvariantLinear.of(layer))

@@ -27,7 +27,7 @@ from worldsim.scene.static_scene import StaticScene
 from worldsim.scene.territory import Territory
 from worldsim.scene.walkable_map import COLLISION_DIM, WalkableMap, WalkableMapConfig
 from worldsim.tokenizer.protocol import Tokenizer, TokenizerConfig
-from worldsim.units import FrameUnit, UnitConfig
+from worldsim.units import FrameUnitConfig, UnitConfig
 
 TWIST = 6
 """Length of a twist: metres right, down and forward, then radians about these axes."""
@@ -40,21 +40,21 @@ class NetworksConfig:
     tokenizer: Annotated[Any, Part("tokenizer")]
     generator: Annotated[Any, Part("generator")]
     sampler: Annotated[Any, Part("sampler")] = field(default_factory=parts.flow.FlowConfig)
-    unit: Annotated[Any, Part("unit")] = field(default_factory=FrameUnit)
+    unit: Annotated[Any, Part("unit")] = field(default_factory=FrameUnitConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
     walkable_map: WalkableMapConfig | None = None
-    """Of sources that are one still place: the map of where one can stand."""
+    """Walkable map of a static scene; None without one."""
     condition_on_keys: bool = True
-    """Whether pictures are made knowing the keys beside the camera's motion."""
+    """Frames are conditioned on keys beside the camera's motion."""
     sample_ends: bool = False
-    """Ends of episodes are drawn by their probability; else an end comes where it is likelier than not."""
+    """Sample ends of episodes by their probability; else an episode ends where that is above 1/2."""
     typical_contrast: float = 0.052
     """Mean length of the brightness gradient of the source's frames, of a pixel range of 2; measured when the
     world is trained. ``Step.uncertainty`` weighs pose errors by a frame's contrast over this."""
     scale_noise_by_speed: bool = False
-    """Nothing moves but the camera: noise scales with its speed, and is silent while it stands."""
+    """Noise scales with the camera's speed and is zero at rest; for sources in which nothing else moves."""
 
 
 class Networks(nn.Module):
@@ -91,9 +91,9 @@ class Networks(nn.Module):
             collision_dim=0 if walkable_map is None else COLLISION_DIM,
         )
         self.motion_kernel: MotionKernel | None = None
-        """The kernel that moves cameras where nothing is taught, if there is one."""
+        """Kernel of the camera motion, for inference; None where unsupported."""
         self.territory: Territory | None = None
-        """Poses that the world knows; None where nobody has told, as in training."""
+        """Poses that the world covers; None in training."""
 
     def _build_parts(self, config: NetworksConfig, source: SourceSpec) -> None:
         """Build tokenizer, generator and sampler, each from what the one before tells."""
@@ -123,13 +123,20 @@ class Networks(nn.Module):
         self.tokenizer.prepare(dtype)
         self.generator.prepare_inference(dtype)
         scene, motion = self.scene, self.heads.motion
-        if scene is not None and scene.renderer is not None and motion is not None and self.walkable_map is not None:
-            self.motion_kernel = motion.packed(scene.renderer, self.walkable_map.packed(), self.config.twist_scale)
+        if (
+            scene is not None
+            and scene.renderer is not None
+            and motion is not None
+            and self.walkable_map is not None
+        ):
+            self.motion_kernel = motion.packed(
+                scene.renderer, self.walkable_map.packed(), self.config.twist_scale
+            )
         self.heads.prepare(dtype)
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for all of a frame, from the prior to the last pixel."""
+        """True where kernels support all of a frame, from the prior to the last pixel."""
         return self.tokenizer.supports_kernels and self.generator.supports_kernels
 
     def normalise(self, twist: np.ndarray) -> np.ndarray:
@@ -138,15 +145,15 @@ class Networks(nn.Module):
         return (twist / np.where(scale > 0, scale, 1)).astype(np.float32)
 
     def in_territory(self, poses: Tensor, twist: Tensor, given: Tensor | None) -> Tensor:
-        """The cameras whose pictures are not made up, bool [B]; see ``Territory.contains``."""
+        """Cameras within the world's territory, bool [B]; see ``Territory.contains``."""
         if self.territory is None:
             return torch.ones(len(poses), dtype=torch.bool, device=poses.device)
         return self.territory.contains(poses, twist, given)
 
     def condition(self, vector: Tensor, twist: Tensor) -> Tensor:
-        """Keys and yaw [..., M] and normalised twist [..., 6] as pictures hear of them, [..., M + 6]."""
-        heard = vector if self.config.condition_on_keys else torch.zeros_like(vector)
-        return torch.cat([heard, twist], -1)
+        """Keys and yaw [..., M] and normalised twist [..., 6] as condition of the frames, [..., M + 6]."""
+        keys = vector if self.config.condition_on_keys else torch.zeros_like(vector)
+        return torch.cat([keys, twist], -1)
 
     def noise_scale(self, twist: Tensor) -> Tensor:
         """Factor of the noise [B] where cameras move by the normalised ``twist`` [B, 6]."""
@@ -154,39 +161,39 @@ class Networks(nn.Module):
 
     @property
     def has_poses(self) -> bool:
-        """Whether the source has poses."""
+        """True where the source has poses."""
         return self.config.heads.poses
 
     @property
     def uses_agent_token(self) -> bool:
-        """Whether anything follows from the agent feature: motion without a place, or the outcome."""
+        """True where a head reads the agent token: motion without a static scene, or the outcome."""
         return self.scene is None or self.config.heads.uses_agent_token
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def scene_features(self, planar: Tensor | None) -> Tensor | None:
-        """The place around cameras [B, 4] (x, y, z, yaw) as features [B, S]; None without a place."""
+        """Scene features [B, S] of cameras [B, 4] (x, y, z, yaw); None without a static scene."""
         return None if self.scene is None or planar is None else self.scene.features(planar)
 
     def dynamics_features(self, planar: Tensor) -> Tensor | None:
-        """Input of the dynamics: surroundings and near ground of cameras [B, 4]; None without a place."""
+        """Input of the dynamics: scene and walkable features of cameras [B, 4]; None without a scene."""
         seen = self.scene_features(planar)
         if seen is None or self.walkable_map is None:
             return seen
         return torch.cat([seen, self.walkable_map.walkable_features(planar)], -1)
 
     def predict_outcome(self, agent: Tensor, planar: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [..., 41] and the logit of going on [...], of the frame just made.
+        """Reward logits [..., 41] and the continue logit [...] of the frame just made.
 
-        Read from the place around its camera [B, 4], its agent feature [B, D], or both.
+        Read from the scene features of its camera [B, 4], its agent token [B, D], or both.
         """
         return self.heads.predict_outcome(agent, self.scene_features(planar))
 
     def collision_fn(self, planar: Tensor) -> CollisionFn | None:
-        """What dynamics are told of what is in the way of cameras [B, 4]; None without a footing."""
+        """Collision features of cameras [B, 4] as a function of displacement; None without a map."""
         return None if self.walkable_map is None else partial(self.walkable_map.collision_features, planar)
 
     def parameter_count(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from worldsim.errors import ConfigError
 from worldsim.registry import register
 
-__all__ = ["Cube", "CubeUnit", "Frame", "FrameUnit", "Unit", "UnitConfig"]
+__all__ = ["CubeUnit", "CubeUnitConfig", "FrameUnit", "FrameUnitConfig", "Unit", "UnitConfig"]
 
 
 class Unit(Protocol):
@@ -21,11 +21,11 @@ class Unit(Protocol):
 
     @property
     def tokens(self) -> int:
-        """How many tokens the unit has, N."""
+        """Number of tokens of the unit, N."""
 
     @property
     def frames(self) -> int:
-        """How many frames the unit spans."""
+        """Number of frames of the unit."""
 
     def order(self) -> tuple[tuple[int, ...], ...]:
         """The passes of one step, first to last: the token indices that each of them predicts together."""
@@ -49,7 +49,7 @@ class UnitConfig(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
+class FrameUnit:
     """One frame: all its tokens at once, each seeing all others."""
 
     tokens: int
@@ -81,16 +81,16 @@ class Frame:
 
 @register("unit", "frame")
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrameUnit:
-    """The config of ``Frame``: one frame a step."""
+class FrameUnitConfig:
+    """Config of ``FrameUnit``: one frame a step."""
 
-    def build(self, grid: tuple[int, int]) -> Frame:
+    def build(self, grid: tuple[int, int]) -> FrameUnit:
         """The unit of frames with ``grid`` tokens."""
-        return Frame(tokens=grid[0] * grid[1], grid=grid)
+        return FrameUnit(tokens=grid[0] * grid[1], grid=grid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cube:
+class CubeUnit:
     """Several consecutive frames, predicted together; tokens are frame-major, then row-major.
 
     A token sees the tokens of its own block of ``block`` rows x columns in all frames of the unit.
@@ -128,8 +128,8 @@ class Cube:
 
 @register("unit", "cube")
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CubeUnit:
-    """The config of ``Cube``: ``kt`` frames a step, whose tokens attend within blocks of ``kh`` x ``kw``."""
+class CubeUnitConfig:
+    """Config of ``CubeUnit``: ``kt`` frames a step; tokens attend within blocks of ``kh`` x ``kw``."""
 
     kt: int = 2
     kh: int | None = None
@@ -137,6 +137,6 @@ class CubeUnit:
     kw: int | None = None
     """Columns of a block; None: all."""
 
-    def build(self, grid: tuple[int, int]) -> Cube:
+    def build(self, grid: tuple[int, int]) -> CubeUnit:
         """The unit of frames with ``grid`` tokens."""
-        return Cube(frames=self.kt, grid=grid, block=(self.kh or grid[0], self.kw or grid[1]))
+        return CubeUnit(frames=self.kt, grid=grid, block=(self.kh or grid[0], self.kw or grid[1]))

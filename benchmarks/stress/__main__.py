@@ -129,10 +129,12 @@ PARTS: dict[str, Callable[[Path, Path, StressAmounts], dict[str, Any]]] = {
     "network": lambda folder, world, amounts: network_faults.run(
         folder, world, amounts.fault_s, 1, REWIND_FRAMES
     ),
-    "churn": lambda folder, _, amounts: churn.run(folder, _light(folder), amounts.churn_s, amounts.steps),
+    "churn": lambda folder, _, amounts: churn.run(
+        folder, _cheap_world(folder), amounts.churn_s, amounts.steps
+    ),
     "bytes": lambda folder, world, amounts: resource_exhaustion.bytes_(folder, world, amounts.byte_flood_s),
     "descriptors": lambda folder, world, _: resource_exhaustion.descriptors(folder, world),
-    "pauses": lambda folder, _, amounts: resource_exhaustion.pauses(folder, _light(folder)),
+    "pauses": lambda folder, _, amounts: resource_exhaustion.pauses(folder, _cheap_world(folder)),
     "restores": lambda folder, world, amounts: untrusted_input.restores(folder, world, amounts.restores),
     "worlds": lambda folder, _, amounts: untrusted_input.worlds(folder, amounts.worlds),
     "flips": lambda folder, world, _: untrusted_input.flips(folder, world),
@@ -151,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         total = json.loads(arguments.out.read_text())
     with tempfile.TemporaryDirectory(prefix="stress-") as name:
         folder = Path(name)
-        world = _world(folder)
+        world = _tiny_world(folder)
         for part in arguments.parts.split(","):
             begun = time.monotonic()
             row = PARTS[part](folder, world, amounts)
@@ -196,13 +198,13 @@ def _amounts(arguments: argparse.Namespace) -> StressAmounts:
     return replace(NIGHTLY if arguments.night else SHORT, **given)
 
 
-def _world(folder: Path) -> Path:
+def _tiny_world(folder: Path) -> Path:
     from worldsim.testing import tiny_world
 
     return tiny_world(folder)
 
 
-def _light(folder: Path) -> Path:
+def _cheap_world(folder: Path) -> Path:
     """Return a world with the cheapest steps: churn counts sessions."""
     from worldsim.testing import tiny_world
 

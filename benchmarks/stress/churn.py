@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.stress.oracle import RefusedError, SessionTrace, step_together
-from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
+from benchmarks.stress.raw_client import NoReplyError, RawClient, new_name
 from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run"]
@@ -39,7 +39,7 @@ class _VisitingClients(threading.Thread):
             client = RawClient(self.address, timeout=TIMEOUT)
             try:
                 self._visit(client)
-            except (RefusedError, UnansweredError) as error:
+            except (RefusedError, NoReplyError) as error:
                 self.refused.append(f"{type(error).__name__}: {error}")
             finally:
                 client.close()

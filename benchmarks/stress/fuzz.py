@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import zmq
 
-from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
+from benchmarks.stress.raw_client import NoReplyError, RawClient, new_name
 from worldsim.bridge.wire.protocol import MAGIC, control_address
 
 __all__ = ["Flood", "message"]
@@ -218,7 +218,7 @@ def _attack(
         unanswered += not _still_answers(socket_)
         socket_.close()
     seconds = time.monotonic() - begun
-    with contextlib.suppress(UnansweredError):
+    with contextlib.suppress(NoReplyError):
         client.ask("info", kind="control", timeout=10)
         unanswered -= 1
     return {"messages": sent, "seconds": seconds, "unanswered": unanswered + 1}

@@ -1,6 +1,6 @@
 """kill -9 at random points: nothing acknowledged is lost or done twice, every frame is as if undisturbed.
 
-First of a server that is one process, then of engines behind a front, and of the front itself.
+First of a server that is one process, then of engines behind a router, and of the router itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stress.oracle import RefusedError, SessionTrace, StressCounts, count_mismatches, step_together
-from benchmarks.stress.raw_client import RawClient, UnansweredError
+from benchmarks.stress.raw_client import NoReplyError, RawClient
 from benchmarks.stress.server_process import ServerUnderTest
 
 __all__ = ["run", "run_replicas"]
@@ -44,16 +44,16 @@ class _KilledClient(threading.Thread):
                 trace.open(client)
             self.opened.set()
             while not self.ended.is_set():
-                self._go(client)
+                self._step_sessions(client)
             for trace in self.traces:
                 trace.send_next(client, self.rng)
-        except (RefusedError, UnansweredError) as error:
+        except (RefusedError, NoReplyError) as error:
             self.counts.refused.append(f"{type(error).__name__}: {error}")
             self.opened.set()
         finally:
             client.close()
 
-    def _go(self, client: RawClient) -> None:
+    def _step_sessions(self, client: RawClient) -> None:
         if self.server_died.is_set():
             self.server_died.clear()
             known = client.hello()["sessions"]
@@ -215,4 +215,4 @@ def _wait_for_replicas(server: ServerUnderTest) -> None:
             time.sleep(0.1)
     finally:
         client.close()
-    raise UnansweredError("engines")
+    raise NoReplyError("engines")

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.stress.oracle import RefusedError, SessionTrace, StressCounts, count_mismatches
 from benchmarks.stress.proxy import Proxy
-from benchmarks.stress.raw_client import RawClient, UnansweredError
+from benchmarks.stress.raw_client import NoReplyError, RawClient
 from benchmarks.stress.server_process import ServerUnderTest
 from benchmarks.stress.victim import Victim, quantile
 
@@ -38,7 +38,7 @@ class _ProxiedClient(threading.Thread):
             while not self.ended.is_set():
                 self.trace.send_next(client, self.rng)
             self.trace.check_seq(client.hello()["sessions"], self.counts, in_flight=0)
-        except (RefusedError, UnansweredError) as error:
+        except (RefusedError, NoReplyError) as error:
             self.counts.refused.append(f"{type(error).__name__}: {error}")
         finally:
             self.ready.set()
@@ -82,7 +82,7 @@ def run(
         stopped_victim = Victim(server.address)
         proxied.start()
         proxied.ready.wait(60)
-        ratios = _go_through(seconds, (data, control), victim, stopped_victim, server)
+        ratios = _run_faults(seconds, (data, control), victim, stopped_victim, server)
         proxied.ended.set()
         proxied.join(90)
         traces = [
@@ -104,7 +104,7 @@ def run(
     }
 
 
-def _go_through(
+def _run_faults(
     seconds: float,
     proxies: tuple[Proxy, Proxy],
     victim: Victim,

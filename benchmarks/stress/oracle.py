@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.raw_client import RawClient, Reply, UnansweredError, new_name
+from benchmarks.stress.raw_client import NoReplyError, RawClient, Reply, new_name
 from worldsim.bridge.wire.protocol import describe
 
 __all__ = ["RefusedError", "SessionTrace", "StressCounts", "count_mismatches"]
@@ -61,7 +61,7 @@ class SessionTrace:
         self.hashes.append(_hash(reply.payloads[0]))
         self.shape, self.pose = tuple(reply.header["step"]["frame"]["shape"]), reply.header["step"]["pose"]
 
-    def plan(self, rng: random.Random) -> dict[str, Any]:
+    def next_request(self, rng: random.Random) -> dict[str, Any]:
         """Return the next request: mostly a step, sometimes a rewind or an observed frame."""
         if self.depth and rng.random() < 0.05:
             return {"op": "rewind", "frames": rng.randint(1, min(4, self.depth))}
@@ -71,7 +71,7 @@ class SessionTrace:
             return {"op": "observe", "control": control, "noise": rng.getrandbits(32)}
         return {"op": "step", "control": {"keys": keys, "yaw": round(rng.uniform(-0.2, 0.2), 3)}}
 
-    def take(self, request: Mapping[str, Any], frame: bytes) -> None:
+    def record(self, request: Mapping[str, Any], frame: bytes) -> None:
         """Record an acknowledged request."""
         self.seq += 1
         self.depth += -request["frames"] if request["op"] == "rewind" else 1
@@ -80,14 +80,14 @@ class SessionTrace:
 
     def send_next(self, client: RawClient, rng: random.Random, timeout: float | None = None) -> None:
         """Send one request, and record its reply."""
-        request = self.plan(rng)
+        request = self.next_request(rng)
         fields, payloads = {**request, "session": self.name, "seq": self.seq + 1}, []
         if request["op"] == "observe":
             frame = _noise(fields.pop("noise"), self.shape)
             fields["frame"], payloads = describe(frame), [frame.tobytes()]
         reply = _checked(client.ask(fields.pop("op"), payloads, timeout=timeout, **fields))
         self.pose = reply.header["step"]["pose"]
-        self.take(request, reply.payloads[0])
+        self.record(request, reply.payloads[0])
 
     def check_seq(self, sessions: Mapping[str, int], counts: StressCounts, in_flight: int = 1) -> None:
         """Compare the server's last seq with the acknowledged one."""
@@ -102,7 +102,7 @@ def step_together(
     """Step several sessions in one request; retry items that are unavailable."""
     left = {}
     for trace in traces:
-        control = trace.plan(rng).get("control", {})
+        control = trace.next_request(rng).get("control", {})
         control.pop("pose", None)  # of an observed frame
         left[trace.name] = (trace, {"op": "step", "control": control})
     while left:
@@ -117,7 +117,7 @@ def step_together(
         for answer, frame in zip(good, frames, strict=True):
             trace, request = left.pop(answer["session"])
             trace.pose = answer["step"]["pose"]
-            trace.take(request, frame.tobytes())
+            trace.record(request, frame.tobytes())
         errors = [answer["error"] for answer in answers if "error" in answer]
         for error in errors:
             if error["code"] not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "DRAINING"):
@@ -169,4 +169,4 @@ def _checked(reply: Reply) -> Reply:
     return reply
 
 
-__all__ += ["UnansweredError", "step_together"]
+__all__ += ["NoReplyError", "step_together"]

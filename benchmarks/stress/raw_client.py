@@ -14,10 +14,10 @@ import zmq
 
 from worldsim.bridge.wire.protocol import REPLY, control_address, decode, encode
 
-__all__ = ["RawClient", "Reply", "UnansweredError", "new_name"]
+__all__ = ["NoReplyError", "RawClient", "Reply", "new_name"]
 
 
-class UnansweredError(Exception):
+class NoReplyError(Exception):
     """No reply, although the request was repeated."""
 
 
@@ -65,7 +65,7 @@ class RawClient:
         """Resume the old lease, or get a new one; return the reply."""
         reply = self.ask("hello", kind="control", timeout=timeout, client="stress", lease=self.lease)
         if not reply.ok:
-            raise UnansweredError(f"hello: {reply.header}")
+            raise NoReplyError(f"hello: {reply.header}")
         self.lease = reply.header["lease"]
         return reply.header
 
@@ -91,7 +91,7 @@ class RawClient:
                 time.sleep((reply.header["error"]["retry_after_ms"] or 100) / 1000)
             else:
                 return reply
-        raise UnansweredError(op)
+        raise NoReplyError(op)
 
     def request(self, op: str, payloads: Sequence[bytes] = (), **fields: Any) -> tuple[list[Any], int]:
         """Return the parts of a request, and its id."""

@@ -230,11 +230,11 @@ def _watched(server: ServerUnderTest) -> Iterator[list[float]]:
     """Sample the server's memory."""
     seen, over = [server.memory], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not over.wait(0.02):
             seen.append(server.memory)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     yield seen
     over.set()

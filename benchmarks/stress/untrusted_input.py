@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.stress.corrupt_checkpoints import corrupt
 from benchmarks.stress.forged_snapshots import forge
-from benchmarks.stress.raw_client import RawClient, UnansweredError, new_name
+from benchmarks.stress.raw_client import NoReplyError, RawClient, new_name
 from benchmarks.stress.server_process import ServerUnderTest
 from benchmarks.stress.victim import Victim
 
@@ -44,7 +44,7 @@ def restores(folder: Path, world: Path, count: int) -> dict[str, Any]:
                 blob = client.ask("snapshot", session=own).payloads[0]
             try:
                 outcomes[_try_restore(client, forge(rng, blob))] += 1
-            except UnansweredError:
+            except NoReplyError:
                 outcomes["unanswered"] += 1
                 if not server.alive:
                     break

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.stress.oracle import RefusedError, SessionTrace
-from benchmarks.stress.raw_client import RawClient, UnansweredError
+from benchmarks.stress.raw_client import NoReplyError, RawClient
 
 __all__ = ["Victim", "quantile", "step_steadily"]
 
@@ -81,7 +81,7 @@ def step_steadily(
         try:
             trace.send_next(client, rng)
             times.append(1000 * (time.monotonic() - begun))
-        except (RefusedError, UnansweredError) as error:
+        except (RefusedError, NoReplyError) as error:
             refused.append(f"{type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-// A world that a server dreams, seen from here.
+// Remote session: a session of a server's engine.
 
 import { Payloads, WorldsimError, readArray, toTypedArray } from "./message.mjs";
 
@@ -43,7 +43,7 @@ export class Session {
     Object.assign(this, { name, seq, last, closed: false });
   }
 
-  /** Dreams one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds. */
+  /** Imagines one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds. */
   step(control = {}, { codec, deadline } = {}) {
     return this.inOrder(async () => {
       const rest = { control: encodeControl(control), codec, deadline_ms: deadline };
@@ -52,7 +52,7 @@ export class Session {
   }
 
   /**
-   * Takes a real frame as the next one, so that the dream goes on from what is true; `rewind` takes it back.
+   * Observes a real frame as the next one; later frames are imagined from it. `rewind` takes it back.
    *
    * frame: Uint8Array [H * W * 3], copied; control: what was held while getting there, and in `pose` the
    * frame's own, which a world with poses needs; deadline: milliseconds.
@@ -73,12 +73,12 @@ export class Session {
     });
   }
 
-  /** Goes back; dreaming on under the same controls gives the same frames again. */
+  /** Takes back frames; the same controls give the same frames again. */
   rewind(frames = 1) {
     return this.inOrder(async () => this.#accept(await this.#ask("rewind", { seq: this.seq + 1, frames })));
   }
 
-  /** `count` sessions with this one's past; under the same controls they dream the same future. */
+  /** `count` sessions with this one's past; the same controls give the same future. */
   fork(count = 1) {
     return this.inOrder(async () => {
       const children = Array.from({ length: count }, newName);

@@ -1,4 +1,4 @@
-// Step worlds that a `worldsim serve` process dreams. Written from docs/protocol.md.
+// Client of a `worldsim serve` process, written from docs/protocol.md.
 //
 //     const client = await Client.connect("ipc:///tmp/worldsim-doom-maze.sock");
 //     const session = await client.open({ seed: 7 });
@@ -49,12 +49,12 @@ export class Client {
     return client;
   }
 
-  /** The sessions that are open, by name. */
+  /** Open sessions by name. */
   get sessions() {
     return new Map(this.#sessions);
   }
 
-  /** Says hello, with the old lease if there is one; `world` is what the server tells of itself. */
+  /** Sends `hello`, with the old lease if there is one; `world` is the server's description. */
   async resume(lease = this.lease) {
     const { header } = await this.#control.request({ op: "hello", client: this.#name, lease: lease ?? null });
     const { lease: given, sessions = {}, ...world } = header;

@@ -73,7 +73,7 @@ def host(world: Path, **kwargs: Any) -> ReplicaConfig:
 
 
 def check_clients(addresses: list[str]) -> None:
-    """Each engine dreams, and the same dream."""
+    """Each replica imagines the same frames."""
     assert len(set(addresses)) == len(addresses)
     shown = []
     for address in addresses:

@@ -54,7 +54,7 @@ def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPa
     report = evaluate(
         world, room_collector, CONFIG, simulator=room_collector.source, denoising_steps=1, workers=2
     )
-    assert report.failures.keys() == {"ends", "play", "loop60"}
+    assert report.failures.keys() == {"ends", "drift", "loop60"}
     assert report.failures["ends"] == "ValueError: a bug"
     assert "at least" in report.failures["loop60"]
     assert {"tokenizer_psnr", "rollout16_psnr", "idle_psnr", "loop_closure_1s_psnr"} <= report.metrics.keys()
@@ -64,7 +64,7 @@ def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPa
 def test_long_rollouts_of_short_episodes_are_a_part_that_fails(
     world: World, collector: PretendedCollector
 ) -> None:
-    report = evaluate(world, collector, replace(CONFIG, long=2, tasks=TaskSizes()))
+    report = evaluate(world, collector, replace(CONFIG, long_trajectories=2, tasks=TaskSizes()))
     assert report.failures.keys() == {"long rollouts"}
     assert "1028 frames" in report.failures["long rollouts"]
 

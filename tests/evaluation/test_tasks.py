@@ -180,7 +180,7 @@ def test_parts_without_a_simulator_are_those_that_need_none(
     sizes = replace_seconds(sizes)
     all_of_it = prepare(world, room_collector, room_collector.source, None, sizes, **given)  # type: ignore[arg-type]
     names = sorted(job()[0] for job in all_of_it.jobs)
-    assert names == ["ends", "idle", "loop1", "play"]
+    assert names == ["drift", "ends", "idle", "loop1"]
 
 
 def replace_seconds(sizes: TaskSizes) -> TaskSizes:

@@ -208,7 +208,9 @@ def test_a_decoder_without_blocks_is_one_too() -> None:
     tokenizer = HistoryTokenizer(config, (40, 60), 9, camera).eval().requires_grad_(False)
     stir(tokenizer)
     past = PreviousFrame(random_like((2, 3, 40, 60), 0), random_like((2, 40, 60), 1).exp())
-    prior = tokenizer.prior(past, MotionCondition(torch.zeros(2, 9), torch.ones(2, 4), torch.eye(4).expand(2, 4, 4)))
+    prior = tokenizer.prior(
+        past, MotionCondition(torch.zeros(2, 9), torch.ones(2, 4), torch.eye(4).expand(2, 4, 4))
+    )
     tokenizer.enable_kernels(decodes=True)
     quick, slow = both(lambda: tokenizer.decode(random_like((2, 6, 16), 2), prior))
     torch.testing.assert_close(quick, slow.clamp(-1, 1), atol=1e-3, rtol=0)

@@ -19,7 +19,7 @@ from worldsim.kernels.generator import supports
 from worldsim.model.cache import Cache
 from worldsim.model.transformer import LatentPrediction, Transformer, TransformerConfig
 from worldsim.tokenizer.protocol import LatentSpec
-from worldsim.units import Frame
+from worldsim.units import FrameUnit
 
 pytestmark = built
 
@@ -28,7 +28,7 @@ GRID = (2, 3)
 CHANNELS, PRIOR, CONDITION = 4, 3, 5
 LONG_PAST = """
 import torch
-from tests.kernels.test_generate import check, make
+from tests.kernels.test_generator import check, make
 with torch.no_grad():
     check(make(written=(3, 0), context=20000))
 """
@@ -70,7 +70,7 @@ def make_generator(
     config: TransformerConfig = CONFIG, grid: tuple[int, int] = GRID, channels: int = CHANNELS
 ) -> Transformer:
     torch.manual_seed(0)
-    unit = Frame(tokens=grid[0] * grid[1], grid=grid)
+    unit = FrameUnit(tokens=grid[0] * grid[1], grid=grid)
     latent = LatentSpec(kind="continuous", tokens=unit.tokens, channels=channels, grid=grid, bounded=True)
     generator = config.build(unit, latent, PRIOR, CONDITION).eval().requires_grad_(False)
     stir(generator)
@@ -131,10 +131,14 @@ def test_it_passes_in_any_width(width: int, heads: int) -> None:
 
 
 @pytest.mark.usefixtures("each_variant", "fenced")
-@pytest.mark.parametrize(("layers", "temporal_every"), [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (4, 2), (3, 3)])
+@pytest.mark.parametrize(
+    ("layers", "temporal_every"), [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (4, 2), (3, 3)]
+)
 @pytest.mark.parametrize("prediction", ["clean", "velocity"])
 def test_it_passes_through_any_blocks(layers: int, temporal_every: int, prediction: str) -> None:
-    check(make(dataclasses.replace(CONFIG, layers=layers, temporal_every=temporal_every, prediction=prediction)))
+    check(
+        make(dataclasses.replace(CONFIG, layers=layers, temporal_every=temporal_every, prediction=prediction))
+    )
 
 
 @pytest.mark.usefixtures("each_variant", "fenced")

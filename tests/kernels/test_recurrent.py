@@ -14,7 +14,7 @@ from worldsim.kernels.recurrent import supports
 from worldsim.model.recurrent import PreparedFrame, RecurrentConfig, RecurrentGenerator
 from worldsim.model.state import TensorState
 from worldsim.tokenizer.protocol import LatentSpec
-from worldsim.units import Frame
+from worldsim.units import FrameUnit
 
 pytestmark = built
 
@@ -26,7 +26,7 @@ def make(rows: int = 0, channels: int = 6, tokens: int = 1, **sizes: Any) -> Rec
     torch.manual_seed(rows)
     config = RecurrentConfig(**(SIZES | sizes))
     spec = LatentSpec(kind="continuous", tokens=tokens, channels=channels, grid=(1, tokens), bounded=False)
-    generator = config.build(Frame(tokens=tokens), spec, 1, CONDITION).eval().requires_grad_(False)
+    generator = config.build(FrameUnit(tokens=tokens), spec, 1, CONDITION).eval().requires_grad_(False)
     stir(generator)
     generator.prepare_inference(torch.float32)
     return generator
@@ -168,7 +168,7 @@ def test_what_kernels_are_not_written_for_goes_torch_s_way(sizes: dict[str, Any]
 
 def test_bfloat16_goes_torch_s_way() -> None:
     generator = RecurrentConfig(**SIZES).build(
-        Frame(tokens=1),
+        FrameUnit(tokens=1),
         LatentSpec(kind="continuous", tokens=1, channels=6, grid=(1, 1), bounded=False),
         1,
         CONDITION,

@@ -198,7 +198,9 @@ def test_a_picture_is_the_same_on_two_threads() -> None:
 
     def work() -> tuple[Tensor, ...]:
         seen = pictures.warp(motion.to_previous, prior.depth, prior.scene_rgb, past.frame, past.depth)
-        return *seen, pictures.blend(out, sent, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb)
+        return *seen, pictures.blend(
+            out, sent, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb
+        )
 
     alone = work()
     with threads(2):
@@ -219,7 +221,9 @@ def test_no_motion_and_no_depth_is_too_odd() -> None:
     out[:4] = torch.nan
     sent = random_like((COUNT, tokenizer.latent_spec.tokens, 3 * 20**2), 13)
     seen = pictures.warp(motion.to_previous, prior.depth, prior.scene_rgb, past.frame, past.depth)
-    frame = pictures.blend(out, sent, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb)
+    frame = pictures.blend(
+        out, sent, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb
+    )
     assert all(part[4:].isfinite().all() for part in (*seen, frame))
     rest = pick(prior, slice(4, None))
     same(

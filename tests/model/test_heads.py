@@ -35,7 +35,9 @@ def test_rewards_beyond_the_bins_end_at_the_last_one() -> None:
 
 @pytest.mark.parametrize("scene_feature_dim", [0, 7])
 def test_heads_read_the_scene_features_or_else_the_agent(scene_feature_dim: int) -> None:
-    heads = Heads(HeadsConfig(uses_agent_token=False), agent=6, control=3, scene_feature_dim=scene_feature_dim)
+    heads = Heads(
+        HeadsConfig(uses_agent_token=False), agent=6, control=3, scene_feature_dim=scene_feature_dim
+    )
     assert heads.motion is not None
     torch.nn.init.normal_(heads.motion.residual[-1].weight)  # type: ignore[arg-type]  # typed as any module's
     agent, controls, twists, height = (

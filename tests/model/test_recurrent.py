@@ -11,7 +11,7 @@ from worldsim.errors import ConfigError
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.model.state import TensorState
 from worldsim.tokenizer.protocol import LatentSpec
-from worldsim.units import Frame
+from worldsim.units import FrameUnit
 
 BATCH, TIME, CHANNELS, CONDITION = 2, 7, 6, 5
 
@@ -19,10 +19,16 @@ BATCH, TIME, CHANNELS, CONDITION = 2, 7, 6, 5
 def generator(memory: str, tokens: int, context: int = 4) -> RecurrentGenerator:
     torch.manual_seed(0)
     config = RecurrentConfig(
-        width=16, layers=2, memory=memory, context=context, heads=2, head_width=8, agent=8  # type: ignore[arg-type]
+        width=16,
+        layers=2,
+        memory=memory,
+        context=context,
+        heads=2,
+        head_width=8,
+        agent=8,  # type: ignore[arg-type]
     )
     spec = LatentSpec(kind="continuous", tokens=tokens, channels=CHANNELS, grid=(1, tokens), bounded=False)
-    made = config.build(Frame(tokens=tokens), spec, 1, CONDITION)
+    made = config.build(FrameUnit(tokens=tokens), spec, 1, CONDITION)
     stir(made, scale=0.2)
     return made.eval()
 
@@ -108,6 +114,6 @@ def test_frames_without_weight_teach_nothing() -> None:
 def test_bits_and_units_of_several_frames_are_refused() -> None:
     spec = LatentSpec(kind="bits", tokens=1, channels=4, grid=(1, 1), bounded=True)
     with pytest.raises(ConfigError, match="continuous latents"):
-        RecurrentConfig().build(Frame(tokens=1), spec, 1, CONDITION)
+        RecurrentConfig().build(FrameUnit(tokens=1), spec, 1, CONDITION)
     with pytest.raises(ConfigError, match="heads"):
         RecurrentConfig(memory="attention", width=20, heads=3)

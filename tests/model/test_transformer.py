@@ -13,10 +13,10 @@ from worldsim.errors import ConfigError
 from worldsim.model.cache import Cache
 from worldsim.model.transformer import LatentPrediction, Transformer, TransformerConfig
 from worldsim.tokenizer.protocol import LatentSpec
-from worldsim.units import Frame
+from worldsim.units import FrameUnit
 
 CONFIG = TransformerConfig(width=32, layers=4, heads=2, context=6)
-BATCH, FRAMES, UNIT = 2, 6, Frame(tokens=6, grid=(2, 3))
+BATCH, FRAMES, UNIT = 2, 6, FrameUnit(tokens=6, grid=(2, 3))
 LATENT = LatentSpec(kind="continuous", tokens=6, channels=4, grid=(2, 3), bounded=True)
 PRIOR, CONDITION = 3, 5
 INPUTS = ("noisy", "t", "dt", "prior_tokens", "condition")
@@ -129,7 +129,9 @@ def test_worlds_of_a_batch_do_not_meet() -> None:
 def test_a_withheld_control_is_not_read() -> None:
     generator, inputs = make(), clip()
     control_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
-    torch.testing.assert_close(generator(**inputs, control_mask=control_mask).clean, generator(**inputs).clean)
+    torch.testing.assert_close(
+        generator(**inputs, control_mask=control_mask).clean, generator(**inputs).clean
+    )
     control_mask[:, 2] = False
     before = generator(**inputs, control_mask=control_mask).clean
     inputs["condition"][:, 2] = 7.0

@@ -18,7 +18,7 @@ from worldsim.engine import Session, World, load
 from worldsim.errors import ConfigError
 from worldsim.networks import Networks
 from worldsim.training.world_model_objective import group_by_unit
-from worldsim.units import Cube, CubeUnit
+from worldsim.units import CubeUnit, CubeUnitConfig
 
 AHEAD, LEFT = Control({"forward"}), Control({"turn_left"})
 WORLDS = {"place": ("history", True), "past": ("history", False), "frame": ("frame", True)}
@@ -30,7 +30,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tokenizer, poses = WORLDS[request.param]
     folder: Path = lively_world(tmp_path_factory.mktemp("cube"), tokenizer=tokenizer, poses=poses)
     stored = load_world(folder)
-    config = dataclasses.replace(stored.config.networks, unit=CubeUnit(kt=2))
+    config = dataclasses.replace(stored.config.networks, unit=CubeUnitConfig(kt=2))
     torch.manual_seed(0)
     networks = Networks(config, stored.config.source)
     stir(networks)
@@ -131,13 +131,13 @@ def test_frames_lie_in_units_for_the_generator() -> None:
 
 
 def test_a_cube_lies_frame_after_frame_and_looks_within_its_blocks() -> None:
-    cube = Cube(frames=2, grid=(2, 4), block=(2, 2))
+    cube = CubeUnit(frames=2, grid=(2, 4), block=(2, 2))
     assert (cube.tokens, cube.frames) == (16, 2)
     first = [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 1, 3]]
     np.testing.assert_array_equal(cube.positions()[[0, 1, 4, 8, 15]], first)
     mask = cube.mask()
     assert mask[0, [1, 4, 5, 8, 13]].all()
     assert not mask[0, [2, 3, 6, 10]].any()
-    assert Cube(frames=2, grid=(2, 4), block=(2, 4)).mask().all()
+    assert CubeUnit(frames=2, grid=(2, 4), block=(2, 4)).mask().all()
     with pytest.raises(ConfigError, match="whole blocks"):
-        CubeUnit(kt=2, kh=3).build((2, 4))
+        CubeUnitConfig(kt=2, kh=3).build((2, 4))

@@ -34,7 +34,9 @@ def test_the_latent_is_at_its_level_before_every_pass(steps: int) -> None:
     clean, noise = random_like((2, 3, 4), 0), random_like((2, 3, 4), 1)
 
     def predict(latent: Tensor, number: int) -> Tensor:
-        torch.testing.assert_close(latent, interpolate(clean, noise, torch.full((2,), flow_times(steps)[number])))
+        torch.testing.assert_close(
+            latent, interpolate(clean, noise, torch.full((2,), flow_times(steps)[number]))
+        )
         return clean
 
     denoise(predict, noise, steps)

@@ -21,7 +21,9 @@ def workspace() -> WalkableMap:
     return walkable_map
 
 
-def project(walkable_map: WalkableMap, start: tuple[float, float], wanted: tuple[float, float]) -> list[float]:
+def project(
+    walkable_map: WalkableMap, start: tuple[float, float], wanted: tuple[float, float]
+) -> list[float]:
     held = walkable_map.project(torch.tensor([start]).double(), torch.tensor([wanted]).double())
     return list(wanted) if held is None else held[0].tolist()
 

@@ -108,7 +108,10 @@ def test_what_was_out_of_sight_or_hidden_is_not_believed(tokenizer: HistoryToken
     past = look(tokenizer, START)
     nearer = PreviousFrame(past.frame, past.depth * 0.5)  # something stood before the wall
     assert tokenizer.prior(nearer, move(START, START)).warp_confidence.max() < 0.2
-    assert tokenizer.prior(tokenizer.blank(1, torch.device("cpu")), move(START, START)).warp_confidence.max() == 0
+    assert (
+        tokenizer.prior(tokenizer.blank(1, torch.device("cpu")), move(START, START)).warp_confidence.max()
+        == 0
+    )
 
 
 def test_behind_the_camera_is_nothing(tokenizer: HistoryTokenizer) -> None:

@@ -1,7 +1,7 @@
-"""The engines of ``worldsim serve`` on the machines of a Ray cluster, one for each device.
+"""Replicas of ``worldsim serve`` on a Ray cluster, one per device.
 
-Each is a server of its own with an address of its own; a session lives and ends with the engine that it was
-opened on. Ray starts them, holds their devices and ends them; what clients say never passes through it.
+Each replica is a separate server with its own address; a session lives and ends with its replica. Ray starts
+and ends replicas and reserves their devices; clients' messages do not pass through it.
 
     python -m worldsim.bridge.ray doom-maze --replicas 8 --keys DIR
 """

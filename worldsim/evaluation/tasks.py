@@ -103,14 +103,14 @@ class Tasks:
         imagined, real = self.imagined, self.real
         loop_names = sorted((name for name in imagined if name.startswith("loop")), key=lambda n: int(n[4:]))
         made: dict[str, Callable[[], dict[str, Metric]]] = {
-            "keys": lambda: action_effects.action_effect_metrics(
-                imagined["keys"]["motion"], real["keys"], names
+            "action effects": lambda: action_effects.action_effect_metrics(
+                imagined["action effects"]["motion"], real["action effects"], names
             ),
             **{
                 name: partial(loop_closure.loop_closure_metrics, imagined[name], int(name[4:]), upper)
                 for name in loop_names
             },
-            "play": lambda: drift.drift_metrics(imagined["play"], real["play"]),
+            "drift": lambda: drift.drift_metrics(imagined["drift"], real["drift"]),
             "idle": lambda: drift.idle_metrics(imagined["idle"], lower, upper),
             "ends": lambda: outcomes.outcome_metrics(imagined["ends"]),
             "objects": lambda: objects.object_metrics(imagined["objects"], self.kinds),
@@ -160,23 +160,25 @@ def prepare(
     if simulator is None:
         return tasks
     found: list[BranchPoint] = []
-    with tasks.failures.of("branch_points"):
+    with tasks.failures.of("branch points"):
         found = branch_points(
             collector, seeds, max(sizes.branch_points, 2 * sizes.long_rollouts), _CONTEXT, 0
         )
     if idm is not None and sizes.branch_points and found:
-        with tasks.failures.of("keys"):
-            tasks.real["keys"], able = action_effects.source_effects(
+        with tasks.failures.of("action effects"):
+            tasks.real["action effects"], able = action_effects.source_effects(
                 simulator, idm, found[: sizes.branch_points]
             )
-            tasks.jobs += [Job("keys", partial(rollout.keys, idm, some, i)) for i, some in _split(able, 2)]
+            tasks.jobs += [
+                Job("action effects", partial(rollout.keys, idm, some, i)) for i, some in _split(able, 2)
+            ]
     if sizes.loops and loop_closure.can_loop(simulator):
         for seconds in sizes.seconds:
             with tasks.failures.of(f"loop{seconds}"):
                 _prepare_loops(tasks, rollout, collector, simulator, sizes.loops, seconds, seeds)
     if sizes.long_rollouts and found:
         long_scorer = replace(rollout, denoising_steps=sizes.long_rollout_denoising_steps or denoising_steps)
-        with tasks.failures.of("play"):
+        with tasks.failures.of("drift"):
             _prepare_long_rollouts(
                 tasks, long_scorer, simulator, idm, sizes, found[: 2 * sizes.long_rollouts]
             )
@@ -238,13 +240,13 @@ def _prepare_long_rollouts(
 ) -> None:
     space, frames = simulator.spec.control_space, sizes.frames
     # No episode goes on for as long as a rollout does: the source's walks are some that it can make.
-    tasks.real["play"] = drift.source_rollouts(simulator, idm, found, min(frames, _LONGEST), rollout.seed)
-    if not tasks.real["play"]:
+    tasks.real["drift"] = drift.source_rollouts(simulator, idm, found, min(frames, _LONGEST), rollout.seed)
+    if not tasks.real["drift"]:
         return
     rng = np.random.default_rng([rollout.seed, 1])
     play = np.stack([drift.random_controls(space, rng, frames) for _ in range(sizes.long_rollouts)])
     idle = drift.idle_controls(space, min(max(sizes.long_rollouts // 2, 2), len(found)), frames)
-    kinds = [("play", play), ("idle", idle)]
+    kinds = [("drift", play), ("idle", idle)]
     if rollout.world.networks.scene is None:
         del kinds[1]
         tasks.failures["idle"] = "things may move by themselves here: nothing comes to rest without a key"

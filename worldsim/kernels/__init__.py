@@ -1,6 +1,6 @@
-"""A CPU's fast way through what is many small operations on tensors: loops in C, over whole pictures.
+"""Compiled CPU kernels: loops in C over whole images, for what is many small operations in torch.
 
-Each has a slow way elsewhere that says the same in torch, which teaches, runs on other devices and stands in
-where nothing could be compiled; tests hold the two together. What belongs to one world is worked out without
-regard to its neighbours: frames are alike, bit for bit, in every batch and on any number of threads.
+The torch modules are the reference. They are used for training, on other devices, and where nothing was
+compiled; tests hold the two against each other. A row's result does not depend on the rest of the batch:
+frames are the same, bit for bit, in every batch and on any number of threads.
 """

@@ -17,9 +17,10 @@ from worldsim.kernels.warp import Warp
 from worldsim.kernels.winograd import winograd_weights
 
 _BLOCKS, _GROUPS, _LANES, _TILE = 8, 8, 16, 4
-"""Blocks at most, groups of a norm, what inputs are multiples of, cells to a side of a tile (decoder.h)."""
+"""Limits of decoder.h: blocks, groups of a norm, divisor of the inputs, cells to a side of a tile."""
 _SIDE_BY_SIDE = 4
 """Worlds that are decoded at once: more of them leave the caches."""
+
 
 class _NormData(ctypes.Structure):
     _fields_ = (("scale", Pointer), ("shift", Pointer))
@@ -41,18 +42,18 @@ class _Data(ctypes.Structure):
 
 
 def supports(grid: tuple[int, int], width: int, depth: int, patch: int) -> bool:
-    """Whether decoder.h is written for such a decoder; ``grid`` is h and w."""
+    """True where decoder.h supports such a decoder; ``grid`` is h and w."""
     whole = all(cells % _TILE == 0 for cells in grid)
     return whole and width % _LANES == 0 and 1 <= depth <= _BLOCKS and patch > 0
 
 
 class DecoderKernel(NoDeepcopy):
-    """A decoder as decoder.h takes it.
+    """A decoder, packed for decoder.h.
 
     Args:
         warp: the frames' geometry.
-        prior_in: what reads pixels, with stride ``patch``, kernel three and padding one times that.
-        latent_in: what reads latents between tokens, 3 x 3.
+        prior_in: convolution over pixels, with stride ``patch``, kernel three and padding one times that.
+        latent_in: convolution over the latent, interpolated between tokens, 3 x 3.
         blocks: first norm and convolution, second norm and convolution of each residual block.
         last: the last norm and convolution.
     """
@@ -97,13 +98,13 @@ class DecoderKernel(NoDeepcopy):
     def __call__(
         self, scene_rgb: Tensor, warped: Tensor, valid: Tensor, depth: Tensor, latent: Tensor, films: Tensor
     ) -> Tensor:
-        """What the last layer says of each cell [B, h, w, outputs].
+        """Output of the last layer for each cell [B, h, w, outputs].
 
         Args:
             scene_rgb: [B, 3, H, W], see ``Warp``, as ``warped`` [B, 3, H, W] and ``valid`` [B, 1, H, W].
             depth: forward depth [B, H, W].
             latent: [B, N, C].
-            films: what scales and shifts each block [B, depth, 2 D].
+            films: scale and shift of each block [B, depth, 2 D].
         """
         size, tokens = self._warp.size, self._warp.tokens
         shapes = (

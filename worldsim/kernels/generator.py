@@ -1,7 +1,7 @@
-"""A pass of the generator in one go; ``model.transformer.Transformer`` says the same in torch.
+"""A pass of the transformer in one call; ``model.transformer.Transformer`` is the reference in torch.
 
 Shapes: B worlds, N tokens, R registers, C latent channels, D width, L blocks, P passes, A heads, d channels
-of a head, T blocks that looks back, W frames of past.
+of a head, T temporal blocks, W frames of past.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from worldsim.kernels.dense import DenseData, PackedLinear
 from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct, kernel, shaped, workspace
 
 MAX_CONTEXT = 65536
-"""Frames of past that kernels look back at, at most: one number for each lies on a thread's stack."""
+"""Largest context of the kernels, in frames: they keep one number per frame on the stack."""
 _LAYERS, _ROWS, _HEAD_DIM = 16, 256, 64
-"""At most so many blocks, tokens and registers, and channels of a head (generator.h)."""
+"""Limits of generator.h: blocks, tokens and registers, channels of a head."""
 _LANES, _PANEL = 16, 64
 _SIDE_BY_HEAD_DIM = 4
-"""Worlds that pass at once: more of them leave the caches."""
+"""Worlds in one call: more of them would not fit the CPU's caches."""
 
 
 class _BlockData(ctypes.Structure):
@@ -51,32 +51,32 @@ class _LayerKVData(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class BlockWeights:
-    """Of a block."""
+    """Weights of a block."""
 
     in_proj: Tensor
     """[outputs, D]: queries and keys, values, both halves of the SwiGLU."""
     out_proj: Tensor
     """[D, inputs]"""
     norm: Tensor
-    """Of queries and keys, [2 attentions, d]."""
+    """Norm weights of queries and keys, [2 attentions, d]."""
     attentions: int
-    """2 where it looks back, else 1."""
+    """2 in a block with temporal attention, else 1."""
     hidden: int
-    """Of the SwiGLU."""
+    """Hidden width of the SwiGLU."""
 
 
 KernelKV = tuple[Tensor, Tensor, Tensor]
-"""Of a block that looks back: turned keys and values, float32 [B, W, N + R, A, d], which are there [B, W]."""
+"""Past of a temporal block: rotated keys, values, both float32 [B, W, N + R, A, d], and a mask [B, W]."""
 
 
 def supports(width: int, head_dim: int, rows: int, hidden: int, layers: int) -> bool:
-    """Whether generator.h is written for such a generator."""
+    """True where generator.h supports such a generator."""
     small = head_dim <= _HEAD_DIM and rows <= _ROWS and layers <= _LAYERS
     return small and width % _PANEL == 0 and head_dim % _LANES == 0 and (2 * hidden) % _PANEL == 0
 
 
 class GeneratorKernel(NoDeepcopy):
-    """A generator as generator.h takes it.
+    """A transformer, packed for generator.h.
 
     Args:
         latent_in: weight [D, C] and bias [D] of the layer that latents enter by.
@@ -96,7 +96,11 @@ class GeneratorKernel(NoDeepcopy):
         rope: Tensor,
         blocks: Sequence[BlockWeights],
     ) -> None:
-        for kind, name in ((_Data, "GeneratorData"), (_BlockData, "BlockData"), (_LayerKVData, "LayerKVData")):
+        for kind, name in (
+            (_Data, "GeneratorData"),
+            (_BlockData, "BlockData"),
+            (_LayerKVData, "LayerKVData"),
+        ):
             check_struct(kind, name)
         ends = PackedLinear(*latent_in), PackedLinear(*latent_out)
         both = [(PackedLinear(block.in_proj), PackedLinear(block.out_proj)) for block in blocks]
@@ -115,7 +119,9 @@ class GeneratorKernel(NoDeepcopy):
         listed = (_BlockData * _LAYERS)(*told)
         self._data = _Data(ends[0].data, ends[1].data, *map(address, plain), listed, *sizes)
         self._temporal_layers = sum(block.attentions == 2 for block in blocks)
-        self._workspace_size = kernel("generator_workspace", [Pointer], ctypes.c_size_t)(ctypes.addressof(self._data))
+        self._workspace_size = kernel("generator_workspace", [Pointer], ctypes.c_size_t)(
+            ctypes.addressof(self._data)
+        )
         given = [Pointer, ctypes.c_int, *[Pointer] * 3, ctypes.c_int, Pointer, ctypes.c_int]
         self._run = kernel("generate", [*given, *[Pointer] * 5])
 
@@ -128,8 +134,8 @@ class GeneratorKernel(NoDeepcopy):
             latent: [B, N, C].
             embedded: what is known of the frame [B, N, D].
             modulation: of this pass [B, 3, L, D], which may be one of several [B, P, 3, L, D].
-            pasts: of the blocks that looks back.
-            kv_only: whether keys and values are all that is wanted; the rest then means nothing.
+            pasts: keys and values of the temporal blocks.
+            kv_only: compute keys and values only; the other results are then undefined.
         """
         worlds = len(latent)
         modulation = modulation if modulation[0].is_contiguous() else modulation.contiguous()
@@ -142,7 +148,9 @@ class GeneratorKernel(NoDeepcopy):
         for i in range(0, worlds, _SIDE_BY_HEAD_DIM):
             some = slice(i, i + _SIDE_BY_HEAD_DIM)
             count = len(clean[some])
-            parts.append(torch.empty(2, self._temporal_layers, count, self._rows, self._heads, self._head_dim))
+            parts.append(
+                torch.empty(2, self._temporal_layers, count, self._rows, self._heads, self._head_dim)
+            )
             told = (_LayerKVData * len(checked))(*(self._past(past, i) for past in checked))
             begun = (address(latent[some]), address(embedded[some]), modulation[some].data_ptr())
             made = map(address, (clean[some], agent[some], *parts[-1]))
@@ -152,7 +160,7 @@ class GeneratorKernel(NoDeepcopy):
         return clean, agent, keys, values
 
     def _checked(self, past: KernelKV, worlds: int) -> list[Tensor]:
-        """A past, all of whose parts are as large as the kernel takes them for."""
+        """Check the shapes of a past and make it contiguous."""
         keys, values, filled = past
         frames = filled.shape[1]
         for part in (keys, values):

@@ -1,4 +1,6 @@
-"""Frames as they are shown, and how far they have warp_statistics; ``pixels`` and ``sampling.uncertainty`` say it in torch.
+"""Frames to grey levels, and statistics of a warp.
+
+``pixels`` and ``sampling.uncertainty`` are the reference in torch.
 
 Shapes: B frames, H x W pixels.
 """
@@ -24,17 +26,17 @@ def to_uint8(frame: Tensor) -> Tensor:
 
 
 def warp_statistics(frame: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
-    """Three means over each frame [B, 3]: what is unexpected, what is believed, how steep brightness is.
+    """Three means over each frame [B, 3]: warp error times confidence, confidence, brightness gradient.
 
     Args:
         frame: [B, 3, H, W].
-        warped: what was expected [B, 3, H, W].
-        valid: how far that is to be believed [B, 1, H, W].
+        warped: the warped previous frame [B, 3, H, W].
+        valid: confidence in the warp [B, 1, H, W].
     """
     count, _, height, width = frame.shape
     shapes = ((frame, 3), (warped, 3), (valid, 1))
     given = [shaped(part, count, planes, height, width).contiguous() for part, planes in shapes]
-    told, spare = torch.empty(count, 3), workspace(3 * count * height)
+    means, spare = torch.empty(count, 3), workspace(3 * count * height)
     run = kernel("warp_statistics", [*[Pointer] * 3, *[ctypes.c_int] * 3, *[Pointer] * 2])
-    run(*map(address, given), count, height, width, address(told), address(spare))
-    return told
+    run(*map(address, given), count, height, width, address(means), address(spare))
+    return means

@@ -17,9 +17,9 @@ from torch import Tensor
 from worldsim.utils.cpu_info import cpu_info
 
 _VERSION = 4
-"""Of the functions' arguments, as version.c has it; a library of another one was built from other sources."""
+"""Version of the C interface, as in version.c; a library of another version was built from other sources."""
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
-"""What a variant asks of an x86 processor, as Linux calls it; the fastest first."""
+"""CPU flags (Linux names) that a variant requires; the fastest variant first."""
 
 Kernel = Callable[..., Any]
 Pointer = ctypes.c_void_p
@@ -29,14 +29,14 @@ _rooms = local()
 
 
 class NoDeepcopy:
-    """What holds addresses of weights that do not change: its copy is itself."""
+    """Base of objects that hold addresses of constant weights: a deep copy is the object itself."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self
 
 
 def variant() -> str | None:
-    """Which kernels run here: "avx512", "avx2" or "portable"; None where none were built."""
+    """Variant for this CPU: "avx512", "avx2" or "portable"; None where no kernels were built."""
     library = _library()
     if library is None:
         return None
@@ -45,24 +45,24 @@ def variant() -> str | None:
 
 
 def kernels_enabled() -> bool:
-    """Whether kernels may run now: nothing is taught, and nobody has set them aside."""
+    """True where gradients are off and kernels are not disabled."""
     return not (_set_aside or torch.is_grad_enabled())
 
 
 def active_variant() -> str | None:
-    """The ``variant`` that networks run by where nothing is taught; None also while kernels are set aside."""
+    """The ``variant`` in use for inference; None also while kernels are disabled."""
     return None if _set_aside else variant()
 
 
 def accepts(*tensors: Tensor) -> bool:
-    """Whether there are kernels, which may run now, and such tensors are for them: float32 on a CPU."""
+    """True where kernels are built and enabled, and all ``tensors`` are float32 on a CPU."""
     plain = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in tensors)
     return plain and kernels_enabled() and variant() is not None
 
 
 @contextmanager
 def kernels_disabled() -> Iterator[None]:
-    """Everything goes the slow way, in all threads: to compare, or to count its operations."""
+    """Use torch instead of kernels in all threads: to compare, or to count operations."""
     global _set_aside
     before, _set_aside = _set_aside, True
     try:
@@ -80,7 +80,7 @@ def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kern
 
 
 def workspace(floats: int) -> Tensor:
-    """Memory of this thread that means nothing from one kernel to the next: new memory costs page faults."""
+    """Scratch memory of this thread, undefined between kernels; reused, as new memory costs page faults."""
     mine: Tensor | None = getattr(_rooms, "mine", None)
     if mine is None or len(mine) < floats:
         with torch.inference_mode(False):
@@ -89,7 +89,7 @@ def workspace(floats: int) -> Tensor:
 
 
 def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
-    """Where the numbers of ``tensor``, of this type and on a CPU, lie one after another.
+    """Address of a contiguous CPU tensor of type ``dtype``.
 
     Raises:
         ValueError: they do not; a kernel would read what is not there.
@@ -134,6 +134,6 @@ def _library() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:
                 return None
-            told = getattr(library, "worldsim_version", lambda: None)()
-            return library if told == _VERSION else None
+            version = getattr(library, "worldsim_version", lambda: None)()
+            return library if version == _VERSION else None
     return None

@@ -1,4 +1,6 @@
-"""How keys move cameras, in one go; ``model.dynamics``, ``model.walkable_map``, ``sampling.move`` say it in torch.
+"""Motion of cameras in one call.
+
+``model.dynamics``, ``scene.walkable_map`` and ``sampling.motion`` are the reference in torch.
 
 Shapes: B cameras, M keys and yaw, P past twists.
 """
@@ -16,7 +18,7 @@ from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct,
 from worldsim.kernels.render import SCENE_FEATURE_DIM, SceneRenderer
 
 WALKABLE_DIM, COLLISION_DIM = 16 * 4, 6
-"""Length of what a footing tells of the ground around, and of what is in the way (motion.h)."""
+"""Lengths of the walkable map's walkable and collision features (motion.h)."""
 _LAYERS, _INNER, _LANES = 4, 1024, 16
 
 
@@ -41,7 +43,7 @@ class _MotionData(ctypes.Structure):
 
 
 class PackedWalkableMap(NoDeepcopy):
-    """A map of where cameras stood, as motion.h takes it.
+    """A walkable map, packed for motion.h.
 
     Args:
         visited: uint8 [rows, columns].
@@ -57,17 +59,17 @@ class PackedWalkableMap(NoDeepcopy):
 
 
 class MotionKernel(NoDeepcopy):
-    """Dynamics on the ground of a place, as motion.h takes them.
+    """Dynamics on a walkable map, packed for motion.h.
 
     Args:
         renderer: of the scene whose features are read.
-        ground: where one can stand.
+        ground: the walkable map.
         networks: of rotation, residual and error: three linear layers with SiLU and a last.
         linear: the linear law of displacements.
         scale: what a normalised twist is multiplied by [6].
         sizes: M and P.
         camera_height: height of the camera at rest, in metres.
-        idle_damping: the share of its last step by which a camera without keys moves at most; None: no such rule.
+        idle_damping: bound of a step without keys, as a share of the last step; None: no bound.
     """
 
     def __init__(
@@ -84,11 +86,15 @@ class MotionKernel(NoDeepcopy):
         self._renderer, self._ground = renderer, ground
         self._layers = [[PackedLinear(layer.weight, layer.bias) for layer in network] for network in networks]
         self._linear = PackedLinear(linear.weight, linear.bias)
-        rotation, residual, error = ((DenseData * _LAYERS)(*(layer.data for layer in some)) for some in self._layers)
+        rotation, residual, error = (
+            (DenseData * _LAYERS)(*(layer.data for layer in some)) for some in self._layers
+        )
         check_struct(_MotionData, "MotionData")
         self._sizes = sizes
         rules = (*sizes, camera_height, -1.0 if idle_damping is None else idle_damping)
-        self._data = _MotionData(rotation, self._linear.data, residual, error, (ctypes.c_double * 6)(*scale), *rules)
+        self._data = _MotionData(
+            rotation, self._linear.data, residual, error, (ctypes.c_double * 6)(*scale), *rules
+        )
         given = [*[Pointer] * 3, ctypes.c_int, ctypes.c_double, ctypes.c_float]
         self._run = kernel("move_cameras", [*given, *[Pointer] * 9])
 
@@ -101,15 +107,15 @@ class MotionKernel(NoDeepcopy):
         max_step_ratio: float,
         max_uncertainty: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The normalised twist [B, 6], the doubt [B], new poses [B, 4, 4], planar [B, 4], back [B, 4, 4].
+        """Normalised twist [B, 6], pose uncertainty [B], poses, planar [B, 4] and ``to_previous`` [B, 4, 4].
 
         Args:
             poses: camera-to-world, float64 [B, 4, 4].
             motion_history: past normalised twists with their keys and yaw, newest last [B, P, 6 + M].
-            doubt: metres [B].
+            pose_uncertainty: metres [B].
             vector: keys and yaw of the step [B, M].
             max_step_ratio: times its usual length that a step has at most.
-            max_uncertainty: metres of doubt beyond which there is no more.
+            max_uncertainty: upper bound of the pose uncertainty, in metres.
         """
         worlds, double = len(poses), torch.float64
         keys, twists = self._sizes
@@ -127,6 +133,10 @@ class MotionKernel(NoDeepcopy):
 
 
 def supports(inputs: int, hidden: Sequence[int], features: int, collision_dim: int) -> bool:
-    """Whether motion.h is written for such dynamics: the longest input, widths, what they are told."""
+    """True where motion.h supports dynamics of such a longest input, hidden widths and features."""
     whole = all(width % _LANES == 0 and width <= _INNER for width in hidden)
-    return whole and inputs <= _INNER and (features, collision_dim) == (SCENE_FEATURE_DIM + WALKABLE_DIM, COLLISION_DIM)
+    return (
+        whole
+        and inputs <= _INNER
+        and (features, collision_dim) == (SCENE_FEATURE_DIM + WALKABLE_DIM, COLLISION_DIM)
+    )

@@ -81,7 +81,7 @@ class LstmWeights:
 
     norm: LinearWeights
     gates: LinearWeights
-    """Of what is normed, then of the hidden state: [4 D, 2 D]; input, forget, new and output gate."""
+    """Weights [4 D, 2 D] of normed input and hidden state; input, forget, new and output gate."""
     output: LinearWeights
 
 
@@ -112,7 +112,7 @@ class StepWeights:
 
 @dataclass(frozen=True, slots=True)
 class RecurrentOutput:
-    """What one frame gives; float32."""
+    """Results of one frame; float32."""
 
     features: Tensor
     """[B, D]"""
@@ -129,7 +129,7 @@ class RecurrentOutput:
 
 
 def supports(widths: Sequence[int], layers: int, blocks: int) -> bool:
-    """Whether recurrent.h is written for such a generator.
+    """True where recurrent.h supports such a generator.
 
     Args:
         widths: those of tokens, embedding, flow head and agent.

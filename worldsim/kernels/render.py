@@ -1,4 +1,4 @@
-"""What a place shows, in one go; ``tokenizer.place.StaticScene`` says the same in torch.
+"""Rendering of a static scene in one call; ``scene.static_scene.StaticScene`` is the reference in torch.
 
 Shapes: B views, R rows, N columns.
 """
@@ -14,19 +14,28 @@ from torch import Tensor
 from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct, kernel, shaped, workspace
 
 CHANNELS, HIDDEN = 16, 64
-"""Of the planes and of the colour network that render.h is written for."""
+"""Channels of the planes and width of the colour network that render.h supports."""
 
 SCENE_FEATURE_DIM = 16 * 6 + CHANNELS
-"""Length of what is around a camera (motion.h)."""
+"""Length of a camera's scene features (motion.h)."""
 
 TENSORS = (
-    "occupancy", "ground_plane", "floor_ceiling_plane", "xz_plane", "yz_plane", "depths", "column_in", "column_bias", "above_horizon_in", "below_horizon_in",
-    "middle", "middle_bias", "last", "last_bias",
+    "occupancy", "ground_plane", "floor_ceiling_plane", "xz_plane", "yz_plane", "depths", "column_in",
+    "column_bias", "above_horizon_in", "below_horizon_in", "middle", "middle_bias", "last", "last_bias",
 )  # fmt: skip
 NUMBERS = ("floor", "ceiling", "centre_x", "centre_y", "scale_x", "scale_y", "surface_level")
-_SIZES = ("rows", "columns", "floor_ceiling_rows", "floor_ceiling_columns", "rise", "wall_columns", "wall_rows", "samples")
+_SIZES = (
+    "rows",
+    "columns",
+    "floor_ceiling_rows",
+    "floor_ceiling_columns",
+    "rise",
+    "wall_columns",
+    "wall_rows",
+    "samples",
+)
 _COLUMN_FLOATS = 5 + HIDDEN
-"""Floats of the room that render.h takes for a column."""
+"""Floats of workspace that render.h needs per column."""
 
 
 class _Data(ctypes.Structure):
@@ -38,7 +47,7 @@ class _Data(ctypes.Structure):
 
 
 class SceneRenderer(NoDeepcopy):
-    """A place as render.h takes it.
+    """A static scene, packed for render.h.
 
     Args:
         tensors: ``TENSORS``, float32: occupancy [h, w], planes [h, w, CHANNELS], depths [S]; weights are
@@ -64,16 +73,25 @@ class SceneRenderer(NoDeepcopy):
         colour, depth = torch.empty(views, 3, rows, columns), torch.empty(views, rows, columns)
         rays = (address(right), columns, address(down), rows, horizon)
         given = (ctypes.addressof(self.data), address(planar), views, *rays)
-        self._run(*given, address(colour), address(depth), address(workspace(views * columns * _COLUMN_FLOATS)))
+        self._run(
+            *given, address(colour), address(depth), address(workspace(views * columns * _COLUMN_FLOATS))
+        )
         return colour, depth
 
     def features(self, planar: Tensor) -> Tensor:
-        """What is around cameras ``planar`` [B, 4]: occupancy on a fan, then ground features, [B, AROUND]."""
-        planar, around = shaped(planar, len(planar), 4).contiguous(), torch.empty(len(planar), SCENE_FEATURE_DIM)
+        """Scene features of cameras ``planar`` [B, 4]: occupancy on a fan, then ground features."""
+        planar, around = (
+            shaped(planar, len(planar), 4).contiguous(),
+            torch.empty(len(planar), SCENE_FEATURE_DIM),
+        )
         self._features(ctypes.addressof(self.data), address(planar), len(planar), address(around))
         return around
 
     def _sizes(self) -> tuple[int, ...]:
         kept = self._kept
-        planes, level, xz_plane = kept["occupancy"].shape, kept["floor_ceiling_plane"].shape, kept["xz_plane"].shape
+        planes, level, xz_plane = (
+            kept["occupancy"].shape,
+            kept["floor_ceiling_plane"].shape,
+            kept["xz_plane"].shape,
+        )
         return (*planes, *level[:2], *xz_plane[:2], kept["yz_plane"].shape[1], len(kept["depths"]))

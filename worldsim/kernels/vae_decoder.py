@@ -19,7 +19,7 @@ from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct,
 from worldsim.kernels.winograd import winograd_weights
 
 _CONVOLUTIONS, _PIXELS, _LANES = 8, 192, 16
-"""Convolutions at most, numbers of a cell's pixels at most, and what widths are multiples of (vae_decoder.h)."""
+"""Limits of vae_decoder.h: convolutions, numbers in a cell's pixels, divisor of the widths."""
 _SIDE_BY_SIDE = 3
 """Worlds that are decoded at once: more of them leave the caches."""
 
@@ -38,14 +38,14 @@ class _Data(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaeWeights:
-    """Of a decoder, from a latent to pixels."""
+    """Weights of a decoder, from a latent to pixels."""
 
     latent_in: tuple[Tensor, Tensor]
     """Latent to blocks: weight [E * gh * gw, C] and bias, the bottleneck's channels outermost."""
     unpool: tuple[Tensor, Tensor]
     """Blocks to their cells: weight [D * pool * pool, E] and bias, as a pixel shuffle takes them."""
     position: Tensor
-    """What is added to cells [D, h, w]."""
+    """Position bias of the cells [D, h, w]."""
     convs: Sequence[tuple[Tensor, Tensor]]
     """3x3 convolutions [D, D, 3, 3] of what is rectified, and their biases, both times the gain."""
     pixels_out: tuple[Tensor, Tensor]
@@ -53,12 +53,12 @@ class VaeWeights:
 
 
 def supports(width: int, depth: int, patch: int) -> bool:
-    """Whether vae_decoder.h is written for such a decoder."""
+    """True where vae_decoder.h supports such a decoder."""
     return width % _LANES == 0 and depth <= _CONVOLUTIONS and 3 * patch**2 <= _PIXELS
 
 
 class VaeDecoderKernel(NoDeepcopy):
-    """A decoder as vae_decoder.h takes it.
+    """A decoder, packed for vae_decoder.h.
 
     Args:
         weights: its weights.
@@ -79,7 +79,9 @@ class VaeDecoderKernel(NoDeepcopy):
         spread = pack_panels(of_spots.transpose(0, 1))
         shifts = biases.unflatten(1, (pool, pool)).repeat(1, rows, columns)
         position = (weights.position.detach().float() + shifts).permute(1, 2, 0).contiguous()
-        convs = [(winograd_weights(conv), shift.detach().float().contiguous()) for conv, shift in weights.convs]
+        convs = [
+            (winograd_weights(conv), shift.detach().float().contiguous()) for conv, shift in weights.convs
+        ]
         leave = PackedLinear(*weights.pixels_out)
         told = [DenseData(*map(address, conv), width, width) for conv in convs]
         self._kept = (enter, spread, position, convs, leave)

@@ -1,4 +1,4 @@
-"""Pictures moved along with the camera, in one go; ``tokenizer.history`` says the same in torch.
+"""Warp and blend of frames in one call each; ``tokenizer.history`` is the reference in torch.
 
 Shapes: B worlds, H x W frame, h x w its cells, N tokens.
 """
@@ -23,7 +23,7 @@ class _Data(ctypes.Structure):
 
 
 class Warp(NoDeepcopy):
-    """What is seen again, and the frame that is made of it.
+    """The warp of the previous frame, and the blend that makes the new one.
 
     Args:
         camera: its lengths are in pixels of a frame.
@@ -44,17 +44,19 @@ class Warp(NoDeepcopy):
         self.data = _Data(address(right), address(down), height, width, patch, pool, *scales, *middle)
         self._warp = kernel("warp", [Pointer, Pointer, ctypes.c_int, *[Pointer] * 9])
         self._blend = kernel("blend", [Pointer, ctypes.c_int, *[Pointer] * 8])
-        self._workspace_size = kernel("blend_workspace", [Pointer], ctypes.c_size_t)(ctypes.addressof(self.data))
+        self._workspace_size = kernel("blend_workspace", [Pointer], ctypes.c_size_t)(
+            ctypes.addressof(self.data)
+        )
 
     def warp(
         self, to_previous: Tensor, depth: Tensor, scene_rgb: Tensor, frame: Tensor, previous_depth: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the past shows of a new frame.
+        """Warp the previous frame to the new camera.
 
         Args:
             to_previous: points of the new camera to points of the previous one [B, 4, 4].
             depth: forward depth of the new frame [B, H, W].
-            scene_rgb: what memory of the place says of it [B, 3, H, W].
+            scene_rgb: the static scene, rendered for it [B, 3, H, W].
             frame: the previous frame [B, 3, H, W].
             previous_depth: its forward depth [B, H, W].
 
@@ -74,7 +76,13 @@ class Warp(NoDeepcopy):
         return made
 
     def blend(
-        self, out: Tensor, latent: Tensor, scene_rgb: Tensor, confidence: Tensor, grid: Tensor, previous: Tensor
+        self,
+        out: Tensor,
+        latent: Tensor,
+        scene_rgb: Tensor,
+        confidence: Tensor,
+        grid: Tensor,
+        previous: Tensor,
     ) -> Tensor:
         """The new frame [B, 3, H, W], within [-1, 1].
 

@@ -18,7 +18,7 @@ _IN = torch.tensor(
     ],
     dtype=torch.float64,
 )
-"""What F(4x4, 3x3) makes of a row of weights (Lavin and Gray, 1509.09308)."""
+"""Weight transform of F(4x4, 3x3) for one row (Lavin and Gray, 1509.09308)."""
 
 
 def winograd_weights(weight: Tensor) -> Tensor:

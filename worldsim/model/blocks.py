@@ -48,7 +48,7 @@ def temporal_attention(qk: Tensor, v: Tensor) -> Tensor:
 
 
 def cached_attention(qk: Tensor, v: Tensor, past: LayerKV) -> Tensor:
-    """As ``temporal_attention`` with T = 1: a token sees itself now, without rotation, and in the cached frames.
+    """As ``temporal_attention`` with T = 1: a token sees itself, without rotation, and its cached past.
 
     One query a token: products and sums take less time than a batch of tiny matmuls and the copies they need.
     The softmax is over the last axis: over another, threads share what it runs along, and round otherwise
@@ -90,12 +90,16 @@ class Block(nn.Module):
             parts.append(temporal_attention(qk, v) if past is None else cached_attention(qk, v, past))
             fresh = qk[..., 1, :, :], v
         mixed = [part.flatten(-2).to(up.dtype) for part in parts]
-        return torch.addcmul(x, residual_gate, self.out_proj(torch.cat([*mixed, F.silu(gate) * up], -1)).float()), fresh
+        return torch.addcmul(
+            x, residual_gate, self.out_proj(torch.cat([*mixed, F.silu(gate) * up], -1)).float()
+        ), fresh
 
     def packed(self) -> BlockWeights:
-        """What kernels take."""
+        """The weights for kernels."""
         attentions = len(self.qk_norm) // 2
-        return BlockWeights(self.in_proj.weight, self.out_proj.weight, self.qk_norm[:, 0], attentions, self.sizes[1])
+        return BlockWeights(
+            self.in_proj.weight, self.out_proj.weight, self.qk_norm[:, 0], attentions, self.sizes[1]
+        )
 
     def compute_kv(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """The raw keys and values that ``forward`` of a temporal block gives, and nothing else."""

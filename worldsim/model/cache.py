@@ -20,10 +20,10 @@ from worldsim.utils import buffer_pool
 
 @dataclass(frozen=True, slots=True)
 class LayerKV:
-    """One layer's share of the cache, ready to be looked at from the next frame."""
+    """Keys and values of one layer, ready for the next frame's queries."""
 
     keys: Tensor
-    """Keys, turned by their age, float32 [B, W, N, A, d]."""
+    """Keys, rotated by their age, float32 [B, W, N, A, d]."""
     values: Tensor
     """float32 [B, W, N, A, d]"""
     filled: Tensor
@@ -65,11 +65,11 @@ class Cache:
     index: Tensor
     """Frames written so far [B]."""
     sinks: int
-    """How many of the first frames stay for good."""
+    """Number of first frames that are never overwritten."""
     rows: Rows = field(default_factory=lambda: slice(None))
-    """Which rows of the tensors this cache is about; what it is asked and told concerns these alone."""
+    """Rows of the tensors that this view of the cache reads and writes."""
     _layers: list[LayerKV] | None = field(default=None, repr=False)
-    """What ``read`` gave, until something is written."""
+    """Result of ``read`` until the next write."""
 
     @staticmethod
     def empty(
@@ -107,7 +107,7 @@ class Cache:
         """Nothing: ``over`` shares memory."""
 
     def read(self) -> list[LayerKV]:
-        """Every layer's past. The keys are turned once a frame, however many passes read them.
+        """Every layer's past. The keys are rotated once a frame, however many passes read them.
 
         Ages end at the ring's length, so that a sink keeps a position that training has seen.
         """
@@ -121,7 +121,7 @@ class Cache:
         return self._layers
 
     def kernel_layers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """``read`` as kernels take it."""
+        """``read`` for kernels: keys, values and mask of each layer."""
         return [(past.keys, past.values, past.filled) for past in self.read()]
 
     def write(self, keys: Tensor, values: Tensor) -> None:
@@ -143,7 +143,10 @@ class Cache:
     def undo(self, entry: CacheEntry) -> None:
         """Make the rows what they were when ``undo_entry()`` gave ``entry``, after one write or none."""
         numbers = self._row_numbers()
-        self.keys[:, numbers, entry.ring_index], self.values[:, numbers, entry.ring_index] = entry.keys, entry.values
+        self.keys[:, numbers, entry.ring_index], self.values[:, numbers, entry.ring_index] = (
+            entry.keys,
+            entry.values,
+        )
         self.written[numbers, entry.ring_index] = entry.written
         self.index[self.rows] = entry.index
         self._layers = None
@@ -194,7 +197,7 @@ class Cache:
         self._layers = None
 
     def _check_written(self, written: Tensor, index: Tensor) -> None:
-        """Each ring index [B, W] must hold the newest frame that a ring of ``index`` [B] frames puts there."""
+        """Each ring index must hold the newest frame that a ring of ``index`` [B] frames puts there."""
         ring_index, ring = torch.arange(self.context, device=index.device), self.context - self.sinks
         newest = ring_index + (index[:, None] - 1 - ring_index) // ring * ring
         newest = torch.where(ring_index < self.sinks, ring_index, newest)
@@ -204,7 +207,7 @@ class Cache:
             raise EngineError(rule, (index.tolist(), written.tolist()), "take the snapshot again")
 
     def _next_index(self) -> Tensor:
-        """Where the next frame of each row goes [B]."""
+        """Ring index of each row's next frame [B]."""
         index, ring = self.index[self.rows], self.context - self.sinks
         return torch.where(index < self.context, index, self.sinks + (index - self.sinks) % ring)
 

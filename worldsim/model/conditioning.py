@@ -1,4 +1,4 @@
-"""What modulates a frame: its control, how noisy it is, and how far the next denoising step goes.
+"""Modulation of a frame by its control, its flow time and the size of the next denoising step.
 
 Shapes: B batch, T frames, M control and twist, D width, L blocks.
 """
@@ -40,9 +40,13 @@ class Conditioning(nn.Module):
 
     def __init__(self, control: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.control_embed = nn.Sequential(BatchInvariantLinear(control, width), nn.SiLU(), BatchInvariantLinear(width, width))
+        self.control_embed = nn.Sequential(
+            BatchInvariantLinear(control, width), nn.SiLU(), BatchInvariantLinear(width, width)
+        )
         self.null_control = nn.Parameter(torch.randn(width) * 0.02)
-        self.time_embed = nn.Sequential(BatchInvariantLinear(2 * _FREQUENCIES, width), nn.SiLU(), BatchInvariantLinear(width, width))
+        self.time_embed = nn.Sequential(
+            BatchInvariantLinear(2 * _FREQUENCIES, width), nn.SiLU(), BatchInvariantLinear(width, width)
+        )
         self.modulation = nn.Linear(width, 3 * blocks * width)
         self.blocks = blocks
         nn.init.zeros_(self.modulation.weight)
@@ -50,15 +54,15 @@ class Conditioning(nn.Module):
         self._modulation_kernel: Dense | None = None
 
     def enable_kernels(self) -> None:
-        """Let a kernel multiply from now on, where nothing is taught; the weights must stay as they are."""
+        """Use a kernel for inference from now on; the weights must not change."""
         self._modulation_kernel = Dense(self.modulation.weight, self.modulation.bias)
 
     def forward(self, control: Tensor, t: Tensor, dt: Tensor, control_mask: Tensor | None = None) -> Tensor:
         """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
 
         ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``t`` [B, T], 0 noise to 1
-        clean; ``dt`` [B, T] in (0, 1]; both [1, T] where all worlds have the same; ``control_mask`` bool [B, T]:
-        where ``control_mask`` is False the control is replaced by a learnt "unknown".
+        clean; ``dt`` [B, T] in (0, 1]; both [1, T] where all worlds have the same. Where ``control_mask``
+        [B, T] is False the control is replaced by a learnt null control.
         """
         embedded = self.control_embed(control)
         if control_mask is not None:

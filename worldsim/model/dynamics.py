@@ -1,10 +1,10 @@
-"""How keys move a camera: laws that are nearly linear, and a network for what they leave over.
+"""Camera dynamics: a nearly linear law of motion under keys, and a network for its residual.
 
-A body with inertia and friction moves by a fixed mixture of its last displacements and of the pushes of the
-keys, once all are told in the frame in which it now looks; how it turns depends on how long a key was held.
-So the turn comes first, the mixture is linear and can be solved for, and a network adds what walls, steps and
-the swing of a walk change. A network alone takes hours to learn the mixture to the centimetre that a linear
-layer is exact to at once, and errors of a centimetre a frame add up to metres.
+A body with inertia and friction moves by a fixed linear combination of its last displacements and of the
+forces of the keys, all expressed in its current frame. Its rotation depends on how long a key was held. So
+the rotation is predicted first; the linear law is solved for by least squares; a residual network adds the
+effects of walls, steps and the swing of a walk. A network alone takes hours to learn to the centimetre what
+the linear layer has exactly at once, and errors of a centimetre a frame add up to metres.
 
 Shapes: B cameras, M keys and yaw, P past twists, S of what is around; a twist is 6 long: metres right, down
 and forward, then radians about these axes, in the camera's frame before the step.
@@ -26,10 +26,10 @@ from worldsim.kernels.render import SceneRenderer
 _ROTATION_WIDTH, _RESIDUAL_WIDTH, _ERROR_WIDTH = 128, 256, 64
 
 METRES_PER_RADIAN = 3.0
-"""Metres: what is looked at lies about so far, and a wrong direction shifts it."""
+"""Displacement that counts as much as a radian: the distance of what is seen, about."""
 
 CollisionFn = Callable[[Tensor], Tensor]
-"""From displacements [B, 3] (right, down, forward; metres) to what is in their way."""
+"""Collision features of displacements [B, 3] (right, down, forward; metres)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class MotionPrediction:
     twist: Tensor
     """[B, 6] in metres and radians."""
     step_error: Tensor
-    """Error in metres that the step is expected to add, [B]; a radian counts as ``METRES_PER_RADIAN`` metres."""
+    """Error that the step adds, expected, in metres [B]; a radian counts ``METRES_PER_RADIAN``."""
     error_growth: Tensor
-    """Share by which the step is expected to make earlier errors grow, [B]."""
+    """Relative growth of earlier errors in the step, expected [B]."""
 
 
 class Dynamics(nn.Module):
@@ -49,20 +49,30 @@ class Dynamics(nn.Module):
 
     Args:
         control: keys and yaw, M.
-        around: length of what is told of the surroundings, S.
-        twists: past twists that are looked at, P.
-        camera_height: height of the camera at rest, in metres.
-        met: length of what is told of what is in the way.
-        coasting: without keys and yaw the camera moves and turns by at most this share of its last step:
-            what nobody pushes slows down. None: no such rule. Recordings hardly show idleness, and small
-            errors would add up to a walk.
+        feature_dim: length of the scene features and walkable features, S.
+        twists: number of past twists, P.
+        camera_height: of the camera at rest, in metres.
+        collision_dim: length of the collision features.
+        idle_damping: without keys and yaw, a step is at most this share of the last one; None: no bound.
+            Recordings hardly show idle cameras, and small errors would add up to a walk.
     """
 
     def __init__(
-        self, control: int, feature_dim: int, twists: int, camera_height: float, idle_damping: float | None, collision_dim: int = 0
+        self,
+        control: int,
+        feature_dim: int,
+        twists: int,
+        camera_height: float,
+        idle_damping: float | None,
+        collision_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.camera_height, self.idle_damping, self.control, self.collision_dim = camera_height, idle_damping, control, collision_dim
+        self.camera_height, self.idle_damping, self.control, self.collision_dim = (
+            camera_height,
+            idle_damping,
+            control,
+            collision_dim,
+        )
         rotation_inputs, linear_inputs = control * (twists + 1) + 3 * twists, 3 * twists + 4 * control
         self.rotation = _mlp(rotation_inputs, _ROTATION_WIDTH, 3)
         self.linear = BatchInvariantLinear(linear_inputs, 3)
@@ -75,13 +85,18 @@ class Dynamics(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, features: Tensor, controls: Tensor, twists: Tensor, height: Tensor, collision_fn: CollisionFn | None = None
+        self,
+        features: Tensor,
+        controls: Tensor,
+        twists: Tensor,
+        height: Tensor,
+        collision_fn: CollisionFn | None = None,
     ) -> MotionPrediction:
-        """The next step. Its rotation is taught by ``predict_rotation`` alone; the errors teach nothing but themselves.
+        """The next step. Only ``predict_rotation`` trains the rotation; error estimates train no other part.
 
-        ``features`` [B, S]; ``controls`` [B, P + 1, M], those of the step last; ``twists`` [B, P, 6] in metres
-        and radians, newest last; ``height`` [B] of the camera in metres. All float32. ``collision_fn`` tells what is
-        in the way of displacements [B, 3] of the camera, [B, ``collision_dim``].
+        ``features`` [B, S]; ``controls`` [B, P + 1, M], those of the step last; ``twists`` [B, P, 6] in
+        metres and radians, newest last; ``height`` [B] of the camera in metres. All float32.
+        ``collision_fn`` gives the collision features [B, ``collision_dim``] of displacements [B, 3].
         """
         rotation_inputs = _rotation_inputs(controls, twists)
         turn = self._rotation_from(rotation_inputs).detach()
@@ -102,17 +117,37 @@ class Dynamics(nn.Module):
             twist = torch.where(idle, _damped(twist, twists[:, -1], self.idle_damping), twist)
         return MotionPrediction(twist, step_error, error_growth)
 
-    def packed(self, renderer: SceneRenderer, ground: PackedWalkableMap, scale: Sequence[float]) -> MotionKernel | None:
-        """What kernels take, with what a normalised twist is multiplied by; None if there are none for it."""
+    def packed(
+        self, renderer: SceneRenderer, ground: PackedWalkableMap, scale: Sequence[float]
+    ) -> MotionKernel | None:
+        """The kernel; ``scale`` multiplies normalised twists. None where the sizes are unsupported."""
         parts = self.rotation, self.residual, self.error
-        rotation, residual, error = ([layer for layer in part if isinstance(layer, nn.Linear)] for part in parts)
+        rotation, residual, error = (
+            [layer for layer in part if isinstance(layer, nn.Linear)] for part in parts
+        )
         hidden = [layer.out_features for part in (rotation, residual, error) for layer in part[:-1]]
-        rotation_inputs, linear_inputs, inputs = (some.in_features for some in (rotation[0], self.linear, residual[0]))
+        rotation_inputs, linear_inputs, inputs = (
+            some.in_features for some in (rotation[0], self.linear, residual[0])
+        )
         twists = (linear_inputs - 4 * self.control) // 3
-        if not supports(inputs, hidden, inputs - rotation_inputs - linear_inputs - 6 - self.collision_dim, self.collision_dim):
+        if not supports(
+            inputs,
+            hidden,
+            inputs - rotation_inputs - linear_inputs - 6 - self.collision_dim,
+            self.collision_dim,
+        ):
             return None
         sizes = (self.control, twists)
-        return MotionKernel(renderer, ground, (rotation, residual, error), self.linear, scale, sizes, self.camera_height, self.idle_damping)
+        return MotionKernel(
+            renderer,
+            ground,
+            (rotation, residual, error),
+            self.linear,
+            scale,
+            sizes,
+            self.camera_height,
+            self.idle_damping,
+        )
 
     def predict_rotation(self, controls: Tensor, twists: Tensor) -> Tensor:
         """The rotation [B, 3] of the next twist; arguments as of ``forward``."""
@@ -123,27 +158,27 @@ class Dynamics(nn.Module):
         return turn
 
     def linear_inputs(self, controls: Tensor, twists: Tensor, turn: Tensor) -> Tensor:
-        """What displacement is a mixture of [B, 3 P + 4 M]: the last ones, newest first, and the keys'.
+        """Inputs of the linear law [B, 3 P + 4 M]: the last displacements, newest first, and the keys.
 
-        All are told in the frame before the step. A key pushes along directions between those before and
-        after the ``turn`` [B, 3], hence by a mixture of its sine and cosine; so did those of the step before.
+        All are expressed in the frame before the step. A key pushes along directions between those before and
+        after the rotation ``turn`` [B, 3], hence by a combination of its sine and cosine.
         """
         newest_first = twists.flip(1)
         turned = newest_first[..., 4].contiguous()  # what is not contiguous is rounded otherwise
         past = _rotate_yaw(displacement_from_twist(newest_first[..., :3], turned), -turned.cumsum(1))
         both = torch.stack([turn[:, 1], turned[:, 0]], 1)[..., None]
         keys = controls[:, -2:].flip(1)
-        told = (past, keys * both.sin(), keys * both.cos())
-        return torch.cat([part.flatten(1) for part in told], 1)
+        parts = (past, keys * both.sin(), keys * both.cos())
+        return torch.cat([part.flatten(1) for part in parts], 1)
 
 
 def _rotation_inputs(controls: Tensor, twists: Tensor) -> Tensor:
-    """What turns a camera: the keys and for how long they have been held, and how it turned."""
+    """Inputs of the rotation network: recent keys and recent rotations."""
     return torch.cat([controls.flatten(1), 10 * twists[..., 3:].flatten(1)], 1)
 
 
 def displacement_from_twist(twist: Tensor, yaw: Tensor) -> Tensor:
-    """Where a camera gets by translations [..., 3] while it turns by ``yaw`` [...], in its first frame."""
+    """Displacements in the first frame, of translations [..., 3] under a rotation by ``yaw`` [...]."""
     sine, cosine = _arc_factors(yaw)
     right, down, forward = twist.unbind(-1)
     return torch.stack([sine * right + cosine * forward, down, sine * forward - cosine * right], -1)
@@ -179,7 +214,7 @@ def _damped(twist: Tensor, last: Tensor, share: float) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """Of [..., 3], [..., 1], without gradient, which has no bounds at 0; the same bits in every batch."""
+    """Lengths [..., 1] of vectors [..., 3], without gradient, which is unbounded at 0; batch invariant."""
     x, y, z = vectors.detach().unbind(-1)
     return (x * x + y * y + z * z).sqrt()[..., None]
 

@@ -72,9 +72,7 @@ class FlowHead(nn.Module):
             x = block(x, modulation)
         return self.out(F.silu(x)).float()
 
-    def loss(
-        self, features: Tensor, clean: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, features: Tensor, clean: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Shortcut-flow loss over rows: features [R, N, D], clean [R, N, C], weight [R].
 
         The first quarter of the rows learns larger steps from two of half the size; the others learn the

@@ -1,6 +1,6 @@
-"""What the agent feels: how the camera moves, the reward, whether the episode goes on.
+"""The heads: camera motion, reward, and the probability that the episode continues.
 
-Shapes: ... batch axes, B cameras, D agent width, S surroundings.
+Shapes: ... batch axes, B cameras, D agent width, S scene features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worldsim.casting import cast
 from worldsim.model.dynamics import CollisionFn, Dynamics, MotionPrediction
 
 REWARD_BINS = 41
-"""Of the reward, even in symlog from -5 to 5."""
+"""Number of reward bins, evenly spaced in symlog from -5 to 5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class HeadsConfig:
     twists: int = 4
     """Past twists and controls that dynamics see."""
     poses: bool = True
-    """Whether the source has poses."""
+    """True where the source has poses."""
     camera_height: float = 0.0
     """Height of the camera at rest, in metres."""
     idle_damping: float | None = None
@@ -37,7 +37,7 @@ class HeadsConfig:
     uses_agent_token: bool = True
     """Reward and end read the agent feature beside the static scene; without a scene they always do.
 
-    In one still place they follow from where one is, and the agent feature errs with the picture."""
+    In a static scene they depend on position only, and the agent token inherits image errors."""
     end_weight: float = 1.0
     """Weight of an end over a frame that ends nothing while the heads learn; at play it is taken out."""
 
@@ -79,7 +79,13 @@ class Heads(nn.Module):
         self.config = config
         self.uses_agent_token = config.uses_agent_token or not scene_feature_dim
         """Reward and end are read from the agent feature."""
-        dynamics = partial(Dynamics, control, (scene_feature_dim or agent) + walkable_dim, config.twists, config.camera_height)
+        dynamics = partial(
+            Dynamics,
+            control,
+            (scene_feature_dim or agent) + walkable_dim,
+            config.twists,
+            config.camera_height,
+        )
         self.motion = dynamics(config.idle_damping, collision_dim) if config.poses else None
         self.outcome = _mlp(scene_feature_dim + agent * self.uses_agent_token, 256, REWARD_BINS + 1, layers=3)
 
@@ -99,17 +105,19 @@ class Heads(nn.Module):
     ) -> MotionPrediction:
         """The next step of the camera; see ``Dynamics``.
 
-        Without surroundings, ``features`` is None and the agent token [B, D] is read.
+        Without a static scene, ``features`` is None and the agent token [B, D] is read.
         """
         assert self.motion is not None, "only a source with poses has motion"
-        step: MotionPrediction = self.motion(agent if features is None else features, controls, twists, height, collision_fn)
+        step: MotionPrediction = self.motion(
+            agent if features is None else features, controls, twists, height, collision_fn
+        )
         return step
 
     def predict_outcome(self, agent: Tensor, scene_features: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [..., 41] and the logit of going on [...], from the place and the frame just made.
+        """Reward logits [..., 41] and the continue logit [...] of the frame just made.
 
-        ``agent`` [..., D] is read where ``uses_agent_token``, ``scene_features`` [..., S] where they are given. The
-        weight that ends had in training is taken out.
+        ``agent`` [..., D] is read where ``uses_agent_token``, ``scene_features`` [..., S] where given. The
+        weight of ends in training is taken out.
         """
         reward, continue_logit = self.outcome_logits(agent, scene_features)
         weight = self.config.end_weight
@@ -117,7 +125,9 @@ class Heads(nn.Module):
 
     def outcome_logits(self, agent: Tensor, scene_features: Tensor | None) -> tuple[Tensor, Tensor]:
         """As ``predict_outcome``, with ends as likely as they weighed in training."""
-        known = [part for part in (scene_features, agent if self.uses_agent_token else None) if part is not None]
+        known = [
+            part for part in (scene_features, agent if self.uses_agent_token else None) if part is not None
+        ]
         seen = known[0] if len(known) == 1 else torch.cat([part.float() for part in known], -1)
         out = self.outcome(seen.to(_dtype(self.outcome))).float()
         return out[..., :REWARD_BINS], out[..., REWARD_BINS]

@@ -1,7 +1,7 @@
 """A block over the tokens of one frame: token mixing and a channel MLP, both modulated by a condition.
 
 Token mixing (MLP-Mixer, Tolstikhin et al. 2021) costs a fraction of attention at a dozen tokens and knows
-each token's place without a position code. For one token it is left out.
+each token's position without a position code. For one token it is left out.
 
 Shapes: ... batch axes, N tokens, D width, M condition.
 """

@@ -1,4 +1,4 @@
-"""How much is left to chance where all but the camera stands still."""
+"""Scale of the sampling noise in a static scene, by the camera's speed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 MAX_NOISE_SCALE = 0.8
-"""There is little to choose from in one still place, and noise is mostly grain."""
+"""Upper bound of the noise scale: in a static scene little is uncertain, and noise is mostly grain."""
 
 
 def noise_scale(twist: Tensor) -> Tensor:
-    """What the noise of a still place is multiplied by [B], in [0, 0.8], where cameras move by ``twist``.
+    """Factor of the noise [B], in [0, 0.8], for cameras that move by ``twist``.
 
-    ``twist`` [B, 6] is normalised: 1 is a usual step, and as much of one as the camera moves is the share of
-    the noise. To who stands nothing new comes into view, and what chance paints on a still picture would be
-    moved along and painted over again, until it covers it.
+    ``twist`` [B, 6] is normalised: 1 is a typical step. At rest the factor is 0: nothing new comes into view,
+    and resampled noise would accumulate on an unchanged image.
     """
     total = torch.zeros_like(twist[:, 0])
     for part in twist.detach().square().unbind(1):  # one by one: alike, to the bit, in every batch

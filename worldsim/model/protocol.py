@@ -17,11 +17,11 @@ __all__ = ["Generator", "GeneratorConfig", "LatentForm"]
 
 
 class LatentForm(Protocol):
-    """What a generator needs to know of latents; a tokenizer's ``LatentSpec`` tells it."""
+    """Form of the latents, as a generator reads it from a tokenizer's ``LatentSpec``."""
 
     @property
     def kind(self) -> str:
-        """"continuous" or "bits"."""
+        """ "continuous" or "bits"."""
 
     @property
     def channels(self) -> int:
@@ -52,7 +52,7 @@ class Generator(Protocol):
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
+        """True where kernels support all of its inference, in float32 on a CPU."""
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
         """Cast to ``dtype`` for inference, and let kernels do what they can on a CPU; weights must stay."""
@@ -82,9 +82,7 @@ class Generator(Protocol):
 class GeneratorConfig(Protocol):
     """The config of a generator."""
 
-    def build(
-        self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int
-    ) -> Generator:
+    def build(self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int) -> Generator:
         """The generator of a unit and its latents, with fresh weights.
 
         Raises:

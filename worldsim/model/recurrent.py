@@ -43,7 +43,7 @@ class RecurrentConfig:
     context: int = 16
     """Frames that a session begins with at most, and that an attention memory sees, this one included."""
     heads: int = 6
-    """Of an attention memory."""
+    """Heads of an attention memory."""
     embedding: int = 64
     """Features of a condition."""
     head_width: int = 192
@@ -136,7 +136,7 @@ class RecurrentGenerator(nn.Module):
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for such a generator."""
+        """True where kernels support such a generator."""
         return supports_kernels(self.config, self.tokens)
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
@@ -213,7 +213,9 @@ class RecurrentGenerator(nn.Module):
         latent = prepared.base + self.remainder_std * sample
         return latent.clamp(-1, 1) if self._bounded else latent
 
-    def commit(self, state: TensorState, prepared: PreparedFrame, latent: Tensor, needs_agent: bool) -> Tensor:
+    def commit(
+        self, state: TensorState, prepared: PreparedFrame, latent: Tensor, needs_agent: bool
+    ) -> Tensor:
         """Take ``latent`` [B, N, C] as the next frame's and write ``state``; returns the agent [B, A].
 
         The first frame of a world follows nothing: its memories stay empty, as in training.
@@ -233,9 +235,7 @@ class RecurrentGenerator(nn.Module):
         """The agent's features, float32 [..., A], of ``features`` [..., N, D]."""
         return F.silu(self.agent_in(features.flatten(-2))).float()
 
-    def loss(
-        self, features: Tensor, change: Tensor, weight: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, features: Tensor, change: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of rows of features [R, N, D] whose latents changed by ``change`` [R, N, C].
 
         The mean change is fitted by least squares in units of the remainder's running deviation; the flow
@@ -264,9 +264,7 @@ class RecurrentGenerator(nn.Module):
             agent=step.agent,
             flow=FlowCondition(step.entered[:, None], step.films.flatten(1, 2)[:, None]),
             denoising_steps=denoising_steps,
-            memories=[
-                {"hidden": hidden[:, None], "cell": cell[:, None]} for hidden, cell in step.memories
-            ],
+            memories=[{"hidden": hidden[:, None], "cell": cell[:, None]} for hidden, cell in step.memories],
         )
 
     def _memory(self) -> nn.Module:
@@ -294,6 +292,4 @@ class RecurrentGenerator(nn.Module):
 
 def _layer_state(tensors: dict[str, Tensor], layer: int) -> MemoryState:
     prefix = f"{layer}."
-    return {
-        name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def supports_kernels(config: RecurrentConfig, tokens: int) -> bool:
-    """Whether there are kernels for such a generator: one token, an LSTM, widths of whole registers."""
+    """True where kernels support the generator: one token, an LSTM, widths of whole registers."""
     widths = (config.width, config.embedding, config.head_width, config.agent)
     able = variant() is not None and tokens == 1 and config.memory == "lstm"
     return able and supports(widths, config.layers, config.head_blocks)
@@ -60,7 +60,7 @@ class RecurrentKernels(NoDeepcopy):
         return self._pass(noisy[:, 0], condition.entered[:, 0], films, times, more)[:, None]
 
     def _time_inputs(self, t: float, dt: float) -> tuple[Tensor, Tensor]:
-        """What a pass of this t and dt adds in all worlds; made once."""
+        """Embeddings of ``t`` and ``dt`` that a pass adds in all worlds; cached."""
         if (t, dt) not in self._passes:
             waves = self._sinusoids(torch.tensor([t]), torch.tensor([dt]))
             times = self._times(waves)

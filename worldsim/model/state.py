@@ -29,7 +29,7 @@ class UndoEntry(Protocol):
 
 
 class GeneratorState(Protocol):
-    """What a generator keeps of the units so far, a row for each world of the batch."""
+    """A generator's memory of the units so far, one row per world of the batch."""
 
     @property
     def context(self) -> int:

@@ -21,7 +21,7 @@ MemoryState = dict[str, Tensor]
 
 
 class TemporalMemory(Protocol):
-    """What a layer keeps of the past."""
+    """A layer's memory of the past."""
 
     def initial(self, batch: int, tokens: int, device: torch.device) -> MemoryState:
         """The memory of worlds in which nothing has happened."""
@@ -72,7 +72,7 @@ class LstmMemory(nn.Module):
         return self.out(hidden.to(normed.dtype)), {"hidden": hidden, "cell": cell}
 
     def weights(self) -> list[Tensor]:
-        """Of the input, of the hidden state, and the biases of both."""
+        """Weights of the input and of the hidden state, and the biases of both."""
         return list(self.lstm.all_weights[0])
 
 

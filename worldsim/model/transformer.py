@@ -38,12 +38,12 @@ class TransformerConfig:
     registers: int = 4
     """Extra tokens, at least one; the first is the agent's, which the heads read."""
     temporal_every: int = 2
-    """A block in this many looks at the past."""
+    """One block in this many has temporal attention."""
     context: int = 12
     """Frames of context at most."""
     sinks: int = 1
     prediction: Literal["clean", "velocity"] = "clean"
-    """What the last layer gives: the clean latent, or what leads from the noise to it (flow matching)."""
+    """Output of the last layer: the clean latent, or the velocity from noise to it (flow matching)."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:
@@ -53,19 +53,17 @@ class TransformerConfig:
         if not 0 <= self.sinks < self.context:
             raise ConfigError("sinks must be fewer than the context's frames", (self.sinks, self.context))
         if self.registers < 1 or not 1 <= self.temporal_every <= self.layers:
-            rule = "a generator needs a register and a block that looks at the past: 1 <= temporal_every <= layers"
+            rule = "a generator needs a register and a temporal block: 1 <= temporal_every <= layers"
             raise ConfigError(rule, (self.registers, self.temporal_every, self.layers))
 
-    def build(
-        self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int
-    ) -> Transformer:
+    def build(self, unit: Unit, latent: LatentForm, prior_channels: int, condition_size: int) -> Transformer:
         """The transformer, with fresh weights."""
         return Transformer(self, unit, latent, prior_channels, condition_size)
 
 
 @dataclass(frozen=True, slots=True)
 class LatentPrediction:
-    """What one pass gives."""
+    """Results of one pass."""
 
     clean: Tensor
     """The predicted clean latent [B, T, N, C]."""
@@ -85,9 +83,9 @@ class PreparedUnit:
     embedded: Tensor
     """The prior, as the blocks take it [B, 1, N, D]."""
     modulation: Tensor
-    """Of every pass [B, K + 1, 3, L, D]."""
+    """Modulation of every pass [B, K + 1, 3, L, D]."""
     t: Tensor
-    """Of every pass [1, K + 1]."""
+    """Flow time of every pass [1, K + 1]."""
 
 
 class Transformer(nn.Module):
@@ -134,19 +132,21 @@ class Transformer(nn.Module):
 
     @property
     def uses_kernels(self) -> bool:
-        """Whether kernels pass, where nothing is taught."""
+        """True where kernels run its inference."""
         return self._kernel is not None
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for such a generator."""
+        """True where kernels support such a generator."""
         config, block = self.config, self.blocks[0]
         assert isinstance(block, Block)
         sizes = (config.width, config.width // config.heads, len(self.positions), block.sizes[1])
-        return variant() is not None and self.mask is None and generator_kernel.supports(*sizes, config.layers)
+        return (
+            variant() is not None and self.mask is None and generator_kernel.supports(*sizes, config.layers)
+        )
 
     def enable_kernels(self) -> None:
-        """Let kernels pass from now on, where nothing is taught: float32 on a CPU; weights must stay."""
+        """Use kernels for inference from now on, in float32 on a CPU; the weights must not change."""
         if not self.supports_kernels:
             return
         blocks = [block for block in self.blocks if isinstance(block, Block)]
@@ -163,20 +163,22 @@ class Transformer(nn.Module):
 
     @property
     def rope(self) -> Tensor:
-        """What turns the tokens' spatial queries and keys, complex [N + R, d / 2].
+        """Rotations of the tokens' spatial queries and keys, complex [N + R, d / 2].
 
         Made once a device and no buffer: casting the weights must not round it.
         """
         if self._rope is None or self._rope.device != self.positions.device:
             head_dim = self.config.width // self.config.heads
             axes = self.positions.shape[1]
-            dims = (head_dim // 2, head_dim // 2) if axes == 2 else (head_dim // 2, head_dim // 4, head_dim // 4)
+            dims = (
+                (head_dim // 2, head_dim // 2) if axes == 2 else (head_dim // 2, head_dim // 4, head_dim // 4)
+            )
             self._rope = rope_frequencies(self.positions, dims)
         return self._rope
 
     @property
     def temporal_layers(self) -> int:
-        """Blocks that look at the past, L."""
+        """Number of temporal blocks, L."""
         return sum(bool(block.temporal) for block in self.blocks)
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
@@ -208,7 +210,7 @@ class Transformer(nn.Module):
     def prepare(
         self, state: Cache, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
     ) -> PreparedUnit:
-        """What the passes over one unit share.
+        """Prepare what all passes over one unit share.
 
         Args:
             state: the units before.
@@ -276,7 +278,7 @@ class Transformer(nn.Module):
         return self.run(noisy, t, self.embed(prior_tokens), modulation, cache)
 
     def embed(self, prior_tokens: Tensor) -> Tensor:
-        """What every pass over a frame adds to its latents, float32: prior_tokens [B, T, N, V] to [B, T, N, D]."""
+        """Embedding of ``prior_tokens`` [B, T, N, V], added to the latents of every pass [B, T, N, D]."""
         if self._prior_in_kernel is not None and kernels_enabled():
             return self._prior_in_kernel(prior_tokens) + self.position
         return self.prior_in(prior_tokens.to(self.prior_in.weight.dtype)).float() + self.position
@@ -308,7 +310,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The keys and values that ``run`` gives: all that later frames look at.
 
-        The last block that looks at the past gives its own before it looks; what it would add nobody reads.
+        The last temporal block stops at its keys and values: nothing reads its output.
         """
         if (kernel := self._usable_kernel(cache)) is not None:
             made = kernel(clean[:, 0], embedded[:, 0], modulation[:, 0], cache.kernel_layers(), kv_only=True)
@@ -321,14 +323,16 @@ class Transformer(nn.Module):
             if block.temporal and len(fresh) == self.temporal_layers - 1:
                 fresh.append(block.compute_kv(x, modulations))
                 break
-            x, pair = block(x, modulations, self.rope, self.mask, pasts[len(fresh)] if block.temporal else None)
+            x, pair = block(
+                x, modulations, self.rope, self.mask, pasts[len(fresh)] if block.temporal else None
+            )
             if pair is not None:
                 fresh.append(pair)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
         return keys, values
 
     def _usable_kernel(self, cache: Cache) -> generator_kernel.GeneratorKernel | None:
-        """Kernels that may pass now and look back at so much."""
+        """The kernel, where it is enabled and supports the cache's context."""
         return self._kernel if kernels_enabled() and cache.context <= generator_kernel.MAX_CONTEXT else None
 
     def _run_kernel(

@@ -47,13 +47,13 @@ class BernoulliSampler:
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         tokens = noise.shape[1]
-        place = noise[..., 0].argsort(dim=1, stable=True).argsort(dim=1)[..., None]
+        rank = noise[..., 0].argsort(dim=1, stable=True).argsort(dim=1)[..., None]
         uniform, bits = torch.special.ndtr(noise), torch.zeros_like(noise)
         for index in range(denoising_steps):
             chance = generator.denoise(prepared, bits, index).sigmoid()
             first, last = (tokens * (index + past) // denoising_steps for past in (0, 1))
             drawn = torch.where(uniform < chance, 1.0, -1.0)
-            bits = torch.where((place >= first) & (place < last), drawn, bits)
+            bits = torch.where((rank >= first) & (rank < last), drawn, bits)
         return generator.finish(prepared, bits)
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:

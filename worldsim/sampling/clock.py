@@ -3,8 +3,8 @@
 A unit of one frame answers each control at once. A unit of several frames, F, is imagined under the controls
 that are known ahead, or under the one that is held; its frames lie in ``WorldState.pending`` and are shown
 one by one. Where a control is another than was foreseen, what was not shown is discarded: a new unit begins.
-The generator is told a unit when the next one begins, and then of what was shown alone: the last frame shown
-stands in for those that were not.
+A unit is committed to the generator when the next one begins, and only what was shown: the last frame shown
+replaces those that were not.
 
 Shapes: B worlds, F frames of a unit, N tokens, C latent channels, M keys and yaw.
 """
@@ -152,7 +152,7 @@ def _imagine_pending(
     )
     length = len(plan)
     pending["latent"] = latent.float().unflatten(1, (length, -1))
-    # The generator is told when the unit is over; a copy says now what the heads read.
+    # The generator's state takes the unit when it is over; a copy says now what the heads read.
     agent = networks.generator.commit(state.generator.pick(slice(None)), prepared, latent, True)
     _decode_pending(networks, state, motions, agent)
     pending["shown"] = torch.zeros_like(pending["shown"])
@@ -323,7 +323,7 @@ def _emit_frame(networks: Networks, state: WorldState) -> Imagined:
 
 
 def _frame_at(part: Tensor, slot: Tensor) -> Tensor:
-    """Of ``part`` [B, F, ...] the frame ``slot`` [B] of each world."""
+    """Frame ``slot`` [B] of each world from ``part`` [B, F, ...]."""
     return part[torch.arange(len(part), device=part.device), slot]
 
 

@@ -1,4 +1,4 @@
-"""What leads into a frame: ``ControlBatch``, and ``ControlTensors``, the same where the networks are.
+"""Controls of a batch: ``ControlBatch`` in NumPy, ``ControlTensors`` on the networks' device.
 
 Shapes: B worlds, M keys and yaw.
 """
@@ -17,7 +17,7 @@ from worldsim.sampling.upload import upload
 
 @dataclass(frozen=True, slots=True)
 class ControlBatch:
-    """What leads into the new frame: NumPy arrays, or tensors where the networks are."""
+    """Controls that lead into the new frame: NumPy arrays, or tensors on the networks' device."""
 
     vector: np.ndarray | Tensor
     """Keys and yaw, float32 [B, M]."""
@@ -54,7 +54,7 @@ class ControlBatch:
 
 @dataclass(frozen=True, slots=True)
 class ControlTensors(ControlBatch):
-    """``ControlBatch`` where the networks are."""
+    """A ``ControlBatch`` on the networks' device."""
 
     vector: Tensor
     poses: Tensor | None = None

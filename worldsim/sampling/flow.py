@@ -45,7 +45,7 @@ class FlowGenerator(Generator, Protocol):
 
     @property
     def prediction(self) -> str:
-        """"clean" or "velocity": the output of its last layer, by which errors are weighed."""
+        """ "clean" or "velocity": the output of its last layer, by which errors are weighed."""
 
     def __call__(
         self,
@@ -58,7 +58,7 @@ class FlowGenerator(Generator, Protocol):
         control_mask: Tensor | None = None,
     ) -> FlowPrediction:
         """One pass over clips: ``noisy`` [B, T, N, C], ``t`` and ``dt`` [B, T], the clip's
-        ``prior_tokens`` and ``condition``; ``control_mask`` bool [B, T] is False where the condition is withheld."""
+        ``prior_tokens`` and ``condition``; ``control_mask`` [B, T] is False where the condition is masked."""
 
 
 class FlowPrediction(Protocol):
@@ -92,16 +92,16 @@ class FlowSampler:
 
 @dataclass(frozen=True, slots=True)
 class FlowTimes:
-    """The task of each frame of a clip; all [B, T]."""
+    """Flow times and masks of a clip's frames; all [B, T]."""
 
     t: Tensor
-    """How clean the latent is that the generator gets, 0 noise to 1 clean."""
+    """Flow time of the generator's input, 0 noise to 1 clean."""
     dt: Tensor
     """Size of the denoising step, in (0, 1]."""
     is_context: Tensor
     """The frame is clean and nothing is asked of it."""
     control_mask: Tensor
-    """The generator is told the condition."""
+    """False where the condition is masked."""
     shortcut: bool
     """Steps are larger than the smallest, learnt from two of half the size."""
 
@@ -170,12 +170,12 @@ def _two_half_steps(
 
 
 def flow_times(steps: int) -> list[float]:
-    """The level at which each of ``steps`` passes begins."""
+    """Flow time at the start of each of ``steps`` passes."""
     return [i / steps for i in range(steps)]
 
 
 def denoise(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """From ``noise`` to a clean latent in passes of ``predict(latent, i) -> clean`` at ``flow_times(steps)``."""
+    """Denoise ``noise`` in passes of ``predict(latent, i) -> clean`` at ``flow_times(steps)``."""
     latent = noise
     for i, t in enumerate(flow_times(steps)):
         share = min(1.0, 1 / steps / (1 - t))

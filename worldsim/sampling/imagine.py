@@ -39,9 +39,9 @@ class Imagined:
     terminated: Tensor
     """The episode ended here, bool [B]: drawn where ends are left to chance, else more likely than not."""
     uncertainty: Tensor
-    """How far the dream may be from the truth, float32 [B] in [0, 1]; see ``frame_uncertainty``. 1 where not known."""
+    """Uncertainty of the frame, float32 [B] in [0, 1]; see ``frame_uncertainty``. 1 where not ``known``."""
     known: Tensor
-    """The worlds that know what is seen from the camera's pose, bool [B]."""
+    """True where the camera's pose is within the world's territory, bool [B]."""
     latent: Tensor
     """[B, N, C]"""
     prior: Prior

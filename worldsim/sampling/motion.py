@@ -1,4 +1,4 @@
-"""Where cameras get to in a frame: as keys push them, as walls let them, or as poses are given.
+"""Camera motion of a frame: predicted from keys and projected onto the walkable map, or a given pose.
 
 Shapes: B worlds, M keys and yaw.
 """
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from worldsim.sampling.world_state import WorldState
 
 _MAX_STEP_RATIO = 10
-"""Times the usual step of a source: no step is longer, whatever dynamics say of what they never saw."""
+"""Longest step, in typical steps of the source."""
 _MAX_POSE_UNCERTAINTY = 100.0
-"""Metres of doubt beyond which there is no more to doubt."""
+"""Upper bound on pose uncertainty, in metres."""
 
 
 @dataclass(frozen=True, slots=True)
 class CameraMotion:
-    """How the camera gets to the new frame."""
+    """Motion of the camera to the new frame."""
 
     vector: Tensor
     """Keys and yaw [B, M]."""
     twist: Tensor
     """Normalised [B, 6]."""
     pose_uncertainty: Tensor
-    """How far off the camera may then be, in metres [B]."""
+    """Expected error of the new pose in metres [B]."""
     poses: Tensor
     """The new frame's camera-to-world, float64 [B, 4, 4]."""
     planar: Tensor | None
@@ -49,8 +49,10 @@ def move_cameras(networks: Networks, state: WorldState, controls: ControlTensors
         still = state.poses.new_zeros(len(controls.vector), 6).float()
         return CameraMotion(controls.vector, still, state.pose_uncertainty, state.poses, None, None)
     if networks.motion_kernel is not None and kernels_enabled():
-        told = (state.poses, state.motion_history, state.pose_uncertainty, controls.vector)
-        motion = CameraMotion(controls.vector, *networks.motion_kernel(*told, _MAX_STEP_RATIO, _MAX_POSE_UNCERTAINTY))
+        inputs = (state.poses, state.motion_history, state.pose_uncertainty, controls.vector)
+        motion = CameraMotion(
+            controls.vector, *networks.motion_kernel(*inputs, _MAX_STEP_RATIO, _MAX_POSE_UNCERTAINTY)
+        )
     else:
         motion = _predicted_motion(networks, state, controls)
     if controls.poses is None or controls.pose_mask is None:
@@ -59,13 +61,17 @@ def move_cameras(networks: Networks, state: WorldState, controls: ControlTensors
 
 
 def _predicted_motion(networks: Networks, state: WorldState, controls: ControlTensors) -> CameraMotion:
-    """Where keys and walls let cameras go."""
+    """Motion predicted from keys, projected onto the walkable map."""
     scale, divisor = _scales(networks.config.twist_scale, networks.device)
     planar, twists = se3.planar(state.poses), state.motion_history[..., :6] * scale.float()
     past_controls = torch.cat([state.motion_history[..., 6:], controls.vector[:, None]], 1)
     features, collision_fn = networks.dynamics_features(planar), networks.collision_fn(planar)
-    step = networks.heads.predict_motion(state.agent.float(), features, past_controls, twists, planar[:, 2], collision_fn)
-    pose_uncertainty = (state.pose_uncertainty * (1 + step.error_growth) + step.step_error).clamp(max=_MAX_POSE_UNCERTAINTY)
+    step = networks.heads.predict_motion(
+        state.agent.float(), features, past_controls, twists, planar[:, 2], collision_fn
+    )
+    pose_uncertainty = (state.pose_uncertainty * (1 + step.error_growth) + step.step_error).clamp(
+        max=_MAX_POSE_UNCERTAINTY
+    )
     twist = step.twist.double().clamp(-_MAX_STEP_RATIO * scale, _MAX_STEP_RATIO * scale)
     step_pose = se3.exp(twist)
     wanted = state.poses @ step_pose  # both are rigid by now
@@ -74,10 +80,19 @@ def _predicted_motion(networks: Networks, state: WorldState, controls: ControlTe
         held, short = (poses != wanted).flatten(1).any(1)[:, None], se3.relative(state.poses, poses)
         step_pose = torch.where(held[:, None], short, step_pose)
         twist = torch.where(held, se3.log(short, twist[:, 3:]), twist)
-    return CameraMotion(controls.vector, (twist / divisor).float(), pose_uncertainty, poses, se3.planar(poses), step_pose.float())
+    return CameraMotion(
+        controls.vector,
+        (twist / divisor).float(),
+        pose_uncertainty,
+        poses,
+        se3.planar(poses),
+        step_pose.float(),
+    )
 
 
-def _with_given_poses(networks: Networks, state: WorldState, motion: CameraMotion, poses: Tensor, given: Tensor) -> CameraMotion:
+def _with_given_poses(
+    networks: Networks, state: WorldState, motion: CameraMotion, poses: Tensor, given: Tensor
+) -> CameraMotion:
     """``motion``, but to ``poses`` [B, 4, 4] where they are ``given`` [B]."""
     assert motion.planar is not None
     assert motion.to_previous is not None
@@ -94,7 +109,7 @@ def _with_given_poses(networks: Networks, state: WorldState, motion: CameraMotio
 
 
 def _project_to_ground(networks: Networks, poses: Tensor, wanted: Tensor) -> Tensor:
-    """Where cameras [B, 4, 4] come to stand that want to be at ``wanted``; the same tensor where all may."""
+    """``wanted`` [B, 4, 4] projected onto the walkable map; the same tensor where nothing changes."""
     if networks.walkable_map is None:
         return wanted
     ground = networks.walkable_map.project(poses[:, :2, 3], wanted[:, :2, 3])
@@ -107,7 +122,7 @@ def _project_to_ground(networks: Networks, poses: Tensor, wanted: Tensor) -> Ten
 
 @cache
 def _scales(scale: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What a normalised twist is multiplied by, and what one in metres and radians is divided by."""
+    """Factor of normalised twists, and divisor of twists in metres and radians (1 where the scale is 0)."""
     with torch.inference_mode(False):
         factor = torch.tensor(scale, dtype=torch.float64, device=device)
         return factor, torch.where(factor > 0, factor, 1.0)

@@ -30,7 +30,7 @@ class LatentClip:
     is_past_clean: bool = False
     """Only the last frame is asked for; all before it are given as they are."""
     weight: Tensor | None = None
-    """How much each frame counts, float32 [B, T]; None: all alike."""
+    """Weight of each frame, float32 [B, T]; None: all equal."""
 
 
 @dataclass(frozen=True, slots=True)

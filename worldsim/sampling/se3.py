@@ -60,7 +60,7 @@ def _angle(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _length(v: Tensor) -> Tensor:
-    """Of vectors [B, 3], [B]."""
+    """Lengths [B] of vectors [B, 3]."""
     x, y, z = v.unbind(-1)
     return (x * x + y * y + z * z).sqrt()
 

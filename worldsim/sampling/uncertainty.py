@@ -1,4 +1,4 @@
-"""How far a dream may have come from the truth, as it can be told without knowing the truth.
+"""Uncertainty of imagined frames: an estimate of their error without the true frame.
 
 Shapes: B worlds, H x W frame.
 """
@@ -14,12 +14,12 @@ from worldsim.tokenizer.protocol import Prior
 def frame_uncertainty(
     frame: Tensor, prior: Prior, pose_uncertainty: Tensor, typical_contrast: float
 ) -> Tensor:
-    """What picture and camera may have lost, float32 [B] in [0, 1]; ``pose_uncertainty`` [B] is in metres.
+    """Uncertainty of each frame, float32 [B] in [0, 1]; ``pose_uncertainty`` [B] is in metres.
 
-    Of the picture: where the past speaks, how far the frame is from what it said, as a share of the pixel
-    range. Of the camera: the error to be expected, which is learnt on walks and adds up until a pose is
-    given, as the picture shows it: seen from elsewhere, a wall without a seam looks the same. Half at one
-    metre, where there is as much to see as usual; pictures come apart with the root of the distance, about.
+    Combines (a) the mean absolute difference between the frame and the warped previous frame, weighted by
+    the warp's confidence, and (b) the pose uncertainty, weighted by image contrast: a wall without texture
+    looks the same from elsewhere. Equals 0.5 at 1 m of pose uncertainty and ``typical_contrast``; grows with
+    the square root of the distance.
     """
     if library.accepts(frame, prior.warped_rgb, prior.warp_confidence):
         off, believed, contrast = image_ops.warp_statistics(
@@ -43,5 +43,5 @@ def frame_contrast(frame: Tensor) -> Tensor:
 
 
 def _mean(image: Tensor) -> Tensor:
-    """Of [B, ..., W], [B]. Row by row first: threads share a long sum, and round it otherwise."""
+    """Mean [B] of [B, ..., W], row by row first: a long sum is split among threads and rounds otherwise."""
     return image.mean(-1).flatten(1).mean(-1)

@@ -35,7 +35,7 @@ class WorldState:
     motion_history: Tensor
     """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and yaw that led to it."""
     pose_uncertainty: Tensor
-    """How far off the camera may be, in metres [B]; 0 where it was given."""
+    """Expected error of the pose in metres [B]; 0 where it was given."""
     poses: Tensor
     """Camera-to-world of the last frame, float64 [B, 4, 4]; identity where the source has no poses."""
     seeds: Tensor
@@ -135,7 +135,9 @@ def empty_state(networks: Networks, batch: int, context: int | None = None) -> W
         generator=networks.generator.initial_state(batch, context),
         previous=networks.tokenizer.blank(batch, device),
         agent=torch.zeros(batch, networks.generator.width, device=device),
-        motion_history=torch.zeros(batch, networks.config.heads.twists, 6 + networks.control_size, device=device),
+        motion_history=torch.zeros(
+            batch, networks.config.heads.twists, 6 + networks.control_size, device=device
+        ),
         pose_uncertainty=torch.zeros(batch, device=device),
         poses=torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1),
         seeds=torch.zeros(batch, dtype=torch.int64, device=device),

@@ -1,8 +1,8 @@
-"""A place: what the weights remember of one static scene, read along camera rays.
+"""A static scene: a field in the weights, rendered along camera rays.
 
 Shapes: B views, C channels, N columns of a view, R rows, S samples along a ray.
 
-Plain latent re-synthesis spends a small budget on relearning every texture for every pose. A place keeps
+Plain latent re-synthesis spends a small budget on relearning every texture for every pose. A field keeps
 them once: a top-down occupancy plane says where rays end, feature planes say what is seen there, and a small
 network turns features into colour. It is a radiance field cut down to level cameras between one floor and
 one ceiling: the ray march is two-dimensional, so it costs a column, not a pixel, and the surface is read once
@@ -27,19 +27,19 @@ from worldsim.scene.planes import cell_count, feature_plane, read_plane, sample_
 from worldsim.scene.rays import Rays
 
 _SURFACE_LEVEL = 1.0
-"""Occupancy from which on there is wall."""
+"""Occupancy at a wall's surface."""
 _ROOT_STEPS = 3
-"""Times that what encloses a surface is narrowed down: to millimetres."""
+"""False-position steps that refine a surface's depth, to millimetres."""
 _MIN_SLOPE = 4.0
-"""Rise of occupancy a metre below which a surface is not moved any faster by what it is taught."""
+"""Minimum occupancy slope (per metre) in the implicit-gradient denominator; clamps the surface gradient."""
 _FAN_RAYS = 16
 _FAN_RADII = (0.35, 0.5, 0.65, 0.85, 1.2, 2.0)
-"""Metres from the camera at which dynamics feel for walls."""
+"""Distances of the fan's samples from the camera, in metres."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaticSceneConfig:
-    """Extent and resolution of a place. Lengths in metres, world axes z up."""
+    """Extent and resolution of a static scene. Lengths in metres, world axes z up."""
 
     bounds: tuple[float, float, float, float]
     """x0, y0, x1, y1: the ground rectangle that is remembered."""
@@ -48,7 +48,7 @@ class StaticSceneConfig:
     ceiling: float = 4.0
     """Height of the ceiling."""
     clearance: float = 0.5
-    """How far from the nearest wall a camera stays: what it visits, grown by this, is free space."""
+    """Distance that cameras keep from walls: visited positions, dilated by this, are free space."""
     cell: float = 0.125
     """Side of an occupancy and ground-feature cell."""
     floor_ceiling_cell: float = 0.0625
@@ -65,14 +65,18 @@ class StaticSceneConfig:
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.bounds
         if not (x1 > x0 and y1 > y0 and self.ceiling > self.floor):
-            raise ConfigError("a place needs x1 > x0, y1 > y0, ceiling > floor", self.bounds, "swap them")
-        if self.samples < 2 or min(self.cell, self.floor_ceiling_cell, self.wall_cell, self.near, self.far) <= 0:
-            rule = "a place needs 2 samples of a ray or more, and cells and distances above 0"
+            rule = "a static scene needs x1 > x0, y1 > y0, ceiling > floor"
+            raise ConfigError(rule, self.bounds, "swap them")
+        if (
+            self.samples < 2
+            or min(self.cell, self.floor_ceiling_cell, self.wall_cell, self.near, self.far) <= 0
+        ):
+            rule = "a static scene needs 2 samples of a ray or more, and cells and distances above 0"
             raise ConfigError(rule, self.samples)
 
     @property
     def feature_dim(self) -> int:
-        """Length of what ``StaticScene.features`` tells."""
+        """Length of ``StaticScene.features``."""
         return _FAN_RAYS * len(_FAN_RADII) + self.channels
 
 
@@ -128,7 +132,10 @@ class StaticScene(nn.Module):
         self.config = config
         x0, y0, x1, y1 = config.bounds
         gw, gh = cell_count(x1 - x0, config.cell), cell_count(y1 - y0, config.cell)
-        lw, lh = cell_count(x1 - x0, config.floor_ceiling_cell), cell_count(y1 - y0, config.floor_ceiling_cell)
+        lw, lh = (
+            cell_count(x1 - x0, config.floor_ceiling_cell),
+            cell_count(y1 - y0, config.floor_ceiling_cell),
+        )
         ww, wh = cell_count(x1 - x0, config.wall_cell), cell_count(y1 - y0, config.wall_cell)
         rise = cell_count((config.ceiling - config.floor) * 1.25, config.wall_cell)
         self.occupancy = nn.Parameter(torch.zeros(1, 1, gh, gw))
@@ -138,21 +145,24 @@ class StaticScene(nn.Module):
         self.yz_plane = feature_plane(config.channels, rise, wh)
         hidden, pixel = config.hidden, 2 * config.channels + 10
         self.column_in = nn.Linear(config.channels + 1, hidden)
-        self.above_horizon_in, self.below_horizon_in = nn.Linear(pixel, hidden, bias=False), nn.Linear(pixel, hidden, bias=False)
+        self.above_horizon_in, self.below_horizon_in = (
+            nn.Linear(pixel, hidden, bias=False),
+            nn.Linear(pixel, hidden, bias=False),
+        )
         self.colour_mlp = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 3))
         even = torch.linspace(0.1, config.near, config.samples // 2 + 1)[:-1]
         far = torch.linspace(math.log(config.near), math.log(config.far), config.samples // 2).exp()
         self.register_buffer("depths", torch.cat([even, far]), persistent=False)
         self.renderer: SceneRenderer | None = None
-        """What looks where nothing is taught, if there are kernels."""
+        """Kernel of the rendering, for inference; None where unsupported."""
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for such a place."""
+        """True where kernels support such a scene."""
         return variant() is not None and (self.config.channels, self.config.hidden) == (CHANNELS, HIDDEN)
 
     def enable_kernels(self) -> None:
-        """Let kernels look from now on, if there are any for such a place; its weights must stay."""
+        """Use kernels for inference from now on, where supported; the weights must not change."""
         config, (_, first, _, last) = self.config, self.colour_mlp
         if not self.supports_kernels:
             return
@@ -232,7 +242,10 @@ class StaticScene(nn.Module):
         shared = _affine(self.column_in, column.flatten(1)).to(surface.dtype)
         shared = shared.unflatten(1, (1, *column.shape[1:]))
         halves = []
-        for layer, rows in ((self.above_horizon_in, slice(None, horizon)), (self.below_horizon_in, slice(horizon, None))):
+        for layer, rows in (
+            (self.above_horizon_in, slice(None, horizon)),
+            (self.below_horizon_in, slice(horizon, None)),
+        ):
             seen = surface[:, rows]
             same = shared.expand(-1, *seen.shape[1:]).flatten(1)
             mixed = torch.addmm(same, layer.weight, seen.flatten(1))
@@ -246,7 +259,7 @@ class StaticScene(nn.Module):
         return x
 
     def features(self, planar: Tensor) -> Tensor:
-        """What is around cameras [B, 4], for dynamics: occupancy on a polar fan, then ground features.
+        """Scene features of cameras [B, 4]: occupancy on a polar fan, then ground features.
 
         Returns [B, 16 * 6 + C] in (-1, 1).
         """
@@ -260,14 +273,14 @@ class StaticScene(nn.Module):
         return torch.cat([fan[0].flatten(1).tanh(), here[:, :, 0].T.tanh()], -1)
 
     def _march_rays(self, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each column's ray ends [B, N] and the ground features found there [C, B, N].
+        """Depth at which each column's ray ends [B, N], and the ground features there [C, B, N].
 
         ``x``, ``y`` [B, 1] are cameras in the planes, ``dx``, ``dy`` [B, N] where a metre of forward depth
         leads each column there.
 
-        It ends on the wall's surface, where occupancy rises through ``_SURFACE_LEVEL``. A ray that fades out in
-        softly filled space ends the deeper, seen from the wall, the straighter it meets it, and textures
-        slide by texels as the camera turns (the bias that NeuS, 2106.10689, found in densities).
+        It ends on the wall's surface, where occupancy rises through ``_SURFACE_LEVEL``. A ray that fades out
+        in a soft density would end deeper the more directly it meets the wall, and textures would slide by
+        texels as the camera turns (the bias that NeuS, 2106.10689, found in densities).
         """
         with torch.no_grad():
             depth, slope = self._find_surface(x, y, dx, dy)
@@ -316,7 +329,7 @@ class StaticScene(nn.Module):
         depth: Tensor,
         down: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What the wall and the floor or ceiling look like where each pixel may show them.
+        """Features of wall and of floor or ceiling at the points that each pixel may show.
 
         ``camera`` is x, y (where it is in the planes) and z (metres), all [B, 1]; ``direction`` [B, N] is
         that of each column in the planes per metre of forward depth; ``depth`` [B, N] is where its wall is.
@@ -333,7 +346,9 @@ class StaticScene(nn.Module):
         both = sample_plane(self.xz_plane, wall_x.expand_as(up), up) * sample_plane(
             self.yz_plane, wall_y.expand_as(up), up
         )
-        flat = sample_plane(self.floor_ceiling_plane, torch.addcmul(x, dx, reach), torch.addcmul(y, dy, reach))
+        flat = sample_plane(
+            self.floor_ceiling_plane, torch.addcmul(x, dx, reach), torch.addcmul(y, dy, reach)
+        )
         scalars = [*_octaves(height * math.pi, 4), height.clamp(-2, 3), reach.clamp(min=0.05).log()]
         told = torch.stack(scalars).view(len(scalars), len(both), -1).transpose(0, 1)
         seen = torch.cat([part.to(self.above_horizon_in.weight.dtype) for part in (both, flat, told)], 1)
@@ -346,6 +361,6 @@ class StaticScene(nn.Module):
 
     @property
     def _plane_per_metre(self) -> tuple[float, float]:
-        """What a metre is in the planes, which are two long and wide."""
+        """Length of a metre in plane coordinates, which span two."""
         x0, y0, x1, y1 = self.config.bounds
         return 2 / (x1 - x0), 2 / (y1 - y0)

@@ -1,4 +1,4 @@
-"""Poses that a world can tell something of; a picture from any other is made up.
+"""Territory: the poses that a world covers.
 
 Shapes: B cameras.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.scene.walkable_map import WalkableMap
 
 _BESIDE = 0.5
-"""Metres beside the ground that cameras stood on, and above and below their heights, that are still known."""
+"""Margin in metres beside the walkable ground, and above and below the cameras' heights."""
 _TILT_STILL = math.radians(3)
 """Pitch or roll beyond those of the starts that a static scene, which is drawn level, still passes for."""
 _TILT_MOVING = math.radians(15)
@@ -27,10 +27,10 @@ _NONE = 0.1
 
 
 class Territory:
-    """Where the cameras of one world were, as its map and its starts tell.
+    """Region of poses that one world covers, from its walkable map and its starts.
 
     Args:
-        footing: the map of a static scene, None where there is none.
+        walkable_map: the map of a static scene, None where there is none.
         scale: the usual step, six numbers in metres and radians; 0 along an axis without any.
         starts: camera-to-world poses, float64 [n, 4, 4], n >= 1.
     """
@@ -49,7 +49,7 @@ class Territory:
             self._cell = walkable_map.config.cell
 
     def contains(self, poses: Tensor, twist: Tensor, given: Tensor | None) -> Tensor:
-        """The cameras whose pictures are not made up, bool [B].
+        """Cameras within the territory, bool [B]; frames from elsewhere have no basis in the data.
 
         Args:
             poses: camera-to-world, float64 [B, 4, 4].

@@ -1,8 +1,8 @@
-"""Where one can stand: a map of the ground that cameras were seen on, which a dreamt one does not leave.
+"""Walkable map: the ground that cameras were seen on; imagined cameras are projected onto it.
 
-A motion head errs by centimetres a frame, and nothing it is told brings it back once it is inside a wall,
-where no recording ever was. What was visited is the free space of occupancy mapping, eroded by the body
-already: a camera at its edge touches the wall. Sliding along it is the nearest point of that ground.
+Predicted motion errs by centimetres a frame, and no input brings a camera back once it is inside a wall,
+where no recording ever was. Visited cells are free space, as in occupancy mapping, already eroded by the
+body's radius: a camera at the edge touches the wall. The nearest visited point makes it slide along.
 
 Shapes: B cameras.
 """
@@ -24,9 +24,9 @@ _SEARCH_RADIUS = 0.75
 _FAN_RADII = (0.04, 0.12, 0.25, 0.45)
 _FAN_RAYS = 16
 _PATH_SAMPLES = 16
-"""Of a way, at which one looks whether it is ground."""
+"""Samples along a path at which the map is read."""
 COLLISION_DIM = 6
-"""Length of what ``WalkableMap.collision_features`` tells."""
+"""Length of ``WalkableMap.collision_features``."""
 _CLOSING_CELLS = 4
 """Cells: gaps between visits as wide as twice this are taken for ground, too."""
 
@@ -47,17 +47,17 @@ class WalkableMapConfig:
 
     @property
     def walkable_dim(self) -> int:
-        """Length of what ``WalkableMap.walkable_features`` tells."""
+        """Length of ``WalkableMap.walkable_features``."""
         return len(_FAN_RADII) * _FAN_RAYS
 
 
 def may_read_values(device: torch.device) -> bool:
-    """Whether values may be looked at: elsewhere than on a CPU that is to wait for the device."""
+    """True where reading values does not mean to wait for the device: on a CPU."""
     return device.type == "cpu"
 
 
 class WalkableMap(nn.Module):
-    """The map: which cells cameras stood on."""
+    """The map: cells that cameras visited."""
 
     visited: Tensor
     fan_radii: Tensor
@@ -79,9 +79,11 @@ class WalkableMap(nn.Module):
         self.register_buffer("corner", torch.tensor([x0, y0], dtype=torch.float64), persistent=False)
 
     def packed(self) -> PackedWalkableMap:
-        """The map as kernels take it."""
+        """The map, packed for kernels."""
         config = self.config
-        return PackedWalkableMap(self.visited, config.bounds[:2], config.cell, round(_SEARCH_RADIUS / config.cell))
+        return PackedWalkableMap(
+            self.visited, config.bounds[:2], config.cell, round(_SEARCH_RADIUS / config.cell)
+        )
 
     def mark_visited(self, positions: Tensor) -> None:
         """Draw the map from where cameras were, [n, 2] in metres; small gaps between them are closed."""
@@ -93,7 +95,7 @@ class WalkableMap(nn.Module):
         self.visited.copy_(closed[0, 0])
 
     def project(self, start: Tensor, wanted: Tensor) -> Tensor | None:
-        """Where cameras on their way from ``start`` to ``wanted``, both float64 [B, 2], come to stand.
+        """Positions that cameras reach on their way from ``start`` to ``wanted``, all float64 [B, 2].
 
         That is where they want to be or, if it is no ground, the nearest point that is. One that starts off
         the ground, as an explicit pose may, goes as it likes. None: all come to where they want to be, which
@@ -110,9 +112,9 @@ class WalkableMap(nn.Module):
         return wanted.index_put((left,), self._nearest_ground(wanted[left])) if len(left) else None
 
     def walkable_features(self, planar: Tensor) -> Tensor:
-        """Whether there is ground around cameras [B, 4] (x, y, z, yaw): 0 or 1 on a polar fan [B, walkable_dim].
+        """Walkable cells around cameras [B, 4] (x, y, z, yaw): 0 or 1 on a polar fan [B, walkable_dim].
 
-        What touches a wall, and on which side, is told within centimetres.
+        Contact with a wall, and its side, is resolved to centimetres.
         """
         x, y, _, yaw = (value[:, None, None] for value in planar.unbind(-1))
         angle, radius = yaw + self.fan_angles, self.fan_radii
@@ -120,10 +122,11 @@ class WalkableMap(nn.Module):
         return self._is_ground(fan).float().flatten(1)
 
     def collision_features(self, planar: Tensor, moved: Tensor) -> Tensor:
-        """What cameras [B, 4] meet that want to move by ``moved`` [B, 3] (right, down, forward; metres).
+        """Collision features of cameras [B, 4] that move by ``moved`` [B, 3] (right, down, forward; metres).
 
-        Returns [B, MET]: the share of the way that is free, and how far right and forward the ground holds
-        them back; of half the way, and of all of it. How much speed a wall leaves depends on when it is hit.
+        Returns [B, COLLISION_DIM]: the free share of the displacement, and how far right and forward the map
+        holds the camera back; for half the displacement, then for all of it. The speed that a wall leaves
+        depends on when it is hit.
         """
         start, yaw = planar[:, :2].double(), planar[:, 3].double()
         right, forward = moved[:, 0].double(), moved[:, 2].double()
@@ -140,8 +143,8 @@ class WalkableMap(nn.Module):
         back = torch.zeros_like(wanted) if held is None else held - wanted
         x, y = back.view_as(ways).unbind(-1)
         sine, cosine = yaw.sin(), yaw.cos()
-        told = torch.stack([free, x * sine - y * cosine, x * cosine + y * sine], -1)  # [2, B, 3]
-        return told.transpose(0, 1).flatten(1).float()
+        found = torch.stack([free, x * sine - y * cosine, x * cosine + y * sine], -1)  # [2, B, 3]
+        return found.transpose(0, 1).flatten(1).float()
 
     def _nearest_ground(self, point: Tensor) -> Tensor:
         """The nearest ground to ``point`` [B, 2], [B, 2]; the point itself where there is none in reach."""

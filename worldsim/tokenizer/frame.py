@@ -81,7 +81,9 @@ class FrameTokenizer(nn.Module):
 
     def encode(self, frame: Tensor, prior: Prior) -> Tensor:
         """Frame [B, 3, H, W] to latent [B, N, C] in (-1, 1); the prior is not used."""
-        embedding = self.embedding.repeat(len(frame), 1)  # no view: FLOPs of views of a weight cannot be counted
+        embedding = self.embedding.repeat(
+            len(frame), 1
+        )  # no view: FLOPs of views of a weight cannot be counted
         whole = pad_blocks(frame.to(self.pixels_in.weight.dtype), self.config.patch * self.config.pool)
         patches = F.pixel_unshuffle(whole, self.config.patch)
         hidden = self.pixels_in(patches)

@@ -1,8 +1,8 @@
-"""The tokenizer whose decoder sees the past: a video codec's P-frame, learnt.
+"""The history tokenizer: a learnt P-frame codec, whose decoder reads the previous frame.
 
-The place (if the source has poses) says what should be seen from the new camera; the previous frame, moved
-along with the camera by the place's depth and a learnt flow, says what was seen; the latent carries only
-the innovation. One light network weighs the three. Sources: motion compensation and residual of every video
+The static scene (if the source has poses) is rendered from the new camera; the previous frame is warped by
+the scene's depth and a learnt flow; the latent carries only the innovation. One light network blends the
+three. Sources: motion compensation and residual of every video
 codec (predictive compression); Delta-IRIS and SVG-LP for latents that hold what the past cannot know; CDNA
 for masks over transformed past frames.
 
@@ -41,7 +41,7 @@ class HistoryConfig:
 
     scene: StaticSceneConfig | None = None
     patch: int = 5
-    """Pixels to a side of a cell of the weighing network."""
+    """Pixels to a side of a cell of the decoder."""
     pool: int = 4
     """Cells to a side of a token."""
     width: int = 64
@@ -51,12 +51,12 @@ class HistoryConfig:
     def build(
         self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
     ) -> HistoryTokenizer:
-        """The tokenizer of frames of ``size``; a place needs the camera's intrinsics."""
+        """The tokenizer of frames of ``size``; a static scene needs the camera's intrinsics."""
         return HistoryTokenizer(self, size, condition_size, intrinsics)
 
 
 class HistoryTokenizer(nn.Module):
-    """Encodes a frame as what the past and the place do not tell."""
+    """Encodes the part of a frame that the previous frame and the static scene do not predict."""
 
     pixel_grid: Tensor
     ray_right: Tensor | None
@@ -73,7 +73,7 @@ class HistoryTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         if config.scene is not None and intrinsics is None:
-            rule = "a place needs the camera's intrinsics"
+            rule = "a static scene needs the camera's intrinsics"
             raise ConfigError(rule, None, "record from a source with poses")
         self.config, self.size, self.intrinsics = config, size, intrinsics
         self._block = config.patch * config.pool
@@ -91,7 +91,10 @@ class HistoryTokenizer(nn.Module):
         rays = Rays.of(intrinsics, height, width) if intrinsics is not None else None
         embedding, area = 2 * config.width, config.patch**2
         self.condition_embed = nn.Sequential(
-            BatchInvariantLinear(condition_size, embedding), nn.SiLU(), BatchInvariantLinear(embedding, embedding), nn.SiLU()
+            BatchInvariantLinear(condition_size, embedding),
+            nn.SiLU(),
+            BatchInvariantLinear(embedding, embedding),
+            nn.SiLU(),
         )
         self.prior_in, self.residual_in = _cell_conv(8, config), _cell_conv(3, config)
         self.encoder = ResidualStack(config.width, embedding, 1)
@@ -124,7 +127,7 @@ class HistoryTokenizer(nn.Module):
         return 6 * self.config.pool**2
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """A place's planes stay float32: they are looked up, not multiplied; so do a place's columns."""
+        """The scene's planes stay float32, as they are sampled, not multiplied; so do its columns."""
         if self.pixel_grid.device.type == "cpu":
             self.enable_kernels(decodes=dtype == torch.float32)
         scene = self.scene
@@ -137,12 +140,12 @@ class HistoryTokenizer(nn.Module):
 
     @property
     def uses_kernels(self) -> bool:
-        """Whether kernels make frames from first to last, where nothing is taught."""
+        """True where kernels run all of its inference."""
         return self.scene is not None and self.scene.renderer is not None and self._decoder_kernel is not None
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for such a decoder."""
+        """True where kernels support such a decoder."""
         config, patch = self.config, self.config.patch
         cells = self.size[0] // patch, self.size[1] // patch
         return (
@@ -154,7 +157,7 @@ class HistoryTokenizer(nn.Module):
         )
 
     def enable_kernels(self, decodes: bool) -> None:
-        """Let kernels do what they can from now on, where nothing is taught, on a CPU; weights must stay.
+        """Use kernels for inference from now on, on a CPU, where supported; the weights must not change.
 
         ``decodes`` if the decoder's network is float32, as frames are.
         """
@@ -182,7 +185,7 @@ class HistoryTokenizer(nn.Module):
         return PreviousFrame.blank(batch, self.size, device)
 
     def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
-        """Place and previous frame, seen from the new camera; the place learns on its own: no gradient."""
+        """Static scene and previous frame from the new camera; the scene trains apart: no gradient."""
         frame, condition = previous.frame, motion.condition
         if self.scene is not None and motion.planar is not None and motion.to_previous is not None:
             with torch.no_grad():
@@ -235,13 +238,17 @@ class HistoryTokenizer(nn.Module):
         """``decode`` with kernels, as far as they go."""
         if self._decoder_kernel is not None and self._block_kernel is not None:
             films = self.decoder.films(self.condition_embed(prior.condition))
-            out = self._decoder_kernel(prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, prior.depth, latent, films)
+            out = self._decoder_kernel(
+                prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, prior.depth, latent, films
+            )
             painted = self._block_kernel(latent)
         else:
             coarse = self._latent_image(latent)
             out = self._run_decoder(coarse, prior).permute(0, 2, 3, 1)
             painted = self.latent_to_block(coarse).flatten(2).transpose(1, 2)
-        return warp.blend(out, painted, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb)
+        return warp.blend(
+            out, painted, prior.scene_rgb, prior.warp_confidence, prior.warp_grid, prior.previous_rgb
+        )
 
     def _latent_image(self, latent: Tensor) -> Tensor:
         """The latent as a picture [B, C, gh, gw].
@@ -262,14 +269,16 @@ class HistoryTokenizer(nn.Module):
     def _prior_image(self, prior: Prior) -> Tensor:
         """All that is known of each pixel [B, 8, H, W], padded to whole blocks."""
         dtype, near = self.prior_in.weight.dtype, (1 + prior.depth[:, None]).reciprocal()
-        known = torch.cat([part.to(dtype) for part in (prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, near)], 1)
+        known = torch.cat(
+            [part.to(dtype) for part in (prior.scene_rgb, prior.warped_rgb, prior.warp_confidence, near)], 1
+        )
         return pad_blocks(known, self._block)
 
     def _reproject(self, depth: Tensor, past_depth: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the new frame's points were in the previous one, and how surely they were seen there.
+        """Positions of the new frame's points in the previous one, and the confidence in them.
 
-        ``depth`` and ``past_depth`` [B, H, W] are the forward depths of both; ``to_previous`` [B, 4, 4] takes points
-        of the new camera to the previous one. Returns [B, H, W, 2], [-1, 1] within the frame, and
+        ``depth`` and ``past_depth`` [B, H, W] are the forward depths of both; ``back`` [B, 4, 4] takes
+        points of the new camera to the previous one. Returns [B, H, W, 2], [-1, 1] within the frame, and
         [B, 1, H, W] in [0, 1].
         """
         camera, rays = self.intrinsics, self.rays
@@ -301,7 +310,7 @@ def _warp_logit(prior: Prior) -> Tensor:
 
 
 def _initial_blend(prior: Prior) -> Tensor:
-    """What the decoder makes of a prior before anything is learnt [B, 3, H, W]."""
+    """The untrained decoder's frame [B, 3, H, W]."""
     return torch.lerp(prior.scene_rgb, prior.warped_rgb, torch.sigmoid(_warp_logit(prior)))
 
 

@@ -63,7 +63,7 @@ class ResidualStack(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(depth))
 
     def films(self, embedding: Tensor) -> Tensor:
-        """What scales and shifts each block [B, depth, 2 width]."""
+        """FiLM scale and shift of each block [B, depth, 2 width]."""
         blocks = [block for block in self.blocks if isinstance(block, ResidualBlock)]
         return torch.stack([block.film(embedding) for block in blocks], 1)
 

@@ -62,7 +62,7 @@ class PreviousFrame:
 
 @dataclass(frozen=True, slots=True)
 class MotionCondition:
-    """The camera's way to the new frame, and its place there."""
+    """The camera's motion to the new frame, as a tokenizer sees it."""
 
     condition: Tensor
     """Keys, yaw and normalised twist of the step [B, M]; what a tokenizer without poses has to go by."""
@@ -83,7 +83,7 @@ class Prior:
     warp_confidence: Tensor
     """Confidence in the warp [B, 1, H, W] in [0, 1]."""
     warp_grid: Tensor
-    """Where ``warped`` was read in the previous frame [B, H, W, 2], in [-1, 1]."""
+    """Positions at which ``warped_rgb`` was read in the previous frame [B, H, W, 2], in [-1, 1]."""
     previous_rgb: Tensor
     """The previous frame itself [B, 3, H, W]."""
     depth: Tensor
@@ -127,7 +127,7 @@ class Tokenizer(Protocol):
 
     @property
     def uses_previous_frame(self) -> bool:
-        """Whether a prior reads the frame before."""
+        """True where a prior reads the previous frame."""
 
     @property
     def scene(self) -> StaticScene | None:
@@ -135,7 +135,7 @@ class Tokenizer(Protocol):
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for all that it does to imagine a frame, in float32 on a CPU."""
+        """True where kernels support all of its inference, in float32 on a CPU."""
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Cast to ``dtype`` for inference, and let kernels do what they can on a CPU; weights must stay."""
@@ -159,9 +159,7 @@ class Tokenizer(Protocol):
 class TokenizerConfig(Protocol):
     """The config of a tokenizer."""
 
-    def build(
-        self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
-    ) -> Tokenizer:
+    def build(self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None) -> Tokenizer:
         """The tokenizer, with fresh weights.
 
         Args:

@@ -106,7 +106,7 @@ class VaeTokenizer(nn.Module):
 
     @property
     def supports_kernels(self) -> bool:
-        """Whether there are kernels for such a decoder: one with a single latent a frame."""
+        """True where kernels support such a decoder: one with a single latent per frame."""
         config = self.config
         return variant() is not None and config.vector and supports(config.width, config.depth, config.patch)
 
@@ -206,6 +206,6 @@ class ScaledResidual(nn.Module):
 
 
 def _linear(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight [outputs, inputs] and bias of a layer that sees one place at a time."""
+    """Weight [outputs, inputs] and bias of a pointwise layer."""
     assert layer.bias is not None
     return layer.weight.flatten(1), layer.bias

@@ -1,4 +1,4 @@
-"""Nobody in who does not belong: through real sockets, with CURVE."""
+"""Authorized keys, through real CURVE sockets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from worldsim.bridge.server.sockets import Sockets
 WAIT_MS, SILENCE_MS = 5000, 300
 
 
-class ServerUnderTest:
-    """Guarded sockets that answer whoever came in with the key that they came with."""
+class GuardedServer:
+    """CURVE sockets that echo the key of each client."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.context = folder, zmq.Context()
@@ -28,10 +28,10 @@ class ServerUnderTest:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def visit(self, secret: bytes | None, server: str | None = None, wait_ms: int = WAIT_MS) -> str | None:
-        """Knock with a key and say hello; the key that the house saw, or None if the door stayed shut."""
+    def connect(self, secret: bytes | None, server: str | None = None, wait_ms: int = WAIT_MS) -> str | None:
+        """Connect with a key and send a message; return the key that the server saw, or None if refused."""
         client = self.context.socket(zmq.DEALER)
-        client.linger, client.sndtimeo = 0, wait_ms  # a door that is shut already takes no message
+        client.linger, client.sndtimeo = 0, wait_ms  # a refused socket takes no message
         if secret is not None:
             client.curve_serverkey = (server or self.keys.public).encode()
             client.curve_secretkey, client.curve_publickey = secret, zmq.curve_public(secret)
@@ -56,17 +56,17 @@ class ServerUnderTest:
     def _serve(self) -> None:
         while not self._stopping.is_set():
             self.sockets.poll(0.05)
-            while came := self.sockets.receive(control=False):
-                said, rest = came.parts
-                reply = [came.key.encode(), said, str(len(rest)).encode()]
-                self.sockets.send(came.identity, reply, control=False)
+            while received := self.sockets.receive(control=False):
+                said, rest = received.parts
+                reply = [received.key.encode(), said, str(len(rest)).encode()]
+                self.sockets.send(received.identity, reply, control=False)
         self.sockets.close()
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[ServerUnderTest]:
+def server(tmp_path: Path) -> Iterator[GuardedServer]:
     add_client(tmp_path, "robot")
-    one = ServerUnderTest(tmp_path)
+    one = GuardedServer(tmp_path)
     yield one
     one.close()
 
@@ -75,26 +75,26 @@ def secret_of(path: Path) -> bytes:
     return path.read_bytes().strip()
 
 
-def test_a_known_key_comes_in_and_is_known_by_it(house: ServerUnderTest) -> None:
-    secret = secret_of(house.folder / "robot.secret")
-    assert house.visit(secret) == zmq.curve_public(secret).decode()
+def test_a_known_key_comes_in_and_is_known_by_it(server: GuardedServer) -> None:
+    secret = secret_of(server.folder / "robot.secret")
+    assert server.connect(secret) == zmq.curve_public(secret).decode()
 
 
-def test_others_stay_outside(house: ServerUnderTest) -> None:
-    stranger = zmq.curve_keypair()[1]
-    assert house.visit(stranger, wait_ms=SILENCE_MS) is None
-    assert house.visit(None, wait_ms=SILENCE_MS) is None
+def test_others_stay_outside(server: GuardedServer) -> None:
+    unknown_key = zmq.curve_keypair()[1]
+    assert server.connect(unknown_key, wait_ms=SILENCE_MS) is None
+    assert server.connect(None, wait_ms=SILENCE_MS) is None
     wrong_server = zmq.curve_keypair()[0].decode()
-    known = secret_of(house.folder / "robot.secret")
-    assert house.visit(known, wrong_server, wait_ms=SILENCE_MS) is None
-    assert house.visit(known) is not None
+    known = secret_of(server.folder / "robot.secret")
+    assert server.connect(known, wrong_server, wait_ms=SILENCE_MS) is None
+    assert server.connect(known) is not None
 
 
-def test_a_key_that_is_added_counts_at_once_and_one_deleted_no_more(house: ServerUnderTest) -> None:
-    secret = secret_of(add_client(house.folder, "late"))
-    assert house.visit(secret) == zmq.curve_public(secret).decode()
-    (house.folder / "clients" / "late.public").unlink()
-    assert house.visit(secret, wait_ms=SILENCE_MS) is None
+def test_a_key_that_is_added_counts_at_once_and_one_deleted_no_more(server: GuardedServer) -> None:
+    secret = secret_of(add_client(server.folder, "late"))
+    assert server.connect(secret) == zmq.curve_public(secret).decode()
+    (server.folder / "clients" / "late.public").unlink()
+    assert server.connect(secret, wait_ms=SILENCE_MS) is None
 
 
 def test_unknown_keys_cost_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def patient(client: ScriptedClient, op: str, *payloads: bytes, **keys: Any) -> M
 
 
 def engines_of(pid: int) -> list[int]:
-    """Process ids of a front's engines."""
+    """Process ids of a router's engines."""
     done = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
     return sorted(map(int, done.stdout.split()))
 

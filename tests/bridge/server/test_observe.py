@@ -1,4 +1,4 @@
-"""A real frame over the wire, in the middle of a dream: as safe as a step, and as exactly the same again."""
+"""Observed frames over the wire: as safe as steps, and exactly reproducible."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from worldsim.bridge.server.thread_priority import raise_priority, raised_priority
+from worldsim.bridge.server.thread_priority import raise_priority
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all stays as it is")
 
@@ -38,19 +38,10 @@ def test_only_the_thread_that_asks_for_it_goes_first() -> None:
     assert nice() == before
 
 
-def test_threads_started_meanwhile_go_first() -> None:
-    before = nice()
-    with raised_priority():
-        assert in_a_thread(None) == nice() <= before
-    assert nice() == before
-
-
 def test_without_the_right_to_all_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", refuse)
     before = nice()
-    with raised_priority():
-        assert nice() == before
     assert in_a_thread(raise_priority) == before

@@ -2,7 +2,7 @@
 
 <folder>/
   server.secret, server.public   the server's pair; clients are given the public one
-  clients/NAME.public            who may come in
+  clients/NAME.public            an authorized client
   NAME.secret                    the client's own: carry it to the client's machine and delete it here
 """
 
@@ -57,8 +57,8 @@ class ServerKeys:
 class AuthorizedKeys:
     """Authorized client keys: the current files in ``folder``/clients.
 
-    A key that is added counts at once, and one that is deleted is kept out from its next connection on. The
-    files are read again only when the folder has changed: a flood of unknown keys costs next to nothing.
+    A key that is added is authorized at once; one that is deleted is refused from its next connection on. The
+    files are read again only after the folder has changed, so a flood of unknown keys costs little.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Journal: durable record of all acknowledged requests, from which a new server recovers.
 
 <folder>/          locked by the process that serves from here
-  log-00000001     records in the order in which they happened; the newest one counts
-  torn-...         what a crash tore off the end of a log
+  log-00000001     records in order; the newest log is valid
+  torn-...         torn end of a log, after a crash
   blobs/           snapshots, given contexts and frames that records name
 
 A record is a map with ``op``:

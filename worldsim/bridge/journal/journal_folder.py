@@ -43,7 +43,7 @@ def check_header(head: Record, own: Record, path: Path) -> None:
         keys = {**head["meta"], **own["meta"], "rewind_frames": 0}
         old, new = ({**one["meta"], "rewind_frames": one["rewind_frames"]} for one in (head, own))
         changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
-        remedy = "serve as before, or with another folder: its sessions cannot be dreamt again otherwise"
+        remedy = "serve as before, or with another folder: otherwise its sessions cannot be replayed"
         rule = "a journal's folder belongs to one world, one setting and one arithmetic"
         raise BridgeError(rule, ", ".join(changed), remedy)
 

@@ -1,9 +1,8 @@
 """Journal state: per session its recovery points and the events after them.
 
-A replay has to end in the state that the crash took away, with as many frames to rewind as there were. A
-snapshot holds none of them, so a session is begun again from the newest snapshot that lies far enough back:
-after it came at least as many frames as could be rewound and as many replies as are remembered. Older moments
-are forgotten.
+A replay ends in the state before the crash, with as many frames to rewind. Snapshots do not hold rewindable
+frames, so a session is replayed from the newest snapshot that is old enough: followed by at least as many
+frames as can be rewound and as many replies as are remembered. Older recovery points are dropped.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class JournaledSession:
     depth: int = 0
     """Frames that can be rewound."""
 
-    def take(self, record: Record, rewind_frames: int) -> None:
+    def append_event(self, record: Record, rewind_frames: int) -> None:
         """Append a step, an observed frame or a rewind."""
         self.seq = record["seq"]
         self.depth = _depth_after(self.depth, record, rewind_frames)
@@ -217,7 +216,7 @@ class JournalState:
         )
 
     def _event(self, record: Record) -> None:
-        self.sessions[record["session"]].take(record, self.rewind_frames)
+        self.sessions[record["session"]].append_event(record, self.rewind_frames)
 
     def _fork(self, record: Record) -> None:
         parent = self.sessions[record["session"]]

@@ -3,10 +3,10 @@
     file     "WSIMLOG2", salt [8], crc32 of both [4], records
     record   marker [4], length [4], chain [4], crc32 of the body [4], crc32 of the head so far [4], body
 
-Numbers are little-endian. The marker and the start of the chain come from the salt, which is drawn for each
-file; ``chain`` is the crc32 of everything before the record. So a record that is bent, missing, doubled or at
-another place is noticed wherever others follow it. Damage that no whole record follows is what a crash tears
-off: it is cut away, kept in a file of its own, and told.
+Numbers are little-endian. The marker and the start of the chain come from the salt, which is random for each
+file; ``chain`` is the crc32 of everything before the record. So a record that is damaged, missing, doubled or
+misplaced is detected wherever another one follows it. Damage that no whole record follows counts as a torn
+write: it is truncated, saved to a file of its own, and reported.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class EnginePool:
     Args:
         command_lines: of an engine's command line, by engine.
         journal: folder of the journals, or None: the sessions of an engine that ends are lost.
-        sockets: the front's, which wait for the engines' replies, too.
+        sockets: the router's, which also poll the engines' replies.
     """
 
     def __init__(
@@ -227,12 +227,14 @@ class EnginePool:
                 return
             for lease in take_in_leases(reply.payloads[0]):
                 for other in self.ready:
-                    self.hello(other, lease, lambda reply, to=other, of=lease: self._seat(reply, to, of))  # type: ignore[misc]
+                    self.hello(
+                        other, lease, lambda reply, to=other, of=lease: self._record_listed(reply, to, of)
+                    )  # type: ignore[misc]
             self._register_leases(engine, [self._own_lease, *leases()])
 
         self.request(engine, {"op": "leases"}, key="", on_reply=told, control=True)
 
-    def _seat(self, reply: Message | None, engine: EngineProcess, lease: Lease) -> None:
+    def _record_listed(self, reply: Message | None, engine: EngineProcess, lease: Lease) -> None:
         if reply is not None:
             self.record_sessions(reply.header.get("sessions", {}), engine, lease.token)
 

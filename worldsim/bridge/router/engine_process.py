@@ -29,7 +29,7 @@ class EngineProcess:
         command_lines: of its command line, after ``worldsim``.
         folder: for the files of its sockets.
         journal: its journal's folder, or None.
-        context: of the front's sockets to it.
+        context: ZeroMQ context of its sockets.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class EngineProcess:
     def start(self) -> None:
         """Start the process; it is ready once it answers ``hello``."""
         command = [sys.executable, "-c", _START, *self._command_line]
-        # It ends when its standard input does, so it never outlives the front. Ctrl-C is the front's alone.
+        # It ends with its standard input, so it never outlives the router. Ctrl-C is for the router only.
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -133,7 +133,7 @@ class EngineProcess:
 
     def _connect(self, context: zmq.Context[Any], address: str) -> zmq.Socket[bytes]:
         socket = context.socket(zmq.DEALER)
-        # Without bounds: the front bounds what every client may have waiting.
+        # Unbounded: the router limits the waiting requests of every client.
         socket.sndhwm = socket.rcvhwm = 0
         socket.linger = 0
         socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500

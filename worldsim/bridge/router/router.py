@@ -1,8 +1,8 @@
 """Router: one address for several engines.
 
-A session lives on one engine; the front knows on which, and passes requests and replies on. Leases are known
-to all engines and written down by each. So a front holds nothing that would be lost with it: started again,
-it asks its engines which sessions they have.
+A session lives on one engine; the router knows which, and forwards requests and replies. All engines know all
+leases and have them in their journals. So the router has no state of its own to lose: after a restart it asks
+its engines for their sessions.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Router:
         self.ended = threading.Event()
         self.fault: BaseException | None = None
         """Exception that ended the router, if any."""
-        self._thread = threading.Thread(target=self._serve, name="worldsim-front", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="worldsim-router", daemon=True)
         self._thread.start()
 
     @property
@@ -123,7 +123,7 @@ class Router:
         try:
             self._run()
         except BaseException as error:
-            logging.getLogger("worldsim").critical("the front has to end", exc_info=error)
+            logging.getLogger("worldsim").critical("the router has to end", exc_info=error)
             self.fault = error
         finally:
             self._sockets.close()

@@ -1,9 +1,8 @@
 """Batch window: how long a batch waits for sessions that are about to step again.
 
-Clients that step in a loop ask for the next frame a moment after they got the last. A batch that leaves
-without them makes them wait a whole step, and the batches split up. So a batch waits a small part of a
-step's time, but only for sessions that came in time when last seen: a client that thinks for longer is not
-waited for again until it is quick.
+Clients that step in a loop ask for the next frame a moment after they received the last. A batch without them
+makes them wait a whole step, and batches split up. So a batch waits for a small part of a step, but only
+for sessions that were prompt last time: a slower client is not waited for until it is prompt again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Batcher: the engine's thread, which joins the steps of all clients into batches.
 
-Requests of one session are done in the order in which they came. Of the sessions that wait for a step those
-with the earliest deadlines go first. Between two batches there is time for a few other requests: opens,
-forks, snapshots.
+Requests of one session are executed in order of arrival. Of the sessions that wait for a step, those with the
+earliest deadlines go first. Between two batches there is limited time for other requests: opens, forks,
+snapshots.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class Batcher:
     """Executes requests on the engine until it is stopped.
 
     Args:
-        manager: does them.
-        metrics: counts them.
-        done: is handed the requests that are answered, from the engine's thread.
-        batch: sessions of one batch at most.
+        manager: executes tasks.
+        metrics: counters.
+        done: called with answered requests, from the engine's thread.
+        batch: largest number of sessions in a batch.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Batcher:
         """Run the engine's thread.
 
         Raises:
-            JournalDivergedError: the server has to end; nothing that was not written down has been answered.
+            JournalDivergedError: the server has to end; every answered request is in the journal.
         """
         while not self._stopping or self._queues:
             self._receive()
@@ -249,7 +249,7 @@ class Batcher:
         for (queued, hosted, _), answer in zip(batch, answers, strict=True):
             self._pop_task(hosted.name)
             self._answer(queued, answer)
-            # Neither who has asked already is waited for, nor who was told to ask later.
+            # Not expected: a session that has asked already, or whose client was refused meanwhile.
             if hosted.name not in self._queues and queued.request.connection.last_refused < began:
                 self._window.record_answer(hosted.name, now)
         self._deliver()

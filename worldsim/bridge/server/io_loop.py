@@ -53,18 +53,18 @@ class IoLoop:
 
     Args:
         sockets: bound.
-        batcher: does what needs the engine.
-        sessions: to look at.
-        leases: of which it keeps count.
-        journal: that leases are written to, or None.
-        reader: of requests.
+        batcher: executes requests on the engine.
+        sessions: table of all sessions, read only.
+        leases: owned by the loop.
+        journal: for new leases, or None.
+        reader: parser of engine requests.
         limits: of one client.
-        metrics: counts.
-        server_info: the unchanging part of its answer.
-        info: all of that answer, made when asked.
+        metrics: counters.
+        server_info: constant part of the reply to ``hello``.
+        info: returns the reply to ``info``.
         capacity: sessions that the server has room for.
-        authenticated: whether clients have keys.
-        behind_router: whether all messages come from a router, which says whose they are.
+        authenticated: True if clients have keys.
+        behind_router: True if a router forwards all messages and names their keys.
     """
 
     def __init__(
@@ -157,8 +157,8 @@ class IoLoop:
     def _back_off(self, worked: float) -> None:
         """Pause after malformed messages for twice the time of the turn, or until an engine reply.
 
-        The two threads share the interpreter, and to take each message as it comes slows the engine most. So
-        who sends a flood of them gets a third of this thread's time, and the steps of others go on.
+        The two threads share the interpreter, and reading each message on arrival slows the engine most. So a
+        flood of malformed messages gets a third of this thread's time, and other clients' steps continue.
         """
         if self._malformed_count:
             self._malformed_count = 0

@@ -21,11 +21,11 @@ class Quotas:
     """Used by one thread.
 
     Args:
-        leases: all of them.
-        sessions: to look at.
+        leases: table of all leases.
+        sessions: table of all sessions.
         capacity: sessions that the server has room for.
-        per_lease: of which one lease may have so many.
-        authenticated: whether clients have keys; then one key has three quarters of the room at most.
+        per_lease: largest number of sessions of a lease.
+        authenticated: True if clients have keys; one key then has three quarters of the capacity at most.
     """
 
     def __init__(

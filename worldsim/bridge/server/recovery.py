@@ -23,13 +23,13 @@ def recover(
     """Replay all sessions of a journal.
 
     Args:
-        engine: with room for them and with the same settings as then.
+        engine: with room for them, configured as before.
         journal: of the server that ended.
-        sessions: where they are noted.
-        progress: told the share that is done, 0..1.
+        sessions: table that they are added to.
+        progress: called with the share that is done, 0..1.
 
     Raises:
-        WorldsimError: a session cannot be made again: damaged files, or an engine with other settings.
+        WorldsimError: a session cannot be recovered: damaged files, or an engine configured differently.
     """
     replays: list[_Replay] = []
     try:

@@ -1,7 +1,7 @@
 """Server: one engine, two sockets, three threads.
 
-The sockets' thread reads, answers what it can, and sends; the engine's thread dreams; a third encodes images.
-So nobody waits for the engine but those who want something of it.
+The I/O thread receives and sends, and replies to control requests; the engine's thread steps; a third encodes
+JPEGs. So only requests for the engine wait for the engine.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Server:
     """Serves from construction until ``stop``.
 
     Args:
-        engine: empty; used by nobody else from now on.
-        options: how.
-        progress: told the share of earlier sessions that have been made again, 0..1.
+        engine: without sessions; owned by the server from now on.
+        options: see ``ServerOptions``.
+        progress: called with the share of recovered sessions, 0..1.
 
     Raises:
         BridgeError: an address that is taken or needs keys, or a journal of another world.
-        WorldsimError: sessions of the journal that cannot be made again.
+        WorldsimError: sessions of the journal that cannot be recovered.
     """
 
     def __init__(

@@ -45,11 +45,11 @@ class SessionManager:
     """Owner of the sessions. Used by one thread.
 
     Args:
-        engine: that dreams.
-        sessions: where they are noted.
-        journal: where they are written down, or None.
-        max_sessions: sessions at a time.
-        per_lease: of which one lease may have so many.
+        engine: that steps them.
+        sessions: table of all sessions.
+        journal: of the server, or None.
+        max_sessions: largest number of sessions.
+        per_lease: largest number of sessions of a lease.
     """
 
     def __init__(

@@ -284,7 +284,7 @@ class Sockets:
         if connection.closed:
             return None
         try:
-            message = None if connection.unsent and connection.paused else connection.take(now)
+            message = None if connection.unsent and connection.paused else connection.next_message(now)
             if connection.ready and connection.identity in self._handshaking:
                 self._finish_handshake(connection)
         except DisconnectError:

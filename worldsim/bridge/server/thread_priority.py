@@ -6,9 +6,8 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
 
-__all__ = ["raise_priority", "raised_priority"]
+__all__ = ["raise_priority"]
 
 _NICE_DECREASE = 10
 """Decrease in nice value, if permitted."""
@@ -18,20 +17,6 @@ def raise_priority() -> None:
     """Raise the priority of the calling thread; no effect without the permission."""
     if sys.platform == "linux":  # elsewhere a thread's number may be another process's
         _set_nice(_current_nice() - _NICE_DECREASE)
-
-
-@contextlib.contextmanager
-def raised_priority() -> Iterator[None]:
-    """Raise the priority of threads started in this context, which inherit it."""
-    if sys.platform != "linux":
-        yield
-        return
-    before = _current_nice()
-    _set_nice(before - _NICE_DECREASE)
-    try:
-        yield
-    finally:
-        _set_nice(before)
 
 
 def _current_nice() -> int:

@@ -20,10 +20,10 @@ class HeaderFields:
     """Fields of a received map.
 
     Args:
-        values: the map; checked to be one.
-        what: how messages call it, e.g. "a step".
+        values: the map; validated to be one.
+        what: its name in error messages, e.g. "a step".
 
-    Every method takes a key out.
+    Every method removes its key.
 
     Raises:
         BridgeError: ``BAD_REQUEST`` from each of them, for a key that is missing or of another kind.

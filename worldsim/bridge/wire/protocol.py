@@ -1,7 +1,7 @@
 """Wire messages, encoded and decoded, as ``docs/protocol.md`` specifies. NumPy and msgpack only, no torch.
 
-Whatever comes in is measured before it is read: parts, sizes, depth, types. What does not fit is a
-``BridgeError``; nothing else is ever raised for it.
+Messages are checked before they are parsed: parts, sizes, depth, types. An invalid one raises ``BridgeError``
+and nothing else.
 """
 
 from __future__ import annotations

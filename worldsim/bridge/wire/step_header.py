@@ -1,7 +1,7 @@
 """Fast decoder of the most frequent request header: one step of one session.
 
-A header of any other form is read field by field, which takes five times as long and tells what is wrong with
-it. Whatever is read here would be read there, too, and come to the same request.
+Any other header is read field by field, which takes five times as long and reports what is wrong. A header
+that is accepted here yields the same request there.
 """
 
 from __future__ import annotations

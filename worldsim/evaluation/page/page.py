@@ -131,12 +131,12 @@ def _horizon(report: Report) -> str:
 
 
 def _keys(report: Report, keys: tuple[str, ...]) -> str:
-    if "keys" not in report.tasks.imagined or "keys" in report.failures:
+    if "action effects" not in report.tasks.imagined or "action effects" in report.failures:
         return ""
-    real = report.tasks.real["keys"]
+    real = report.tasks.real["action effects"]
     tables = []
     for title, motion in (
-        ("rollout", report.tasks.imagined["keys"]["motion"]),
+        ("rollout", report.tasks.imagined["action effects"]["motion"]),
         ("source", real["motion"]),
     ):
         names, table = confusion(motion, real, keys)
@@ -173,9 +173,9 @@ def _lengths(report: Report) -> str:
 
 
 def _drift(report: Report) -> str:
-    if "play" not in report.tasks.imagined or "play" in report.failures:
+    if "drift" not in report.tasks.imagined or "drift" in report.failures:
         return ""
-    rollout, real = report.tasks.imagined["play"], report.tasks.real["play"]
+    rollout, real = report.tasks.imagined["drift"], report.tasks.real["drift"]
     frames = rollout["motion"].shape[1]
     curves = {
         f"{text} over the source's": _blocks(rollout[key]).mean(0) / real[key].mean()

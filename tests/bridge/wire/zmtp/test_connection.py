@@ -33,7 +33,7 @@ class Line:
             self.theirs.sendall(data[at : at + 50_000])
             for _ in range(6):
                 self.one.read()
-                while (whole := self.one.take(now)) is not None:
+                while (whole := self.one.next_message(now)) is not None:
                     found.append([bytes(part) for part in whole.parts])
         self.one.flush()
         return found
@@ -126,7 +126,7 @@ def test_a_message_without_room_waits_and_what_is_held_comes_back() -> None:
     line.one.starved = False
     found = []
     while not found:
-        whole = line.one.take(0.0)
+        whole = line.one.next_message(0.0)
         found += [] if whole is None else [whole]
         if not found:
             line.one.read()

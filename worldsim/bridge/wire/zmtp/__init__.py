@@ -1,6 +1,6 @@
-"""ZMTP 3, the protocol below ZeroMQ's sockets, as a server needs it: every byte that is held has a bound.
+"""ZMTP 3, the protocol of ZeroMQ's sockets, server side, with bounded memory.
 
-ZeroMQ's own ROUTER keeps an unfinished message, and replies that nobody reads, without any.
+ZeroMQ's own ROUTER bounds neither unfinished messages nor unread replies.
 """
 
 from worldsim.bridge.wire.zmtp.connection import Connection, DisconnectError

@@ -162,7 +162,7 @@ class Connection:
         if not count:
             raise DisconnectError("the client has gone")
 
-    def take(self, now: float) -> AssembledMessage | None:
+    def next_message(self, now: float) -> AssembledMessage | None:
         """Return the next complete message, or None.
 
         Raises:
