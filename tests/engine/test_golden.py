@@ -1,4 +1,4 @@
-"""Frames stay what they were: coarse pictures of short dreams, kept from before the core was rebuilt.
+"""Regression test of frames: coarse images of short rollouts, kept in golden.json.
 
 To a grey level and not to the bit, for processors round differently.
 """

@@ -79,7 +79,7 @@ def test_a_small_layer_gives_a_row_the_same_in_every_batch(
 
 def test_layers_are_parted_by_what_one_world_multiplies(half: World) -> None:
     generator = half.networks.generator
-    for name in ("latent_in", "view_in", "out"):
+    for name in ("latent_in", "prior_in", "out"):
         layer = getattr(generator, name)
         assert isinstance(layer, BatchInvariantLinear) == (
             generator.tokens * layer.weight.numel() <= OWN_LOOP

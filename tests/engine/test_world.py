@@ -67,7 +67,7 @@ def test_in_half_precision_what_is_looked_up_stays_whole(half: World) -> None:
     assert scene.ground_plane.dtype == scene.occupancy.dtype == torch.float32
     # Kernels count in float32.
     assert scene.colour_mlp[1].weight.dtype == (torch.bfloat16 if scene.renderer is None else torch.float32)
-    assert half.networks.generator.view_in.weight.dtype == torch.bfloat16
+    assert half.networks.generator.prior_in.weight.dtype == torch.bfloat16
 
 
 def test_half_precision_shows_nearly_the_same_frame(world: World, half: World) -> None:

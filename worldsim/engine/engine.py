@@ -273,19 +273,17 @@ class Engine(Synchronized):
         """Step sessions that all have slots, in the order of these."""
         count = len(sessions)
         slots = np.array([self._row(session) for session in sessions])
-        denoising_steps = self._denoising_steps
+        k = self._denoising_steps
         if deadline is not None:
-            denoising_steps = self._latency.max_steps_within(count, denoising_steps, deadline)
+            k = self._latency.max_steps_within(count, k, deadline)
 
         def work(rows: np.ndarray) -> list[tuple[Step | Exception, Undo | None]]:
             part = [sessions[row] for row in rows]
-            return self._step_rows(part, slots[rows], batch.pick(rows), denoising_steps, frames)
+            return self._step_rows(part, slots[rows], batch.pick(rows), k, frames)
 
         began = time.perf_counter()
-        done = [
-            pair for _, pairs in self._workers.run(count, work, (denoising_steps, frames)) for pair in pairs
-        ]
-        self._latency.record(count, denoising_steps, time.perf_counter() - began)
+        done = [pair for _, pairs in self._workers.run(count, work, (k, frames)) for pair in pairs]
+        self._latency.record(count, k, time.perf_counter() - began)
         answers: dict[Session, Step | Exception] = {}
         for session, (answer, past) in zip(sessions, done, strict=True):
             answers[session] = answer
@@ -296,12 +294,7 @@ class Engine(Synchronized):
         return answers
 
     def _step_rows(
-        self,
-        sessions: list[Session],
-        slots: np.ndarray,
-        controls: ControlBatch,
-        denoising_steps: int,
-        frames: bool,
+        self, sessions: list[Session], slots: np.ndarray, controls: ControlBatch, k: int, frames: bool
     ) -> list[tuple[Step | Exception, Undo | None]]:
         """Step some slots; runs in a thread of its own. After a fault every row is tried alone."""
         rows = self._rows(slots)
@@ -309,31 +302,27 @@ class Engine(Synchronized):
             state = self._state.over(rows, bool(self.rewind_frames))
             undos = self._undos(sessions, state)
             try:
-                return list(
-                    zip(self._step_slots(state, slots, controls, denoising_steps, frames), undos, strict=True)
-                )
+                return list(zip(self._step_slots(state, slots, controls, k, frames), undos, strict=True))
             except Exception as error:
                 fault = error
                 if len(sessions) == 1:
                     return [(error, undos[0])]
-                whole = [
-                    self._roll_back(session, undo) for session, undo in zip(sessions, undos, strict=True)
-                ]
+                whole = [self._roll_back(one, undo) for one, undo in zip(sessions, undos, strict=True)]
         answers: list[tuple[Step | Exception, Undo | None]] = []
         for i, ok in enumerate(whole):
             one = slice(i, i + 1)
-            alone = (sessions[one], slots[one], controls.pick(one), denoising_steps, frames)
+            alone = (sessions[one], slots[one], controls.pick(one), k, frames)
             answers += self._step_rows(*alone) if ok else [(fault, None)]
         return answers
 
     def _step_slots(
-        self, state: WorldState, slots: np.ndarray, controls: ControlBatch, denoising_steps: int, frames: bool
+        self, state: WorldState, slots: np.ndarray, controls: ControlBatch, k: int, frames: bool
     ) -> list[Step]:
         """Step some slots, whose rows ``state`` is over."""
         if self._buckets is not None:
-            return self._buckets.step(slots, controls, denoising_steps, frames).rows()
+            return self._buckets.step(slots, controls, k, frames).rows()
         control_tensors = controls.to(self.world.device)
-        return self._stepper.step(self._rows(slots), control_tensors, denoising_steps, frames, state).rows()
+        return self._stepper.step(self._rows(slots), control_tensors, k, frames, state).rows()
 
     def _roll_back(self, session: Session, before: Undo | None) -> bool:
         """Roll a session back after a failed step; False if that cannot be done."""

@@ -46,7 +46,7 @@ def client(address: str) -> Iterator[ScriptedClient]:
     client.close()
 
 
-def patient(client: ScriptedClient, op: str, *payloads: bytes, **keys: Any) -> Message:
+def patient(client: ScriptedClient, op: str, /, *payloads: bytes, **keys: Any) -> Message:
     """Ask again for as long as the answer is to try again later, as clients do."""
     for _ in range(300):
         reply = client.fetch(op, *payloads, **keys)

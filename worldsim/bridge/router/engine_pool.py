@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +228,7 @@ class EnginePool:
                 return
             for lease in take_in_leases(reply.payloads[0]):
                 for other in self.ready:
-                    self.hello(
-                        other, lease, lambda reply, to=other, of=lease: self._record_listed(reply, to, of)
-                    )  # type: ignore[misc]
+                    self.hello(other, lease, partial(self._record_listed, engine=other, lease=lease))
             self._register_leases(engine, [self._own_lease, *leases()])
 
         self.request(engine, {"op": "leases"}, key="", on_reply=told, control=True)

@@ -1,14 +1,14 @@
-/* The new frame from what the decoder says: how the past is moved, how far it is trusted, what is painted.
+/* Blend of static scene and warped previous frame by the decoder's output: flow, trust and residual colour.
    See HistoryTokenizer.decode in tokenizer/history.py. */
 
-enum { PAD = 8 }; /* pixels around a picture that repeat its border: nobody looks farther beyond it */
+enum { PAD = 8 }; /* pixels of replicated border around an image: samples lie no farther out */
 
 /* Four pixels of four channels. */
 typedef float rgbs __attribute__((vector_size(64), aligned(4), may_alias));
 
 INLINE int clamp_index(int at, int cells) { return at < 0 ? 0 : at < cells ? at : cells - 1; }
 
-/* Weights of four neighbours for what lies ``share`` beyond the second (Keys, a = -3/4). */
+/* Cubic weights of four neighbours for a point ``share`` beyond the second (Keys, a = -3/4). */
 INLINE void cubic_weights(vector share, vector *weights) {
     const float a = -0.75f;
     vector before = 1 + share, after = 1 - share, beyond = 2 - share;
@@ -18,7 +18,7 @@ INLINE void cubic_weights(vector share, vector *weights) {
     weights[3] = ((a * beyond - 5 * a) * beyond + 8 * a) * beyond - 4 * a;
 }
 
-/* Where in a picture with an edge lie x in [-1, 1]: numbers of the first of four neighbours, and their weights. */
+/* Cubic taps of x in [-1, 1] in a padded image: index of the first of four neighbours, and their weights. */
 INLINE ivector cubic_tap(vector x, int cells, vector *weights) {
     vector at = vmin(vmax(((x + 1) * (float)cells - 1) * 0.5f, splat(-4)), splat(cells + 4)) + (float)PAD;
     ivector before = __builtin_convertvector(at, ivector);
@@ -33,7 +33,7 @@ INLINE Tap upsample_tap(int at, int times, int cells) {
     return (Tap){before, clamp_index(before + 1, cells), source - before};
 }
 
-/* One row of what the decoder says, as far as it differs from pixel to pixel; all of ``wide`` floats a line. */
+/* One row of the decoder's output, per pixel; every line has ``wide`` floats. */
 typedef struct {
     float *trust, *paint, *column, *line, *moved; /* paint and moved: three lines */
 } Row;
@@ -64,7 +64,7 @@ INLINE void upsample_row(const CameraData *camera, int row, const float *out, co
     }
 }
 
-/* The past, whose channels lie together, where a row of pixels was. */
+/* Bicubic samples of the previous frame, channels last, for a row of pixels. */
 INLINE void sample_previous_row(const CameraData *camera, const float *past, int wide, Row row) {
     int length = camera->columns + 2 * PAD;
     for (int begin = 0; begin < camera->columns; begin += LANES) {
@@ -116,7 +116,7 @@ size_t KERNEL(blend_workspace)(const CameraData *camera) {
     return (size_t)4 * (camera->rows + 2 * PAD) * (camera->columns + 2 * PAD);
 }
 
-/* All views. out [views, cells, 2 + 4 patch^2]; latent, what the code alone paints [views, tokens, 3 block^2]; prior,
+/* All views. out [views, cells, 2 + 4 patch^2]; latent, the latent's own residual [views, tokens, 3 block^2]; prior,
    past and frame [views, 3, rows, columns]; valid and grid as recall gives them. workspace is for the pasts. */
 void KERNEL(blend)(const CameraData *camera, int views, const float *out, const float *latent, const float *prior,
                      const float *valid, const float *grid, const float *past, float *frame, float *workspace) {

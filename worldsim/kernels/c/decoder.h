@@ -1,4 +1,4 @@
-/* The decoder's network, from what is known of a frame and its code to what the last layer says of each cell. See
+/* The decoder's network, from prior and latent to the last layer's output for each cell. See
    HistoryTokenizer.decode in tokenizer/history.py. All cells have their channels last. */
 
 enum { MAX_BLOCKS = 8, GROUPS = 8, PRIOR_CHANNELS = 8 };
@@ -8,13 +8,13 @@ typedef struct {
 } NormData;
 
 typedef struct {
-    DenseData input; /* of what is known of a cell's pixels, then of its code, then zeros */
+    DenseData input; /* prior of a cell's pixels, then its latent, then zeros */
     DenseData first[MAX_BLOCKS], second[MAX_BLOCKS], output;
     NormData norm_in[MAX_BLOCKS], norm_out[MAX_BLOCKS], norm;
     int32_t depth, width, channels;
 } DecoderData;
 
-/* What is known of a cell's pixels [PRIOR_CHANNELS, patch, patch], then its code, halfway between tokens. */
+/* Prior of a cell's pixels [PRIOR_CHANNELS, patch, patch], then its latent, interpolated between tokens. */
 INLINE void gather_inputs(const CameraData *camera, const DecoderData *decoder, int row, const float *prior,
                      const float *warped, const float *valid, const float *reach, const float *latent, float *cells) {
     int columns = camera->columns, patch = camera->patch, wide = columns / patch, high = camera->rows / patch;
@@ -47,7 +47,7 @@ INLINE void gather_inputs(const CameraData *camera, const DecoderData *decoder, 
     }
 }
 
-/* What a group norm and then, if there is one, a film [2, width] do to each channel: scale and shift [2, width].
+/* Scale and shift [2, width] of each channel by a group norm and an optional FiLM [2, width].
    sums [rows, 2, width] are those of values and of their squares. */
 INLINE void group_norm_affine(const NormData *norm, const float *sums, int rows, int wide, int width, const float *film,
                    float *told) {

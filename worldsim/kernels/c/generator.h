@@ -1,4 +1,4 @@
-/* A pass of the generator, from a noisy latent to a clean one, or to the keys and values that later frames look at. See
+/* A pass of the transformer, from a noisy latent to a clean one, or to the keys and values for later frames. See
    model/transformer.py and model/blocks.py. Tokens have their channels last; a head's lie together. */
 
 enum { MAX_LAYERS = 16, MAX_TOKENS = 256 };
@@ -40,7 +40,7 @@ INLINE void normalise_and_rotate(const float *from, const float *norm, const flo
     }
 }
 
-/* exp(x - the greatest), in place; their sum. What lies behind, up to a register's end, is overwritten. */
+/* exp(x - max x), in place; returns the sum. Floats behind, up to a register's end, are overwritten. */
 INLINE float softmax_exp(float *x, int count) {
     float top = x[0];
     vector total = {0};

@@ -1,4 +1,4 @@
-/* A frame as it is shown, and what tells how far it has warp_statistics. See pixels.py and sampling/uncertainty.py. */
+/* Frames to grey levels, and statistics of a warp. See pixels.py and sampling/uncertainty.py. */
 
 /* All frames: from [count, 3, rows, columns] in [-1, 1] to grey levels [count, rows, columns, 3]. */
 void KERNEL(to_uint8)(const float *from, int count, int rows, int columns, uint8_t *to) {
@@ -26,11 +26,11 @@ INLINE float sum_row(const float *line, int columns) {
     return hsum(total);
 }
 
-/* All frames: frame and warped [count, 3, rows, columns], valid [count, rows, columns]; told [count, 3]: the means of
-   how far a frame is from what was expected where that is to be believed, of the belief, and of how long the gradient
-   of its brightness is. workspace is for three floats a row. */
+/* All frames: frame and warped [count, 3, rows, columns], valid [count, rows, columns]; means [count, 3]: of the warp
+   error times confidence, of the confidence, and of the length of the brightness gradient. workspace holds three floats
+   per row. */
 void KERNEL(warp_statistics)(const float *frame, const float *warped, const float *valid, int count, int rows, int columns,
-                   float *told, float *workspace) {
+                   float *means, float *workspace) {
     size_t plane = (size_t)rows * columns;
     int wide = (columns + LANES - 1) / LANES * LANES;
 #pragma omp parallel for schedule(static)
@@ -60,6 +60,6 @@ void KERNEL(warp_statistics)(const float *frame, const float *warped, const floa
         for (int k = 0; k < 3; k++) {
             float total = 0;
             for (int row = 0; row < rows; row++) total += workspace[3 * (i * rows + row) + k];
-            told[3 * i + k] = total / spots[k];
+            means[3 * i + k] = total / spots[k];
         }
 }

@@ -1,5 +1,5 @@
-/* How keys move a camera: model/dynamics.py, scene/walkable_map.py, sampling/se3.py and what sampling/imagine.py makes of
-   them, one world after another. Poses are float64, as there; what is learnt is float32. */
+/* Camera motion, one world after another. See model/dynamics.py, scene/walkable_map.py, sampling/se3.py and
+   sampling/motion.py. Poses are float64, networks float32. */
 
 enum { FAN_RAYS = 16, FAN_RADII = 6, WALKABLE_RAYS = 16, WALKABLE_RADII = 4, PATH_SAMPLES = 16, MLP_LAYERS = 4, MAX_WIDTH = 1024 };
 enum { SCENE_FEATURE_DIM = FAN_RAYS * FAN_RADII + CHANNELS, WALKABLE_DIM = WALKABLE_RAYS * WALKABLE_RADII, COLLISION_DIM = 6 };
@@ -36,7 +36,7 @@ INLINE double clamp_to_cell(double value, double low, double cell) {
     return x > bottom ? x : bottom;
 }
 
-/* The nearest ground; the point itself where there is none in reach. */
+/* The nearest visited point; the point itself where there is none in reach. */
 INLINE Point nearest_ground(const WalkableMapData *map, Point point) {
     double cell = map->cell, least = INFINITY;
     double column = floor((point.x - map->x0) / cell), row = floor((point.y - map->y0) / cell);
@@ -53,7 +53,7 @@ INLINE Point nearest_ground(const WalkableMapData *map, Point point) {
     return found;
 }
 
-/* What is features a camera: occupancy on a fan, ground features. */
+/* Scene features of a camera: occupancy on a fan, ground features. */
 INLINE void scene_features(const SceneData *scene, const float *planar, float *to) {
     float features[CHANNELS];
     for (int ray = 0; ray < FAN_RAYS; ray++) {
@@ -79,7 +79,8 @@ INLINE void walkable_features(const WalkableMapData *map, const float *planar, f
     }
 }
 
-/* What is met on half of a way and on all of it: the share that is free, how far right and forward one is held back. */
+/* Collision features of half a displacement and of all of it: free share, and how far right and forward the map holds
+   the camera back. */
 INLINE void collision_features(const WalkableMapData *map, const float *planar, const float *moved, float *to) {
     double sine = sin((double)planar[3]), cosine = cos((double)planar[3]), right = moved[0], forward = moved[2];
     double x = right * sine + forward * cosine, y = forward * sine - right * cosine;
@@ -220,14 +221,14 @@ INLINE void run_mlp(const DenseData *layers, const float *from, float *to) {
 
 INLINE float softplus(float x) { return log1pf(expf(x < 20 ? x : 20)); }
 
-/* No longer than a share of what was. */
+/* Scale ``now`` down to at most a share of the length of ``before``. */
 INLINE void damp(float *now, const float *before, float share) {
     float limit = share * sqrtf(before[0] * before[0] + before[1] * before[1] + before[2] * before[2]);
     float size = sqrtf(now[0] * now[0] + now[1] * now[1] + now[2] * now[2]), part = minf(limit / maxf(size, 1e-9f), 1);
     for (int i = 0; i < 3; i++) now[i] *= part;
 }
 
-/* The next twist by dynamics, in metres and radians; what error it adds, and by how much it makes earlier ones grow.
+/* The next twist by dynamics, in metres and radians; the error that it adds, and the growth of earlier errors.
    past [twists, 6] are the last ones, newest last; controls [twists + 1, keys]. */
 INLINE void predict_motion(const MotionData *motion, const WalkableMapData *map, const float *planar, const float *features,
                     const float *past, const float *controls, float *twist, float *errors) {
@@ -275,14 +276,15 @@ INLINE void predict_motion(const MotionData *motion, const WalkableMapData *map,
     if (idle) damp(twist, last, motion->idle_damping), damp(twist + 3, last + 3, motion->idle_damping);
 }
 
-/* What is features cameras: planar [views, 4] to [views, SCENE_FEATURE_DIM]. */
+/* Scene features: planar [views, 4] to [views, SCENE_FEATURE_DIM]. */
 void KERNEL(scene_features)(const SceneData *scene, const float *planar, int views, float *features) {
     for (int i = 0; i < views; i++) scene_features(scene, planar + 4 * i, features + (size_t)i * SCENE_FEATURE_DIM);
 }
 
-/* A step of every camera, none max_ratio times longer than usual, and no uncertainty beyond max_uncertainty metres. poses [worlds, 4, 4]; moves [worlds, twists, 6 + keys], normalised twists and keys; uncertainty
-   [worlds]; vector [worlds, keys]. Gives the new poses, the normalised twist [worlds, 6], the uncertainty, planar [worlds, 4]
-   and back [worlds, 4, 4], from the new camera to the old. */
+/* A step of every camera: at most max_ratio times a typical step, uncertainty at most max_uncertainty metres.
+   poses [worlds, 4, 4]; moves [worlds, twists, 6 + keys], normalised twists and keys; uncertainty [worlds]; vector_of
+   [worlds, keys]. Gives new poses, normalised twists [worlds, 6], uncertainties, planars [worlds, 4] and backs
+   [worlds, 4, 4], from the new camera to the old. */
 void KERNEL(move_cameras)(const SceneData *scene, const WalkableMapData *map, const MotionData *motion, int worlds,
                   double max_ratio, float max_uncertainty, const double *poses, const float *moves, const float *uncertainty,
                   const float *vector_of, double *to, float *twists, float *uncertainties, float *planars, float *backs) {

@@ -9,12 +9,12 @@ typedef struct {
 
 typedef struct {
     const float *scale, *shift; /* of the norm [width] */
-    DenseData gates, output;     /* from what is normed and the hidden state to all four gates; and out */
+    DenseData gates, output;     /* normed input and hidden state to all four gates; hidden state out */
 } LstmData;
 
 typedef struct {
     DenseData condition, embed;                  /* both layers of the condition's embedding */
-    DenseData guide;                             /* from it to what the tokens get, then every block's scale and shift */
+    DenseData guide;                             /* embedding to the tokens' bias, then every block's scale and shift */
     DenseData input, change, flow, films, agent; /* latents in; mean change; the flow head's condition; agent features */
     const float *scale, *shift;                  /* of the last norm [width] */
     MixerData mixers[MAX_MIXERS];

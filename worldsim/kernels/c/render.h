@@ -1,4 +1,4 @@
-/* What a scene shows from a camera: rays end, surfaces are read, features become colours. See
+/* Rendering of a static scene: march rays, read surface features, shade pixels. See
    scene/static_scene.py, which says the same in operations on tensors. */
 
 enum { CHANNELS = 16, HIDDEN = 64, SCALARS = 10, PIXEL_INPUTS = 2 * CHANNELS + SCALARS, COLUMN_INPUTS = CHANNELS + 1 };
@@ -44,7 +44,7 @@ INLINE void relu_tile(float *x) {
     for (int i = 0; i < TILE * HIDDEN; i++) x[i] = maxf(x[i], 0);
 }
 
-/* Colours of a tile of pixels from what is seen there and what their columns share. */
+/* Colours of a tile of pixels from their features and their columns' share of the first layer. */
 INLINE void shade(const SceneData *scene, const float *first, const float *seen, const float *shared, int count,
                   float *colour, size_t plane) {
     float one[TILE * HIDDEN], two[TILE * HIDDEN];

@@ -1,4 +1,4 @@
-/* How large the structs are that Python fills in: library.py holds its own against them. */
+/* Sizes of the structs that Python fills in; library.py compares them with its own. */
 
 #define SIZE_OF(type) size_t KERNEL(size_of_##type)(void) { return sizeof(type); }
 

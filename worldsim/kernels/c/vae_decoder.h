@@ -6,7 +6,7 @@ enum { MAX_CONVOLUTIONS = 8, MAX_PIXELS = 192 };
 typedef struct {
     DenseData input;                     /* latents to [blocks, bottleneck] */
     const float *unpool;                 /* each block to its cells [pool * pool, panels, bottleneck, PANEL] */
-    const float *position;               /* what is added to cells [cells, width] */
+    const float *position;               /* position bias of cells [cells, width] */
     DenseData convs[MAX_CONVOLUTIONS];  /* see winograd.h; their gains taken in */
     DenseData output;                     /* cells to pixels [3, patch, patch] */
     int32_t depth, width, bottleneck, pool, patch;

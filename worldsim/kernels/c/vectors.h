@@ -1,4 +1,4 @@
-/* What all kernels count with: a register of floats at a time, and functions that a compiler can vectorise.
+/* Arithmetic of all kernels on a register of floats, as functions that a compiler can vectorise.
 
    Each variant (portable.c, avx2.c, avx512.c) includes the kernels once, under names of its own. */
 
@@ -37,12 +37,12 @@ INLINE vector vmin(vector a, vector b) { return vselect(a < b, a, b); }
 INLINE float minf(float a, float b) { return a < b ? a : b; }
 INLINE float maxf(float a, float b) { return a > b ? a : b; }
 
-/* In [low, high]; what is no number becomes low, so that no index leaves its plane. */
+/* x clamped to [low, high]; NaN becomes low, so that no index leaves its plane. */
 INLINE float clamp(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
 
 INLINE float lerp(float a, float b, float share) { return a + share * (b - a); }
 
-/* The nearest whole numbers to numbers below 2^22: adding this leaves no place for anything behind the point. */
+/* Adding this rounds numbers below 2^22 to whole ones: no bits are left behind the point. */
 #define ROUNDING 12582912.0f
 INLINE vector vround(vector x) { return (x + ROUNDING) - ROUNDING; }
 INLINE ivector to_int(vector x) { return (ivector)(x + ROUNDING) - 0x4b400000; }
@@ -66,7 +66,7 @@ INLINE vector vlog(vector x) {
     return __builtin_convertvector(exponent, vector) * 0.69314718056f + 2 * s * series;
 }
 
-/* exp x, to 1e-7; what is beyond +-80 counts as that. */
+/* exp x, to 1e-7; x is clamped to +-80. */
 INLINE vector vexp(vector x) {
     x = vmin(vmax(x, splat(-80)), splat(80));
     vector n = vround(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -77,7 +77,7 @@ INLINE vector vexp(vector x) {
 
 INLINE vector sigmoid(vector x) { return 1 / (1 + vexp(-x)); }
 
-/* Where x in [-1, 1] lies between the cells of an axis: the one before, the one after, and how far on.
+/* Linear tap of x in [-1, 1] on an axis of cells: the cell before, the cell after, and the share of the second.
    Bilinear, without aligned corners, what is outside as at the border: torch's grid_sample. */
 typedef struct {
     int before, after;
@@ -102,7 +102,7 @@ INLINE float sample1(const float *plane, int rows, int columns, float x, float y
     return bilinear(plane, (size_t)along.before * columns, (size_t)along.after * columns, across, along.share);
 }
 
-/* Sixteen channels, which lie together, to where they are wanted. */
+/* As sample1, of sixteen channels that lie together. */
 INLINE void sample16(const float *plane, int rows, int columns, float x, float y, float *to) {
     Tap a = axis_tap(x, columns), d = axis_tap(y, rows);
     const float *top = plane + (size_t)d.before * columns * 16, *bottom = plane + (size_t)d.after * columns * 16;

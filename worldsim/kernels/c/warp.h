@@ -1,4 +1,4 @@
-/* What the past shows of a new frame: the previous one, moved along with the camera by the new one's depth.
+/* Warp of the previous frame to the new camera by the new frame's depth.
    See HistoryTokenizer._reproject in tokenizer/history.py. */
 
 typedef struct {
@@ -18,7 +18,7 @@ INLINE void interleave_row(const float *picture, size_t plane, const float *four
     }
 }
 
-/* ``placed`` for many: the cells before, and how far on. */
+/* ``axis_tap`` for a register: the cells before and after, and the share of the second. */
 INLINE vector axis_taps(vector x, int cells, int32_t *before, int32_t *after) {
     vector at = vmin(vmax(((x + 1) * (float)cells - 1) * 0.5f, splat(0)), splat(cells - 1));
     ivector first = __builtin_convertvector(at, ivector), second = first - (first < cells - 1);
