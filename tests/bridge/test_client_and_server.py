@@ -159,7 +159,7 @@ def test_refusals(client: Client) -> None:
         client.open(start=99)
     with pytest.raises(EngineError, match="snapshot"):
         client.restore(b"nonsense")
-    session.find(6)
+    session.resync(6)
     with pytest.raises(OutOfOrderError):
         session.step()
     assert client.resume() == (session,)
@@ -207,7 +207,7 @@ def test_sessions_belong_to_their_lease(client: Client, server: ServerProcess) -
 
 
 def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> None:
-    options = ("--slots", "4", "--denoising-steps", "1", "--state", str(tmp_path / "state"))
+    options = ("--slots", "4", "--denoising-steps", "1", "--journal", str(tmp_path / "state"))
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *options)
     try:
         with Client(server.address, timeout=90) as client:

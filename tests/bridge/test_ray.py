@@ -110,7 +110,7 @@ def test_the_command_ends_when_asked_to(
 
 
 def test_refusals(world: Path, fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="engine"):
+    with pytest.raises(ConfigError, match="replica"):
         launch(host(world), 0)
     open_to_all = ReplicaConfig(world=str(world), slots=1, device="cpu")
     with pytest.raises(BridgeError, match="keys"):

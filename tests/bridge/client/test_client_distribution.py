@@ -81,7 +81,8 @@ def test_it_holds_the_client_and_nothing_of_the_engine(tmp_path: Path) -> None:
     sources = (ROOT / "worldsim" / "bridge" / "client").glob("*.py")
     client = {f"worldsim/bridge/client/{path.name}" for path in sources}
     base = {f"worldsim/{name}.py" for name in ("__init__", "errors", "controls", "camera")}
-    assert found == client | base | {"worldsim/bridge/__init__.py", "worldsim/bridge/protocol.py"}
+    wire = {f"worldsim/bridge/{name}.py" for name in ("__init__", "wire/__init__", "wire/protocol")}
+    assert found == client | base | wire
 
 
 @pytest.mark.network
