@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 
 import numpy as np
@@ -125,18 +126,18 @@ def evaluate(
     workers: int = 1,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Report:
-    """Hold a world against its source.
+    """Evaluate a world against its source.
 
     Args:
         world: the world.
         collector: plays the source that it was learnt from, at the world's frame size.
         config: how much to measure.
-        simulator: the source itself, for chosen controls; None: keys, loops and long walks are left out.
-        idm: reads motion and keys from frames; None: what needs it is left out.
-        tools: what objects and lengths of episodes are measured with; None: they are left out.
-        baselines: what the world is to be better than, on the same trajectories.
+        simulator: the source itself, for chosen controls; None: action effects, loops and long rollouts are left out.
+        idm: inverse dynamics model; None: metrics that need it are left out.
+        tools: detector and policy for objects and episode lengths; None: they are left out.
+        baselines: baselines to evaluate on the same trajectories.
         denoising_steps: denoising passes K of all metrics that do not name another.
-        seed: which of the reporting runs: of its episodes, and of the rollouts' chance.
+        seed: number of the reporting run; it seeds episodes and rollouts.
         workers: batches that are scored side by side. On a CPU give each core one, and torch one thread: that
             is faster than all cores on one batch, and the metrics do not depend on how many there are.
         on_progress: called with the share that is done.
@@ -160,24 +161,21 @@ def evaluate(
             scores = recorded.run(pool, workers, seeds, progress)
         with failures.of("long rollouts"):
             scores |= recorded.run_long(pool, workers, seeds, progress) if scores else {}
-        tasks = prepare(
-            world,
-            collector,
-            simulator,
-            idm,
-            config.tasks,
-            tools,
-            denoising_steps=denoising_steps,
-            seeds=seeds,
-            seed=seed * 1000 + 500,
-        )
-        progress.expect(len(tasks.jobs))
-        jobs = pool.map(progress.counted, tasks.jobs, repeat(tasks.failures))
-        for job, found in zip(tasks.jobs, jobs, strict=True):
-            tasks.add(job.task, found)
+        sizes, run_seed = config.tasks, seed * 1000 + 500
+        prepared = partial(prepare, denoising_steps=denoising_steps, seeds=seeds, seed=run_seed)
+        tasks = prepared(world, collector, simulator, idm, sizes, tools)
+        _run_jobs(pool, tasks, progress)
     on_progress(1.0)
     metrics, scored = _metrics(world, scores, tasks, options, failures), scores["copy"].size if scores else 0
     return Report(metrics, recorded.seeds, scored, recorded.length, scores, tasks, failures)
+
+
+def _run_jobs(pool: ThreadPoolExecutor, tasks: Tasks, progress: _Progress) -> None:
+    """Run the jobs of all tasks and add their scores."""
+    progress.expect(len(tasks.jobs))
+    jobs = pool.map(progress.counted, tasks.jobs, repeat(tasks.failures))
+    for job, found in zip(tasks.jobs, jobs, strict=True):
+        tasks.add(job.task, found)
 
 
 def _metrics(
