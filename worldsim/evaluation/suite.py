@@ -132,7 +132,7 @@ def evaluate(
         world: the world.
         collector: plays the source that it was learnt from, at the world's frame size.
         config: how much to measure.
-        simulator: the source itself, for chosen controls; None: action effects, loops and long rollouts are left out.
+        simulator: the source itself; None: action effects, loops and long rollouts are left out.
         idm: inverse dynamics model; None: metrics that need it are left out.
         tools: detector and policy for objects and episode lengths; None: they are left out.
         baselines: baselines to evaluate on the same trajectories.
