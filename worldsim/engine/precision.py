@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 
 from worldsim.networks import Networks
-from worldsim.utils.cpu_info import cpu_info
-
-_MATRICES = {"amx_bf16", "bf16"}
-"""Linux's names for fast bfloat16 products (Intel's matrix units, ARM's)."""
-_VECTORS = "avx512_bf16"
-"""Those of vector units: on AMD twice as fast as float32; on Intel half as fast (0.16 and 0.28 TFLOP/s)."""
+from worldsim.utils.cpu_info import multiplies_bfloat16
 
 
 def best_dtype(networks: Networks) -> torch.dtype:
@@ -23,10 +18,4 @@ def best_dtype(networks: Networks) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if networks.supports_kernels:
         return torch.float32
-    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
-
-
-def _multiplies_bfloat16() -> bool:
-    """True if torch is faster in bfloat16 than in float32 on this processor."""
-    here = cpu_info()
-    return bool(here.flags & _MATRICES) or (_VECTORS in here.flags and here.vendor != "GenuineIntel")
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32

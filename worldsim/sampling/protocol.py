@@ -31,6 +31,8 @@ class LatentClip:
     """Only the last frame is asked for; all before it are given as they are."""
     weight: Tensor | None = None
     """Weight of each frame, float32 [B, T]; None: all equal."""
+    own_past: float = 0.0
+    """Share of windows, in [0, 1], whose past holds the generator's own samples (scheduled sampling)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from worldsim.networks import Networks
 from worldsim.pixels import to_model
 from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
 from worldsim.sampling.control_batch import ControlBatch
+from worldsim.utils.mixed_precision import mixed_precision
 
 CONTEXT_FRAMES = 4
 """True frames before a rollout begins."""
@@ -28,7 +29,7 @@ def imagine(networks: Networks, clip: Clip, *, given_poses: bool) -> Iterator[Te
     rows, length = clip.frames.shape[:2]
     true = to_model(clip.frames, networks.device)
     poses = np.tile(np.eye(4), (rows, length, 1, 1)) if clip.poses is None else clip.poses
-    with torch.autocast(networks.device.type, torch.bfloat16):
+    with mixed_precision(networks.device.type):
         memory = init_state(networks, true[:, 0], poses[:, 0], np.arange(rows))
         for t in range(1, length):
             is_true = t < CONTEXT_FRAMES

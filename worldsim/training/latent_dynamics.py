@@ -59,6 +59,10 @@ class LatentDynamicsRecipe:
     """Arrivals in a window; the first is given."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
+    own_past: float = 0.7
+    """Share of windows whose past holds samples of the generator itself."""
+    past_noise: float = 0.5
+    """Largest deviation of the noise on the past, in units of the latents'."""
     end_weight: float = 10.0
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
@@ -86,7 +90,7 @@ def plan_latent_networks(
             heads=recipe.heads,
             head_width=recipe.head_width,
         ),
-        sampler=RemainderFlowConfig(),
+        sampler=RemainderFlowConfig(past_noise=recipe.past_noise),
         heads=HeadsConfig(poses=False, end_weight=recipe.end_weight),
         sample_ends=True,
     )
@@ -99,8 +103,10 @@ def latent_dynamics_stages(
     tokenizer = networks.tokenizer
     assert isinstance(tokenizer, VaeTokenizer)
     sequences = Sequences(clips, networks.device)
-    draw = WindowDraw(batch=recipe.batch, length=recipe.length, ends=recipe.ends)
-    dynamics = LatentDynamicsObjective(networks, sequences, draw)
+    draw = WindowDraw(
+        batch=recipe.batch, length=recipe.length, ends=recipe.ends, own_past=recipe.own_past
+    )
+    dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
     outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
     learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
     return [

@@ -21,6 +21,7 @@ from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.vae import VaeTokenizer
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.stage import Logs
+from worldsim.utils.mixed_precision import mixed_precision
 
 _ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 256, whose activations stay in a CPU's cache."""
@@ -38,6 +39,8 @@ class WindowDraw:
     """Share of windows that begin an episode."""
     ends: float = 0.1
     """Share of windows drawn around an end."""
+    own_past: float = 0.0
+    """Share of windows whose past holds samples of the generator, once it has learnt for a while."""
 
 
 class Latents:
@@ -70,7 +73,7 @@ class Latents:
         count, device = len(self._sequences.frames), self._sequences.frame.device
         shape = (count, *self.tokenizer.latent_spec.shape)
         means, deviations = (torch.empty(shape, dtype=torch.half, device=device) for _ in range(2))
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device.type):
             for numbers in torch.arange(count, device=device).split(_ENCODE_BATCH.get(device.type, 256)):
                 mean, log_variance = self.tokenizer.posterior(self._sequences.pixels(numbers))
                 means[numbers], deviations[numbers] = mean.half(), (log_variance / 2).exp().half()
@@ -78,11 +81,17 @@ class Latents:
 
 
 class LatentDynamicsObjective:
-    """The objective of the generator's stage; see the module's docstring."""
+    """The objective of the generator's stage; see the module's docstring.
 
-    def __init__(self, networks: Networks, sequences: Sequences, draw: WindowDraw) -> None:
+    Own samples come in between a quarter and a half of the stage; at once if the generator is trained already
+    (``warm``).
+    """
+
+    def __init__(
+        self, networks: Networks, sequences: Sequences, draw: WindowDraw, warm: bool = False
+    ) -> None:
         assert isinstance(networks.tokenizer, VaeTokenizer)
-        self._networks, self._sequences, self._draw = networks, sequences, draw
+        self._networks, self._sequences, self._draw, self._warm = networks, sequences, draw, warm
         self._tokenizer = networks.tokenizer
         self.latents = Latents(self._tokenizer, sequences)
 
@@ -101,6 +110,7 @@ class LatentDynamicsObjective:
             prior_tokens=latents.new_zeros(*latents.shape[:3], self._tokenizer.prior_channels),
             condition=self._condition(windows),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
+            own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
         )
         sampled = networks.sampler.loss(networks.generator, clip, rng)
         # Importance weights: the probabilities must not depend on how often windows were drawn.

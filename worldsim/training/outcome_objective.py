@@ -17,6 +17,7 @@ from worldsim.networks import TWIST, Networks
 from worldsim.training.latent_dynamics_objective import Latents, outcome_loss
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
+from worldsim.utils.mixed_precision import mixed_precision
 
 _EPISODES = 16
 """Episodes that are encoded at once."""
@@ -49,7 +50,7 @@ class OutcomeObjective:
         firsts = np.flatnonzero(sequences.is_first)
         lengths = np.diff(np.append(firsts, len(sequences)))
         order = np.argsort(lengths)
-        with torch.autocast(sequences.device.type, torch.bfloat16):
+        with mixed_precision(sequences.device.type):
             for some in np.array_split(order, -(-len(order) // _EPISODES)):
                 self._encode_episodes(firsts[some], lengths[some], features)
         return features

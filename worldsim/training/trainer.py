@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from worldsim.training.parallel import SINGLE_PROCESS, Group
 from worldsim.training.stage import Logs, Stage, lr_factor
 from worldsim.training.state import OptimizerState, TrainProgress, load_state, save_state
 from worldsim.training.throughput import Throughput
+from worldsim.utils.mixed_precision import mixed_precision
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.roofline import matmul_peak
 
@@ -137,7 +137,7 @@ class Trainer:
         for optimizer_group, group in zip(optimizer.param_groups, stage.param_groups, strict=True):
             optimizer_group["lr"] = group.lr * factor
         rng = np.random.default_rng([self.seed, at.stage, at.step, *self.group.seed_suffix])
-        with torch.autocast(device, torch.bfloat16) if device in ("cpu", "cuda") else nullcontext():
+        with mixed_precision(device):
             loss, logs = stage.objective(rng, fraction)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -22,6 +22,7 @@ from worldsim.evaluation.baselines.baseline import Baseline
 from worldsim.evaluation.baselines.network import KINDS, BaselineConfig, BaselineNetwork
 from worldsim.options import COUNT, MINUTES, SEED, THREADS, Parser
 from worldsim.pixels import to_model
+from worldsim.utils.mixed_precision import mixed_precision
 from worldsim.utils.output_paths import claim_file
 from worldsim.utils.progress import ProgressReporter
 
@@ -112,7 +113,7 @@ def _teach(
         # Ever fewer true frames are read after the given ones; none in the last quarter.
         is_true = rng.random(clip.ends.shape) < 1 - progress / 0.75
         is_true[:, :_GIVEN] = True
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             shown = network(frames, controls, torch.from_numpy(is_true))
         loss = (shown.float() - frames[:, 1:]).abs().mean()
         optimizer.zero_grad(set_to_none=True)

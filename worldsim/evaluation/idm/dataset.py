@@ -14,6 +14,7 @@ from worldsim.evaluation.idm.collect import LabelledFrames
 from worldsim.evaluation.idm.loss import IDMTargets
 from worldsim.evaluation.idm.network import IDMConfig, IDMNetwork
 from worldsim.pixels import to_model
+from worldsim.utils.mixed_precision import mixed_precision
 
 __all__ = ["CachedFeatures", "ClipSampler"]
 
@@ -74,7 +75,7 @@ class ClipSampler:
         codes, pairs, truths = [], [], []
         for _ in range(max(len(self._labelled.frames) // (_BATCH * length), 1)):
             frames, truth = self.draw(length, _BATCH)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), mixed_precision("cpu"):
                 code, pair = network.encode_clip(frames)
             codes.append(code)
             pairs.append(pair)

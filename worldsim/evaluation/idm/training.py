@@ -27,6 +27,7 @@ from worldsim.evaluation.idm.model import InverseDynamicsModel
 from worldsim.evaluation.idm.network import HEIGHT, WIDTH, IDMConfig, IDMNetwork
 from worldsim.evaluation.idm.optimizer import Muon
 from worldsim.options import MINUTES, SEED, THREADS, Number, Parser
+from worldsim.utils.mixed_precision import mixed_precision
 from worldsim.utils.output_paths import claim_file
 from worldsim.utils.progress import ProgressReporter
 
@@ -152,7 +153,7 @@ def _train_all(network: IDMNetwork, sampler: ClipSampler, progress: _Progress) -
             optimizer.param_groups[0]["lr"] = rate * warm * (1 - share / _LONG_UNTIL)
         length = _SHORT if share < _SHORT_UNTIL else _LONG
         frames, targets = sampler.draw(length, _FRAMES // length)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             output = network(frames)
         _step(network, idm_loss(network, output, targets), optimizers)
         share = progress.share()
