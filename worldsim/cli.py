@@ -19,6 +19,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
     "train": ("worldsim.training.run", "learn a world from recorded data"),
+    "calibrate": ("worldsim.evaluation.calibrate", "fit a world's noise to the lengths of real episodes"),
     "eval": ("worldsim.evaluation.run", "evaluate a world against its environment's own frames"),
     "train-idm": ("worldsim.evaluation.idm.training", "train the inverse dynamics model that eval uses"),
     "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or PredRNN baseline"),

@@ -33,6 +33,10 @@ TWIST = 6
 """Length of a twist: metres right, down and forward, then radians about these axes."""
 
 
+HIGHEST_NOISE_GAIN = 4.0
+"""Largest factor of the sampled noise that a config may ask for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworksConfig:
     """The parts, by name, and what no part owns."""
@@ -55,6 +59,13 @@ class NetworksConfig:
     world is trained. ``Step.uncertainty`` weighs pose errors by a frame's contrast over this."""
     scale_noise_by_speed: bool = False
     """Noise scales with the camera's speed and is zero at rest; for sources in which nothing else moves."""
+    noise_gain: float = 1.0
+    """Factor of the sampled noise at temperature 1; ``worldsim calibrate`` fits it to a trained world."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.noise_gain <= HIGHEST_NOISE_GAIN:
+            rule = f"noise_gain must be above 0 and at most {HIGHEST_NOISE_GAIN:g}"
+            raise ConfigError(rule, self.noise_gain, "fit it with `worldsim calibrate`")
 
 
 class Networks(nn.Module):
@@ -157,7 +168,9 @@ class Networks(nn.Module):
 
     def noise_scale(self, twist: Tensor) -> Tensor:
         """Factor of the noise [B] where cameras move by the normalised ``twist`` [B, 6]."""
-        return noise_scale(twist) if self.config.scale_noise_by_speed else torch.ones_like(twist[:, 0])
+        if self.config.scale_noise_by_speed:
+            return noise_scale(twist) * self.config.noise_gain
+        return torch.full_like(twist[:, 0], self.config.noise_gain)
 
     @property
     def has_poses(self) -> bool:

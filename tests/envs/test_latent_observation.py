@@ -94,7 +94,7 @@ def test_refusals(world: World, fake: FakeWorld) -> None:
     with pytest.raises(EngineError, match="temperature"):
         made(world, temperature=-1.0)
     for options in ({"observation": "latent"}, {"temperature": 0.5}):
-        with pytest.raises(ConfigError, match="elsewhere"):
+        with pytest.raises(ConfigError, match="served world"):
             made(fake, **options)
 
 

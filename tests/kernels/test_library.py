@@ -124,21 +124,21 @@ def in_thread(work: object) -> None:
 
 
 def test_room_grows_and_is_a_thread_s_own() -> None:
-    small = library.room(10)
+    small = library.workspace(10)
     assert len(small) >= 10
-    assert library.room(3).data_ptr() == library.room(10).data_ptr()
-    large = library.room(len(small) + 1000)
+    assert library.workspace(3).data_ptr() == library.workspace(10).data_ptr()
+    large = library.workspace(len(small) + 1000)
     assert len(large) >= len(small) + 1000
-    assert library.room(5).data_ptr() == large.data_ptr()
+    assert library.workspace(5).data_ptr() == large.data_ptr()
     others = []
-    in_thread(lambda: others.append(library.room(5)))
+    in_thread(lambda: others.append(library.workspace(5)))
     assert others[0].data_ptr() != large.data_ptr()
     library.address(large)
 
 
 def test_room_made_where_nothing_is_recorded_is_no_different() -> None:
     with torch.inference_mode():
-        made = library.room(len(library.room(1)) + 1)
+        made = library.workspace(len(library.workspace(1)) + 1)
     assert not made.is_inference()
 
 
@@ -157,11 +157,11 @@ def test_a_shape_that_a_kernel_does_not_expect_is_refused(folder: Path) -> None:
     dense = Dense(random_like((8, 16), 1))
     with pytest.raises(ValueError, match="a kernel was to read"):
         dense(torch.zeros(3, 15))
-    pictures = tokenizer_of(load(folder, "cpu", torch.float32))._pictures
+    pictures = tokenizer_of(load(folder, "cpu", torch.float32))._warp
     assert pictures is not None
     frame, reach = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match="a kernel was to read"):
-        pictures.recall(torch.eye(4)[None], reach, frame, frame, reach)
+        pictures.warp(torch.eye(4)[None], reach, frame, frame, reach)
 
 
 @built

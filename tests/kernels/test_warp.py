@@ -53,8 +53,8 @@ def motion_of(count: int = COUNT) -> MotionCondition:
     rng = np.random.default_rng(0)
     after = [camera.from_planar(0.5, -0.25, 1.0, angle) for angle in rng.uniform(-3, 3, count)]
     steps = rng.normal(size=(count, 6)) * np.geomspace(0.01, 1, count)[:, None]
-    before = [camera.blend(pose, camera.exp(step)) for pose, step in zip(after, steps, strict=True)]
-    before[-1] = camera.blend(after[-1], camera.exp(np.array([0, 0, 0, 0, 3.0, 0])))
+    before = [camera.compose(pose, camera.exp(step)) for pose, step in zip(after, steps, strict=True)]
+    before[-1] = camera.compose(after[-1], camera.exp(np.array([0, 0, 0, 0, 3.0, 0])))
     back = [camera.relative(old, new) for old, new in zip(before, after, strict=True)]
     planar = camera.planar(np.stack(after))
     return MotionCondition(
@@ -67,11 +67,11 @@ def prior_of(tokenizer: HistoryTokenizer, count: int = COUNT) -> Prior:
     height, width = tokenizer.size
     picture = (count, 3, height, width)
     return Prior(
-        scene=random_like(picture, 3).clamp(-1, 1),
-        warped=random_like(picture, 4).clamp(-1, 1),
-        valid=random_like((count, 1, height, width), 5).sigmoid(),
-        grid=random_like((count, height, width, 2), 6).clamp(-2, 2),
-        previous=random_like(picture, 7).clamp(-1, 1),
+        scene_rgb=random_like(picture, 3).clamp(-1, 1),
+        warped_rgb=random_like(picture, 4).clamp(-1, 1),
+        warp_confidence=random_like((count, 1, height, width), 5).sigmoid(),
+        warp_grid=random_like((count, height, width, 2), 6).clamp(-2, 2),
+        previous_rgb=random_like(picture, 7).clamp(-1, 1),
         depth=random_like((count, height, width), 8).exp(),
         tokens=random_like((count, tokenizer.latent_spec.tokens, tokenizer.prior_channels), 9),
         condition=random_like((count, 9), 10),
@@ -98,7 +98,7 @@ def check_close(quick: Prior, slow: Prior, tolerance: float = TOLERANCE) -> None
         made, wanted = getattr(quick, field.name), getattr(slow, field.name)
         assert made.shape == wanted.shape
         assert made.dtype == wanted.dtype
-        if field.name == "valid":
+        if field.name == "warp_confidence":
             assert ((made - wanted).abs() > tolerance).float().mean() < 1e-3
         else:
             torch.testing.assert_close(made, wanted, atol=tolerance, rtol=tolerance)
@@ -230,7 +230,7 @@ def test_no_motion_and_no_depth_is_too_odd() -> None:
         pictures.warp(motion.to_previous[4:], rest.depth, rest.scene_rgb, past.frame[4:], past.depth[4:])[0],
         seen[0][4:],
     )
-    same(pictures.blend(out[4:], sent[4:], rest.scene_rgb, rest.valid, rest.grid, rest.previous), frame[4:])
+    same(pictures.blend(out[4:], sent[4:], rest.scene_rgb, rest.warp_confidence, rest.warp_grid, rest.previous_rgb), frame[4:])
 
 
 def test_a_frame_lies_within_what_can_be_shown() -> None:

@@ -173,5 +173,5 @@ def test_rendering_a_room_converges(scene: StaticScene) -> None:
 
 @pytest.mark.parametrize("wrong", [{"bounds": (4.0, 0.0, 0.0, 3.0)}, {"ceiling": -1.0}])
 def test_a_place_of_no_extent_is_an_error(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="place"):
+    with pytest.raises(ConfigError, match="static scene"):
         dataclasses.replace(CONFIG, **wrong)
