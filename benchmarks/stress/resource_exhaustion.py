@@ -126,7 +126,7 @@ def _pause(server: ServerUnderTest, processes: Sequence[int], idle_clients: _Idl
         end = time.monotonic() + 10 * TTL
         while time.monotonic() < end:
             idle_clients.heartbeat()
-            time.sleep(1.0)
+            time.sleep(TTL / 4)
     idle_clients.heartbeat()
     time.sleep(TTL)
     return idle_clients.count()
@@ -158,7 +158,11 @@ class _IdleClients:
 
     def count(self) -> tuple[int, int]:
         """Count lost leases and sessions."""
-        leases = [(one.lease, one.hello()) for one in self._visitors]
+        leases = []
+        for number, one in enumerate(self._visitors):
+            leases.append((one.lease, one.hello()))
+            if number % 20 == 0:
+                self.heartbeat()
         lost = sum(old != reply["lease"] for old, reply in leases)
         kept = {name for _, reply in leases for name in reply["sessions"]}
         gone = sum(one.session not in kept for one in self._visitors)
