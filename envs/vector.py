@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -56,6 +57,9 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     next episodes' seeds and starts are prefetched. It synchronises once a step with a ``reward_fn`` of single
     steps (not a ``BatchedRewardFn``), with starts that are frames or a callable's, and with "dict" actions.
 
+    A pickle or copy is made anew from the same arguments, with the autoreset mode in force, and begins with
+    ``reset``, also if this one has begun; it holds the world's name and the hash of its weights.
+
     Args:
         num_envs: number of episodes.
         world, actions, denoising_steps, device, max_uncertainty, starts, temperature: as in ``ImaginedEnv``.
@@ -76,6 +80,24 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         "render_fps": 18,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
+        """Keep the arguments, for pickles and copies."""
+        made = super().__new__(cls)
+        made._arguments = positional, named
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the environment as its arguments.
+
+        Raises:
+            EngineError: its world is not loaded from files.
+        """
+        positional, named = self._arguments
+        if not self._may_choose or self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+            named = {**named, "autoreset_mode": self.autoreset_mode}
+        return partial(type(self), *positional, **named), ()
 
     def __init__(
         self,

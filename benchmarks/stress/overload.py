@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import multiprocessing
 import operator
 import time
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.raw_client import RawClient, new_name
+from benchmarks.stress.raw_client import RawClient, Reply, new_name
 from benchmarks.stress.server_process import ServerUnderTest
+from worldsim.bridge.server.thread_priority import raise_priority
 
 __all__ = ["run"]
 
@@ -104,12 +106,10 @@ class _LoadGenerator:
 
     def take(self, wait: float) -> None:
         """Handle available replies."""
-        reply = self.client.next(wait)
-        while reply is not None:
+        for reply in self.client.next_all(wait):
             asked = self.asked.pop(reply.header["id"], None)
             if asked is not None:
-                self._note(reply.header, *asked)
-            reply = self.client.next(0)
+                self._note(reply, *asked)
 
     def _ask(self, name: str, seq: int) -> None:
         parts, number = self.client.request("step", session=name, seq=seq, control={}, codec="none")
@@ -117,7 +117,8 @@ class _LoadGenerator:
         self.asked[number] = name, seq, time.monotonic()
         self.client.send_once(parts)
 
-    def _note(self, header: dict[str, Any], name: str, seq: int, asked: float) -> None:
+    def _note(self, reply: Reply, name: str, seq: int, asked: float) -> None:
+        header = reply.header
         self.under_way[name].discard(seq)
         if header["ok"]:
             self.steps += 1
@@ -125,13 +126,15 @@ class _LoadGenerator:
             return
         error = header["error"]
         if error["code"] == "UNAVAILABLE":
-            self.rejects.append(1000 * (time.monotonic() - asked))
-            self.quiet[name] = time.monotonic() + (error["retry_after_ms"] or 10) / 1000
+            self.rejects.append(1000 * (reply.received - asked))
+            self.quiet[name] = reply.received + (error["retry_after_ms"] or 10) / 1000
         elif error["code"] != "OUT_OF_ORDER":  # what follows a refused step cannot be taken either
             self.others += 1
 
 
 def _generate_load(pipe: Connection, address: str, depth: int, seconds: float) -> None:
+    raise_priority()  # times are the server's, not those of a client that waits for a core
+    gc.disable()
     client = RawClient(address)
     client.hello()
     load = _LoadGenerator(client, depth)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ import zmq
 from worldsim.bridge.wire.protocol import REPLY, control_address, decode, encode
 
 __all__ = ["NoReplyError", "RawClient", "Reply", "new_name"]
+
+_MANY = 1024
+"""Replies that are received at once."""
 
 
 class NoReplyError(Exception):
@@ -27,6 +31,8 @@ class Reply:
 
     header: dict[str, Any]
     payloads: list[bytes]
+    received: float
+    """Time of receipt on the monotonic clock, before the reply was decoded."""
 
     @property
     def ok(self) -> bool:
@@ -118,14 +124,22 @@ class RawClient:
     def next(self, seconds: float, kind: str = "data") -> Reply | None:
         """Return the next reply to any request."""
         self.heartbeat()
-        socket = self.sockets[kind]
-        if seconds > 0 and not socket.poll(math.ceil(seconds * 1000)):
-            return None
-        try:  # a poll in vain would take longer than all the rest
-            message = decode(socket.recv_multipart(zmq.DONTWAIT), REPLY)
-        except zmq.Again:
-            return None
-        return Reply(message.header, message.payloads)
+        return next(self._receive(seconds, kind, 1), None)
+
+    def next_all(self, seconds: float, kind: str = "data") -> Iterator[Reply]:
+        """Return all replies that have arrived; receive them before any is decoded, for exact times."""
+        self.heartbeat()
+        return self._receive(seconds, kind, _MANY)
+
+    def _receive(self, seconds: float, kind: str, most: int) -> Iterator[Reply]:
+        socket, arrived = self.sockets[kind], list[tuple[list[bytes], float]]()
+        if seconds <= 0 or socket.poll(math.ceil(seconds * 1000)):
+            with contextlib.suppress(zmq.Again):  # a poll in vain would take longer than all the rest
+                while len(arrived) < most:
+                    arrived.append((socket.recv_multipart(zmq.DONTWAIT), time.monotonic()))
+        for parts, received in arrived:
+            message = decode(parts, REPLY)
+            yield Reply(message.header, message.payloads, received)
 
     def heartbeat(self) -> None:
         """Renew the lease if due."""

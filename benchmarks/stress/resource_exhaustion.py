@@ -7,7 +7,6 @@ import itertools
 import multiprocessing
 import os
 import resource
-import signal
 import socket
 import threading
 import time
@@ -96,27 +95,41 @@ def descriptors(folder: Path, world: Path) -> dict[str, Any]:
 
 
 def pauses(folder: Path, world: Path) -> dict[str, Any]:
-    """Stop a server for ten times the lease time, while clients send heartbeats.
+    """Stop a server for ten times the lease time while clients send heartbeats; likewise a router with two
+    replicas: the router, its engines, and both.
 
     Returns:
-        counts: ``leases_lost`` of 300, ``pause_sessions_lost``.
+        counts: ``leases_lost`` of 300 in each of four cases, ``pause_sessions_lost``.
     """
-    options = ["--slots", str(CLIENTS), "--lease-ttl", str(TTL), "--journal", str(folder / "pauses")]
-    with ServerUnderTest(world, f"ipc://{folder}/pauses.sock", options, folder / "pauses.log") as server:
-        idle_clients = _IdleClients(server.address)
-        assert server.process is not None
-        server.process.send_signal(signal.SIGSTOP)
+    options = ["--lease-ttl", str(TTL)]
+    total = {"crashes": 0, "leases_lost": 0, "pause_sessions_lost": 0}
+    for replicas in (1, 2):
+        name = f"pauses{replicas}"
+        more = ["--slots", str(CLIENTS), "--journal", str(folder / name), "--replicas", str(replicas)]
+        address = f"ipc://{folder}/{name}.sock"
+        with ServerUnderTest(world, address, [*options, *more], folder / f"{name}.log") as server:
+            assert server.process is not None
+            idle_clients, router = _IdleClients(server.address), [server.process.pid]
+            cases = [router] if replicas == 1 else [router, server.engines, [*router, *server.engines]]
+            for processes in cases:
+                lost, gone = _pause(server, processes, idle_clients)
+                total["leases_lost"] += lost
+                total["pause_sessions_lost"] += gone
+            total["crashes"] += not server.alive
+            idle_clients.close()
+    return total
+
+
+def _pause(server: ServerUnderTest, processes: Sequence[int], idle_clients: _IdleClients) -> tuple[int, int]:
+    """Stop processes for ten times the lease time; return the numbers of lost leases and sessions."""
+    with server.stopped(processes):
         end = time.monotonic() + 10 * TTL
         while time.monotonic() < end:
             idle_clients.heartbeat()
-            time.sleep(1.0)
-        server.process.send_signal(signal.SIGCONT)
-        idle_clients.heartbeat()
-        time.sleep(TTL)
-        lost, gone = idle_clients.count()
-        crashed = not server.alive
-        idle_clients.close()
-    return {"crashes": int(crashed), "leases_lost": lost, "pause_sessions_lost": gone}
+            time.sleep(TTL / 4)
+    idle_clients.heartbeat()
+    time.sleep(TTL)
+    return idle_clients.count()
 
 
 class _IdleClients:
@@ -145,7 +158,11 @@ class _IdleClients:
 
     def count(self) -> tuple[int, int]:
         """Count lost leases and sessions."""
-        leases = [(one.lease, one.hello()) for one in self._visitors]
+        leases = []
+        for number, one in enumerate(self._visitors):
+            leases.append((one.lease, one.hello()))
+            if number % 20 == 0:
+                self.heartbeat()
         lost = sum(old != reply["lease"] for old, reply in leases)
         kept = {name for _, reply in leases for name in reply["sessions"]}
         gone = sum(one.session not in kept for one in self._visitors)

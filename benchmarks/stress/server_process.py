@@ -66,14 +66,30 @@ class ServerUnderTest:
 
     def kill_engine(self, rng: random.Random) -> int:
         """Kill -9 one of its engine processes; return 1, or 0 if none runs."""
-        assert self.process is not None
-        children = [int(row[0]) for row in _processes() if int(row[1]) == self.process.pid]
+        children = self.engines
         if not children:
             return 0
         with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(children), signal.SIGKILL)
             return 1
         return 0
+
+    @property
+    def engines(self) -> list[int]:
+        """Processes of a router's engines; none of a server without replicas."""
+        assert self.process is not None
+        return [int(row[0]) for row in _processes() if int(row[1]) == self.process.pid]
+
+    @contextlib.contextmanager
+    def stopped(self, processes: Sequence[int]) -> Iterator[None]:
+        """SIGSTOP some of its processes for the length of the block."""
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
 
     def stop(self, timeout: float = 30.0) -> int:
         """SIGTERM. Returns the exit code."""

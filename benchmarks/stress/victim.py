@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.stress.oracle import RefusedError, SessionTrace
 from benchmarks.stress.raw_client import NoReplyError, RawClient
+from worldsim.bridge.server.thread_priority import raise_priority
 
 __all__ = ["Victim", "quantile", "step_steadily"]
 
@@ -86,6 +87,7 @@ def step_steadily(
 
 
 def _run(pipe: Connection, resume: Event, address: str, rate: float) -> None:
+    raise_priority()  # times are the server's, not those of a client that waits for a core
     client, rng = RawClient(address, timeout=_TIMEOUT), random.Random(3)
     client.hello()
     trace = SessionTrace(seed=33)

@@ -115,8 +115,9 @@ class DecoderKernel(NoDeepcopy):
         out = torch.empty(len(scene_rgb), *self._warp.cells, self._outputs)
         spare = address(workspace(min(len(scene_rgb), _SIDE_BY_SIDE) * self._workspace_size))
         for i in range(0, len(scene_rgb), _SIDE_BY_SIDE):
-            some = [address(part[i:]) for part in given]
-            self._run(*self._where, min(_SIDE_BY_SIDE, len(scene_rgb) - i), *some, address(out[i:]), spare)
+            some = slice(i, i + _SIDE_BY_SIDE)
+            told = [address(part[some]) for part in (*given, out)]
+            self._run(*self._where, len(out[some]), *told, spare)
         return out
 
     def _conv(self, weight: Tensor, bias: Tensor | None) -> DenseData:

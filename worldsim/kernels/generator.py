@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from worldsim.kernels.dense import DenseData, PackedLinear
-from worldsim.kernels.library import NoDeepcopy, Pointer, address, check_struct, kernel, shaped, workspace
+from worldsim.kernels.library import (
+    UNBOUNDED,
+    NoDeepcopy,
+    Pointer,
+    address,
+    check_struct,
+    kernel,
+    shaped,
+    workspace,
+)
 
 MAX_CONTEXT = 65536
 """Largest context of the kernels, in frames: they keep one number per frame on the stack."""
@@ -169,5 +178,6 @@ class GeneratorKernel(NoDeepcopy):
 
     def _past(self, past: Sequence[Tensor], first: int) -> _LayerKVData:
         keys, values, filled = past
-        where = (address(keys[first:]), address(values[first:]), filled[first:].data_ptr())
+        rows = (address(part[first:], most=UNBOUNDED) for part in (keys, values))
+        where = (*rows, filled[first:].data_ptr())
         return _LayerKVData(*where, filled.shape[1])

@@ -21,11 +21,27 @@ _VERSION = 4
 _NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
 """CPU flags (Linux names) that a variant requires; the fastest variant first."""
 
+_MOST = 2**31 - 2**16
+"""Elements of a tensor: kernels count them in 32 bits, rounded up to whole registers."""
+UNBOUNDED = 2**62
+"""Elements of a tensor that a kernel counts in 64 bits."""
+
 Kernel = Callable[..., Any]
 Pointer = ctypes.c_void_p
 
 _set_aside = False
 _rooms = local()
+
+
+class _Int(ctypes.c_int):
+    """Argument of type int; ctypes itself would drop the bits that it has no room for."""
+
+    @classmethod
+    def from_param(cls, value: int) -> ctypes.c_int:
+        """Convert an argument. OverflowError if it has no room."""
+        if not -(2**31) <= value < 2**31:
+            raise OverflowError(f"a kernel takes numbers of 32 bits, not {value}; give it fewer at once")
+        return ctypes.c_int(value)
 
 
 class NoDeepcopy:
@@ -74,13 +90,19 @@ def kernels_disabled() -> Iterator[None]:
 def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kernel:
     """A compiled function; ``kinds`` are those of its arguments. Others' Python may run meanwhile."""
     function = getattr(_library(), f"worldsim_{name}_{variant()}")
-    function.argtypes, function.restype = list(kinds), result
+    function.argtypes = [_Int if kind is ctypes.c_int else kind for kind in kinds]
+    function.restype = result
     run: Kernel = function
     return run
 
 
 def workspace(floats: int) -> Tensor:
-    """Scratch memory of this thread, undefined between kernels; reused, as new memory costs page faults."""
+    """Scratch memory of this thread, undefined between kernels; reused, as new memory costs page faults.
+
+    Raises:
+        OverflowError: it is more than kernels count in 32 bits.
+    """
+    _check_count(floats)
     mine: Tensor | None = getattr(_rooms, "mine", None)
     if mine is None or len(mine) < floats:
         with torch.inference_mode(False):
@@ -88,12 +110,14 @@ def workspace(floats: int) -> Tensor:
     return mine
 
 
-def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
-    """Address of a contiguous CPU tensor of type ``dtype``.
+def address(tensor: Tensor, dtype: torch.dtype = torch.float32, most: int = _MOST) -> int:
+    """Address of a contiguous CPU tensor of type ``dtype`` and of up to ``most`` elements.
 
     Raises:
-        ValueError: they do not; a kernel would read what is not there.
+        ValueError: it is none; a kernel would read what is not there.
+        OverflowError: it has more elements.
     """
+    _check_count(tensor.numel(), most)
     if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
         what = f"{tensor.dtype} on {tensor.device}, strides {tensor.stride()}"
         raise ValueError(f"a kernel takes contiguous {dtype} on the CPU, not {what}")
@@ -109,6 +133,11 @@ def shaped(tensor: Tensor, *shape: int) -> Tensor:
     if tensor.shape != shape:
         raise ValueError(f"a kernel was to read {list(shape)}, not {list(tensor.shape)}")
     return tensor
+
+
+def _check_count(elements: int, most: int = _MOST) -> None:
+    if elements > most:
+        raise OverflowError(f"a kernel takes up to {most} elements, not {elements}; give it fewer at once")
 
 
 @cache

@@ -106,6 +106,6 @@ class VaeDecoderKernel(NoDeepcopy):
         frames = torch.empty(count, 3, *self._size)
         spare = address(workspace(min(count, _SIDE_BY_SIDE) * self._workspace_size))
         for i in range(0, count, _SIDE_BY_SIDE):
-            some = min(_SIDE_BY_SIDE, count - i)
-            self._run(self._where, some, address(given[i:]), address(frames[i:]), spare)
+            some = slice(i, i + _SIDE_BY_SIDE)
+            self._run(self._where, len(given[some]), address(given[some]), address(frames[some]), spare)
         return frames

@@ -94,6 +94,12 @@ class Client:
             self._connection.close()
             raise
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be pickled or copied: BridgeError."""
+        rule = "a connection cannot be pickled"
+        remedy = "make the client, or the environment, in the process that uses it"
+        raise BridgeError(rule, self.address, remedy)
+
     @property
     def lease(self) -> str:
         """Secret lease that owns the sessions."""

@@ -35,6 +35,7 @@ from worldsim.engine.engine import Engine
 from worldsim.errors import BridgeError
 from worldsim.kernels.library import variant
 from worldsim.utils.cpu_info import cpu_info
+from worldsim.utils.threads import start_worker_threads
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -214,7 +215,13 @@ class Server:
         self._io_loop.deliver(requests)
 
     def _run_engine(self) -> None:
-        """Thread of the engine."""
+        """Thread of the engine.
+
+        While it holds the interpreter the I/O thread waits for it, and for as long as other programs keep it
+        from a core: so its priority is the same. The threads that only compute keep theirs.
+        """
+        start_worker_threads()
+        raise_priority()
         try:
             self._batcher.run()
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""Scheduling priority of threads: I/O before the engine, where the system permits it."""
+"""Scheduling priority of threads that share the interpreter, where the system permits it."""
 
 from __future__ import annotations
 

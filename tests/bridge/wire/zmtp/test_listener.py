@@ -67,6 +67,20 @@ def test_a_deleted_lock_lets_nobody_in(tmp_path: Path) -> None:
     listener.close()
 
 
+def test_files_of_a_successor_stay(tmp_path: Path) -> None:
+    """Both files are deleted by hand, and another server binds the address before the first one ends."""
+    first = Listener(f"ipc://{tmp_path}/s", owner_only=True)
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    second = Listener(f"ipc://{tmp_path}/s", owner_only=True)
+    first.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_other_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
     with pytest.raises(BridgeError, match="free"):

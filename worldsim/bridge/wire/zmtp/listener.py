@@ -97,7 +97,7 @@ class Listener:
             sock.bind(path)
         finally:
             os.umask(event_mask)
-        self._stack.callback(Path(path).unlink, missing_ok=True)
+        self._stack.callback(_unlink_own, Path(path), os.stat(path))
         return sock
 
     def _bind_tcp(self, rest: str) -> socket.socket:
@@ -132,8 +132,15 @@ def _hold_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        _unlink_own(path, os.fstat(file))
         os.close(file)
+
+
+def _unlink_own(path: Path, own: os.stat_result) -> None:
+    """Delete a file, unless it was deleted meanwhile and another process made a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(own, path.stat()):
+            path.unlink()
 
 
 def _check_free(path: str) -> None:
