@@ -25,6 +25,8 @@ VIDEO, SHEET = "policy.mp4", "policy.png"
 _SEED = 4_500_000_000
 """First seed of the episodes that are shown; no policy learns or is scored on them."""
 _COLUMNS = 16
+_WIDTH = 140
+"""Width of a picture of the contact sheet in pixels, about."""
 _SCALE = 2
 
 
@@ -53,8 +55,9 @@ def write_round_videos(
     picked = np.linspace(0, len(pairs) - 1, min(_COLUMNS, len(pairs))).round().astype(int)
     fps = world.spec.fps
     columns = [(f"{number / fps:.1f} s", list(pairs[number])) for number in picked.tolist()]
-    Image.fromarray(sheet(columns, [("dream", DREAM), ("real", REAL)])).save(folder / SHEET)
     titles = [("dream", DREAM), ("real", REAL)]
+    scale = max(round(_WIDTH / pairs.shape[3]), 1)
+    Image.fromarray(sheet(columns, titles, scale=scale)).save(folder / SHEET)
     rows = np.stack([side_by_side(list(pair), titles, _SCALE) for pair in pairs])
     try:
         (folder / VIDEO).write_bytes(encode(rows, fps))

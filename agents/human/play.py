@@ -205,7 +205,7 @@ def _player(
         seed=options.seed,
         driver=driver,
         open_reference=lambda: open_reference(world.spec),
-        make_policy=policy_maker(world, options.policy, required=driver == POLICY_DRIVER),
+        make_policy=policy_maker(world, options.world, options.policy),
         stats=stats,
     )
 

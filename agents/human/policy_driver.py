@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from worldsim.agents.agent import Agent
 from worldsim.agents.human.player import DRIVERS, POLICY_DRIVER
-from worldsim.errors import CheckpointError, ConfigError, WorldsimError
+from worldsim.errors import ConfigError, WorldsimError
 
 if TYPE_CHECKING:
     from worldsim.engine.world import World
@@ -17,28 +17,22 @@ __all__ = ["find_agent_policy", "policy_maker"]
 
 
 def find_agent_policy(agent: str | None, world: str) -> Path | None:
-    """The file of a policy for the window.
+    """The file of the policy that is asked for; None where another driver is, or none.
 
     Args:
         agent: "dream", a policy's file, or the name of another driver.
         world: name or folder of the world.
 
-    Returns:
-        the file; for another driver that of the world's own policy, or None where the world has none.
-
     Raises:
         ConfigError: ``agent`` is neither a name nor a file.
         CheckpointError: "dream" in a world without a policy.
     """
-    from worldsim.agents.dreamer.policy import find_policy  # torch from here on
-
-    if agent == POLICY_DRIVER:
-        return find_policy(world)
     if agent is None or agent in DRIVERS:
-        try:
-            return find_policy(world)
-        except CheckpointError:
-            return None
+        return None
+    if agent == POLICY_DRIVER:
+        from worldsim.agents.dreamer.policy import find_policy  # torch from here on
+
+        return find_policy(world)
     if not Path(agent).is_file():
         names = ", ".join((*DRIVERS, POLICY_DRIVER))
         rule = f"an agent must be one of {names}, or the file of a policy"
@@ -46,23 +40,29 @@ def find_agent_policy(agent: str | None, world: str) -> Path | None:
     return Path(agent)
 
 
-def policy_maker(world: World, path: Path | None, *, required: bool) -> Callable[[], Agent] | None:
-    """Return a maker of agents that play the policy in ``path``; None without one.
+def policy_maker(world: World, folder: str, asked: Path | None) -> Callable[[], Agent] | None:
+    """Return a maker of agents that play a policy in ``world``.
+
+    Args:
+        world: takes the frames in.
+        folder: the world's name or folder, whose own policy is played where none is asked for.
+        asked: a policy's file.
+
+    Returns:
+        the maker, or None where none is asked for and the world has none that it can play.
 
     Raises:
-        CheckpointError, ConfigError: the policy is ``required``, and damaged or of another world.
+        CheckpointError, ConfigError: the policy that is asked for is damaged or of another world.
     """
-    if path is None:
-        return None
     from worldsim.agents.dreamer.batch_agents import check_policy
-    from worldsim.agents.dreamer.policy import load_policy
+    from worldsim.agents.dreamer.policy import find_policy, load_policy
     from worldsim.agents.dreamer.policy_agent import PolicyAgent
 
     try:
-        policy = load_policy(path)
+        policy = load_policy(asked or find_policy(folder))
         check_policy(world, policy)
     except WorldsimError:
-        if required:
+        if asked is not None:
             raise
         return None
     return lambda: PolicyAgent(world, policy)
