@@ -48,6 +48,8 @@ EARLY = "early.safetensors"
 """The policy after a tenth of its time, to be compared with the last one."""
 _TABLE, _SETTINGS = "rounds.json", "settings.json"
 _DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
+_STATE = ("minutes", "reward", "finished")
+"""Fields of a training's state that ``dream.json`` keeps beside its figures."""
 _FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "recipe")
 """Options that a run keeps."""
 _HIDDEN = Number(low=1, high=4096)
@@ -162,7 +164,7 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
         save_policy(folder / POLICY, state.policy, state.metadata)
         mean = None if math.isnan(state.dream_frames) else state.dream_frames * tics
         told = {"dream_mean": mean, "fps": state.frames_per_second}
-        _write_json(folder / _DREAM, told | {"minutes": state.minutes, "finished": state.finished})
+        _write_json(folder / _DREAM, told | {name: getattr(state, name) for name in _STATE})
 
     settings = DreamSettings(
         temperature=args.temperature,
@@ -186,9 +188,7 @@ def _begun(folder: Path) -> TrainingResult | None:
     if not ((folder / POLICY).is_file() and (folder / _DREAM).is_file()):
         return None
     told, policy = _read_json(folder / _DREAM), load_policy(folder / POLICY)
-    return TrainingResult(
-        policy, policy.metadata, math.nan, told["fps"], told["minutes"], finished=told["finished"]
-    )
+    return TrainingResult(policy, policy.metadata, math.nan, told["fps"], *(told[name] for name in _STATE))
 
 
 def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -> None:

@@ -82,6 +82,8 @@ class TrainingResult:
     """Imagined, learning included."""
     minutes: float
     """Wall clock of learning so far, earlier calls included."""
+    reward: RewardName
+    """The reward that was chosen: "survival" or "world"."""
     finished: bool = True
     """False on the way, and where Ctrl-C ended the training."""
 
@@ -141,6 +143,8 @@ class _Training:
         self, world: World, minutes: float, settings: DreamSettings, begun: TrainingResult | None
     ) -> None:
         torch.manual_seed(settings.seed)
+        self._reward = settings.reward if begun is None else begun.reward
+        settings = replace(settings, reward=self._reward)
         self._world, self._settings, self._limit = world, settings, minutes
         self._before = 0.0 if begun is None else begun.minutes
         self._envs, self._frames, self._rate = _envs(world, settings), 0, 0.0
@@ -166,8 +170,11 @@ class _Training:
         rollout = self._collect()
         if self._is_new:
             self._policy.normalise(rollout.frames)  # of what a policy that acts at random meets
-        survives = self._settings.reward == "auto"
-        if survives and float(-rollout.rewards.sum()) < _FEWEST_ENDS * _PENALTY:
+        if self._reward != "auto":
+            return
+        self._reward = "survival"
+        if float(-rollout.rewards.sum()) < _FEWEST_ENDS * _PENALTY:
+            self._reward = "world"
             tell("warning: this world imagines no ends; the policy learns from the world's reward instead")
             self._envs.close()
             self._envs = _envs(self._world, replace(self._settings, reward="world"))
@@ -222,7 +229,7 @@ class _Training:
         policy = deepcopy(self._policy).cpu().eval()
         policy.metadata = metadata
         return TrainingResult(
-            policy, metadata, _mean(self._envs), self._rate, self._minutes(), finished=finished
+            policy, metadata, _mean(self._envs), self._rate, self._minutes(), self._reward, finished
         )
 
 

@@ -182,14 +182,19 @@ def test_a_training_that_was_interrupted_goes_on(world: World, monkeypatch: pyte
 
 
 def test_a_world_without_ends_is_learnt_by_its_reward(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = list[str]()
-    train_policy(world, 1e-6, MOMENT, told.append)
-    assert not told
+    def learn(settings: DreamSettings, begun: TrainingResult | None = None) -> tuple[TrainingResult, bool]:
+        told = list[str]()
+        result = train_policy(world, 1e-6, settings, told.append, begun=begun)
+        return result, any("no ends" in line for line in told)
+
+    ended, warned = learn(MOMENT)
+    assert (ended.reward, warned) == ("survival", False)
     monkeypatch.setattr(training, "_FEWEST_ENDS", 1e9)
-    train_policy(world, 1e-6, MOMENT, told.append)
-    assert "no ends" in told[0]
-    train_policy(world, 1e-6, replace(MOMENT, reward="survival"), told.append)
-    assert len(told) == 1
+    endless, warned = learn(MOMENT)
+    assert (endless.reward, warned) == ("world", True)
+    for settings, begun in ((replace(MOMENT, reward="survival"), None), (MOMENT, ended)):
+        result, warned = learn(settings, begun)  # what was chosen is not asked again
+        assert (result.reward, warned) == ("survival", False)
 
 
 def test_dreams_depend_on_their_seeds_alone(world: World) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.agents.toy_game import STONES
+from tests.agents.toy_game import FEWEST, STONES
 from tests.tiny_moving import moving_world
 from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata, save_policy
 from worldsim.agents.dreamer.policy_ranking import find_contenders
@@ -47,7 +47,7 @@ def test_policies_are_played_in_both(
     told = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in told["policies"]}
     assert list(rows) == ["early", "round-0/late", "still", "rhythm-8"]
-    assert rows["still"]["real_mean"] == 5  # the first stone
+    assert rows["still"]["real_mean"] == FEWEST
     assert rows["still"]["real_se"] == 0
     assert all(row["dream_mean"] >= 1 and 0 <= row["dream_capped"] <= 1 for row in rows.values())
     for measure in ("pearson", "spearman", "mmrv"):

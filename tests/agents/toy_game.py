@@ -1,4 +1,4 @@
-"""A tiny game that any process can open by name: stones fall where one stands; one of them ends the game."""
+"""A tiny game that any process can open by name: stones fall where one stands; the third hit ends it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from worldsim.data.spec import SourceSpec
 
 NAME = "gym:tests.agents.toy_game:Stones-v0"
 SIZE = (24, 32)
-COLUMNS, ROWS = 8, 6
+COLUMNS, ROWS, LIVES = 8, 6, 3
+FEWEST = ROWS * LIVES - 1
+"""Frames of the shortest game: every stone hits."""
 _KEYS = ("strafe_left", "strafe_right")
 STONES = SourceSpec(
     name=NAME,
@@ -34,7 +36,7 @@ class StonesEnv(gymnasium.Env[np.ndarray, int]):
         self.observation_space = spaces.Box(0, 255, (*SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(3)
         self.render_mode = render_mode
-        self._player = self._stone = self._row = 0
+        self._player = self._stone = self._row = self._lives = 0
 
     def get_action_meanings(self) -> list[str]:
         return ["noop", *_KEYS]
@@ -44,16 +46,16 @@ class StonesEnv(gymnasium.Env[np.ndarray, int]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._player = int(self.np_random.integers(COLUMNS))
-        self._stone, self._row = self._player, 0
+        self._stone, self._row, self._lives = self._player, 0, LIVES
         return self.render(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._player = int(np.clip(self._player + (0, -1, 1)[int(action)], 0, COLUMNS - 1))
         self._row += 1
-        hit = self._row == ROWS - 1 and self._stone == self._player
+        self._lives -= self._row == ROWS - 1 and self._stone == self._player
         if self._row == ROWS:
             self._stone, self._row = self._player, 0
-        return self.render(), 1.0, hit, False, {}
+        return self.render(), 1.0, self._lives == 0, False, {}
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         frame = np.full((*SIZE, 3), 40, np.uint8)
