@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--world", default="doom-maze", help="a world's name or folder (default: %(default)s)")
+    add("named", nargs="?", metavar="WORLD", help="a world's name or folder (default: doom-maze)")
+    add("--world", default="doom-maze", help="the same as an option")
     add(
         "--start",
         type=COUNT,
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 def _play(options: argparse.Namespace) -> int:
     if options.record:
         claim_file(options.record, replace=options.force, parents=False)
+    options.world = options.named or options.world
     options.policy = find_agent_policy(options.agent, options.world)
     if options.headless:
         return _walk(options, options.json)

@@ -92,7 +92,7 @@ def test_it_walks_without_a_window(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(play, "open_reference", no_engine)
-    line = ["--world", str(folder), "--headless", "--json", "--frames", "4", "--device", "cpu"]
+    line = [str(folder), "--headless", "--json", "--frames", "4", "--device", "cpu"]
     assert play.main([*line, "--agent", "dream"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 4
     file = folder.parent / "mine.safetensors"
