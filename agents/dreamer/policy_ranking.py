@@ -153,7 +153,8 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     contenders = find_contenders(options.policies, world)
     console = Console(stderr=True)
-    with Games(world.spec.name, world.spec.size, min(options.games, options.episodes)) as games:
+    count = min(options.games, options.episodes)
+    with Games(world.spec.name, world.spec.size, count, options.episode) as games:
         ranking = rank_policies(
             contenders,
             world,
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
                 f"{row.name}: dream {row.dream_mean:.0f}, real {row.real_mean:.0f}", highlight=False
             ),
         )
-    names = ("episodes", "dreams", "temperature", "denoising_steps", "seed")
+    names = ("episodes", "episode", "dreams", "temperature", "denoising_steps", "seed")
     settings = {"world": world.name, **{name: getattr(options, name) for name in names}}
     if options.json:
         print(json.dumps(settings | ranking_json(ranking), indent=1))

@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("world", help="name or folder of the world that the agent sees through, e.g. take-cover")
     add("--agent", default="dream", help="dream: the world's shipped policy; or a file (%(default)s)")
     add("--episodes", type=COUNT, default=100, help="fresh real episodes (%(default)s)")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
     add("--seed", type=_SEED, default=0, help="which episodes (%(default)s)")
     add("--swapped", action="store_true", help="play again, shown other games' frames: a control")
     add("--rivals", type=NATURAL, default=30, help="episodes of each blind rhythm; 0: none (%(default)s)")
@@ -122,7 +123,8 @@ def _score(options: argparse.Namespace) -> int:
     if options.swapped and min(options.games, options.episodes) < 2:
         rule = "--swapped needs at least two games and episodes"
         raise ConfigError(rule, (options.games, options.episodes))
-    with Games(world.spec.name, world.spec.size, min(options.games, options.episodes)) as games:
+    count = min(options.games, options.episodes)
+    with Games(world.spec.name, world.spec.size, count, options.episode) as games:
         score = score_policy(
             games,
             world,

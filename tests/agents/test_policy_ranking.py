@@ -42,7 +42,19 @@ def test_policies_are_played_in_both(
     folder: Path, policies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["eval", str(folder), "--policies", str(policies), "still", "rhythm-8", "--device", "cpu"]
-    line += ["--episodes", "3", "--games", "2", "--dreams", "4", "--json", "--temperature", "0.5"]
+    line += [
+        "--episodes",
+        "3",
+        "--episode",
+        "30",
+        "--games",
+        "2",
+        "--dreams",
+        "4",
+        "--json",
+        "--temperature",
+        "0.5",
+    ]
     assert main(line) == 0
     told = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in told["policies"]}

@@ -236,6 +236,7 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--temperature", type=_TEMPERATURE, default=1.0, help="of the dream (%(default)s)")
     add("--episodes", type=COUNT, default=50, help="real episodes of each policy (%(default)s)")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
     add("--dreams", type=PROCESSES, default=64, help="dreams of each policy (%(default)s)")
     add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
 
