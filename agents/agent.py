@@ -40,6 +40,7 @@ class Agent(Protocol):
 
 
 AGENTS = ("scripted", "random")
+"""Agents of every world; a world may have a policy of its own besides, ``agents.dreamer.policy_agent``."""
 
 
 def make_agent(name: str) -> Agent:

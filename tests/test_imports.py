@@ -45,8 +45,16 @@ LAYERS = (
 SIBLINGS = {("evaluation", "engine")}
 """Allowed although on one layer: the evaluation suite measures the engine."""
 
-LATE = {("cli", "envs"), ("cli", "agents"), ("evaluation", "envs"), ("bench", "envs")}
-"""Allowed inside functions only: the command line calls commands, the evaluation suite plays the source."""
+LATE = {
+    ("cli", "envs"),
+    ("cli", "agents"),
+    ("evaluation", "envs"),
+    ("evaluation", "agents"),
+    ("bench", "envs"),
+}
+"""Allowed inside functions only: the command line calls commands, the evaluation suite plays the source and
+lets policies play.
+"""
 
 ONLY = {"bridge.client": {"bridge.wire.protocol", "controls", "errors"}}
 """Rooms that are held shorter than their layer: a robot's computer installs little."""

@@ -18,6 +18,7 @@ from worldsim.options import COUNT, PORT, Number, Parser, frame_size, listed
 COMMANDS = {name: (module, "main") for name, (module, _) in cli._COMMANDS.items()} | {
     "ray": ("worldsim.bridge.ray", "main"),
     "ablation": ("benchmarks.ablation", "main"),
+    "temperatures": ("benchmarks.temperatures", "main"),
     "stress": ("benchmarks.stress.__main__", "main"),
 }
 SOURCES = [

@@ -37,6 +37,8 @@ def test_an_installation_holds_all_that_is_shipped(tmp_path: Path) -> None:
     worlds = {path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"}
     found = {path.name for path in (tmp_path / "worldsim" / "checkpoints").iterdir() if path.is_dir()}
     assert found - {"__pycache__"} == worlds
+    rest = {path.relative_to(FOLDER) for path in FOLDER.rglob("*.*") if not path.suffix.startswith(".py")}
+    assert all((tmp_path / "worldsim" / "checkpoints" / path).exists() for path in rest)
     assert (tmp_path / "worldsim" / "py.typed").exists()
 
 

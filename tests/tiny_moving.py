@@ -28,19 +28,19 @@ SPEC = SourceSpec(
 RECIPE = LatentDynamicsRecipe(channels=6, vae_width=8, vae_depth=1, width=16, head_width=16, heads=2)
 
 
-def moving_world(parent: Path, name: str = "take-cover", seed: int = 0) -> Path:
+def moving_world(parent: Path, name: str = "take-cover", seed: int = 0, spec: SourceSpec = SPEC) -> Path:
     """Write it, with two starts of three random frames; returns its folder."""
     torch.manual_seed(seed)
-    networks = Networks(plan_latent_networks(RECIPE, SPEC, None), SPEC)
+    networks = Networks(plan_latent_networks(RECIPE, spec, None), spec)
     stir(networks, seed + 1)
     rng = np.random.default_rng(seed)
     starts = [
         Context(
-            rng.integers(0, 256, (3, *SPEC.size, 3), dtype=np.uint8),
-            np.zeros((3, SPEC.control_space.size), np.float32),
+            rng.integers(0, 256, (3, *spec.size, 3), dtype=np.uint8),
+            np.zeros((3, spec.control_space.size), np.float32),
         )
         for _ in range(2)
     ]
-    config = WorldConfig(name=name, source=SPEC, networks=networks.config)
+    config = WorldConfig(name=name, source=spec, networks=networks.config)
     save_world(parent / name, config, networks, starts, "# tiny\n")
     return parent / name

@@ -5,6 +5,7 @@ checkpoints/<world>/
   weights.safetensors  float16 on disk
   starts.json + starts/000.png ...   given frames of the starts, one strip of frames each
   card.md              what it is, how it was trained, how well it does
+  policy.safetensors   where there is one: a policy that learnt in this world
   SHA256SUMS
 """
 
@@ -122,13 +123,13 @@ def _write_world(
         strip = start.frames.reshape(-1, *start.frames.shape[2:])
         Image.fromarray(strip).save(folder / "starts" / f"{i:03}.png", optimize=True)
     (folder / "card.md").write_text(card)
-    _write_sums(folder)
+    write_checksums(folder)
 
 
 def write_card(folder: Path, card: str) -> None:
     """Replace a world's card and its checksum."""
     (folder / "card.md").write_text(card)
-    _write_sums(folder)
+    write_checksums(folder)
 
 
 def load_world(folder: Path, device: torch.device | str = "cpu") -> StoredWorld:
@@ -223,7 +224,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
 
 
-def _write_sums(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
+    """Write the checksums of all files in a world's folder."""
     lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
     (folder / _SUMS).write_text("".join(lines))
 

@@ -1,15 +1,16 @@
-"""Agents that play several real games side by side: random keys, alternation, or a policy of the dream.
+"""Agents that play several real games side by side: random keys, rhythms, or a policy of the dream.
 
 Shapes: M games, H x W frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldsim.agents.dreamer.policy import LatentPolicy
 from worldsim.context import Context
@@ -19,7 +20,16 @@ from worldsim.errors import ConfigError
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.utils.threads import thread_limit
 
-__all__ = ["BatchAgent", "PeriodicBatchAgent", "PolicyBatchAgent", "RandomBatchAgent"]
+__all__ = [
+    "BatchAgent",
+    "LatentBatchAgent",
+    "PeriodicBatchAgent",
+    "PolicyBatchAgent",
+    "RandomBatchAgent",
+    "action_vectors",
+    "check_policy",
+    "check_world",
+]
 
 
 class BatchAgent(Protocol):
@@ -53,21 +63,67 @@ class RandomBatchAgent:
 
 
 class PeriodicBatchAgent:
-    """Alternates the two directions of strafing, each for ``period`` frames; it observes nothing.
+    """Repeats a pattern of actions, each for ``period`` frames; it observes nothing.
+
+    Args:
+        games: how many are played side by side, M.
+        pattern: numbers of discrete actions.
+        period: frames that each is held.
 
     Raises:
-        ConfigError: a world without these keys.
+        ConfigError: no action, or no frame.
     """
 
-    def __init__(self, games: int, space: ControlSpace, period: int) -> None:
-        self._turns = np.array([_combo(space, key) for key in ("strafe_left", "strafe_right")])
+    def __init__(self, games: int, pattern: Sequence[int], period: int) -> None:
+        if not pattern or period < 1:
+            raise ConfigError("a rhythm needs an action and a frame", (tuple(pattern), period))
+        self._pattern = np.array(pattern, np.int64)
         self._frames, self._period = np.zeros(games, np.int64), period
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
         self._frames[list(rows)] = 0
 
     def act(self) -> np.ndarray:
-        return self._turns[self._frames // self._period % 2]
+        turns: np.ndarray = self._pattern[self._frames // self._period % len(self._pattern)]
+        return turns
+
+    def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
+        self._frames += 1
+
+
+class LatentBatchAgent:
+    """A policy that reads features which someone else keeps: the decisions, without any view of frames.
+
+    Decisions are held as in the dream, each game counting from its own beginning. An action follows from the
+    features and from its game's seed alone.
+
+    Args:
+        policy: reads the features.
+        games: how many are played side by side, M.
+        features: gives the newest ones, float32 [M, L].
+    """
+
+    def __init__(self, policy: LatentPolicy, games: int, features: Callable[[], Tensor]) -> None:
+        self._policy, self._features = policy, features
+        self._rngs = [np.random.default_rng(row) for row in range(games)]
+        self._frames = np.zeros(games, np.int64)
+        self._held = np.zeros(games, np.int64)
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
+        for row, seed in zip(rows, seeds, strict=True):
+            self._rngs[row] = np.random.default_rng((seed, 2))
+        self._frames[list(rows)] = 0
+
+    def act(self) -> np.ndarray:
+        due = self._frames % self._policy.metadata.hold == 0
+        if due.any():
+            with torch.inference_mode(), thread_limit(1):
+                choice, _ = self._policy(self._features().float().cpu())
+                chances = choice.probs.cumsum(-1).double().numpy()
+            for row in np.flatnonzero(due):
+                drawn = self._rngs[row].random() * chances[row, -1]
+                self._held[row] = np.searchsorted(chances[row], drawn, side="right")
+        return self._held.copy()
 
     def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
         self._frames += 1
@@ -75,8 +131,6 @@ class PeriodicBatchAgent:
 
 class PolicyBatchAgent:
     """A policy of the dream: the world observes the real frames, and the policy reads its features.
-
-    Decisions are held as in the dream, each game counting from its own beginning.
 
     Args:
         world: that the policy learnt in, or one with the same code and features.
@@ -91,50 +145,65 @@ class PolicyBatchAgent:
     def __init__(self, world: World, policy: LatentPolicy, games: int, *, swapped: bool = False) -> None:
         if swapped and games < 2:
             raise ConfigError("frames can only be swapped between several games", games)
+        check_policy(world, policy)
         self._batch = world.batch(games, denoising_steps=1, decode=False)
-        features, space = self._batch.now.features, world.spec.control_space
-        expected = (features.shape[1] if features is not None else 0, len(space.discrete_actions))
-        if (policy.metadata.features, policy.metadata.actions) != expected:
-            rule = f"a policy of {world.name} reads {expected[0]} features and knows {expected[1]} actions"
-            found = (policy.metadata.features, policy.metadata.actions)
-            raise ConfigError(rule, found, "name the world it learnt in")
-        self._policy, self._swapped = policy, swapped
-        self._vectors = np.stack([space.vector(space.from_discrete(i)) for i in range(expected[1])])
-        self._rngs = [np.random.default_rng(row) for row in range(games)]
-        self._frames = np.zeros(games, np.int64)
-        self._held = np.zeros(games, np.int64)
+        self._swapped, self._vectors = swapped, action_vectors(world.spec.control_space)
+        self._decisions = LatentBatchAgent(policy, games, self._newest)
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
         shown = self._shown(frames)
         none = np.zeros((1, self._vectors.shape[1]), np.float32)
         self._batch.begin(rows, seeds, [Context(shown[row][None], none) for row in rows])
-        for row, seed in zip(rows, seeds, strict=True):
-            self._rngs[row] = np.random.default_rng((seed, 2))
-        self._frames[list(rows)] = 0
+        self._decisions.reset(rows, seeds, shown)
 
     def act(self) -> np.ndarray:
-        due = self._frames % self._policy.metadata.hold == 0
-        if due.any():
-            with torch.inference_mode(), thread_limit(1):
-                features = self._batch.now.features
-                chances = self._policy(features)[0].probs.cumsum(-1).double().numpy()
-            for row in np.flatnonzero(due):
-                drawn = self._rngs[row].random() * chances[row, -1]
-                self._held[row] = np.searchsorted(chances[row], drawn, side="right")
-        return self._held.copy()
+        return self._decisions.act()
 
     def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
-        controls = ControlBatch(self._vectors[actions].astype(np.float32))
+        controls = ControlBatch(self._vectors[actions])
         with thread_limit(1):  # threads that wait for each other are slower where the games take cores, too
             self._batch.observe(self._shown(frames), controls)
-        self._frames += 1
+        self._decisions.observe(frames, actions)
+
+    def _newest(self) -> Tensor:
+        features = self._batch.now.features
+        assert features is not None, "the engine is here"
+        return features
 
     def _shown(self, frames: np.ndarray) -> np.ndarray:
         return np.roll(frames, 1, axis=0) if self._swapped else frames
 
 
-def _combo(space: ControlSpace, key: str) -> int:
-    found = [number for number, combo in enumerate(space.discrete_actions) if tuple(combo) == (key,)]
-    if not found:
-        raise ConfigError("a rhythm needs keys to strafe by", space.keys, "choose another agent")
-    return found[0]
+def action_vectors(space: ControlSpace) -> np.ndarray:
+    """The control vectors of the discrete actions, float32 [actions, n_keys + 1]."""
+    rows = [space.vector(space.from_discrete(i)) for i in range(len(space.discrete_actions))]
+    return np.stack(rows).astype(np.float32)
+
+
+def check_world(world: World) -> None:
+    """Check that a policy can see real frames through a world, and has a choice.
+
+    Raises:
+        ConfigError: frames that need camera poses, which a game does not tell, or a single action.
+    """
+    if world.networks.has_poses:
+        rule, remedy = "policies of the dream play in worlds without camera poses", "name another world"
+        raise ConfigError(rule, world.name, remedy)
+    if len(world.spec.control_space.discrete_actions) < 2:
+        raise ConfigError("a policy needs two actions to choose from", world.name, "name another world")
+
+
+def check_policy(world: World, policy: LatentPolicy) -> None:
+    """Check that a policy reads the features of a world and knows its actions.
+
+    Raises:
+        ConfigError: it does not, or ``check_world`` refuses the world.
+    """
+    check_world(world)
+    tokens, channels = world.networks.tokenizer.latent_spec.shape
+    features = tokens * channels + world.networks.generator.width
+    expected = (features, len(world.spec.control_space.discrete_actions))
+    found = (policy.metadata.features, policy.metadata.actions)
+    if found != expected:
+        rule = f"a policy of {world.name} reads {expected[0]} features and knows {expected[1]} actions"
+        raise ConfigError(rule, found, "name the world it learnt in")

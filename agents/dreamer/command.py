@@ -1,13 +1,16 @@
 """``worldsim dream-train``: train a policy in a dream, play the real game, fine-tune the world, and repeat.
 
-A round is a folder: the world (fine-tuned from the second round on), the policy, its score. What is there
-already is not made again, so that an interrupted run goes on with ``--resume``.
+A round is a folder: the world (fine-tuned from the second round on), the policy and an early one, its score,
+a video of dream and reality side by side. What is there already is not made again: an interrupted run goes on
+with ``--resume``, within a phase where it can.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,26 +18,41 @@ from typing import Any
 
 import torch
 
+from worldsim.agents.dreamer.batch_agents import check_world
 from worldsim.agents.dreamer.games import Games
-from worldsim.agents.dreamer.policy import load_policy, save_policy
+from worldsim.agents.dreamer.policy import POLICY, load_policy, save_policy
 from worldsim.agents.dreamer.policy_collector import PolicyCollector
+from worldsim.agents.dreamer.round_videos import SHEET, write_round_videos
 from worldsim.agents.dreamer.score import score_policy
-from worldsim.agents.dreamer.training import DreamSettings, real_beginnings, train_policy
+from worldsim.agents.dreamer.training import (
+    REWARDS,
+    DreamSettings,
+    TrainingResult,
+    real_beginnings,
+    train_policy,
+)
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
 from worldsim.engine.world import World, load
 from worldsim.envs.episode_collector import EpisodeCollector
+from worldsim.errors import ConfigError
 from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, THREADS, Number, Parser
 from worldsim.training import run as world_training
 from worldsim.training.state import STATE
 from worldsim.utils.output_paths import claim_folder
 from worldsim.utils.run_command import run_command
 
-__all__ = ["main"]
+__all__ = ["EARLY", "main"]
 
-_TABLE = "rounds.json"
-_POLICY = "policy.safetensors"
-_SCORE = "score.json"
+EARLY = "early.safetensors"
+"""The policy after a tenth of its time, to be compared with the last one."""
+_TABLE, _SETTINGS = "rounds.json", "settings.json"
+_DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
+_STATE = ("minutes", "reward", "finished")
+"""Fields of a training's state that ``dream.json`` keeps beside its figures."""
+_FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "recipe")
+"""Options that a run keeps."""
+_HIDDEN = Number(low=1, high=4096)
 _SEED = Number(high=3998)
 """As of recordings: those above would play the episodes that metrics are measured on."""
 _TEMPERATURE = Number(whole=False, high=10)
@@ -57,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=COUNT, default=1, help="from the second on the world learns, too (%(default)s)")
     add("--temperature", type=_TEMPERATURE, default=1.15, help="of the dream (%(default)s)")
     add("--hold", type=COUNT, default=4, help="frames that a decision is held (%(default)s)")
+    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
+    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
+    add("--reward", choices=REWARDS, default="auto", help="what is learnt for; see the docs (%(default)s)")
     add("--dreams", type=PROCESSES, default=256, help="dreams side by side (%(default)s)")
     add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
     add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
@@ -72,66 +93,130 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    claim_folder(args.out, ("round-0", _TABLE), replace=args.resume, remedy="add --resume")
+    claim_folder(args.out, ("round-0", _TABLE, _SETTINGS), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
+    check_world(load(args.world, args.device))
+    _check_settings(args)
     source, table = args.world, []
     for number in range(args.rounds):
         folder = args.out / f"round-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         if number:
-            _collect(args, number, source, args.out / f"round-{number - 1}" / _POLICY)
-            source = _improve_world(args, source, folder)
+            source = _collect_and_improve(args, number, source)
         row = {"round": number} | _play_round(args, number, load(source, args.device), folder)
         table.append(row)
-        (args.out / _TABLE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        _write_json(args.out / _TABLE, table)
         print(_line(row), flush=True)
     return 0
 
 
+def _check_settings(args: argparse.Namespace) -> None:
+    """Keep what the run depends on; a run that goes on must have the same."""
+    mine = {name: getattr(args, name) for name in _FIXED}
+    path = args.out / _SETTINGS
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in mine.items():
+            if found.get(name) != value:
+                rule = f"a run that goes on must have the same --{name}"
+                raise ConfigError(rule, value, f"it was begun with {found.get(name)}")
+    _write_json(path, mine)
+
+
+def _collect_and_improve(args: argparse.Namespace, number: int, source: str) -> str:
+    """Play real episodes and fine-tune the world; its folder. What is done already stays done."""
+    folder = args.out / f"round-{number}"
+    if not (folder / _IMPROVED).exists():
+        _collect(args, number, source, args.out / f"round-{number - 1}" / POLICY)
+    return _improve_world(args, source, folder)
+
+
 def _play_round(args: argparse.Namespace, number: int, world: World, folder: Path) -> dict[str, Any]:
     """Learn a policy in ``world`` and let it play; the round's row of the table."""
-    path = folder / _POLICY
-    if not path.is_file():
-        settings = DreamSettings(
-            temperature=args.temperature,
-            hold=args.hold,
-            dreams=args.dreams,
-            episode=args.episode,
-            seed=args.seed + number,
-        )
-        begun = world.with_starts(real_beginnings(world, args.starts, args.seed))
-        outcome = train_policy(begun, _share(args), settings, partial(print, flush=True))
-        tics = outcome.dream_frames * (world.spec.tics or 1)
-        summary = {"dream_mean": tics, "fps": outcome.frames_per_second}
-        (folder / "dream.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
-        save_policy(path, outcome.policy, outcome.metadata)
-    row = json.loads((folder / "dream.json").read_text(encoding="utf-8"))
-    policy, scored = load_policy(path), folder / _SCORE
-    row["frames"] = policy.metadata.frames
+    _learn(args, number, world, folder)
+    row = _read_json(folder / _DREAM)
+    policy, scored = load_policy(folder / POLICY), folder / _SCORE
+    row = {"dream_mean": row["dream_mean"], "fps": row["fps"], "frames": policy.metadata.frames}
     if args.episodes and not scored.is_file():
         with Games(world.spec.name, world.spec.size, min(args.games, args.episodes), args.episode) as games:
             score = score_policy(games, world, policy, args.seed, args.episodes)
-        scored.write_text(json.dumps({"real_mean": score.mean, "se": score.se}) + "\n", encoding="utf-8")
-    return row | (json.loads(scored.read_text(encoding="utf-8")) if scored.is_file() else {})
+        _write_json(scored, {"real_mean": score.mean, "se": score.se, "median": score.median})
+    if args.episodes and not (folder / SHEET).is_file():
+        write_round_videos(folder, world, policy, args.episode, args.seed + number, _tell)
+    return row | (_read_json(scored) if scored.is_file() else {})
+
+
+def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) -> None:
+    """Learn the round's policy, or go on where it was interrupted.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it; the policy so far is kept.
+    """
+    begun, share = _begun(folder), _share(args)
+    if begun is not None and begun.finished:
+        return
+    tics = world.spec.tics or 1
+
+    def keep(state: TrainingResult) -> None:
+        if state.minutes >= 0.1 * share and not (folder / EARLY).exists():
+            save_policy(folder / EARLY, state.policy, state.metadata)
+        save_policy(folder / POLICY, state.policy, state.metadata)
+        mean = None if math.isnan(state.dream_frames) else state.dream_frames * tics
+        told = {"dream_mean": mean, "fps": state.frames_per_second}
+        _write_json(folder / _DREAM, told | {name: getattr(state, name) for name in _STATE})
+
+    settings = DreamSettings(
+        temperature=args.temperature,
+        hold=args.hold,
+        dreams=args.dreams,
+        episode=args.episode,
+        hidden=args.hidden,
+        layers=args.layers,
+        reward=args.reward,
+        seed=args.seed + number,
+    )
+    starts = world.with_starts(real_beginnings(world, args.starts, args.seed))
+    outcome = train_policy(starts, share, settings, _tell, begun=begun, keep=keep)
+    keep(outcome)
+    if not outcome.finished:
+        raise KeyboardInterrupt
+
+
+def _begun(folder: Path) -> TrainingResult | None:
+    """The state of a round's policy; None where nothing is learnt yet."""
+    if not ((folder / POLICY).is_file() and (folder / _DREAM).is_file()):
+        return None
+    told, policy = _read_json(folder / _DREAM), load_policy(folder / POLICY)
+    return TrainingResult(policy, policy.metadata, math.nan, told["fps"], *(told[name] for name in _STATE))
 
 
 def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -> None:
-    """Add real frames to the data: of the recording behaviours first, then of the newest policy."""
+    """Add real frames to the data: of the recording behaviours first, then of the newest policy.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it; whole episodes are kept.
+    """
     data, spec = args.out / "data", load(source, "cpu").spec
     config = RecordConfig(source=spec.name, seed=args.seed, size=spec.size, codec="raw")
     mixture = partial(EpisodeCollector, spec.name, spec.size, args.episode)
     mine = partial(PolicyCollector, source, policy, args.games, args.episode)
     for frames, make_collector in ((args.collect, mixture), ((number + 1) * args.collect, mine)):
-        if not (data / "meta").exists() or sum(row.length for row in Dataset(data).episodes) < frames:
-            record(make_collector, data, config, frames=frames, workers=1, resume=True)
+        if (data / "meta").exists() and sum(row.length for row in Dataset(data).episodes) >= frames:
+            continue
+        if not record(make_collector, data, config, frames=frames, workers=1, resume=True).complete:
+            raise KeyboardInterrupt
 
 
 def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
-    """Fine-tune the world's dynamics on all data; its folder."""
+    """Fine-tune the world's dynamics on all data; its folder.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it; its state is kept.
+    """
     name = load(source, "cpu").name
     made = folder / "world" / name
-    if (folder / "improved").exists():
+    if (folder / _IMPROVED).exists():
         return str(made)
     words = [name, "--data", str(args.out / "data"), "--out", str(folder / "world"), "--init", source]
     words += ["--recipe", args.recipe, "--stages", "dynamics", "--minutes", str(_share(args))]
@@ -139,10 +224,9 @@ def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
     words += ["--threads", str(args.threads)] if args.threads else []
     if (folder / "world" / STATE).exists():
         words.append("--resume")
-    code = world_training.main(words)
-    if code:
-        raise KeyboardInterrupt  # it was interrupted; its state is kept
-    (folder / "improved").touch()
+    if world_training.main(words):
+        raise KeyboardInterrupt
+    (folder / _IMPROVED).touch()
     return str(made)
 
 
@@ -151,7 +235,23 @@ def _share(args: argparse.Namespace) -> float:
     return float(args.minutes) / (2 * args.rounds - 1)
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _line(row: dict[str, Any]) -> str:
     real = f"{row['real_mean']:.0f} ± {row['se']:.0f}" if "real_mean" in row else "not played"
-    dream = f"{row['dream_mean']:.0f} tics after {row['frames']} frames at {row['fps']:.0f}/s"
-    return f"round {row['round']}: dream {dream}; real {real}"
+    dream = "none ended" if row["dream_mean"] is None else f"{row['dream_mean']:.0f} tics"
+    learnt = f"{row['frames']} frames at {row['fps']:.0f}/s"
+    return f"round {row['round']}: dream {dream} after {learnt}; real {real}"
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, value: object) -> None:
+    """Write a small file, whole or not at all."""
+    made = path.with_name(f".{path.name}.tmp")
+    made.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    made.replace(path)

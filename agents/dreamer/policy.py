@@ -1,4 +1,7 @@
-"""A small policy on the latent of an imagined frame, and its file."""
+"""A small policy on the latent of an imagined frame, and its file.
+
+A world's folder may hold the policy that is shipped with it, ``policy.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,32 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from worldsim import checkpoints
-from worldsim.errors import CheckpointError, StorageError
+from worldsim.checkpoint import find_world, write_checksums
+from worldsim.errors import CheckpointError, ConfigError, StorageError
 
-__all__ = ["LatentPolicy", "PolicyMetadata", "find_policy", "load_policy", "save_policy"]
+__all__ = [
+    "POLICY",
+    "LatentPolicy",
+    "PolicyMetadata",
+    "find_policy",
+    "load_policy",
+    "save_policy",
+    "ship_policy",
+]
 
+POLICY = "policy.safetensors"
+"""Name of a policy's file in a world's folder, and in the folder of a round."""
 _METADATA = "policy"
+_MOST_HIDDEN, _MOST_LAYERS = 4096, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetadata:
-    """Metadata of a policy's file."""
+    """Metadata of a policy's file.
+
+    Raises:
+        ConfigError: sizes out of their ranges.
+    """
 
     world: str
     """Name of the world that it learnt in."""
@@ -33,6 +51,9 @@ class PolicyMetadata:
     actions: int
     """The world's key combinations."""
     hidden: int = 64
+    """Units of a layer, 1 to 4096."""
+    layers: int = 1
+    """Layers of tanh units, 1 or 2."""
     hold: int = 4
     """Frames that every decision is held."""
     temperature: float = 1.0
@@ -40,9 +61,17 @@ class PolicyMetadata:
     frames: int = 0
     """Imagined frames that it learnt from."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.hidden <= _MOST_HIDDEN or not 1 <= self.layers <= _MOST_LAYERS:
+            rule = f"a policy has 1 to {_MOST_HIDDEN} units in 1 or {_MOST_LAYERS} layers"
+            raise ConfigError(rule, (self.hidden, self.layers))
+        if min(self.features, self.actions, self.hold) < 1:
+            rule = "a policy has features, actions, and frames that a decision is held"
+            raise ConfigError(rule, (self.features, self.actions, self.hold))
+
 
 class LatentPolicy(nn.Module):
-    """Observations float32 [B, L] to a distribution over actions and a value [B]; one layer of tanh units."""
+    """Observations float32 [B, L] to a distribution over actions and a value [B]; layers of tanh units."""
 
     mean: Tensor
     std: Tensor
@@ -51,6 +80,8 @@ class LatentPolicy(nn.Module):
         super().__init__()
         self.metadata = metadata
         self.features = nn.Linear(metadata.features, metadata.hidden)
+        deeper = metadata.layers - 1
+        self.deeper = nn.ModuleList(nn.Linear(metadata.hidden, metadata.hidden) for _ in range(deeper))
         self.actor = nn.Linear(metadata.hidden, metadata.actions)
         self.critic = nn.Linear(metadata.hidden, 1)
         self.register_buffer("mean", torch.zeros(metadata.features))
@@ -61,6 +92,8 @@ class LatentPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> tuple[Categorical, Tensor]:
         hidden = torch.tanh(self.features((observations - self.mean) / self.std))
+        for layer in self.deeper:
+            hidden = torch.tanh(layer(hidden))
         return Categorical(logits=self.actor(hidden)), self.critic(hidden).squeeze(-1)
 
     def normalise(self, observations: Tensor) -> None:
@@ -100,19 +133,45 @@ def load_policy(path: Path) -> LatentPolicy:
             fields = json.loads((file.metadata() or {})[_METADATA])
         policy = LatentPolicy(PolicyMetadata(**fields))
         policy.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         raise CheckpointError(rule, f"{path}: {error}", "train one, or name another file") from error
     return policy.eval()
 
 
-def find_policy(world: str) -> Path:
-    """The file of the policy that is shipped for a world.
+def find_policy(world: str | os.PathLike[str]) -> Path:
+    """The file of the policy in a world's folder.
+
+    Args:
+        world: name of a shipped world, or a folder.
 
     Raises:
-        CheckpointError: none is.
+        CheckpointError: there is no such world, or no policy in its folder.
     """
-    path = checkpoints.FOLDER / "policies" / f"{world}.safetensors"
+    path = find_world(world) / POLICY
     if not path.is_file():
-        rule = f"no policy is shipped for {world}"
+        rule = f"no policy is shipped with {Path(world).name}"
         raise CheckpointError(rule, str(path), "train one with `worldsim dream-train`, and name its file")
     return path
+
+
+def ship_policy(world: str | os.PathLike[str], file: Path) -> Path:
+    """Copy a policy into the folder of the world that it plays, and renew the folder's checksums.
+
+    Args:
+        world: name of a shipped world, or a folder.
+        file: the policy's.
+
+    Returns:
+        the copy's path.
+
+    Raises:
+        CheckpointError: there is no such world, or ``file`` holds no policy.
+        StorageError: the folder cannot be written.
+    """
+    folder, policy = find_world(world), load_policy(file)
+    save_policy(folder / POLICY, policy, policy.metadata)
+    try:
+        write_checksums(folder)
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    return folder / POLICY

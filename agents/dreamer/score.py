@@ -11,26 +11,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from worldsim.agents.dreamer.batch_agents import (
-    BatchAgent,
-    PeriodicBatchAgent,
-    PolicyBatchAgent,
-    RandomBatchAgent,
-)
+from worldsim.agents.dreamer.batch_agents import BatchAgent, PolicyBatchAgent, RandomBatchAgent
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.policy import LatentPolicy, find_policy, load_policy
+from worldsim.agents.dreamer.rhythms import best_rhythm
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.options import COUNT, NATURAL, PROCESSES, Number, Parser
 from worldsim.utils.run_command import run_command
 
-__all__ = ["Score", "best_rhythm", "main", "score_policy"]
+__all__ = ["Score", "fresh_seeds", "main", "mean_and_error", "score_policy"]
 
-PERIODS = (24, 32, 40, 48, 56)
-"""Frames that a blind rhythm holds a direction: those that are searched."""
 _SEED = Number(high=9_999)
 _FIRST_SEED = 4_000_000_000
 """First seed of the episodes that are scored: no recording and no dream begins with them."""
@@ -49,22 +44,20 @@ class Score:
     median: float
     blind_mean: float = float("nan")
     blind_se: float = float("nan")
+    """The best blind rhythm of a search over patterns and periods, on episodes of the search's own."""
     blind_period: int = 0
-    """Frames a direction is held, of the best blind rhythm."""
+    """Frames it holds an action; 0 where none was searched."""
+    blind_pattern: str = ""
     random_mean: float = float("nan")
+    random_se: float = float("nan")
     swapped_mean: float = float("nan")
+    """The policy again, shown other games' frames."""
+    swapped_se: float = float("nan")
 
 
 def fresh_seeds(seed: int, count: int, first: int = _FIRST_SEED) -> list[int]:
     """Seeds of ``count`` episodes; other seeds, other episodes."""
     return [first + seed * 10_000 + number for number in range(count)]
-
-
-def best_rhythm(games: Games, seed: int, episodes: int, periods: Sequence[int] = PERIODS) -> int:
-    """The period in frames that lives longest over ``episodes`` episodes of the search's own."""
-    seeds, space = fresh_seeds(seed, episodes, _SEARCHED_SEED), games.spec.control_space
-    found = {k: games.lengths(PeriodicBatchAgent(len(games), space, k), seeds).mean() for k in periods}
-    return max(found, key=lambda period: float(found[period]))
 
 
 def score_policy(
@@ -85,22 +78,21 @@ def score_policy(
         policy: reads its features.
         seed: of the episodes.
         episodes: how many.
-        rivals: episodes of each period in the search for the best blind rhythm; 0: no rivals play.
+        rivals: episodes of each rhythm in the search for the best blind one; 0: no rivals play.
         swapped: let the policy play again, shown other games' frames.
     """
     play = partial(_tics, games, fresh_seeds(seed, episodes))
     count, space = len(games), games.spec.control_space
     mine = play(PolicyBatchAgent(world, policy, count))
-    score = Score(episodes, *_figures(mine), float(np.median(mine)))
-    values = asdict(score)
+    values: dict[str, Any] = _named("", mine) | {"median": float(np.median(mine))}
     if rivals:
-        period = best_rhythm(games, seed, rivals)
-        blind, blind_se = _figures(play(PeriodicBatchAgent(count, space, period)))
-        values |= {"blind_mean": blind, "blind_se": blind_se, "blind_period": period}
-        values["random_mean"] = _figures(play(RandomBatchAgent(count, space, seed)))[0]
+        rhythm = best_rhythm(games, fresh_seeds(seed, rivals, _SEARCHED_SEED))
+        values |= {"blind_period": rhythm.period, "blind_pattern": rhythm.name}
+        values |= _named("blind_", play(rhythm.agent(count)))
+        values |= _named("random_", play(RandomBatchAgent(count, space, seed)))
     if swapped:
-        values["swapped_mean"] = _figures(play(PolicyBatchAgent(world, policy, count, swapped=True)))[0]
-    return Score(**values)
+        values |= _named("swapped_", play(PolicyBatchAgent(world, policy, count, swapped=True)))
+    return Score(episodes, **values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,9 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     add("world", help="name or folder of the world that the agent sees through, e.g. take-cover")
     add("--agent", default="dream", help="dream: the world's shipped policy; or a file (%(default)s)")
     add("--episodes", type=COUNT, default=100, help="fresh real episodes (%(default)s)")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
     add("--seed", type=_SEED, default=0, help="which episodes (%(default)s)")
     add("--swapped", action="store_true", help="play again, shown other games' frames: a control")
-    add("--rivals", type=NATURAL, default=30, help="episodes a period in the blind search (%(default)s)")
+    add("--rivals", type=NATURAL, default=30, help="episodes of each blind rhythm; 0: none (%(default)s)")
     add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
     add("--json", action="store_true", help="one JSON line of figures")
@@ -125,12 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _score(options: argparse.Namespace) -> int:
     world = load(options.world, options.device)
-    path = find_policy(world.name) if options.agent == "dream" else Path(options.agent)
+    path = find_policy(options.world) if options.agent == "dream" else Path(options.agent)
     policy = load_policy(path)
     if options.swapped and min(options.games, options.episodes) < 2:
         rule = "--swapped needs at least two games and episodes"
         raise ConfigError(rule, (options.games, options.episodes))
-    with Games(world.spec.name, world.spec.size, min(options.games, options.episodes)) as games:
+    count = min(options.games, options.episodes)
+    with Games(world.spec.name, world.spec.size, count, options.episode) as games:
         score = score_policy(
             games,
             world,
@@ -148,12 +142,17 @@ def _tics(games: Games, seeds: Sequence[int], agent: BatchAgent) -> np.ndarray:
     return games.lengths(agent, seeds) * (games.spec.tics or 1)
 
 
-def _figures(tics: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(tics.mean()), float(tics.std(ddof=min(1, len(tics) - 1)) / len(tics) ** 0.5)
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean of ``values`` [N] and its standard error; the error of a single value is 0."""
+    return float(values.mean()), float(values.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5)
 
 
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+def _named(prefix: str, tics: np.ndarray) -> dict[str, float]:
+    mean, error = mean_and_error(tics)
+    return {f"{prefix}mean": mean, f"{prefix}se": error}
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in values.items()}
 
 
@@ -162,7 +161,7 @@ def _told(score: Score) -> str:
     parts = [f"{mine}, median {score.median:.0f}"]
     if score.blind_period:
         blind = f"{score.blind_mean:.0f} ± {score.blind_se:.0f}"
-        parts.append(f"best blind rhythm ({score.blind_period} frames) {blind}")
+        parts.append(f"best blind rhythm ({score.blind_pattern}, {score.blind_period} frames each) {blind}")
         parts.append(f"random keys {score.random_mean:.0f}")
     if score.swapped_mean == score.swapped_mean:
         parts.append(f"shown other games' frames {score.swapped_mean:.0f}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,13 +25,21 @@ from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.threads import thread_limit
 
-__all__ = ["DreamSettings", "TrainingResult", "real_beginnings", "train_policy"]
+__all__ = ["REWARDS", "DreamSettings", "RewardName", "TrainingResult", "real_beginnings", "train_policy"]
+
+RewardName = Literal["auto", "survival", "world"]
+REWARDS: tuple[RewardName, ...] = ("auto", "survival", "world")
 
 _PENALTY = 10.0
 """Cost of a certain end: a frame costs this times its termination probability."""
 _FIRST_SEED = 3_000_000_000
 """First seed of the real episodes whose beginnings dreams start from; scored episodes lie above."""
-
+_EARLY = 0.1
+"""Share of the time after which a policy is early."""
+_KEPT_EVERY = 30.0
+"""Seconds between the policies that are kept."""
+_FEWEST_ENDS = 0.5
+"""Expected ends in a first rollout of random play, below which a world has none to learn from."""
 
 _PPO = ppo_cleanrl.Settings(
     rollout=16, epochs=5, minibatches=4, learning_rate=2e-3, gamma=0.93, entropy=0.005
@@ -49,13 +59,20 @@ class DreamSettings:
     """Denoising steps, K."""
     episode: int = 1050
     """Frames of an episode at most."""
+    hidden: int = 64
+    """Units of a layer of the policy."""
+    layers: int = 1
+    """Layers of the policy, 1 or 2."""
+    reward: RewardName = "auto"
+    """"survival": cost of the termination probability; "world": the reward that the world imagines; "auto":
+    survival, unless the world imagines no ends."""
     seed: int = 0
     ppo: ppo_cleanrl.Settings = field(default_factory=lambda: _PPO)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of a training."""
+    """Result of a training, or its state on the way."""
 
     policy: LatentPolicy
     metadata: PolicyMetadata
@@ -63,6 +80,12 @@ class TrainingResult:
     """Mean length of the newest dreams that ended, in frames; NaN where none did."""
     frames_per_second: float
     """Imagined, learning included."""
+    minutes: float
+    """Wall clock of learning so far, earlier calls included."""
+    reward: RewardName
+    """The reward that was chosen: "survival" or "world"."""
+    finished: bool = True
+    """False on the way, and where Ctrl-C ended the training."""
 
 
 def real_beginnings(world: World, count: int, seed: int) -> list[Context]:
@@ -90,53 +113,124 @@ def train_policy(
     minutes: float,
     settings: DreamSettings,
     tell: Callable[[str], None] = lambda line: None,
+    *,
+    begun: TrainingResult | None = None,
+    keep: Callable[[TrainingResult], None] = lambda state: None,
 ) -> TrainingResult:
     """Learn for ``minutes`` in dreams that begin where the world's starts are; Ctrl-C ends it early.
 
-    ``tell`` is given a line of figures now and then.
+    Args:
+        world: what is dreamt.
+        minutes: wall clock of learning in all.
+        settings: sizes, rewards, temperature.
+        tell: called with a line of figures now and then, and with warnings.
+        begun: state of an interrupted training, which goes on.
+        keep: called every half minute, and after a tenth of the time, with the state so far.
     """
-    envs = _envs(world, settings)
-    try:
-        with thread_limit(1):  # the dreams have threads of their own; what is left is small
-            return _learn(envs, world, minutes, settings, tell)
-    finally:
-        envs.close()
+    with thread_limit(1):  # the dreams have threads of their own; what is left is small
+        training = _Training(world, minutes, settings, begun)
+        try:
+            training.begin(tell)
+            return training.run(tell, keep)
+        finally:
+            training.close()
 
 
-def _learn(
-    envs: ActionRepeat, world: World, minutes: float, settings: DreamSettings, tell: Callable[[str], None]
-) -> TrainingResult:
-    torch.manual_seed(settings.seed)
-    observations, _ = envs.reset(seed=settings.seed)
-    metadata = PolicyMetadata(
-        world=world.name,
-        features=observations.shape[1],
-        actions=len(world.spec.control_space.discrete_actions),
-        hold=settings.hold,
-        temperature=settings.temperature,
-    )
-    policy = LatentPolicy(metadata).to(world.device)
-    ppo, frames, began = settings.ppo, 0, time.monotonic()
-    rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
-    policy.normalise(rollout.frames)  # of what a policy that acts at random meets
-    optimizer = torch.optim.Adam(policy.parameters(), ppo.learning_rate, eps=1e-5)
-    logged_at, rate = began, 0.0
-    with ProgressReporter("dreaming", 1.0) as reporter, contextlib.suppress(KeyboardInterrupt):
-        while (progress := (time.monotonic() - began) / (60 * minutes)) < 1 or not frames:
-            for group in optimizer.param_groups:
-                group["lr"] = ppo.learning_rate * (1 - 0.9 * min(1.0, progress))
-            rollout, observations, _ = ppo_cleanrl.collect(envs, policy, observations, ppo)
-            with torch.no_grad():
-                advantages = ppo_cleanrl.estimate_advantages(rollout, policy(observations)[1], ppo)
-            ppo_cleanrl.improve(policy, optimizer, rollout, advantages, ppo)
-            frames += settings.dreams * ppo.rollout * settings.hold
-            rate = frames / (time.monotonic() - began)
-            line = f"{frames} frames, {rate:.0f}/s, dreams of {_mean(envs):.0f} frames"
-            reporter.update(min(1.0, progress), line)
-            if time.monotonic() - logged_at > 30:
-                logged_at = time.monotonic()
-                tell(line)
-    return TrainingResult(policy.eval(), replace(metadata, frames=frames), _mean(envs), rate)
+class _Training:
+    """A policy's training: environments, policy, optimizer, clock."""
+
+    def __init__(
+        self, world: World, minutes: float, settings: DreamSettings, begun: TrainingResult | None
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self._reward = settings.reward if begun is None else begun.reward
+        settings = replace(settings, reward=self._reward)
+        self._world, self._settings, self._limit = world, settings, minutes
+        self._before = 0.0 if begun is None else begun.minutes
+        self._envs, self._frames, self._rate = _envs(world, settings), 0, 0.0
+        metadata = PolicyMetadata(
+            world=world.name,
+            features=int(np.prod(self._envs.single_observation_space.shape or (0,))),
+            actions=len(world.spec.control_space.discrete_actions),
+            hidden=settings.hidden,
+            layers=settings.layers,
+            hold=settings.hold,
+            temperature=settings.temperature,
+        )
+        self._metadata = metadata if begun is None else begun.policy.metadata
+        self._policy = LatentPolicy(metadata) if begun is None else deepcopy(begun.policy).train()
+        self._policy.to(world.device)
+        self._is_new = begun is None
+        self._optimizer = torch.optim.Adam(self._policy.parameters(), settings.ppo.learning_rate, eps=1e-5)
+
+    def begin(self, tell: Callable[[str], None]) -> None:
+        """Begin dreams: inputs are scaled, and the reward is chosen, by what the policy meets first."""
+        self._began = time.monotonic()
+        self._observations, _ = self._envs.reset(seed=self._settings.seed)
+        rollout = self._collect()
+        if self._is_new:
+            self._policy.normalise(rollout.frames)  # of what a policy that acts at random meets
+        if self._reward != "auto":
+            return
+        self._reward = "survival"
+        if float(-rollout.rewards.sum()) < _FEWEST_ENDS * _PENALTY:
+            self._reward = "world"
+            tell("warning: this world imagines no ends; the policy learns from the world's reward instead")
+            self._envs.close()
+            self._envs = _envs(self._world, replace(self._settings, reward="world"))
+            self._observations, _ = self._envs.reset(seed=self._settings.seed)
+
+    def run(self, tell: Callable[[str], None], keep: Callable[[TrainingResult], None]) -> TrainingResult:
+        """Learn until the time is up or Ctrl-C comes, for one iteration at least."""
+        kept_at, was_early, finished = self._began, self._share() < _EARLY, False
+        with ProgressReporter("dreaming", 1.0) as reporter, contextlib.suppress(KeyboardInterrupt):
+            while self._share() < 1 or not self._frames:
+                self._improve()
+                reporter.update(min(1.0, self._share()), self._line())
+                is_late = was_early and self._share() >= _EARLY
+                if is_late or time.monotonic() - kept_at > _KEPT_EVERY:
+                    kept_at, was_early = time.monotonic(), was_early and not is_late
+                    tell(self._line())
+                    keep(self._result(finished=False))
+            finished = True
+        return self._result(finished)
+
+    def close(self) -> None:
+        self._envs.close()
+
+    def _improve(self) -> None:
+        ppo = self._settings.ppo
+        for group in self._optimizer.param_groups:
+            group["lr"] = ppo.learning_rate * (1 - 0.9 * min(1.0, self._share()))
+        rollout = self._collect()
+        with torch.no_grad():
+            advantages = ppo_cleanrl.estimate_advantages(rollout, self._policy(self._observations)[1], ppo)
+        ppo_cleanrl.improve(self._policy, self._optimizer, rollout, advantages, ppo)
+        self._frames += self._settings.dreams * ppo.rollout * self._settings.hold
+        self._rate = self._frames / (time.monotonic() - self._began)
+
+    def _collect(self) -> ppo_cleanrl.Rollout:
+        rollout, self._observations, _ = ppo_cleanrl.collect(
+            self._envs, self._policy, self._observations, self._settings.ppo
+        )
+        return rollout
+
+    def _minutes(self) -> float:
+        return self._before + (time.monotonic() - self._began) / 60
+
+    def _share(self) -> float:
+        return self._minutes() / self._limit
+
+    def _line(self) -> str:
+        return f"{self._frames} frames, {self._rate:.0f}/s, dreams of {_mean(self._envs):.0f} frames"
+
+    def _result(self, finished: bool) -> TrainingResult:
+        metadata = replace(self._metadata, frames=self._metadata.frames + self._frames)
+        policy = deepcopy(self._policy).cpu().eval()
+        policy.metadata = metadata
+        return TrainingResult(
+            policy, metadata, _mean(self._envs), self._rate, self._minutes(), self._reward, finished
+        )
 
 
 def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
@@ -146,7 +240,7 @@ def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
         denoising_steps=settings.denoising_steps,
         temperature=settings.temperature,
         observation="latent",
-        reward_fn=BatchedRewardFn(_survival),
+        reward_fn=None if settings.reward == "world" else BatchedRewardFn(_survival),
         max_episode_steps=settings.episode,
         autoreset_mode="SameStep",
     )

@@ -31,7 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("restart", ("backspace",), "the same start again", "World"),
     Command("reseed", ("x",), "the same start, dreamt with a new seed", "World"),
     Command("compare", ("c",), "the real engine beside the dream", "World"),
-    Command("driver", ("m",), "hand over: you, explorer, random", "World"),
+    Command("driver", ("m",), "hand over: you, explorer, random, policy", "World"),
     Command("more_steps", ("=", "+", "[+]"), "more denoising steps (K): finer", "World"),
     Command("fewer_steps", ("-", "[-]"), "fewer steps: faster", "World"),
     Command("record", ("f10",), "start and stop a video", "Window"),

@@ -27,7 +27,7 @@ from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Rect
 from worldsim.agents.human.minimap import draw_map
 from worldsim.agents.human.painter import Painter
-from worldsim.agents.human.player import STEPS, WorldPlayer
+from worldsim.agents.human.player import STEERED_BY, STEPS, WorldPlayer
 
 GAP, PAD = 10, 14  # at interface scale 1
 LOST = (
@@ -227,7 +227,7 @@ def draw_keys(painter: Painter, rect: Rect, player: WorldPlayer, status: Status)
         label = min(status.keymap.keys_for(name), key=len, default="?").upper()
         lit = DREAM if name in player.held.keys else None
         painter.cap((x + (i % 3) * side, y + (i // 3) * side), label, lit, 28, 28)
-    who = {"human": "you steer", "scripted": "explorer steers", "random": "chance steers"}[player.driver]
+    who = f"{STEERED_BY[player.driver]} steer{'' if player.driver == 'human' else 's'}"
     painter.text((right, y + painter.px(2)), who, 13, TEXT, 1.0)
     if player.world.spec.control_space.yaw:
         mouse = "mouse looks" if status.mouse else "mouse is free"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldsim.agents.human.colours import DREAM, OTHER, REAL, Colour
-from worldsim.agents.human.player import WorldPlayer
+from worldsim.agents.human.player import STEERED_BY, WorldPlayer
 
 MOST_DB = 99.0
 
@@ -32,15 +32,11 @@ def panes(player: WorldPlayer) -> list[Pane]:
     for i, branch in enumerate(player.branches):
         steered = branch is player.branch
         title = "Dream" if len(player.branches) == 1 else f"Future {'AB'[i]}"
-        remark = _steered_by(player) if steered else "explorer"
+        remark = STEERED_BY[player.driver if steered else "scripted"]
         shown.append(Pane(title, remark, OTHER if i else DREAM, branch.session.frame, steered))
     if player.reference is not None:
         shown.append(_real(player))
     return shown
-
-
-def _steered_by(player: WorldPlayer) -> str:
-    return {"human": "you", "scripted": "explorer", "random": "chance"}[player.driver]
 
 
 def _real(player: WorldPlayer) -> Pane:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from worldsim.agents.human.display import NoDisplay, check_pygame, has_display
 from worldsim.agents.human.headless import walk
 from worldsim.agents.human.keymap import load_keymap
-from worldsim.agents.human.player import DRIVERS, STEPS, WorldPlayer
+from worldsim.agents.human.player import DRIVERS, POLICY_DRIVER, STEPS, WorldPlayer
+from worldsim.agents.human.policy_driver import find_agent_policy, policy_maker
 from worldsim.agents.human.reference_run import open_reference
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--world", default="doom-maze", help="a world's name or folder (default: %(default)s)")
+    add("named", nargs="?", metavar="WORLD", help="a world's name or folder (default: doom-maze)")
+    add("--world", default="doom-maze", help="the same as an option")
     add(
         "--start",
         type=COUNT,
@@ -76,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         type=FRAMES_PER_SECOND,
         help="frames a second; 0 is as fast as it goes (default: the world's own pace)",
     )
-    add("--agent", choices=DRIVERS, help="who steers first (default: human; without a window scripted)")
+    add(
+        "--agent",
+        metavar="NAME|FILE",
+        help="who steers first: human, scripted, random, dream (the policy that is shipped with the world), "
+        "or a policy's file (default: human; without a window scripted)",
+    )
     add("--scale", type=_SCALE, help="window pixels per picture pixel (default: what fits)")
     add("--fullscreen", action="store_true", help="fill the screen")
     add(
@@ -96,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
 def _play(options: argparse.Namespace) -> int:
     if options.record:
         claim_file(options.record, replace=options.force, parents=False)
+    options.world = options.named or options.world
+    options.policy = find_agent_policy(options.agent, options.world)
     if options.headless:
         return _walk(options, options.json)
     if has_display():
@@ -116,7 +125,7 @@ def _window(options: argparse.Namespace) -> int:
 
     with Window.opened(options.world) as window:
         world, engine = _load(options)
-        player = _player(options, world, engine, options.agent or "human", Stats())
+        player = _player(options, world, engine, _driver(options, "human"), Stats())
         try:
             window.run(
                 player,
@@ -137,7 +146,9 @@ def _walk(options: argparse.Namespace, tell: bool) -> int:
     video, picture = _walk_paths(options)
     world, engine = _load(options)
     _warm_up(engine, options.seed)
-    driver = "scripted" if options.agent in (None, "human") else options.agent
+    driver = _driver(options, "scripted")
+    if driver == "human":
+        driver = "scripted"
     player = _player(options, world, engine, driver, Stats(window=frames))
     begun = time.perf_counter()
     try:
@@ -168,6 +179,13 @@ def _walk_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     return video, picture
 
 
+def _driver(options: argparse.Namespace, default: str) -> str:
+    """Name of the driver that the options ask for."""
+    if options.agent is None or options.agent in DRIVERS:
+        return options.agent or default
+    return POLICY_DRIVER
+
+
 def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     import worldsim  # loading is what takes time: --help does without
 
@@ -189,6 +207,7 @@ def _player(
         seed=options.seed,
         driver=driver,
         open_reference=lambda: open_reference(world.spec),
+        make_policy=policy_maker(world, options.world, options.policy),
         stats=stats,
     )
 

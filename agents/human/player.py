@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from worldsim.engine.world import World
 
 DRIVERS = ("human", *AGENTS)
+POLICY_DRIVER = "dream"
+"""A policy that learnt in the dream; only where there is one."""
+STEERED_BY = {"human": "you", "scripted": "explorer", "random": "chance", POLICY_DRIVER: "dream's policy"}
 STEPS = (1, 2, 4)
 MAX_BRANCHES = 2
 
@@ -59,7 +62,8 @@ class WorldPlayer:
     ``tick`` moves time, ``do`` obeys a command by its name, ``notices`` collects what should be said. A
     command that cannot be obeyed says why in a notice; it never raises a WorldsimError.
 
-    ``open_reference`` opens the real source when a comparison is first wanted.
+    ``open_reference`` opens the real source when a comparison is first wanted; ``make_policy`` makes an agent
+    of a policy that learnt in this world, where there is one.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class WorldPlayer:
         seed: int = 0,
         driver: str = "human",
         open_reference: Callable[[], ReferenceRun] | None = None,
+        make_policy: Callable[[], Agent] | None = None,
         stats: Stats | None = None,
     ) -> None:
         self.world = world
@@ -86,7 +91,7 @@ class WorldPlayer:
         self.saves: list[Save | None] = [None] * SLOTS
         self.reference: ReferenceRun | None = None
         self.closed = False
-        self._open_reference = open_reference
+        self._open_reference, self._make_policy = open_reference, make_policy
         self._rng = np.random.default_rng(seed)
         self.branches: list[Branch] = []
         self._begin(start % max(len(world.starts), 1))
@@ -309,11 +314,10 @@ class WorldPlayer:
         self._say(f"K = {self.engine.denoising_steps} denoising steps a frame")
 
     def _do_driver(self) -> None:
-        self.driver = DRIVERS[(DRIVERS.index(self.driver) + 1) % len(DRIVERS)]
+        drivers = DRIVERS if self._make_policy is None else (*DRIVERS, POLICY_DRIVER)
+        self.driver = drivers[(drivers.index(self.driver) + 1) % len(drivers)]
         self.branch.agent = self._new_agent()
-        self._say(
-            {"human": "You steer", "scripted": "An explorer steers", "random": "Chance steers"}[self.driver]
-        )
+        self._say("You steer" if self.driver == "human" else f"{STEERED_BY[self.driver]} steers".capitalize())
 
     def _do_compare(self) -> None:
         if self.reference is not None:
@@ -328,6 +332,8 @@ class WorldPlayer:
     # -- helpers
 
     def _new_agent(self) -> Agent:
+        if self.driver == POLICY_DRIVER and self._make_policy is not None:
+            return self._make_policy()
         return make_agent("scripted" if self.driver == "human" else self.driver)
 
     def _jumped(self) -> None:

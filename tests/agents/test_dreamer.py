@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.tiny_moving import SPEC, moving_world
-from worldsim.agents.dreamer import command, games, score, training
+from worldsim.agents.dreamer import games, score, training
 from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent, PolicyBatchAgent, RandomBatchAgent
+from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
-from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata, find_policy, load_policy, save_policy
-from worldsim.agents.dreamer.training import DreamSettings, train_policy
+from worldsim.agents.dreamer.policy import (
+    POLICY,
+    LatentPolicy,
+    PolicyMetadata,
+    find_policy,
+    load_policy,
+    save_policy,
+    ship_policy,
+)
+from worldsim.agents.dreamer.rhythms import best_rhythm, rhythm_patterns
+from worldsim.agents.dreamer.training import DreamSettings, TrainingResult, train_policy
+from worldsim.agents.learner import ppo_cleanrl
 from worldsim.agents.learner.ppo_cleanrl import Settings
-from worldsim.controls import Control
+from worldsim.controls import Control, ControlSpace
 from worldsim.engine.world import World, load
 from worldsim.envs.sources import Observation
-from worldsim.errors import CheckpointError, ConfigError, StorageError
+from worldsim.errors import CheckpointError, ConfigError
 
 METADATA = PolicyMetadata(world="take-cover", features=6 + 256, actions=3, hold=2)
+MOMENT = DreamSettings(
+    dreams=4, hold=2, episode=6, ppo=Settings(rollout=3, epochs=1, minibatches=2, gamma=0.9)
+)
 
 
 class Corridor:
@@ -94,33 +110,126 @@ def test_a_file_gives_the_policy_back(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_files_of_before_have_one_layer(tmp_path: Path) -> None:
+    """Their metadata say nothing of layers."""
+    fields = {name: value for name, value in asdict(METADATA).items() if name != "layers"}
+    policy, path = stirred(), tmp_path / "old.safetensors"
+    save_file(policy.state_dict(), path, {"policy": json.dumps(fields)})
+    assert load_policy(path).metadata == METADATA
+
+
+def test_two_layers(tmp_path: Path) -> None:
+    metadata = replace(METADATA, hidden=5, layers=2)
+    policy, path = LatentPolicy(metadata).eval(), tmp_path / "deep.safetensors"
+    save_policy(path, policy, metadata)
+    again, seen = load_policy(path), torch.randn(4, METADATA.features)
+    assert [part.shape for part in again.deeper.parameters()] == [(5, 5), (5,)]
+    torch.testing.assert_close(again(seen)[1], policy(seen)[1])
+    for sizes in ({"layers": 3}, {"hidden": 0}, {"hold": 0}):
+        with pytest.raises(ConfigError, match="a policy has"):
+            replace(METADATA, **sizes)
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
     path.write_bytes(b"x" * 40)
     for wrong in (path, tmp_path / "missing.safetensors"):
         with pytest.raises(CheckpointError, match="dream-train"):
             load_policy(wrong)
-    with pytest.raises(CheckpointError, match="no policy is shipped"):
+    with pytest.raises(CheckpointError, match="must be a shipped name"):
         find_policy("nowhere")
+    with pytest.raises(CheckpointError, match="no policy is shipped"):
+        find_policy("doom-maze")
+
+
+def test_a_world_with_a_policy_still_loads(tmp_path: Path) -> None:
+    folder, file = moving_world(tmp_path), tmp_path / "mine.safetensors"
+    save_policy(file, stirred(), METADATA)
+    for _ in range(2):  # a second one replaces the first
+        assert ship_policy(folder, file) == folder / POLICY == find_policy(folder)
+        assert load(folder, "cpu").name == "take-cover"
+    (folder / POLICY).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors is damaged"):
+        load(folder, "cpu")
 
 
 def test_a_policy_learns_for_a_moment(world: World) -> None:
-    settings = DreamSettings(
-        dreams=4, hold=2, episode=6, ppo=Settings(rollout=3, epochs=1, minibatches=2, gamma=0.9)
-    )
-    outcome = train_policy(world, 1 / 60, settings)
+    outcome = train_policy(world, 1 / 60, MOMENT)
     assert outcome.metadata.frames >= 4 * 3 * 2
     assert 1 <= outcome.dream_frames <= 6
     assert (outcome.policy.std != 1).any()
     assert outcome.policy.actor.weight.abs().sum() > 0
+    assert outcome.finished
+
+
+def test_a_training_that_was_interrupted_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    improve, states = ppo_cleanrl.improve, list[TrainingResult]()
+
+    def interrupted(*args: object) -> float:
+        monkeypatch.setattr(ppo_cleanrl, "improve", improve)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ppo_cleanrl, "improve", interrupted)
+    settings = replace(MOMENT, hidden=7, layers=2)
+    begun = train_policy(world, 0.01, settings, keep=states.append)
+    assert not begun.finished
+    assert begun.metadata.hidden == 7
+    done = train_policy(world, begun.minutes + 1e-6, settings, begun=begun, keep=states.append)
+    assert done.finished
+    assert done.minutes > begun.minutes
+    assert done.metadata.frames == begun.metadata.frames + 4 * 3 * 2
+    assert torch.equal(done.policy.mean, begun.policy.mean)  # inputs stay scaled as they were
+
+
+def test_a_world_without_ends_is_learnt_by_its_reward(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learn(settings: DreamSettings, begun: TrainingResult | None = None) -> tuple[TrainingResult, bool]:
+        told = list[str]()
+        result = train_policy(world, 1e-6, settings, told.append, begun=begun)
+        return result, any("no ends" in line for line in told)
+
+    ended, warned = learn(MOMENT)
+    assert (ended.reward, warned) == ("survival", False)
+    monkeypatch.setattr(training, "_FEWEST_ENDS", 1e9)
+    endless, warned = learn(MOMENT)
+    assert (endless.reward, warned) == ("world", True)
+    for settings, begun in ((replace(MOMENT, reward="survival"), None), (MOMENT, ended)):
+        result, warned = learn(settings, begun)  # what was chosen is not asked again
+        assert (result.reward, warned) == ("survival", False)
+
+
+def test_dreams_depend_on_their_seeds_alone(world: World) -> None:
+    batch = DreamBatch(world, 4, most=9)
+    lengths = [batch.lengths(batch.agent(stirred()), range(6)).tolist() for _ in range(2)]
+    assert lengths[0] == lengths[1]
+    assert all(1 <= length <= 9 for length in lengths[0])
+    single = DreamBatch(world, 1, most=9, decode=True)
+    frames = single.frames(single.agent(stirred()), 5, world.starts[1])
+    assert frames.shape[1:] == (*SPEC.size, 3)
+    assert len(frames) - 1 == lengths[0][5]
 
 
 def test_a_blind_rhythm_turns(three: Games) -> None:
-    space = SPEC.control_space
-    lengths = three.lengths(PeriodicBatchAgent(3, space, 2), range(5))
-    assert lengths.tolist() == [12] * 5
-    assert three.lengths(PeriodicBatchAgent(3, space, 4), range(4)).tolist() == [3] * 4
-    assert score.best_rhythm(three, 0, 2, (4, 2)) == 2
+    patterns = rhythm_patterns(SPEC.control_space)
+    left_right = patterns["left-right"]
+    assert three.lengths(PeriodicBatchAgent(3, left_right, 2), range(5)).tolist() == [12] * 5
+    assert three.lengths(PeriodicBatchAgent(3, left_right, 4), range(4)).tolist() == [3] * 4
+    assert three.lengths(PeriodicBatchAgent(3, patterns["right-left"], 4), range(4)).tolist() == [7] * 4
+    best = best_rhythm(three, range(2), (4, 2))
+    assert (best.name, best.period) == ("left-right", 2)
+    for wrong in (((), 2), ((1,), 0)):
+        with pytest.raises(ConfigError, match="rhythm"):
+            PeriodicBatchAgent(3, *wrong)
+
+
+def test_patterns_of_games_without_a_sidestep() -> None:
+    keys = ("gas", "brake")
+    space = ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=((), *((key,) for key in keys)))
+    patterns = rhythm_patterns(space)
+    assert patterns["rest-gas"] == (0, 1)
+    assert len(patterns) == 6
+    single = ControlSpace(keys=(), yaw=True, pose=False, discrete_actions=((),))
+    with pytest.raises(ConfigError, match="two actions"):
+        rhythm_patterns(single)
 
 
 def test_chance_depends_on_its_seed_alone(three: Games) -> None:
@@ -167,7 +276,12 @@ def test_scores(folder: Path, tmp_path: Path, corridor: None, capsys: pytest.Cap
     assert score.main([*words, "--swapped", "--json", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert 6 <= told["mean"] <= 24  # in tics, two a frame
-    assert told["blind_mean"] == 6  # every period that is searched runs into the end
+    assert told["blind_mean"] == 24  # to the right until the end
+    assert (told["blind_pattern"], told["blind_period"]) == ("right-left", 24)
+    assert all(told[f"{name}se"] is not None for name in ("", "blind_", "random_", "swapped_"))
+    assert told["median"] >= 6
+    assert score.main([*words, "--swapped", "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out) == told  # the same seed, the same score
     assert told["swapped_mean"] is not None
     assert told["random_mean"] > 6
     assert told["episodes"] == 4
@@ -178,22 +292,3 @@ def test_scores(folder: Path, tmp_path: Path, corridor: None, capsys: pytest.Cap
 def test_fresh_episodes_lie_above_all_recordings() -> None:
     assert min(score.fresh_seeds(0, 3)) > 3998 * 1_000_003 + 10**6
     assert not set(score.fresh_seeds(0, 10_000)) & set(score.fresh_seeds(1, 10_000))
-
-
-def test_a_round_is_not_made_twice(
-    folder: Path, tmp_path: Path, corridor: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [str(folder), "--minutes", "0.02", "--out", str(tmp_path), "--dreams", "3", "--hold", "2"]
-    words += ["--starts", "2", "--episodes", "3", "--games", "2", "--episode", "8", "--device", "cpu"]
-    assert command.main(words) == 0
-    row = json.loads((tmp_path / "rounds.json").read_text())[0]
-    assert row["round"] == 0
-    assert 6 <= row["real_mean"] <= 24
-    before = (tmp_path / "round-0" / "policy.safetensors").read_bytes()
-    assert command.main(words) == 2  # results are not overwritten unasked
-    assert command.main([*words, "--resume"]) == 0
-    assert (tmp_path / "round-0" / "policy.safetensors").read_bytes() == before
-    assert json.loads((tmp_path / "rounds.json").read_text()) == [row]
-    capsys.readouterr()
-    with pytest.raises(StorageError):
-        command._run(command._parser().parse_args(words))

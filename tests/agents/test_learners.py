@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.envs.fake_world import FakeWorld
+from tests.tiny_moving import moving_world
 from worldsim.agents.learner import ppo_cleanrl
+from worldsim.engine.world import load
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.testing import tiny_world
@@ -47,6 +49,21 @@ def test_sb3_runs(command: list[str], tmp_path: Path) -> None:
     saved = tmp_path / "policy.safetensors"
     assert ppo_sb3.main([*command, "--out", str(saved)]) == 0
     assert "action_net.weight" in load_file(saved)
+
+
+def test_sb3_learns_from_latents(tmp_path: Path) -> None:
+    """A stock policy reads what is behind the frames, as the dream's own policies do."""
+    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    from worldsim.envs.sb3 import SB3VecEnv
+
+    envs = ImaginedVectorEnv(
+        2, world=load(moving_world(tmp_path), "cpu"), observation="latent", max_episode_steps=3
+    )
+    learner = stable_baselines3.PPO("MlpPolicy", SB3VecEnv(envs), n_steps=4, batch_size=4, n_epochs=1, seed=0)
+    before = learner.policy.mlp_extractor.policy_net[0].weight.detach().clone()
+    learner.learn(8)
+    assert before.shape[1] == envs.single_observation_space.shape[0] == 6 + 256
+    assert not torch.equal(learner.policy.mlp_extractor.policy_net[0].weight, before)
 
 
 def test_torchrl_runs(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

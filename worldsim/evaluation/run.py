@@ -35,7 +35,7 @@ from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
 from worldsim.evaluation.videos import SHEET, VIDEO_FRAMES, write_videos
 from worldsim.evaluation.whole_episodes import EpisodeTools
-from worldsim.options import COUNT, DENOISING, THREADS, Number, Parser
+from worldsim.options import COUNT, DENOISING, PROCESSES, THREADS, Number, Parser
 from worldsim.sampling.flow import DENOISING_STEPS
 from worldsim.utils.output_paths import claim_folder
 from worldsim.utils.progress import ProgressReporter
@@ -44,6 +44,7 @@ __all__ = ["main"]
 
 _SEED = Number(high=RUNS - 1)
 """Reporting runs."""
+_TEMPERATURE = Number(whole=False, high=10)
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             "eval needs one world, or --compare with two", args.world, "worldsim eval doom-maze"
         )
+    if args.policies:
+        return _rank(args)
     if args.compare:
         if args.out or args.videos:
             raise ConfigError("a comparison has no page and no videos", None, "leave --out and --videos out")
@@ -69,6 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             Console().print(table_of(report.metrics, settings))
         _write(world, collector, report, settings, args)
     return 0
+
+
+def _rank(args: argparse.Namespace) -> int:
+    """Compare the scores that policies have in the world with those in its source."""
+    if args.compare or args.out or args.videos:
+        rule = "a ranking of policies has one world, no page and no videos"
+        raise ConfigError(rule, None, "leave --compare, --out and --videos out")
+    from worldsim.agents.dreamer import policy_ranking  # agents lie above; they play both
+
+    return policy_ranking.run(args)
 
 
 def _claim(args: argparse.Namespace) -> None:
@@ -207,7 +220,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=THREADS, help="CPU threads; metrics do not depend on them (default: all)"
     )
+    _add_policy_options(parser)
     return parser
+
+
+def _add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the ranking of policies, instead of all metrics."""
+    add = parser.add_argument_group("is imagination a judge of policies?").add_argument
+    add(
+        "--policies",
+        nargs="+",
+        metavar="POLICY",
+        help="compare scores in the dream with real ones: builtin, random, still, rhythm-24, ..., files or "
+        "folders of policies, broken:FILE",
+    )
+    add("--temperature", type=_TEMPERATURE, default=1.0, help="of the dream (%(default)s)")
+    add("--episodes", type=COUNT, default=50, help="real episodes of each policy (%(default)s)")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add("--dreams", type=PROCESSES, default=64, help="dreams of each policy (%(default)s)")
+    add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
 
 
 def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:

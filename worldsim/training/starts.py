@@ -21,7 +21,7 @@ def choose_starts(held_out: ClipStore, count: int = 32, length: int = 4, seed: i
     long_enough = [i for i, episode in enumerate(held_out.episodes) if episode.length > length + 8]
     if not long_enough:
         rule = f"a held-out episode must have more than {length + 8} frames"
-        longest = max(episode.length for episode in held_out.episodes)
+        longest = max((episode.length for episode in held_out.episodes), default=0)
         raise DataError(rule, f"at most {longest}", "record longer episodes")
     starts = []
     for n in range(count):

@@ -1,0 +1,64 @@
+"""Blind rhythms: patterns of actions that are repeated whatever is seen, and the search for the best one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent
+from worldsim.controls import ControlSpace
+from worldsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from worldsim.agents.dreamer.games import Games
+
+__all__ = ["PERIODS", "Rhythm", "best_rhythm", "rhythm_patterns"]
+
+PERIODS = (8, 24, 32, 40, 48, 56, 80)
+"""Frames that a blind rhythm holds an action: those that are searched."""
+_SIDEWAYS = ("strafe_left", "strafe_right")
+_MOST_ACTIONS = 4
+"""Actions whose pairs are tried where a game has no sidestep."""
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """A pattern of actions, each held for ``period`` frames."""
+
+    name: str
+    """The pattern's, e.g. "left-right"."""
+    actions: tuple[int, ...]
+    """Numbers of discrete actions."""
+    period: int
+
+    def agent(self, games: int) -> PeriodicBatchAgent:
+        """An agent that plays it in so many games."""
+        return PeriodicBatchAgent(games, self.actions, self.period)
+
+
+def rhythm_patterns(space: ControlSpace) -> dict[str, tuple[int, ...]]:
+    """Patterns by name: sidesteps where the game has them, else ordered pairs of its first four actions.
+
+    Raises:
+        ConfigError: a game with a single action.
+    """
+    keys = {combo: number for number, combo in enumerate(space.discrete_actions)}
+    if all((key,) in keys for key in _SIDEWAYS):
+        left, right = (keys[(key,)] for key in _SIDEWAYS)
+        found = {"left-right": (left, right), "right-left": (right, left)}
+        return found | {"left-rest-right-rest": (left, 0, right, 0)}
+    if len(space.discrete_actions) < 2:
+        raise ConfigError("a rhythm needs two actions", space.discrete_actions, "choose another agent")
+    names = ["+".join(combo) or "rest" for combo in space.discrete_actions[:_MOST_ACTIONS]]
+    pairs = itertools.permutations(range(len(names)), 2)
+    return {f"{names[first]}-{names[then]}": (first, then) for first, then in pairs}
+
+
+def best_rhythm(games: Games, seeds: Sequence[int], periods: Sequence[int] = PERIODS) -> Rhythm:
+    """The rhythm that lives longest in the episodes of ``seeds``, over all patterns and ``periods``."""
+    patterns = rhythm_patterns(games.spec.control_space)
+    rhythms = [Rhythm(name, actions, k) for name, actions in patterns.items() for k in periods]
+    lived = [float(games.lengths(rhythm.agent(len(games)), seeds).mean()) for rhythm in rhythms]
+    return rhythms[lived.index(max(lived))]
