@@ -18,8 +18,7 @@ from worldsim.sampling.flow import sample_flow_times
 from worldsim.training.batch import TrainingBatch
 from worldsim.training.losses import reconstruction_loss
 from worldsim.training.motion_objective import integrate
-from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.recipes import Recipe
 from worldsim.training.stage import Stage
 from worldsim.training.world_model_objective import unroll
 
@@ -31,13 +30,13 @@ ENCODER = (
 
 def build(recipe: Recipe, clips: ClipStore, seed: int = 0) -> Networks:
     torch.manual_seed(seed)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     stir(networks, scale=0.05)
     return networks
 
 
 def planned(networks: Networks, recipe: Recipe, clips: ClipStore) -> dict[str, Stage]:
-    return {stage.name: stage for stage in plan_stages(recipe, networks, clips, warm=False)}
+    return {stage.name: stage for stage in recipe.stages(networks, clips, warm=False)}
 
 
 def gradients(networks: Networks, stage: Stage, draws: int = 4) -> set[str]:
@@ -120,7 +119,7 @@ def test_at_last_the_motion_stage_teaches_uncertainty_alone(recipe: Recipe, clip
 
 def test_a_warm_start_keeps_the_scene(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
-    assert all(stage.on_start is None for stage in plan_stages(recipe, networks, clips, warm=True))
+    assert all(stage.on_start is None for stage in recipe.stages(networks, clips, warm=True))
     assert planned(networks, recipe, clips)["scene"].on_start is not None
 
 
