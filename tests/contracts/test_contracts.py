@@ -215,3 +215,19 @@ def test_it_is_served_over_the_wire(world: World, tmp_path: Path) -> None:
         session.rewind(2)
         own.rewind(2)
         np.testing.assert_array_equal(session.step(HELD[3]).frame, own.step(HELD[3]).frame)
+
+
+def test_a_chunk_over_the_wire_is_a_local_one(world: World, tmp_path: Path) -> None:
+    address, chunk = f"ipc://{tmp_path}/s", HELD[:4]
+    own = world.engine(2, rewind_frames=8).open(3, 0)
+    served = Server(world.engine(2, rewind_frames=8), ServerOptions(address=address, metrics_port=0))
+    with served, Client(address) as client:
+        assert client.world.unit_frames == world.unit_frames
+        session = client.open(seed=3, start=0)
+        told, wanted = session.step_chunk(chunk), own.step_chunk(chunk)
+        for one, other in zip(told, wanted, strict=True):
+            np.testing.assert_array_equal(one.frame, other.frame)
+            assert one.index == other.index
+        assert [one.seq for one in told] == [1, 2, 3, 4]
+        assert session.seq == 4
+        np.testing.assert_array_equal(session.step(HELD[4]).frame, own.step(HELD[4]).frame)
