@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -104,14 +105,15 @@ class Mine:
 
 
 @pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder in which a module may lie; what is imported from it is gone afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(registry, "_searched", [])
     monkeypatch.setenv("WORLDSIM_IMPORT", "")
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("parts_")]:
+        del sys.modules[name]
 
 
 def test_a_module_of_the_current_folder_brings_its_parts(modules: Path) -> None:
@@ -127,16 +129,16 @@ def test_processes_started_later_find_the_parts(modules: Path, monkeypatch: pyte
     with pytest.raises(ConfigError):
         config_class("reward", "later")
     import_parts("parts_later")
-    monkeypatch.delitem(sys.modules, "parts_later")
+    del sys.modules["parts_later"]
     monkeypatch.delitem(registry._classes, ("reward", "later"))
     monkeypatch.setattr(registry, "_searched", [])  # as in a process that has just begun
     assert config_class("reward", "later").__name__ == "Mine"
 
 
 def test_a_module_that_is_not_there_or_fails_is_one_error(modules: Path) -> None:
+    (modules / "parts_broken.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match=r"must import.*no_such_parts"):
         find_part("reward", "no_such_parts:coins")
-    (modules / "parts_broken.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match="ZeroDivisionError"):
         import_parts("parts_broken")
 

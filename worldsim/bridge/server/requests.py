@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,7 @@ class RequestReader:
             raise BridgeError(rule, len(given), "send several", code=Code.RESOURCE_EXHAUSTED)
         controls: list[Control] = []
         for entry in given:
-            control = self._checked_control(lambda entry=entry: read_control(entry))  # type: ignore[misc]
+            control = self._checked_control(partial(read_control, entry))
             if isinstance(control, BridgeError):
                 raise control
             controls.append(control)
