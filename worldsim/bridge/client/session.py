@@ -163,8 +163,8 @@ class RemoteSession:
     ) -> Future[list[RemoteStep]]:
         """Asynchronous ``step_chunk``: return a future of the steps."""
         self.check()
-        codec = codec or self.client.codec
-        fields: dict[str, Any] = {"codec": codec}
+        chosen = codec or self.client.codec
+        fields: dict[str, Any] = {"codec": chosen}
         fields["controls"] = [self.client.encode_control(control) for control in controls]
         if deadline is not None:
             fields["deadline_ms"] = max(1, round(deadline * 1000))
@@ -173,8 +173,8 @@ class RemoteSession:
             with checked_reply("step_chunk"):
                 items = reply.header["items"]
                 made = [item["step"] for item in items if "error" not in item]
-                shape = self.client.world.frame_shape(codec)
-                steps = [self.accept(step) for step in read_steps(made, reply.payloads, codec, shape)]
+                shape = self.client.world.frame_shape(chosen)
+                steps = [self.accept(step) for step in read_steps(made, reply.payloads, chosen, shape)]
                 errors = [item["error"] for item in items if "error" in item]
             if errors:
                 raise error_from_reply(errors[0])

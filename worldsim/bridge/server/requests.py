@@ -276,11 +276,8 @@ class RequestReader:
     ) -> list[Task | BridgeError]:
         """Read steps of one session, each with the controls that follow it within a unit."""
         _check_payloads(payloads, 0)
-        session, seq, given = (
-            fields.token("session"),
-            fields.integer("seq", 1),
-            fields.items("controls", 4096),
-        )
+        session, seq = fields.token("session"), fields.integer("seq", 1)
+        given = fields.items("controls", 4096)
         if not 1 <= len(given) <= self._limits.chunk:
             rule = f"a step_chunk may have 1 to {self._limits.chunk} controls"
             raise BridgeError(rule, len(given), "send several", code=Code.RESOURCE_EXHAUSTED)
