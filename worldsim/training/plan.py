@@ -57,7 +57,9 @@ def world_model_stages(recipe: Recipe, networks: Networks, clips: ClipStore, war
         )
     )
     rollout = self_rollout_objective(networks, clips, recipe.batch, 2 * recipe.length)
-    decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith("scene.")]
+    # Priors of a rollout have no gradient: neither a scene nor a flow is trained on it.
+    fixed = ("scene.", "flow_prior.")
+    decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith(fixed)]
     stages.append(
         Stage(
             "self_rollout",
