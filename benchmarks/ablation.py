@@ -25,8 +25,8 @@ from worldsim.evaluation.suite import CONTEXT, EvalConfig, evaluate
 from worldsim.evaluation.trajectories import MOST_SKIPPED
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.options import MINUTES, SEED, THREADS, Parser
-from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import Recipe, plan_networks, recipe_of
+from worldsim.training.protocol import TrainingRecipe
+from worldsim.training.recipes import recipe_of
 from worldsim.training.stage import Logs
 from worldsim.training.trainer import Trainer
 from worldsim.utils.output_paths import check_writable
@@ -106,7 +106,7 @@ def _parser() -> Parser:
 
 
 def train(
-    name: str, recipe: Recipe, clips: ClipStore, init: str, minutes: float, seed: int, out: Path
+    name: str, recipe: TrainingRecipe, clips: ClipStore, init: str, minutes: float, seed: int, out: Path
 ) -> dict[str, object] | None:
     """Train a variant into ``out / name``. Return its report, or None where it was interrupted."""
     recipe = configs.override(recipe, VARIANTS[name])
@@ -114,9 +114,7 @@ def train(
     torch.manual_seed(seed)
     networks = Networks(_planned(recipe, clips, stored), clips.spec)
     _inherit(networks, stored.networks)
-    plan = [
-        stage for stage in plan_stages(recipe, networks.train(), clips, warm=True) if stage.name in _STAGES
-    ]
+    plan = [stage for stage in recipe.stages(networks.train(), clips, warm=True) if stage.name in _STAGES]
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     steps: dict[str, int] = {}
@@ -148,9 +146,9 @@ def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
     return {name: (metric.value, *(metric.ci or (metric.value,) * 2)) for name, metric in found.items()}
 
 
-def _planned(recipe: Recipe, clips: ClipStore, stored: StoredWorld) -> NetworksConfig:
+def _planned(recipe: TrainingRecipe, clips: ClipStore, stored: StoredWorld) -> NetworksConfig:
     """Networks of the recipe's sizes around the stored scene and motion."""
-    planned, held = plan_networks(recipe, clips.spec, clips.poses), stored.config.networks
+    planned, held = recipe.plan(clips.spec, clips.poses), stored.config.networks
     if not planned.scale_noise_by_speed or not held.scale_noise_by_speed:
         return planned
     tokenizer = replace(planned.tokenizer, scene=held.tokenizer.scene)

@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim record", description="Record a source into a dataset.")
     parser.add_argument(
-        "source", help='"doom-maze", "take-cover", or "gym:<id>" for any environment with pixels'
+        "source",
+        help='"doom-maze", "take-cover", "gym:<id>" for any environment with pixels, "module:name" of yours',
     )
     parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record (%(default)s)")
     parser.add_argument("--workers", type=PROCESSES, default=2, help="processes that play (%(default)s)")

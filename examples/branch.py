@@ -1,6 +1,6 @@
 """Try several futures of one moment: fork, step the branches as one batch, keep the best, rewind, snapshot.
 
-    python examples/branch.py --world doom-maze
+python examples/branch.py --world doom-maze
 """
 
 from __future__ import annotations

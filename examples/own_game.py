@@ -1,9 +1,9 @@
 """A game of your own as a Gymnasium environment: what `worldsim record` needs to learn a world from it.
 
-    cd examples
-    worldsim record gym:own_game:FallingBlocks-v0 --frames 20000 --out ../data/blocks
-    worldsim train blocks --data ../data/blocks --recipe latent-dynamics --minutes 30 --out ../runs/blocks
-    worldsim play --world ../runs/blocks/blocks
+cd examples
+worldsim record gym:own_game:FallingBlocks-v0 --frames 20000 --out ../data/blocks
+worldsim train blocks --data ../data/blocks --recipe latent-dynamics --minutes 30 --out ../runs/blocks
+worldsim play --world ../runs/blocks/blocks
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""A tokenizer and a unit of your own, trained, played and stepped in Gymnasium; the package stays as it is.
+"""A source, a tokenizer, a unit and a recipe of your own, through every command; the package stays as it is.
 
     python examples/own_parts.py --minutes 1 --out runs/own-parts
 
-Importing this file registers both parts. A world that was trained with them is loaded by any program that
-imports this file first.
+records, trains, plays and steps. The same by the command line, from the folder of this file:
+
+    worldsim record own_parts:square --out runs/data --frames 1200
+    worldsim train square --recipe own_parts:patches --data runs/data --out runs/square --minutes 1
+    worldsim play --import own_parts --world runs/square/square
+
+Importing this file registers the parts. ``--import`` does it for any command, "module:name" for one part.
 
 Shapes: B batch, N tokens, C latent channels, H x W frame.
 """
@@ -22,23 +27,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import worldsim
-from worldsim.agents.human.play import main as play
 from worldsim.camera import Intrinsics
-from worldsim.checkpoint import WorldConfig, save_world
-from worldsim.controls import ControlSpace
+from worldsim.cli import main as worldsim_command
+from worldsim.controls import Control, ControlSpace
 from worldsim.data.clips import ClipStore
-from worldsim.data.episodes import EpisodeArrays
-from worldsim.data.recorder import RecordConfig, record
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import ConfigError
+from worldsim.envs.sources import Observation
+from worldsim.errors import ConfigError, SourceError
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.registry import register
 from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
 from worldsim.training.stage import ParamGroup, Stage
-from worldsim.training.starts import choose_starts
-from worldsim.training.trainer import Trainer
 from worldsim.training.world_model_objective import world_model_objective
 
 SIZE = (24, 32)
@@ -146,7 +147,7 @@ class CausalPair:
 
 
 SPEC = SourceSpec(
-    name="square",
+    name="own_parts:square",
     size=SIZE,
     fps=10.0,
     control_space=ControlSpace(
@@ -156,83 +157,106 @@ SPEC = SourceSpec(
 """A white square on a blue floor, pushed by two keys. It has no camera."""
 
 
-class SquareCollector:
-    """Plays the toy source with random keys; each is held for four frames."""
+class Square:
+    """The toy source: episodes of 48 frames. A touch of the left side is worth 1."""
 
     spec = SPEC
 
-    def play(self, seed: int, length: int = 48) -> EpisodeArrays:
-        """The episode of ``length`` frames that ``seed`` fixes. A touch of the left side is worth 1."""
-        rng = np.random.default_rng(seed)
-        keys = np.repeat(rng.integers(0, 3, -(-length // 4)), 4)[:length]
-        moves = np.array([0, -2, 2])[keys]
-        x, column, frames = int(rng.integers(4, SIZE[1] - 8)), np.zeros(length, int), []
-        for t in range(length):
-            column[t], frame = x, np.full((*SIZE, 3), (20, 40, 120), np.uint8)
-            frame[10:16, x : x + 6] = 255
-            frames.append(frame)
-            x = int(np.clip(x + moves[t], 0, SIZE[1] - 6))
-        controls = np.zeros((length, SPEC.control_space.size), np.float32)
-        controls[keys > 0, keys[keys > 0] - 1] = 1
-        return EpisodeArrays(
-            frames=np.stack(frames),
-            controls=controls,
-            poses=None,
-            rewards=(column == 0).astype(np.float32),
-            terminated=np.zeros(length, bool),
-            truncated=np.arange(length) == length - 1,
-            seed=seed,
-        )
+    def __init__(self) -> None:
+        self._x = self._age = 0
+
+    def reset(self, seed: int) -> Observation:
+        """Begin the episode that ``seed`` fixes."""
+        self._x, self._age = int(np.random.default_rng(seed).integers(4, SIZE[1] - 8)), 0
+        return self._observe()
+
+    def step(self, control: Control) -> Observation:
+        """Push the square by two pixels where a key is held."""
+        push = 2 * (("right" in control.keys) - ("left" in control.keys))
+        self._x, self._age = int(np.clip(self._x + push, 0, SIZE[1] - 6)), self._age + 1
+        return self._observe()
+
+    def walls(self) -> None:
+        """There is no map."""
 
     def close(self) -> None:
         """Nothing to release."""
 
+    def _observe(self) -> Observation:
+        frame = np.full((*SIZE, 3), (20, 40, 120), np.uint8)
+        frame[10:16, self._x : self._x + 6] = 255
+        return Observation(frame, reward=float(self._x == 0), truncated=self._age == 48)
 
-def train(data: Path, out: Path, minutes: float) -> Path:
-    """Train both parts and a small transformer on ``data``; returns the world's folder."""
-    clips, held_out = ClipStore(data), ClipStore(data, split="held_out")
-    torch.manual_seed(0)
-    config = NetworksConfig(
-        tokenizer=LinearPatchesConfig(),
-        unit=CausalPairUnit(),
-        generator=TransformerConfig(width=64, layers=2, heads=4, context=4),
-        heads=HeadsConfig(poses=False),
-    )
-    networks = Networks(config, SPEC).train()
-    objective = world_model_objective(networks, clips, batch=8, length=10)
-    stage = Stage("world_model", 1.0, [ParamGroup(list(networks.parameters()), 2e-3)], objective)
-    Trainer(networks, [stage], out, minutes, seed=0).run()
-    world = WorldConfig(name="square", source=SPEC, networks=config)
-    save_world(out / "square", world, networks, choose_starts(held_out, count=2), "# square\n")
-    return out / "square"
+
+@register("source", "square")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SquareConfig:
+    """The toy source as a part: ``worldsim record own_parts:square``."""
+
+    def build(self, size: tuple[int, int] | None, *, depth: bool, labels: bool) -> Square:
+        """Open the source, which has one size, no depth and no labels."""
+        if size not in (None, SIZE):
+            raise SourceError("the square has frames of one size", size, f"choose {SIZE}")
+        return Square()
+
+
+@register("recipe", "patches")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchesRecipe:
+    """Both parts and a small transformer: ``worldsim train --recipe own_parts:patches --set width=128``."""
+
+    width: int = 64
+    """Width of the transformer."""
+    layers: int = 2
+    context: int = 4
+    """Units that it remembers."""
+    batch: int = 8
+    length: int = 10
+    """Frames of a clip."""
+
+    def plan(self, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
+        """Plan the networks; poses are not used."""
+        return NetworksConfig(
+            tokenizer=LinearPatchesConfig(),
+            unit=CausalPairUnit(),
+            generator=TransformerConfig(width=self.width, layers=self.layers, heads=4, context=self.context),
+            heads=HeadsConfig(poses=False),
+        )
+
+    def stages(self, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
+        """One stage, in which all is trained together."""
+        objective = world_model_objective(networks, clips, self.batch, self.length)
+        return [Stage("world_model", 1.0, [ParamGroup(list(networks.parameters()), 2e-3)], objective)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record, train, play and step; returns the exit code."""
-    parser = argparse.ArgumentParser(description="A tokenizer and a unit of your own.")
+    parser = argparse.ArgumentParser(description="Parts of your own.")
     parser.add_argument("--minutes", type=float, default=1.0, help="minutes of training (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/own-parts"), help="folder (%(default)s)")
     options = parser.parse_args(arguments)
+    data, run, prefix = (str(options.out / name) for name in ("data", "run", "play"))
 
-    data = options.out / "data"
-    record(
-        SquareCollector, data, RecordConfig(source="square", seed=0, codec="raw"), frames=1200, resume=True
-    )
-    folder = train(data, options.out, options.minutes)
+    record = ["record", "square", "--out", data, "--frames", "1200", "--codec", "raw", "--workers", "1"]
+    train = ["train", "square", "--data", data, "--out", run, "--recipe", "patches", "--device", "cpu"]
+    for line in (record, [*train, "--minutes", str(options.minutes)]):
+        if code := worldsim_command(line):
+            return code
+    folder = Path(run) / "square"
+    play = ["play", "--world", str(folder), "--headless", "--frames", "16", "--out-prefix", prefix, "--force"]
+    if code := worldsim_command(play):
+        return code
 
     world = worldsim.load(folder, "cpu")
     first, second = world.engine(slots=1).open(seed=0).step_chunk(["right", "right"])
     print(f"{world.unit_frames} frames a unit; frames {first.index} and {second.index} in one step")
-
-    prefix = str(options.out / "play")
-    code = play(["--world", str(folder), "--headless", "--frames", "16", "--out-prefix", prefix, "--force"])
 
     env = gymnasium.make("worldsim:WorldsimWorld-v0", world=folder, device="cpu")
     env.reset(seed=0)
     rewards = [float(env.step(env.action_space.sample())[1]) for _ in range(8)]
     env.close()
     print(f"8 steps in Gymnasium, reward {sum(rewards):.2f}")
-    return code
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Rewards and ends of your own: a function, an object with a memory, and a rule for a whole batch.
 
-    python examples/own_reward.py --world doom-maze
+python examples/own_reward.py --world doom-maze
 """
 
 from __future__ import annotations

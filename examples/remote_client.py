@@ -1,7 +1,7 @@
 """Step a world that another process serves. This program needs no PyTorch: `pip install ./clients/python`.
 
-    worldsim serve doom-maze                    # in one terminal
-    python examples/remote_client.py doom-maze  # in another
+worldsim serve doom-maze                    # in one terminal
+python examples/remote_client.py doom-maze  # in another
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from worldsim.controls import Control
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open a session, step it, fork it, and step the branches in one message."""
     parser = argparse.ArgumentParser(description="Step a served world.")
-    parser.add_argument("address", help="name of a world served on this machine, or ipc://PATH, tcp://HOST:PORT")
+    parser.add_argument(
+        "address", help="name of a world served on this machine, or ipc://PATH, tcp://HOST:PORT"
+    )
     options = parser.parse_args(arguments)
 
     with Client(options.address, name="example") as client:

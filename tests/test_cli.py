@@ -110,3 +110,20 @@ def test_play_py_is_the_play_command() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--world" in done.stdout
+
+
+@pytest.mark.parametrize("line", [["--import", "mine", "train"], ["train", "--import=mine"]])
+def test_parts_are_imported_before_the_command(monkeypatch: pytest.MonkeyPatch, line: list[str]) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(cli, "import_parts", seen.append)
+    install(monkeypatch, lambda argv: seen.append(argv) or 0)
+    assert cli.main([*line, "doom-maze"]) == 0
+    assert seen == ["mine", ["doom-maze"]]
+
+
+def test_an_import_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--import", "no_such_parts", "train"]) == 2
+    assert cli.main(["train", "--import"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith("worldsim: a module of parts must import; got 'no_such_parts")
+    assert errors[1].startswith("worldsim: --import needs the name of a module")

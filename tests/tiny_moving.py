@@ -13,7 +13,7 @@ from worldsim.context import Context
 from worldsim.controls import ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.networks import Networks
-from worldsim.training.latent_dynamics import LatentDynamicsRecipe, plan_latent_networks
+from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 
 _DODGES = ("strafe_left", "strafe_right")
 SPEC = SourceSpec(
@@ -31,7 +31,7 @@ RECIPE = LatentDynamicsRecipe(channels=6, vae_width=8, vae_depth=1, width=16, he
 def moving_world(parent: Path, name: str = "take-cover", seed: int = 0, spec: SourceSpec = SPEC) -> Path:
     """Write it, with two starts of three random frames; returns its folder."""
     torch.manual_seed(seed)
-    networks = Networks(plan_latent_networks(RECIPE, spec, None), spec)
+    networks = Networks(RECIPE.plan(spec, None), spec)
     stir(networks, seed + 1)
     rng = np.random.default_rng(seed)
     starts = [

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 
 import worldsim
+from worldsim.errors import ConfigError
+from worldsim.registry import import_parts
 from worldsim.utils.run_command import run_command
 
 __all__ = ["main"]
@@ -39,9 +41,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         _parser().print_help(sys.stderr)
         return 2
+    return run_command(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    """Import the modules that the line names, then run its command."""
+    words, modules = _without_imports(words)
     arguments = _parser().parse_args(words)
+    for name in modules:
+        import_parts(name)
     module, _ = _COMMANDS[arguments.command]
-    return run_command(lambda: int(importlib.import_module(module).main(arguments.rest)))
+    return int(importlib.import_module(module).main(arguments.rest))
+
+
+def _without_imports(words: list[str]) -> tuple[list[str], list[str]]:
+    """The line without its ``--import MODULE``, wherever they stand, and the modules."""
+    rest, modules, line = [], [], iter(words)
+    for word in line:
+        option, equals, value = word.partition("=")
+        if option != "--import":
+            rest.append(word)
+            continue
+        module = value if equals else next(line, "")
+        if not module:
+            raise ConfigError("--import needs the name of a module", None, "see `worldsim --help`")
+        modules.append(module)
+    return rest, modules
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,12 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     table = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in _COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="worldsim",
-        usage="worldsim COMMAND [options]",
+        usage="worldsim [--import MODULE] COMMAND [options]",
         description=worldsim.__doc__,
         epilog=f"commands:\n{table}\n\n'worldsim COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"worldsim {worldsim.__version__}")
+    parser.add_argument(
+        "--import", metavar="MODULE", help="import a module that registers parts of your own; may be repeated"
+    )
     parser.add_argument("command", choices=_COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser

@@ -109,8 +109,8 @@ SECONDS = Number(whole=False, above=True, high=31_536_000)
 """Time, at most a year."""
 FRAMES_PER_SECOND = Number(whole=False, high=10_000)
 """Frame rate; 0: unlimited."""
-DENOISING = Number(low=1, high=4)
-"""Denoising steps K; those between 2 and 4 are refused by ``choices`` or ``check_denoising_steps``."""
+DENOISING = Number(low=1, high=1024)
+"""Denoising steps K; those that a world's sampler does not take are refused when it is loaded."""
 _SIDE = Number(low=1, high=8192)
 """Side of a frame in pixels."""
 

@@ -12,24 +12,48 @@ when its module is imported; other configs refer to it by name::
         tokenizer: Annotated[Any, Part("tokenizer")]
 
 ``config.from_dict`` then reads the field from ``{"type": "mine", ...}``, and ``config.to_dict`` writes it.
+
+Parts of other packages: a module is imported by its name ("module:mine", ``worldsim --import module``), or
+found as an entry point of the group ``worldsim.parts``. A config file never names a module.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from worldsim.errors import ConfigError, nearest
 
-__all__ = ["KINDS", "Part", "config_class", "name_of", "names", "register"]
+__all__ = [
+    "KINDS",
+    "Part",
+    "config_class",
+    "find_part",
+    "import_parts",
+    "name_of",
+    "names",
+    "register",
+]
 
-KINDS = ("unit", "tokenizer", "generator", "sampler", "condition", "objective", "source", "reward")
+KINDS = ("unit", "tokenizer", "generator", "sampler", "condition", "objective", "source", "reward", "recipe")
+
+_GROUP = "worldsim.parts"
+"""Group of entry points whose modules register parts."""
+_VARIABLE = "WORLDSIM_IMPORT"
+"""Environment variable with the modules that were imported by ``--import``, for processes started later."""
 
 C = TypeVar("C", bound=type)
 
 _classes: dict[tuple[str, str], type] = {}
 _names: dict[type, tuple[str, str]] = {}
+_searched: list[bool] = []
+"""Not empty once the entry points and the environment variable were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +86,12 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The registered names of a kind, sorted."""
+    """The registered names of a kind, sorted; those of installed packages included.
+
+    Raises:
+        ConfigError: a module of such a package cannot be imported.
+    """
+    _import_installed()
     return tuple(sorted(name for other, name in _classes if other == kind))
 
 
@@ -74,9 +103,57 @@ def config_class(kind: str, name: str) -> type:
     """
     if (kind, name) not in _classes:
         known = names(kind)
-        rule = f"a {kind} must be one of {', '.join(known)}"
-        raise ConfigError(rule, name, nearest(str(name), known) or "import the module that registers it")
+        if name not in known:
+            rule = f"a {kind} must be one of {', '.join(known)}"
+            remedy = "import the module that registers it, e.g. by worldsim --import MODULE"
+            raise ConfigError(rule, name, nearest(str(name), known) or remedy)
     return _classes[kind, name]
+
+
+def find_part(kind: str, name: str) -> type:
+    """The config class of a part that a person names: "name", or "module:name" to import its module first.
+
+    Raises:
+        ConfigError: the module cannot be imported, or no part of this kind has this name.
+    """
+    module, colon, plain = name.rpartition(":")
+    if colon:
+        import_parts(module)
+    return config_class(kind, plain)
+
+
+def import_parts(module: str) -> None:
+    """Import a module that registers parts, here and in processes started later.
+
+    It may lie in the current folder.
+
+    Raises:
+        ConfigError: there is no such module, or importing it fails.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last: it shadows nothing that is installed
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:  # a stranger's module: whatever it does is told as its own fault
+        rule = "a module of parts must import"
+        remedy = "install its package, or start where its file lies"
+        raise ConfigError(rule, f"{module}: {type(error).__name__}: {error}", remedy) from error
+    before = [name for name in os.environ.get(_VARIABLE, "").split(",") if name]
+    os.environ[_VARIABLE] = ",".join(dict.fromkeys([*before, module]))
+
+
+def _import_installed() -> None:
+    """Import the modules of the entry points and of the environment variable, once in a process."""
+    if _searched:
+        return
+    _searched.append(True)
+    for module in os.environ.get(_VARIABLE, "").split(","):
+        if module:
+            import_parts(module)
+    for point in entry_points(group=_GROUP):
+        import_parts(point.module)
 
 
 def name_of(cls: type) -> tuple[str, str] | None:
@@ -85,5 +162,11 @@ def name_of(cls: type) -> tuple[str, str] | None:
 
 
 def _home(cls: type) -> str:
-    """A class's full name: a module that is imported twice registers the same part."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """A class's full name: a module that is imported twice registers the same part.
+
+    A program that is run is called ``__main__``, and ``__mp_main__`` in its worker processes.
+    """
+    module, main = cls.__module__, sys.modules.get(cls.__module__)
+    if module in ("__main__", "__mp_main__") and getattr(main, "__file__", None):
+        module = Path(str(main.__file__)).stem
+    return f"{module}.{cls.__qualname__}"

@@ -27,7 +27,7 @@ from worldsim.agents.human.keymap import Keymap
 from worldsim.agents.human.layout import Rect
 from worldsim.agents.human.minimap import draw_map
 from worldsim.agents.human.painter import Painter
-from worldsim.agents.human.player import STEERED_BY, STEPS, WorldPlayer
+from worldsim.agents.human.player import STEERED_BY, WorldPlayer
 
 GAP, PAD = 10, 14  # at interface scale 1
 LOST = (
@@ -136,7 +136,7 @@ def _speed(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) ->
     pace = f"of {status.fps:g} fps" if status.fps else "fps, no limit"
     painter.text((x + width + painter.px(7), y + painter.px(13)), pace, 12, DIM)
     at = float(right)
-    for k in reversed(STEPS):
+    for k in reversed(player.world.allowed_denoising_steps):
         at -= painter.px(24)
         painter.cap((at, y + painter.px(7)), str(k), DREAM if k == player.engine.denoising_steps else None)
         at -= painter.px(4)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from worldsim.agents.human.display import NoDisplay, check_pygame, has_display
 from worldsim.agents.human.headless import walk
 from worldsim.agents.human.keymap import load_keymap
-from worldsim.agents.human.player import DRIVERS, POLICY_DRIVER, STEPS, WorldPlayer
+from worldsim.agents.human.player import DRIVERS, POLICY_DRIVER, WorldPlayer
 from worldsim.agents.human.policy_driver import find_agent_policy, policy_maker
 from worldsim.agents.human.reference_run import open_reference
 from worldsim.agents.human.stats import Stats
@@ -68,9 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--denoising-steps",
         type=DENOISING,
-        choices=STEPS,
         default=2,
-        help="denoising steps a frame, K (default: %(default)s)",
+        help="denoising steps a frame, K, of those that the world takes (default: %(default)s)",
     )
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add(

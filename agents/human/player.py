@@ -29,7 +29,6 @@ DRIVERS = ("human", *AGENTS)
 POLICY_DRIVER = "dream"
 """A policy that learnt in the dream; only where there is one."""
 STEERED_BY = {"human": "you", "scripted": "explorer", "random": "chance", POLICY_DRIVER: "dream's policy"}
-STEPS = (1, 2, 4)
 MAX_BRANCHES = 2
 
 
@@ -309,8 +308,9 @@ class WorldPlayer:
         self._set_steps(-1)
 
     def _set_steps(self, by: int) -> None:
-        at = min(range(len(STEPS)), key=lambda i: abs(STEPS[i] - self.engine.denoising_steps))
-        self.engine.denoising_steps = STEPS[min(max(at + by, 0), len(STEPS) - 1)]
+        allowed = self.world.allowed_denoising_steps
+        at = min(range(len(allowed)), key=lambda i: abs(allowed[i] - self.engine.denoising_steps))
+        self.engine.denoising_steps = allowed[min(max(at + by, 0), len(allowed) - 1)]
         self._say(f"K = {self.engine.denoising_steps} denoising steps a frame")
 
     def _do_driver(self) -> None:

@@ -33,7 +33,7 @@ def read_options(description: str, argv: Sequence[str] | None) -> argparse.Names
     options.add_argument("--rollout", type=COUNT, default=64, help="frames per episode and iteration")
     options.add_argument("--episode", type=COUNT, default=1050, help="frames of an episode at most")
     options.add_argument(
-        "--denoising-steps", type=DENOISING, default=1, choices=(1, 2, 4), help="denoising steps"
+        "--denoising-steps", type=DENOISING, default=1, help="of those that the world takes (%(default)s)"
     )
     options.add_argument("--device", default="auto")
     options.add_argument("--seed", type=SEED, default=0)

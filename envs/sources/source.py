@@ -34,6 +34,17 @@ class Observation:
     """Kind of object -> where it is seen, ``bool [H, W]``; None where the source was asked for none."""
 
 
+class SourceConfig(Protocol):
+    """A frozen dataclass, registered as a part of the kind "source", whose fields have defaults."""
+
+    def build(self, size: tuple[int, int] | None, *, depth: bool, labels: bool) -> Source:
+        """Open the source; see ``make_source``.
+
+        Raises:
+            SourceError: a size that the source cannot render.
+        """
+
+
 class Source(Protocol):
     """A deterministic environment: the same seed and the same controls give the same frames and poses."""
 

@@ -254,6 +254,7 @@ def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNa
         spec=spec,
         starts=starts,
         params=28_412_345,
+        allowed_denoising_steps=(1, 2, 4),
         device="cpu",
         dtype="float32",
         card="",

@@ -26,7 +26,7 @@ from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.model.transformer import Transformer
 from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
-from worldsim.tokenizer.protocol import MotionCondition
+from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame
 
 ALL = product_of_parts()
 FITTING = [parts for parts in ALL if parts.fits]
@@ -93,6 +93,34 @@ def test_what_a_state_carries_is_what_a_clip_shows(folder: Path) -> None:
     for t, agent in enumerate(agents):
         assert agent is not None
         torch.testing.assert_close(agent.float(), whole[:, t].float(), atol=1e-4, rtol=1e-4)
+
+
+def test_priors_with_and_without_a_scene(folder: Path) -> None:
+    """The previous frame is warped by a scene or a flow, else left; rows do not hang on their batch."""
+    tokenizer = load_world(folder).networks.tokenizer
+    size, rows = source().size, 3
+    config = load_world(folder).config.networks.tokenizer
+    condition = random_like((rows, source().control_space.size + 6), 1)
+    planar = torch.tensor([[2.0, 2.0, 1.3, 0.1 * row] for row in range(rows)])
+    back = torch.eye(4).repeat(rows, 1, 1)
+    back[:, 0, 3] = 0.05
+    previous = PreviousFrame(random_like((rows, 3, *size), 0).tanh(), torch.ones(rows, *size))
+    with torch.no_grad():
+        prior = tokenizer.prior(previous, MotionCondition(condition, planar, back))
+        again = tokenizer.prior(previous, MotionCondition(condition, planar, back))
+        one = torch.tensor([1])
+        alone = tokenizer.prior(previous.pick(one), MotionCondition(condition[one], planar[one], back[one]))
+    for name in ("scene_rgb", "warped_rgb", "warp_confidence", "warp_grid", "depth", "tokens"):
+        assert torch.equal(getattr(prior, name), getattr(again, name)), name
+        assert torch.equal(getattr(prior, name)[1:2], getattr(alone, name)), name
+    assert prior.warped_rgb.isfinite().all()
+    assert ((prior.warp_confidence >= 0) & (prior.warp_confidence <= 1)).all()
+    if not tokenizer.uses_previous_frame:
+        return
+    moved = config.scene is not None or config.flow_prior
+    assert torch.equal(prior.warped_rgb, prior.previous_rgb) != moved
+    assert bool((prior.warp_confidence == 1).all()) != moved
+    assert bool(prior.scene_rgb.any()) == (config.scene is not None)
 
 
 def test_forks_rewinds_and_snapshots_go_on_bit_for_bit(world: World) -> None:
@@ -187,3 +215,19 @@ def test_it_is_served_over_the_wire(world: World, tmp_path: Path) -> None:
         session.rewind(2)
         own.rewind(2)
         np.testing.assert_array_equal(session.step(HELD[3]).frame, own.step(HELD[3]).frame)
+
+
+def test_a_chunk_over_the_wire_is_a_local_one(world: World, tmp_path: Path) -> None:
+    address, chunk = f"ipc://{tmp_path}/s", HELD[:4]
+    own = world.engine(2, rewind_frames=8).open(3, 0)
+    served = Server(world.engine(2, rewind_frames=8), ServerOptions(address=address, metrics_port=0))
+    with served, Client(address) as client:
+        assert client.world.unit_frames == world.unit_frames
+        session = client.open(seed=3, start=0)
+        told, wanted = session.step_chunk(chunk), own.step_chunk(chunk)
+        for one, other in zip(told, wanted, strict=True):
+            np.testing.assert_array_equal(one.frame, other.frame)
+            assert one.index == other.index
+        assert [one.seq for one in told] == [1, 2, 3, 4]
+        assert session.seq == 4
+        np.testing.assert_array_equal(session.step(HELD[4]).frame, own.step(HELD[4]).frame)

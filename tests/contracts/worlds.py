@@ -48,6 +48,8 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "sampler": {"flow": {}, "remainder-flow": {}, "bernoulli": {}},
 }
 """Sizes of each registered part; one that is missing here fails the suite."""
+PRIORS = {"none": None, "scene": "scene", "flow": "flow_prior"}
+"""Prior -> field of a tokenizer's config that it takes."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ class Parts:
     tokenizer: str
     generator: str
     sampler: str
-    scene: bool
+    prior: str
+    """"scene": a static scene; "flow": a flow prior; "none": neither."""
 
     def __str__(self) -> str:
-        names = (self.unit, self.tokenizer, self.generator, self.sampler)
-        return "+".join((*names, "scene" if self.scene else "none"))
+        return "+".join((self.unit, self.tokenizer, self.generator, self.sampler, self.prior))
+
+    @property
+    def scene(self) -> bool:
+        """There is a static scene."""
+        return self.prior == "scene"
 
     @property
     def fits(self) -> bool:
@@ -80,6 +87,8 @@ class Parts:
             made[kind] = registry.config_class(kind, name)(**TINY[kind].get(name, {}))
         if self.scene:
             made["tokenizer"] = dataclasses.replace(made["tokenizer"], scene=SCENE)
+        if self.prior == "flow":
+            made["tokenizer"] = dataclasses.replace(made["tokenizer"], flow_prior=True)
         return NetworksConfig(
             **made,
             heads=HeadsConfig(camera_height=1.3, twists=2),
@@ -89,12 +98,13 @@ class Parts:
 
 
 def product_of_parts() -> list[Parts]:
-    """All combinations; only tokenizers that can hold a static scene have one."""
+    """All combinations; only tokenizers that can hold a static scene or a flow prior have one."""
     found = []
     for names in product(*(registry.names(kind) for kind in TINY)):
         config = registry.config_class("tokenizer", names[1])
-        holds = any(field.name == "scene" for field in dataclasses.fields(config))
-        found += [Parts(*names, scene=scene) for scene in ((False, True) if holds else (False,))]
+        holds = {field.name for field in dataclasses.fields(config)}
+        priors = [prior for prior, field in PRIORS.items() if field is None or field in holds]
+        found += [Parts(*names, prior=prior) for prior in priors]
     return found
 
 

@@ -87,5 +87,3 @@ def command(out: Path) -> list[str]:
     script = "import sys; from worldsim.cli import main; sys.exit(main())"
     arguments = ["record", "doom-maze", "--frames", "600", "--workers", "2", "--seed", "1", "--out", str(out)]
     return [sys.executable, "-c", script, *arguments]
-
-

@@ -80,6 +80,27 @@ def test_own_parts_are_trained_played_and_stepped(tmp_path: Path) -> None:
     assert "linear-patches" in stranger.stderr, "a program that has not imported the parts is told the name"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_own_parts_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES)
+    data, out, world = tmp_path / "data", tmp_path / "run", tmp_path / "run" / "square"
+    lines = [
+        f"record own_parts:square --out {data} --frames 1200 --codec raw --workers 1",
+        f"train square --recipe own_parts:patches --set width=32 --data {data} --out {out} --minutes 0.02 "
+        "--device cpu",
+        f"play --import own_parts --world {world} --headless --frames 4 --out-prefix {tmp_path / 'play'}",
+    ]
+    for line in lines:
+        done = run("-m", "worldsim.cli", *line.split())
+        assert done.returncode == 0, done.stderr
+    assert Dataset(data).spec.name == "own_parts:square"
+    assert (tmp_path / "play.png").exists()
+    done = run("-m", "worldsim.cli", *lines[2].replace("--import own_parts ", "").split(), "--force")
+    assert done.returncode == 2
+    assert "linear-patches" in done.stderr
+
+
 def test_own_rewards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert example(EXAMPLE_REWARD).main(["--world", str(folder), "--frames", "3"]) == 0
     told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())

@@ -16,7 +16,6 @@ from tests.training.test_latent_dynamics import TINY
 from worldsim.checkpoint import load_world, save_world
 from worldsim.engine.world import World, load
 from worldsim.networks import Networks
-from worldsim.training.latent_dynamics import plan_latent_networks
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +52,7 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = lively_world(tmp_path_factory.mktemp("worlds"), "moving", tokenizer="frame", poses=False)
     stored = load_world(folder)
     source = stored.config.source
-    networks = Networks(plan_latent_networks(TINY, source, None), source)
+    networks = Networks(TINY.plan(source, None), source)
     stir(networks)
     config = replace(stored.config, networks=networks.config)
     save_world(folder, config, networks, stored.starts, stored.card)

@@ -13,7 +13,7 @@ from tests.tiny import stir
 from worldsim.checkpoint import WorldConfig, load_world, save_world
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
-from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.recipes import Recipe
 from worldsim.training.starts import choose_starts
 
 MOMENT = 1e-6
@@ -23,7 +23,7 @@ MOMENT = 1e-6
 @pytest.fixture
 def init(recipe: Recipe, clips: ClipStore, held_out: ClipStore, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     stir(networks)
     config = WorldConfig(name="room", source=clips.spec, networks=networks.config)
     save_world(tmp_path / "room", config, networks, choose_starts(held_out), "# room\n")

@@ -11,12 +11,12 @@ from tests.tiny import stir
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.training.imagination import CONTEXT_FRAMES, action_psnr_gap, imagine
-from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.recipes import Recipe
 
 
 def build(recipe: Recipe, clips: ClipStore) -> Networks:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     networks.eval().requires_grad_(False)
     stir(networks)
     return networks

@@ -15,11 +15,7 @@ from worldsim.controls import Control
 from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
 from worldsim.networks import Networks
-from worldsim.training.latent_dynamics import (
-    LatentDynamicsRecipe,
-    latent_dynamics_stages,
-    plan_latent_networks,
-)
+from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.starts import choose_starts
 
 TINY = LatentDynamicsRecipe(
@@ -38,8 +34,8 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
     clips = ClipStore(data)
     recipe = replace(TINY, vector=vector, memory=memory)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    networks = Networks(plan_latent_networks(recipe, clips.spec, None), clips.spec).train()
-    for stage in latent_dynamics_stages(recipe, networks, clips, warm=False):
+    networks = Networks(recipe.plan(clips.spec, None), clips.spec).train()
+    for stage in recipe.stages(networks, clips, warm=False):
         weights = [weight for group in stage.param_groups for weight in group.parameters]
         optimizer = torch.optim.Adam(weights, 3e-3)
         if stage.on_start is not None:
@@ -68,7 +64,7 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
 
 def test_the_weight_of_ends_is_taken_out_at_play(data: Path) -> None:
     clips = ClipStore(data)
-    networks = Networks(plan_latent_networks(TINY, clips.spec, None), clips.spec)
+    networks = Networks(TINY.plan(clips.spec, None), clips.spec)
     agent = torch.randn(5, networks.generator.width)
     learnt, played = (
         networks.heads.outcome_logits(agent, None)[1],
@@ -79,9 +75,7 @@ def test_the_weight_of_ends_is_taken_out_at_play(data: Path) -> None:
 
 @pytest.mark.parametrize("size", [(60, 80), (96, 96), (84, 84), (64, 64), (210, 160)])
 def test_any_frame_size_has_few_tokens_and_little_padding(data: Path, size: tuple[int, int]) -> None:
-    config = plan_latent_networks(
-        LatentDynamicsRecipe(vector=False), ClipStore(data).spec.at_size(size), None
-    ).tokenizer
+    config = LatentDynamicsRecipe(vector=False).plan(ClipStore(data).spec.at_size(size), None).tokenizer
     tokenizer = config.build(size, 1, None)
     frame = torch.rand(1, 3, *size)
     assert tokenizer.reconstruct(tokenizer.posterior(frame)[0]).shape == frame.shape

@@ -11,12 +11,13 @@ from worldsim.model.dynamics import displacement_from_twist
 from worldsim.networks import Networks
 from worldsim.training.camera_paths import CameraPaths
 from worldsim.training.motion_objective import fit_linear_dynamics, motion_objective
-from worldsim.training.recipes import Recipe, plan_networks, prepare_scene
+from worldsim.training.plan import prepare_scene
+from worldsim.training.recipes import Recipe
 
 
 def build(recipe: Recipe, clips: ClipStore) -> Networks:
     torch.manual_seed(0)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     prepare_scene(networks, clips)
     return networks
 

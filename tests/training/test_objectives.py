@@ -15,11 +15,11 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.sampling.flow import sample_flow_times
+from worldsim.tokenizer.protocol import PreviousFrame
 from worldsim.training.batch import TrainingBatch
 from worldsim.training.losses import reconstruction_loss
 from worldsim.training.motion_objective import integrate
-from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.recipes import Recipe
 from worldsim.training.stage import Stage
 from worldsim.training.world_model_objective import unroll
 
@@ -31,13 +31,13 @@ ENCODER = (
 
 def build(recipe: Recipe, clips: ClipStore, seed: int = 0) -> Networks:
     torch.manual_seed(seed)
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     stir(networks, scale=0.05)
     return networks
 
 
 def planned(networks: Networks, recipe: Recipe, clips: ClipStore) -> dict[str, Stage]:
-    return {stage.name: stage for stage in plan_stages(recipe, networks, clips, warm=False)}
+    return {stage.name: stage for stage in recipe.stages(networks, clips, warm=False)}
 
 
 def gradients(networks: Networks, stage: Stage, draws: int = 4) -> set[str]:
@@ -120,7 +120,7 @@ def test_at_last_the_motion_stage_teaches_uncertainty_alone(recipe: Recipe, clip
 
 def test_a_warm_start_keeps_the_scene(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
-    assert all(stage.on_start is None for stage in plan_stages(recipe, networks, clips, warm=True))
+    assert all(stage.on_start is None for stage in recipe.stages(networks, clips, warm=True))
     assert planned(networks, recipe, clips)["scene"].on_start is not None
 
 
@@ -251,3 +251,30 @@ def test_integration_is_the_camera_s_own_motion() -> None:
     walked = integrate(torch.from_numpy(planar), torch.from_numpy(twists)).numpy()
     np.testing.assert_allclose(walked[:, :3], true[:, :3], atol=1e-9)
     np.testing.assert_allclose(np.exp(1j * walked[:, 3]), np.exp(1j * true[:, 3]), atol=1e-9)
+
+
+def test_the_world_model_stage_teaches_the_flow_prior(recipe: Recipe, poseless_data: Path) -> None:
+    clips = ClipStore(poseless_data)
+    networks = build(recipe, clips)
+    assert networks.config.tokenizer.flow_prior
+    stage = planned(networks, recipe, clips)["world_model"]
+    assert isinstance(networks.tokenizer, torch.nn.Module)
+    weights = {id(weight) for group in stage.param_groups for weight in group.parameters}
+    flow = [
+        weight for name, weight in networks.tokenizer.named_parameters() if name.startswith("flow_prior.")
+    ]
+    assert flow
+    assert {id(weight) for weight in flow} <= weights
+    optimizer, rng = torch.optim.Adam(networks.tokenizer.parameters(), 3e-3), np.random.default_rng(0)
+    for _ in range(100):
+        batch = TrainingBatch.of(clips.sample(2, 3, rng), networks)
+        optimizer.zero_grad()
+        unroll(networks, batch, rng).loss.backward()
+        optimizer.step()
+    batch = TrainingBatch.of(clips.sample(8, 2, rng), networks)
+    before, after = batch.frames[:, 0], batch.frames[:, 1]
+    with torch.no_grad():
+        prior = networks.tokenizer.prior(
+            PreviousFrame(before, torch.zeros_like(before[:, 0])), batch.motion(1)
+        )
+    assert (prior.warped_rgb - after).abs().mean() < 0.8 * (before - after).abs().mean()

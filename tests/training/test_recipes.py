@@ -15,7 +15,8 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks
-from worldsim.training.recipes import RECIPES, Recipe, plan_networks, prepare_scene, recipe_of
+from worldsim.training.plan import prepare_scene
+from worldsim.training.recipes import Recipe, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.starts import choose_starts
 
@@ -23,7 +24,7 @@ from worldsim.training.starts import choose_starts
 def test_recipes_grow() -> None:
     spec = room_spec(static=False)
     with torch.device("meta"):
-        planned = {name: Networks(plan_networks(recipe_of(name), spec, None), spec) for name in RECIPES}
+        planned = {name: Networks(recipe_of(name).plan(spec, None), spec) for name in recipe_names()}
     sizes = {name: networks.parameter_count() for name, networks in planned.items()}
     assert 1e6 < sizes["small"] < sizes["base"] < sizes["large"]
     assert sizes["small"] < 8e6
@@ -40,11 +41,11 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
 @pytest.mark.parametrize("wrong", [{"tokenizer": "words"}, {"heads": 5}, {"context": 1}])
 def test_a_recipe_that_does_not_fit_is_an_error(recipe: Recipe, wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        plan_networks(dataclasses.replace(recipe, **wrong), room_spec(), None)
+        dataclasses.replace(recipe, **wrong).plan(room_spec(), None)
 
 
 def test_a_static_scene_is_planned_around_the_cameras(recipe: Recipe, clips: ClipStore) -> None:
-    config = plan_networks(recipe, clips.spec, clips.poses)
+    config = recipe.plan(clips.spec, clips.poses)
     assert config.tokenizer.scene is not None
     assert clips.poses is not None
     x0, y0, x1, y1 = config.tokenizer.scene.bounds
@@ -53,13 +54,13 @@ def test_a_static_scene_is_planned_around_the_cameras(recipe: Recipe, clips: Cli
     np.testing.assert_allclose(spots.max(0), [x1 - 1, y1 - 1])
     assert (config.scale_noise_by_speed, config.heads.uses_agent_token) == (True, False)
     elsewhere = dataclasses.replace(clips.spec, static_scene=None)
-    other = plan_networks(recipe, elsewhere, clips.poses)
+    other = recipe.plan(elsewhere, clips.poses)
     assert other.tokenizer.scene is None
     assert (other.scale_noise_by_speed, other.heads.uses_agent_token) == (False, True)
 
 
 def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: ClipStore) -> None:
-    scale = np.array(plan_networks(recipe, clips.spec, clips.poses).twist_scale)
+    scale = np.array(recipe.plan(clips.spec, clips.poses).twist_scale)
     # Level circles at 0.1 rad and 0.1 m a frame: no rise, no roll, no pitch.
     assert (scale[[1, 3, 5]] == 0).all()
     assert scale[4] == pytest.approx(0.1, rel=0.05)
@@ -67,7 +68,7 @@ def test_twists_are_scaled_by_how_much_the_camera_moves(recipe: Recipe, clips: C
 
 
 def test_preparing_frees_what_was_visited(recipe: Recipe, clips: ClipStore) -> None:
-    networks = Networks(plan_networks(recipe, clips.spec, clips.poses), clips.spec)
+    networks = Networks(recipe.plan(clips.spec, clips.poses), clips.spec)
     prepare_scene(networks, clips)
     scene = networks.scene
     assert scene is not None
@@ -102,7 +103,7 @@ def test_starts_need_episodes_that_are_long_enough(tmp_path: Path) -> None:
 def test_a_sample_grid_shows_truth_above_the_rollout(
     recipe: Recipe, held_out: ClipStore, tmp_path: Path
 ) -> None:
-    networks = Networks(plan_networks(recipe, held_out.spec, held_out.poses), held_out.spec)
+    networks = Networks(recipe.plan(held_out.spec, held_out.poses), held_out.spec)
     networks.requires_grad_(False)
     write_sample_grid(networks, held_out, tmp_path / "grid.png", rows=2)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))

@@ -106,7 +106,7 @@ def _steps(world: World, limits: MachineLimits, args: argparse.Namespace, say: S
     cases = [
         BenchCase(batch=batch, denoising_steps=steps, rewind_frames=args.rewind_frames)
         for batch in args.batch
-        for steps in args.denoising_steps
+        for steps in args.denoising_steps or world.allowed_denoising_steps
     ]
     return {"cases": [asdict(one) for one in _timed(world, limits, cases, args.seconds, say)]}
 
@@ -210,8 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--denoising-steps",
         type=listed(DENOISING),
-        default=[1, 2, 4],
-        help="step: passes K, e.g. 1,2,4 (default)",
+        help="step: passes K, e.g. 1,2,4 (default: all that the world takes)",
     )
     add("--rewind-frames", type=NATURAL, default=0, help="step: frames kept for rewinding (%(default)s)")
     add("--seconds", type=_SECONDS, default=5.0, help="for each case (%(default)s)")

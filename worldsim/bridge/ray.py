@@ -20,7 +20,6 @@ from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.engine.world import load
 from worldsim.errors import ConfigError, DependencyError, install
 from worldsim.options import COUNT, DENOISING, PROCESSES, Number, Parser
-from worldsim.sampling.flow import DENOISING_STEPS
 from worldsim.utils.run_command import run_command
 
 __all__ = ["Cluster", "ReplicaConfig", "launch", "main"]
@@ -127,9 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--denoising-steps",
         type=DENOISING,
-        choices=DENOISING_STEPS,
         default=2,
-        help="denoising passes a frame, K (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
     )
     parser.add_argument("--keys", metavar="DIR", help="a folder of keys that every machine has")
     parser.add_argument("--host", help="address to bind on each machine (default: as Ray knows it)")

@@ -27,7 +27,6 @@ from worldsim.bridge.wire.protocol import ClientLimits, control_address
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import load
 from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Number, Parser
-from worldsim.sampling.flow import DENOISING_STEPS
 
 __all__ = ["main"]
 
@@ -145,9 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--denoising-steps",
         type=DENOISING,
-        choices=DENOISING_STEPS,
         default=2,
-        help="denoising passes a frame, K (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
     )
     add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding (%(default)s)")
     add("--context", type=COUNT, help="frames of past (default: as trained)")

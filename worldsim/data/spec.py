@@ -44,7 +44,7 @@ class SourceSpec:
     """
 
     name: str
-    """Name that ``make_source`` takes, e.g. "doom-maze" or "gym:CarRacing-v3"."""
+    """Name that ``make_source`` takes, e.g. "doom-maze", "gym:CarRacing-v3" or "my_module:my-source"."""
     size: tuple[int, int]
     """Height and width of a frame in pixels."""
     fps: float

@@ -48,6 +48,11 @@ class LoadedWorld:
         return self.networks.unit.frames
 
     @property
+    def allowed_denoising_steps(self) -> tuple[int, ...]:
+        """Denoising steps K that its sampler takes, fewest first."""
+        return tuple(sorted(self.networks.sampler.allowed_steps))
+
+    @property
     def spec(self) -> SourceSpec:
         """The source it was learnt from, at the world's frame size."""
         return self._stored.config.source

@@ -36,7 +36,6 @@ from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
 from worldsim.evaluation.videos import SHEET, VIDEO_FRAMES, write_videos
 from worldsim.evaluation.whole_episodes import EpisodeTools
 from worldsim.options import COUNT, DENOISING, PROCESSES, THREADS, Number, Parser
-from worldsim.sampling.flow import DENOISING_STEPS
 from worldsim.utils.output_paths import claim_folder
 from worldsim.utils.progress import ProgressReporter
 
@@ -191,9 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--denoising-steps",
         type=DENOISING,
-        choices=DENOISING_STEPS,
         default=2,
-        help="denoising passes a frame, K (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
     )
     parser.add_argument(
         "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes (%(default)s)"

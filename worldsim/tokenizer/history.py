@@ -2,9 +2,9 @@
 
 The static scene (if the source has poses) is rendered from the new camera; the previous frame is warped by
 the scene's depth and a learnt flow; the latent carries only the innovation. One light network blends the
-three. Sources: motion compensation and residual of every video
-codec (predictive compression); Delta-IRIS and SVG-LP for latents that hold what the past cannot know; CDNA
-for masks over transformed past frames.
+three. Without a static scene a flow prior warps the previous frame. Sources: motion compensation and residual
+of every video codec (predictive compression); Delta-IRIS and SVG-LP for latents that hold what the past
+cannot know; CDNA for masks over transformed past frames.
 
 Shapes: B batch, N = gh * gw tokens, C latent channels, H x W frame, h x w = H/patch x W/patch.
 """
@@ -30,6 +30,7 @@ from worldsim.registry import register
 from worldsim.scene.planes import grid_coordinates
 from worldsim.scene.rays import Rays
 from worldsim.scene.static_scene import StaticScene, StaticSceneConfig
+from worldsim.tokenizer.flow_prior import FlowPrior
 from worldsim.tokenizer.layers import ResidualBlock, ResidualStack, block_grid, crop, pad_blocks
 from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
 
@@ -47,6 +48,14 @@ class HistoryConfig:
     width: int = 64
     depth: int = 3
     channels: int = 16
+    flow_prior: bool = False
+    """Warp the previous frame by a learnt flow before anything is sampled; for worlds without a static scene.
+    Recipes set it for new worlds."""
+
+    def __post_init__(self) -> None:
+        if self.flow_prior and self.scene is not None:
+            rule = "a flow prior is for worlds without a static scene"
+            raise ConfigError(rule, "both", "leave out flow_prior or scene")
 
     def build(
         self, size: tuple[int, int], condition_size: int, intrinsics: Intrinsics | None
@@ -113,6 +122,7 @@ class HistoryTokenizer(nn.Module):
         nn.init.zeros_(self.latent_to_block.weight)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
+        self.flow_prior = FlowPrior(config.patch, config.width, condition_size) if config.flow_prior else None
         self.register_buffer("pixel_grid", _pixel_grid(height, width), persistent=False)
         self._horizon = 0 if rays is None else rays.horizon
         self.register_buffer("ray_right", None if rays is None else rays.right, persistent=False)
@@ -185,7 +195,10 @@ class HistoryTokenizer(nn.Module):
         return PreviousFrame.blank(batch, self.size, device)
 
     def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
-        """Static scene and previous frame from the new camera; the scene trains apart: no gradient."""
+        """Static scene and previous frame from the new camera; the scene trains apart: no gradient.
+
+        Without a scene the flow prior, if there is one, says where the previous frame's pixels go to.
+        """
         frame, condition = previous.frame, motion.condition
         if self.scene is not None and motion.planar is not None and motion.to_previous is not None:
             with torch.no_grad():
@@ -199,6 +212,9 @@ class HistoryTokenizer(nn.Module):
         else:
             scene, depth = torch.zeros_like(frame), torch.zeros_like(previous.depth)
             grid, valid = self.pixel_grid.expand(len(depth), -1, -1, -1), torch.ones_like(depth)[:, None]
+            if self.flow_prior is not None:
+                flow, valid = self.flow_prior(frame, condition)
+                grid = (grid + flow).clamp(-2, 2)
         warped = _sample_image(frame, grid)
         whole = [pad_blocks(image, self._block) for image in (scene, warped)]
         small = torch.cat([F.avg_pool2d(image, self.config.patch) for image in whole], 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldsim.camera import Intrinsics
+from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from worldsim.scene.static_scene import StaticScene
@@ -154,6 +155,45 @@ class Tokenizer(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The weights: a tokenizer is a module."""
+
+
+class NormalisesLatents(Protocol):
+    """A variational tokenizer of single frames, whose latents are normalised by statistics of the data."""
+
+    @property
+    def latent_spec(self) -> LatentSpec:
+        """The form of its latents."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the raw latents [N, C]."""
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of the raw latents [N, C]."""
+
+    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Set the statistics [N, C] by which raw latents are normalised."""
+
+    def posterior(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the raw latent of ``frame`` [B, 3, H, W], both float32 [B, N, C]."""
+
+    def reconstruct(self, raw: Tensor) -> Tensor:
+        """Frame [B, 3, H, W] from a raw latent [B, N, C]; not clamped."""
+
+
+def normalises_latents(tokenizer: Tokenizer) -> NormalisesLatents:
+    """The tokenizer, if it can be trained as a variational one.
+
+    Raises:
+        ConfigError: it has no posterior or no statistics.
+    """
+    needed = ("mean", "std", "normalise_by", "posterior", "reconstruct")
+    missing = [name for name in needed if not hasattr(tokenizer, name)]
+    if missing:
+        rule = "latent dynamics need a tokenizer that normalises its latents"
+        raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
+    return cast(NormalisesLatents, tokenizer)
 
 
 class TokenizerConfig(Protocol):

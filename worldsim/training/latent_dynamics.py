@@ -13,8 +13,10 @@ from worldsim.data.spec import SourceSpec
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
+from worldsim.registry import register
 from worldsim.sampling.remainder_flow import RemainderFlowConfig
-from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
+from worldsim.tokenizer.protocol import normalises_latents
+from worldsim.tokenizer.vae import VaeConfig
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
 from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.sequences import Sequences
@@ -25,9 +27,10 @@ _OUTCOME_BATCH = 4096
 """Arrivals in a step of the outcome stage."""
 
 
+@register("recipe", "latent-dynamics")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentDynamicsRecipe:
-    """Sizes of the networks, and fractions of the wall clock per stage.
+    """Sizes of the networks, and fractions of the wall clock per stage: 8M parameters.
 
     The fractions are normalised over the stages that run.
     """
@@ -67,64 +70,76 @@ class LatentDynamicsRecipe:
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
 
+    def plan(self, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
+        """Plan the networks for a source; poses are not used: the generator is conditioned on keys alone."""
+        block = _block(spec.size)
+        return NetworksConfig(
+            tokenizer=VaeConfig(
+                patch=block[0],
+                pool=block[1],
+                width=self.vae_width,
+                depth=self.vae_depth,
+                channels=self.channels,
+                vector=self.vector,
+            ),
+            generator=RecurrentConfig(
+                width=self.width,
+                layers=self.layers,
+                memory=self.memory,
+                context=self.context,
+                heads=self.heads,
+                head_width=self.head_width,
+            ),
+            sampler=RemainderFlowConfig(past_noise=self.past_noise),
+            heads=HeadsConfig(poses=False, end_weight=self.end_weight),
+            sample_ends=True,
+        )
 
-def plan_latent_networks(
-    recipe: LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
-) -> NetworksConfig:
-    """Plan the networks for a source; poses are not used: the generator is conditioned on keys alone."""
-    block = _block(spec.size)
-    return NetworksConfig(
-        tokenizer=VaeConfig(
-            patch=block[0],
-            pool=block[1],
-            width=recipe.vae_width,
-            depth=recipe.vae_depth,
-            channels=recipe.channels,
-            vector=recipe.vector,
-        ),
-        generator=RecurrentConfig(
-            width=recipe.width,
-            layers=recipe.layers,
-            memory=recipe.memory,
-            context=recipe.context,
-            heads=recipe.heads,
-            head_width=recipe.head_width,
-        ),
-        sampler=RemainderFlowConfig(past_noise=recipe.past_noise),
-        heads=HeadsConfig(poses=False, end_weight=recipe.end_weight),
-        sample_ends=True,
-    )
+    def stages(self, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
+        """Tokenizer, then generator and heads; a warm start keeps the latents' normalisation."""
+        tokenizer = normalises_latents(networks.tokenizer)
+        sequences = Sequences(clips, networks.device)
+        draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
+        dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
+        outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
+        weights = [weight for _, weight in networks.tokenizer.named_parameters()]
+        learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
+        return [
+            Stage(
+                "tokenizer",
+                self.tokenizer_fraction,
+                [ParamGroup(weights, 2e-3 * self.lr_scale, 1e-4)],
+                VaeObjective(tokenizer, sequences, self.vae_batch, VaeLoss(noise=self.pixel_noise)),
+            ),
+            Stage(
+                "dynamics",
+                self.dynamics_fraction,
+                [ParamGroup(learn, 1e-3 * self.lr_scale, 1e-4)],
+                dynamics,
+                None if warm else dynamics.start,
+            ),
+            Stage("outcome", self.outcome_fraction, [_outcome_group(networks, self.lr_scale)], outcome),
+        ]
 
 
-def latent_dynamics_stages(
-    recipe: LatentDynamicsRecipe, networks: Networks, clips: ClipStore, warm: bool
-) -> list[Stage]:
-    """Tokenizer, then generator and heads; a warm start keeps the latents' normalisation."""
-    tokenizer = networks.tokenizer
-    assert isinstance(tokenizer, VaeTokenizer)
-    sequences = Sequences(clips, networks.device)
-    draw = WindowDraw(
-        batch=recipe.batch, length=recipe.length, ends=recipe.ends, own_past=recipe.own_past
-    )
-    dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
-    outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
-    learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
-    return [
-        Stage(
-            "tokenizer",
-            recipe.tokenizer_fraction,
-            [ParamGroup(list(tokenizer.parameters()), 2e-3 * recipe.lr_scale, 1e-4)],
-            VaeObjective(tokenizer, sequences, recipe.vae_batch, VaeLoss(noise=recipe.pixel_noise)),
-        ),
-        Stage(
-            "dynamics",
-            recipe.dynamics_fraction,
-            [ParamGroup(learn, 1e-3 * recipe.lr_scale, 1e-4)],
-            dynamics,
-            None if warm else dynamics.start,
-        ),
-        Stage("outcome", recipe.outcome_fraction, [_outcome_group(networks, recipe.lr_scale)], outcome),
-    ]
+@register("recipe", "latent-dynamics-gpu")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentDynamicsGpuRecipe(LatentDynamicsRecipe):
+    """16M parameters, for training on a GPU and play on a CPU."""
+
+    channels: int = 192
+    vae_width: int = 64
+    vae_depth: int = 3
+    pixel_noise: float = 0.025
+    width: int = 576
+    layers: int = 2
+    head_width: int = 448
+    tokenizer_fraction: float = 0.25
+    dynamics_fraction: float = 0.7
+    outcome_fraction: float = 0.05
+    vae_batch: int = 192
+    batch: int = 256
+    length: int = 49
 
 
 def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:

@@ -18,7 +18,7 @@ from torch import Tensor
 from worldsim.model.heads import Heads, two_hot
 from worldsim.networks import TWIST, Networks
 from worldsim.sampling.protocol import LatentClip
-from worldsim.tokenizer.vae import VaeTokenizer
+from worldsim.tokenizer.protocol import NormalisesLatents, normalises_latents
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.stage import Logs
 from worldsim.utils.mixed_precision import mixed_precision
@@ -46,7 +46,7 @@ class WindowDraw:
 class Latents:
     """Posterior of every frame of a split, in half precision; encoded once, when it is first asked for."""
 
-    def __init__(self, tokenizer: VaeTokenizer, sequences: Sequences) -> None:
+    def __init__(self, tokenizer: NormalisesLatents, sequences: Sequences) -> None:
         self.tokenizer, self._sequences = tokenizer, sequences
         self._encoded: tuple[Tensor, Tensor] | None = None
 
@@ -90,10 +90,8 @@ class LatentDynamicsObjective:
     def __init__(
         self, networks: Networks, sequences: Sequences, draw: WindowDraw, warm: bool = False
     ) -> None:
-        assert isinstance(networks.tokenizer, VaeTokenizer)
         self._networks, self._sequences, self._draw, self._warm = networks, sequences, draw, warm
-        self._tokenizer = networks.tokenizer
-        self.latents = Latents(self._tokenizer, sequences)
+        self.latents = Latents(normalises_latents(networks.tokenizer), sequences)
 
     def start(self) -> None:
         """Normalise the latents; before the stage's first step."""
@@ -107,7 +105,7 @@ class LatentDynamicsObjective:
         latents = self.latents.sample(sequences.frame[windows.arrivals])
         clip = LatentClip(
             latents=latents,
-            prior_tokens=latents.new_zeros(*latents.shape[:3], self._tokenizer.prior_channels),
+            prior_tokens=latents.new_zeros(*latents.shape[:3], networks.tokenizer.prior_channels),
             condition=self._condition(windows),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
             own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),

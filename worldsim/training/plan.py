@@ -1,30 +1,38 @@
-"""Training plan: the stages of a recipe for given networks and data."""
+"""Stages of a world model recipe for given networks and data."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.model.heads import Heads
 from worldsim.networks import Networks
 from worldsim.scene.static_scene import StaticScene
-from worldsim.training.latent_dynamics import LatentDynamicsRecipe, latent_dynamics_stages
 from worldsim.training.motion_objective import fit_linear_dynamics, motion_objective
-from worldsim.training.recipes import Recipe, prepare_scene
 from worldsim.training.scene_objective import scene_objective
 from worldsim.training.self_rollout_objective import self_rollout_objective
 from worldsim.training.stage import ParamGroup, Stage
 from worldsim.training.world_model_objective import world_model_objective
 
+if TYPE_CHECKING:
+    from worldsim.training.recipes import Recipe
 
-def plan_stages(
-    recipe: Recipe | LatentDynamicsRecipe, networks: Networks, clips: ClipStore, warm: bool
-) -> list[Stage]:
+
+def prepare_scene(networks: Networks, clips: ClipStore) -> None:
+    """Mark positions that the camera visited as free space and as walkable."""
+    if networks.scene is not None and clips.poses is not None:
+        visited = torch.from_numpy(clips.poses[:, :2, 3])
+        networks.scene.init_occupancy(visited.float())
+        if networks.walkable_map is not None:
+            networks.walkable_map.mark_visited(visited)
+
+
+def world_model_stages(recipe: Recipe, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
     """Return the stages in order. ``warm``: the weights are trained, none is initialised from the data."""
-    if isinstance(recipe, LatentDynamicsRecipe):
-        return latent_dynamics_stages(recipe, networks, clips, warm)
     stages, tokenizer, scene = [], networks.tokenizer, networks.scene
     if scene is not None:
         start = None if warm else partial(prepare_scene, networks, clips)
@@ -49,7 +57,9 @@ def plan_stages(
         )
     )
     rollout = self_rollout_objective(networks, clips, recipe.batch, 2 * recipe.length)
-    decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith("scene.")]
+    # Priors of a rollout have no gradient: neither a scene nor a flow is trained on it.
+    fixed = ("scene.", "flow_prior.")
+    decoder = [parameter for name, parameter in tokenizer.named_parameters() if not name.startswith(fixed)]
     stages.append(
         Stage(
             "self_rollout",

@@ -1,4 +1,7 @@
-"""Recipes: named configurations of network sizes and training stages."""
+"""Recipes: named configurations of network sizes and training stages.
+
+A recipe is a part: it registers itself by name, plans the networks of a source and its stages of training.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,33 @@ from typing import Literal
 import numpy as np
 import torch
 
-from worldsim import camera
+from worldsim import camera, registry
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec, StaticSceneSpec
-from worldsim.errors import ConfigError, nearest
+from worldsim.errors import ConfigError
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.pixels import to_model
+from worldsim.registry import register
 from worldsim.sampling.uncertainty import frame_contrast
 from worldsim.scene.static_scene import StaticSceneConfig
 from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
-from worldsim.training.latent_dynamics import LatentDynamicsRecipe, plan_latent_networks
+from worldsim.training import latent_dynamics as latent_dynamics  # registers its recipes
+from worldsim.training.plan import world_model_stages
+from worldsim.training.protocol import TrainingRecipe
+from worldsim.training.stage import Stage
 
 
+@register("recipe", "small")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Sizes of the networks, and fractions of the wall clock per stage.
 
-    The fractions are normalised over the stages that run.
+    About 5M parameters, for play on a CPU; the scene's planes are not counted. The fractions are normalised
+    over the stages that run.
     """
 
     tokenizer: str = "history"
@@ -46,6 +55,8 @@ class Recipe:
     tokenizer_width: int = 64
     tokenizer_depth: int = 3
     channels: int = 96
+    flow_prior: bool = True
+    """Learn to warp the previous frame, in worlds without a static scene."""
     scene_channels: int = 16
     wall_cell: float = 0.0225
     """Cell size of the scene's wall planes, in metres; a texel of the maze has 0.031."""
@@ -61,102 +72,94 @@ class Recipe:
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
 
+    def plan(self, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
+        """Plan the networks for a source; see ``TrainingRecipe.plan``.
 
-RECIPES: dict[str, Recipe | LatentDynamicsRecipe] = {
-    "small": Recipe(),
-    "base": Recipe(
-        width=512,
-        layers=8,
-        heads=8,
-        context=16,
-        tokenizer_width=96,
-        tokenizer_depth=4,
-        scene_channels=24,
-        batch=16,
-        length=17,
-    ),
-    "large": Recipe(
-        width=768,
-        layers=14,
-        heads=12,
-        context=32,
-        tokenizer_width=128,
-        tokenizer_depth=6,
-        channels=128,
-        scene_channels=32,
-        batch=32,
-        length=33,
-    ),
-    "latent-dynamics": LatentDynamicsRecipe(),
-    "latent-dynamics-gpu": LatentDynamicsRecipe(
-        channels=192,
-        vae_width=64,
-        vae_depth=3,
-        pixel_noise=0.025,
-        width=576,
-        layers=2,
-        head_width=448,
-        tokenizer_fraction=0.25,
-        dynamics_fraction=0.7,
-        outcome_fraction=0.05,
-        vae_batch=192,
-        batch=256,
-        length=49,
-    ),
-}
-"""About 5M parameters for play on a CPU, 30M and 100M for GPUs, the scene's planes not counted. Latent
-dynamics, for worlds in which things move: 8M parameters, and 16M for training on a GPU and play on a CPU."""
+        Raises:
+            ConfigError: a tokenizer of another name.
+        """
+        poses = None if self.conditioning == "keys" else poses
+        scene, static = None, spec.static_scene
+        if self.tokenizer == "history" and poses is not None and static is not None:
+            scene = _plan_scene(poses, static, self)
+        return NetworksConfig(
+            tokenizer=_plan_tokenizer(self, scene),
+            generator=TransformerConfig(
+                width=self.width,
+                layers=self.layers,
+                heads=self.heads,
+                context=self.context,
+                prediction=self.prediction,
+            ),
+            heads=HeadsConfig(
+                poses=poses is not None,
+                camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
+                idle_damping=None if static is None else static.idle_damping,
+                uses_agent_token=scene is None,
+            ),
+            twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
+            walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,
+            condition_on_keys=self.conditioning != "pose",
+            scale_noise_by_speed=scene is not None,
+        )
+
+    def stages(self, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
+        """Static scene and motion where there is a scene, then the world model and self-rollouts."""
+        return world_model_stages(self, networks, clips, warm)
 
 
-def recipe_of(name: str) -> Recipe | LatentDynamicsRecipe:
-    """Return the recipe of a name; raises ConfigError for an unknown one."""
-    if name not in RECIPES:
-        raise ConfigError(f"a recipe must be one of {', '.join(RECIPES)}", name, nearest(name, RECIPES))
-    return RECIPES[name]
+@register("recipe", "base")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseRecipe(Recipe):
+    """About 30M parameters, for a GPU."""
+
+    width: int = 512
+    layers: int = 8
+    heads: int = 8
+    context: int = 16
+    tokenizer_width: int = 96
+    tokenizer_depth: int = 4
+    scene_channels: int = 24
+    batch: int = 16
+    length: int = 17
 
 
-def plan_networks(
-    recipe: Recipe | LatentDynamicsRecipe, spec: SourceSpec, poses: np.ndarray | None
-) -> NetworksConfig:
-    """Plan the networks for a source.
+@register("recipe", "large")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LargeRecipe(Recipe):
+    """About 100M parameters, for a GPU."""
 
-    ``poses`` [n, 4, 4] are those of its training frames in recorded order; None without poses.
+    width: int = 768
+    layers: int = 14
+    heads: int = 12
+    context: int = 32
+    tokenizer_width: int = 128
+    tokenizer_depth: int = 6
+    channels: int = 128
+    scene_channels: int = 32
+    batch: int = 32
+    length: int = 33
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The registered recipes, sorted."""
+    return registry.names("recipe")
+
+
+def recipe_of(name: str) -> TrainingRecipe:
+    """The recipe of a name, or of "module:name", with its default sizes.
 
     Raises:
-        ConfigError: a tokenizer of another name.
+        ConfigError: no recipe has this name (the nearest is given), or the module cannot be imported.
     """
-    if isinstance(recipe, LatentDynamicsRecipe):
-        return plan_latent_networks(recipe, spec, poses)
-    poses = None if recipe.conditioning == "keys" else poses
-    scene, static = None, spec.static_scene
-    if recipe.tokenizer == "history" and poses is not None and static is not None:
-        scene = _plan_scene(poses, static, recipe)
-    return NetworksConfig(
-        tokenizer=_plan_tokenizer(recipe, scene),
-        generator=TransformerConfig(
-            width=recipe.width,
-            layers=recipe.layers,
-            heads=recipe.heads,
-            context=recipe.context,
-            prediction=recipe.prediction,
-        ),
-        heads=HeadsConfig(
-            poses=poses is not None,
-            camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
-            idle_damping=None if static is None else static.idle_damping,
-            uses_agent_token=scene is None,
-        ),
-        twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
-        walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,
-        condition_on_keys=recipe.conditioning != "pose",
-        scale_noise_by_speed=scene is not None,
-    )
+    made: TrainingRecipe = registry.find_part("recipe", name)()
+    return made
 
 
 def _plan_tokenizer(recipe: Recipe, scene: StaticSceneConfig | None) -> HistoryConfig | FrameConfig:
     sizes = {"width": recipe.tokenizer_width, "depth": recipe.tokenizer_depth, "channels": recipe.channels}
     if recipe.tokenizer == "history":
-        return HistoryConfig(scene=scene, **sizes)
+        return HistoryConfig(scene=scene, flow_prior=scene is None and recipe.flow_prior, **sizes)
     if recipe.tokenizer == "frame":
         return FrameConfig(**sizes)
     raise ConfigError("a recipe's tokenizer must be history or frame", recipe.tokenizer)
@@ -167,15 +170,6 @@ def measure_contrast(clips: ClipStore, most: int = 1000) -> float:
     frames = clips.frames[:: max(1, len(clips) // most)][:most]
     contrasts = [frame_contrast(to_model(part)) for part in np.array_split(frames, -(-len(frames) // 64))]
     return max(round(float(torch.cat(contrasts).mean()), 4), 1e-4)
-
-
-def prepare_scene(networks: Networks, clips: ClipStore) -> None:
-    """Mark positions that the camera visited as free space and as walkable."""
-    if networks.scene is not None and clips.poses is not None:
-        visited = torch.from_numpy(clips.poses[:, :2, 3])
-        networks.scene.init_occupancy(visited.float())
-        if networks.walkable_map is not None:
-            networks.walkable_map.mark_visited(visited)
 
 
 def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:

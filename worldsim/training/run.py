@@ -23,10 +23,9 @@ from worldsim.errors import ConfigError, install
 from worldsim.networks import Networks
 from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
 from worldsim.training.imagination import action_psnr_gap
-from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.parallel import Group, process_group
-from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import RECIPES, Recipe, measure_contrast, plan_networks, recipe_of
+from worldsim.training.protocol import TrainingRecipe
+from worldsim.training.recipes import measure_contrast, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
@@ -50,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         help="run folder: state, TensorBoard log, sample grids and the world itself",
     )
     add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
-    add("--recipe", choices=sorted(RECIPES), default="small", help="sizes (%(default)s)")
+    recipes = f"{', '.join(recipe_names())}, or MODULE:NAME of your own (%(default)s)"
+    add("--recipe", default="small", help=recipes)
     add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add(
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips, device)
-    stages = _chosen(plan_stages(recipe, networks, clips, warm=bool(args.init)), args.stages)
+    stages = _chosen(recipe.stages(networks, clips, warm=bool(args.init)), args.stages)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
     card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
     save = partial(save_world, args.out / args.name, world, networks, starts, card)
@@ -107,7 +107,7 @@ def _decode(data: Path, size: tuple[int, int] | None, split: Split, cache: Path 
 
 
 def _networks(
-    args: argparse.Namespace, recipe: Recipe | LatentDynamicsRecipe, clips: ClipStore, device: torch.device
+    args: argparse.Namespace, recipe: TrainingRecipe, clips: ClipStore, device: torch.device
 ) -> Networks:
     """Fresh networks, or those of the world to start from, ready for training."""
     if args.init:
@@ -116,7 +116,7 @@ def _networks(
         networks = stored.networks
     else:
         torch.manual_seed(args.seed)
-        config = plan_networks(recipe, clips.spec, clips.poses)
+        config = recipe.plan(clips.spec, clips.poses)
         config = replace(config, typical_contrast=measure_contrast(clips))
         networks = Networks(config, clips.spec)
     networks.to(device)

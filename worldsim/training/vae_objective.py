@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.tokenizer.vae import VaeTokenizer
+from worldsim.tokenizer.protocol import NormalisesLatents
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 
@@ -62,7 +62,9 @@ def changed_pixels(now: Tensor, before: Tensor) -> Tensor:
 class VaeObjective:
     """The objective of the tokenizer's stage; see the module's docstring."""
 
-    def __init__(self, tokenizer: VaeTokenizer, sequences: Sequences, batch: int, weights: VaeLoss) -> None:
+    def __init__(
+        self, tokenizer: NormalisesLatents, sequences: Sequences, batch: int, weights: VaeLoss
+    ) -> None:
         self._tokenizer, self._sequences, self._batch, self._weights = tokenizer, sequences, batch, weights
         self._rarity: Rarity | None = None
 

@@ -20,8 +20,11 @@ from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import PreviousFrame
 from worldsim.training.batch import TrainingBatch
-from worldsim.training.losses import LATENT_L2, pose_uncertainty_loss, reconstruction_loss
+from worldsim.training.losses import LATENT_L2, pose_uncertainty_loss, reconstruction_loss, warp_loss
 from worldsim.training.stage import Logs, Objective
+
+WARP_WEIGHT = 0.2
+"""Weight of the photometric loss of a learnt warp; the reconstruction trains it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def unroll(
     previous = base = tokenizer.blank(len(batch.frames), networks.device)
     losses, squares, latents, tokens, back = [], [], [], [], None
     for t in range(batch.frames.shape[1]):
-        prior = tokenizer.prior(previous, batch.motion(t)).detach()
+        prior = tokenizer.prior(previous, batch.motion(t))
         # The generator's prior comes from the frame before the unit, the last one known at inference.
         first = t % networks.unit.frames == 0
         base, motion = previous if first else base, batch.motion(t)
@@ -66,9 +69,11 @@ def unroll(
         noised = (latent + noise * _normal(rng, latent)) * keep
         made = tokenizer.decode(noised, prior)
         losses.append(reconstruction_loss(made, true) + LATENT_L2 * latent.square().mean())
+        if prior.warped_rgb.requires_grad and t > 0:  # a learnt warp; before the first frame nothing is seen
+            losses[-1] = losses[-1] + WARP_WEIGHT * warp_loss(prior.warped_rgb, prior.warp_confidence, true)
         squares.append((made.detach().clamp(-1, 1) - true).square().mean())
         latents.append(latent.detach())
-        tokens.append(known.tokens)
+        tokens.append(known.tokens.detach())
         previous = PreviousFrame(made.detach().clamp(-1, 1), prior.depth)
     return Unrolled(
         loss=torch.stack(losses).mean(),

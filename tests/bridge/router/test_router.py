@@ -85,6 +85,16 @@ def test_many_steps_are_those_of_one_engine(client: ScriptedClient, codec: str) 
     assert client.refusal("step_many", items=[]) == "RESOURCE_EXHAUSTED"
 
 
+def test_a_chunk_goes_to_its_session_s_engine(client: ScriptedClient) -> None:
+    sessions = [client.open(seed=7) for _ in range(3)]
+    for one in sessions:
+        reply = client.fetch("step_chunk", session=one, seq=1, controls=[FORWARD, {}, FORWARD])
+        assert [item["step"]["seq"] for item in reply.header["items"]] == [1, 2, 3]
+        assert len(reply.payloads[0]) == 3 * 60 * 80 * 3
+    assert client.ask("hello", client="x", lease=client.lease)["sessions"] == dict.fromkeys(sessions, 3)
+    assert client.refusal("step_chunk", session=sessions[0], seq=9, controls=[{}] * 9) == "RESOURCE_EXHAUSTED"
+
+
 def test_forks_snapshots_and_closes(client: ScriptedClient) -> None:
     session, child, copy = client.open(seed=1), name(), name()
     client.ask("step", session=session, seq=1)

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from worldsim.bridge.client.errors import UnansweredError, UnknownSessionError
+from worldsim.bridge.client.errors import UnansweredError, UnknownSessionError, error_from_reply
 from worldsim.bridge.client.serial_queue import SerialQueue
-from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step
+from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step, read_steps
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.wire.protocol import Message, describe
 from worldsim.controls import Control, ControlLike
@@ -131,6 +131,56 @@ class RemoteSession:
         """Asynchronous ``step``: return a future of the step."""
         fields = {"control": self.client.encode_control(control), "codec": codec or self.client.codec}
         return self._request_step("step", fields, deadline)
+
+    def step_chunk(
+        self,
+        controls: Sequence[ControlLike],
+        *,
+        codec: str | None = None,
+        deadline: float | None = None,
+    ) -> list[RemoteStep]:
+        """Imagine as many frames as there are ``controls``, in order, by one request.
+
+        Where a unit has several frames (``RemoteWorld.unit_frames``) it is imagined under all their controls,
+        while ``step`` holds its one control for the whole unit. Each frame counts as one step in ``seq``.
+
+        Args:
+            controls: one or more, at most ``world.limits["chunk"]``.
+            codec: as of ``step``.
+            deadline: as of ``step``; frames that are not reached by then are not imagined.
+
+        Raises:
+            WorldsimError: the first failure; the session has taken the frames before it, see ``last``.
+        """
+        return self.client.wait(self.step_chunk_async(controls, codec=codec, deadline=deadline))
+
+    def step_chunk_async(
+        self,
+        controls: Sequence[ControlLike],
+        *,
+        codec: str | None = None,
+        deadline: float | None = None,
+    ) -> Future[list[RemoteStep]]:
+        """Asynchronous ``step_chunk``: return a future of the steps."""
+        self.check()
+        chosen = codec or self.client.codec
+        fields: dict[str, Any] = {"codec": chosen}
+        fields["controls"] = [self.client.encode_control(control) for control in controls]
+        if deadline is not None:
+            fields["deadline_ms"] = max(1, round(deadline * 1000))
+
+        def read(reply: Message) -> list[RemoteStep]:
+            with checked_reply("step_chunk"):
+                items = reply.header["items"]
+                made = [item["step"] for item in items if "error" not in item]
+                shape = self.client.world.frame_shape(chosen)
+                steps = [self.accept(step) for step in read_steps(made, reply.payloads, chosen, shape)]
+                errors = [item["error"] for item in items if "error" in item]
+            if errors:
+                raise error_from_reply(errors[0])
+            return steps
+
+        return self._in_order(lambda: self._send_next("step_chunk", fields), read)
 
     def observe(
         self,
@@ -251,17 +301,20 @@ class RemoteSession:
             fields["deadline_ms"] = max(1, round(deadline * 1000))
 
         def send() -> Future[Message]:
-            self.check()
-            sent = () if given is None else (given,)
-            asked = self._ask(op, {"seq": self.seq + 1, **fields}, payloads=sent)
-            asked.add_done_callback(lambda _: self._check_answered(asked))
-            return asked
+            return self._send_next(op, fields, () if given is None else (given,))
 
         def read(reply: Message) -> RemoteStep:
             step = read_step(reply)
             return self.accept(step if given is None else replace(step, frame=given))
 
         return self._in_order(send, read)
+
+    def _send_next(self, op: str, fields: Mapping[str, Any], payloads: Sequence[Any] = ()) -> Future[Message]:
+        """Send a request with the next ``seq``, in its turn."""
+        self.check()
+        asked = self._ask(op, {"seq": self.seq + 1, **fields}, payloads=payloads)
+        asked.add_done_callback(lambda _: self._check_answered(asked))
+        return asked
 
     def _check_answered(self, asked: Future[Message]) -> None:
         if isinstance(asked.exception(), UnansweredError):

@@ -34,6 +34,8 @@ class RemoteWorld:
     codecs: tuple[str, ...]
     ops: tuple[str, ...]
     """Operations of its sessions, such as "observe"; empty if the server is too old to list them."""
+    unit_frames: int
+    """Frames that the world imagines at a time; see ``RemoteSession.step_chunk``."""
     latent: tuple[int, ...]
     """Shape of a frame's latent."""
     limits: Mapping[str, int]
@@ -76,6 +78,7 @@ class RemoteWorld:
             context=hello["context"],
             codecs=tuple(hello["codecs"]),
             ops=tuple(hello.get("ops", ())),
+            unit_frames=hello.get("unit_frames", 1),
             latent=tuple(hello["latent"]),
             limits=dict(hello["limits"]),
             ttl=float(hello["ttl_s"]),

@@ -160,6 +160,9 @@ class EnginePool:
             self.placements.pop(str(name), None)
         elif ok and placement is not None and op in ("step", "rewind", "observe"):
             placement.seq = reply.header["step"]["seq"]
+        elif ok and placement is not None and op == "step_chunk":
+            taken = [item["step"]["seq"] for item in reply.header["items"] if "step" in item]
+            placement.seq = max([placement.seq, *taken])
         elif not ok and placement is not None and placement.lease == lease.token and placement.seq == 0:
             code = reply.header["error"]["code"]
             refused = op in CREATING_OPS and code not in (Code.BAD_REQUEST, Code.OUT_OF_ORDER)

@@ -41,7 +41,7 @@ _MESSAGES_PER_TURN = 64
 _MAINTENANCE_INTERVAL = 0.05
 _HEARTBEAT_SECONDS = 1.0
 _DRAIN_SECONDS = 30.0
-_SESSION_OPS = ("step", "rewind", "observe", "fork", "snapshot", "close")
+_SESSION_OPS = ("step", "step_chunk", "rewind", "observe", "fork", "snapshot", "close")
 
 
 class Router:

@@ -8,7 +8,7 @@ from worldsim.bridge.journal.journal import Journal, ReplayPlan
 from worldsim.bridge.journal.wal import Record
 from worldsim.bridge.server.requests import Answer
 from worldsim.bridge.server.sessions import HostedSession, Sessions
-from worldsim.bridge.server.tasks import ObserveTask, OpenTask, origin_from_record, read_control
+from worldsim.bridge.server.tasks import ObserveTask, OpenTask, origin_from_record, read_control, read_plan
 from worldsim.bridge.wire.protocol import REMEMBERED
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
@@ -87,14 +87,16 @@ def _restore_base(engine: Engine, plan: ReplayPlan) -> Session:
 
 def _replay_next(engine: Engine, journal: Journal, replays: list[_Replay], done: int) -> None:
     """Replay the next event of each session, steps as one batch."""
-    controls = {}
+    controls, plans = {}, {}
     for replay in replays:
         seq, event = replay.plan.events[done]
         if event["op"] == "step":
             controls[replay.session] = read_control(event["control"])
+            if plan := read_plan(event):
+                plans[replay.session] = plan
         else:
             replay.record_reply(seq, _replay_event(journal, replay.session, event))
-    steps = engine.step(controls) if controls else {}
+    steps = engine.step(controls, plans=plans) if controls else {}
     for replay in replays:
         if replay.session in steps:
             replay.record_reply(replay.plan.events[done][0], steps[replay.session])

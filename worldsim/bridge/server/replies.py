@@ -32,7 +32,7 @@ def error_reply(envelope: Envelope, error: BridgeError) -> list[Any]:
 def reply_to(request: Request) -> list[Any]:
     """Encode the reply to an answered request; ``INTERNAL`` if that fails."""
     try:
-        return _step_many_reply(request) if request.many else _single_reply(request)
+        return _items_reply(request) if request.many else _single_reply(request)
     except BridgeError as error:
         return error_reply(request.envelope, error)
     except Exception as error:
@@ -88,8 +88,8 @@ def _single_reply(request: Request) -> list[Any]:
     return encode({**head, "step": row}, [picture.data], REPLY)
 
 
-def _step_many_reply(request: Request) -> list[Any]:
-    """Encode a ``step_many`` reply; the frames of all successful items are one payload."""
+def _items_reply(request: Request) -> list[Any]:
+    """Encode a ``step_many`` or ``step_chunk`` reply; frames of all successful items are one payload."""
     items, pictures = [], []
     for task, answer in zip(request.tasks, request.answers, strict=True):
         name = {} if isinstance(task, BridgeError) else {"session": task.session}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 _MAX_START = 2**31
+_MANY = ("step_many", "step_chunk")
+"""Operations that are answered with items."""
 _PIXEL_CODECS = ("raw", "jpeg")
 """Codecs that require decoded frames."""
 
@@ -87,6 +90,7 @@ class Request:
     """Tasks; an error stands for a task that was refused on arrival."""
     arrived: float
     many: bool = False
+    """True if the reply has items, one per task."""
     answers: list[Answer | BridgeError | None] = field(default_factory=list)
     unanswered: int = 0
     reserved_sessions: int = 0
@@ -162,6 +166,7 @@ class RequestReader:
         check: raises a ``WorldsimError`` for a control that the world does not take.
         limits: what one request may ask for.
         context: shape of the longest context, [T, H, W, 3].
+        unit_frames: frames of the world's unit.
         behind_router: whether a router asks, which may move sessions from engine to engine.
     """
 
@@ -171,9 +176,11 @@ class RequestReader:
         limits: ClientLimits,
         context: Sequence[int],
         *,
+        unit_frames: int = 1,
         behind_router: bool = False,
     ) -> None:
         self._check, self._limits, self._context = check, limits, tuple(context)
+        self._unit_frames = unit_frames
         self._parsers = _PARSERS | ({"take_over": RequestReader._take_over} if behind_router else {})
 
     def read(
@@ -198,7 +205,7 @@ class RequestReader:
         codec = self._codec(fields)
         tasks = method(self, fields, payloads, codec in _PIXEL_CODECS)
         fields.check_empty()
-        return Request(envelope, connection, codec, tasks, now, many=envelope.op == "step_many")
+        return Request(envelope, connection, codec, tasks, now, many=envelope.op in _MANY)
 
     def read_step(
         self, header: StepHeader, envelope: Envelope, connection: ClientConnection, now: float
@@ -264,6 +271,28 @@ class RequestReader:
                 named.add((task.session, task.seq))
         return tasks
 
+    def _step_chunk(
+        self, fields: HeaderFields, payloads: Sequence[Any], frames: bool
+    ) -> list[Task | BridgeError]:
+        """Read steps of one session, each with the controls that follow it within a unit."""
+        _check_payloads(payloads, 0)
+        session, seq = fields.token("session"), fields.integer("seq", 1)
+        given = fields.items("controls", 4096)
+        if not 1 <= len(given) <= self._limits.chunk:
+            rule = f"a step_chunk may have 1 to {self._limits.chunk} controls"
+            raise BridgeError(rule, len(given), "send several", code=Code.RESOURCE_EXHAUSTED)
+        controls: list[Control] = []
+        for entry in given:
+            control = self._checked_control(partial(read_control, entry))
+            if isinstance(control, BridgeError):
+                raise control
+            controls.append(control)
+        length = self._unit_frames
+        return [
+            StepTask(session, seq + t, control, frames, tuple(controls[t + 1 : t + length]))
+            for t, control in enumerate(controls)
+        ]
+
     def _step_task(self, fields: HeaderFields, frames: bool) -> Task | BridgeError:
         session, seq = fields.token("session"), fields.integer("seq", 1)
         return _make_step_task(session, seq, self._control(fields), frames)
@@ -324,6 +353,7 @@ _PARSERS: dict[
     "open": RequestReader._open,
     "step": RequestReader._step,
     "step_many": RequestReader._step_many,
+    "step_chunk": RequestReader._step_chunk,
     "fork": RequestReader._fork,
     "rewind": RequestReader._rewind,
     "observe": RequestReader._observe,

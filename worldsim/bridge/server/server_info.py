@@ -40,6 +40,7 @@ def server_info(engine: Engine, limits: ClientLimits) -> dict[str, Any]:
         "context": engine.context,
         "codecs": list(CODECS),
         "ops": list(OPERATIONS),
+        "unit_frames": engine.world.unit_frames,
         "latent": tokens,
         "limits": limits.to_dict(),
         "server": worldsim.__version__,

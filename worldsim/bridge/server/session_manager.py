@@ -129,8 +129,9 @@ class SessionManager:
     ) -> Mapping[HostedSession, Step | BridgeError]:
         frames, faults = any(task.frames for _, task in batch), dict[Session, Exception]()
         controls = {hosted.session: task.control for hosted, task in batch}
+        plans = {hosted.session: task.plan for hosted, task in batch if task.plan}
         try:
-            steps = self.engine.step(controls, frames=frames, faults=faults)
+            steps = self.engine.step(controls, frames=frames, faults=faults, plans=plans)
         except WorldsimError as error:
             if len(batch) == 1:
                 return {batch[0][0]: to_bridge_error(error)}

@@ -33,6 +33,7 @@ __all__ = [
     "read_context",
     "read_control",
     "read_frame",
+    "read_plan",
 ]
 
 _MAX_KEYS = 64
@@ -99,11 +100,16 @@ class StepTask:
     control: Control
     frames: bool
     """True if the frame must be decoded; otherwise the latent suffices."""
+    plan: tuple[Control, ...] = ()
+    """Controls of the frames after it, as far as a unit of several frames is imagined under them."""
 
     def record(self) -> dict[str, Any]:
-        """Return the journal record."""
-        control = _control_entry(self.control)
-        return {"op": "step", "session": self.session, "seq": self.seq, "control": control}
+        """Return the journal record; ``read_plan`` reads its plan."""
+        row = {"op": "step", "session": self.session, "seq": self.seq}
+        row["control"] = _control_entry(self.control)
+        if self.plan:
+            row["plan"] = [_control_entry(control) for control in self.plan]
+        return row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,6 +230,11 @@ def read_control(entry: Any) -> Control:
     pose = fields.optional("pose", lambda name: np.reshape(fields.numbers(name, 16), (4, 4)))
     fields.check_empty()
     return Control(keys or (), pose, yaw or 0.0)
+
+
+def read_plan(row: dict[str, Any]) -> list[Control]:
+    """Read the plan of a step from its journal record; empty where the control was held."""
+    return [read_control(entry) for entry in row.get("plan", ())]
 
 
 def read_context(entry: Any, payloads: Sequence[Any]) -> Context:

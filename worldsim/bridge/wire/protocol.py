@@ -94,6 +94,8 @@ class ClientLimits:
     """Requests of one client that wait for an answer."""
     items: int = 256
     """Items of one ``step_many``."""
+    chunk: int = REMEMBERED
+    """Controls of one ``step_chunk``; no more than replies are remembered, so that a retry finds them all."""
     rate: int = 5000
     """Requests of one client a second."""
     malformed: int = 100
