@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
+from worldsim.model.conditions import default_conditions
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
@@ -87,6 +88,7 @@ def plan_latent_networks(
             head_width=recipe.head_width,
         ),
         sampler=RemainderFlowConfig(),
+        conditions=default_conditions(spec.control_space),
         heads=HeadsConfig(poses=False, end_weight=recipe.end_weight),
         sample_ends=True,
     )
@@ -132,7 +134,7 @@ def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
 def _dynamics_modules(networks: Networks) -> list[nn.Module]:
     generator = networks.generator
     assert isinstance(generator, nn.Module)
-    return [generator, networks.heads]
+    return [generator, networks.conditions, networks.heads]
 
 
 def _block(size: tuple[int, int]) -> tuple[int, int]:
