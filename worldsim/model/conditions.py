@@ -9,6 +9,7 @@ Shapes: M control vector, K of its channel, E encoded channel, Q condition.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
@@ -25,13 +26,14 @@ __all__ = ["ConditionConfig", "ConditionEncoder", "Conditions", "default_conditi
 _AS_THEY_ARE = ("keys", "yaw")
 
 
-class ConditionEncoder(Protocol):
-    """Encoder of one channel: a module."""
+class ConditionEncoder(nn.Module, ABC):
+    """Encoder of one channel."""
 
     size: int
     """Length of the encoded channel, E."""
 
-    def __call__(self, columns: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, columns: Tensor) -> Tensor:
         """The channel's columns [..., K] as float32 [..., E]; columns of 0 as the learnt "unknown"."""
 
 
@@ -45,8 +47,8 @@ class ConditionConfig(Protocol):
     def unknown_rate(self) -> float:
         """Share of training clips in which the channel is unknown, in [0, 1)."""
 
-    def build(self, space: ControlSpace) -> nn.Module:
-        """The channel's ``ConditionEncoder``.
+    def build(self, space: ControlSpace) -> ConditionEncoder:
+        """The channel's encoder.
 
         Raises:
             ConfigError: it does not fit the space.
@@ -71,12 +73,10 @@ class Conditions(nn.Module):
         self._columns = {name: space.channels[name] for name in wanted}
         self._rates = {name: by_channel[name].unknown_rate for name in wanted}
         self._motion_size = space.motion_size
-        self.encoders = nn.ModuleDict({name: by_channel[name].build(space) for name in wanted})
-
-    @property
-    def size(self) -> int:
+        built = {name: by_channel[name].build(space) for name in wanted}
+        self.encoders = nn.ModuleDict(built)
+        self.size = sum(encoder.size for encoder in built.values())
         """Length of all encoded channels together."""
-        return sum(int(encoder.size) for encoder in self.encoders.values())  # type: ignore[arg-type]
 
     def forward(self, vector: Tensor, twist: Tensor, use_keys: bool) -> Tensor:
         """Control vectors [..., M] and normalised twists [..., 6] as condition [..., Q].

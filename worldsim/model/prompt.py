@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldsim.controls import ControlSpace
 from worldsim.errors import ConfigError
+from worldsim.model.conditions import ConditionEncoder
 from worldsim.registry import register
 
 __all__ = ["PromptCondition", "PromptConditionConfig"]
@@ -43,7 +44,7 @@ class PromptConditionConfig:
         return PromptCondition(len(space.prompts), self.width)
 
 
-class PromptCondition(nn.Module):
+class PromptCondition(ConditionEncoder):
     """Numbers of prompts to vectors: a look-up, so that no row depends on its batch."""
 
     def __init__(self, prompts: int, width: int) -> None:
