@@ -20,7 +20,7 @@ from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.envs.vector import ImaginedVectorEnv
-from worldsim.errors import BridgeError, ConfigError, ControlError
+from worldsim.errors import ConfigError, ControlError, EngineError
 from worldsim.sampling.protocol import LatentClip
 
 PROMPTS = ("rain", "snow")
@@ -44,6 +44,11 @@ def world(folder: Path) -> World:
 
 def walked(session: Session, prompt: str | None, first: int = 0) -> list[Step]:
     return [session.step(Control(keys, prompt=prompt)) for keys in KEYS[first:]]
+
+
+def endless(step: Step) -> tuple[float, bool]:
+    """A reward function under which no episode ends."""
+    return 0.0, False
 
 
 def test_frames_follow_the_prompt(world: World) -> None:
@@ -140,10 +145,10 @@ def test_prompts_of_an_environment(world: World) -> None:
 
 
 def test_prompts_of_many_environments(world: World) -> None:
-    envs = ImaginedVectorEnv(3, world=world, prompt=["rain", "snow", None])
     seeds, prompts = [3, 3, 3], ("rain", "snow", None)
+    envs = ImaginedVectorEnv(3, world=world, prompt=prompts, reward_fn=endless)
     envs.reset(seed=seeds)
-    singles = [ImaginedEnv(world, prompt=prompt) for prompt in prompts]
+    singles = [ImaginedEnv(world, prompt=prompt, reward_fn=endless) for prompt in prompts]
     for env in singles:
         env.reset(seed=3)
     for action in (1, 2):
@@ -169,7 +174,7 @@ def test_prompts_travel_over_the_wire_and_through_the_journal(world: World, tmp_
         with pytest.raises(ControlError, match="choose from 'rain', 'snow'"):
             session.step(Control(prompt="sun"))
         client.world.control_space.__dict__["prompts"] = ("sun",)  # an older client's table
-        with pytest.raises(BridgeError, match="choose from 'rain', 'snow'"):
+        with pytest.raises(EngineError, match="choose from 'rain', 'snow'"):
             session.step(Control(prompt="sun"))
         client.close(keep_sessions=True)
     with Server(world.engine(2), options), Client(options.address, lease=client.lease) as client:

@@ -12,6 +12,7 @@ from tests.training.rooms import write_walks
 from worldsim.data.clips import ClipStore
 from worldsim.model.prompt import PromptConditionConfig
 from worldsim.networks import Networks
+from worldsim.training.camera_paths import CameraPaths
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import Recipe, plan_networks
@@ -21,14 +22,23 @@ LATENT = LatentDynamicsRecipe(
 )
 
 
-@pytest.mark.parametrize(
-    ("static", "poses", "latent"), [(True, True, False), (False, True, False), (False, False, True)]
-)
-def test_every_stage_runs_and_one_of_them_teaches_the_prompts(
-    tmp_path: Path, recipe: Recipe, static: bool, poses: bool, latent: bool
-) -> None:
+def prompted(root: Path, *, poses: bool) -> ClipStore:
     lengths = {1: 20, 2: 16, 3: 20, 4: 18}
-    clips = ClipStore(write_walks(tmp_path, lengths, poses=poses, static=static, prompts=("rain", "snow")))
+    return ClipStore(write_walks(root, lengths, poses=poses, static=False, prompts=("rain", "snow")))
+
+
+def test_the_camera_moves_by_keys_and_yaw_alone(tmp_path: Path) -> None:
+    clips = prompted(tmp_path, poses=True)
+    path = CameraPaths(clips).sample(8, 5, np.random.default_rng(0))
+    assert path.controls.shape == (8, 5, clips.spec.control_space.motion_size)
+    assert clips.sample(8, 5, np.random.default_rng(0)).controls.shape[-1] == clips.spec.control_space.size
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_every_stage_runs_and_one_of_them_teaches_the_prompts(
+    tmp_path: Path, recipe: Recipe, latent: bool
+) -> None:
+    clips = prompted(tmp_path, poses=not latent)
     some = LATENT if latent else recipe
     torch.manual_seed(0)
     config = plan_networks(some, clips.spec, clips.poses)
