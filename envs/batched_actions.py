@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from worldsim.controls import Control
 from worldsim.envs.actions import MAX_YAW, Actions, DictActions
+from worldsim.envs.reset_options import read_prompts
 from worldsim.errors import ControlError
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.upload import upload
@@ -31,6 +33,21 @@ class BatchedActions:
         space = actions.controls
         table = np.stack([space.vector(space.from_discrete(i)) for i in range(len(space.discrete_actions))])
         self._table = upload(table.astype(np.float32), device)
+        self._prompts = torch.zeros(count, device=device)  # numbers, as in control vectors
+
+    def choose_prompts(self, prompt: Any, mask: Tensor) -> None:
+        """Set the prompt of the controls from now on, where ``mask``, bool [N].
+
+        Args:
+            prompt: one for all episodes, None for the unknown one, or a list of N.
+            mask: on this device.
+
+        Raises:
+            ConfigError: a list of another length. ControlError: a prompt that the world does not know.
+        """
+        space = self.actions.controls
+        numbers = [space.prompt_number(one) for one in read_prompts(prompt, space, self.count)]
+        self._prompts = torch.where(mask, upload(np.array(numbers, np.float32), self.device), self._prompts)
 
     def controls(self, actions: Any) -> ControlBatch:
         """Decode ``actions``, N of them in tensors, arrays or lists.
@@ -38,6 +55,15 @@ class BatchedActions:
         Raises:
             ControlError, CameraError: another number of actions, or some that mean nothing.
         """
+        decoded, channels = self._decoded(actions), self.actions.controls.channels
+        if "prompt" not in channels:
+            return decoded
+        vector = torch.as_tensor(decoded.vector, device=self.device).clone()
+        vector[:, channels["prompt"]] = self._prompts[:, None]
+        return replace(decoded, vector=vector)
+
+    def _decoded(self, actions: Any) -> ControlBatch:
+        """The controls of ``actions``, without prompts."""
         if isinstance(actions, Tensor) and actions.device.type != "cpu":
             if not isinstance(self.actions, DictActions):
                 return ControlBatch(self.unchecked(actions))
@@ -51,7 +77,7 @@ class BatchedActions:
         return self._checked([self.actions.decode(row) for row in rows])
 
     def unchecked(self, actions: Tensor) -> Tensor:
-        """The control vectors, float32 [N, n_keys + 1], of tensors that are not checked."""
+        """The control vectors, float32 [N, M], of tensors that are not checked; without prompts."""
         if len(actions) != self.count:
             raise ControlError(f"there must be an action for each of {self.count} episodes", len(actions))
         if self.actions.kind == "discrete":
@@ -65,7 +91,7 @@ class BatchedActions:
             values = actions.float().nan_to_num(0.0, 0.0, 0.0)
             vector[:, :keys] = (values[:, :keys] > 0).float()
             if space.yaw:
-                vector[:, -1] = values[:, -1].clamp(-1, 1) * MAX_YAW
+                vector[:, keys] = values[:, -1].clamp(-1, 1) * MAX_YAW
         else:
             vector[:, :keys] = (actions != 0).float()
         return vector

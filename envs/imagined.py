@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -10,7 +11,7 @@ import numpy as np
 from gymnasium.utils import EzPickle
 
 from worldsim.envs.env_core import EnvCore, draw_seed, info_of
-from worldsim.envs.reset_options import read_start
+from worldsim.envs.reset_options import read_prompts, read_start
 from worldsim.envs.viewer import Viewer
 from worldsim.errors import ConfigError, EngineError
 
@@ -44,9 +45,11 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
         starts: distribution of starts, used unless ``reset`` names one: numbers of the world's starts,
             weights by number, or a callable of a generator; see ``StartDistribution``. None: uniform.
+        prompt: one of the world's prompts, in every control until ``reset`` names another; None: unknown.
 
     Raises:
         ConfigError: an argument out of its range. CheckpointError: no such world, or a damaged one.
+        ControlError: a prompt that the world does not know.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # Gymnasium declares it so
@@ -66,6 +69,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         reward_fn: Any = None,
         starts: Starts = None,
         temperature: float = 1.0,
+        prompt: str | None = None,
     ) -> None:
         EzPickle.__init__(
             self,
@@ -78,6 +82,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             reward_fn=reward_fn,
             starts=starts,
             temperature=temperature,
+            prompt=prompt,
         )
         modes = type(self).metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
@@ -93,6 +98,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             starts=starts,
             temperature=temperature,
         )
+        (self.prompt,) = read_prompts(prompt, self.core.world.spec.control_space, 1)
         self.metadata = {**type(self).metadata, "render_fps": self.core.fps}
         self.render_mode = render_mode
         self.observation_space = self.core.observation_space
@@ -108,10 +114,13 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         Args:
             seed: of this episode and of the seeds of those after it; None goes on with the last one's.
             options: ``start``, the number of one of the world's starts, or ``context``, frames to go on from
-                with their controls and poses; see ``worldsim.envs.reset_options.read_start``.
+                with their controls and poses; see ``worldsim.envs.reset_options.read_start``. ``prompt``, of
+                this episode and those after it.
         """
         super().reset(seed=seed)
-        start = read_start(options, self.core.world.spec.control_space)
+        space, named = self.core.world.spec.control_space, options or {}
+        start = read_start(options, space)
+        (self.prompt,) = read_prompts(named.get("prompt", self.prompt), space, 1)
         self._end()
         self.session = self.core.open(0, draw_seed(self.np_random) if seed is None else seed, start)
         return self._show(self.session)
@@ -123,7 +132,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
             EngineError: before the first reset. ControlError, CameraError: an action that means nothing.
         """
         session = self._open_session()
-        step = session.step(self.core.actions.decode(action))
+        step = session.step(replace(self.core.actions.decode(action), prompt=self.prompt))
         reward, terminated = self.core.reward_fns.evaluate(0, step)
         observation, info = self._show(session)
         return observation, reward, terminated, self.core.is_lost(step), info

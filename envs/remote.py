@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from gymnasium.vector import AutoresetMode
@@ -30,7 +31,7 @@ class RemoteEnv(ImaginedEnv):
         keys: for a server that asks for them.
         codec: "raw", or "jpeg" for a slow network.
         timeout: seconds after which a request is given up.
-        actions, render_mode, max_uncertainty, reward_fn, starts: as in ``ImaginedEnv``.
+        actions, render_mode, max_uncertainty, reward_fn, starts, prompt: as in ``ImaginedEnv``.
 
     Raises:
         BridgeError: the server does not answer, or refuses. ConfigError: an argument out of its range.
@@ -48,6 +49,7 @@ class RemoteEnv(ImaginedEnv):
         max_uncertainty: float | None = None,
         reward_fn: Any = None,
         starts: Starts = None,
+        prompt: str | None = None,
     ) -> None:
         self.client = Client(address, keys, codec=codec, timeout=timeout, name="env")
         try:
@@ -58,6 +60,7 @@ class RemoteEnv(ImaginedEnv):
                 max_uncertainty=max_uncertainty,
                 reward_fn=reward_fn,
                 starts=starts,
+                prompt=prompt,
             )
         except BaseException:
             self.client.close()
@@ -75,8 +78,8 @@ class RemoteVectorEnv(NumpyVectorEnv):
     Args:
         num_envs: number of episodes.
         address, keys, codec, timeout: as in ``RemoteEnv``.
-        actions, render_mode, max_uncertainty, reward_fn, starts, max_episode_steps, autoreset_mode: as in
-            ``ImaginedVectorEnv``.
+        actions, render_mode, max_uncertainty, reward_fn, starts, prompt, max_episode_steps, autoreset_mode:
+            as in ``ImaginedVectorEnv``.
 
     Raises:
         BridgeError: the server does not answer, or refuses. ConfigError: an argument out of its range.
@@ -95,6 +98,7 @@ class RemoteVectorEnv(NumpyVectorEnv):
         max_uncertainty: float | None = None,
         reward_fn: Any = None,
         starts: Starts = None,
+        prompt: str | Sequence[str | None] | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str | None = None,
     ) -> None:
@@ -108,6 +112,7 @@ class RemoteVectorEnv(NumpyVectorEnv):
                 max_uncertainty=max_uncertainty,
                 reward_fn=reward_fn,
                 starts=starts,
+                prompt=prompt,
                 max_episode_steps=max_episode_steps,
                 autoreset_mode=autoreset_mode,
             )

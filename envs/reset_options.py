@@ -1,4 +1,4 @@
-"""Options of ``reset``: the starts of episodes, and the mask of those that are reset."""
+"""Options of ``reset``: the starts and prompts of episodes, and the mask of those that are reset."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from worldsim.context import Context
-from worldsim.controls import ControlSpace
+from worldsim.controls import Control, ControlSpace
 from worldsim.errors import ConfigError, DataError, nearest
 from worldsim.sampling.upload import upload
 
-__all__ = ["Start", "mask_on", "read_mask", "read_start", "read_starts"]
+__all__ = ["Start", "mask_on", "read_mask", "read_prompts", "read_start", "read_starts"]
 
 Start: TypeAlias = int | Context | None
 """Start of an episode: number of a world's start, given frames, or None: picked by the seed."""
@@ -34,16 +34,28 @@ def read_start(options: Mapping[str, Any] | None, controls: ControlSpace) -> Sta
         ConfigError: an unknown option, or both of them. ControlError, DataError: a context that makes none.
     """
     options = options or {}
-    _check_names(options, _STARTS)
+    _check_names(options, (*_STARTS, "prompt"))
     return _start(options.get("start"), options.get("context"), controls)
 
 
 def read_starts(options: Mapping[str, Any] | None, controls: ControlSpace, n: int) -> list[Start]:
     """The starts of ``n`` worlds: each option as in :func:`read_start`, one for all or a list of ``n``."""
     options = options or {}
-    _check_names(options, (*_STARTS, "reset_mask"))
+    _check_names(options, (*_STARTS, "prompt", "reset_mask"))
     columns = [_for_each(name, options.get(name), n) for name in ("start", "context")]
     return [_start(start, context, controls) for start, context in zip(*columns, strict=True)]
+
+
+def read_prompts(prompt: Any, controls: ControlSpace, n: int) -> list[str | None]:
+    """The prompts of ``n`` worlds from one for all, None for the unknown one, or a list of ``n``.
+
+    Raises:
+        ConfigError: a list of another length. ControlError: a prompt that the world does not know.
+    """
+    prompts = _for_each("prompt", prompt, n)
+    for one in prompts:
+        controls.validate(Control(prompt=one))
+    return list(prompts)
 
 
 def read_mask(options: Mapping[str, Any] | None, n: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,7 +78,7 @@ class SessionBatch:
         vector = np.asarray(controls.vector[i])
         given = controls.pose_mask is not None and controls.poses is not None and bool(controls.pose_mask[i])
         pose = np.asarray(controls.poses[i]) if given and controls.poses is not None else None
-        return Control(self._space.keys_of(vector), yaw=float(vector[-1]), pose=pose)
+        return replace(self._space.from_vector(vector), pose=pose)
 
     def _seeds(self) -> list[int]:
         return [session.seed for session in self._sessions]

@@ -67,6 +67,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             agent's features. No frame is decoded then, which is much faster; ``render`` has none to show.
         reward_fn: as there, or a ``worldsim.envs.reward.BatchedRewardFn`` of all episodes at once.
         render_mode: None or "rgb_array".
+        prompt: as there, one for all episodes or a list of N.
         max_episode_steps: truncate episodes at so many steps; None, or -1, never does.
         autoreset_mode: NEXT_STEP, SAME_STEP or DISABLED, or their values "NextStep", "SameStep", "Disabled".
             None: NEXT_STEP, as Gymnasium's own vectors; an adapter to a learner chooses what that needs.
@@ -113,6 +114,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         starts: Starts = None,
         temperature: float = 1.0,
         observation: str = "pixels",
+        prompt: str | Sequence[str | None] | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str | None = None,
     ) -> None:
@@ -150,6 +152,8 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         self.batch = self.core.batch
         self._limit = _limit(max_episode_steps)
         self._actions = BatchedActions(self.core.actions, num_envs, self.device)
+        everyone = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._actions.choose_prompts(prompt, everyone)
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._over = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._rngs: list[np.random.Generator] = []
@@ -174,10 +178,12 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         Args:
             seed: of the first episode, those after it get ``seed + i``; or one for each. None goes on with
                 each one's last.
-            options: ``reset_mask``, and ``start`` or ``context`` as in ``ImaginedEnv.reset``, one for all
-                episodes or a list of N. Not changed.
+            options: ``reset_mask``, and ``start`` or ``context``, and ``prompt`` as in ``ImaginedEnv.reset``,
+                one for all episodes or a list of N. Not changed.
         """
         starts = read_starts(options, self.core.world.spec.control_space, self.num_envs)
+        if options and "prompt" in options:
+            self._actions.choose_prompts(options["prompt"], mask_on(options, self.num_envs, self.device))
         if self._reset_queue is not None and seed is None and not any(start is not None for start in starts):
             mask = mask_on(options, self.num_envs, self.device)
             self._restart(mask)

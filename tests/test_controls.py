@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worldsim import config
 from worldsim.controls import Control, ControlLike, ControlSpace
 from worldsim.envs.sources.doom import DOOM_KEYS
-from worldsim.errors import ControlError
+from worldsim.errors import ConfigError, ControlError
 
 DOOM = ControlSpace(
     keys=DOOM_KEYS,
@@ -95,6 +95,7 @@ def test_a_pose_is_copied_and_cannot_be_changed() -> None:
         ({"pose": np.eye(3)}, r"shape \(4, 4\); got \(3, 3\)"),
         ({"pose": np.full((4, 4), np.nan)}, "pose must be finite"),
         ({"pose": "here"}, "4x4 matrix of numbers"),
+        ({"prompt": 3}, "a text or None"),
     ],
 )
 def test_what_is_no_control_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -237,3 +238,39 @@ def test_rows_that_do_not_fit_are_refused(rows: object) -> None:
 
 def test_no_rows_hold_no_key() -> None:
     assert not DOOM.rows(None, 3).any()
+
+
+def prompted(prompts: tuple[str, ...] = ("rain", "snow")) -> ControlSpace:
+    return ControlSpace(keys=("gas",), yaw=True, pose=False, discrete_actions=((),), prompts=prompts)
+
+
+def test_a_prompt_is_the_last_number_of_the_vector() -> None:
+    space, control = prompted(), Control({"gas"}, yaw=0.5, prompt="snow")
+    assert space.size == 3
+    assert space.channels == {"keys": slice(0, 1), "yaw": slice(1, 2), "prompt": slice(2, 3)}
+    assert space.vector(control).tolist() == [1, 0.5, 2]
+    assert space.vector(Control()).tolist() == [0, 0, 0]
+    assert space.from_vector(space.vector(control)) == control
+    assert space.control([1, 0.5]) == Control({"gas"}, yaw=0.5)
+    assert space.control(np.array([1])) == Control({"gas"})
+
+
+def test_an_unknown_prompt_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ControlError, match="got 'sun'; choose from 'rain', 'snow'"):
+        prompted().vector(Control(prompt="sun"))
+    for number in (3, -1, 0.5):
+        with pytest.raises(ControlError, match=r"number must be in 0\.\.2"):
+            prompted().rows(np.array([[0, 0, number]]), 1)
+
+
+@pytest.mark.parametrize("prompts", [("rain", "rain"), ("",), ("x" * 257,)])
+def test_prompts_are_different_texts(prompts: tuple[str, ...]) -> None:
+    with pytest.raises(ControlError, match="prompt"):
+        prompted(prompts)
+
+
+def test_spaces_of_older_files_take_no_prompts() -> None:
+    row = {**config.to_dict(PLAIN), "prompt": False}
+    assert config.from_dict(ControlSpace, row) == PLAIN
+    with pytest.raises(ConfigError, match="no such key"):
+        config.from_dict(ControlSpace, {**row, "prompt": True})

@@ -40,6 +40,8 @@ def to_dict(cfg: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], d: Mapping[str, Any]) -> T:
     """Build the dataclass ``cls`` from plain JSON values, nested ones included.
 
+    A class may have ``retired``, keys of older files with a value each: an entry of that value is left out.
+
     Raises:
         ConfigError: an unknown key (the nearest is named), a missing one, or a value of the wrong type.
     """
@@ -113,6 +115,8 @@ def _build(cls: type[T], d: Any, path: str) -> T:
     registered = name_of(cls)
     if registered is not None and d.get(_TYPE, registered[1]) == registered[1]:
         d = {key: value for key, value in d.items() if key != _TYPE}
+    retired: Mapping[str, Any] = getattr(cls, "retired", {})
+    d = {key: value for key, value in d.items() if key not in retired or value != retired[key]}
     for key in d:
         if key not in hints:
             raise ConfigError(f"{where} has no such key", key, nearest(str(key), hints))

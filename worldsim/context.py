@@ -16,7 +16,7 @@ __all__ = ["Context"]
 
 @dataclass(frozen=True)
 class Context:
-    """Given frames that a session starts from: the prompt.
+    """Given frames that a session starts from.
 
     Raises:
         DataError: the arrays do not belong together.
@@ -25,8 +25,8 @@ class Context:
     frames: np.ndarray
     """uint8 [T, H, W, 3], T >= 1; also a list of frames, or one frame [H, W, 3]."""
     controls: Any = None
-    """float32 [T, M]: keys and yaw that led into each frame; the first row is ignored. Also a list with one
-    control per frame, in any form that ``ControlSpace.control`` reads; None: no key."""
+    """float32 [T, M]: control vectors that led into each frame; the first row is ignored. Also a list with
+    one control per frame, in any form that ``ControlSpace.control`` reads; None: no key."""
     poses: np.ndarray | None = None
     """Camera-to-world, float64 [T, 4, 4]."""
     seed: int | None = None

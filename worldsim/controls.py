@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from worldsim.errors import ControlError, nearest
 
-__all__ = ["Control", "ControlLike", "ControlSpace", "check_mapping"]
+__all__ = ["MAX_PROMPT", "Control", "ControlLike", "ControlSpace", "check_mapping"]
+
+MAX_PROMPT = 256
+"""Characters of the longest prompt."""
 
 _NATURAL = 'write Control({"forward"}), or {"forward"}'
 
@@ -27,7 +30,8 @@ class Control:
 
     Raises:
         ControlError: keys that are no collection of names, a yaw that is not finite, a pose of another shape
-            than [4, 4] or with NaN in it. ``camera.check_pose`` checks that the pose is a rotation.
+            than [4, 4] or with NaN in it, or a prompt that is no text. ``camera.check_pose`` checks that the
+            pose is a rotation.
     """
 
     keys: frozenset[str] = field(default_factory=frozenset)
@@ -37,6 +41,7 @@ class Control:
     yaw: float = 0.0
     """Yaw of this frame in radians; positive turns right."""
     prompt: str | None = None
+    """One of the world's prompts; None: unknown."""
 
     def __init__(
         self,
@@ -49,7 +54,7 @@ class Control:
         set_field(self, "keys", _checked_keys(keys))
         set_field(self, "pose", None if pose is None else _checked_pose(pose))
         set_field(self, "yaw", _checked_yaw(yaw))
-        set_field(self, "prompt", prompt)
+        set_field(self, "prompt", _checked_prompt(prompt))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Control):
@@ -73,8 +78,12 @@ class ControlSpace:
     """The controls that a world takes.
 
     Raises:
-        ControlError: repeated keys, a combination of unknown keys, or a first combination that is not empty.
+        ControlError: repeated keys or prompts, a prompt that is empty or too long, a combination of unknown
+            keys, or a first combination that is not empty.
     """
+
+    retired: ClassVar[Mapping[str, Any]] = {"prompt": False}
+    """Keys of older files, with the one value that may be left out; see ``config.from_dict``."""
 
     keys: tuple[str, ...]
     """Names of the keys, in the order of the control vector."""
@@ -84,8 +93,8 @@ class ControlSpace:
     """True if the world takes explicit poses."""
     discrete_actions: tuple[tuple[str, ...], ...]
     """The discrete actions, each the keys that it holds; number 0 is ``()``, no key."""
-    prompt: bool = False
-    """True if the world takes prompts."""
+    prompts: tuple[str, ...] = ()
+    """The prompts that the world takes, in the order of their numbers; () takes none."""
 
     def __post_init__(self) -> None:
         if len(set(self.keys)) != len(self.keys):
@@ -94,34 +103,66 @@ class ControlSpace:
             raise ControlError("the first combination must be (), no key", self.discrete_actions[:1])
         for combo in self.discrete_actions:
             self._check_keys(combo)
+        if len(set(self.prompts)) != len(self.prompts):
+            raise ControlError("a control space must name each prompt once", self.prompts)
+        if not all(0 < len(prompt) <= MAX_PROMPT for prompt in self.prompts):
+            raise ControlError(f"a prompt must have 1 to {MAX_PROMPT} characters", self.prompts)
+
+    @property
+    def channels(self) -> dict[str, slice]:
+        """The columns of each channel of the control vector: keys, yaw, then prompt where there are prompts.
+
+        In a channel after the yaw, columns of 0 mean that it is unknown.
+        """
+        found = {"keys": slice(0, len(self.keys)), "yaw": slice(len(self.keys), self.motion_size)}
+        return found | ({"prompt": slice(self.motion_size, self.size)} if self.prompts else {})
+
+    @property
+    def motion_size(self) -> int:
+        """Length of the part of the control vector that moves the camera: the keys, then the yaw."""
+        return len(self.keys) + 1
 
     @property
     def size(self) -> int:
-        """Length of the control vector: the keys, then the yaw."""
-        return len(self.keys) + 1
+        """Length M of the control vector: keys, yaw, and the prompt's number where there are prompts."""
+        return self.motion_size + bool(self.prompts)
 
     def validate(self, control: Control) -> None:
         """Check that the space takes ``control``.
 
         Raises:
-            ControlError: an unknown key (the nearest is named), or a yaw, a pose or a prompt where the space
-                takes none.
+            ControlError: an unknown key (the nearest is named), an unknown prompt (all known are listed),
+                a yaw, a pose or a prompt where the space takes none.
         """
         self._check_keys(control.keys)
         if control.yaw and not self.yaw:
             raise ControlError("this world takes no yaw", control.yaw, "turn with its keys")
         if control.pose is not None and not self.pose:
             raise ControlError("this world takes no explicit pose", "a pose", "steer with its keys")
-        if control.prompt is not None and not self.prompt:
-            raise ControlError("this world takes no prompt", control.prompt, "steer with its keys")
+        self.prompt_number(control.prompt)
+
+    def prompt_number(self, prompt: str | None) -> int:
+        """Number of a prompt as it stands in the control vector: from 1; 0 for None, the unknown.
+
+        Raises:
+            ControlError: an unknown prompt (the known ones are listed).
+        """
+        if prompt is None:
+            return 0
+        if not self.prompts:
+            raise ControlError("this world takes no prompt", prompt, "steer with its keys")
+        if prompt not in self.prompts:
+            remedy = f"choose from {', '.join(map(repr, self.prompts))}"
+            raise ControlError("a prompt must be one of the world's", prompt, remedy)
+        return self.prompts.index(prompt) + 1
 
     def control(self, given: ControlLike) -> Control:
         """The control that ``given`` stands for, validated.
 
         Args:
             given: a Control; the name of a key, or a collection of names; names with whether each is down;
-                the number of a discrete action; an array of a pose [4, 4], of key states [n_keys], or a
-                vector [n_keys + 1]; or None: no key.
+                the number of a discrete action; an array of a pose [4, 4], of key states [n_keys], of keys
+                and yaw [n_keys + 1], or a vector [M]; or None: no key.
 
         Raises:
             ControlError: none of these, or a control that the space does not take.
@@ -131,7 +172,7 @@ class ControlSpace:
         return control
 
     def rows(self, given: Any, count: int) -> np.ndarray:
-        """``float32 [count, n_keys + 1]``: a vector for each frame, of an array or of one control a frame.
+        """``float32 [count, M]``: a vector for each frame, of an array [count, M] or of one control a frame.
 
         Raises:
             ControlError: another number of controls or of columns, numbers that are not finite, or a control
@@ -151,6 +192,8 @@ class ControlSpace:
             raise ControlError(f"controls of {count} frames must be {count}", len(vectors), "one a frame")
         if not np.isfinite(vectors).all():
             raise ControlError("controls must be finite", vectors.tolist())
+        for number in np.unique(vectors[:, self.motion_size :]):
+            self._prompt_of(number)
         return vectors
 
     def multi_hot(self, control: Control) -> np.ndarray:
@@ -159,8 +202,12 @@ class ControlSpace:
         return np.array([key in control.keys for key in self.keys], dtype=np.float32)
 
     def vector(self, control: Control) -> np.ndarray:
-        """``float32 [n_keys + 1]``: the keys as 0 or 1, then the yaw in radians. Validates."""
-        return np.append(self.multi_hot(control), np.float32(control.yaw))
+        """``float32 [M]``: the keys as 0 or 1, the yaw in radians, the prompt's number. Validates.
+
+        The prompt's number is there only where the space has prompts.
+        """
+        moved = np.append(self.multi_hot(control), np.float32(control.yaw))
+        return np.append(moved, np.float32(self.prompt_number(control.prompt))) if self.prompts else moved
 
     def from_discrete(self, index: int) -> Control:
         """The control of discrete action ``index`` in [0, len(discrete_actions))."""
@@ -178,20 +225,27 @@ class ControlSpace:
         return Control(self.keys_of(values))
 
     def keys_of(self, vector: np.ndarray) -> frozenset[str]:
-        """The keys that are down (above one half) in a ``[n_keys]`` or ``[n_keys + 1]`` vector."""
+        """The keys that are down (above one half) in a ``[n_keys]`` or ``[M]`` vector."""
         values = np.asarray(vector)
         if values.shape not in ((len(self.keys),), (self.size,)):
             raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
         return frozenset(key for key, value in zip(self.keys, values, strict=False) if value > 0.5)
 
     def from_vector(self, vector: np.ndarray) -> Control:
-        """The control of a ``[n_keys + 1]`` vector, the inverse of :meth:`vector`."""
+        """The control of a ``[M]`` vector, the inverse of :meth:`vector`."""
         values = np.asarray(vector)
         if values.shape != (self.size,):
             raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
         if not np.isfinite(values).all():
             raise ControlError("a control vector must be finite", values.tolist())
-        return Control(self.keys_of(values), yaw=float(values[-1]))
+        prompt = self._prompt_of(values[-1]) if self.prompts else None
+        return Control(self.keys_of(values), yaw=float(values[len(self.keys)]), prompt=prompt)
+
+    def _prompt_of(self, number: float) -> str | None:
+        """The prompt of a number in the control vector; ControlError if there is none."""
+        if number != int(number) or not 0 <= number <= len(self.prompts):
+            raise ControlError(f"a prompt's number must be in 0..{len(self.prompts)}", float(number))
+        return self.prompts[int(number) - 1] if number else None
 
     def _read(self, given: Any) -> Control:
         if given is None:
@@ -217,6 +271,8 @@ class ControlSpace:
             return Control(pose=given)
         if given.shape == () and given.dtype.kind in "iu":
             return self.from_discrete(int(given))
+        if given.shape == (self.motion_size,):  # without a prompt
+            given = np.append(given, np.zeros(self.size - self.motion_size, given.dtype))
         if given.shape == (self.size,):
             return self.from_vector(given)
         if given.shape == (len(self.keys),):
@@ -271,6 +327,12 @@ def _checked_pose(pose: np.ndarray) -> np.ndarray:
         raise ControlError("a pose must be finite", matrix.tolist())
     matrix.flags.writeable = False
     return matrix
+
+
+def _checked_prompt(prompt: str | None) -> str | None:
+    if prompt is not None and not isinstance(prompt, str):
+        raise ControlError("a prompt must be a text or None", prompt)
+    return prompt
 
 
 def _checked_yaw(yaw: float) -> float:

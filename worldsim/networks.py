@@ -17,6 +17,7 @@ from worldsim import parts
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, EngineError
 from worldsim.kernels.motion import MotionKernel
+from worldsim.model.conditions import Conditions
 from worldsim.model.dynamics import CollisionFn
 from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.model.noise_scale import noise_scale
@@ -45,6 +46,8 @@ class NetworksConfig:
     generator: Annotated[Any, Part("generator")]
     sampler: Annotated[Any, Part("sampler")] = field(default_factory=parts.flow.FlowConfig)
     unit: Annotated[Any, Part("unit")] = field(default_factory=FrameUnitConfig)
+    conditions: tuple[Annotated[Any, Part("condition")], ...] = ()
+    """Encoders of the control's channels after keys and yaw, one for each that the control space has."""
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     twist_scale: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     """Twists are divided by this: metres (3) and radians (3) a frame that count as 1; 0: never moves."""
@@ -84,19 +87,19 @@ class Networks(nn.Module):
 
     def __init__(self, config: NetworksConfig, source: SourceSpec) -> None:
         super().__init__()
-        if source.control_space.prompt:
-            rule = "networks know no prompts yet: a source must not take them"
-            raise ConfigError(rule, source.name, "set prompt=False in its control space")
         self.config = config
         self.control_size = source.control_space.size
-        """Length of keys and yaw, M."""
+        """Length of the control vector, M."""
+        self.motion_size = source.control_space.motion_size
+        """Length of its part that moves the camera: keys and yaw, J."""
+        self.conditions = Conditions(config.conditions, source.control_space)
         self._build_parts(config, source)
         self.walkable_map = WalkableMap(config.walkable_map) if config.walkable_map is not None else None
         scene, walkable_map = self.scene, config.walkable_map
         self.heads = Heads(
             config.heads,
             agent=self.generator.width,
-            control=self.control_size,
+            control=self.motion_size,
             scene_feature_dim=0 if scene is None else scene.config.feature_dim,
             walkable_dim=0 if walkable_map is None else walkable_map.walkable_dim,
             collision_dim=0 if walkable_map is None else COLLISION_DIM,
@@ -106,9 +109,14 @@ class Networks(nn.Module):
         self.territory: Territory | None = None
         """Poses that the world covers; None in training."""
 
+    @property
+    def condition_size(self) -> int:
+        """Length of a frame's condition: keys, yaw, twist, then the encoded channels."""
+        return self.motion_size + TWIST + self.conditions.size
+
     def _build_parts(self, config: NetworksConfig, source: SourceSpec) -> None:
         """Build tokenizer, generator and sampler, each from what the one before tells."""
-        condition_size = self.control_size + TWIST
+        condition_size = self.condition_size
         tokenizer: TokenizerConfig = config.tokenizer
         generator: GeneratorConfig = config.generator
         sampler: SamplerConfig = config.sampler
@@ -162,9 +170,13 @@ class Networks(nn.Module):
         return self.territory.contains(poses, twist, given)
 
     def condition(self, vector: Tensor, twist: Tensor) -> Tensor:
-        """Keys and yaw [..., M] and normalised twist [..., 6] as condition of the frames, [..., M + 6]."""
-        keys = vector if self.config.condition_on_keys else torch.zeros_like(vector)
-        return torch.cat([keys, twist], -1)
+        """Control vectors [..., M] and normalised twists [..., 6] as conditions of frames [..., Q]."""
+        condition: Tensor = self.conditions(vector, twist, self.config.condition_on_keys)
+        return condition
+
+    def steering(self, vector: Tensor) -> Tensor:
+        """Keys and yaw [..., J] of control vectors [..., M]: what moves the camera."""
+        return vector[..., : self.motion_size]
 
     def noise_scale(self, twist: Tensor) -> Tensor:
         """Factor of the noise [B] where cameras move by the normalised ``twist`` [B, 6]."""

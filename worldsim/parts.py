@@ -1,7 +1,7 @@
 """The built-in parts: importing this module registers them."""
 
 from worldsim import units
-from worldsim.model import recurrent, transformer
+from worldsim.model import prompt, recurrent, transformer
 from worldsim.sampling import bernoulli, flow, remainder_flow
 from worldsim.tokenizer import bits_plain, frame, history, vae
 
@@ -11,6 +11,7 @@ __all__ = [
     "flow",
     "frame",
     "history",
+    "prompt",
     "recurrent",
     "remainder_flow",
     "transformer",

@@ -19,6 +19,7 @@ from worldsim.context import Context
 from worldsim.controls import ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.doom import DOOM_KEYS
+from worldsim.model.conditions import default_conditions
 from worldsim.model.heads import HeadsConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.scene.static_scene import StaticSceneConfig
@@ -79,7 +80,7 @@ class Parts:
             sampler = "bernoulli" if self.generator == "transformer" else ""
         return self.sampler == sampler and (self.generator != "recurrent" or self.unit == "frame")
 
-    def config(self) -> NetworksConfig:
+    def config(self, conditions: tuple[Any, ...] = ()) -> NetworksConfig:
         """The combination as a config."""
         names = {kind: getattr(self, kind) for kind in TINY}
         made: dict[str, Any] = {}
@@ -91,6 +92,7 @@ class Parts:
             made["tokenizer"] = dataclasses.replace(made["tokenizer"], flow_prior=True)
         return NetworksConfig(
             **made,
+            conditions=conditions,
             heads=HeadsConfig(camera_height=1.3, twists=2),
             walkable_map=WalkableMapConfig(bounds=SCENE.bounds) if self.scene else None,
             scale_noise_by_speed=self.scene,
@@ -108,14 +110,18 @@ def product_of_parts() -> list[Parts]:
     return found
 
 
-def source() -> SourceSpec:
+def source(prompts: tuple[str, ...] = ()) -> SourceSpec:
     """A camera with keys and poses."""
     return SourceSpec(
         name="tiny",
         size=SIZE,
         fps=10.0,
         control_space=ControlSpace(
-            keys=DOOM_KEYS, yaw=True, pose=True, discrete_actions=((), ("forward",), ("turn_left",))
+            keys=DOOM_KEYS,
+            yaw=True,
+            pose=True,
+            discrete_actions=((), ("forward",), ("turn_left",)),
+            prompts=prompts,
         ),
         intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0),
         has_pose=True,
@@ -123,10 +129,11 @@ def source() -> SourceSpec:
     )
 
 
-def write_world(folder: Path, parts: Parts) -> Path:
+def write_world(folder: Path, parts: Parts, prompts: tuple[str, ...] = ()) -> Path:
     """A world of these parts whose weights are all stirred."""
     torch.manual_seed(0)
-    config, spec = parts.config(), source()
+    spec = source(prompts)
+    config = parts.config(default_conditions(spec.control_space))
     networks = Networks(config, spec)
     stir(networks)
     if networks.walkable_map is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from worldsim.data import gather as gather_module
 from worldsim.data.dataset import Dataset, split_of
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
+from worldsim.data.rows import from_rows
 from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import DataError
@@ -175,3 +177,33 @@ def test_arrays_of_different_lengths_are_refused() -> None:
     good = make_episode(0, 4)
     with pytest.raises(DataError, match="length"):
         EpisodeArrays(good.frames, good.controls[:3], None, good.rewards, good.terminated, good.truncated, 0)
+
+
+def test_prompts_are_tasks_of_rows_and_episodes(tmp_path: Path) -> None:
+    space = replace(SPEC.control_space, prompts=("rain", "snow"))
+    spec = replace(SPEC, control_space=space)
+    episodes = []
+    for seed, prompt in ((1, 2.0), (2, 1.0)):
+        episode = make_episode(seed, 6)
+        column = np.full((6, 1), prompt, np.float32)
+        column[3:] *= seed == 1  # the second episode loses its prompt half-way
+        episodes.append(replace(episode, controls=np.concatenate([episode.controls, column], 1)))
+    write(tmp_path, episodes, spec=spec)
+    dataset = Dataset(tmp_path)
+    assert dataset.spec == spec
+    for i, episode in enumerate(episodes):
+        assert_same(dataset.episode(i), episode)
+    rows = pq.read_table(tmp_path / "data/chunk-000/file-000.parquet")
+    assert rows["task_index"].to_pylist() == [2] * 6 + [1] * 3 + [0] * 3
+    assert len(rows["action"][0]) == 3
+    tasks = pq.read_table(tmp_path / "meta/tasks.parquet").to_pylist()
+    assert [task["__index_level_0__"] for task in tasks] == ["dots", "rain", "snow"]
+    located = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet")
+    assert located["tasks"].to_pylist() == [["snow"], ["dots", "rain"]]
+    with pytest.raises(DataError, match="task's number"):
+        from_rows(
+            pq.read_table(tmp_path / "data/chunk-000/file-000.parquet"),
+            replace(spec, control_space=replace(space, prompts=("rain",))),
+        )
+    with pytest.raises(DataError, match="source's name"):
+        replace(spec, control_space=replace(space, prompts=("dots",)))

@@ -230,7 +230,12 @@ def test_no_motion_and_no_depth_is_too_odd() -> None:
         pictures.warp(motion.to_previous[4:], rest.depth, rest.scene_rgb, past.frame[4:], past.depth[4:])[0],
         seen[0][4:],
     )
-    same(pictures.blend(out[4:], sent[4:], rest.scene_rgb, rest.warp_confidence, rest.warp_grid, rest.previous_rgb), frame[4:])
+    same(
+        pictures.blend(
+            out[4:], sent[4:], rest.scene_rgb, rest.warp_confidence, rest.warp_grid, rest.previous_rgb
+        ),
+        frame[4:],
+    )
 
 
 def test_a_frame_lies_within_what_can_be_shown() -> None:

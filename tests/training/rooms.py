@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ from worldsim.envs.sources.doom import DOOM_KEYS
 HEIGHT, WIDTH = 60, 80
 
 
-def room_spec(*, poses: bool = True, static: bool = True) -> SourceSpec:
+def room_spec(*, poses: bool = True, static: bool = True, prompts: tuple[str, ...] = ()) -> SourceSpec:
     """The maze's source at 80x60; ``static``: with a static scene."""
     discrete_actions = ((), *((key,) for key in DOOM_KEYS))
     return SourceSpec(
         name="doom-maze",
         size=(HEIGHT, WIDTH),
         fps=17.5,
-        control_space=ControlSpace(keys=DOOM_KEYS, yaw=True, pose=poses, discrete_actions=discrete_actions),
+        control_space=ControlSpace(
+            keys=DOOM_KEYS, yaw=True, pose=poses, discrete_actions=discrete_actions, prompts=prompts
+        ),
         intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
         has_pose=poses,
         unit_metres=1 / 32 if poses else None,
@@ -63,11 +66,19 @@ def write_walks(
     poses: bool = True,
     static: bool = True,
     codec: CodecName = "raw",
+    prompts: tuple[str, ...] = (),
 ) -> Path:
-    """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out."""
+    """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out.
+
+    The episodes have the ``prompts`` in turn.
+    """
     shards = [Shard(root / "shards", number) for number in range(len(lengths))]
-    spec = room_spec(poses=poses, static=static)
+    spec = room_spec(poses=poses, static=static, prompts=prompts)
     for shard, (seed, length) in zip(shards, lengths.items(), strict=True):
-        write_shard(shard, walk(seed, length, poses=poses), spec, codec)
+        episode = walk(seed, length, poses=poses)
+        if prompts:
+            number = np.full((length, 1), 1 + shard.number % len(prompts), np.float32)
+            episode = replace(episode, controls=np.concatenate([episode.controls, number], 1))
+        write_shard(shard, episode, spec, codec)
     gather(root, spec, shards)
     return root

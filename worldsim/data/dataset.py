@@ -81,7 +81,7 @@ class Dataset:
         row = self._row(index)
         table = self._table(row)
         try:
-            rows = from_rows(table)
+            rows = from_rows(table, self.spec)
         except Exception as error:
             value = f"{self.layout.data(row.data_file)}: {type(error).__name__}: {error}"[:400]
             raise DataError("an episode's rows must have the columns of their source", value) from error

@@ -23,7 +23,7 @@ class EpisodeArrays:
     frames: np.ndarray
     """``uint8 [T, H, W, 3]``."""
     controls: np.ndarray
-    """``float32 [T, n_keys + 1]``: keys as 0 or 1, then the yaw in radians."""
+    """``float32 [T, M]``: control vectors; see ``ControlSpace.vector``."""
     poses: np.ndarray | None
     """``float64 [T, 4, 4]`` camera-to-world in metres, or None."""
     rewards: np.ndarray

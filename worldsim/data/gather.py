@@ -19,7 +19,7 @@ import numpy as np
 from worldsim.data.layout import DATA_FILE_MB, VIDEO_FILE_MB, Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, write_episodes, write_info, write_stats
 from worldsim.data.parquet import join_tables, read_table, write_table
-from worldsim.data.rows import embedded_stats
+from worldsim.data.rows import embedded_stats, tasks_of
 from worldsim.data.shards import Shard, publish
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import of_values
@@ -81,7 +81,9 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
         {**embedded_stats(table), "index": of_values(np.arange(row.first_row, row.first_row + row.length))}
         for table, row in zip(tables, rows, strict=True)
     ]
-    write_episodes(layout, spec, rows, found, is_raw)
+    texts = tasks_of(spec)
+    tasks = [[texts[number] for number in np.unique(table["task_index"].to_numpy())] for table in tables]
+    write_episodes(layout, spec, rows, found, tasks, is_raw)
     return rows
 
 

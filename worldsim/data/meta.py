@@ -22,7 +22,7 @@ from worldsim.data.layout import (
     chunk_location,
 )
 from worldsim.data.parquet import read_table, to_indexed_table, to_table, write_table
-from worldsim.data.rows import IMAGE, features
+from worldsim.data.rows import IMAGE, features, tasks_of
 from worldsim.data.shards import publish
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats
@@ -95,7 +95,7 @@ def write_info(layout: Layout, spec: SourceSpec, episodes: list[EpisodeRow], is_
         "robot_type": None,
         "total_episodes": len(episodes),
         "total_frames": sum(row.length for row in episodes),
-        "total_tasks": 1,
+        "total_tasks": len(tasks_of(spec)),
         "chunks_size": CHUNK_FILES,
         "data_files_size_in_mb": DATA_FILE_MB,
         "video_files_size_in_mb": VIDEO_FILE_MB,
@@ -142,14 +142,17 @@ def write_episodes(
     spec: SourceSpec,
     rows: list[EpisodeRow],
     found: list[dict[str, Stats]],
+    tasks: list[list[str]],
     is_raw: bool = False,
 ) -> None:
-    """Write ``rows``, which share one meta file, with the statistics of each; and the tasks."""
-    episodes = to_table({**_location_columns(spec, rows, _where(is_raw)), **_stats_columns(found)})
+    """Write ``rows``, which share one meta file, with the statistics and tasks of each; and the tasks."""
+    columns = {"tasks": tasks, **_location_columns(spec, rows, _where(is_raw)), **_stats_columns(found)}
+    episodes = to_table(columns)
     publish(layout.episodes(rows[0].meta_file), lambda path: write_table(episodes, path))
     # LeRobot finds tasks by the index that pandas reads.
-    tasks = to_indexed_table({"task_index": [0]}, [spec.name])
-    publish(layout.tasks, lambda path: write_table(tasks, path))
+    known = tasks_of(spec)
+    table = to_indexed_table({"task_index": list(range(len(known)))}, known)
+    publish(layout.tasks, lambda path: write_table(table, path))
 
 
 def write_stats(layout: Layout, episodes: int) -> None:
@@ -211,7 +214,6 @@ def _to_rows(table: Any, meta_file: int, where: str) -> list[EpisodeRow]:
 def _location_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> dict[str, list[Any]]:
     return {
         "episode_index": [row.index for row in rows],
-        "tasks": [[spec.name] for _ in rows],
         "length": [row.length for row in rows],
         "seed": [row.seed for row in rows],
         "dataset_from_index": [row.first_row for row in rows],

@@ -1,7 +1,8 @@
 """Episodes as rows of a table: the columns of the LeRobot v3 layout, and ours beside them.
 
 Columns besides LeRobot's own: reward, terminated, truncated, keys, yaw, seed, and camera.pose and
-camera.intrinsics where the source has a camera.
+camera.intrinsics where the source has a camera. A row's prompt is its LeRobot task: ``task_index`` is the
+prompt's number, and 0, the task without a prompt, is named after the source.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.parquet import to_table
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import Stats, of_frames, of_values
+from worldsim.errors import DataError
 
-__all__ = ["IMAGE", "embedded_stats", "features", "from_rows", "poses_of", "to_rows"]
+__all__ = ["IMAGE", "embedded_stats", "features", "from_rows", "poses_of", "tasks_of", "to_rows"]
 
 IMAGE = "observation.image"
 """Name of the video feature."""
@@ -29,9 +31,10 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int, *, has_video:
     The columns' statistics, and where there is a video the frames', go with it in the table's metadata.
     """
     steps = np.arange(len(episode), dtype=np.int64)
-    n_keys = len(spec.control_space.keys)
+    n_keys, moved = len(spec.control_space.keys), spec.control_space.motion_size
+    prompts = episode.controls[:, moved].astype(np.int64) if spec.control_space.prompts else steps * 0
     columns = {
-        "action": episode.controls,
+        "action": episode.controls[:, :moved],
         "keys": _flat_if_single(episode.controls[:, :n_keys] > 0.5),
         "yaw": episode.controls[:, n_keys],
         "reward": episode.rewards,
@@ -42,18 +45,28 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int, *, has_video:
         "timestamp": (steps / spec.fps).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.full_like(steps, number),
-        "task_index": np.zeros_like(steps),
+        "task_index": prompts,
     }
     stats = {IMAGE: of_frames(episode.frames)} if has_video else {}
     stats |= {name: of_values(values) for name, values in columns.items()}
     return to_table(columns, {_STATS_KEY: json.dumps(stats)})
 
 
-def from_rows(table: Any) -> EpisodeArrays:
-    """The inverse of :func:`to_rows`, but for the frames, which are empty: ``uint8 [T, 0, 0, 3]``."""
+def from_rows(table: Any, spec: SourceSpec) -> EpisodeArrays:
+    """The inverse of :func:`to_rows`, but for the frames, which are empty: ``uint8 [T, 0, 0, 3]``.
+
+    Raises:
+        DataError: a task that is none of the source's.
+    """
+    controls = _matrix(table, "action")
+    if spec.control_space.prompts:
+        tasks = table["task_index"].to_numpy()
+        if tasks.size and not 0 <= tasks.min() <= tasks.max() < len(tasks_of(spec)):
+            raise DataError(f"a task's number must be in 0..{len(tasks_of(spec)) - 1}", tasks.tolist()[:20])
+        controls = np.concatenate([controls, tasks[:, None].astype(np.float32)], 1)
     return EpisodeArrays(
         frames=np.empty((table.num_rows, 0, 0, 3), dtype=np.uint8),
-        controls=_matrix(table, "action"),
+        controls=controls,
         poses=poses_of(table) if "camera.pose" in table.column_names else None,
         rewards=table["reward"].to_numpy(),
         terminated=table["terminated"].to_numpy(),
@@ -65,6 +78,11 @@ def from_rows(table: Any) -> EpisodeArrays:
 def poses_of(table: Any) -> np.ndarray:
     """``float64 [T, 4, 4]``: the poses in a table that has them."""
     return _matrix(table, "camera.pose").reshape(-1, 4, 4)
+
+
+def tasks_of(spec: SourceSpec) -> list[str]:
+    """Texts of the LeRobot tasks, by number: the source's name for no prompt, then the prompts."""
+    return [spec.name, *spec.control_space.prompts]
 
 
 def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str, Any]]:

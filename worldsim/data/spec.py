@@ -40,7 +40,8 @@ class SourceSpec:
     """A source's fixed properties; ``config.to_dict`` and ``config.from_dict`` take it to JSON and back.
 
     Raises:
-        DataError: a size or a rate that is not positive, or poses without the length of their unit.
+        DataError: a size or a rate that is not positive, poses without the length of their unit, or a prompt
+            that is the source's name.
     """
 
     name: str
@@ -65,6 +66,8 @@ class SourceSpec:
         if min(self.size) < 1 or self.fps <= 0 or self.tics < 1:
             rule = "a source's size, rate and tics must be positive"
             raise DataError(rule, (self.size, self.fps, self.tics))
+        if self.name in self.control_space.prompts:
+            raise DataError("a prompt must not be the source's name, which stands for none", self.name)
         if self.has_pose and self.unit_metres is None:
             raise DataError("a source with poses must state the length of its unit", self.name)
 

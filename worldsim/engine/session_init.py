@@ -132,9 +132,10 @@ class SessionInit:
         return starts[index].newest(self.length)
 
     def _check_columns(self, context: Context) -> None:
-        columns, held = self.world.spec.control_space.size, context.controls
-        if isinstance(held, np.ndarray) and held.shape[1] not in (columns - 1, columns):
-            raise EngineError(f"a context's controls must have {columns} columns", held.shape[1])
+        space, held = self.world.spec.control_space, context.controls
+        allowed = len(space.keys), space.motion_size, space.size
+        if isinstance(held, np.ndarray) and held.shape[1] not in allowed:
+            raise EngineError(f"a context's controls must have {space.size} columns", held.shape[1])
 
     def _check(self, context: Context) -> None:
         spec, (length, *size, _) = self.world.spec, context.frames.shape

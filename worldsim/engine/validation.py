@@ -49,7 +49,7 @@ def read_plans(
     for who, control in now.items():
         later = [read_control(world, given) for given in list(plans.get(who, ()))[: frames - 1]]
         known = [control, *later]
-        held = Control(known[-1].keys, yaw=known[-1].yaw)
+        held = replace(known[-1], pose=None)
         read[who] = known + [held] * (frames - len(known))
     return read
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -185,4 +185,4 @@ def _given(world: World, run: SourceRun, t: int, has_poses: bool) -> Control:
     """Return the control that led into frame ``t`` of a run."""
     held = world.spec.control_space.from_vector(run.controls[t])
     pose = run.poses[t] if has_poses and run.poses is not None else None
-    return Control(held.keys, yaw=held.yaw, pose=pose)
+    return replace(held, pose=pose)

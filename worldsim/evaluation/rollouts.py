@@ -6,12 +6,11 @@ Shapes: N trajectories, F imagined frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from worldsim import camera
-from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.engine.world import World
 from worldsim.evaluation.detector import Detector
@@ -60,7 +59,7 @@ def rollout(
         for i, session in enumerate(sessions):
             held = space.from_vector(config.controls[i, t])
             pose = None if config.poses is None else config.poses[i, t]
-            controls[session] = Control(held.keys, pose=pose, yaw=held.yaw)
+            controls[session] = replace(held, pose=pose)
         steps = engine.step(controls)
         yield [steps[session] for session in sessions]
 

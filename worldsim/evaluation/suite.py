@@ -348,7 +348,9 @@ def _check_baselines(world: World, baselines: tuple[Baseline, ...]) -> None:
 
 def _check_source(world: World, collector: Collector) -> None:
     ours, theirs = world.spec, collector.spec
-    same = (ours.name, tuple(ours.size), ours.control_space.keys, ours.tics)
-    found = (theirs.name, tuple(theirs.size), theirs.control_space.keys, theirs.tics)
+    same, found = (
+        (spec.name, tuple(spec.size), spec.control_space.keys, spec.control_space.prompts, spec.tics)
+        for spec in (ours, theirs)
+    )
     if same != found:
         raise SourceError(f"a world must be held against its own source, {same}", found)

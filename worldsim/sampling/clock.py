@@ -6,7 +6,7 @@ one by one. Where a control is another than was foreseen, what was not shown is 
 A unit is committed to the generator when the next one begins, and only what was shown: the last frame shown
 replaces those that were not.
 
-Shapes: B worlds, F frames of a unit, N tokens, C latent channels, M keys and yaw.
+Shapes: B worlds, F frames of a unit, N tokens, C latent channels, M control vector.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _imagine_pending(
         motion = move_cameras(networks, ahead, controls)
         prior = _prior_from_base(networks, state, motion)
         _store_motion(pending, slot, motion, prior.tokens, controls.pose_mask)
-        ahead = _with_motion(ahead, motion)
+        ahead = _with_motion(networks, ahead, motion)
         motions.append(motion)
     prepared = _prepare_pending(networks, state, denoising_steps)
     latent = networks.sampler.draw(
@@ -290,9 +290,9 @@ def _store_frame(
         _set_frame(pending, name, slot, value)
 
 
-def _with_motion(state: WorldState, motion: CameraMotion) -> WorldState:
+def _with_motion(networks: Networks, state: WorldState, motion: CameraMotion) -> WorldState:
     """``state`` with its camera where ``motion`` leads."""
-    step = torch.cat([motion.twist, motion.vector], -1)[:, None]
+    step = torch.cat([motion.twist, networks.steering(motion.vector)], -1)[:, None]
     history = torch.cat([state.motion_history[:, 1:], step], 1)
     return replace(
         state, motion_history=history, pose_uncertainty=motion.pose_uncertainty, poses=motion.poses
@@ -310,7 +310,7 @@ def _emit_frame(networks: Networks, state: WorldState) -> Imagined:
         planar, back = se3.planar(now["poses"]), se3.relative(state.poses, now["poses"]).float()
     motion = CameraMotion(now["vector"], now["twist"], now["pose_uncertainty"], now["poses"], planar, back)
     prior = prior_of(networks, state, motion)
-    moved = _with_motion(state, motion)
+    moved = _with_motion(networks, state, motion)
     state.motion_history, state.pose_uncertainty, state.poses = (
         moved.motion_history,
         moved.pose_uncertainty,

@@ -1,6 +1,6 @@
 """Controls of a batch: ``ControlBatch`` in NumPy, ``ControlTensors`` on the networks' device.
 
-Shapes: B worlds, M keys and yaw.
+Shapes: B worlds, M control vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ControlBatch:
     """Controls that lead into the new frame: NumPy arrays, or tensors on the networks' device."""
 
     vector: np.ndarray | Tensor
-    """Keys and yaw, float32 [B, M]."""
+    """Control vectors, float32 [B, M]; see ``ControlSpace.vector``."""
     poses: np.ndarray | Tensor | None = None
     """Explicit camera-to-world of the new frame, float64 [B, 4, 4]; read where ``pose_mask``."""
     pose_mask: np.ndarray | Tensor | None = None

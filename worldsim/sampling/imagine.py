@@ -1,6 +1,6 @@
 """One frame of an imagined world: ``imagine_unit``. The engine, training and evaluation all call it.
 
-Shapes: B worlds, N tokens, C latent channels, H x W frame, M keys and yaw.
+Shapes: B worlds, N tokens, C latent channels, H x W frame.
 """
 
 from __future__ import annotations
@@ -121,9 +121,8 @@ def _commit(
     if agent is not None and networks.uses_agent_token:
         state.agent = agent.float()
     state.previous = PreviousFrame(frame, prior.depth)
-    state.motion_history = torch.cat(
-        [state.motion_history[:, 1:], torch.cat([motion.twist, motion.vector], -1)[:, None]], 1
-    )
+    step = torch.cat([motion.twist, networks.steering(motion.vector)], -1)[:, None]
+    state.motion_history = torch.cat([state.motion_history[:, 1:], step], 1)
     state.pose_uncertainty, state.poses, state.indices = (
         motion.pose_uncertainty,
         motion.poses,

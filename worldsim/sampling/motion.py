@@ -1,6 +1,6 @@
 """Camera motion of a frame: predicted from keys and projected onto the walkable map, or a given pose.
 
-Shapes: B worlds, M keys and yaw.
+Shapes: B worlds, M control vector.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CameraMotion:
     """Motion of the camera to the new frame."""
 
     vector: Tensor
-    """Keys and yaw [B, M]."""
+    """Control vector [B, M]: keys, yaw, and what else the world is conditioned on."""
     twist: Tensor
     """Normalised [B, 6]."""
     pose_uncertainty: Tensor
@@ -49,7 +49,8 @@ def move_cameras(networks: Networks, state: WorldState, controls: ControlTensors
         still = state.poses.new_zeros(len(controls.vector), 6).float()
         return CameraMotion(controls.vector, still, state.pose_uncertainty, state.poses, None, None)
     if networks.motion_kernel is not None and kernels_enabled():
-        inputs = (state.poses, state.motion_history, state.pose_uncertainty, controls.vector)
+        steering = networks.steering(controls.vector)
+        inputs = (state.poses, state.motion_history, state.pose_uncertainty, steering)
         motion = CameraMotion(
             controls.vector, *networks.motion_kernel(*inputs, _MAX_STEP_RATIO, _MAX_POSE_UNCERTAINTY)
         )
@@ -64,7 +65,8 @@ def _predicted_motion(networks: Networks, state: WorldState, controls: ControlTe
     """Motion predicted from keys, projected onto the walkable map."""
     scale, divisor = _scales(networks.config.twist_scale, networks.device)
     planar, twists = se3.planar(state.poses), state.motion_history[..., :6] * scale.float()
-    past_controls = torch.cat([state.motion_history[..., 6:], controls.vector[:, None]], 1)
+    steering = networks.steering(controls.vector)[:, None]
+    past_controls = torch.cat([state.motion_history[..., 6:], steering], 1)
     features, collision_fn = networks.dynamics_features(planar), networks.collision_fn(planar)
     step = networks.heads.predict_motion(
         state.agent.float(), features, past_controls, twists, planar[:, 2], collision_fn

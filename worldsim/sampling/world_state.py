@@ -1,6 +1,6 @@
 """All that an imagined world's future depends on: ``WorldState``.
 
-Shapes: B worlds, D width, P steps back, M keys and yaw.
+Shapes: B worlds, D width, P steps back, M control vector, J keys and yaw.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WorldState:
     agent: Tensor
     """Agent feature of the last frame [B, D]; 0 where nothing reads it."""
     motion_history: Tensor
-    """Last steps, newest last [B, P, 6 + M]: the normalised twist, then the keys and yaw that led to it."""
+    """Last steps, newest last [B, P, 6 + J]: the normalised twist, then the keys and yaw that led to it."""
     pose_uncertainty: Tensor
     """Expected error of the pose in metres [B]; 0 where it was given."""
     poses: Tensor
@@ -136,7 +136,7 @@ def empty_state(networks: Networks, batch: int, context: int | None = None) -> W
         previous=networks.tokenizer.blank(batch, device),
         agent=torch.zeros(batch, networks.generator.width, device=device),
         motion_history=torch.zeros(
-            batch, networks.config.heads.twists, 6 + networks.control_size, device=device
+            batch, networks.config.heads.twists, 6 + networks.motion_size, device=device
         ),
         pose_uncertainty=torch.zeros(batch, device=device),
         poses=torch.eye(4, dtype=torch.float64, device=device).repeat(batch, 1, 1),

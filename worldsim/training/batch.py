@@ -22,11 +22,11 @@ class TrainingBatch:
     frames: Tensor
     """[B, T, 3, H, W] in [-1, 1]."""
     vector: Tensor
-    """Keys and yaw that led into each frame [B, T, M]."""
+    """Control vectors that led into each frame [B, T, M]."""
     twist: Tensor
     """Normalised, likewise [B, T, 6]."""
     condition: Tensor
-    """Condition of the generator, of the two [B, T, M + 6]."""
+    """Condition of the generator, of the two [B, T, Q]."""
     planar: Tensor | None
     """x, y, z, yaw of each frame's camera [B, T, 4]; None without poses."""
     to_previous: Tensor | None
@@ -37,8 +37,11 @@ class TrainingBatch:
     """True where the task ended on arriving, bool [B, T]."""
 
     @staticmethod
-    def of(clip: Clip, networks: Networks) -> TrainingBatch:
-        """Convert ``clip`` for ``networks``; without poses if the networks have none."""
+    def of(clip: Clip, networks: Networks, rng: np.random.Generator | None = None) -> TrainingBatch:
+        """Convert ``clip`` for ``networks``; without poses if the networks have none.
+
+        With ``rng`` conditions are withheld from some of the clips; see ``Conditions.withhold``.
+        """
         device = networks.device
         twists = np.zeros((*clip.controls.shape[:2], 6), np.float32)
         planar = to_previous = None
@@ -48,6 +51,8 @@ class TrainingBatch:
             planar = torch.from_numpy(camera.planar(clip.poses)).to(device).float()
             to_previous = torch.from_numpy(camera.relative(before, clip.poses)).to(device).float()
         vector, twist = torch.from_numpy(clip.controls).to(device), torch.from_numpy(twists).to(device)
+        if rng is not None:
+            vector = networks.conditions.withhold(vector, rng)
         return TrainingBatch(
             frames=to_model(clip.frames, device),
             vector=vector,

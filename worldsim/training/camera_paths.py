@@ -24,7 +24,7 @@ class CameraPath:
     twists: Tensor
     """Twists in metres and radians that led to each, float32 [B, T, 6]; the first is meaningless."""
     controls: Tensor
-    """Control that led to each, float32 [B, T, M]."""
+    """Keys and yaw that led to each, float32 [B, T, J]."""
 
 
 class CameraPaths:
@@ -32,6 +32,7 @@ class CameraPaths:
 
     def __init__(self, clips: ClipStore) -> None:
         controls, poses = clips.arrivals
+        controls = controls[:, : clips.spec.control_space.motion_size]
         twists = np.zeros((len(poses), 6), np.float32)
         twists[1:] = camera.log(camera.relative(poses[:-1], poses[1:]))
         self._clips = clips

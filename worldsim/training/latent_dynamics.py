@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
+from worldsim.model.conditions import default_conditions
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
@@ -91,6 +92,7 @@ class LatentDynamicsRecipe:
                 head_width=self.head_width,
             ),
             sampler=RemainderFlowConfig(past_noise=self.past_noise),
+            conditions=default_conditions(spec.control_space),
             heads=HeadsConfig(poses=False, end_weight=self.end_weight),
             sample_ends=True,
         )
@@ -153,7 +155,7 @@ def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
 def _dynamics_modules(networks: Networks) -> list[nn.Module]:
     generator = networks.generator
     assert isinstance(generator, nn.Module)
-    return [generator, networks.heads]
+    return [generator, networks.conditions, networks.heads]
 
 
 def _block(size: tuple[int, int]) -> tuple[int, int]:

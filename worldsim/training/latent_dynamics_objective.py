@@ -106,7 +106,7 @@ class LatentDynamicsObjective:
         clip = LatentClip(
             latents=latents,
             prior_tokens=latents.new_zeros(*latents.shape[:3], networks.tokenizer.prior_channels),
-            condition=self._condition(windows),
+            condition=self._condition(windows, rng),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
             own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
         )
@@ -117,9 +117,9 @@ class LatentDynamicsObjective:
         outcome, outcome_logs = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
         return sampled.loss + outcome, {**sampled.logs, **outcome_logs}
 
-    def _condition(self, windows: Windows) -> Tensor:
+    def _condition(self, windows: Windows, rng: np.random.Generator) -> Tensor:
         """Conditions that lead into each frame [B, T, M]."""
-        vector = self._sequences.controls[windows.arrivals]
+        vector = self._networks.conditions.withhold(self._sequences.controls[windows.arrivals], rng)
         return self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
 
 

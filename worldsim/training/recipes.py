@@ -15,6 +15,7 @@ from worldsim import camera, registry
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.errors import ConfigError
+from worldsim.model.conditions import default_conditions
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.transformer import TransformerConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -91,6 +92,7 @@ class Recipe:
                 context=self.context,
                 prediction=self.prediction,
             ),
+            conditions=default_conditions(spec.control_space),
             heads=HeadsConfig(
                 poses=poses is not None,
                 camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),

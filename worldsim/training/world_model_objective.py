@@ -117,11 +117,11 @@ def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Ten
     assert batch.planar is not None
     past, scale = networks.config.heads.twists, batch.twist.new_tensor(networks.config.twist_scale)
     moves = (
-        F.pad(torch.cat([batch.vector, batch.twist], -1), (0, 0, past, 0))
+        F.pad(torch.cat([networks.steering(batch.vector), batch.twist], -1), (0, 0, past, 0))
         .unfold(1, past + 1, 1)[:, 1:]
         .transpose(-1, -2)
     )
-    moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, M]
+    moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, J + 6]
     controls, twists = moves[..., :-6], moves[..., -6:]
     state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
     step = networks.heads.predict_motion(state, None, controls, twists[:, :-1] * scale, height)
@@ -147,7 +147,7 @@ def world_model_objective(
         unit = networks.unit.frames
         frames = min(3 * unit, length) if progress < 0.5 else length
         frames = max(frames // unit, 1) * unit
-        data = TrainingBatch.of(clips.sample(batch, frames, rng, ends=0.1), networks)
+        data = TrainingBatch.of(clips.sample(batch, frames, rng, ends=0.1), networks, rng)
         unrolled = unroll(networks, data, rng, noise=noise)
         parts = (unrolled.latents, unrolled.prior_tokens, data.condition)
         latents, tokens, condition = (group_by_unit(part, unit) for part in parts)

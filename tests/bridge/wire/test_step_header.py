@@ -31,6 +31,7 @@ CONTROLS = st.none() | st.fixed_dictionaries(
         "keys": st.none() | st.lists(st.text(max_size=64), max_size=4),
         "yaw": st.none() | REALS,
         "pose": st.none() | st.lists(REALS, min_size=16, max_size=16),
+        "prompt": st.none() | st.text(max_size=8),
     },
 )
 GOOD = {
@@ -143,7 +144,8 @@ def test_whatever_is_read_in_one_go_would_be_read_field_by_field(
         {"control": {"yaw": True}},
         {"control": {"pose": POSE[:15]}},
         {"control": {"pose": [*POSE[:15], math.inf]}},
-        {"control": {"prompt": "x"}},
+        {"control": {"prompt": "x" * 257}},
+        {"control": {"prompt": 1}},
         {"key": "someone"},
         {"x": 1},
     ],

@@ -39,7 +39,7 @@ class GivenFrames(Protocol):
 
     @property
     def controls(self) -> Any:
-        """float32 [T, M + 1]: keys and yaw that led into each frame; the first row is ignored. Or a list of
+        """float32 [T, M]: control vectors that led into each frame; the first row is ignored. Or a list of
         controls, one a frame."""
 
     @property
@@ -207,7 +207,7 @@ class Client:
         """Return a control as a header entry, without empty fields. ControlError if it is not taken."""
         control = self.read_control(given)
         pose = None if control.pose is None else control.pose.ravel().tolist()
-        entry = {"keys": sorted(control.keys), "yaw": control.yaw, "pose": pose}
+        entry = {"keys": sorted(control.keys), "yaw": control.yaw, "pose": pose, "prompt": control.prompt}
         return {name: value for name, value in entry.items() if value}
 
     def encode_frame(self, frame: np.ndarray) -> np.ndarray:

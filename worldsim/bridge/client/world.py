@@ -71,6 +71,7 @@ class RemoteWorld:
                 yaw=hello["yaw"],
                 pose=hello["pose"],
                 discrete_actions=tuple(tuple(combo) for combo in hello["discrete_actions"]),
+                prompts=tuple(hello.get("prompts", ())),
             ),
             intrinsics=None if hello["intrinsics"] is None else tuple(hello["intrinsics"]),
             starts=hello["starts"],

@@ -34,6 +34,7 @@ def server_info(engine: Engine, limits: ClientLimits) -> dict[str, Any]:
         "discrete_actions": [list(combo) for combo in space.discrete_actions],
         "yaw": space.yaw,
         "pose": space.pose,
+        "prompts": list(space.prompts),
         "intrinsics": numbers,
         "starts": len(world.starts),
         "denoising_steps": engine.denoising_steps,

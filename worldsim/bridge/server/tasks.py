@@ -14,7 +14,7 @@ import numpy as np
 from worldsim.bridge.wire.header_fields import HeaderFields
 from worldsim.bridge.wire.protocol import read_array
 from worldsim.context import Context
-from worldsim.controls import Control
+from worldsim.controls import MAX_PROMPT, Control
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, DataError
@@ -228,8 +228,9 @@ def read_control(entry: Any) -> Control:
     keys = fields.optional("keys", lambda name: fields.strings(name, _MAX_KEYS))
     yaw = fields.optional("yaw", fields.number)
     pose = fields.optional("pose", lambda name: np.reshape(fields.numbers(name, 16), (4, 4)))
+    prompt = fields.optional("prompt", fields.string, MAX_PROMPT)
     fields.check_empty()
-    return Control(keys or (), pose, yaw or 0.0)
+    return Control(keys or (), pose, yaw or 0.0, prompt)
 
 
 def read_plan(row: dict[str, Any]) -> list[Control]:
@@ -267,6 +268,8 @@ def _control_entry(control: Control) -> dict[str, Any]:
     entry: dict[str, Any] = {"keys": sorted(control.keys), "yaw": control.yaw}
     if control.pose is not None:
         entry["pose"] = control.pose.ravel().tolist()
+    if control.prompt is not None:
+        entry["prompt"] = control.prompt
     return entry
 
 
