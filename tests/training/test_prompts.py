@@ -15,7 +15,7 @@ from worldsim.networks import Networks
 from worldsim.training.camera_paths import CameraPaths
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.plan import plan_stages
-from worldsim.training.recipes import Recipe, plan_networks
+from worldsim.training.recipes import Recipe
 
 LATENT = LatentDynamicsRecipe(
     channels=8, vae_width=8, vae_depth=1, width=16, head_width=16, vae_batch=4, batch=8, length=9
@@ -41,7 +41,7 @@ def test_every_stage_runs_and_one_of_them_teaches_the_prompts(
     clips = prompted(tmp_path, poses=not latent)
     some = LATENT if latent else recipe
     torch.manual_seed(0)
-    config = plan_networks(some, clips.spec, clips.poses)
+    config = some.plan(clips.spec, clips.poses)
     assert config.conditions == (PromptConditionConfig(),)
     networks = Networks(config, clips.spec).train()
     for stage in plan_stages(some, networks, clips, warm=False):
