@@ -167,6 +167,6 @@ def _home(cls: type) -> str:
     A program that is run is called ``__main__``, and ``__mp_main__`` in its worker processes.
     """
     module, main = cls.__module__, sys.modules.get(cls.__module__)
-    if module in ("__main__", "__mp_main__") and getattr(main, "__file__", None):
-        module = Path(str(main.__file__)).stem
+    if module in ("__main__", "__mp_main__") and (file := getattr(main, "__file__", None)):
+        module = Path(file).stem
     return f"{module}.{cls.__qualname__}"

@@ -75,9 +75,9 @@ def _tiny_networks(source: SourceSpec, tokenizer: str) -> NetworksConfig:
     scene = None
     if is_history and source.has_pose:
         scene = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=16, hidden=64, samples=8)
-    sizes = {"width": wide, "depth": 1, "channels": 4}
+    history = HistoryConfig(width=wide, depth=1, channels=4, scene=scene)
     return NetworksConfig(
-        tokenizer=HistoryConfig(**sizes, scene=scene) if is_history else FrameConfig(**sizes, patch=10),
+        tokenizer=history if is_history else FrameConfig(width=wide, depth=1, channels=4, patch=10),
         generator=TransformerConfig(width=width, layers=2, heads=heads, context=6),
         heads=HeadsConfig(camera_height=1.3, poses=source.has_pose, uses_agent_token=scene is None),
         walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,

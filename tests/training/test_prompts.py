@@ -14,7 +14,6 @@ from worldsim.model.prompt import PromptConditionConfig
 from worldsim.networks import Networks
 from worldsim.training.camera_paths import CameraPaths
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
-from worldsim.training.plan import plan_stages
 from worldsim.training.recipes import Recipe
 
 LATENT = LatentDynamicsRecipe(
@@ -44,7 +43,7 @@ def test_every_stage_runs_and_one_of_them_teaches_the_prompts(
     config = some.plan(clips.spec, clips.poses)
     assert config.conditions == (PromptConditionConfig(),)
     networks = Networks(config, clips.spec).train()
-    for stage in plan_stages(some, networks, clips, warm=False):
+    for stage in some.stages(networks, clips, warm=False):
         if stage.on_start is not None:
             stage.on_start()
         weights = [weight for group in stage.param_groups for weight in group.parameters]
