@@ -96,7 +96,10 @@ def test_what_a_state_carries_is_what_a_clip_shows(folder: Path) -> None:
 
 
 def test_priors_with_and_without_a_scene(folder: Path) -> None:
-    """The previous frame is warped by a scene or a flow, else left; rows do not hang on their batch."""
+    """The previous frame is warped by a scene or a flow, else left; the same in any batch but for rounding.
+
+    To the bit it is the same in steps of the engine, see ``test_rows_do_not_hang_on_their_batch``.
+    """
     tokenizer = load_world(folder).networks.tokenizer
     size, rows = source().size, 3
     config = load_world(folder).config.networks.tokenizer
@@ -112,13 +115,13 @@ def test_priors_with_and_without_a_scene(folder: Path) -> None:
         alone = tokenizer.prior(previous.pick(one), MotionCondition(condition[one], planar[one], back[one]))
     for name in ("scene_rgb", "warped_rgb", "warp_confidence", "warp_grid", "depth", "tokens"):
         assert torch.equal(getattr(prior, name), getattr(again, name)), name
-        assert torch.equal(getattr(prior, name)[1:2], getattr(alone, name)), name
+        torch.testing.assert_close(getattr(prior, name)[1:2], getattr(alone, name), atol=1e-4, rtol=1e-4)
     assert prior.warped_rgb.isfinite().all()
     assert ((prior.warp_confidence >= 0) & (prior.warp_confidence <= 1)).all()
     if not tokenizer.uses_previous_frame:
         return
     moved = config.scene is not None or config.flow_prior
-    assert torch.equal(prior.warped_rgb, prior.previous_rgb) != moved
+    assert torch.allclose(prior.warped_rgb, prior.previous_rgb, atol=1e-4) != moved
     assert bool((prior.warp_confidence == 1).all()) != moved
     assert bool(prior.scene_rgb.any()) == (config.scene is not None)
 
