@@ -26,9 +26,9 @@ from worldsim.sampling.protocol import LatentClip
 PROMPTS = ("rain", "snow")
 KEYS = ({"forward"}, {"forward"}, {"turn_left"}, (), {"forward"})
 PARTS = [
-    Parts("frame", "history", "transformer", "flow", scene=True),
-    Parts("cube", "frame", "transformer", "flow", scene=False),
-    Parts("frame", "vae", "recurrent", "remainder-flow", scene=False),
+    Parts("frame", "history", "transformer", "flow", prior="scene"),
+    Parts("cube", "frame", "transformer", "flow", prior="none"),
+    Parts("frame", "vae", "recurrent", "remainder-flow", prior="none"),
 ]
 
 
