@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import worldsim
-from worldsim.engine import precision
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.world import World, load
 from worldsim.utils.cpu_info import CpuInfo
@@ -52,7 +51,7 @@ def test_the_number_type_follows_the_processor_where_torch_makes_frames(
     dtype: torch.dtype,
 ) -> None:
     by_kernels = world.networks.supports_kernels
-    monkeypatch.setattr(precision, "cpu_info", lambda: CpuInfo("", vendor, frozenset(flags)))
+    monkeypatch.setattr("worldsim.utils.cpu_info.cpu_info", lambda: CpuInfo("", vendor, frozenset(flags)))
     assert best_dtype(poseless.networks) == dtype
     assert best_dtype(world.networks) == (torch.float32 if by_kernels else dtype)
 
