@@ -66,7 +66,7 @@ def test_the_loss_is_the_same_for_the_same_seed(
     losses = []
     for _ in range(2):
         generator.load_state_dict(state)
-        losses.append(float(sampler.loss(generator, clip, np.random.default_rng(3)).loss))
+        losses.append(sampler.loss(generator, clip, np.random.default_rng(3)).loss.item())
     assert losses[0] == losses[1]
     assert np.isfinite(losses[0])
 
