@@ -25,6 +25,7 @@ from worldsim.bridge.router.scatter_gather import (
     unavailable,
 )
 from worldsim.bridge.server.connections import ClientConnection, ConnectionTable
+from worldsim.bridge.server.flood_control import FloodControl
 from worldsim.bridge.server.leases import Lease, Leases, unpack_records
 from worldsim.bridge.server.metrics import ServerMetrics
 from worldsim.bridge.server.replies import error_reply, ok_reply
@@ -72,6 +73,7 @@ class Router:
         self.limits, self.metrics = limits or ClientLimits(), ServerMetrics()
         self._leases = Leases(lease_ttl)
         self._connections = ConnectionTable(self.limits.rate, self.limits.malformed)
+        self._flood = FloodControl()
         self._sockets = Sockets(address, keys)
         self.address = self._sockets.address
         """Address of the data socket, with its port."""
@@ -140,6 +142,7 @@ class Router:
             self.pool.receive()
             for control in (True, False):
                 self._receive(now, control=control)
+            time.sleep(self._flood.end_turn(time.monotonic() - now))
             if now - tick > _MAINTENANCE_INTERVAL:
                 tick = now
                 self._run_maintenance(now)
@@ -176,8 +179,9 @@ class Router:
         return self._leases.require(envelope.lease, client.key, now)
 
     def _receive(self, now: float, *, control: bool) -> None:
+        self._flood.start_socket()
         for _ in range(_MESSAGES_PER_TURN):
-            incoming = self._sockets.receive(control=control)
+            incoming = None if self._flood.exhausted else self._sockets.receive(control=control)
             if incoming is None:
                 return
             client = self._connections.lookup(control, incoming.identity, incoming.key, now)
@@ -209,6 +213,7 @@ class Router:
         self.metrics.count_error(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self.metrics.count_malformed()
+            self._flood.count()
             if not client.malformed.allow(now):
                 return
         self._send(client, error_reply(envelope, error))

@@ -12,6 +12,7 @@ from typing import Any
 from worldsim.bridge.journal.journal import Journal
 from worldsim.bridge.server.batcher import Batcher
 from worldsim.bridge.server.connections import ClientConnection, ConnectionTable
+from worldsim.bridge.server.flood_control import FloodControl
 from worldsim.bridge.server.incoming_message import IncomingMessage
 from worldsim.bridge.server.leases import Lease, Leases, pack_records
 from worldsim.bridge.server.metrics import ServerMetrics
@@ -36,10 +37,6 @@ _MAINTENANCE_INTERVAL = 0.05
 """Seconds between two checks for expired leases."""
 _REFUSAL_BATCH = 16
 """Error replies sent together."""
-_MALFORMED_PER_TURN = 4
-"""Malformed messages of one socket per turn."""
-_BACK_OFF_SECONDS = (0.001, 0.005)
-"""Shortest and longest pause in seconds after a malformed message."""
 _DRAIN_SECONDS = 2.0
 """Seconds in which the last replies are sent on shutdown."""
 _UNCHARGED_HEADER = 512
@@ -105,8 +102,7 @@ class IoLoop:
         self._wake_pipe = WakePipe()
         sockets.watch(self._wake_pipe.reader)
         self.draining = self._stopping = False
-        self._malformed_count = 0
-        """Malformed messages in this turn."""
+        self._flood = FloodControl()
         self.waiting = 0
         """Requests not answered by the engine yet."""
         self.last_turn = time.monotonic()
@@ -139,7 +135,10 @@ class IoLoop:
                 self._send_refusals()
                 self._read()
                 self._send_refusals()
-                self._back_off(time.monotonic() - now)
+                if pause := self._flood.end_turn(time.monotonic() - now):
+                    # The two threads share the interpreter, and reading each message on arrival slows the
+                    # engine most. An engine's reply ends the pause.
+                    self._wake_pipe.wait(1000 * pause)
                 if now - tick > _MAINTENANCE_INTERVAL:
                     tick = now
                     self._run_maintenance(now)
@@ -154,20 +153,9 @@ class IoLoop:
         """True if there is anything left to answer or to send."""
         return bool(self._answered_requests or self._unread or self._sockets.unsent)
 
-    def _back_off(self, worked: float) -> None:
-        """Pause after malformed messages for twice the time of the turn, or until an engine reply.
-
-        The two threads share the interpreter, and reading each message on arrival slows the engine most. So a
-        flood of malformed messages gets a third of this thread's time, and other clients' steps continue.
-        """
-        if self._malformed_count:
-            self._malformed_count = 0
-            least, most = _BACK_OFF_SECONDS
-            self._wake_pipe.wait(1000 * min(max(2 * worked, least), most))
-
     def _receive(self, now: float, *, control: bool) -> None:
         """Read messages of one socket, and reply to those that need no engine."""
-        most = self._malformed_count + _MALFORMED_PER_TURN
+        self._flood.start_socket()
         for _ in range(_MESSAGES_PER_TURN):
             incoming = self._sockets.receive(control=control)
             if incoming is None:
@@ -178,7 +166,7 @@ class IoLoop:
             self._handle(IncomingMessage(incoming.parts, connection, now, incoming.reservation), self._admit)
             if len(self._refusals) >= _REFUSAL_BATCH:
                 self._send_refusals()
-            if self._malformed_count == most:
+            if self._flood.exhausted:
                 return
 
     def _read(self) -> None:
@@ -222,7 +210,7 @@ class IoLoop:
         self._metrics.count_error(error.code)
         if error.code in (Code.BAD_REQUEST, Code.VERSION):
             self._metrics.count_malformed()
-            self._malformed_count += 1
+            self._flood.count()
             if not message.connection.malformed.allow(message.arrived):
                 return
         self._refusals.append((message.connection, error_reply(message.envelope, error)))
