@@ -88,11 +88,16 @@ def kernels_disabled() -> Iterator[None]:
 
 
 def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kernel:
-    """A compiled function; ``kinds`` are those of its arguments. Others' Python may run meanwhile."""
-    function = getattr(_library(), f"worldsim_{name}_{variant()}")
-    function.argtypes = [_Int if kind is ctypes.c_int else kind for kind in kinds]
-    function.restype = result
-    run: Kernel = function
+    """A compiled function; ``kinds`` are those of its arguments. Others' Python may run meanwhile.
+
+    Every call makes a function object of its own. One that threads shared would lose its argument types, while
+    they convert an argument, as soon as another thread set them again.
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError("no kernels were compiled")
+    prototype = ctypes.CFUNCTYPE(result, *(_Int if kind is ctypes.c_int else kind for kind in kinds))
+    run: Kernel = prototype((f"worldsim_{name}_{variant()}", library))
     return run
 
 
