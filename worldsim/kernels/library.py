@@ -90,8 +90,8 @@ def kernels_disabled() -> Iterator[None]:
 def kernel(name: str, kinds: Sequence[type], result: type | None = None) -> Kernel:
     """A compiled function; ``kinds`` are those of its arguments. Others' Python may run meanwhile.
 
-    Every call makes a function object of its own. One that threads shared would lose its argument types, while
-    they convert an argument, as soon as another thread set them again.
+    Every call makes a function object of its own. If threads shared one, it would lose its argument types
+    while a thread converts an argument, as soon as another one set them again.
     """
     library = _library()
     if library is None:
