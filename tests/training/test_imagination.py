@@ -49,6 +49,8 @@ def test_the_gap_is_the_same_every_time_and_zero_where_keys_do_nothing(
     assert gap == action_psnr_gap(networks, held_out, rows=3, frames=6)
     assert np.isfinite(gap)
     deaf = build(dataclasses.replace(recipe, conditioning="keys"), held_out)
-    for module in (deaf.generator.conditioning.control_embed, deaf.tokenizer.condition_embed):
+    tokenizer = deaf.tokenizer
+    embeds = (tokenizer.condition_embed, tokenizer.flow_prior.condition_embed)
+    for module in (deaf.generator.conditioning.control_embed, *embeds):
         module[0].weight.zero_()
     assert action_psnr_gap(deaf, held_out, rows=3, frames=6) == 0
