@@ -125,5 +125,6 @@ def test_an_import_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["--import", "no_such_parts", "train"]) == 2
     assert cli.main(["train", "--import"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert errors[0].startswith("worldsim: a module of parts must import; got 'no_such_parts")
+    assert errors[0].startswith("worldsim: a module of parts must import; got ")
+    assert "no_such_parts" in errors[0]
     assert errors[1].startswith("worldsim: --import needs the name of a module")

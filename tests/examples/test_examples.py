@@ -75,7 +75,7 @@ def test_own_parts_are_trained_played_and_stepped(tmp_path: Path) -> None:
     assert "2 frames a unit; frames 4 and 5 in one step" in done.stdout
     assert "8 steps in Gymnasium" in done.stdout
     assert (tmp_path / "out" / "play.png").exists()
-    stranger = run("-c", f"import worldsim; worldsim.load({str(tmp_path / 'out' / 'square')!r})")
+    stranger = run("-c", f"import worldsim; worldsim.load({str(tmp_path / 'out' / 'run' / 'square')!r})")
     assert stranger.returncode != 0
     assert "linear-patches" in stranger.stderr, "a program that has not imported the parts is told the name"
 
