@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.envs.fake_world import FakeWorld
 from worldsim.bridge.client import Client
-from worldsim.engine.world import World
+from worldsim.engine.world import World, load
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import BridgeError, EngineError
@@ -67,3 +67,9 @@ def test_a_connection_cannot_be_pickled(fake: FakeWorld) -> None:
     for envs in (ImaginedEnv(fake), ImaginedVectorEnv(2, world=fake)):  # type: ignore[arg-type]
         with pytest.raises(BridgeError, match="connection"):
             cloudpickle.dumps(envs)
+
+
+def test_a_world_is_loaded_once_by_whatever_type_it_is_asked_for(tiny_loaded: World) -> None:
+    assert tiny_loaded.origin is not None
+    by_default = load(tiny_loaded.origin, "cpu")
+    assert (by_default is tiny_loaded) == (by_default.dtype == tiny_loaded.dtype)
