@@ -92,7 +92,7 @@ def test_the_path_leads_through_the_door(plan: FloorPlan) -> None:
 
 
 def walk(plan: FloorPlan, seed: int, frames: int) -> tuple[np.ndarray, list[Control]]:
-    """Where the policy goes, and what it presses."""
+    """Camera path of the policy, and the keys it presses."""
     walker = Walker(plan, 3, 4, 0)
     policy = PolicyMixture(SPACE, plan, np.random.default_rng(seed))
     poses, controls = [], []

@@ -23,7 +23,7 @@ def nice() -> int:
 
 
 def in_a_thread(work: object) -> int:
-    """How nice a thread is after some work."""
+    """Return the nice value of a thread after some work."""
     found = []
 
     def run() -> None:
