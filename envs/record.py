@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim record", description="Record a source into a dataset.")
     parser.add_argument(
         "source",
-        help='"doom-maze", "take-cover", "gym:<id>" for any environment with pixels, "module:name" of yours',
+        help="doom-maze, take-cover, defend-the-center, health-gathering, gym:<id> for any environment with "
+        "pixels, module:name of yours",
     )
     parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record (%(default)s)")
     parser.add_argument("--workers", type=PROCESSES, default=2, help="processes that play (%(default)s)")

@@ -44,7 +44,7 @@ class StatefulRewardFn(RewardFn, Protocol):
 class BatchedRewardFn:
     """A reward function of a whole vector at once; its values need not leave the device.
 
-        make_vec(..., reward_fn=BatchedRewardFn(lambda steps: (-steps.uncertainty, steps.terminated)))
+    make_vec(..., reward_fn=BatchedRewardFn(lambda steps: (-steps.uncertainty, steps.terminated)))
     """
 
     function: Callable[[BatchStep], tuple[Tensor, Tensor]]

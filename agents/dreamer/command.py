@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
         reward=args.reward,
         seed=args.seed + number,
     )
+    if begun is None and number:
+        begun = _last_policy(args.out / f"round-{number - 1}")
     starts = world.with_starts(real_beginnings(world, args.starts, args.seed))
     outcome = train_policy(starts, share, settings, _tell, begun=begun, keep=keep)
     keep(outcome)
@@ -189,6 +192,12 @@ def _begun(folder: Path) -> TrainingResult | None:
         return None
     told, policy = _read_json(folder / _DREAM), load_policy(folder / POLICY)
     return TrainingResult(policy, policy.metadata, math.nan, told["fps"], *(told[name] for name in _STATE))
+
+
+def _last_policy(folder: Path) -> TrainingResult | None:
+    """The policy of the round before, with a new clock: learning goes on from it in the better world."""
+    last = _begun(folder)
+    return None if last is None else replace(last, minutes=0.0, finished=False)
 
 
 def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -> None:

@@ -47,6 +47,7 @@ _BUTTONS = {
     "strafe_right": "MOVE_RIGHT",
     "turn_left": "TURN_LEFT",
     "turn_right": "TURN_RIGHT",
+    "attack": "ATTACK",
 }
 _YAW_BUTTON = "TURN_LEFT_RIGHT_DELTA"
 _VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE")
@@ -84,6 +85,7 @@ _MAZE_ACTIONS = (
     ("backward", "turn_right"),
 )
 _DODGES = ("strafe_left", "strafe_right")
+_TURNS = ("turn_left", "turn_right")
 SCENARIOS = {
     "doom-maze": Scenario(
         config="my_way_home.cfg",
@@ -99,6 +101,37 @@ SCENARIOS = {
         ),
         max_tics=2100,
         objects={"fireball": "DoomImpBall", "monster": "DoomImp"},
+    ),
+    "defend-the-center": Scenario(
+        config="defend_the_center.cfg",
+        controls=ControlSpace(
+            keys=(*_TURNS, "attack"),
+            yaw=False,
+            pose=True,
+            discrete_actions=(
+                (),
+                *((key,) for key in (*_TURNS, "attack")),
+                *((key, "attack") for key in _TURNS),
+            ),
+        ),
+        max_tics=2100,
+        objects={"monster": "Demon", "marine": "MarineChainsawVzd"},
+    ),
+    "health-gathering": Scenario(
+        config="health_gathering.cfg",
+        controls=ControlSpace(
+            keys=("forward", *_TURNS),
+            yaw=False,
+            pose=True,
+            discrete_actions=(
+                (),
+                ("forward",),
+                *((key,) for key in _TURNS),
+                *(("forward", key) for key in _TURNS),
+            ),
+        ),
+        max_tics=2100,
+        objects={"medikit": "CustomMedikit"},
     ),
 }
 

@@ -24,7 +24,7 @@ def make_source(
     """Open the source ``name``.
 
     Args:
-        name: "doom-maze", "take-cover", "gym:<id>", or a source of your own: the name that it is registered
+        name: one of ``source_names``, "gym:<id>", or a source of your own: the name that it is registered
             by, or "module:name" to import its module first.
         size: height and width of the frames; by default the source's own.
         depth: whether observations carry a depth map, where the source can give one.

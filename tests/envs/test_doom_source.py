@@ -202,6 +202,31 @@ def test_take_cover_ends_with_death() -> None:
     source.close()
 
 
+@pytest.mark.parametrize(("name", "keys", "kind"), [
+    ("defend-the-center", {"turn_left", "attack"}, "monster"),
+    ("health-gathering", {"turn_left", "forward"}, "medikit"),
+])  # fmt: skip
+def test_other_scenarios_turn_the_camera_and_show_their_objects(name: str, keys: set[str], kind: str) -> None:
+    source = make_source(name, (60, 80), labels=True)
+    try:
+        assert keys <= set(source.spec.control_space.keys)
+        seen = play(source, 3, [Control({"turn_left"})] * 40)
+        yaws = [planar(one.pose)[3] for one in seen[-2:] if one.pose is not None]
+        assert yaws[0] != yaws[1]
+        assert any(one.labels is not None and one.labels[kind].any() for one in seen)
+    finally:
+        source.close()
+
+
+def test_attacks_kill_what_is_in_front() -> None:
+    source = make_source("defend-the-center", (60, 80))
+    try:
+        seen = play(source, 1, [Control({"turn_left", "attack"})] * 400)
+        assert sum(one.reward >= 1 for one in seen) >= 1
+    finally:
+        source.close()
+
+
 def test_nothing_is_left_behind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch, here = tmp_path / "scratch", tmp_path / "here"
     scratch.mkdir()

@@ -48,3 +48,19 @@ class CameraPaths:
         first = torch.from_numpy(self._clips.draw(batch, length, rng))
         at = first[:, None] + torch.arange(length)
         return CameraPath(self._planar[at], self._twists[at], self._controls[at])
+
+
+def twist_scale(poses: np.ndarray) -> tuple[float, ...]:
+    """Return the RMS of each component of the twists between ``poses`` [N, 4, 4]; 0 for constant ones.
+
+    Jumps between episodes are left out.
+    """
+    twists = camera.log(camera.relative(poses[:-1], poses[1:]))
+    steady = np.abs(twists[:, :3]).max(-1) < 4 * np.median(np.abs(twists[:, :3]).max(-1)) + 1e-3
+    size = np.sqrt((twists[steady] ** 2).mean(0))
+    return tuple(float(x) if x > 1e-4 else 0.0 for x in size)
+
+
+def median_height(poses: np.ndarray) -> float:
+    """Return the median height of cameras [N, 4, 4], in metres."""
+    return round(float(np.median(poses[:, 2, 3])), 4)

@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
+from worldsim.errors import ConfigError
 from worldsim.model.conditions import default_conditions
 from worldsim.model.heads import HeadsConfig
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
@@ -18,6 +19,7 @@ from worldsim.registry import register
 from worldsim.sampling.remainder_flow import RemainderFlowConfig
 from worldsim.tokenizer.protocol import normalises_latents
 from worldsim.tokenizer.vae import VaeConfig
+from worldsim.training.camera_paths import median_height, twist_scale
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
 from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.sequences import Sequences
@@ -70,9 +72,19 @@ class LatentDynamicsRecipe:
     end_weight: float = 10.0
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
+    conditioning: Literal["keys", "both"] = "keys"
+    """"both": keys and the camera's motion, in sources with poses; a pose can then be given at play."""
 
     def plan(self, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
-        """Plan the networks for a source; poses are not used: the generator is conditioned on keys alone."""
+        """Plan the networks for a source; see ``TrainingRecipe.plan``.
+
+        Raises:
+            ConfigError: ``conditioning`` is "both", and the source has no poses.
+        """
+        if self.conditioning == "both" and poses is None:
+            rule = "conditioning by keys and poses needs a source with poses"
+            raise ConfigError(rule, spec.name, "choose conditioning=keys")
+        poses = None if self.conditioning == "keys" else poses
         block = _block(spec.size)
         return NetworksConfig(
             tokenizer=VaeConfig(
@@ -93,7 +105,12 @@ class LatentDynamicsRecipe:
             ),
             sampler=RemainderFlowConfig(past_noise=self.past_noise),
             conditions=default_conditions(spec.control_space),
-            heads=HeadsConfig(poses=False, end_weight=self.end_weight),
+            heads=HeadsConfig(
+                poses=poses is not None,
+                camera_height=0.0 if poses is None else median_height(poses),
+                end_weight=self.end_weight,
+            ),
+            twist_scale=(0.1,) * 6 if poses is None else twist_scale(poses),
             sample_ends=True,
         )
 
@@ -103,7 +120,7 @@ class LatentDynamicsRecipe:
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
-        outcome = OutcomeObjective(networks, sequences, dynamics.latents, _OUTCOME_BATCH)
+        outcome = OutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH)
         weights = [weight for _, weight in networks.tokenizer.named_parameters()]
         learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
         return [

@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldsim.errors import DataError
 from worldsim.model.heads import Heads, two_hot
 from worldsim.networks import TWIST, Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import NormalisesLatents, normalises_latents
+from worldsim.training.motion_loss import motion_loss
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.stage import Logs
 from worldsim.utils.mixed_precision import mixed_precision
@@ -26,6 +28,7 @@ from worldsim.utils.mixed_precision import mixed_precision
 _ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 256, whose activations stay in a CPU's cache."""
 _REWARD_WEIGHT = 0.1
+_MOTION_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +83,38 @@ class Latents:
         return means, deviations
 
 
+class ArrivalConditions:
+    """Conditions that lead into arrivals: keys, and the camera's motion where the networks have poses.
+
+    Args:
+        networks: encode them.
+        sequences: all arrivals of a split.
+
+    Raises:
+        DataError: the networks have poses, and the data have none.
+    """
+
+    def __init__(self, networks: Networks, sequences: Sequences) -> None:
+        self._networks, self.planar = networks, sequences.planar
+        """x, y, z, yaw of each arrival's camera, float32 [A, 4]; None without poses."""
+        self._twist: Tensor | None = None
+        if not networks.has_poses:
+            return
+        if sequences.twists is None:
+            raise DataError("a world with poses needs data with poses", None, "choose conditioning=keys")
+        self._twist = torch.from_numpy(networks.normalise(sequences.twists)).to(sequences.device)
+
+    def twist(self, arrivals: Tensor) -> Tensor:
+        """Normalised twists into ``arrivals`` [...], float32 [..., 6]; zeros without poses."""
+        if self._twist is None:
+            return torch.zeros(*arrivals.shape, TWIST, device=arrivals.device)
+        return self._twist[arrivals]
+
+    def __call__(self, vector: Tensor, arrivals: Tensor) -> Tensor:
+        """Conditions [..., Q] of control vectors [..., M] into ``arrivals`` [...]."""
+        return self._networks.condition(vector, self.twist(arrivals))
+
+
 class LatentDynamicsObjective:
     """The objective of the generator's stage; see the module's docstring.
 
@@ -92,6 +127,7 @@ class LatentDynamicsObjective:
     ) -> None:
         self._networks, self._sequences, self._draw, self._warm = networks, sequences, draw, warm
         self.latents = Latents(normalises_latents(networks.tokenizer), sequences)
+        self.conditions = ArrivalConditions(networks, sequences)
 
     def start(self) -> None:
         """Normalise the latents; before the stage's first step."""
@@ -103,10 +139,11 @@ class LatentDynamicsObjective:
         windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
         ends = sequences.ends[windows.arrivals]
         latents = self.latents.sample(sequences.frame[windows.arrivals])
+        vector = networks.conditions.withhold(sequences.controls[windows.arrivals], rng)
         clip = LatentClip(
             latents=latents,
             prior_tokens=latents.new_zeros(*latents.shape[:3], networks.tokenizer.prior_channels),
-            condition=self._condition(windows, rng),
+            condition=self.conditions(vector, windows.arrivals),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
             own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
         )
@@ -115,12 +152,17 @@ class LatentDynamicsObjective:
         weight = windows.valid[:, 1:] * windows.importance[:, None]
         arrivals, agent = windows.arrivals[:, 1:], sampled.agent[:, 1:]
         outcome, outcome_logs = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
-        return sampled.loss + outcome, {**sampled.logs, **outcome_logs}
+        loss, logs = sampled.loss + outcome, {**sampled.logs, **outcome_logs}
+        if not networks.has_poses:
+            return loss, logs
+        motion = self._motion_loss(windows, vector, sampled.agent, windows.valid & ~ends)
+        return loss + _MOTION_WEIGHT * motion, {**logs, "motion_loss": motion.detach()}
 
-    def _condition(self, windows: Windows, rng: np.random.Generator) -> Tensor:
-        """Conditions that lead into each frame [B, T, M]."""
-        vector = self._networks.conditions.withhold(self._sequences.controls[windows.arrivals], rng)
-        return self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
+    def _motion_loss(self, windows: Windows, vector: Tensor, agent: Tensor, known: Tensor) -> Tensor:
+        """Loss of the camera's motion into the arrivals that are ``known``, bool [B, T]."""
+        assert self.conditions.planar is not None
+        planar, twist = self.conditions.planar[windows.arrivals], self.conditions.twist(windows.arrivals)
+        return motion_loss(self._networks, vector, twist, planar, agent, known.float())
 
 
 def outcome_loss(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from worldsim.model.recurrent import RecurrentGenerator
-from worldsim.networks import TWIST, Networks
-from worldsim.training.latent_dynamics_objective import Latents, outcome_loss
+from worldsim.networks import Networks
+from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, outcome_loss
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 from worldsim.utils.mixed_precision import mixed_precision
@@ -26,10 +26,12 @@ _EPISODES = 16
 class OutcomeObjective:
     """The objective of the outcome stage; see the module's docstring."""
 
-    def __init__(self, networks: Networks, sequences: Sequences, latents: Latents, batch: int) -> None:
+    def __init__(
+        self, networks: Networks, sequences: Sequences, dynamics: LatentDynamicsObjective, batch: int
+    ) -> None:
         assert isinstance(networks.generator, RecurrentGenerator)
         self._networks, self._generator, self._sequences = networks, networks.generator, sequences
-        self._latents, self._batch = latents, batch
+        self._latents, self._conditions, self._batch = dynamics.latents, dynamics.conditions, batch
         self._features: Tensor | None = None
         self._known = np.flatnonzero(~sequences.is_first)
 
@@ -62,7 +64,6 @@ class OutcomeObjective:
         arrivals = torch.from_numpy(np.minimum(firsts[:, None] + steps, (firsts + lengths - 1)[:, None]))
         arrivals, valid = arrivals.to(features.device), valid.to(features.device)
         latents = self._latents.sample(self._sequences.frame[arrivals])
-        vector = self._sequences.controls[arrivals]
-        condition = self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
+        condition = self._conditions(self._sequences.controls[arrivals], arrivals)
         made, _ = self._generator.clip(latents[:, :-1], condition[:, 1:])
         features[arrivals[:, 1:][valid[:, 1:]]] = made[valid[:, 1:]].half()

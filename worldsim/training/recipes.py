@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from worldsim import camera, registry
+from worldsim import registry
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.errors import ConfigError
@@ -27,6 +27,7 @@ from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.training import latent_dynamics as latent_dynamics  # registers its recipes
+from worldsim.training.camera_paths import median_height, twist_scale
 from worldsim.training.plan import world_model_stages
 from worldsim.training.protocol import TrainingRecipe
 from worldsim.training.stage import Stage
@@ -95,11 +96,11 @@ class Recipe:
             conditions=default_conditions(spec.control_space),
             heads=HeadsConfig(
                 poses=poses is not None,
-                camera_height=0.0 if poses is None else round(float(np.median(poses[:, 2, 3])), 4),
+                camera_height=0.0 if poses is None else median_height(poses),
                 idle_damping=None if static is None else static.idle_damping,
                 uses_agent_token=scene is None,
             ),
-            twist_scale=(0.1,) * 6 if poses is None else _twist_scale(poses),
+            twist_scale=(0.1,) * 6 if poses is None else twist_scale(poses),
             walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,
             condition_on_keys=self.conditioning != "pose",
             scale_noise_by_speed=scene is not None,
@@ -172,14 +173,6 @@ def measure_contrast(clips: ClipStore, most: int = 1000) -> float:
     frames = clips.frames[:: max(1, len(clips) // most)][:most]
     contrasts = [frame_contrast(to_model(part)) for part in np.array_split(frames, -(-len(frames) // 64))]
     return max(round(float(torch.cat(contrasts).mean()), 4), 1e-4)
-
-
-def _twist_scale(poses: np.ndarray) -> tuple[float, ...]:
-    """Return the RMS of each twist component without jumps between episodes; 0 for constant ones."""
-    twists = camera.log(camera.relative(poses[:-1], poses[1:]))
-    steady = np.abs(twists[:, :3]).max(-1) < 4 * np.median(np.abs(twists[:, :3]).max(-1)) + 1e-3
-    size = np.sqrt((twists[steady] ** 2).mean(0))
-    return tuple(float(x) if x > 1e-4 else 0.0 for x in size)
 
 
 def _plan_scene(

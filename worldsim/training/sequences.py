@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.errors import DataError
 
@@ -54,6 +55,13 @@ class Sequences:
         """float32 [A]"""
         self.ends = torch.from_numpy(tracks.ends).to(device)
         """bool [A]"""
+        self.planar: Tensor | None = None
+        """x, y, z, yaw of each arrival's camera, float32 [A, 4]; None without poses."""
+        self.twists: np.ndarray | None = None
+        """Twists in metres and radians into each arrival, [A, 6]; zeros at an episode's first."""
+        if tracks.poses is not None:
+            self.planar = torch.from_numpy(camera.planar(tracks.poses).astype(np.float32)).to(device)
+            self.twists = _twists(tracks.poses, tracks.first)
         self._first, self._last = tracks.first, tracks.last
         self.is_first = tracks.first == np.arange(len(tracks.first))
         """Arrivals that begin an episode, a NumPy array bool [A]."""
@@ -119,3 +127,11 @@ class Sequences:
             return frames
         free, _ = torch.cuda.mem_get_info(self.device)
         return frames.to(self.device) if frames.nbytes < _DEVICE_FRACTION * free else frames.pin_memory()
+
+
+def _twists(poses: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Twists [A, 6] into each of ``poses`` [A, 4, 4]; zeros at the arrivals that begin an episode."""
+    twists = np.zeros((len(poses), 6))
+    twists[1:] = camera.log(camera.relative(poses[:-1], poses[1:]))
+    twists[first == np.arange(len(first))] = 0
+    return twists

@@ -20,7 +20,8 @@ from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import PreviousFrame
 from worldsim.training.batch import TrainingBatch
-from worldsim.training.losses import LATENT_L2, pose_uncertainty_loss, reconstruction_loss, warp_loss
+from worldsim.training.losses import LATENT_L2, reconstruction_loss, warp_loss
+from worldsim.training.motion_loss import motion_loss
 from worldsim.training.stage import Logs, Objective
 
 WARP_WEIGHT = 0.2
@@ -108,30 +109,10 @@ def heads_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tenso
     moves = networks.has_poses and networks.scene is None
     # A frame's camera motion is predicted from the previous unit: its own is not there yet.
     before = F.pad(agent, (0, 0, 1, 0)).repeat_interleave(frames, 1)[:, 1 : batch.frames.shape[1] + 1]
-    return loss + _motion_loss(networks, batch, before) if moves else loss
-
-
-def _motion_loss(networks: Networks, batch: TrainingBatch, agent: Tensor) -> Tensor:
-    """Smooth L1 error of each frame's twist, from the agent [B, T, D] of the unit before the next frame."""
-    assert networks.heads.motion is not None
+    if not moves:
+        return loss
     assert batch.planar is not None
-    past, scale = networks.config.heads.twists, batch.twist.new_tensor(networks.config.twist_scale)
-    moves = (
-        F.pad(torch.cat([networks.steering(batch.vector), batch.twist], -1), (0, 0, past, 0))
-        .unfold(1, past + 1, 1)[:, 1:]
-        .transpose(-1, -2)
-    )
-    moves = moves.flatten(0, 1)  # of B (T - 1) steps, each with those before it [.., past + 1, J + 6]
-    controls, twists = moves[..., :-6], moves[..., -6:]
-    state, height = agent[:, :-1].float().flatten(0, 1), batch.planar[:, :-1, 2].flatten()
-    step = networks.heads.predict_motion(state, None, controls, twists[:, :-1] * scale, height)
-    turn = networks.heads.motion.predict_rotation(controls, twists[:, :-1] * scale)
-    moved = torch.cat([step.twist[:, :3], turn], 1) / scale.clamp(min=1e-6)
-    error = (moved - twists[:, -1]).masked_fill(scale == 0, 0)
-    uncertainty = pose_uncertainty_loss(
-        step.step_error, *((error * scale)[:, part].norm(dim=1) for part in (slice(3), slice(3, 6)))
-    )
-    return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1) + 0.1 * uncertainty
+    return loss + motion_loss(networks, batch.vector, batch.twist, batch.planar, before)
 
 
 def world_model_objective(
