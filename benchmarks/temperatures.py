@@ -25,13 +25,12 @@ from worldsim.agents.dreamer.policy import load_policy, save_policy
 from worldsim.agents.dreamer.score import fresh_seeds, mean_and_error, score_policy
 from worldsim.agents.dreamer.training import DreamSettings, real_beginnings, train_policy
 from worldsim.engine.world import World, load
-from worldsim.options import COUNT, MINUTES, PROCESSES, THREADS, Number, Parser, listed
+from worldsim.options import COUNT, MINUTES, PROCESSES, TEMPERATURE, THREADS, Number, Parser, listed
 from worldsim.utils.output_paths import check_writable
 from worldsim.utils.run_command import run_command
 
 __all__ = ["Cell", "main"]
 
-_TEMPERATURE = Number(whole=False, high=10)
 _HOLD = Number(low=1, high=1050)
 _HIDDEN = Number(low=1, high=4096)
 _DREAM_SEED = 5_000_000_000
@@ -91,7 +90,7 @@ def _parser() -> Parser:
     add("--minutes", type=MINUTES, required=True, help="of learning, for each cell")
     add(
         "--temperatures",
-        type=listed(_TEMPERATURE),
+        type=listed(TEMPERATURE),
         default=[0.1, 0.5, 1.0, 1.15, 1.3],
         help="between commas (0.1,0.5,1.0,1.15,1.3)",
     )

@@ -47,7 +47,7 @@ class EnvCore:
         starts: distribution of starts; see ``worldsim.envs.start_distribution.StartDistribution``.
         temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
         observation: "pixels", or "latent": the frame's code, flattened, then the agent's features; then no
-            frame is decoded. Served worlds support only pixels at temperature 1.
+            frame is decoded. Served worlds support only pixels.
     """
 
     def __init__(
@@ -72,9 +72,8 @@ class EnvCore:
         if max_uncertainty is not None and not self.world.spec.has_pose:
             rule = "max_uncertainty needs a world with poses: without them there is no uncertainty"
             raise ConfigError(rule, max_uncertainty, "leave max_uncertainty out")
-        if not hasattr(self.world, "batch") and (observation, temperature) != ("pixels", 1.0):
-            rule = "a served world gives pixels at temperature 1"
-            raise ConfigError(rule, (observation, temperature), "load the world here")
+        if not hasattr(self.world, "batch") and observation != "pixels":
+            raise ConfigError("a served world gives pixels", observation, "load the world here")
         self.temperature, self.observation = check_temperature(temperature), observation
         self._slots, self._denoising_steps = slots, denoising_steps
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
@@ -116,7 +115,8 @@ class EnvCore:
                 temperature=self.temperature,
                 decode=decode,
             )
-        return SessionBatch(self.engine, self._slots, self.world.spec.control_space)
+        space = self.world.spec.control_space
+        return SessionBatch(self.engine, self._slots, space, self.temperature)
 
     @property
     def fps(self) -> int:
@@ -126,8 +126,7 @@ class EnvCore:
     def open(self, slot: int, seed: int, start: Start) -> Session:
         """Begin an episode in ``slot``; its ``last`` step is what is seen before the first one."""
         place = self.start(seed) if start is None else start
-        hot = {} if self.temperature == 1 else {"temperature": self.temperature}  # a server's know none
-        session = self.engine.open(seed=seed, start=place, **hot)
+        session = self.engine.open(seed, place, self.temperature)
         try:
             self.reward_fns.begin(slot, session.last)
         except BaseException:

@@ -29,9 +29,11 @@ class EngineProxy:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def open(self, seed: int = 0, start: int | Context | None = None) -> RemoteSession:
+    def open(
+        self, seed: int = 0, start: int | Context | None = None, temperature: float = 1.0
+    ) -> RemoteSession:
         """Begin a session; see ``Client.open``."""
-        return self.client.open(seed, start)
+        return self.client.open(seed, start, temperature)
 
     def step(self, controls: Mapping[RemoteSession, Control]) -> dict[RemoteSession, RemoteStep]:
         """Imagine one frame of every session named; see ``Client.step_many``."""

@@ -22,7 +22,7 @@ __all__ = ["SessionBatch", "step_uncertainty"]
 class _Engine(Protocol):
     """Interface of the engine, which may be a server's."""
 
-    def open(self, seed: int = 0, start: Any = None) -> Any:
+    def open(self, seed: int = 0, start: Any = None, temperature: float = 1.0) -> Any:
         """A session."""
 
     def step(self, controls: Any) -> Any:
@@ -36,13 +36,14 @@ class SessionBatch:
         engine: opens sessions and steps them.
         count: how many.
         space: the world's ``ControlSpace``.
+        temperature: factor of the sampled noise, in [0, 10].
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, engine: _Engine, count: int, space: Any) -> None:
+    def __init__(self, engine: _Engine, count: int, space: Any, temperature: float = 1.0) -> None:
         self.engine, self.count = engine, count
-        self._space = space
+        self._space, self._temperature = space, temperature
         self._sessions: list[Any] = [None] * count
 
     @property
@@ -54,7 +55,7 @@ class SessionBatch:
         """Begin worlds anew; see ``WorldBatch.begin``. One that cannot begin leaves its row empty."""
         for row, seed, start in zip(rows, seeds, starts, strict=True):
             self._end(row)
-            self._sessions[row] = self.engine.open(seed=seed, start=start)
+            self._sessions[row] = self.engine.open(seed, start, self._temperature)
 
     def step(self, controls: ControlBatch) -> BatchStep:
         """Step every world; see ``WorldBatch.step``."""

@@ -24,6 +24,7 @@ __all__ = [
     "PROCESSES",
     "SECONDS",
     "SEED",
+    "TEMPERATURE",
     "THREADS",
     "Number",
     "Parser",
@@ -107,6 +108,8 @@ MINUTES = Number(whole=False, above=True, high=525_600)
 """Time of a training, at most a year."""
 SECONDS = Number(whole=False, above=True, high=31_536_000)
 """Time, at most a year."""
+TEMPERATURE = Number(whole=False, high=10)
+"""Factor of the sampled noise."""
 FRAMES_PER_SECOND = Number(whole=False, high=10_000)
 """Frame rate; 0: unlimited."""
 DENOISING = Number(low=1, high=1024)

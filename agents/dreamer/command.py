@@ -37,7 +37,7 @@ from worldsim.data.recorder import RecordConfig, record
 from worldsim.engine.world import World, load
 from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.errors import ConfigError
-from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, THREADS, Number, Parser
+from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, TEMPERATURE, THREADS, Number, Parser
 from worldsim.training import run as world_training
 from worldsim.training.state import STATE
 from worldsim.utils.output_paths import claim_folder
@@ -56,7 +56,6 @@ _FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", 
 _HIDDEN = Number(low=1, high=4096)
 _SEED = Number(high=3998)
 """As of recordings: those above would play the episodes that metrics are measured on."""
-_TEMPERATURE = Number(whole=False, high=10)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=MINUTES, required=True, help="wall clock of all learning; real play comes on top")
     add("--out", type=Path, required=True, help="run folder: a folder a round, the data, the table")
     add("--rounds", type=COUNT, default=1, help="from the second on the world learns, too (%(default)s)")
-    add("--temperature", type=_TEMPERATURE, default=1.15, help="of the dream (%(default)s)")
+    add("--temperature", type=TEMPERATURE, default=1.15, help="of the dream (%(default)s)")
     add("--hold", type=COUNT, default=4, help="frames that a decision is held (%(default)s)")
     add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
     add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
@@ -142,7 +141,7 @@ def _play_round(args: argparse.Namespace, number: int, world: World, folder: Pat
     if args.episodes and not scored.is_file():
         with Games(world.spec.name, world.spec.size, min(args.games, args.episodes), args.episode) as games:
             score = score_policy(games, world, policy, args.seed, args.episodes)
-        _write_json(scored, {"real_mean": score.mean, "se": score.se, "median": score.median})
+        _write_json(scored, {"real_mean": score.mean, "se": score.se, "median": score.median, "by": score.by})
     if args.episodes and not (folder / SHEET).is_file():
         write_round_videos(folder, world, policy, args.episode, args.seed + number, _tell)
     return row | (_read_json(scored) if scored.is_file() else {})
@@ -249,7 +248,7 @@ def _tell(line: str) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    real = f"{row['real_mean']:.0f} ± {row['se']:.0f}" if "real_mean" in row else "not played"
+    real = f"{row['real_mean']:.4g} ± {row['se']:.2g} {row['by']}" if "real_mean" in row else "not played"
     dream = "none ended" if row["dream_mean"] is None else f"{row['dream_mean']:.0f} tics"
     learnt = f"{row['frames']} frames at {row['fps']:.0f}/s"
     return f"round {row['round']}: dream {dream} after {learnt}; real {real}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from worldsim.data.episodes import EpisodeArrays
 from worldsim.envs.episode_collector import episode_of
 from worldsim.envs.sources import Observation, Source, make_source
 
-__all__ = ["Games"]
+__all__ = ["SCORES", "Games", "ScoreName"]
+
+ScoreName = Literal["tics", "reward"]
+SCORES: tuple[ScoreName, ...] = ("tics", "reward")
 
 
 class Games:
@@ -44,6 +48,25 @@ class Games:
 
         self._play(agent, seeds, note, keep=False)
         return frames
+
+    def scores(self, agent: BatchAgent, seeds: Sequence[int], by: ScoreName = "tics") -> np.ndarray:
+        """Score of the episodes of ``seeds``, float64 [number of seeds], played by ``agent``.
+
+        Args:
+            agent: plays.
+            seeds: of the episodes.
+            by: "tics": the time that they last, in the game's own tics (frames, where it has none);
+                "reward": the sum of their rewards.
+        """
+        if by == "tics":
+            return self.lengths(agent, seeds) * float(self.spec.tics or 1)
+        sums = np.zeros(len(seeds))
+
+        def note(number: int, seen: list[Observation], actions: list[int]) -> None:
+            sums[number] = sum(one.reward for one in seen[1:])
+
+        self._play(agent, seeds, note, keep=True)
+        return sums
 
     def episodes(self, agent: BatchAgent, seeds: Sequence[int]) -> list[EpisodeArrays]:
         """The episodes of ``seeds`` with all their frames, in their order."""

@@ -10,6 +10,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -60,6 +61,8 @@ class PolicyMetadata:
     """Temperature of the dream."""
     frames: int = 0
     """Imagined frames that it learnt from."""
+    reward: Literal["survival", "world"] = "survival"
+    """The reward that it learnt for: a long life, or the world's rewards."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.hidden <= _MOST_HIDDEN or not 1 <= self.layers <= _MOST_LAYERS:

@@ -12,7 +12,7 @@ from worldsim.controls import ControlSpace
 from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from worldsim.agents.dreamer.games import Games
+    from worldsim.agents.dreamer.games import Games, ScoreName
 
 __all__ = ["PERIODS", "Rhythm", "best_rhythm", "rhythm_patterns"]
 
@@ -56,9 +56,11 @@ def rhythm_patterns(space: ControlSpace) -> dict[str, tuple[int, ...]]:
     return {f"{names[first]}-{names[then]}": (first, then) for first, then in pairs}
 
 
-def best_rhythm(games: Games, seeds: Sequence[int], periods: Sequence[int] = PERIODS) -> Rhythm:
-    """The rhythm that lives longest in the episodes of ``seeds``, over all patterns and ``periods``."""
+def best_rhythm(
+    games: Games, seeds: Sequence[int], periods: Sequence[int] = PERIODS, by: ScoreName = "tics"
+) -> Rhythm:
+    """The rhythm of the best score ``by`` in the episodes of ``seeds``, over all patterns and ``periods``."""
     patterns = rhythm_patterns(games.spec.control_space)
     rhythms = [Rhythm(name, actions, k) for name, actions in patterns.items() for k in periods]
-    lived = [float(games.lengths(rhythm.agent(len(games)), seeds).mean()) for rhythm in rhythms]
-    return rhythms[lived.index(max(lived))]
+    scores = [float(games.scores(rhythm.agent(len(games)), seeds, by).mean()) for rhythm in rhythms]
+    return rhythms[scores.index(max(scores))]

@@ -1,6 +1,7 @@
-"""``worldsim score``: survival time of an agent in the real game, beside random keys and blind alternation.
+"""``worldsim score``: score of an agent in the real game, beside random keys and blind alternation.
 
-Scores are in the game's own tics; every agent plays the same fresh episodes.
+A score is the time that an episode lasts, in the game's own tics, or the sum of its rewards. Every agent
+plays the same fresh episodes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.agents.dreamer.batch_agents import BatchAgent, PolicyBatchAgent, RandomBatchAgent
-from worldsim.agents.dreamer.games import Games
+from worldsim.agents.dreamer.batch_agents import PolicyBatchAgent, RandomBatchAgent
+from worldsim.agents.dreamer.games import SCORES, Games, ScoreName
 from worldsim.agents.dreamer.policy import LatentPolicy, find_policy, load_policy
 from worldsim.agents.dreamer.rhythms import best_rhythm
 from worldsim.engine.world import World, load
@@ -35,9 +36,11 @@ _SEARCHED_SEED = 3_500_000_000
 
 @dataclass(frozen=True)
 class Score:
-    """Tics that an agent lived, over some episodes; its rivals' are NaN where they did not play."""
+    """Score of an agent over some episodes; its rivals' are NaN where they did not play."""
 
     episodes: int
+    by: ScoreName
+    """The unit: "tics" lived, or the sum of an episode's "reward"."""
     mean: float
     se: float
     """Standard error of the mean."""
@@ -69,6 +72,7 @@ def score_policy(
     *,
     rivals: int = 0,
     swapped: bool = False,
+    by: ScoreName | None = None,
 ) -> Score:
     """Let a policy play, and what it must be better than.
 
@@ -80,19 +84,26 @@ def score_policy(
         episodes: how many.
         rivals: episodes of each rhythm in the search for the best blind one; 0: no rivals play.
         swapped: let the policy play again, shown other games' frames.
+        by: the unit; None: the one that the policy learnt for.
     """
-    play = partial(_tics, games, fresh_seeds(seed, episodes))
+    by = by or score_name(policy)
+    play = partial(games.scores, seeds=fresh_seeds(seed, episodes), by=by)
     count, space = len(games), games.spec.control_space
     mine = play(PolicyBatchAgent(world, policy, count))
     values: dict[str, Any] = _named("", mine) | {"median": float(np.median(mine))}
     if rivals:
-        rhythm = best_rhythm(games, fresh_seeds(seed, rivals, _SEARCHED_SEED))
+        rhythm = best_rhythm(games, fresh_seeds(seed, rivals, _SEARCHED_SEED), by=by)
         values |= {"blind_period": rhythm.period, "blind_pattern": rhythm.name}
         values |= _named("blind_", play(rhythm.agent(count)))
         values |= _named("random_", play(RandomBatchAgent(count, space, seed)))
     if swapped:
         values |= _named("swapped_", play(PolicyBatchAgent(world, policy, count, swapped=True)))
-    return Score(episodes, **values)
+    return Score(episodes, by, **values)
+
+
+def score_name(policy: LatentPolicy) -> ScoreName:
+    """The unit of a policy's score: what it learnt for."""
+    return "tics" if policy.metadata.reward == "survival" else "reward"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,12 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim score", description="Let an agent play the real game, and count its tics.")
+    parser = Parser(prog="worldsim score", description="Let an agent play the real game, and score it.")
     add = parser.add_argument
     add("world", help="name or folder of the world that the agent sees through, e.g. take-cover")
     add("--agent", default="dream", help="dream: the world's shipped policy; or a file (%(default)s)")
     add("--episodes", type=COUNT, default=100, help="fresh real episodes (%(default)s)")
     add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add("--by", choices=SCORES, help="time lived, or rewards (default: what the policy learnt for)")
     add("--seed", type=_SEED, default=0, help="which episodes (%(default)s)")
     add("--swapped", action="store_true", help="play again, shown other games' frames: a control")
     add("--rivals", type=NATURAL, default=30, help="episodes of each blind rhythm; 0: none (%(default)s)")
@@ -133,13 +145,10 @@ def _score(options: argparse.Namespace) -> int:
             options.episodes,
             rivals=options.rivals,
             swapped=options.swapped,
+            by=options.by,
         )
     print(json.dumps(_without_nan(asdict(score))) if options.json else _told(score))
     return 0
-
-
-def _tics(games: Games, seeds: Sequence[int], agent: BatchAgent) -> np.ndarray:
-    return games.lengths(agent, seeds) * (games.spec.tics or 1)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -147,8 +156,8 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5)
 
 
-def _named(prefix: str, tics: np.ndarray) -> dict[str, float]:
-    mean, error = mean_and_error(tics)
+def _named(prefix: str, scores: np.ndarray) -> dict[str, float]:
+    mean, error = mean_and_error(scores)
     return {f"{prefix}mean": mean, f"{prefix}se": error}
 
 
@@ -157,12 +166,12 @@ def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(score: Score) -> str:
-    mine = f"{score.mean:.0f} ± {score.se:.0f} tics over {score.episodes} episodes"
-    parts = [f"{mine}, median {score.median:.0f}"]
+    mine = f"{score.mean:.4g} ± {score.se:.2g} {score.by} over {score.episodes} episodes"
+    parts = [f"{mine}, median {score.median:.4g}"]
     if score.blind_period:
-        blind = f"{score.blind_mean:.0f} ± {score.blind_se:.0f}"
+        blind = f"{score.blind_mean:.4g} ± {score.blind_se:.2g}"
         parts.append(f"best blind rhythm ({score.blind_pattern}, {score.blind_period} frames each) {blind}")
-        parts.append(f"random keys {score.random_mean:.0f}")
+        parts.append(f"random keys {score.random_mean:.4g}")
     if score.swapped_mean == score.swapped_mean:
-        parts.append(f"shown other games' frames {score.swapped_mean:.0f}")
+        parts.append(f"shown other games' frames {score.swapped_mean:.4g}")
     return "; ".join(parts)

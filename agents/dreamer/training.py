@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata
+from worldsim.agents.dreamer.real_games import RealGamesEnv
 from worldsim.agents.learner import ppo_cleanrl
 from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
@@ -25,8 +26,18 @@ from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.threads import thread_limit
 
-__all__ = ["REWARDS", "DreamSettings", "RewardName", "TrainingResult", "real_beginnings", "train_policy"]
+__all__ = [
+    "REWARDS",
+    "DreamSettings",
+    "RewardName",
+    "TrainingResult",
+    "dream_envs",
+    "real_beginnings",
+    "real_envs",
+    "train_policy",
+]
 
+MakeEnvs = Callable[["World", "DreamSettings"], "ActionRepeat"]
 RewardName = Literal["auto", "survival", "world"]
 REWARDS: tuple[RewardName, ...] = ("auto", "survival", "world")
 
@@ -34,6 +45,8 @@ _PENALTY = 10.0
 """Cost of a certain end: a frame costs this times its termination probability."""
 _FIRST_SEED = 3_000_000_000
 """First seed of the real episodes whose beginnings dreams start from; scored episodes lie above."""
+_FIRST_REAL_SEED = 3_200_000_000
+"""First seed of the real episodes that a learner without dreams plays."""
 _EARLY = 0.1
 """Share of the time after which a policy is early."""
 _KEPT_EVERY = 30.0
@@ -67,6 +80,8 @@ class DreamSettings:
     """"survival": cost of the termination probability; "world": the reward that the world imagines; "auto":
     survival, unless the world imagines no ends."""
     seed: int = 0
+    frames: int | None = None
+    """Frames that are learnt from at most; None: the time alone ends it."""
     ppo: ppo_cleanrl.Settings = field(default_factory=lambda: _PPO)
 
 
@@ -116,6 +131,7 @@ def train_policy(
     *,
     begun: TrainingResult | None = None,
     keep: Callable[[TrainingResult], None] = lambda state: None,
+    make_envs: MakeEnvs | None = None,
 ) -> TrainingResult:
     """Learn for ``minutes`` in dreams that begin where the world's starts are; Ctrl-C ends it early.
 
@@ -126,9 +142,10 @@ def train_policy(
         tell: called with a line of figures now and then, and with warnings.
         begun: state of an interrupted training, which goes on.
         keep: called every half minute, and after a tenth of the time, with the state so far.
+        make_envs: makes what is learnt in; None: dreams.
     """
     with thread_limit(1):  # the dreams have threads of their own; what is left is small
-        training = _Training(world, minutes, settings, begun)
+        training = _Training(world, minutes, settings, begun, make_envs or dream_envs)
         try:
             training.begin(tell)
             return training.run(tell, keep)
@@ -140,14 +157,20 @@ class _Training:
     """A policy's training: environments, policy, optimizer, clock."""
 
     def __init__(
-        self, world: World, minutes: float, settings: DreamSettings, begun: TrainingResult | None
+        self,
+        world: World,
+        minutes: float,
+        settings: DreamSettings,
+        begun: TrainingResult | None,
+        make_envs: MakeEnvs,
     ) -> None:
         torch.manual_seed(settings.seed)
         self._reward = settings.reward if begun is None else begun.reward
         settings = replace(settings, reward=self._reward)
         self._world, self._settings, self._limit = world, settings, minutes
         self._before = 0.0 if begun is None else begun.minutes
-        self._envs, self._frames, self._rate = _envs(world, settings), 0, 0.0
+        self._make_envs, self._frames, self._rate = make_envs, 0, 0.0
+        self._envs = make_envs(world, settings)
         metadata = PolicyMetadata(
             world=world.name,
             features=int(np.prod(self._envs.single_observation_space.shape or (0,))),
@@ -177,7 +200,7 @@ class _Training:
             self._reward = "world"
             tell("warning: this world imagines no ends; the policy learns from the world's reward instead")
             self._envs.close()
-            self._envs = _envs(self._world, replace(self._settings, reward="world"))
+            self._envs = self._make_envs(self._world, replace(self._settings, reward="world"))
             self._observations, _ = self._envs.reset(seed=self._settings.seed)
 
     def run(self, tell: Callable[[str], None], keep: Callable[[TrainingResult], None]) -> TrainingResult:
@@ -219,13 +242,16 @@ class _Training:
         return self._before + (time.monotonic() - self._began) / 60
 
     def _share(self) -> float:
-        return self._minutes() / self._limit
+        frames = self._frames / self._settings.frames if self._settings.frames else 0.0
+        return max(self._minutes() / self._limit, frames)
 
     def _line(self) -> str:
         return f"{self._frames} frames, {self._rate:.0f}/s, dreams of {_mean(self._envs):.0f} frames"
 
     def _result(self, finished: bool) -> TrainingResult:
-        metadata = replace(self._metadata, frames=self._metadata.frames + self._frames)
+        assert self._reward != "auto", "chosen by the first dreams"
+        frames = self._metadata.frames + self._frames
+        metadata = replace(self._metadata, frames=frames, reward=self._reward)
         policy = deepcopy(self._policy).cpu().eval()
         policy.metadata = metadata
         return TrainingResult(
@@ -233,7 +259,8 @@ class _Training:
         )
 
 
-def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
+def dream_envs(world: World, settings: DreamSettings) -> ActionRepeat:
+    """Dreams side by side, in which decisions are held."""
     envs = ImaginedVectorEnv(
         settings.dreams,
         world=world,
@@ -245,6 +272,17 @@ def _envs(world: World, settings: DreamSettings) -> ActionRepeat:
         autoreset_mode="SameStep",
     )
     return ActionRepeat(EpisodeStatistics(envs), settings.hold)
+
+
+def real_envs(world: World, settings: DreamSettings) -> ActionRepeat:
+    """Real games side by side, ``settings.dreams`` of them, in which decisions are held.
+
+    Episodes are none that a recording, a dream or a score begins with.
+    """
+    cost = None if settings.reward == "world" else _PENALTY
+    first = _FIRST_REAL_SEED + settings.seed * 100_000
+    games = RealGamesEnv(world, settings.dreams, settings.episode, first, cost)
+    return ActionRepeat(EpisodeStatistics(games), settings.hold)
 
 
 def _survival(steps: BatchStep) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from worldsim.agents.human.reference_run import open_reference
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
 from worldsim.errors import ConfigError
-from worldsim.options import COUNT, DENOISING, FRAMES_PER_SECOND, SEED, Number, Parser
+from worldsim.options import COUNT, DENOISING, FRAMES_PER_SECOND, SEED, TEMPERATURE, Number, Parser
 from worldsim.utils.output_paths import check_writable, claim_file, unused_paths
 from worldsim.utils.run_command import run_command
 
@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         type=DENOISING,
         default=2,
         help="denoising steps a frame, K, of those that the world takes (default: %(default)s)",
+    )
+    add(
+        "--temperature",
+        type=TEMPERATURE,
+        default=1.0,
+        help="factor of the sampled noise: 1 as trained, 0 is deterministic (default: %(default)s)",
     )
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add(
@@ -204,6 +210,7 @@ def _player(
         engine,
         start=options.start - 1,
         seed=options.seed,
+        temperature=options.temperature,
         driver=driver,
         open_reference=lambda: open_reference(world.spec),
         make_policy=policy_maker(world, options.world, options.policy),

@@ -30,6 +30,9 @@ POLICY_DRIVER = "dream"
 """A policy that learnt in the dream; only where there is one."""
 STEERED_BY = {"human": "you", "scripted": "explorer", "random": "chance", POLICY_DRIVER: "dream's policy"}
 MAX_BRANCHES = 2
+TEMPERATURE_STEP = 0.1
+HOTTEST = 10.0
+"""Highest temperature that an engine takes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class WorldPlayer:
         *,
         start: int = 0,
         seed: int = 0,
+        temperature: float = 1.0,
         driver: str = "human",
         open_reference: Callable[[], ReferenceRun] | None = None,
         make_policy: Callable[[], Agent] | None = None,
@@ -80,6 +84,8 @@ class WorldPlayer:
         self.world = world
         self.engine = engine
         self.seed = seed
+        self.temperature = temperature
+        """Factor of the sampled noise of all futures."""
         self.driver = driver
         self.stats = stats or Stats()
         self.notices: deque[Notice] = deque(maxlen=32)
@@ -142,6 +148,7 @@ class WorldPlayer:
             return False
         for branch in self.branches:
             branch.back(min(reach, branch.session.max_rewind))
+            branch.session.temperature = self.temperature  # the moment had its own
         if self.reference is not None:
             self.reference.rewind(reach)
         self.stats.pause()
@@ -243,6 +250,7 @@ class WorldPlayer:
         self.branches[self.focus] = Branch(
             session, self._new_agent(), save.start, save.trajectory.copy(), save.ended
         )
+        self.temperature = session.temperature
         self._jumped()
         self._say(f"Back at frame {save.index} of slot {self.slot + 1}", "good")
 
@@ -274,7 +282,8 @@ class WorldPlayer:
     # -- places and seeds
 
     def _begin(self, start: int) -> None:
-        session = self.engine.open(seed=self.seed, start=start if self.world.starts else None)
+        place = start if self.world.starts else None
+        session = self.engine.open(self.seed, place, self.temperature)
         self._close_branches()
         self.branches, self.focus = [Branch.begin(session, self._new_agent(), start)], 0
         self._jumped()
@@ -312,6 +321,18 @@ class WorldPlayer:
         at = min(range(len(allowed)), key=lambda i: abs(allowed[i] - self.engine.denoising_steps))
         self.engine.denoising_steps = allowed[min(max(at + by, 0), len(allowed) - 1)]
         self._say(f"K = {self.engine.denoising_steps} denoising steps a frame")
+
+    def _do_hotter(self) -> None:
+        self._set_temperature(self.temperature + TEMPERATURE_STEP)
+
+    def _do_cooler(self) -> None:
+        self._set_temperature(self.temperature - TEMPERATURE_STEP)
+
+    def _set_temperature(self, value: float) -> None:
+        self.temperature = round(min(max(value, 0.0), HOTTEST), 2)
+        for branch in self.branches:
+            branch.session.temperature = self.temperature
+        self._say(f"Temperature {self.temperature:g}")
 
     def _do_driver(self) -> None:
         drivers = DRIVERS if self._make_policy is None else (*DRIVERS, POLICY_DRIVER)

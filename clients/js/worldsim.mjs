@@ -70,11 +70,12 @@ export class Client {
 
   /**
    * Begins a session. seed: a number, or a BigInt up to 2^64 - 1; start: the number of one of the world's
-   * starts; context: `{frames: Uint8Array, controls: Float32Array, poses: Float64Array or null, length}`.
+   * starts; context: `{frames: Uint8Array, controls: Float32Array, poses: Float64Array or null, length}`;
+   * temperature: factor of the sampled noise, 0 to 10 (1, as trained).
    */
-  async open({ seed = 0, start, context } = {}) {
+  async open({ seed = 0, start, context, temperature } = {}) {
     const payloads = new Payloads();
-    const fields = { seed, start, context: context && this.#context(context, payloads) };
+    const fields = { seed, start, temperature, context: context && this.#context(context, payloads) };
     return this.#begin("open", fields, payloads.list);
   }
 

@@ -118,6 +118,7 @@ class FakeSession:
     states: list[State]
     start: int
     open: bool = True
+    temperature: float = 1.0
 
     @property
     def state(self) -> State:
@@ -148,7 +149,7 @@ class FakeSession:
         return self.engine.step({self: control})[self]
 
     def fork(self, n: int) -> list[FakeSession]:
-        return [self.engine.add(list(self.states), self.start) for _ in range(n)]
+        return [self.engine.add(list(self.states), self.start, self.temperature) for _ in range(n)]
 
     def rewind(self, frames: int) -> None:
         if frames >= len(self.states):
@@ -174,16 +175,16 @@ class FakeEngine:
     ends_at: int = 10**9
     sessions: set[FakeSession] = field(default_factory=set)
 
-    def add(self, states: list[State], start: int) -> FakeSession:
+    def add(self, states: list[State], start: int, temperature: float = 1.0) -> FakeSession:
         if len(self.sessions) >= self.slots:
             raise EngineError("every session needs a slot", len(self.sessions), "close one")
-        session = FakeSession(self, states, start)
+        session = FakeSession(self, states, start, temperature=temperature)
         self.sessions.add(session)
         return session
 
-    def open(self, seed: int = 0, start: int | None = None) -> FakeSession:
+    def open(self, seed: int = 0, start: int | None = None, temperature: float = 1.0) -> FakeSession:
         number = seed % len(STARTS) if start is None else start
-        return self.add([replace(STARTS[number], seed=seed)], number)
+        return self.add([replace(STARTS[number], seed=seed)], number, temperature)
 
     def restore(self, blob: bytes) -> FakeSession:
         states, start = json.loads(blob)

@@ -21,7 +21,7 @@ from worldsim.data.dataset import Dataset
 from worldsim.engine.world import load
 from worldsim.testing import tiny_world
 
-ROW = {"round", "dream_mean", "fps", "frames", "real_mean", "se", "median"}
+ROW = {"round", "dream_mean", "fps", "frames", "real_mean", "se", "median", "by"}
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,20 @@ def test_steps_stay_within_what_there_is(player: WorldPlayer) -> None:
     assert seen == [4, 4, 2, 1, 1]
 
 
+def test_the_temperature_of_all_futures_is_one_and_stays_when_time_goes_back(player: WorldPlayer) -> None:
+    player.do("fork")
+    player.do("hotter")
+    assert [branch.session.temperature for branch in player.branches] == [1.1, 1.1]
+    walk(player, 3)
+    for _ in range(20):
+        player.do("cooler")
+    assert player.temperature == 0.0
+    player.rewind(2)
+    assert [branch.session.temperature for branch in player.branches] == [0.0, 0.0]
+    player.do("restart")
+    assert player.branch.session.temperature == 0.0
+
+
 def test_the_hand_over_goes_round(player: WorldPlayer) -> None:
     drivers = []
     for _ in range(3):

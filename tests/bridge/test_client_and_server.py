@@ -122,6 +122,14 @@ def test_forks_rewinds_and_snapshots_dream_the_same(client: Client) -> None:
     assert_array_equal(walk(session, [FORWARD])[0], future[0])
 
 
+def test_a_temperature_is_the_engines(client: Client, engine: Engine) -> None:
+    remote, local = client.open(seed=9, temperature=0.0), engine.open(seed=9, temperature=0.0)
+    for control in (FORWARD, LEFT, LEFT):
+        assert_array_equal(remote.step(control).frame, local.step(control).frame)
+    with pytest.raises(EngineError, match="temperature"):
+        client.open(temperature=11.0)
+
+
 def test_what_frames_come_as(client: Client) -> None:
     raw, jpeg, latent, none = client.open(seed=4).fork(4)
     picture, compressed = raw.step(FORWARD).frame, jpeg.step(FORWARD, codec="jpeg").frame
@@ -211,7 +219,7 @@ def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> 
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *options)
     try:
         with Client(server.address, timeout=90) as client:
-            session, ours = client.open(seed=9), engine.open(seed=9)
+            session, ours = client.open(9, temperature=0.5), engine.open(9, temperature=0.5)
             frame, pose = real(ours.frame.shape), ours.pose
             futures = [session.step_async(FORWARD), session.observe_async(frame, pose)]
             futures += [session.step_async(FORWARD), session.observe_async(frame, pose)]

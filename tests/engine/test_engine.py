@@ -10,6 +10,7 @@ from tests.engine.walks import assert_same, differ, given, walk
 from worldsim import camera
 from worldsim.controls import Control
 from worldsim.engine.world import World
+from worldsim.errors import EngineError
 
 
 def test_an_open_session_shows_its_last_given_frame(any_world: World) -> None:
@@ -204,6 +205,26 @@ def test_the_number_of_passes_can_be_changed_while_running(world: World) -> None
     engine.denoising_steps = 4
     assert engine.denoising_steps == 4
     assert differ(one, walk(many, 1))
+
+
+def test_a_sessions_temperature_can_be_changed_while_it_runs(any_world: World) -> None:
+    engine = any_world.engine(3, rewind_frames=2, offload_bytes=10**8)
+    session, born_cold = engine.open(seed=5, start=0), engine.open(seed=5, start=0, temperature=0.0)
+    (twin,) = session.fork()
+    assert (session.temperature, born_cold.temperature) == (1.0, 0.0)
+    engine.offload(session)
+    session.temperature = 0.0
+    assert (session.temperature, twin.temperature) == (0.0, 1.0)
+    control = Control({"forward"})
+    assert_same([session.step(control)], [born_cold.step(control)])
+    twin.temperature = 0.0
+    assert_same([twin.step(control)], [session.last])
+    for wrong in (-0.1, 10.5, float("nan")):
+        with pytest.raises(EngineError, match="temperature"):
+            session.temperature = wrong
+    session.close()
+    with pytest.raises(EngineError, match="open"):
+        session.temperature = 1.0
 
 
 def test_a_batch_of_any_size_gives_the_frames_of_one_alone(any_world: World) -> None:

@@ -58,7 +58,7 @@ class FakeEngine:
     denoising_steps: int
     open_sessions: list[FakeSession] = field(default_factory=list)
 
-    def open(self, seed: int = 0, start: Any = None) -> FakeSession:
+    def open(self, seed: int = 0, start: Any = None, temperature: float = 1.0) -> FakeSession:
         assert len(self.open_sessions) < self.slots, "more sessions than slots"
         self.open_sessions.append(FakeSession(self, seed, start))
         return self.open_sessions[-1]

@@ -71,9 +71,7 @@ def test_the_loss_is_the_same_for_the_same_seed(
     assert np.isfinite(losses[0])
 
 
-def test_a_clean_past_is_not_disturbed(
-    generator: RecurrentGenerator, sampler: RemainderFlowSampler
-) -> None:
+def test_a_clean_past_is_not_disturbed(generator: RecurrentGenerator, sampler: RemainderFlowSampler) -> None:
     generator.eval()
     agents = [
         sampler.loss(

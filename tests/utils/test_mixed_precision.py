@@ -9,9 +9,7 @@ from worldsim.utils.cpu_info import CpuInfo
 from worldsim.utils.mixed_precision import mixed_precision
 
 
-@pytest.mark.parametrize(
-    ("flags", "dtype"), [({"amx_bf16"}, torch.bfloat16), ({"avx512f"}, torch.float32)]
-)
+@pytest.mark.parametrize(("flags", "dtype"), [({"amx_bf16"}, torch.bfloat16), ({"avx512f"}, torch.float32)])
 def test_products_on_a_cpu_are_bfloat16_where_it_is_fast(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], dtype: torch.dtype
 ) -> None:

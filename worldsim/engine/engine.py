@@ -36,7 +36,18 @@ from worldsim.utils.threads import thread_limit
 
 
 @synchronized(
-    "open", "step", "step_chunk", "observe", "fork", "snapshot", "restore", "undo", "offload", "close"
+    "open",
+    "step",
+    "step_chunk",
+    "observe",
+    "fork",
+    "snapshot",
+    "restore",
+    "undo",
+    "offload",
+    "temperature",
+    "set_temperature",
+    "close",
 )
 class Engine(Synchronized):
     """Holds sessions' state in one preallocated batch, row = slot; those without a slot are offloaded.
@@ -247,6 +258,25 @@ class Engine(Synchronized):
             state = self._state.over(rows)
             self._state.take(rows, undo(state, undone))
         return undone[-1].step
+
+    def temperature(self, session: Session) -> float:
+        """The session's temperature; see ``Session.temperature``."""
+        self._check_open(session)
+        kept = self._offloaded[session.number] if session.slot is None else self._state
+        return float(kept.temperature[session.slot or 0])
+
+    def set_temperature(self, session: Session, value: float) -> None:
+        """Set the temperature of a session's next frames; see ``Session.temperature``."""
+        self._check_open(session)
+        check_temperature(value)
+        with torch.inference_mode():
+            if session.slot is not None:
+                self._state.temperature[session.slot] = value
+                return
+            kept = self._offloaded[session.number]  # forks may share its tensors
+            self._offloaded[session.number] = replace(
+                kept, temperature=torch.full_like(kept.temperature, value)
+            )
 
     def offload(self, session: Session) -> None:
         """Move a session's state out of its slot into host memory; its next step brings it back, bit for bit.

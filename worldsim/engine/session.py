@@ -47,6 +47,12 @@ class SessionHost(Protocol):
     def snapshot(self, session: Session) -> bytes:
         """All that a session's future depends on."""
 
+    def temperature(self, session: Session) -> float:
+        """The session's temperature."""
+
+    def set_temperature(self, session: Session, value: float) -> None:
+        """Set it."""
+
     def close(self, session: Session) -> None:
         """Free a session's room."""
 
@@ -97,6 +103,21 @@ class Session:
     def max_rewind(self) -> int:
         """Number of frames that ``rewind`` can take back now."""
         return len(self._undo_log)
+
+    @property
+    def temperature(self) -> float:
+        """Factor of the sampled noise of the next frames, in [0, 10]: 1 as trained, 0 is deterministic.
+
+        May be set at any time. Forks, snapshots and rewound sessions have the one of their moment.
+
+        Raises:
+            EngineError: a closed session, or set to a value out of range.
+        """
+        return self.engine.temperature(self)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.engine.set_temperature(self, value)
 
     def step(self, control: ControlLike = None) -> Step:
         """Imagine one frame under ``control``, in any form that ``ControlSpace.control`` reads."""

@@ -35,7 +35,7 @@ from worldsim.evaluation.table import table_of
 from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
 from worldsim.evaluation.videos import SHEET, VIDEO_FRAMES, write_videos
 from worldsim.evaluation.whole_episodes import EpisodeTools
-from worldsim.options import COUNT, DENOISING, PROCESSES, THREADS, Number, Parser
+from worldsim.options import COUNT, DENOISING, PROCESSES, TEMPERATURE, THREADS, Number, Parser
 from worldsim.utils.output_paths import claim_folder
 from worldsim.utils.progress import ProgressReporter
 
@@ -43,7 +43,6 @@ __all__ = ["main"]
 
 _SEED = Number(high=RUNS - 1)
 """Reporting runs."""
-_TEMPERATURE = Number(whole=False, high=10)
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -232,7 +231,7 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="compare scores in the dream with real ones: builtin, random, still, rhythm-24, ..., files or "
         "folders of policies, broken:FILE",
     )
-    add("--temperature", type=_TEMPERATURE, default=1.0, help="of the dream (%(default)s)")
+    add("--temperature", type=TEMPERATURE, default=1.0, help="of the dream (%(default)s)")
     add("--episodes", type=COUNT, default=50, help="real episodes of each policy (%(default)s)")
     add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
     add("--dreams", type=PROCESSES, default=64, help="dreams of each policy (%(default)s)")

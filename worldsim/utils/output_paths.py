@@ -36,9 +36,7 @@ def claim_file(path: Path, *, replace: bool, parents: bool = True, remedy: str =
     check_writable(path.parent, parents=parents)
 
 
-def claim_folder(
-    path: Path, holds: Iterable[str], *, replace: bool, remedy: str = "add --force"
-) -> None:
+def claim_folder(path: Path, holds: Iterable[str], *, replace: bool, remedy: str = "add --force") -> None:
     """Check that results can be written into the folder ``path``; make it if it is missing.
 
     Args:

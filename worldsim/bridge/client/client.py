@@ -111,14 +111,19 @@ class Client:
         with self._lock:
             return tuple(self._sessions.values())
 
-    def open(self, seed: int = 0, start: int | GivenFrames | None = None) -> RemoteSession:
+    def open(
+        self, seed: int = 0, start: int | GivenFrames | None = None, temperature: float = 1.0
+    ) -> RemoteSession:
         """Begin a session.
 
         Args:
             seed: 0 to 2**64 - 1; the same seed, start and controls give the same frames.
             start: index into the world's starts, given frames, or None: a start picked by the seed.
+            temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
         """
         fields: dict[str, Any] = {"op": "open", "seed": int(seed)}
+        if temperature != 1:
+            fields["temperature"] = float(temperature)
         if start is None or isinstance(start, int | np.integer):
             number = None if start is None else int(start)
             return self._begin({**fields, "start": number}, (), seed=int(seed), start=number)

@@ -82,7 +82,7 @@ def _restore_base(engine: Engine, plan: ReplayPlan) -> Session:
     if base["op"] != "open":
         return engine.restore(base["blob"])
     task = OpenTask.from_record(base)
-    return engine.open(task.seed, task.start if task.context is None else task.context)
+    return engine.open(task.seed, task.start if task.context is None else task.context, task.temperature)
 
 
 def _replay_next(engine: Engine, journal: Journal, replays: list[_Replay], done: int) -> None:

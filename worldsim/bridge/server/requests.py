@@ -29,6 +29,7 @@ from worldsim.bridge.wire.protocol import CODECS, ClientLimits, Code
 from worldsim.bridge.wire.step_header import StepHeader
 from worldsim.bridge.wire.zmtp import Reservation
 from worldsim.controls import Control
+from worldsim.engine.session_init import MAX_TEMPERATURE
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
@@ -225,6 +226,7 @@ class RequestReader:
     def _open(self, fields: HeaderFields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         session, seed = fields.token("session"), fields.integer("seed")
         start = fields.optional("start", fields.integer, -_MAX_START, _MAX_START)
+        temperature = fields.optional("temperature", fields.number, 0.0, MAX_TEMPERATURE)
         given = fields.pop("context")
         if given is not None and start is not None:
             raise BridgeError("an open takes a start or a context", "both", "leave one out")
@@ -234,7 +236,8 @@ class RequestReader:
             self._check_context(given)
             context = read_context(given, payloads)
         sizes = tuple(len(payload) for payload in payloads)
-        return [OpenTask(session, seed, start, given, b"".join(payloads), sizes, context)]
+        heat = 1.0 if temperature is None else float(temperature)
+        return [OpenTask(session, seed, start, given, b"".join(payloads), sizes, context, heat)]
 
     def _check_context(self, given: Any) -> None:
         """Refuse a context of a wrong shape before its frames are copied."""

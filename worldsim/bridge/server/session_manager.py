@@ -170,7 +170,8 @@ class SessionManager:
         if old is not None:
             return old
         self._check_capacity(lease, 1)
-        session = self.engine.open(task.seed, task.start if task.context is None else task.context)
+        start = task.start if task.context is None else task.context
+        session = self.engine.open(task.seed, start, task.temperature)
         return self._register(task, session, lease)
 
     def _restore(self, task: RestoreTask, lease: str) -> Answer:

@@ -53,10 +53,14 @@ class OpenTask:
     sizes: tuple[int, ...]
     """Bytes of each array."""
     context: Context | None
+    temperature: float = 1.0
+    """Factor of the sampled noise, in [0, 10]."""
 
     def record(self) -> dict[str, Any]:
         """Return the journal record; ``from_record`` reads it."""
         row: dict[str, Any] = {"op": "open", "session": self.session, "seed": self.seed, "start": self.start}
+        if self.temperature != 1:
+            row["temperature"] = self.temperature
         if self.context is not None:
             row |= {"context": self.context_entry, "sizes": list(self.sizes), "blob": self.payloads}
         return row
@@ -68,11 +72,13 @@ class OpenTask:
         ends = np.cumsum((0, *sizes)).tolist()
         parts = [blob[first:last] for first, last in pairwise(ends)]
         context = None if context_entry is None else read_context(context_entry, parts)
-        return cls(row["session"], row["seed"], row["start"], context_entry, blob, sizes, context)
+        heat = row.get("temperature", 1.0)
+        return cls(row["session"], row["seed"], row["start"], context_entry, blob, sizes, context, heat)
 
     def origin(self) -> tuple[Any, ...]:
         """Return the fingerprint that a retry has in common."""
-        return "open", self.seed, self.start, zlib.crc32(self.payloads) if self.context is not None else None
+        crc = zlib.crc32(self.payloads) if self.context is not None else None
+        return "open", self.seed, (self.start, self.temperature), crc
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,9 @@ def origin_from_record(row: dict[str, Any]) -> tuple[Any, ...]:
     """Read a session's fingerprint from its journal record."""
     if row["op"] == "fork":
         return "fork", row["session"], row["seq"], None
-    return row["op"], row.get("seed"), row.get("start"), row.get("crc")
+    if row["op"] == "open":
+        return "open", row["seed"], (row["start"], row.get("temperature", 1.0)), row.get("crc")
+    return row["op"], None, None, row.get("crc")
 
 
 def read_control(entry: Any) -> Control:
