@@ -131,7 +131,7 @@ SCENARIOS = {
             ),
         ),
         max_tics=2100,
-        objects={"medikit": "CustomMedikit"},
+        objects={"medikit": "Medikit"},
     ),
 }
 

@@ -28,7 +28,7 @@ from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import World, load
-from worldsim.errors import ControlError, EngineError
+from worldsim.errors import BridgeError, ControlError, EngineError
 
 FORWARD, LEFT = Control({"forward"}), Control({"turn_left"})
 SLOTS = 12
@@ -126,7 +126,7 @@ def test_a_temperature_is_the_engines(client: Client, engine: Engine) -> None:
     remote, local = client.open(seed=9, temperature=0.0), engine.open(seed=9, temperature=0.0)
     for control in (FORWARD, LEFT, LEFT):
         assert_array_equal(remote.step(control).frame, local.step(control).frame)
-    with pytest.raises(EngineError, match="temperature"):
+    with pytest.raises(BridgeError, match="temperature"):
         client.open(temperature=11.0)
 
 

@@ -106,3 +106,12 @@ def test_a_snapshot_of_another_context_is_refused(world: World) -> None:
     with pytest.raises(EngineError, match=r"engine\(context=6\)"):
         engine.restore(world.engine(1).open().snapshot())
     assert engine.free == 1
+
+
+def test_a_blob_that_is_too_large_is_refused_before_it_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = world.engine(2)
+    monkeypatch.setattr(hashlib, "sha256", lambda data: pytest.fail("nothing is summed up"))
+    with pytest.raises(EngineError, match="at most"):
+        engine.restore(bytes(64 * 2**20))

@@ -56,6 +56,12 @@ class Rule:
     range: tuple[float, float] = ANY
     optional: bool = False
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of the largest tensor that is allowed; narrow floats may come as float32."""
+        size = max(self.dtype.itemsize, 4 if self.dtype in _NARROW else 0)
+        return size * max(math.prod(shape) for shape in self.shapes)
+
     def check(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor in the rule's dtype.
 

@@ -20,6 +20,8 @@ from worldsim.sampling.world_state import WorldState, empty_state
 
 FORMAT = 6
 _SUM = hashlib.sha256().digest_size
+_SLACK, _HEADER_BYTES = 4, 2**20
+"""Snapshots of a larger context are read, to be told what does not fit."""
 _GENERATOR = "generator."
 """Begins the names of the tensors of a generator's state."""
 
@@ -45,6 +47,11 @@ class SnapshotSchema:
     has_poses: bool
     rules: dict[str, Rule]
     """For every tensor."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes above which no snapshot is read: several times what a session of this engine takes."""
+        return _SLACK * sum(rule.most_bytes for rule in self.rules.values()) + _HEADER_BYTES
 
     @staticmethod
     def of(world: LoadedWorld, context: int) -> SnapshotSchema:
@@ -90,6 +97,9 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
         EngineError: damaged, of another format, of other weights or another engine, or with parts that no
             session of this engine has.
     """
+    if len(blob) > schema.most_bytes:  # a checksum over megabytes would keep everybody waiting
+        rule = f"a snapshot for this engine must have at most {schema.most_bytes} bytes"
+        raise EngineError(rule, len(blob), "restore it in an engine of its own world and context")
     header, tensors = _read(bytes(blob))
     if header.get("format") != FORMAT:
         rule = f"a snapshot's format must be {FORMAT}"
