@@ -53,6 +53,8 @@ _STATE = ("minutes", "reward", "finished")
 """Fields of a training's state that ``dream.json`` keeps beside its figures."""
 _FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "recipe")
 """Options that a run keeps."""
+_FINE_TUNING = ("lr_scale=0.06", "batch=24")
+"""Settings of the recipe for a trained world; at a rate of 0.3 small batches undo what it has learnt."""
 _HIDDEN = Number(low=1, high=4096)
 _SEED = Number(high=3998)
 """As of recordings: those above would play the episodes that metrics are measured on."""
@@ -228,7 +230,8 @@ def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
         return str(made)
     words = [name, "--data", str(args.out / "data"), "--out", str(folder / "world"), "--init", source]
     words += ["--recipe", args.recipe, "--stages", "dynamics", "--minutes", str(_share(args))]
-    words += ["--device", args.device, "--seed", str(args.seed), "--set", "lr_scale=0.3"]
+    words += ["--device", args.device, "--seed", str(args.seed)]
+    words += [word for setting in _FINE_TUNING for word in ("--set", setting)]
     words += ["--threads", str(args.threads)] if args.threads else []
     if (folder / "world" / STATE).exists():
         words.append("--resume")
