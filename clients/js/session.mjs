@@ -9,8 +9,8 @@ export function newName() {
 }
 
 /** A control as the header wants it; what is left out is not sent. */
-export function encodeControl({ keys, yaw, pose, prompt } = {}) {
-  return { keys: keys && [...keys], yaw, pose: pose && [...pose], prompt };
+export function encodeControl({ keys, yaw, pose, prompt, action } = {}) {
+  return { keys: keys && [...keys], yaw, pose: pose && [...pose], prompt, action: action && [...action] };
 }
 
 /** A step with its frame: `{data, shape}`, `{jpeg, shape}` or null. */
