@@ -64,7 +64,8 @@ def test_any_iterable_of_names_is_taken(given_keys: object) -> None:
 
 def test_controls_compare_and_hash_by_value() -> None:
     pose = np.eye(4)
-    a, b = Control({"forward"}, pose=pose, yaw=0.1), Control(["forward"], pose=pose.tolist(), yaw=0.1)  # type: ignore[arg-type]
+    a = Control({"forward"}, pose=pose, yaw=0.1)
+    b = Control(["forward"], pose=pose.tolist(), yaw=0.1)  # type: ignore[arg-type]
     assert a == b
     assert hash(a) == hash(b)
     assert len({a, b, Control(), Control({"backward"}), Control(yaw=0.1), Control(prompt="rain")}) == 5

@@ -22,7 +22,7 @@ export function readStep(step, payloads) {
   return { ...step, frame: step.frame ? readArray(step.frame, payloads) : null };
 }
 
-/** The steps of a step_many or step_chunk: frames of the items that succeeded lie one after another in payload 0. */
+/** The steps of a step_many or step_chunk: frames of items that succeeded lie one by one in payload 0. */
 export function readSteps(items, payloads, codec, shapes) {
   let at = 0;
   return items.map(({ session, step, error }) => {
@@ -32,12 +32,12 @@ export function readSteps(items, payloads, codec, shapes) {
     const size = codec === "jpeg" ? step.bytes : shape.reduce((a, b) => a * b, codec === "latent" ? 4 : 1);
     const bytes = payloads[0].subarray(at, (at += size));
     const dtype = codec === "latent" ? "f4" : "u1";
-    const frame = codec === "jpeg" ? { jpeg: bytes, shape } : { data: toTypedArray(dtype, bytes, shape), shape };
-    return { session, step: { ...step, frame } };
+    const data = codec === "jpeg" ? { jpeg: bytes } : { data: toTypedArray(dtype, bytes, shape) };
+    return { session, step: { ...step, frame: { ...data, shape } } };
   });
 }
 
-/** Made by `Client.open`, `fork` and `Client.restore`; `last` is the newest step, `seq` the last one taken. */
+/** Made by `Client.open`, `fork`, `Client.restore`; `last` is the newest step, `seq` the last one taken. */
 export class Session {
   #client;
   #queue = Promise.resolve();
@@ -58,9 +58,9 @@ export class Session {
   /**
    * Imagines as many frames as there are controls, in order, by one request; answers their steps.
    *
-   * Where the world imagines several frames at a time (`world.unit_frames`), they are imagined under all their
-   * controls, while `step` holds its one control. Each frame counts as one step in `seq`. Rejects with the
-   * first failure; the session has then taken the frames before it, see `last`.
+   * Where the world imagines several frames at a time (`world.unit_frames`), they are imagined under all
+   * their controls, while `step` holds its one control. Each frame counts as one step in `seq`. Rejects with
+   * the first failure; the session has then taken the frames before it, see `last`.
    *
    * controls: one or more, at most `world.limits.chunk`; codec, deadline: as of `step`.
    */

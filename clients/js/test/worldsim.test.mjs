@@ -153,7 +153,8 @@ test("a real frame is the next one, and a rewind takes it back", async () => {
   frame.fill(0); // a camera's buffer is used again
   const step = await asked;
   assert.deepEqual(step.frame, { data: expected, shape: [height, width, 3] });
-  assert.deepEqual([step.seq, step.index, step.denoising_steps, step.uncertainty], [2, (await imagined).index + 1, 0, 0]);
+  const told = [step.seq, step.index, step.denoising_steps, step.uncertainty];
+  assert.deepEqual(told, [2, (await imagined).index + 1, 0, 0]);
   assert.equal(session.last, step);
   if (pose) assert.deepEqual(step.pose, pose);
   await twin.step(FORWARD);
@@ -197,7 +198,8 @@ test("a chunk that is refused takes nothing, one that ends early what it reached
     code: "RESOURCE_EXHAUSTED",
   });
   assert.equal(session.seq, 0);
-  await assert.rejects(session.stepChunk(Array(4).fill(FORWARD), { deadline: 0 }), { code: "DEADLINE_EXCEEDED" });
+  const late = session.stepChunk(Array(4).fill(FORWARD), { deadline: 0 });
+  await assert.rejects(late, { code: "DEADLINE_EXCEEDED" });
   const taken = session.seq;
   assert.ok(taken < 4);
   assert.equal((await session.step(FORWARD)).seq, taken + 1);
@@ -241,7 +243,8 @@ test("refusals say why", async () => {
     return true;
   });
   assert.equal((await session.step(FORWARD)).seq, 1);
-  await assert.rejects(client.request({ op: "close", session: session.name, why: "typo" }), { code: "BAD_REQUEST" });
+  const typo = { op: "close", session: session.name, why: "typo" };
+  await assert.rejects(client.request(typo), { code: "BAD_REQUEST" });
   await session.close();
   await assert.rejects(session.step(), { code: "UNKNOWN_SESSION" });
 });

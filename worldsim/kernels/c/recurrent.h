@@ -108,8 +108,7 @@ INLINE size_t widest(const RecurrentData *generator) {
 /* Floats of workspace that a row takes. */
 size_t KERNEL(recurrent_workspace)(const RecurrentData *generator) {
     return generator->condition.outputs + generator->embed.outputs + generator->guide.outputs
-        + 2 * generator->channels
-           + 3 * (size_t)generator->width + widest(generator);
+           + 2 * generator->channels + 3 * (size_t)generator->width + widest(generator);
 }
 
 /* latent and before [rows, channels], condition [rows, conditions]; states [layers]; workspace as above for

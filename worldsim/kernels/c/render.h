@@ -160,7 +160,8 @@ void KERNEL(render)(const SceneData *scene, const float *planar, int views, cons
             float x = (at[0] - scene->centre_x) * scene->scale_x,
                 y = (at[1] - scene->centre_y) * scene->scale_y;
             render_row(scene, x, y, at[2], down[row],
-                       row < horizon ? scene->above_horizon_in : scene->below_horizon_in, columns + (size_t)view * count, count,
+                       row < horizon ? scene->above_horizon_in : scene->below_horizon_in,
+                       columns + (size_t)view * count, count,
                        colour + 3 * view * plane + (size_t)row * count, plane,
                        reach + view * plane + (size_t)row * count);
         }
