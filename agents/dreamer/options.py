@@ -26,5 +26,5 @@ def add_dream_options(parser: argparse.ArgumentParser) -> None:
 
 
 def dream_settings(options: argparse.Namespace, **others: Any) -> DreamSettings:
-    """The settings that parsed options stand for; ``others`` are the fields that each command reads by itself."""
+    """The settings that parsed options stand for; ``others`` are the fields that the command reads itself."""
     return DreamSettings(**{name: getattr(options, name) for name in _SETTINGS}, **others)

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add(
         "--stages",
-        help="comma-separated: of scene,motion,world_model,self_rollout those to run (default: all)",
+        help="comma-separated stages of the recipe to run, e.g. scene,motion or dynamics (default: all)",
     )
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
