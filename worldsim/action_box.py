@@ -63,6 +63,10 @@ class ActionBox:
                 rule = f"number {i} of an action must be in [{low:g}, {high:g}]"
                 raise ControlError(rule, number, "clip it to the world's bounds")
 
+    def sample(self, rng: np.random.Generator) -> tuple[float, ...]:
+        """A random action: each number uniform within its bounds."""
+        return read_action(rng.uniform(self.low, self.high))
+
     def columns(self, action: Sequence[float] | None) -> list[float]:
         """The n + 1 columns of an action; None: unknown."""
         return [0.0] * (self.size + 1) if action is None else [1.0, *action]

@@ -74,8 +74,5 @@ class ActionCondition(ConditionEncoder):
         Numbers out of their bounds, which only a damaged snapshot has, are clamped.
         """
         known, numbers = columns[..., :1] > 0.5, columns[..., 1:].float()
-        scaled = (numbers - self.low) / (self.high - self.low) * 2 - 1
-        zero = torch.zeros((), device=columns.device)
-        return torch.cat([
-            torch.where(known, scaled.clamp(-1, 1), zero), torch.where(known, zero, self.unknown)
-        ], -1)  # fmt: skip
+        scaled = ((numbers - self.low) / (self.high - self.low) * 2 - 1).clamp(-1, 1)
+        return torch.cat([torch.where(known, scaled, 0.0), torch.where(known, 0.0, self.unknown)], -1)
