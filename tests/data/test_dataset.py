@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.collectors import SPEC, assert_same, make_episode
+from tests.data.collectors import SPEC, STEERED, assert_same, make_episode, steer
 from worldsim import config
 from worldsim.controls import ActionBox, ControlSpace
 from worldsim.data import gather as gather_module
@@ -210,27 +210,18 @@ def test_prompts_are_tasks_of_rows_and_episodes(tmp_path: Path) -> None:
 
 
 def test_actions_are_numbers_of_the_action_column(tmp_path: Path) -> None:
-    box = ActionBox(low=(-1.0, 0.0), high=(1.0, 2.0))
-    spec = replace(SPEC, control_space=replace(SPEC.control_space, action=box))
-    episodes = []
-    for seed in (1, 2):
-        episode, rng = make_episode(seed, 6), np.random.default_rng(seed)
-        columns = np.concatenate([np.ones((6, 1)), rng.uniform(box.low, box.high, (6, 2))], 1)
-        columns[3:] *= seed == 1  # the second episode loses its action half-way
-        controls = np.concatenate([episode.controls, columns.astype(np.float32)], 1)
-        episodes.append(replace(episode, controls=controls))
-    write(tmp_path, episodes, spec=spec)
+    episodes = [steer(make_episode(seed, 6)) for seed in (1, 2)]
+    write(tmp_path, episodes, spec=STEERED)
     dataset = Dataset(tmp_path)
-    assert dataset.spec == spec
+    assert dataset.spec == STEERED
     for i, episode in enumerate(episodes):
         assert_same(dataset.episode(i), episode)
-    path = tmp_path / "data/chunk-000/file-000.parquet"
-    rows = pq.read_table(path)
-    assert rows["action_known"].to_pylist() == [True] * 9 + [False] * 3
+    rows = pq.read_table(tmp_path / "data/chunk-000/file-000.parquet")
+    assert rows["action_known"].to_pylist() == [True, True, False] * 4
     info = json.loads((tmp_path / "meta/info.json").read_text())["features"]
     assert info["action"]["names"] == ["left", "right", "yaw", "action_0", "action_1"]
     assert info["action"]["shape"] == [len(rows["action"][0])] == [5]
     assert info["action_known"] == {"dtype": "bool", "shape": [1], "names": None}
-    narrow = replace(spec.control_space, action=ActionBox(low=(0.0, 0.0), high=(0.1, 0.1)))
+    narrow = replace(STEERED.control_space, action=ActionBox(low=(0.0, 0.0), high=(0.1, 0.1)))
     with pytest.raises(ControlError, match="of an action must be in"):
-        from_rows(rows, replace(spec, control_space=narrow))
+        from_rows(rows, replace(STEERED, control_space=narrow))
