@@ -164,6 +164,7 @@ def test_an_environment_offers_the_box(world: World) -> None:
     assert isinstance(ImaginedEnv(world, actions="discrete").action_space, gymnasium.spaces.Discrete)
 
 
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
 def test_gymnasium_has_nothing_to_complain_about(world: World) -> None:
     env = gymnasium.make("worldsim:WorldsimWorld-v0", world=world, denoising_steps=1)
     check_env(env.unwrapped, skip_render_check=True)
