@@ -1,5 +1,5 @@
-# `make play` walks through the shipped world, `make test` checks everything. Each sets .venv up on its first run and
-# installs nothing on the next ones; all that a machine needs is make and Python 3.11 or newer.
+# `make play` walks through the shipped world, `make test` checks everything. Each sets .venv up on its first
+# run and installs nothing on the next ones; all that a machine needs is make and Python 3.11 or newer.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ quick: $(VENV)/dev.stamp
 network: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m network
 
-# A server under hostile messages, kill -9, broken networks, churn and overload: minutes, and the same for hours.
+# A server under hostile messages, kill -9, broken networks, churn and overload: minutes, or for hours.
 stress: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.stress $(ARGS)
 
@@ -45,10 +45,11 @@ wheels: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 
-# mypy does not follow an editable install into envs/ and agents/, so it is shown the tree as a wheel would lay it out.
+# mypy does not follow an editable install into envs/ and agents/: it is shown the tree that a wheel has.
 types: $(VENV)/dev.stamp
 	@$(LAY_OUT)
-	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+	cd build/types && \
+		$(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
 
 # The documentation with its API reference, from the docstrings, in build/site.
 docs: $(VENV)/dev.stamp

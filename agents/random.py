@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class RandomAgent:
     """Holds one random combination of keys for a random while, then another.
 
+    In a world without keys it holds random continuous actions, where there are any.
+
     ``hold`` is the mean number of frames that a combination is held; ``yaw`` is the standard deviation, in
     radians a frame, of a slow random turn of the head where the world knows mouse look.
     """
@@ -46,4 +48,5 @@ class RandomAgent:
             else ()
         )
         yaw = float(rng.normal(0.0, self.yaw)) if space.yaw and rng.random() < 0.5 else 0.0
-        return Control(keys=frozenset(keys), yaw=yaw)
+        action = space.action.sample(rng) if space.action is not None and not space.keys else None
+        return Control(keys=frozenset(keys), yaw=yaw, action=action)

@@ -21,9 +21,10 @@ import torch
 from worldsim.agents.dreamer.batch_agents import check_world
 from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
+from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import load_policy, save_policy
 from worldsim.agents.dreamer.score import fresh_seeds, mean_and_error, score_policy
-from worldsim.agents.dreamer.training import DreamSettings, real_beginnings, train_policy
+from worldsim.agents.dreamer.training import real_beginnings, train_policy
 from worldsim.engine.world import World, load
 from worldsim.options import COUNT, MINUTES, PROCESSES, TEMPERATURE, THREADS, Number, Parser, listed
 from worldsim.utils.output_paths import check_writable
@@ -32,7 +33,6 @@ from worldsim.utils.run_command import run_command
 __all__ = ["Cell", "main"]
 
 _HOLD = Number(low=1, high=1050)
-_HIDDEN = Number(low=1, high=4096)
 _DREAM_SEED = 5_000_000_000
 """First seed of the dreams that are scored."""
 
@@ -96,11 +96,7 @@ def _parser() -> Parser:
     )
     add("--hold", type=listed(_HOLD), default=[4], help="frames a decision is held; also several: 1,4 (4)")
     add("--seeds", type=COUNT, default=3, help="policies of each setting (%(default)s)")
-    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
-    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
-    add("--dreams", type=PROCESSES, default=256, help="dreams side by side (%(default)s)")
-    add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
-    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add_dream_options(parser)
     add("--episodes", type=COUNT, default=100, help="episodes a cell is scored on (%(default)s)")
     add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
@@ -122,15 +118,7 @@ def _measure(world: World, cell: Cell, args: argparse.Namespace) -> dict[str, An
     path = args.out / f"{cell.name}.safetensors"
     begun = world.with_starts(real_beginnings(world, args.starts, cell.seed))
     if not path.is_file():
-        settings = DreamSettings(
-            temperature=cell.temperature,
-            hold=cell.hold,
-            hidden=args.hidden,
-            layers=args.layers,
-            dreams=args.dreams,
-            episode=args.episode,
-            seed=cell.seed,
-        )
+        settings = dream_settings(args, temperature=cell.temperature, hold=cell.hold, seed=cell.seed)
         outcome = train_policy(begun, args.minutes, settings)
         if not outcome.finished:
             return None

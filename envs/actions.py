@@ -7,7 +7,10 @@ multi_binary  ``MultiBinary(n_keys)``, one bit a key.
 box           ``Box(-1, 1, (n_keys [+ 1],))``: a key is down where its entry is above zero; a world that
               takes yaw has a last entry, the yaw of this frame in units of ``MAX_YAW`` radians, right is
               positive.
-dict          ``Dict(keys: MultiBinary, pose: PoseSpace)``; ``pose`` only for worlds that take one.
+dict          ``Dict(keys: MultiBinary, pose: PoseSpace, action: Box)``; ``pose`` and ``action`` only for
+              worlds that take them.
+continuous    ``Box(low, high, (n,))``, the continuous action of a world that takes one; no key is down. It is
+              what such a world offers unless another kind is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from worldsim.controls import Control, ControlSpace
+from worldsim.controls import ActionBox, Control, ControlSpace
 from worldsim.envs.pose_space import PoseSpace
 from worldsim.errors import ConfigError, ControlError
 
@@ -147,8 +150,46 @@ class BoxActions(Actions):
         return action
 
 
+class ContinuousActions(Actions):
+    """The world's continuous action.
+
+    Raises:
+        ConfigError: the world takes none.
+    """
+
+    kind = "continuous"
+
+    def __init__(self, controls: ControlSpace) -> None:
+        if controls.action is None:
+            rule = "continuous actions need a world whose source has them"
+            raise ConfigError(rule, self.kind, f"choose from {', '.join(KINDS)}")
+        space = _box_space(controls.action)
+        super().__init__(controls, space)
+        self._box = controls.action
+        self._rest = np.clip(np.float32(0), space.low, space.high)
+
+    def decode(self, action: Any) -> Control:
+        control = Control(action=action)
+        assert control.action is not None
+        self._box.validate(control.action)
+        return control
+
+    def encode(self, combo: int) -> np.ndarray:
+        """The action nearest to 0, for combination 0: no continuous action presses a key."""
+        if combo:
+            raise ControlError("a continuous action presses no key", combo, "choose actions='discrete'")
+        return self._rest.copy()
+
+    def keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Empty: no key is pressed."""
+        return {}
+
+
 class DictActions(Actions):
-    """Keys and a camera pose; a missing, None or all-zero pose leaves the camera to the keys."""
+    """Keys, a camera pose and a continuous action.
+
+    A missing, None or all-zero pose leaves the camera to the keys; an action may be missing or None: unknown.
+    """
 
     kind = "dict"
 
@@ -156,36 +197,54 @@ class DictActions(Actions):
         parts: dict[str, spaces.Space[Any]] = {"keys": spaces.MultiBinary(len(controls.keys))}
         if controls.pose:
             parts["pose"] = PoseSpace()
+        if controls.action is not None:
+            parts["action"] = _box_space(controls.action)
         super().__init__(controls, spaces.Dict(parts))
 
     def decode(self, action: Any) -> Control:
-        if not isinstance(action, Mapping) or not action.keys() <= {"keys", "pose"}:
+        if not isinstance(action, Mapping) or not action.keys() <= {"keys", "pose", "action"}:
             raise ControlError(
-                rule="a dict action has the entries 'keys' and 'pose', each of which may be left out",
+                rule="a dict action has the entries 'keys', 'pose' and 'action', or some of them",
                 value=list(action) if isinstance(action, Mapping) else action,
                 remedy="pass {'keys': bits, 'pose': 4x4 matrix}",
             )
         bits = action.get("keys")
         keys = frozenset[str]() if bits is None else self.controls.from_multi_binary(np.asarray(bits)).keys
-        control = Control(keys=keys, pose=PoseSpace.given(action.get("pose")))
+        pose = PoseSpace.given(action.get("pose"))
+        control = Control(keys=keys, pose=pose, action=action.get("action"))
         self.controls.validate(control)
         return control
 
     def encode(self, combo: int) -> dict[str, np.ndarray]:
+        """The action that presses a combination; a continuous action is left out, and so unknown."""
         action = {"keys": self._bits(combo)}
         if self.controls.pose:
             action["pose"] = np.zeros((4, 4))
         return action
 
 
+def _box_space(box: ActionBox) -> spaces.Box:
+    return spaces.Box(np.array(box.low, np.float32), np.array(box.high, np.float32), dtype=np.float32)
+
+
 _KINDS: tuple[type[DiscreteActions | MultiBinaryActions | BoxActions | DictActions], ...]
 _KINDS = (DiscreteActions, MultiBinaryActions, BoxActions, DictActions)
 KINDS = tuple(kind.kind for kind in _KINDS)
+"""Kinds that every world offers."""
 
 
-def make_actions(kind: str, controls: ControlSpace) -> Actions:
-    """The actions named ``kind`` (one of ``KINDS``) over ``controls``; ConfigError for any other name."""
-    for candidate in _KINDS:
+def make_actions(kind: str | None, controls: ControlSpace) -> Actions:
+    """The actions named ``kind`` over ``controls``, one of ``KINDS`` or "continuous".
+
+    None: "continuous" where the world takes continuous actions, else "discrete".
+
+    Raises:
+        ConfigError: another name, or "continuous" for a world that takes none.
+    """
+    if kind is None:
+        kind = "discrete" if controls.action is None else ContinuousActions.kind
+    for candidate in (*_KINDS, ContinuousActions):
         if candidate.kind == kind:
             return candidate(controls)
-    raise ConfigError(rule=f"actions is one of {', '.join(KINDS)}", value=kind, remedy="choose one of these")
+    rule = f"actions is one of {', '.join((*KINDS, ContinuousActions.kind))}"
+    raise ConfigError(rule, kind, "choose one of these")

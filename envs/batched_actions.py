@@ -34,6 +34,8 @@ class BatchedActions:
         table = np.stack([space.vector(space.from_discrete(i)) for i in range(len(space.discrete_actions))])
         self._table = upload(table.astype(np.float32), device)
         self._prompts = torch.zeros(count, device=device)  # numbers, as in control vectors
+        bounds = ((), ()) if space.action is None else (space.action.low, space.action.high)
+        self._bounds = [upload(np.array(bound, np.float32), device) for bound in bounds]
 
     def choose_prompts(self, prompt: Any, mask: Tensor) -> None:
         """Set the prompt of the controls from now on, where ``mask``, bool [N].
@@ -83,6 +85,8 @@ class BatchedActions:
         if self.actions.kind == "discrete":
             return self._table[actions.long().clamp(0, len(self._table) - 1)]
         keys, space = len(self.actions.controls.keys), self.actions.controls
+        if space.action is not None and self.actions.kind == "continuous":
+            return self._unchecked_numbers(actions)
         shape = (self.count, keys + int(self.actions.kind == "box" and space.yaw))
         if actions.shape != shape:
             raise ControlError(f"actions must have shape {shape}", tuple(actions.shape))
@@ -94,6 +98,19 @@ class BatchedActions:
                 vector[:, keys] = values[:, -1].clamp(-1, 1) * MAX_YAW
         else:
             vector[:, :keys] = (actions != 0).float()
+        return vector
+
+    def _unchecked_numbers(self, actions: Tensor) -> Tensor:
+        """The control vectors of continuous actions."""
+        low, high = (bound.to(actions.device) for bound in self._bounds)
+        shape = (self.count, len(low))
+        if actions.shape != shape:
+            raise ControlError(f"actions must have shape {shape}", tuple(actions.shape))
+        vector = torch.zeros(self.count, self.actions.controls.size, device=actions.device)
+        columns = self.actions.controls.channels["action"]
+        vector[:, columns.start] = 1
+        numbers = actions.float().nan_to_num(0.0, 0.0, 0.0)
+        vector[:, columns.start + 1 : columns.stop] = torch.minimum(torch.maximum(numbers, low), high)
         return vector
 
     def _numbers(self, actions: Any) -> Tensor | None:

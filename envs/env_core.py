@@ -39,7 +39,8 @@ class EnvCore:
     Args:
         world: the name or the folder of a world, or one that is loaded already.
         slots: how many episodes may be open at once.
-        actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
+        actions: a kind of ``worldsim.envs.actions``, such as "discrete" or "continuous". None: "continuous"
+            where the world takes continuous actions, else "discrete".
         denoising_steps: denoising steps per frame (K): 1, 2 or 4.
         device: where to load the world, "auto" or a torch device; unused for a loaded world.
         max_uncertainty: truncate an episode once its uncertainty exceeds this; None never does.
@@ -55,7 +56,7 @@ class EnvCore:
         world: str | os.PathLike[str] | World,
         *,
         slots: int,
-        actions: str,
+        actions: str | None,
         denoising_steps: int,
         device: str,
         max_uncertainty: float | None,

@@ -1,4 +1,4 @@
-"""Exploration policies for recordings: sticky random keys, alternation, depth following, goal seeking.
+"""Exploration policies for recordings: random keys and actions, alternation, depth following, goal seeking.
 
 They are privileged: they see depth, poses and the map. Each depends on its observations and its random
 generator only, so a seed fixes an episode.
@@ -24,6 +24,7 @@ __all__ = [
     "GoalSeekingPolicy",
     "Intent",
     "PolicyMixture",
+    "RandomActionPolicy",
     "StickyRandomPolicy",
 ]
 
@@ -37,6 +38,8 @@ class Intent:
     keys: frozenset[str] = frozenset()
     turn: float = 0.0
     """Angle still to turn in radians, positive to the right."""
+    action: tuple[float, ...] | None = None
+    """Continuous action, where the source takes one."""
 
 
 class ExplorationPolicy(Protocol):
@@ -77,6 +80,34 @@ class StickyRandomPolicy:
             )
         down = self._rng.random(len(self._space.keys)) < 0.25
         return frozenset(key for key, is_down in zip(self._space.keys, down, strict=True) if is_down)
+
+
+class RandomActionPolicy:
+    """Random continuous actions, each held for a while: 0, a bound or any number on each axis."""
+
+    def __init__(self, space: ControlSpace, rng: np.random.Generator, frames: int) -> None:
+        assert space.action is not None, "the source takes continuous actions"
+        self._low, self._high = np.array(space.action.low), np.array(space.action.high)
+        self._rng, self._left, self._hold = rng, frames, 0
+        self._action: tuple[float, ...] = ()
+
+    def act(self, seen: Observation) -> Intent:
+        if self._hold <= 0:
+            self._action = self._draw()
+            self._hold = int(self._rng.integers(2, 16))
+        self._hold -= 1
+        self._left -= 1
+        return Intent(action=self._action)
+
+    def done(self) -> bool:
+        return self._left <= 0
+
+    def _draw(self) -> tuple[float, ...]:
+        low, high, kind = self._low, self._high, self._rng.random(len(self._low))
+        bound = np.where(self._rng.random(len(low)) < 0.5, low, high)
+        anything = self._rng.uniform(low, high)
+        drawn = np.where(kind < 0.3, np.clip(0, low, high), np.where(kind < 0.5, bound, anything))
+        return tuple(drawn.tolist())
 
 
 class AlternatingPolicy:
@@ -213,18 +244,20 @@ class _Actuator:
         if self.by_mouse and self.space.yaw:
             self._sway = 0.8 * self._sway + 0.02 * self.rng.normal()
             speed = float(np.clip(0.35 * intent.turn, -0.3, 0.3)) + self._sway
-            return Control(keys, yaw=float(np.float32(speed)))  # as it will be recorded
+            yaw = float(np.float32(speed))  # as it will be recorded
+            return Control(keys, yaw=yaw, action=intent.action)
         if abs(intent.turn) > 0.07:
             turn = "turn_right" if intent.turn > 0 else "turn_left"
             keys |= {turn} & set(self.space.keys)
-        return Control(keys)
+        return Control(keys, action=intent.action)
 
 
 class PolicyMixture:
     """Random segments of all policies that a source allows; a fifth of them turn by mouse.
 
-    Without poses and a map only random keys and alternation remain. A camera that faces a wall for more than
-    a third of a second is handed to the depth-following policy.
+    Without poses and a map only random keys and alternation remain. A source with continuous actions is
+    played by them in half of the segments, in all where it has no keys. A camera that faces a wall for more
+    than a third of a second is handed to the depth-following policy.
 
     Args:
         space: the source's controls.
@@ -272,6 +305,8 @@ class PolicyMixture:
     def _draw(self) -> tuple[_Actuator, ExplorationPolicy]:
         rng = self._rng
         actuator = _Actuator(self._space, rng, by_mouse=bool(rng.random() < 0.2))
+        if self._space.action is not None and (not self._space.keys or rng.random() < 0.5):
+            return actuator, RandomActionPolicy(self._space, rng, int(rng.integers(30, 200)))
         draw = rng.random()
         if self._plan is None and draw < 0.5:
             return actuator, AlternatingPolicy(self._space, rng, int(rng.integers(70, 400)))

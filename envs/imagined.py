@@ -35,7 +35,8 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.
-        actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
+        actions: a kind of ``worldsim.envs.actions``, such as "discrete" or "continuous". None: "continuous"
+            where the world takes continuous actions, else "discrete".
         denoising_steps: denoising steps per frame (K): 1, 2 or 4.
         device: where to load the world, "auto" or a torch device.
         render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
@@ -61,7 +62,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         self,
         world: str | os.PathLike[str] | World,
         *,
-        actions: str = "discrete",
+        actions: str | None = None,
         denoising_steps: int = 2,
         device: str = "auto",
         render_mode: str | None = None,

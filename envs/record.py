@@ -83,11 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _announce(spec: SourceSpec) -> None:
     """Say before anything is recorded what a world will see, and be steered by."""
-    (height, width), keys = spec.size, spec.control_space.keys
+    (height, width), keys, box = spec.size, spec.control_space.keys, spec.control_space.action
     shown = ", ".join(keys[:12]) + (f" and {len(keys) - 12} more" if len(keys) > 12 else "")
     poses = "camera poses" if spec.has_pose else "no camera poses"
     line = f"{spec.name}: frames of {height}x{width} at {spec.fps:g} fps, {poses}, keys {shown or 'none'}"
-    print(line, file=sys.stderr)
+    print(line + (f", actions of {box.size} numbers" if box else ""), file=sys.stderr)
 
 
 @contextmanager

@@ -94,6 +94,7 @@ def _action_spec(space: spaces.Space[Any], n: int) -> TensorSpec:
     if isinstance(space, spaces.MultiBinary):
         return Binary(shape=(n, *space.shape), dtype=torch.int8)
     if isinstance(space, spaces.Box):
-        return Bounded(-1.0, 1.0, (n, *space.shape), dtype=torch.float32)
+        low, high = (torch.as_tensor(bound).expand(n, *space.shape) for bound in (space.low, space.high))
+        return Bounded(low, high, (n, *space.shape), dtype=torch.float32)
     rule, remedy = "TorchRL needs flat actions", "choose actions='discrete', 'multi_binary' or 'box'"
     raise ConfigError(rule, type(space).__name__, remedy)

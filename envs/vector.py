@@ -105,7 +105,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         num_envs: int = 1,
         *,
         world: str | os.PathLike[str] | World,
-        actions: str = "discrete",
+        actions: str | None = None,
         denoising_steps: int = 2,
         device: str = "auto",
         render_mode: str | None = None,

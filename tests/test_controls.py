@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim import config
-from worldsim.controls import Control, ControlLike, ControlSpace
+from worldsim.controls import MAX_ACTION, ActionBox, Control, ControlLike, ControlSpace
 from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.errors import ConfigError, ControlError
 
@@ -64,7 +64,8 @@ def test_any_iterable_of_names_is_taken(given_keys: object) -> None:
 
 def test_controls_compare_and_hash_by_value() -> None:
     pose = np.eye(4)
-    a, b = Control({"forward"}, pose=pose, yaw=0.1), Control(["forward"], pose=pose.tolist(), yaw=0.1)  # type: ignore[arg-type]
+    a = Control({"forward"}, pose=pose, yaw=0.1)
+    b = Control(["forward"], pose=pose.tolist(), yaw=0.1)  # type: ignore[arg-type]
     assert a == b
     assert hash(a) == hash(b)
     assert len({a, b, Control(), Control({"backward"}), Control(yaw=0.1), Control(prompt="rain")}) == 5
@@ -96,6 +97,13 @@ def test_a_pose_is_copied_and_cannot_be_changed() -> None:
         ({"pose": np.full((4, 4), np.nan)}, "pose must be finite"),
         ({"pose": "here"}, "4x4 matrix of numbers"),
         ({"prompt": 3}, "a text or None"),
+        ({"action": 0.5}, r"list of 1 to 256 numbers; got 0.5; write action=\["),
+        ({"action": ()}, "list of 1 to 256 numbers"),
+        ({"action": "left"}, "list of 1 to 256 numbers"),
+        ({"action": [[0.5]]}, "list of 1 to 256 numbers"),
+        ({"action": np.zeros(257)}, r"list of 1 to 256 numbers; got 'ndarray \[257\]'"),
+        ({"action": [0.5, math.nan]}, "action must be finite"),
+        ({"action": [1e39]}, "action must be finite"),
     ],
 )
 def test_what_is_no_control_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -109,7 +117,10 @@ def test_an_unknown_key_names_the_nearest(encode: object) -> None:
         encode(Control({"forwrad"}))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("control", [Control(yaw=0.1), Control(pose=np.eye(4)), Control(prompt="rain")])
+@pytest.mark.parametrize(
+    "control",
+    [Control(yaw=0.1), Control(pose=np.eye(4)), Control(prompt="rain"), Control(action=[0.5])],
+)
 def test_what_the_space_does_not_take_is_refused(control: Control) -> None:
     with pytest.raises(ControlError, match="this world takes no"):
         PLAIN.validate(control)
@@ -274,3 +285,64 @@ def test_spaces_of_older_files_take_no_prompts() -> None:
     assert config.from_dict(ControlSpace, row) == PLAIN
     with pytest.raises(ConfigError, match="no such key"):
         config.from_dict(ControlSpace, {**row, "prompt": True})
+
+
+BOX = ActionBox(low=(-1.0, 0.0), high=(0.1, 2.0))
+STEERED = ControlSpace(
+    keys=("gas",), yaw=True, pose=False, discrete_actions=((),), prompts=("rain",), action=BOX
+)
+
+
+@given(st.none() | st.tuples(st.floats(-1, 0.1), st.floats(0, 2)), st.sampled_from([None, "rain"]))
+def test_an_action_survives_its_columns(action: tuple[float, float] | None, prompt: str | None) -> None:
+    control = Control({"gas"}, yaw=0.5, prompt=prompt, action=action)
+    vector = STEERED.vector(control)
+    assert vector.shape == (STEERED.size,) == (6,)
+    assert STEERED.from_vector(vector) == control
+    assert STEERED.control(vector) == control
+    assert STEERED.rows([control], 1).tolist() == STEERED.rows(vector[None], 1).tolist() == [vector.tolist()]
+    known = vector[STEERED.channels["action"]]
+    assert known.tolist() == [0, 0, 0] if action is None else known[0] == 1
+
+
+def test_actions_compare_as_float32() -> None:
+    assert Control(action=[0.1]) == Control(action=np.array([0.1], np.float32)) != Control(action=[0.2])
+    assert len({Control(action=[0.1]), Control(action=(np.float32(0.1),)), Control()}) == 2
+    assert ActionBox(low=(0.1,), high=(0.3,)).low == Control(action=[0.1]).action
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([1, 0.5, 1], r"number 0 of an action must be in \[-1, 0.1\]; got 0.5; clip it"),
+        ([1, 0, 3], "number 1 of an action"),
+        ([2, 0, 0], "must be 0 or 1, known"),
+    ],
+)
+def test_columns_that_are_no_action_are_refused(columns: list[float], message: str) -> None:
+    vector = np.array([0, 0, 0, *columns], np.float32)
+    for read in (STEERED.from_vector, lambda row: STEERED.rows(row[None], 1)):
+        with pytest.raises(ControlError, match=message):
+            read(vector)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ((0.0,), (1.0, 1.0), "as many lower as upper bounds"),
+        ((0.0, 1.0), (1.0, 1.0), "below the upper ones"),
+        ((-math.inf,), (1.0,), "finite"),
+        ((), (), "1 to 256 numbers"),
+        ((0.0,) * (MAX_ACTION + 1), (1.0,) * (MAX_ACTION + 1), "1 to 256 numbers"),
+    ],
+)
+def test_bounds_that_are_no_box_are_refused(
+    low: tuple[float, ...], high: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(ControlError, match=message):
+        ActionBox(low=low, high=high)
+
+
+def test_a_space_with_actions_can_be_saved() -> None:
+    assert config.from_dict(ControlSpace, config.to_dict(STEERED)) == STEERED
+    assert STEERED.control([1, 0.5]) == Control({"gas"}, yaw=0.5)

@@ -17,7 +17,7 @@ LAYERS = (
     {"checkpoints", "errors"},
     {"registry"},
     {"utils", "utils.run_command", "utils.output_paths"},
-    {"config", "options", "batch_invariant"},
+    {"config", "options", "batch_invariant", "action_box"},
     {"camera", "controls", "units", "casting"},
     {"kernels"},
     {"pixels", "untrusted", "context"},
@@ -61,7 +61,7 @@ ONLY = {"bridge.client": {"bridge.wire.protocol", "controls", "errors"}}
 
 NUMPY_ONLY = (
     "errors", "registry", "utils.run_command", "utils.output_paths", "config", "options", "camera",
-    "controls",
+    "controls", "action_box",
     "units", "context", "bridge.wire.protocol", "bridge.client",
 )  # fmt: skip
 HEAVY = {"torch", "pygame", "gymnasium", "vizdoom"}

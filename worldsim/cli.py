@@ -27,7 +27,7 @@ _COMMANDS = {
     "baseline": ("worldsim.evaluation.baselines.run", "train a ConvLSTM or PredRNN baseline"),
     "play": ("worldsim.agents.human.play", "walk through a world in a window"),
     "dream-train": ("worldsim.agents.dreamer.command", "train a policy in a dream, then play the real game"),
-    "score": ("worldsim.agents.dreamer.score", "measure how long an agent survives in the real game"),
+    "score": ("worldsim.agents.dreamer.score", "let an agent play the real game, and score it"),
     "serve": ("worldsim.bridge.serve", "serve a world to other programs, over ZeroMQ"),
     "keys": ("worldsim.bridge.auth.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),

@@ -121,7 +121,8 @@ def _build(cls: type[T], d: Any, path: str) -> T:
         if key not in hints:
             raise ConfigError(f"{where} has no such key", key, nearest(str(key), hints))
     values = {k: _read(hints[k], v, f"{path}.{k}".lstrip(".")) for k, v in d.items()}
-    missing = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    missing = [field.name for field in fields if _is_required(field) and field.name not in values]
     if missing:
         raise ConfigError(f"{where} needs {', '.join(missing)}", sorted(d), "add the missing keys")
     return cls(**values)

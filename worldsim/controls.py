@@ -1,10 +1,11 @@
-"""Controls: named keys, yaw, an explicit pose, a prompt; and the space of the controls that a world takes.
+"""Controls: keys, yaw, a pose, a prompt, a continuous action; and the space of the controls of a world.
 
 NumPy only, so that a robot's client, the window and the recording workers can use it without torch.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from worldsim.action_box import MAX_ACTION, ActionBox, read_action
 from worldsim.errors import ControlError, nearest
 
-__all__ = ["MAX_PROMPT", "Control", "ControlLike", "ControlSpace", "check_mapping"]
+__all__ = ["MAX_ACTION", "MAX_PROMPT", "ActionBox", "Control", "ControlLike", "ControlSpace", "check_mapping"]
 
 MAX_PROMPT = 256
 """Characters of the longest prompt."""
@@ -24,14 +26,14 @@ _NATURAL = 'write Control({"forward"}), or {"forward"}'
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """Condition of one frame: the keys that are down while it is reached, yaw, pose, prompt.
+    """Condition of one frame: the keys that are down while it is reached, yaw, pose, prompt, action.
 
-    Where signals disagree: explicit pose > keys and yaw > prompt.
+    Where signals disagree: explicit pose > keys and yaw > prompt. The continuous action stands beside them.
 
     Raises:
         ControlError: keys that are no collection of names, a yaw that is not finite, a pose of another shape
-            than [4, 4] or with NaN in it, or a prompt that is no text. ``camera.check_pose`` checks that the
-            pose is a rotation.
+            than [4, 4] or with NaN in it, a prompt that is no text, or an action that is no list of finite
+            numbers. ``camera.check_pose`` checks that the pose is a rotation.
     """
 
     keys: frozenset[str] = field(default_factory=frozenset)
@@ -42,6 +44,8 @@ class Control:
     """Yaw of this frame in radians; positive turns right."""
     prompt: str | None = None
     """One of the world's prompts; None: unknown."""
+    action: tuple[float, ...] | None = None
+    """Continuous action, rounded to float32; given as a list or an array [n]. None: unknown."""
 
     def __init__(
         self,
@@ -49,12 +53,14 @@ class Control:
         pose: np.ndarray | None = None,
         yaw: float = 0.0,
         prompt: str | None = None,
+        action: Iterable[float] | None = None,
     ) -> None:
         set_field = object.__setattr__  # the instance is frozen
         set_field(self, "keys", _checked_keys(keys))
         set_field(self, "pose", None if pose is None else _checked_pose(pose))
         set_field(self, "yaw", _checked_yaw(yaw))
         set_field(self, "prompt", _checked_prompt(prompt))
+        set_field(self, "action", None if action is None else read_action(action))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Control):
@@ -66,7 +72,7 @@ class Control:
 
     def _identity(self) -> tuple[object, ...]:
         pose = None if self.pose is None else tuple(self.pose.ravel().tolist())
-        return self.keys, pose, self.yaw, self.prompt
+        return self.keys, pose, self.yaw, self.prompt, self.action
 
 
 ControlLike: TypeAlias = Control | str | Iterable[str] | Mapping[str, bool] | int | np.ndarray | None
@@ -95,6 +101,8 @@ class ControlSpace:
     """The discrete actions, each the keys that it holds; number 0 is ``()``, no key."""
     prompts: tuple[str, ...] = ()
     """The prompts that the world takes, in the order of their numbers; () takes none."""
+    action: ActionBox | None = None
+    """The continuous actions that the world takes; None: it takes none."""
 
     def __post_init__(self) -> None:
         if len(set(self.keys)) != len(self.keys):
@@ -110,12 +118,16 @@ class ControlSpace:
 
     @property
     def channels(self) -> dict[str, slice]:
-        """The columns of each channel of the control vector: keys, yaw, then prompt where there are prompts.
+        """The columns of each channel of the control vector, in order: keys, yaw, then prompt and action.
 
-        In a channel after the yaw, columns of 0 mean that it is unknown.
+        Prompt and action are there where the space takes them. In a channel after the yaw, columns of 0 mean
+        that it is unknown.
         """
-        found = {"keys": slice(0, len(self.keys)), "yaw": slice(len(self.keys), self.motion_size)}
-        return found | ({"prompt": slice(self.motion_size, self.size)} if self.prompts else {})
+        widths = {"keys": len(self.keys), "yaw": 1} | ({"prompt": 1} if self.prompts else {})
+        if self.action is not None:
+            widths["action"] = self.action.size + 1
+        ends = list(itertools.accumulate(widths.values(), initial=0))
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(widths)}
 
     @property
     def motion_size(self) -> int:
@@ -124,15 +136,17 @@ class ControlSpace:
 
     @property
     def size(self) -> int:
-        """Length M of the control vector: keys, yaw, and the prompt's number where there are prompts."""
-        return self.motion_size + bool(self.prompts)
+        """Length M of the control vector: the columns of all channels."""
+        action = 0 if self.action is None else self.action.size + 1
+        return self.motion_size + bool(self.prompts) + action
 
     def validate(self, control: Control) -> None:
         """Check that the space takes ``control``.
 
         Raises:
-            ControlError: an unknown key (the nearest is named), an unknown prompt (all known are listed),
-                a yaw, a pose or a prompt where the space takes none.
+            ControlError: an unknown key (the nearest is named), an unknown prompt (all known are listed), an
+                action of another length or out of its bounds, or a yaw, a pose, a prompt or an action where
+                the space takes none.
         """
         self._check_keys(control.keys)
         if control.yaw and not self.yaw:
@@ -140,6 +154,11 @@ class ControlSpace:
         if control.pose is not None and not self.pose:
             raise ControlError("this world takes no explicit pose", "a pose", "steer with its keys")
         self.prompt_number(control.prompt)
+        if control.action is not None:
+            if self.action is None:
+                remedy = "steer with its keys"
+                raise ControlError("this world takes no continuous action", control.action[:8], remedy)
+            self.action.validate(control.action)
 
     def prompt_number(self, prompt: str | None) -> int:
         """Number of a prompt as it stands in the control vector: from 1; 0 for None, the unknown.
@@ -192,8 +211,11 @@ class ControlSpace:
             raise ControlError(f"controls of {count} frames must be {count}", len(vectors), "one a frame")
         if not np.isfinite(vectors).all():
             raise ControlError("controls must be finite", vectors.tolist())
-        for number in np.unique(vectors[:, self.motion_size :]):
+        channels = self.channels
+        for number in np.unique(vectors[:, channels["prompt"]]) if self.prompts else ():
             self._prompt_of(number)
+        if self.action is not None:
+            self.action.check_rows(vectors[:, channels["action"]])
         return vectors
 
     def multi_hot(self, control: Control) -> np.ndarray:
@@ -202,12 +224,15 @@ class ControlSpace:
         return np.array([key in control.keys for key in self.keys], dtype=np.float32)
 
     def vector(self, control: Control) -> np.ndarray:
-        """``float32 [M]``: the keys as 0 or 1, the yaw in radians, the prompt's number. Validates.
+        """``float32 [M]``: keys as 0 or 1, yaw in radians, the prompt's number, the action. Validates.
 
-        The prompt's number is there only where the space has prompts.
+        Prompt and action are there where the space takes them; an action is 1 and its numbers, or all 0.
         """
         moved = np.append(self.multi_hot(control), np.float32(control.yaw))
-        return np.append(moved, np.float32(self.prompt_number(control.prompt))) if self.prompts else moved
+        further: list[float] = [self.prompt_number(control.prompt)] if self.prompts else []
+        if self.action is not None:
+            further += self.action.columns(control.action)
+        return np.append(moved, np.array(further, np.float32)) if further else moved
 
     def from_discrete(self, index: int) -> Control:
         """The control of discrete action ``index`` in [0, len(discrete_actions))."""
@@ -238,8 +263,12 @@ class ControlSpace:
             raise ControlError(f"a control vector must have shape ({self.size},)", values.shape)
         if not np.isfinite(values).all():
             raise ControlError("a control vector must be finite", values.tolist())
-        prompt = self._prompt_of(values[-1]) if self.prompts else None
-        return Control(self.keys_of(values), yaw=float(values[len(self.keys)]), prompt=prompt)
+        channels, prompt, action = self.channels, None, None
+        if self.prompts:
+            prompt = self._prompt_of(values[self.motion_size])
+        if self.action is not None:
+            action = self.action.from_columns(values[channels["action"]])
+        return Control(self.keys_of(values), yaw=float(values[len(self.keys)]), prompt=prompt, action=action)
 
     def _prompt_of(self, number: float) -> str | None:
         """The prompt of a number in the control vector; ControlError if there is none."""
@@ -271,7 +300,7 @@ class ControlSpace:
             return Control(pose=given)
         if given.shape == () and given.dtype.kind in "iu":
             return self.from_discrete(int(given))
-        if given.shape == (self.motion_size,):  # without a prompt
+        if given.shape == (self.motion_size,):  # without a prompt and an action
             given = np.append(given, np.zeros(self.size - self.motion_size, given.dtype))
         if given.shape == (self.size,):
             return self.from_vector(given)

@@ -21,17 +21,12 @@ import torch
 
 from worldsim.agents.dreamer.batch_agents import check_world
 from worldsim.agents.dreamer.games import Games
+from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import POLICY, load_policy, save_policy
 from worldsim.agents.dreamer.policy_collector import PolicyCollector
 from worldsim.agents.dreamer.round_videos import SHEET, write_round_videos
 from worldsim.agents.dreamer.score import score_policy
-from worldsim.agents.dreamer.training import (
-    REWARDS,
-    DreamSettings,
-    TrainingResult,
-    real_beginnings,
-    train_policy,
-)
+from worldsim.agents.dreamer.training import REWARDS, TrainingResult, real_beginnings, train_policy
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
 from worldsim.engine.world import World, load
@@ -55,7 +50,6 @@ _FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", 
 """Options that a run keeps."""
 _FINE_TUNING = ("lr_scale=0.06", "batch=24")
 """Settings of the recipe for a trained world; at a rate of 0.3 small batches undo what it has learnt."""
-_HIDDEN = Number(low=1, high=4096)
 _SEED = Number(high=3998)
 """As of recordings: those above would play the episodes that metrics are measured on."""
 
@@ -77,12 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=COUNT, default=1, help="from the second on the world learns, too (%(default)s)")
     add("--temperature", type=TEMPERATURE, default=1.15, help="of the dream (%(default)s)")
     add("--hold", type=COUNT, default=4, help="frames that a decision is held (%(default)s)")
-    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
-    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
     add("--reward", choices=REWARDS, default="auto", help="what is learnt for; see the docs (%(default)s)")
-    add("--dreams", type=PROCESSES, default=256, help="dreams side by side (%(default)s)")
-    add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
-    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add_dream_options(parser)
     add("--collect", type=COUNT, default=60_000, help="real frames a further round adds (%(default)s)")
     add("--recipe", default="latent-dynamics", help="`worldsim train`'s, of the further rounds (%(default)s)")
     add("--episodes", type=NATURAL, default=100, help="real episodes a round is scored on (%(default)s)")
@@ -168,13 +158,10 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
         told = {"dream_mean": mean, "fps": state.frames_per_second}
         _write_json(folder / _DREAM, told | {name: getattr(state, name) for name in _STATE})
 
-    settings = DreamSettings(
+    settings = dream_settings(
+        args,
         temperature=args.temperature,
         hold=args.hold,
-        dreams=args.dreams,
-        episode=args.episode,
-        hidden=args.hidden,
-        layers=args.layers,
         reward=args.reward,
         seed=args.seed + number,
     )

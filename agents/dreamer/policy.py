@@ -124,7 +124,7 @@ def save_policy(path: Path, policy: LatentPolicy, metadata: PolicyMetadata) -> N
         raise StorageError.of(error, path) from error
 
 
-def load_policy(path: Path) -> LatentPolicy:
+def load_policy(path: str | os.PathLike[str]) -> LatentPolicy:
     """A policy from its file.
 
     Raises:
@@ -157,7 +157,7 @@ def find_policy(world: str | os.PathLike[str]) -> Path:
     return path
 
 
-def ship_policy(world: str | os.PathLike[str], file: Path) -> Path:
+def ship_policy(world: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
     """Copy a policy into the folder of the world that it plays, and renew the folder's checksums.
 
     Args:

@@ -264,6 +264,7 @@ def dream_envs(world: World, settings: DreamSettings) -> ActionRepeat:
     envs = ImaginedVectorEnv(
         settings.dreams,
         world=world,
+        actions="discrete",
         denoising_steps=settings.denoising_steps,
         temperature=settings.temperature,
         observation="latent",

@@ -63,6 +63,7 @@ def make_envs(options: argparse.Namespace, autoreset_mode: str = "SameStep") -> 
         f"{worldsim.__name__}:WorldsimWorld-v0",
         num_envs=options.num_envs,
         world=options.world,
+        actions="discrete",
         denoising_steps=options.denoising_steps,
         device=options.device,
         max_episode_steps=options.episode,

@@ -98,7 +98,9 @@ def _environments(
         about: Row = {"what": "vector env", "graphs": with_graphs, "batch": batch, "denoising_steps": steps}
         try:
             with _graphs(with_graphs):
-                env = ImaginedVectorEnv(batch, world=world, denoising_steps=steps, max_episode_steps=500)
+                env = ImaginedVectorEnv(
+                    batch, world=world, actions="discrete", denoising_steps=steps, max_episode_steps=500
+                )
                 yield {**about, **_time_env(env, seconds)}
                 env.close()
         except Exception as error:

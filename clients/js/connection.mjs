@@ -3,7 +3,8 @@
 import { Dealer } from "zeromq";
 import { MAX_REPLY, WorldsimError, pack, unpack } from "./message.mjs";
 
-export const RETRYABLE = new Set(["UNAVAILABLE", "DRAINING"]); // nothing was done: the same request may be sent again
+/** Codes of refusals after which nothing was done: the same request may be sent again. */
+export const RETRYABLE = new Set(["UNAVAILABLE", "DRAINING"]);
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 10000;
 
@@ -117,7 +118,9 @@ export class ServerConnection {
     if (request === undefined) return; // the second answer to a request that was sent twice
     if (header.ok) return this.#settle(header.id, () => request.resolve({ header, payloads }));
     const { code, retry_after_ms: pause } = header.error;
-    if (RETRYABLE.has(code)) return this.#scheduleSend(header.id, (pause ?? FIRST_RETRY_MS) * (1 + Math.random() / 2));
+    if (RETRYABLE.has(code)) {
+      return this.#scheduleSend(header.id, (pause ?? FIRST_RETRY_MS) * (1 + Math.random() / 2));
+    }
     return this.#settle(header.id, () => request.reject(new WorldsimError(header.error)));
   }
 

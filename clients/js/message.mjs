@@ -47,7 +47,7 @@ export function unpack(parts) {
   return { header: decode(header), payloads };
 }
 
-/** Describes toTypedArray arrays as they are gathered into payloads: `add` answers what goes into the header. */
+/** Gathers typed arrays into payloads; `add` answers what goes into the header. */
 export class Payloads {
   list = [];
 

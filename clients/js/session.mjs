@@ -9,8 +9,12 @@ export function newName() {
 }
 
 /** A control as the header wants it; what is left out is not sent. */
-export function encodeControl({ keys, yaw, pose, prompt } = {}) {
-  return { keys: keys && [...keys], yaw, pose: pose && [...pose], prompt };
+export function encodeControl({ keys, yaw, pose, prompt, action } = {}) {
+  return { keys: list(keys), yaw, pose: list(pose), prompt, action: list(action) };
+}
+
+function list(given) {
+  return given && [...given];
 }
 
 /** A step with its frame: `{data, shape}`, `{jpeg, shape}` or null. */
@@ -18,7 +22,7 @@ export function readStep(step, payloads) {
   return { ...step, frame: step.frame ? readArray(step.frame, payloads) : null };
 }
 
-/** The steps of a step_many: frames of the items that succeeded lie one after another in payload 0. */
+/** The steps of a step_many or step_chunk: frames of items that succeeded lie one by one in payload 0. */
 export function readSteps(items, payloads, codec, shapes) {
   let at = 0;
   return items.map(({ session, step, error }) => {
@@ -28,12 +32,12 @@ export function readSteps(items, payloads, codec, shapes) {
     const size = codec === "jpeg" ? step.bytes : shape.reduce((a, b) => a * b, codec === "latent" ? 4 : 1);
     const bytes = payloads[0].subarray(at, (at += size));
     const dtype = codec === "latent" ? "f4" : "u1";
-    const frame = codec === "jpeg" ? { jpeg: bytes, shape } : { data: toTypedArray(dtype, bytes, shape), shape };
-    return { session, step: { ...step, frame } };
+    const data = codec === "jpeg" ? { jpeg: bytes } : { data: toTypedArray(dtype, bytes, shape) };
+    return { session, step: { ...step, frame: { ...data, shape } } };
   });
 }
 
-/** Made by `Client.open`, `fork` and `Client.restore`; `last` is the newest step, `seq` the last one taken. */
+/** Made by `Client.open`, `fork`, `Client.restore`; `last` is the newest step, `seq` the last one taken. */
 export class Session {
   #client;
   #queue = Promise.resolve();
@@ -48,6 +52,28 @@ export class Session {
     return this.inOrder(async () => {
       const rest = { control: encodeControl(control), codec, deadline_ms: deadline };
       return this.#accept(await this.#ask("step", { seq: this.seq + 1, ...rest }));
+    });
+  }
+
+  /**
+   * Imagines as many frames as there are controls, in order, by one request; answers their steps.
+   *
+   * Where the world imagines several frames at a time (`world.unit_frames`), they are imagined under all
+   * their controls, while `step` holds its one control. Each frame counts as one step in `seq`. Rejects with
+   * the first failure; the session has then taken the frames before it, see `last`.
+   *
+   * controls: one or more, at most `world.limits.chunk`; codec, deadline: as of `step`.
+   */
+  stepChunk(controls, { codec = "raw", deadline } = {}) {
+    const entries = Array.from(controls, (control) => encodeControl(control));
+    return this.inOrder(async () => {
+      const fields = { seq: this.seq + 1, controls: entries, codec, deadline_ms: deadline };
+      const { header, payloads } = await this.#ask("step_chunk", fields);
+      const answers = readSteps(header.items, payloads, codec, this.#client.shapes);
+      const steps = answers.filter(({ error }) => !error).map(({ step }) => this.accept(step));
+      const failed = answers.find(({ error }) => error);
+      if (failed) throw new WorldsimError(failed.error);
+      return steps;
     });
   }
 

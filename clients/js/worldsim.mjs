@@ -100,6 +100,11 @@ export class Client {
     return (await this.#control.request({ op: "info" })).header;
   }
 
+  /** Shape of a frame by codec. */
+  get shapes() {
+    return { raw: [...this.world.size, 3], jpeg: [...this.world.size, 3], latent: this.world.latent };
+  }
+
   /** A request on the data socket, under the lease. */
   request(header, payloads = []) {
     return this.#data.request({ ...header, lease: this.lease }, payloads);
@@ -137,10 +142,9 @@ export class Client {
   }
 
   #context({ frames, controls, poses = null, length }, payloads) {
-    const { keys, size } = this.world;
     return {
-      frames: payloads.add(frames, [length, ...size, 3]),
-      controls: payloads.add(controls, [length, keys.length + 1]),
+      frames: payloads.add(frames, [length, ...this.world.size, 3]),
+      controls: payloads.add(controls, [length, controls.length / length]),
       poses: poses && payloads.add(poses, [length, 4, 4]),
     };
   }
@@ -176,7 +180,7 @@ export class Client {
       if (error.code !== "RESOURCE_EXHAUSTED" || part.length === 1) throw error;
     });
     if (asked === undefined) return this.#stepHalves(part, codec, deadline);
-    return readSteps(asked.header.items, asked.payloads, codec, this.#shapes()).map(({ step, error }, i) => {
+    return readSteps(asked.header.items, asked.payloads, codec, this.shapes).map(({ step, error }, i) => {
       const [session] = part[i];
       return error ? { session, error: new WorldsimError(error) } : { session, step: session.accept(step) };
     });
@@ -187,10 +191,6 @@ export class Client {
     const half = part.length >> 1;
     const halves = [part.slice(0, half), part.slice(half)];
     return (await Promise.all(halves.map((one) => this.#stepNow(one, codec, deadline)))).flat();
-  }
-
-  #shapes() {
-    return { raw: [...this.world.size, 3], jpeg: [...this.world.size, 3], latent: this.world.latent };
   }
 
   #sendHeartbeat() {

@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 MODULES = {
-    "worldsim": {"__init__", "errors", "controls", "camera"},
+    "worldsim": {"__init__", "errors", "action_box", "controls", "camera"},
     "worldsim.bridge": {"__init__"},
     "worldsim.bridge.wire": {"__init__", "protocol"},
 }

@@ -1,4 +1,4 @@
-"""Keys for the action spaces of Gymnasium environments."""
+"""Keys and continuous actions for the action spaces of Gymnasium environments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldsim.controls import Control, ControlSpace
+from worldsim.controls import MAX_ACTION, ActionBox, Control, ControlSpace
 from worldsim.errors import SourceError
 
 __all__ = ["ActionMap", "make_action_map"]
@@ -39,18 +39,19 @@ _NOOPS = {"noop", "no_op", "none", "nothing", "idle", "do_nothing", "stay"}
 
 @dataclass(frozen=True)
 class ActionMap:
-    """From the keys that are down to an action."""
+    """From a control to an action."""
 
     space: ControlSpace
     action: Callable[[Control], Any]
 
 
 def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
-    """The keys of an environment.
+    """The keys of an environment, and its continuous action where it takes one.
 
     A discrete action is a key; of several that are down, the first counts. No key is the action that does
     nothing, or action 0 where all do something. A continuous axis has a key for each end, a binary one a
-    key. Of several discrete actions that are taken at once, each is as if it were alone.
+    key. Of several discrete actions that are taken at once, each is as if it were alone. Keys are ignored
+    where a control has a continuous action.
 
     Raises:
         SourceError: another kind of action space, or an axis without bounds.
@@ -127,6 +128,8 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
         axes.append(list(mine))
 
     def action(control: Control) -> Any:
+        if control.action is not None:
+            return np.clip(control.action, low, high).astype(space.dtype)
         value = rest.copy()
         for key in ends:
             if key in control.keys:
@@ -134,10 +137,22 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
                 value[axis] += end - rest[axis]
         return np.clip(value, low, high).astype(space.dtype)
 
-    discrete_actions = _combinations(axes)
-    return ActionMap(
-        ControlSpace(keys=tuple(ends), yaw=False, pose=False, discrete_actions=discrete_actions), action
+    control_space = ControlSpace(
+        keys=tuple(ends),
+        yaw=False,
+        pose=False,
+        discrete_actions=_combinations(axes),
+        action=_action_box(low, high),
     )
+    return ActionMap(control_space, action)
+
+
+def _action_box(low: np.ndarray, high: np.ndarray) -> ActionBox | None:
+    """The continuous actions between two bounds; None where float32 does not tell these apart."""
+    with np.errstate(over="ignore"):
+        narrow = low.astype(np.float32), high.astype(np.float32)
+    fits = np.isfinite(narrow).all() and (narrow[0] < narrow[1]).all() and 1 <= len(low) <= MAX_ACTION
+    return ActionBox(low=tuple(low.tolist()), high=tuple(high.tolist())) if fits else None
 
 
 def _combinations(axes: list[list[str]]) -> tuple[tuple[str, ...], ...]:

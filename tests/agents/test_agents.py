@@ -9,7 +9,7 @@ import pytest
 
 from tests.agents.fake_engine import CELL, fake_world
 from worldsim.agents.agent import AGENTS, make_agent
-from worldsim.controls import Control, ControlSpace
+from worldsim.controls import ActionBox, Control, ControlSpace
 from worldsim.errors import ConfigError
 
 SPACES = {
@@ -19,6 +19,9 @@ SPACES = {
     ),
     "mouse": ControlSpace(keys=("forward",), yaw=True, pose=False, discrete_actions=((), ("forward",))),
     "nothing": ControlSpace(keys=(), yaw=False, pose=False, discrete_actions=((),)),
+    "numbers": ControlSpace(
+        keys=(), yaw=False, pose=False, discrete_actions=((),), action=ActionBox(low=(-1.0,), high=(2.0,))
+    ),
 }
 
 

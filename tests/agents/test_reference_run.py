@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,8 @@ class Short(FakeSource):
 def test_after_the_real_episode_ends_its_last_frame_stays() -> None:
     world = fake_world((6, 8))
     twin = ReferenceRun(Short(world.spec))
-    twin.replay(SimpleNamespace(seed=0, action_prefix=np.zeros((0, 7), np.float32)), [])  # type: ignore[arg-type]
+    start: Any = SimpleNamespace(seed=0, action_prefix=np.zeros((0, 7), np.float32))
+    twin.replay(start, [])
     for _ in range(2):
         twin.advance(KEYS[0])
     assert twin.over

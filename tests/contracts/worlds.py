@@ -16,7 +16,7 @@ from worldsim import registry
 from worldsim.camera import Intrinsics, from_planar
 from worldsim.checkpoint import WorldConfig, save_world
 from worldsim.context import Context
-from worldsim.controls import ControlSpace
+from worldsim.controls import ActionBox, ControlSpace
 from worldsim.data.spec import SourceSpec
 from worldsim.envs.sources.doom import DOOM_KEYS
 from worldsim.model.conditions import default_conditions
@@ -110,7 +110,7 @@ def product_of_parts() -> list[Parts]:
     return found
 
 
-def source(prompts: tuple[str, ...] = ()) -> SourceSpec:
+def source(prompts: tuple[str, ...] = (), action: ActionBox | None = None) -> SourceSpec:
     """A camera with keys and poses."""
     return SourceSpec(
         name="tiny",
@@ -122,6 +122,7 @@ def source(prompts: tuple[str, ...] = ()) -> SourceSpec:
             pose=True,
             discrete_actions=((), ("forward",), ("turn_left",)),
             prompts=prompts,
+            action=action,
         ),
         intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0),
         has_pose=True,
@@ -129,10 +130,12 @@ def source(prompts: tuple[str, ...] = ()) -> SourceSpec:
     )
 
 
-def write_world(folder: Path, parts: Parts, prompts: tuple[str, ...] = ()) -> Path:
+def write_world(
+    folder: Path, parts: Parts, prompts: tuple[str, ...] = (), action: ActionBox | None = None
+) -> Path:
     """A world of these parts whose weights are all stirred."""
     torch.manual_seed(0)
-    spec = source(prompts)
+    spec = source(prompts, action)
     config = parts.config(default_conditions(spec.control_space))
     networks = Networks(config, spec)
     stir(networks)

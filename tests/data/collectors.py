@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.controls import ControlSpace
+from worldsim.controls import ActionBox, ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.spec import SourceSpec
 
@@ -22,6 +23,9 @@ SPEC = SourceSpec(
     has_pose=True,
     unit_metres=1.0,
 )
+
+BOX = ActionBox(low=(-1.0, 0.0), high=(1.0, 2.0))
+STEERED = replace(SPEC, control_space=replace(SPEC.control_space, action=BOX))
 
 
 def make_episode(seed: int, length: int | None = None, *, ended: bool | None = None) -> EpisodeArrays:
@@ -67,3 +71,22 @@ def assert_same(a: EpisodeArrays, b: EpisodeArrays) -> None:
         x, y = np.asarray(getattr(a, name)), np.asarray(getattr(b, name))
         assert x.dtype == y.dtype, name
         np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+class SteeredDotsCollector(DotsCollector):
+    """The same with a continuous action of two numbers, which is unknown in every third row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = STEERED
+
+    def play(self, seed: int) -> EpisodeArrays:
+        return steer(make_episode(seed))
+
+
+def steer(episode: EpisodeArrays) -> EpisodeArrays:
+    """The same episode with columns of actions."""
+    drawn = np.random.default_rng(episode.seed).uniform(BOX.low, BOX.high, (len(episode), BOX.size))
+    columns = np.concatenate([np.ones((len(episode), 1)), drawn], 1).astype(np.float32)
+    columns[2::3] = 0
+    return replace(episode, controls=np.concatenate([episode.controls, columns], 1))

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.collectors import SPEC, assert_same, make_episode
+from tests.data.collectors import SPEC, STEERED, assert_same, make_episode, steer
 from worldsim import config
-from worldsim.controls import ControlSpace
+from worldsim.controls import ActionBox, ControlSpace
 from worldsim.data import gather as gather_module
 from worldsim.data.dataset import Dataset, split_of
 from worldsim.data.episodes import EpisodeArrays
@@ -20,7 +20,7 @@ from worldsim.data.gather import gather
 from worldsim.data.rows import from_rows
 from worldsim.data.shards import Shard, find_shards, sweep, write_shard
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import DataError
+from worldsim.errors import ControlError, DataError
 
 
 def write(root: Path, episodes: list[EpisodeArrays], first: int = 0, spec: SourceSpec = SPEC) -> None:
@@ -207,3 +207,21 @@ def test_prompts_are_tasks_of_rows_and_episodes(tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match="source's name"):
         replace(spec, control_space=replace(space, prompts=("dots",)))
+
+
+def test_actions_are_numbers_of_the_action_column(tmp_path: Path) -> None:
+    episodes = [steer(make_episode(seed, 6)) for seed in (1, 2)]
+    write(tmp_path, episodes, spec=STEERED)
+    dataset = Dataset(tmp_path)
+    assert dataset.spec == STEERED
+    for i, episode in enumerate(episodes):
+        assert_same(dataset.episode(i), episode)
+    rows = pq.read_table(tmp_path / "data/chunk-000/file-000.parquet")
+    assert rows["action_known"].to_pylist() == [True, True, False] * 4
+    info = json.loads((tmp_path / "meta/info.json").read_text())["features"]
+    assert info["action"]["names"] == ["left", "right", "yaw", "action_0", "action_1"]
+    assert info["action"]["shape"] == [len(rows["action"][0])] == [5]
+    assert info["action_known"] == {"dtype": "bool", "shape": [1], "names": None}
+    narrow = replace(STEERED.control_space, action=ActionBox(low=(0.0, 0.0), high=(0.1, 0.1)))
+    with pytest.raises(ControlError, match="of an action must be in"):
+        from_rows(rows, replace(STEERED, control_space=narrow))

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.data.collectors import DotsCollector, make_episode
+from tests.data.collectors import DotsCollector, SteeredDotsCollector, make_episode, steer
 from worldsim.data.recorder import RecordConfig, episode_seed, record
 
 HERE = Path(__file__).parent / "lerobot"
@@ -45,20 +46,44 @@ def test_the_metadata_is_what_pandas_itself_writes(dataset: Path, tmp_path: Path
     ]
 
 
-@pytest.mark.network
-@pytest.mark.timeout(600)
-def test_lerobot_itself_reads_frames_names_and_poses(dataset: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
+@pytest.fixture(scope="module")
+def lerobot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of LeRobot's packages."""
+    site = tmp_path_factory.mktemp("lerobot") / "site"
     wanted = ["--no-deps", "--target", str(site), "--requirement", str(HERE / "requirements.txt")]
     install = [sys.executable, "-m", "pip", "install", "--quiet", *wanted]
     made = subprocess.run(install, capture_output=True, text=True, timeout=400)
     if made.returncode:
         pytest.skip(f"no packages to be had: {made.stderr[-200:]}")
-    env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    return site
+
+
+def read(dataset: Path, lerobot: Path, home: Path) -> dict[str, Any]:
+    """The first and the last row as LeRobot reads them."""
+    env = {**os.environ, "PYTHONPATH": str(lerobot), "HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hf")}
     call = [sys.executable, "-W", "ignore", str(HERE / "read.py"), str(dataset)]
-    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=150)
     assert done.stdout, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_lerobot_itself_reads_continuous_actions(lerobot: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    record(SteeredDotsCollector, root, RecordConfig(source="dots", seed=3), frames=40)
+    seen = read(root, lerobot, tmp_path)
+    first = steer(make_episode(episode_seed(3, 0))).controls[0]
+    np.testing.assert_allclose(seen["action"][0], [*first[:3], *first[4:]], rtol=1e-6)
+    assert seen["action_known"][0] is True
+    assert {"action", "action_known"} <= set(seen["stats"])
+
+
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_lerobot_itself_reads_frames_names_and_poses(dataset: Path, lerobot: Path, tmp_path: Path) -> None:
+    seen = read(dataset, lerobot, tmp_path)
     info = json.loads((dataset / "meta" / "info.json").read_text())
     first, last = (make_episode(episode_seed(3, n)) for n in (0, info["total_episodes"] - 1))
     assert (seen["length"], seen["episodes"]) == (info["total_frames"], info["total_episodes"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from worldsim.camera import from_planar
-from worldsim.controls import Control, ControlSpace
+from worldsim.controls import ActionBox, Control, ControlSpace
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.exploration import (
     AlternatingPolicy,
@@ -179,6 +179,23 @@ def test_without_a_map_random_keys_and_rhythms_remain() -> None:
     changes = sum(a != b for a, b in itertools.pairwise(controls))
     assert changes < 1000  # keys are held
     assert all(control.yaw == 0 for control in controls)
+
+
+def test_continuous_actions_are_held_and_reach_the_bounds() -> None:
+    box = ActionBox(low=(-1.0, 0.0), high=(1.0, 2.0))
+    seen = Observation(np.zeros((4, 4, 3), np.uint8))
+    for keys, least, most in (((), 1, 1), (("a", "b"), 0.2, 0.8)):
+        actions = ((), *((key,) for key in keys))
+        space = ControlSpace(keys=keys, yaw=False, pose=False, discrete_actions=actions, action=box)
+        policy = PolicyMixture(space, None, np.random.default_rng(0))
+        controls = [policy.act(seen) for _ in range(5000)]
+        for control in controls:
+            space.validate(control)
+            assert control.action is None or not control.keys
+        found = [control.action for control in controls if control.action is not None]
+        assert least <= len(found) / 5000 <= most
+        assert {(-1.0, 0.0), (1.0, 2.0), (0.0, 0.0)} <= set(found)
+        assert sum(a != b for a, b in itertools.pairwise(found)) < 1000  # actions are held
 
 
 def test_sticky_random_ends() -> None:

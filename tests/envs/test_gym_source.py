@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.envs import pixel_env  # registers the environments
-from worldsim.controls import Control
+from worldsim.controls import ActionBox, Control
+from worldsim.data.dataset import Dataset
+from worldsim.data.recorder import RecordConfig, record
+from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.envs.sources import gym_packages, make_source
 from worldsim.envs.sources.gym_actions import make_action_map
 from worldsim.errors import ControlError, DependencyError, SourceError
@@ -88,6 +92,52 @@ def test_actions_of_every_kind_of_space() -> None:
     np.testing.assert_allclose(action_of("Axes-v0"), [0, 0])
     np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis1_plus"), [-1, 2])
     np.testing.assert_allclose(action_of("Axes-v0", "axis0_minus", "axis0_plus"), [0, 0])
+
+
+def test_a_box_is_a_continuous_action_beside_the_keys() -> None:
+    source = make_source("gym:Axes-v0")
+    space = source.spec.control_space
+    assert space.action == ActionBox(low=(-1.0, 0.0), high=(1.0, 2.0))
+    action_map = make_action_map(pixel_env.gymnasium.make("Axes-v0"), "Axes-v0")
+    for keys in ((), ("axis0_plus",)):
+        action = action_map.action(Control(keys, action=[-0.5, 1.5]))
+        assert action.dtype == np.float32
+        np.testing.assert_array_equal(action, np.float32([-0.5, 1.5]))
+    source.reset(0)
+    source.step(Control(action=[-0.5, 1.5]))
+    with pytest.raises(ControlError, match="2 numbers"):
+        source.step(Control(action=[0.5]))
+    with pytest.raises(ControlError, match=r"number 1 of an action must be in \[0, 2\]"):
+        source.step(Control(action=[0.5, 3]))
+    with pytest.raises(ControlError, match="takes no continuous action"):
+        make_source(DOTS).spec.control_space.validate(Control(action=[0.5]))
+
+
+def test_a_box_that_float32_does_not_tell_apart_has_keys_alone() -> None:
+    Box = pixel_env.spaces.Box
+    for space in (Box(0.0, 1e300, (1,), np.float64), Box(np.float32([0, 1]), np.float32([1, 1]))):
+        env = pixel_env.DotsEnv(actions=space)
+        assert make_action_map(env, "Dots-v0").space.action is None
+
+
+def test_a_recording_keeps_continuous_actions(tmp_path: Path) -> None:
+    name = "gym:tests.envs.pixel_env:Axes-v0"  # found in the recorder's worker, too
+    collector = partial(EpisodeCollector, name, None, 30)
+    record(collector, tmp_path, RecordConfig(source=name, seed=1, codec="raw"), frames=300)
+    dataset = Dataset(tmp_path)
+    space = dataset.spec.control_space
+    rows = np.concatenate([dataset.rows(i).controls for i in range(len(dataset))])
+    known, numbers = np.split(rows[:, space.channels["action"]], [1], 1)
+    assert 0.2 < known.mean() < 0.9
+    played = numbers[known[:, 0] == 1]
+    assert (played.min(0) >= (-1, 0)).all()
+    assert (played.max(0) <= (1, 2)).all()
+    assert (played.std(0) > 0.3).all()
+    assert not numbers[known[:, 0] == 0].any()
+    source = make_source("gym:Axes-v0")
+    source.reset(dataset.episodes[0].seed)
+    for row in dataset.rows(0).controls:
+        source.step(space.from_vector(row))
 
 
 def test_several_discrete_actions_at_once() -> None:

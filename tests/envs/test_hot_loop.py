@@ -70,7 +70,10 @@ def one_lane(envs: ImaginedVectorEnv) -> None:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The host does not learn which episodes end, and noise is drawn where the networks are."""
     monkeypatch.setattr(ImaginedVectorEnv, "_waits", property(lambda self: False))
-    noise = lambda state, draw, shape: philox.normal_rows(state.seeds, state.indices, draw, shape)  # noqa: E731
+
+    def noise(state: Any, draw: int, shape: Any) -> Any:
+        return philox.normal_rows(state.seeds, state.indices, draw, shape)
+
     monkeypatch.setattr(imagine, "normals", noise)
     monkeypatch.setattr(walkable_map, "may_read_values", lambda device: False)
     decode = lambda self, actions: imagine.ControlBatch(self.unchecked(actions))  # noqa: E731

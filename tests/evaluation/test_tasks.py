@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,10 +176,10 @@ def test_parts_without_a_simulator_are_those_that_need_none(
     world: World, room_collector: RoomCollector, idm: InverseDynamicsModel
 ) -> None:
     sizes = TaskSizes(branch_points=2, loops=2, endings=2, long_rollouts=2, frames=8)
-    given = {"denoising_steps": 1, "seeds": itertools.count(), "seed": 0}
-    assert len(prepare(world, room_collector, None, idm, sizes, **given).jobs) == 1  # type: ignore[arg-type]
+    given: dict[str, Any] = {"denoising_steps": 1, "seeds": itertools.count(), "seed": 0}
+    assert len(prepare(world, room_collector, None, idm, sizes, **given).jobs) == 1
     sizes = replace_seconds(sizes)
-    all_of_it = prepare(world, room_collector, room_collector.source, None, sizes, **given)  # type: ignore[arg-type]
+    all_of_it = prepare(world, room_collector, room_collector.source, None, sizes, **given)
     names = sorted(job()[0] for job in all_of_it.jobs)
     assert names == ["drift", "ends", "idle", "loop1"]
 

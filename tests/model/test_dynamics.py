@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,8 @@ M, P, AROUND = 3, 4, 7
 def build(idle_damping: float | None = None) -> Dynamics:
     torch.manual_seed(0)
     dynamics = Dynamics(M, AROUND, P, camera_height=1.3, idle_damping=idle_damping)
-    torch.nn.init.normal_(dynamics.residual[-1].weight, std=0.05)  # type: ignore[arg-type]  # typed as any module's
+    weight: Any = dynamics.residual[-1].weight  # typed as any module's
+    torch.nn.init.normal_(weight, std=0.05)
     return dynamics
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,10 @@ def sampler(generator: RecurrentGenerator) -> RemainderFlowSampler:
     return RemainderFlowConfig().build(latent, generator)
 
 
-def make_clip(**others: object) -> LatentClip:
+def make_clip(**others: Any) -> LatentClip:
     torch.manual_seed(1)
     latents, condition = torch.randn(BATCH, LENGTH, 1, 5), torch.randn(BATCH, LENGTH, 3)
-    return LatentClip(latents=latents, prior_tokens=latents[..., :0], condition=condition, **others)  # type: ignore[arg-type]
+    return LatentClip(latents=latents, prior_tokens=latents[..., :0], condition=condition, **others)
 
 
 def test_own_samples_replace_frames_after_the_first(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.camera import Intrinsics, from_planar
-from worldsim.controls import ControlSpace
+from worldsim.controls import ActionBox, ControlSpace
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.data.gather import gather
 from worldsim.data.shards import Shard, write_shard
@@ -19,7 +19,13 @@ from worldsim.envs.sources.doom import DOOM_KEYS
 HEIGHT, WIDTH = 60, 80
 
 
-def room_spec(*, poses: bool = True, static: bool = True, prompts: tuple[str, ...] = ()) -> SourceSpec:
+def room_spec(
+    *,
+    poses: bool = True,
+    static: bool = True,
+    prompts: tuple[str, ...] = (),
+    action: ActionBox | None = None,
+) -> SourceSpec:
     """The maze's source at 80x60; ``static``: with a static scene."""
     discrete_actions = ((), *((key,) for key in DOOM_KEYS))
     return SourceSpec(
@@ -27,7 +33,12 @@ def room_spec(*, poses: bool = True, static: bool = True, prompts: tuple[str, ..
         size=(HEIGHT, WIDTH),
         fps=17.5,
         control_space=ControlSpace(
-            keys=DOOM_KEYS, yaw=True, pose=poses, discrete_actions=discrete_actions, prompts=prompts
+            keys=DOOM_KEYS,
+            yaw=True,
+            pose=poses,
+            discrete_actions=discrete_actions,
+            prompts=prompts,
+            action=action,
         ),
         intrinsics=Intrinsics(40.0, 48.0, 40.0, 30.0) if poses else None,
         has_pose=poses,
@@ -67,18 +78,23 @@ def write_walks(
     static: bool = True,
     codec: CodecName = "raw",
     prompts: tuple[str, ...] = (),
+    action: ActionBox | None = None,
 ) -> Path:
     """A dataset in ``root`` of one episode per seed in ``lengths``; seeds that 20 divides are held out.
 
-    The episodes have the ``prompts`` in turn.
+    The episodes have the ``prompts`` in turn, and random actions in the box ``action``.
     """
     shards = [Shard(root / "shards", number) for number in range(len(lengths))]
-    spec = room_spec(poses=poses, static=static, prompts=prompts)
+    spec = room_spec(poses=poses, static=static, prompts=prompts, action=action)
     for shard, (seed, length) in zip(shards, lengths.items(), strict=True):
         episode = walk(seed, length, poses=poses)
         if prompts:
             number = np.full((length, 1), 1 + shard.number % len(prompts), np.float32)
             episode = replace(episode, controls=np.concatenate([episode.controls, number], 1))
+        if action is not None:
+            drawn = np.random.default_rng(seed).uniform(action.low, action.high, (length, action.size))
+            columns = np.concatenate([np.ones((length, 1)), drawn], 1).astype(np.float32)
+            episode = replace(episode, controls=np.concatenate([episode.controls, columns], 1))
         write_shard(shard, episode, spec, codec)
     gather(root, spec, shards)
     return root

@@ -51,7 +51,7 @@ def env_overhead(world: World, batch: int, repeats: int = 12, denoising_steps: i
     """Time ``ImaginedVectorEnv.step`` and ``Engine.step`` in turns, with the same batch."""
     from worldsim.envs.vector import ImaginedVectorEnv
 
-    env = ImaginedVectorEnv(batch, world=world, denoising_steps=denoising_steps)
+    env = ImaginedVectorEnv(batch, world=world, actions="discrete", denoising_steps=denoising_steps)
     env.reset(seed=0)
     engine = world.engine(batch, denoising_steps=denoising_steps, rewind_frames=0)
     controls = held_controls(world, open_sessions(engine, batch))

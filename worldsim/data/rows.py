@@ -2,7 +2,8 @@
 
 Columns besides LeRobot's own: reward, terminated, truncated, keys, yaw, seed, and camera.pose and
 camera.intrinsics where the source has a camera. A row's prompt is its LeRobot task: ``task_index`` is the
-prompt's number, and 0, the task without a prompt, is named after the source.
+prompt's number, and 0, the task without a prompt, is named after the source. A continuous action follows keys
+and yaw in ``action``: its numbers, or 0 where ``action_known`` is false.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def to_rows(episode: EpisodeArrays, spec: SourceSpec, number: int, *, has_video:
     steps = np.arange(len(episode), dtype=np.int64)
     n_keys, moved = len(spec.control_space.keys), spec.control_space.motion_size
     prompts = episode.controls[:, moved].astype(np.int64) if spec.control_space.prompts else steps * 0
+    known, numbers = _action_columns(episode, spec)
     columns = {
-        "action": episode.controls[:, :moved],
+        "action": np.concatenate([episode.controls[:, :moved], numbers], 1),
+        **known,
         "keys": _flat_if_single(episode.controls[:, :n_keys] > 0.5),
         "yaw": episode.controls[:, n_keys],
         "reward": episode.rewards,
@@ -56,14 +59,20 @@ def from_rows(table: Any, spec: SourceSpec) -> EpisodeArrays:
     """The inverse of :func:`to_rows`, but for the frames, which are empty: ``uint8 [T, 0, 0, 3]``.
 
     Raises:
-        DataError: a task that is none of the source's.
+        DataError: a task that is none of the source's. ControlError: an action out of its bounds.
     """
-    controls = _matrix(table, "action")
-    if spec.control_space.prompts:
+    space = spec.control_space
+    controls, action = np.split(_matrix(table, "action"), [space.motion_size], 1)
+    if space.prompts:
         tasks = table["task_index"].to_numpy()
         if tasks.size and not 0 <= tasks.min() <= tasks.max() < len(tasks_of(spec)):
             raise DataError(f"a task's number must be in 0..{len(tasks_of(spec)) - 1}", tasks.tolist()[:20])
         controls = np.concatenate([controls, tasks[:, None].astype(np.float32)], 1)
+    if space.action is not None:
+        known = _matrix(table, "action_known")[:, None].astype(np.float32)
+        action = np.concatenate([known, action], 1)
+        space.action.check_rows(action)
+    controls = np.concatenate([controls, action], 1)
     return EpisodeArrays(
         frames=np.empty((table.num_rows, 0, 0, 3), dtype=np.uint8),
         controls=controls,
@@ -87,10 +96,11 @@ def tasks_of(spec: SourceSpec) -> list[str]:
 
 def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str, Any]]:
     """The features of a dataset of ``spec``, as info.json states them."""
-    keys = spec.control_space.keys
+    keys, box = spec.control_space.keys, spec.control_space.action
+    numbers = [f"action_{i}" for i in range(box.size)] if box else []
     h, w = spec.size
     vectors = {
-        "action": ("float32", [*keys, "yaw"]),
+        "action": ("float32", [*keys, "yaw", *numbers]),
         "keys": ("bool", list(keys)),
     }
     if spec.has_pose:
@@ -99,7 +109,7 @@ def features(spec: SourceSpec, *, has_video: bool = True) -> dict[str, dict[str,
         vectors["camera.intrinsics"] = ("float64", ["fx", "fy", "cx", "cy"])
     scalars = {
         **dict.fromkeys(("yaw", "reward", "timestamp"), "float32"),
-        **dict.fromkeys(("terminated", "truncated"), "bool"),
+        **dict.fromkeys(("terminated", "truncated", *(("action_known",) if box else ())), "bool"),
         **dict.fromkeys(("seed", "frame_index", "episode_index", "index", "task_index"), "int64"),
     }
     image = {
@@ -122,6 +132,15 @@ def embedded_stats(table: Any) -> dict[str, Stats]:
     """The statistics of an episode's columns and frames, which :func:`to_rows` left with its table."""
     stats: dict[str, Stats] = json.loads(table.schema.metadata[_STATS_KEY.encode()])
     return stats
+
+
+def _action_columns(episode: EpisodeArrays, spec: SourceSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The column of known actions, where the source takes actions, and their numbers [T, n]."""
+    columns = spec.control_space.channels.get("action")
+    if columns is None:
+        return {}, episode.controls[:, :0]
+    known, numbers = np.split(episode.controls[:, columns], [1], 1)
+    return {"action_known": known[:, 0] > 0.5}, numbers
 
 
 def _camera_columns(episode: EpisodeArrays, spec: SourceSpec) -> dict[str, np.ndarray]:

@@ -242,7 +242,7 @@ def _begun(networks: Networks, starts: Sequence[Context]) -> WorldState:
 
 
 def _controls(networks: Networks, rows: int, rng: np.random.Generator) -> ControlTensors:
-    """Keys that are down or up, a yaw of up to a tenth of a radian, the first prompt or none."""
+    """Keys up or down, a yaw of up to a tenth of a radian, the first prompt or none, an action or none."""
     vector = rng.integers(0, 2, (rows, networks.control_size)).astype(np.float32)
     vector[:, networks.motion_size - 1] = rng.uniform(-0.1, 0.1, rows)
     return ControlTensors(torch.from_numpy(vector))

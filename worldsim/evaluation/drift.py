@@ -42,11 +42,16 @@ _EVERY = 5
 
 
 def random_controls(space: ControlSpace, rng: np.random.Generator, frames: int) -> np.ndarray:
-    """``float32 [F, M]``: random discrete actions, each held for 2 to 15 frames."""
+    """``float32 [F, M]``: random discrete actions, each held for 2 to 15 frames.
+
+    Without keys these are random continuous actions, where there are any.
+    """
     rows: list[np.ndarray] = []
     while len(rows) < frames:
-        action = space.vector(space.from_discrete(int(rng.integers(len(space.discrete_actions)))))
-        rows += [action] * int(rng.integers(2, 16))
+        control = space.from_discrete(int(rng.integers(len(space.discrete_actions))))
+        if space.action is not None and not space.keys:
+            control = Control(action=space.action.sample(rng))
+        rows += [space.vector(control)] * int(rng.integers(2, 16))
     return np.stack(rows[:frames])
 
 

@@ -349,8 +349,8 @@ def _check_baselines(world: World, baselines: tuple[Baseline, ...]) -> None:
 def _check_source(world: World, collector: Collector) -> None:
     ours, theirs = world.spec, collector.spec
     same, found = (
-        (spec.name, tuple(spec.size), spec.control_space.keys, spec.control_space.prompts, spec.tics)
-        for spec in (ours, theirs)
+        (spec.name, tuple(spec.size), space.keys, space.prompts, space.action, spec.tics)
+        for spec, space in ((spec, spec.control_space) for spec in (ours, theirs))
     )
     if same != found:
         raise SourceError(f"a world must be held against its own source, {same}", found)

@@ -121,7 +121,8 @@ class HistoryTokenizer(nn.Module):
         nn.init.zeros_(self.to_latent.weight)
         nn.init.zeros_(self.latent_to_block.weight)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # typed as possibly None, which it never is here
+        assert self.out.bias is not None, "the layer has one"
+        nn.init.zeros_(self.out.bias)
         self.flow_prior = FlowPrior(config.patch, config.width, condition_size) if config.flow_prior else None
         self.register_buffer("pixel_grid", _pixel_grid(height, width), persistent=False)
         self._horizon = 0 if rays is None else rays.horizon

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add(
         "--stages",
-        help="comma-separated: of scene,motion,world_model,self_rollout those to run (default: all)",
+        help="comma-separated stages of the recipe to run, e.g. scene,motion or dynamics (default: all)",
     )
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
@@ -85,7 +86,8 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     networks = _networks(args, recipe, clips, device)
     stages = _chosen(recipe.stages(networks, clips, warm=bool(args.init)), args.stages)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
-    card = f"# {args.name}\n\nRecipe {args.recipe}, {asdict(recipe)}.\n"
+    told = textwrap.fill(f"Recipe {args.recipe}, {asdict(recipe)}.", 110, break_on_hyphens=False)
+    card = f"# {args.name}\n\n{told}\n"
     save = partial(save_world, args.out / args.name, world, networks, starts, card)
     finished = _train(args, networks, stages, held_out, save, group)
     if group.is_first:

@@ -36,7 +36,7 @@ test("hello tells of the world", () => {
   assert.ok(keys.includes("forward"));
   assert.deepEqual(discrete_actions[0], []);
   assert.deepEqual(codecs, ["raw", "jpeg", "latent", "none"]);
-  assert.ok(ops.includes("observe"));
+  assert.ok(ops.includes("observe") && ops.includes("step_chunk"));
 });
 
 test("info is answered", async () => {
@@ -153,7 +153,8 @@ test("a real frame is the next one, and a rewind takes it back", async () => {
   frame.fill(0); // a camera's buffer is used again
   const step = await asked;
   assert.deepEqual(step.frame, { data: expected, shape: [height, width, 3] });
-  assert.deepEqual([step.seq, step.index, step.denoising_steps, step.uncertainty], [2, (await imagined).index + 1, 0, 0]);
+  const told = [step.seq, step.index, step.denoising_steps, step.uncertainty];
+  assert.deepEqual(told, [2, (await imagined).index + 1, 0, 0]);
   assert.equal(session.last, step);
   if (pose) assert.deepEqual(step.pose, pose);
   await twin.step(FORWARD);
@@ -167,6 +168,51 @@ test("a real frame is the next one, and a rewind takes it back", async () => {
   if (pose) await assert.rejects(session.observe(expected), { code: "ENGINE" });
   assert.equal((await session.observe(expected, { pose })).seq, 6);
   await Promise.all([session, twin].map((one) => one.close()));
+});
+
+test("a chunk is its steps by one request", async () => {
+  const session = await client.open({ seed: 17 });
+  const controls = [FORWARD, FORWARD, { keys: ["turn_left"] }, {}];
+  for (const codec of ["raw", "latent", "jpeg", "none"]) {
+    const [twin] = await session.fork(1);
+    const steps = await twin.stepChunk(controls, { codec });
+    assert.deepEqual(steps.map(({ seq }) => seq), [1, 2, 3, 4]);
+    assert.equal(twin.last, steps[3]);
+    if (client.world.unit_frames > 1) continue; // a step holds its control for the whole unit
+    const [alone] = await session.fork(1);
+    for (const [i, control] of controls.entries()) {
+      assert.deepEqual(steps[i].frame, (await alone.step(control, { codec })).frame);
+    }
+    await Promise.all([twin, alone].map((one) => one.close()));
+  }
+  const early = session.step({}, { codec: "none" });
+  const [later] = await session.stepChunk([FORWARD], { codec: "none" }); // in the order of the calls
+  assert.deepEqual([(await early).seq, later.seq], [1, 2]);
+  await session.close();
+});
+
+test("a chunk that is refused takes nothing, one that ends early what it reached", async () => {
+  const session = await client.open({ seed: 18 });
+  await assert.rejects(session.stepChunk([FORWARD, { keys: ["forwart"] }]), { code: "ENGINE" });
+  await assert.rejects(session.stepChunk(Array(client.world.limits.chunk + 1).fill({})), {
+    code: "RESOURCE_EXHAUSTED",
+  });
+  assert.equal(session.seq, 0);
+  const late = session.stepChunk(Array(4).fill(FORWARD), { deadline: 0 });
+  await assert.rejects(late, { code: "DEADLINE_EXCEEDED" });
+  const taken = session.seq;
+  assert.ok(taken < 4);
+  assert.equal((await session.step(FORWARD)).seq, taken + 1);
+  await session.close();
+});
+
+test("a continuous action is sent as its numbers", async () => {
+  const session = await client.open({ seed: 19 });
+  const action = Float32Array.of(0.5, -0.5);
+  const refusal = { code: "ENGINE", rule: "this world takes no continuous action" };
+  if (client.world.action === null) await assert.rejects(session.step({ action }), refusal);
+  else assert.equal((await session.step({ action: client.world.action.low })).seq, 1);
+  await session.close();
 });
 
 test("steps that are not awaited keep their order", async () => {
@@ -197,7 +243,8 @@ test("refusals say why", async () => {
     return true;
   });
   assert.equal((await session.step(FORWARD)).seq, 1);
-  await assert.rejects(client.request({ op: "close", session: session.name, why: "typo" }), { code: "BAD_REQUEST" });
+  const typo = { op: "close", session: session.name, why: "typo" };
+  await assert.rejects(client.request(typo), { code: "BAD_REQUEST" });
   await session.close();
   await assert.rejects(session.step(), { code: "UNKNOWN_SESSION" });
 });

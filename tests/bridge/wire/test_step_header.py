@@ -32,6 +32,7 @@ CONTROLS = st.none() | st.fixed_dictionaries(
         "yaw": st.none() | REALS,
         "pose": st.none() | st.lists(REALS, min_size=16, max_size=16),
         "prompt": st.none() | st.text(max_size=8),
+        "action": st.none() | st.lists(REALS, min_size=1, max_size=4),
     },
 )
 GOOD = {
@@ -53,7 +54,9 @@ ODD = (
     | st.text(max_size=70)
     | st.binary(max_size=4)
     | st.lists(st.integers(0, 3) | st.text(max_size=3), max_size=17)
-    | st.dictionaries(st.sampled_from(["keys", "yaw", "pose", "x"]), st.floats() | st.lists(st.text()))
+    | st.dictionaries(
+        st.sampled_from(["keys", "yaw", "pose", "action", "x"]), st.floats() | st.lists(st.text())
+    )
 )
 DENOISING_STEPS = st.fixed_dictionaries(GOOD)
 ALMOST = st.builds(
@@ -146,6 +149,10 @@ def test_whatever_is_read_in_one_go_would_be_read_field_by_field(
         {"control": {"pose": [*POSE[:15], math.inf]}},
         {"control": {"prompt": "x" * 257}},
         {"control": {"prompt": 1}},
+        {"control": {"action": []}},
+        {"control": {"action": [0.0] * 257}},
+        {"control": {"action": [0.0, math.nan]}},
+        {"control": {"action": 0.5}},
         {"key": "someone"},
         {"x": 1},
     ],

@@ -23,6 +23,7 @@ seen = {
     "first": (items[0]["observation.image"] * 255).round().int().flatten().tolist(),
     "reward": [float(item["reward"]) for item in items],
     "action": [item["action"].tolist() for item in items],
+    "action_known": [bool(item.get("action_known", False)) for item in items],
     "pose": items[0]["camera.pose"].tolist(),
     "stats": sorted(dataset.meta.stats),
 }

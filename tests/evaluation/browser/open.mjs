@@ -19,7 +19,9 @@ await page.goto(pathToFileURL(process.argv[2]).href, { waitUntil: "load" });
 const found = await page.evaluate(() => ({
   title: document.title,
   videos: [...document.querySelectorAll("video")].map((video) => video.error?.message ?? "fine"),
-  plots: [...document.querySelectorAll("svg")].filter((plot) => plot.getBoundingClientRect().height > 50).length,
+  plots: [...document.querySelectorAll("svg")].filter((plot) => plot.getBoundingClientRect().height > 50)
+    .length,
 }));
-console.log(JSON.stringify({ ...found, errors, outside: requests.filter((url) => !/^(file|data):/.test(url)) }));
+const outside = requests.filter((url) => !/^(file|data):/.test(url));
+console.log(JSON.stringify({ ...found, errors, outside }));
 await browser.close();

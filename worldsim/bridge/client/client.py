@@ -213,6 +213,7 @@ class Client:
         control = self.read_control(given)
         pose = None if control.pose is None else control.pose.ravel().tolist()
         entry = {"keys": sorted(control.keys), "yaw": control.yaw, "pose": pose, "prompt": control.prompt}
+        entry["action"] = None if control.action is None else list(control.action)
         return {name: value for name, value in entry.items() if value}
 
     def encode_frame(self, frame: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.controls import ControlSpace
+from worldsim.controls import ActionBox, ControlSpace
 from worldsim.errors import BridgeError
 
 __all__ = ["RemoteWorld"]
@@ -72,6 +72,7 @@ class RemoteWorld:
                 pose=hello["pose"],
                 discrete_actions=tuple(tuple(combo) for combo in hello["discrete_actions"]),
                 prompts=tuple(hello.get("prompts", ())),
+                action=_read_box(hello.get("action")),
             ),
             intrinsics=None if hello["intrinsics"] is None else tuple(hello["intrinsics"]),
             starts=hello["starts"],
@@ -97,3 +98,8 @@ class RemoteWorld:
         for size in self.latent if codec == "latent" else (height, width, 3):
             count *= size
         return count
+
+
+def _read_box(entry: Mapping[str, Any] | None) -> ActionBox | None:
+    """Return the bounds of the world's continuous actions; None if it takes none."""
+    return None if entry is None else ActionBox(low=tuple(entry["low"]), high=tuple(entry["high"]))

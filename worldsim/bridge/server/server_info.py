@@ -35,6 +35,7 @@ def server_info(engine: Engine, limits: ClientLimits) -> dict[str, Any]:
         "yaw": space.yaw,
         "pose": space.pose,
         "prompts": list(space.prompts),
+        "action": space.action and {"low": list(space.action.low), "high": list(space.action.high)},
         "intrinsics": numbers,
         "starts": len(world.starts),
         "denoising_steps": engine.denoising_steps,

@@ -14,7 +14,7 @@ import numpy as np
 from worldsim.bridge.wire.header_fields import HeaderFields
 from worldsim.bridge.wire.protocol import read_array
 from worldsim.context import Context
-from worldsim.controls import MAX_PROMPT, Control
+from worldsim.controls import MAX_ACTION, MAX_PROMPT, Control
 from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, DataError
@@ -237,8 +237,9 @@ def read_control(entry: Any) -> Control:
     yaw = fields.optional("yaw", fields.number)
     pose = fields.optional("pose", lambda name: np.reshape(fields.numbers(name, 16), (4, 4)))
     prompt = fields.optional("prompt", fields.string, MAX_PROMPT)
+    action = fields.optional("action", lambda name: fields.some_numbers(name, MAX_ACTION))
     fields.check_empty()
-    return Control(keys or (), pose, yaw or 0.0, prompt)
+    return Control(keys or (), pose, yaw or 0.0, prompt, action)
 
 
 def read_plan(row: dict[str, Any]) -> list[Control]:
@@ -278,6 +279,8 @@ def _control_entry(control: Control) -> dict[str, Any]:
         entry["pose"] = control.pose.ravel().tolist()
     if control.prompt is not None:
         entry["prompt"] = control.prompt
+    if control.action is not None:
+        entry["action"] = list(control.action)
     return entry
 
 

@@ -90,6 +90,13 @@ class HeaderFields:
             raise self._invalid(name, f"{count} numbers", value)
         return [float(number) for number in value]
 
+    def some_numbers(self, name: str, limit: int) -> list[float]:
+        """1 to ``limit`` finite numbers."""
+        value = self.items(name, limit)
+        if not value or not all(map(_is_finite_number, value)):
+            raise self._invalid(name, f"1 to {limit} numbers", value)
+        return [float(number) for number in value]
+
     def strings(self, name: str, limit: int) -> list[str]:
         """At most ``limit`` short strings."""
         value = self.items(name, limit)

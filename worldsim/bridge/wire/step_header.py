@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from worldsim.bridge.wire.protocol import MAGIC, REQUEST
-from worldsim.controls import MAX_PROMPT, Control
+from worldsim.controls import MAX_ACTION, MAX_PROMPT, Control
 
 __all__ = ["StepHeader", "read_step"]
 
@@ -32,6 +32,7 @@ class _ControlEntry(Struct, frozen=True, forbid_unknown_fields=True):
     pose: Annotated[list[float], Meta(min_length=16, max_length=16)] | None = None
     """Camera-to-world, a 4x4 matrix row by row."""
     prompt: Annotated[str, Meta(max_length=MAX_PROMPT)] | None = None
+    action: Annotated[list[float], Meta(min_length=1, max_length=MAX_ACTION)] | None = None
 
 
 _EMPTY_CONTROL = _ControlEntry()
@@ -62,7 +63,7 @@ class StepHeader(Struct, frozen=True, forbid_unknown_fields=True):
         """Control of the step, not validated against the world yet."""
         entry = self.entry or _EMPTY_CONTROL
         pose = None if entry.pose is None else np.reshape(entry.pose, (4, 4))
-        return Control(entry.keys or (), pose, entry.yaw or 0.0, entry.prompt)
+        return Control(entry.keys or (), pose, entry.yaw or 0.0, entry.prompt, entry.action)
 
 
 class _RouterHeader(StepHeader, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,4 +102,5 @@ def _has_valid_tokens(header: StepHeader) -> bool:
 
 
 def _is_finite(entry: _ControlEntry) -> bool:
-    return math.isfinite(entry.yaw or 0.0) and all(map(math.isfinite, entry.pose or ()))
+    numbers = (entry.yaw or 0.0, *(entry.pose or ()), *(entry.action or ()))
+    return all(map(math.isfinite, numbers))

@@ -39,14 +39,16 @@ typedef struct {
 } Row;
 
 /* Spread a row of cells over pixels. */
-INLINE void upsample_row(const CameraData *camera, int row, const float *out, const float *latent, const float *grid,
-                   const Tap *across, float *flow, int wide, Row to) {
+INLINE void upsample_row(const CameraData *camera, int row, const float *out, const float *latent,
+                         const float *grid, const Tap *across, float *flow, int wide, Row to) {
     int patch = camera->patch, pool = camera->pool, block = patch * pool, cells = camera->columns / patch;
     int area = patch * patch, told = 2 + 4 * area;
     Tap along = upsample_tap(row, patch, camera->rows / patch);
-    const float *above = out + (size_t)along.before * cells * told, *below = out + (size_t)along.after * cells * told;
+    const float *above = out + (size_t)along.before * cells * told,
+        *below = out + (size_t)along.after * cells * told;
     const float *line = out + (size_t)(row / patch) * cells * told + 2 + row % patch * patch;
-    const float *sent = latent + (size_t)(row / block) * (cells / pool) * 3 * block * block + row % block * block;
+    const float *sent = latent + (size_t)(row / block) * (cells / pool) * 3 * block * block
+        + row % block * block;
     for (int cell = 0; cell < cells; cell++) {
         const float *here = line + (size_t)cell * told;
         const float *code = sent + (size_t)(cell / pool) * 3 * block * block + cell % pool * patch;
@@ -54,7 +56,8 @@ INLINE void upsample_row(const CameraData *camera, int row, const float *out, co
             flow[2 * cell + i] = 0.1f * lerp(above[cell * told + i], below[cell * told + i], along.share);
         for (int j = 0, x = cell * patch; j < patch; j++, x++) {
             to.trust[x] = here[j];
-            for (int c = 0; c < 3; c++) to.paint[c * wide + x] = here[(c + 1) * area + j] + code[c * block * block + j];
+            for (int c = 0; c < 3; c++)
+                to.paint[c * wide + x] = here[(c + 1) * area + j] + code[c * block * block + j];
         }
     }
     for (int x = 0; x < camera->columns; x++) {
@@ -80,7 +83,8 @@ INLINE void sample_previous_row(const CameraData *camera, const float *past, int
         for (int p = 0; p < LANES; p++) {
             const float *corner = past + 4 * ((size_t)top[p] * length + left[p]);
             rgbs lines = {0};
-            for (int i = 0; i < 4; i++) lines += along[i][p] * *(const rgbs *)(corner + (size_t)4 * i * length);
+            for (int i = 0; i < 4; i++)
+                lines += along[i][p] * *(const rgbs *)(corner + (size_t)4 * i * length);
             const rgb *parts = (const rgb *)&lines;
             rgb found = {0};
             for (int i = 0; i < 4; i++) found += across[i][p] * parts[i];
@@ -89,18 +93,19 @@ INLINE void sample_previous_row(const CameraData *camera, const float *past, int
     }
 }
 
-INLINE void blend_row(const CameraData *camera, const float *prior, const float *valid, int wide, Row row, float *frame) {
+INLINE void blend_row(const CameraData *camera, const float *prior, const float *valid, int wide, Row row,
+                      float *frame) {
     size_t plane = (size_t)camera->rows * camera->columns;
     for (int x = 0; x < camera->columns; x++) row.trust[x] += 2 * valid[x] - 1;
     for (int x = 0; x < wide; x += LANES) store(row.trust + x, sigmoid(load(row.trust + x)));
     for (int c = 0; c < 3; c++)
         for (int x = 0; x < camera->columns; x++)
-            frame[c * plane + x] = clamp(
-                lerp(prior[c * plane + x], row.moved[c * wide + x], row.trust[x]) + row.paint[c * wide + x], -1, 1);
+            frame[c * plane + x] = clamp(lerp(prior[c * plane + x], row.moved[c * wide + x], row.trust[x])
+                                         + row.paint[c * wide + x], -1, 1);
 }
 
-/* A row of a picture [3, rows, columns], channels last, with its edges; above the first and below the last is an edge
-   of rows. */
+/* A row of a picture [3, rows, columns], channels last, with its edges; above the first and below the last is
+   an edge of rows. */
 INLINE void pad_row(const CameraData *camera, int row, const float *picture, float *to) {
     size_t plane = (size_t)camera->rows * camera->columns;
     const float *from = picture + (size_t)clamp_index(row - PAD, camera->rows) * camera->columns;
@@ -116,10 +121,12 @@ size_t KERNEL(blend_workspace)(const CameraData *camera) {
     return (size_t)4 * (camera->rows + 2 * PAD) * (camera->columns + 2 * PAD);
 }
 
-/* All views. out [views, cells, 2 + 4 patch^2]; latent, the latent's own residual [views, tokens, 3 block^2]; prior,
-   past and frame [views, 3, rows, columns]; valid and grid as recall gives them. workspace is for the pasts. */
-void KERNEL(blend)(const CameraData *camera, int views, const float *out, const float *latent, const float *prior,
-                     const float *valid, const float *grid, const float *past, float *frame, float *workspace) {
+/* All views. out [views, cells, 2 + 4 patch^2]; latent, the latent's own residual [views, tokens, 3 block^2];
+   prior, past and frame [views, 3, rows, columns]; valid and grid as recall gives them. workspace is for the
+   pasts. */
+void KERNEL(blend)(const CameraData *camera, int views, const float *out, const float *latent,
+                   const float *prior, const float *valid, const float *grid, const float *past, float *frame,
+                   float *workspace) {
     int rows = camera->rows, columns = camera->columns, patch = camera->patch, block = patch * camera->pool;
     int high = rows + 2 * PAD, length = columns + 2 * PAD, wide = (columns + LANES - 1) / LANES * LANES;
     size_t plane = (size_t)rows * columns, told = plane / (patch * patch) * (2 + 4 * patch * patch);
@@ -138,8 +145,8 @@ void KERNEL(blend)(const CameraData *camera, int views, const float *out, const 
         for (int i = 0; i < views * rows; i++) {
             int view = i / rows, row = i % rows;
             size_t line = (size_t)row * columns;
-            upsample_row(camera, row, out + view * told, latent + view * sent, grid + 2 * (view * plane + line), across, flow,
-                   wide, to);
+            upsample_row(camera, row, out + view * told, latent + view * sent,
+                         grid + 2 * (view * plane + line), across, flow, wide, to);
             sample_previous_row(camera, workspace + view * edged, wide, to);
             blend_row(camera, prior + 3 * view * plane + line, valid + view * plane + line, wide, to,
                   frame + 3 * view * plane + line);

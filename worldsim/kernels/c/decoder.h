@@ -16,7 +16,8 @@ typedef struct {
 
 /* Prior of a cell's pixels [PRIOR_CHANNELS, patch, patch], then its latent, interpolated between tokens. */
 INLINE void gather_inputs(const CameraData *camera, const DecoderData *decoder, int row, const float *prior,
-                     const float *warped, const float *valid, const float *reach, const float *latent, float *cells) {
+                          const float *warped, const float *valid, const float *reach, const float *latent,
+                          float *cells) {
     int columns = camera->columns, patch = camera->patch, wide = columns / patch, high = camera->rows / patch;
     int pool = camera->pool, tokens = wide / pool, area = patch * patch, channels = decoder->channels;
     size_t plane = (size_t)camera->rows * columns, inputs = decoder->input.inputs;
@@ -39,8 +40,10 @@ INLINE void gather_inputs(const CameraData *camera, const DecoderData *decoder, 
         const float *below = latent + (size_t)along.after * tokens * channels;
         float *code = to + PRIOR_CHANNELS * area;
         for (int c = 0; c < channels; c++) {
-            float first = lerp(above[across.before * channels + c], above[across.after * channels + c], across.share);
-            float second = lerp(below[across.before * channels + c], below[across.after * channels + c], across.share);
+            float first = lerp(above[across.before * channels + c], above[across.after * channels + c],
+                               across.share);
+            float second = lerp(below[across.before * channels + c], below[across.after * channels + c],
+                                across.share);
             code[c] = lerp(first, second, along.share);
         }
         for (size_t c = PRIOR_CHANNELS * area + channels; c < inputs; c++) to[c] = 0;
@@ -49,8 +52,8 @@ INLINE void gather_inputs(const CameraData *camera, const DecoderData *decoder, 
 
 /* Scale and shift [2, width] of each channel by a group norm and an optional FiLM [2, width].
    sums [rows, 2, width] are those of values and of their squares. */
-INLINE void group_norm_affine(const NormData *norm, const float *sums, int rows, int wide, int width, const float *film,
-                   float *told) {
+INLINE void group_norm_affine(const NormData *norm, const float *sums, int rows, int wide, int width,
+                              const float *film, float *told) {
     int share = width / GROUPS;
     for (int g = 0; g < GROUPS; g++) {
         double total = 0, square = 0, count = (double)rows * wide * share;
@@ -69,8 +72,8 @@ INLINE void group_norm_affine(const NormData *norm, const float *sums, int rows,
     }
 }
 
-/* to = SiLU of the group norm of cells [views, high, wide, width], under films [views, .., 2, width] if there are any.
-   sums is workspace for views x (high + 1) x 2 x width. Called by all threads of a team. */
+/* to = SiLU of the group norm of cells [views, high, wide, width], under films [views, .., 2, width] if there
+   are any. sums is workspace for views x (high + 1) x 2 x width. Called by all threads of a team. */
 INLINE void norm_film_silu(const NormData *norm, int views, int high, int wide, int width, const float *cells,
                      const float *films, size_t film_stride, float *to, float *sums) {
     float *told = sums + (size_t)views * high * 2 * width;
@@ -108,14 +111,15 @@ INLINE int widest_input(const DecoderData *decoder) {
 
 /* Floats of workspace that a view takes. */
 size_t KERNEL(decoder_workspace)(const CameraData *camera, const DecoderData *decoder) {
-    size_t cells = (size_t)(camera->rows / camera->patch) * (camera->columns / camera->patch), tiles = cells / (OUT * OUT);
+    size_t cells = (size_t)(camera->rows / camera->patch) * (camera->columns / camera->patch),
+        tiles = cells / (OUT * OUT);
     size_t outputs = decoder->output.outputs > decoder->width ? decoder->output.outputs : decoder->width;
     return cells * (decoder->input.inputs + 3 * decoder->width)
            + tiles * SPOTS * (widest_input(decoder) + (size_t)panels_of(outputs) * PANEL);
 }
 
-/* All views. latent [views, tokens, channels], films [views, depth, 2, width]; out [views, cells, outputs]; all else
-   as for recall. */
+/* All views. latent [views, tokens, channels], films [views, depth, 2, width]; out [views, cells, outputs];
+   all else as for recall. */
 void KERNEL(decode)(const CameraData *camera, const DecoderData *decoder, int views, const float *prior,
                     const float *warped, const float *valid, const float *reach, const float *latent,
                     const float *films, float *out, float *workspace) {
@@ -131,16 +135,16 @@ void KERNEL(decode)(const CameraData *camera, const DecoderData *decoder, int vi
 #pragma omp for schedule(static)
         for (int i = 0; i < views * high; i++) {
             size_t view = i / high;
-            gather_inputs(camera, decoder, i % high, prior + 3 * view * plane, warped + 3 * view * plane, valid + view * plane,
-                     reach + view * plane, latent + view * tokens * decoder->channels,
-                     described + (size_t)i * wide * inputs);
+            gather_inputs(camera, decoder, i % high, prior + 3 * view * plane, warped + 3 * view * plane,
+                          valid + view * plane, reach + view * plane,
+                          latent + view * tokens * decoder->channels, described + (size_t)i * wide * inputs);
         }
         convolve(&decoder->input, views, high, wide, described, 0, 0, hidden, spots, sums);
         for (int block = 0; block < decoder->depth; block++) {
             norm_film_silu(&decoder->norm_in[block], views, high, wide, width, hidden, NULL, 0, active, sums);
             convolve(&decoder->first[block], views, high, wide, active, 0, 0, inner, spots, sums);
-            norm_film_silu(&decoder->norm_out[block], views, high, wide, width, inner, films + (size_t)block * 2 * width, film,
-                     active, sums);
+            norm_film_silu(&decoder->norm_out[block], views, high, wide, width, inner,
+                           films + (size_t)block * 2 * width, film, active, sums);
             convolve(&decoder->second[block], views, high, wide, active, 0, 1, hidden, spots, sums);
         }
         norm_film_silu(&decoder->norm, views, high, wide, width, hidden, NULL, 0, active, sums);

@@ -26,16 +26,17 @@ INLINE float sum_row(const float *line, int columns) {
     return hsum(total);
 }
 
-/* All frames: frame and warped [count, 3, rows, columns], valid [count, rows, columns]; means [count, 3]: of the warp
-   error times confidence, of the confidence, and of the length of the brightness gradient. workspace holds three floats
-   per row. */
-void KERNEL(warp_statistics)(const float *frame, const float *warped, const float *valid, int count, int rows, int columns,
-                   float *means, float *workspace) {
+/* All frames: frame and warped [count, 3, rows, columns], valid [count, rows, columns]; means [count, 3]: of
+   the warp error times confidence, of the confidence, and of the length of the brightness gradient. workspace
+   holds three floats per row. */
+void KERNEL(warp_statistics)(const float *frame, const float *warped, const float *valid, int count, int rows,
+                             int columns, float *means, float *workspace) {
     size_t plane = (size_t)rows * columns;
     int wide = (columns + LANES - 1) / LANES * LANES;
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < count * rows; i++) {
-        size_t begin = (i / rows) * plane + (size_t)(i % rows) * columns, corner = begin + 2 * (i / rows) * plane;
+        size_t begin = (i / rows) * plane + (size_t)(i % rows) * columns,
+            corner = begin + 2 * (i / rows) * plane;
         const float *line = frame + corner, *expected = warped + corner, *belief = valid + begin;
         float off[wide], believed[wide], steep[wide], here[wide], below[wide];
         for (int x = columns; x < wide; x++) off[x] = believed[x] = 0;

@@ -6,7 +6,8 @@ enum { ROUNDS = 10 };
 INLINE void philox(uint64_t seed, uint64_t draw, uint64_t block, uint64_t index, uint64_t *word) {
     uint64_t a = block, b = 0, c = index, d = 0;
     for (int i = 0; i < ROUNDS; i++) {
-        unsigned __int128 first = (unsigned __int128)a * 0xD2E7470EE14C6C93u, second = (unsigned __int128)c * 0xCA5A826395121157u;
+        unsigned __int128 first = (unsigned __int128)a * 0xD2E7470EE14C6C93u,
+            second = (unsigned __int128)c * 0xCA5A826395121157u;
         a = (uint64_t)(second >> 64) ^ b ^ seed, b = (uint64_t)second;
         c = (uint64_t)(first >> 64) ^ d ^ draw, d = (uint64_t)first;
         seed += 0x9E3779B97F4A7C15u, draw += 0xBB67AE8584CAA73Bu;
@@ -14,9 +15,10 @@ INLINE void philox(uint64_t seed, uint64_t draw, uint64_t block, uint64_t index,
     word[0] = a, word[1] = b, word[2] = c, word[3] = d;
 }
 
-/* All worlds: seeds and indices [worlds]; to [worlds, count] standard normals. workspace is for 2 count + 8 doubles. */
-void KERNEL(noise)(const int64_t *seeds, const int64_t *indices, int worlds, uint64_t draw, int count, float *to,
-                   double *uniform) {
+/* All worlds: seeds and indices [worlds]; to [worlds, count] standard normals. workspace is for 2 count + 8
+   doubles. */
+void KERNEL(noise)(const int64_t *seeds, const int64_t *indices, int worlds, uint64_t draw, int count,
+                   float *to, double *uniform) {
     int pairs = (count + 1) / 2;
     for (int i = 0; i < worlds; i++, to += count) {
         for (int at = 0; at < 2 * pairs; at += 4) {

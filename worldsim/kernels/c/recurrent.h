@@ -1,5 +1,5 @@
-/* A frame of a recurrent generator whose memory is an LSTM and whose frames are one token, and a pass of its flow head.
-   See model/recurrent.py, model/mixer.py, model/temporal.py and model/flow_head.py. */
+/* A frame of a recurrent generator whose memory is an LSTM and whose frames are one token, and a pass of its
+   flow head. See model/recurrent.py, model/mixer.py, model/temporal.py and model/flow_head.py. */
 
 enum { MAX_MIXERS = 17, MAX_MEMORIES = 8 };
 
@@ -14,8 +14,10 @@ typedef struct {
 
 typedef struct {
     DenseData condition, embed;                  /* both layers of the condition's embedding */
-    DenseData guide;                             /* embedding to the tokens' bias, then every block's scale and shift */
-    DenseData input, change, flow, films, agent; /* latents in; mean change; the flow head's condition; agent features */
+    /* embedding to the tokens' bias, then every block's scale and shift */
+    DenseData guide;
+    /* latents in; mean change; the flow head's condition; agent features */
+    DenseData input, change, flow, films, agent;
     const float *scale, *shift;                  /* of the last norm [width] */
     MixerData mixers[MAX_MIXERS];
     LstmData memories[MAX_MEMORIES];
@@ -28,7 +30,8 @@ typedef struct {
 } LstmStateData;
 
 typedef struct {
-    float *features, *base, *entered, *films, *agent; /* [rows, ..] of width, channels, flow, films and agent */
+    /* [rows, ..] of width, channels, flow, films and agent */
+    float *features, *base, *entered, *films, *agent;
 } PreparedData;
 
 typedef struct {
@@ -50,10 +53,10 @@ INLINE float layer_norm_stats(const float *x, int width, float *steep) {
     return mean;
 }
 
-/* Called by all threads: x [rows, width] through a mixer block. modulation [rows, step] begins at the block's scale and
-   shift; more [2, width] is added to each row's, if there is any. */
-INLINE void mixer_block(const MixerData *mixer, int rows, int width, float *x, const float *modulation, size_t step,
-                         const float *more, float *normed, float *wide) {
+/* Called by all threads: x [rows, width] through a mixer block. modulation [rows, step] begins at the block's
+   scale and shift; more [2, width] is added to each row's, if there is any. */
+INLINE void mixer_block(const MixerData *mixer, int rows, int width, float *x, const float *modulation,
+                        size_t step, const float *more, float *normed, float *wide) {
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++) {
         const float *from = x + (size_t)row * width, *scale = modulation + row * step, *shift = scale + width;
@@ -71,8 +74,8 @@ INLINE void mixer_block(const MixerData *mixer, int rows, int width, float *x, c
 INLINE vector vtanh(vector x) { return 2 * sigmoid(2 * x) - 1; }
 
 /* Called by all threads: x [rows, width] plus an LSTM's output. */
-INLINE void lstm_step(const LstmData *lstm, int rows, int width, float *x, const LstmStateData *state, float *normed,
-                     float *gates) {
+INLINE void lstm_step(const LstmData *lstm, int rows, int width, float *x, const LstmStateData *state,
+                      float *normed, float *gates) {
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++) {
         const float *from = x + (size_t)row * width;
@@ -104,17 +107,20 @@ INLINE size_t widest(const RecurrentData *generator) {
 
 /* Floats of workspace that a row takes. */
 size_t KERNEL(recurrent_workspace)(const RecurrentData *generator) {
-    return generator->condition.outputs + generator->embed.outputs + generator->guide.outputs + 2 * generator->channels
-           + 3 * (size_t)generator->width + widest(generator);
+    return generator->condition.outputs + generator->embed.outputs + generator->guide.outputs
+           + 2 * generator->channels + 3 * (size_t)generator->width + widest(generator);
 }
 
-/* latent and before [rows, channels], condition [rows, conditions]; states [layers]; workspace as above for every row. */
-void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const float *latent, const float *before,
-                            const float *condition, const LstmStateData *states, const PreparedData *to, float *workspace) {
+/* latent and before [rows, channels], condition [rows, conditions]; states [layers]; workspace as above for
+   every row. */
+void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const float *latent,
+                            const float *before, const float *condition, const LstmStateData *states,
+                            const PreparedData *to, float *workspace) {
     int width = generator->width, channels = generator->channels, head = generator->flow.outputs;
     size_t all = rows, guided = generator->guide.outputs;
     float *first = workspace, *embedded = first + all * generator->condition.outputs;
-    float *guide = embedded + all * generator->embed.outputs, *pair = guide + all * guided, *x = pair + all * 2 * channels;
+    float *guide = embedded + all * generator->embed.outputs, *pair = guide + all * guided,
+        *x = pair + all * 2 * channels;
     float *normed = x + all * width, *wide = normed + all * 2 * width;
 #pragma omp parallel
     {
@@ -139,10 +145,13 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++) {
             const float *from = x + (size_t)row * width;
-            float steep, mean = layer_norm_stats(from, width, &steep), *features = to->features + (size_t)row * width;
+            float steep, mean = layer_norm_stats(from, width, &steep),
+                *features = to->features + (size_t)row * width;
             for (int c = 0; c < width; c += LANES)
-                store(features + c, (load(from + c) - mean) * steep * load(generator->scale + c) + load(generator->shift + c));
-            memcpy(to->base + (size_t)row * channels, latent + (size_t)row * channels, channels * sizeof(float));
+                store(features + c, (load(from + c) - mean) * steep * load(generator->scale + c)
+                      + load(generator->shift + c));
+            memcpy(to->base + (size_t)row * channels, latent + (size_t)row * channels,
+                   channels * sizeof(float));
         }
         product(&generator->change, rows, to->features, to->base, channels, ADD);
         product(&generator->agent, rows, to->features, to->agent, generator->agent.outputs, SILU);
@@ -158,12 +167,15 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
 }
 
 /* Floats of workspace that a row takes. */
-size_t KERNEL(flow_workspace)(const FlowHeadData *head) { return 2 * (size_t)head->width + head->mixers[0].in_proj.outputs; }
+size_t KERNEL(flow_workspace)(const FlowHeadData *head) {
+    return 2 * (size_t)head->width + head->mixers[0].in_proj.outputs;
+}
 
-/* noisy and clean [rows, channels], entered [rows, width] and films [rows, blocks, 2, width] by the features, times [width]
-   and more [blocks, 2, width] by the pass. */
-void KERNEL(flow_pass)(const FlowHeadData *head, int rows, const float *noisy, const float *entered, const float *films,
-                       const float *times, const float *more, float *clean, float *workspace) {
+/* noisy and clean [rows, channels], entered [rows, width] and films [rows, blocks, 2, width] by the features,
+   times [width] and more [blocks, 2, width] by the pass. */
+void KERNEL(flow_pass)(const FlowHeadData *head, int rows, const float *noisy, const float *entered,
+                       const float *films, const float *times, const float *more, float *clean,
+                       float *workspace) {
     int width = head->width, channels = head->input.inputs;
     size_t step = (size_t)head->blocks * 2 * width;
     float *x = workspace, *normed = x + (size_t)rows * width, *wide = normed + (size_t)rows * width;
@@ -175,7 +187,8 @@ void KERNEL(flow_pass)(const FlowHeadData *head, int rows, const float *noisy, c
             for (int c = 0; c < width; c++)
                 x[(size_t)row * width + c] += entered[(size_t)row * width + c] + times[c];
         for (int i = 0; i < head->blocks; i++)
-            mixer_block(&head->mixers[i], rows, width, x, films + 2 * i * width, step, more + 2 * i * width, normed, wide);
+            mixer_block(&head->mixers[i], rows, width, x, films + 2 * i * width, step, more + 2 * i * width,
+                        normed, wide);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
             for (int c = 0; c < width; c += LANES) {

@@ -30,7 +30,9 @@ INLINE float hsum(vector value) {
 typedef int32_t ivector __attribute__((vector_size(VECTOR)));
 
 INLINE vector splat(float value) { return value - (vector){0}; }
-INLINE vector vselect(ivector mask, vector a, vector b) { return (vector)((mask & (ivector)a) | (~mask & (ivector)b)); }
+INLINE vector vselect(ivector mask, vector a, vector b) {
+    return (vector)((mask & (ivector)a) | (~mask & (ivector)b));
+}
 INLINE vector vmax(vector a, vector b) { return vselect(a > b, a, b); }
 INLINE vector vmin(vector a, vector b) { return vselect(a < b, a, b); }
 
@@ -77,8 +79,8 @@ INLINE vector vexp(vector x) {
 
 INLINE vector sigmoid(vector x) { return 1 / (1 + vexp(-x)); }
 
-/* Linear tap of x in [-1, 1] on an axis of cells: the cell before, the cell after, and the share of the second.
-   Bilinear, without aligned corners, what is outside as at the border: torch's grid_sample. */
+/* Linear tap of x in [-1, 1] on an axis of cells: the cell before, the cell after, and the share of the
+   second. Bilinear, without aligned corners, what is outside as at the border: torch's grid_sample. */
 typedef struct {
     int before, after;
     float share;
@@ -99,13 +101,15 @@ INLINE float bilinear(const float *picture, size_t above, size_t below, Tap acro
 
 INLINE float sample1(const float *plane, int rows, int columns, float x, float y) {
     Tap across = axis_tap(x, columns), along = axis_tap(y, rows);
-    return bilinear(plane, (size_t)along.before * columns, (size_t)along.after * columns, across, along.share);
+    return bilinear(plane, (size_t)along.before * columns, (size_t)along.after * columns, across,
+                    along.share);
 }
 
 /* As sample1, of sixteen channels that lie together. */
 INLINE void sample16(const float *plane, int rows, int columns, float x, float y, float *to) {
     Tap a = axis_tap(x, columns), d = axis_tap(y, rows);
-    const float *top = plane + (size_t)d.before * columns * 16, *bottom = plane + (size_t)d.after * columns * 16;
+    const float *top = plane + (size_t)d.before * columns * 16,
+        *bottom = plane + (size_t)d.after * columns * 16;
     for (int c = 0; c < 16; c += LANES) {
         vector nw = load(top + a.before * 16 + c), ne = load(top + a.after * 16 + c);
         vector sw = load(bottom + a.before * 16 + c), se = load(bottom + a.after * 16 + c);

@@ -29,12 +29,13 @@ INLINE vector axis_taps(vector x, int cells, int32_t *before, int32_t *after) {
 INLINE vector vabs(vector x) { return vmax(x, -x); }
 
 /* past is the previous frame with its depth, channels last. */
-INLINE void warp_row(const CameraData *camera, const float *back, int row, const float *reach, const float *past,
-                         float *warped, float *valid, float *grid) {
+INLINE void warp_row(const CameraData *camera, const float *back, int row, const float *reach,
+                     const float *past, float *warped, float *valid, float *grid) {
     int count = camera->columns, rows = camera->rows;
     size_t plane = (size_t)rows * count;
     float down = camera->down[row];
-    float from_x = back[1] * down + back[2], from_y = back[5] * down + back[6], from_z = back[9] * down + back[10];
+    float from_x = back[1] * down + back[2], from_y = back[5] * down + back[6],
+        from_z = back[9] * down + back[10];
     for (int begin = 0; begin < count; begin += LANES) {
         int pixels = count - begin < LANES ? count - begin : LANES;
         int32_t left[LANES], right[LANES], top[LANES], bottom[LANES];
@@ -43,7 +44,8 @@ INLINE void warp_row(const CameraData *camera, const float *back, int row, const
         memcpy(far, reach + begin, pixels * sizeof(float));
         memcpy(rays, camera->right + begin, pixels * sizeof(float));
         vector ray = load(rays), until = load(far), x = (back[0] * ray + from_x) * until + back[3];
-        vector y = (back[4] * ray + from_y) * until + back[7], z = (back[8] * ray + from_z) * until + back[11];
+        vector y = (back[4] * ray + from_y) * until + back[7],
+            z = (back[8] * ray + from_z) * until + back[11];
         vector front = vmax(z, splat(0.05f));
         vector u = x / front * camera->across + camera->left, v = y / front * camera->along + camera->top;
         store(across, axis_taps(u, count, left, right));
@@ -51,7 +53,8 @@ INLINE void warp_row(const CameraData *camera, const float *back, int row, const
         store(column, vmin(vmax(u, splat(-2)), splat(2)));
         store(line, vmin(vmax(v, splat(-2)), splat(2)));
         for (int i = 0; i < pixels; i++) {
-            const float *above = past + (size_t)4 * top[i] * count, *below = past + (size_t)4 * bottom[i] * count;
+            const float *above = past + (size_t)4 * top[i] * count,
+                *below = past + (size_t)4 * bottom[i] * count;
             rgb nw = *(const rgb *)(above + 4 * left[i]), ne = *(const rgb *)(above + 4 * right[i]);
             rgb sw = *(const rgb *)(below + 4 * left[i]), se = *(const rgb *)(below + 4 * right[i]);
             rgb first = nw + across[i] * (ne - nw), second = sw + across[i] * (se - sw);
@@ -78,12 +81,12 @@ INLINE float cell_mean(const float *picture, int columns, int patch) {
     return total / (patch * patch);
 }
 
-/* All views. reach and past_reach [views, rows, columns], back [views, 4, 4], prior, frame and warped [views, 3,
-   rows, columns], valid [views, rows, columns], grid [views, rows, columns, 2]; tokens [views, tokens, 6 pool^2]:
-   means of the cells of prior and warped. workspace is for four floats a pixel. */
-void KERNEL(warp)(const CameraData *camera, const float *back, int views, const float *reach, const float *prior,
-                    const float *frame, const float *past_reach, float *warped, float *valid, float *grid,
-                    float *tokens, float *workspace) {
+/* All views. reach and past_reach [views, rows, columns], back [views, 4, 4], prior, frame and warped [views,
+   3, rows, columns], valid [views, rows, columns], grid [views, rows, columns, 2]; tokens [views, tokens, 6
+   pool^2]: means of the cells of prior and warped. workspace is for four floats a pixel. */
+void KERNEL(warp)(const CameraData *camera, const float *back, int views, const float *reach,
+                  const float *prior, const float *frame, const float *past_reach, float *warped,
+                  float *valid, float *grid, float *tokens, float *workspace) {
     int rows = camera->rows, columns = camera->columns, patch = camera->patch, pool = camera->pool;
     int high = rows / patch / pool, wide = columns / patch / pool, area = pool * pool;
     size_t plane = (size_t)rows * columns;

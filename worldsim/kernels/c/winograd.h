@@ -1,6 +1,6 @@
-/* 3x3 convolutions of cells with their channels last, by Winograd's F(4x4, 3x3) (Lavin and Gray, 1509.09308): a tile
-   of 4x4 outputs takes 36 products for each pair of channels instead of 144. Weights are those of a matrix product for
-   each of the 36, [SPOTS, panels, inputs, PANEL]; inputs are a multiple of 16. */
+/* 3x3 convolutions of cells with their channels last, by Winograd's F(4x4, 3x3) (Lavin and Gray, 1509.09308):
+   a tile of 4x4 outputs takes 36 products for each pair of channels instead of 144. Weights are those of a
+   matrix product for each of the 36, [SPOTS, panels, inputs, PANEL]; inputs are a multiple of 16. */
 
 enum { SPOTS = 36, OUT = 4, IN = 6 };
 
@@ -25,17 +25,19 @@ INLINE void winograd_out_1d(const vector *m, size_t step, vector *y, size_t to) 
     y[3 * to] = odd + 8 * less + m[5 * step];
 }
 
-/* One tile of cells [high, wide, inputs] to its place in spots [SPOTS, tiles, inputs]; beyond the edge are zeros. What is
-   below zero counts as that if it rectifies. */
-INLINE void transform_input_tile(const float *cells, int high, int wide, int inputs, int rectifies, int tile, float *spots,
-                       size_t tiles) {
+/* One tile of cells [high, wide, inputs] to its place in spots [SPOTS, tiles, inputs]; beyond the edge are
+   zeros. What is below zero counts as that if it rectifies. */
+INLINE void transform_input_tile(const float *cells, int high, int wide, int inputs, int rectifies, int tile,
+                                 float *spots, size_t tiles) {
     int top = tile / tiles_of(wide) * OUT - 1, left = tile % tiles_of(wide) * OUT - 1;
     for (int c = 0; c < inputs; c += LANES) {
         vector d[IN * IN], half[IN * IN], whole[IN * IN];
         for (int y = 0; y < IN; y++)
             for (int x = 0; x < IN; x++) {
-                int row = top + y, column = left + x, inside = row >= 0 && row < high && column >= 0 && column < wide;
-                d[y * IN + x] = inside ? load(cells + ((size_t)row * wide + column) * inputs + c) : (vector){0};
+                int row = top + y, column = left + x,
+                    inside = row >= 0 && row < high && column >= 0 && column < wide;
+                d[y * IN + x] = inside ? load(cells + ((size_t)row * wide + column) * inputs + c)
+                    : (vector){0};
                 if (rectifies) d[y * IN + x] = vmax(d[y * IN + x], (vector){0});
             }
         for (int x = 0; x < IN; x++) winograd_in_1d(d + x, IN, half + x, IN);
@@ -44,9 +46,10 @@ INLINE void transform_input_tile(const float *cells, int high, int wide, int inp
     }
 }
 
-/* The other way: sums [SPOTS, tiles, panels * PANEL] to cells [high, wide, outputs], added to what is there if asked. */
-INLINE void transform_output_tile(const DenseData *conv, const float *sums, size_t tiles, int high, int wide, int tile, int adds,
-                       float *cells) {
+/* The other way: sums [SPOTS, tiles, panels * PANEL] to cells [high, wide, outputs], added to what is there
+   if asked. */
+INLINE void transform_output_tile(const DenseData *conv, const float *sums, size_t tiles, int high, int wide,
+                                  int tile, int adds, float *cells) {
     int top = tile / tiles_of(wide) * OUT, left = tile % tiles_of(wide) * OUT, outputs = conv->outputs;
     size_t stride = (size_t)panels_of(outputs) * PANEL;
     for (int c = 0; c < outputs; c += LANES) {
@@ -72,17 +75,17 @@ INLINE void transform_output_tile(const DenseData *conv, const float *sums, size
     }
 }
 
-/* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs], which may be
-   the same. spots and sums are workspace for views x tiles x SPOTS x inputs, and x panels * PANEL. */
-INLINE void convolve(const DenseData *conv, int views, int high, int wide, const float *cells, int rectifies, int adds,
-                     float *to, float *spots, float *sums) {
+/* Called by all threads of a team: cells [views, high, wide, inputs] to [views, high, wide, outputs], which
+   may be the same. spots and sums are workspace for views x tiles x SPOTS x inputs, and x panels * PANEL. */
+INLINE void convolve(const DenseData *conv, int views, int high, int wide, const float *cells, int rectifies,
+                     int adds, float *to, float *spots, float *sums) {
     int each = tiles_of(high) * tiles_of(wide), panels = panels_of(conv->outputs);
     size_t tiles = (size_t)views * each, inputs = conv->inputs, stride = (size_t)panels * PANEL;
     size_t area = (size_t)high * wide;
 #pragma omp for schedule(static)
     for (int i = 0; i < views * each; i++)
-        transform_input_tile(cells + i / each * area * inputs, high, wide, inputs, rectifies, i % each, spots + i * inputs,
-                   tiles);
+        transform_input_tile(cells + i / each * area * inputs, high, wide, inputs, rectifies, i % each,
+                             spots + i * inputs, tiles);
 #pragma omp for schedule(static)
     for (int i = 0; i < SPOTS * panels; i++) {
         DenseData dense = {conv->weights + i * inputs * PANEL, NULL, inputs, PANEL};
@@ -91,5 +94,6 @@ INLINE void convolve(const DenseData *conv, int views, int high, int wide, const
     }
 #pragma omp for schedule(static)
     for (int i = 0; i < views * each; i++)
-        transform_output_tile(conv, sums + i * stride, tiles, high, wide, i % each, adds, to + i / each * area * conv->outputs);
+        transform_output_tile(conv, sums + i * stride, tiles, high, wide, i % each, adds,
+                              to + i / each * area * conv->outputs);
 }

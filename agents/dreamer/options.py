@@ -1,0 +1,30 @@
+"""Options that all commands share that learn in dreams, and the settings that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from worldsim.agents.dreamer.training import DreamSettings
+from worldsim.options import COUNT, PROCESSES, Number
+
+__all__ = ["add_dream_options", "dream_settings"]
+
+_HIDDEN = Number(low=1, high=4096)
+_SETTINGS = ("hidden", "layers", "dreams", "episode")
+"""Fields of ``DreamSettings`` that are options of the same name."""
+
+
+def add_dream_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--hidden``, ``--layers``, ``--dreams``, ``--starts`` and ``--episode``."""
+    add = parser.add_argument
+    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
+    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
+    add("--dreams", type=PROCESSES, default=256, help="dreams side by side (%(default)s)")
+    add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+
+
+def dream_settings(options: argparse.Namespace, **others: Any) -> DreamSettings:
+    """The settings that parsed options stand for; ``others`` are the fields that the command reads itself."""
+    return DreamSettings(**{name: getattr(options, name) for name in _SETTINGS}, **others)
