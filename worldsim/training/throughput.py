@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.training.stage import Logs
 
-
 _COUNTED = 2
 """Step in which operations are counted."""
 
