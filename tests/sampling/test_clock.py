@@ -45,7 +45,7 @@ def opened(world: World, seed: int = 3) -> Session:
 
 
 def units_of(session: Session) -> int:
-    return int(session.engine._copy(session).generator.units)  # type: ignore[attr-defined]
+    return int(session.engine._states.copy(session.number).generator.units)  # type: ignore[attr-defined]
 
 
 def test_a_held_control_is_served_from_one_unit(world: World) -> None:

@@ -16,9 +16,10 @@ from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.cpu_workers import CpuWorkers
 from worldsim.engine.latency_model import LatencyModel
 from worldsim.engine.loaded_world import LoadedWorld
-from worldsim.engine.scheduler import Scheduler, SlotPlan
+from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.session import Session
 from worldsim.engine.session_init import SessionInit, check_temperature, context_length
+from worldsim.engine.session_states import SessionStates
 from worldsim.engine.snapshots import Snapshot, SnapshotSchema, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.stepper import Stepper
@@ -78,7 +79,7 @@ class Engine(Synchronized):
         self._stepper = Stepper(world.networks, self._state)
         self._buckets = Buckets(self._stepper) if padded else None
         self.scheduler = Scheduler(slots, slots + offload_bytes // self.session_bytes)
-        self._offloaded: dict[int, WorldState] = {}
+        self._states = SessionStates(self._state, self.scheduler, world.device)
         self._workers = CpuWorkers(world.device, world.spec.size, world.invariance)
         self._latency = LatencyModel(world.networks.sampler.allowed_steps)
         self._session_init = SessionInit(world, self.context)
@@ -154,7 +155,7 @@ class Engine(Synchronized):
         for first in range(0, len(sessions), self.slots):
             wave = sessions[first : first + self.slots]
             try:
-                self._make_room(wave)
+                self._states.load([session.number for session in wave])
             except Exception as error:  # nobody has moved, and earlier waves have their answers
                 answers |= dict.fromkeys(wave, error)
                 continue
@@ -192,7 +193,7 @@ class Engine(Synchronized):
         frame, held = np.asarray(frame), replace(read_control(self.world, control), pose=pose)
         read_control(self.world, held)
         check_frame(self.world, frame, pose)
-        self._make_room([session])
+        self._states.load([session.number])
         rows, controls = self._rows(np.array([self._row(session)])), batch_controls(self.world, [held])
         with torch.inference_mode(), thread_limit(1):  # as SessionInit
             state = self._state.over(rows, bool(self.rewind_frames))
@@ -215,7 +216,7 @@ class Engine(Synchronized):
         if seeds is not None and len(seeds) != count:
             raise EngineError("a fork must have as many seeds as sessions", len(seeds), f"give {count}")
         self.scheduler.check(count)
-        state, undo_log = self._copy(session), session.undo_log
+        state, undo_log = self._states.copy(session.number), session.undo_log
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks: list[Session] = []
         try:
@@ -235,7 +236,7 @@ class Engine(Synchronized):
     def snapshot(self, session: Session) -> bytes:
         """See ``Session.snapshot``."""
         self._check_open(session)
-        snapshot = Snapshot(self._copy(session), session.last, session.seed, session.start)
+        snapshot = Snapshot(self._states.copy(session.number), session.last, session.seed, session.start)
         return pack(snapshot, self.world.weights_sha256)
 
     def restore(self, blob: bytes) -> Session:
@@ -252,7 +253,7 @@ class Engine(Synchronized):
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
         """Take a session's newest frames back, the newest first; returns what it had answered before them."""
         self._check_open(session)
-        self._make_room([session])
+        self._states.load([session.number])
         rows = self._rows(np.array([self._row(session)]))
         with torch.inference_mode():
             state = self._state.over(rows)
@@ -262,21 +263,13 @@ class Engine(Synchronized):
     def temperature(self, session: Session) -> float:
         """The session's temperature; see ``Session.temperature``."""
         self._check_open(session)
-        kept = self._offloaded[session.number] if session.slot is None else self._state
-        return float(kept.temperature[session.slot or 0])
+        return self._states.temperature(session.number)
 
     def set_temperature(self, session: Session, value: float) -> None:
         """Set the temperature of a session's next frames; see ``Session.temperature``."""
         self._check_open(session)
         check_temperature(value)
-        with torch.inference_mode():
-            if session.slot is not None:
-                self._state.temperature[session.slot] = value
-                return
-            kept = self._offloaded[session.number]  # forks may share its tensors
-            self._offloaded[session.number] = replace(
-                kept, temperature=torch.full_like(kept.temperature, value)
-            )
+        self._states.set_temperature(session.number, value)
 
     def offload(self, session: Session) -> None:
         """Move a session's state out of its slot into host memory; its next step brings it back, bit for bit.
@@ -288,14 +281,14 @@ class Engine(Synchronized):
         if session.slot is not None:
             if self.scheduler.sessions == self.slots:
                 raise EngineError("offloading needs memory", 0, "open the engine with offload_bytes=BYTES")
-            self._offload(session.number, self.scheduler.offload(session.number))
+            self._states.offload(session.number, self.scheduler.offload(session.number))
 
     def close(self, session: Session) -> None:
         """Free a session's room."""
         if session.engine is self and not session.closed:
             session.closed = True
             self.scheduler.remove(session.number)
-            self._offloaded.pop(session.number, None)
+            self._states.forget(session.number)
 
     def _step_wave(
         self, sessions: list[Session], batch: ControlBatch, frames: bool, deadline: float | None
@@ -379,40 +372,15 @@ class Engine(Synchronized):
     def _rows(self, slots: np.ndarray) -> Rows:
         return rows_of(slots, self.world.device)
 
-    def _make_room(self, sessions: Sequence[Session]) -> None:
-        """Give every session a slot; idle ones are offloaded for it."""
-        plan = self.scheduler.plan([session.number for session in sessions])
-        offloaded = loaded = 0
-        try:
-            for move in plan.offload:
-                self._offload(move.session, move.slot)
-                offloaded += 1
-            for move in plan.load:
-                self._state.put(np.array([move.slot]), self._offloaded[move.session].to(self.world.device))
-                del self._offloaded[move.session]
-                loaded += 1
-        except BaseException:
-            self.scheduler.revoke(SlotPlan(plan.offload[offloaded:], plan.load[loaded:]))
-            raise
-
-    def _offload(self, number: int, slot: int) -> None:
-        self._offloaded[number] = self._state.pick(np.array([slot])).to(torch.device("cpu"))
-
-    def _copy(self, session: Session) -> WorldState:
-        """A copy of a session's state, one row."""
-        if session.slot is None:
-            return self._offloaded[session.number]
-        return self._state.pick(np.array([session.slot]))
-
     def _add(
         self, state: WorldState, *, seed: int, start: int | None, step: Step, undo_log: Iterable[Undo] = ()
     ) -> Session:
         """A new session that begins with ``state``, in a slot if one is free."""
         number = self.scheduler.admit()
         session = Session(self, number, seed=seed, start=start, step=step, undo_log=undo_log)
-        self._offloaded[number] = state
+        self._states.admit(number, state)
         try:
-            self._make_room([session])
+            self._states.load([session.number])
         except BaseException:
             self.close(session)
             raise
