@@ -40,7 +40,7 @@ class EnvCore:
         world: the name or the folder of a world, or one that is loaded already.
         slots: how many episodes may be open at once.
         actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
-        denoising_steps: denoising steps per frame (K): 1, 2 or 4.
+        denoising_steps: denoising steps per frame, K (default: the sampler's).
         device: where to load the world, "auto" or a torch device; unused for a loaded world.
         max_uncertainty: truncate an episode once its uncertainty exceeds this; None never does.
         reward_fn: function of rewards and ends; see ``worldsim.envs.reward.RewardFns``.
@@ -56,7 +56,7 @@ class EnvCore:
         *,
         slots: int,
         actions: str,
-        denoising_steps: int,
+        denoising_steps: int | None,
         device: str,
         max_uncertainty: float | None,
         reward_fn: Any = None,

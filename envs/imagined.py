@@ -36,7 +36,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
     Args:
         world: the name or the folder of a world, or one that is loaded already.
         actions: "discrete", "multi_binary", "box" or "dict"; see ``worldsim.envs.actions``.
-        denoising_steps: denoising steps per frame (K): 1, 2 or 4.
+        denoising_steps: denoising steps per frame, K (default: the sampler's).
         device: where to load the world, "auto" or a torch device.
         render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
         max_uncertainty: truncate an episode once ``uncertainty`` passes this; None never does.
@@ -62,7 +62,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         world: str | os.PathLike[str] | World,
         *,
         actions: str = "discrete",
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         device: str = "auto",
         render_mode: str | None = None,
         max_uncertainty: float | None = None,
