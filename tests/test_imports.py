@@ -29,7 +29,7 @@ LAYERS = (
     {"tokenizer", "model", "data"},
     {"sampling.protocol"},
     {"sampling.flow"},
-    {"sampling.remainder_flow", "sampling.bernoulli"},
+    {"sampling.remainder_flow", "sampling.bernoulli", "sampling.next_scale"},
     {"parts"},
     {"networks"},
     {"sampling", "checkpoint"},

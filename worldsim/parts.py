@@ -1,16 +1,20 @@
 """The built-in parts: importing this module registers them."""
 
 from worldsim import units
-from worldsim.model import prompt, recurrent, transformer
+from worldsim.model import next_scale, prompt, recurrent, transformer
 from worldsim.sampling import bernoulli, flow, remainder_flow
-from worldsim.tokenizer import bits_plain, frame, history, vae
+from worldsim.sampling import next_scale as next_scale_sampler
+from worldsim.tokenizer import bits, bits_plain, frame, history, vae
 
 __all__ = [
     "bernoulli",
+    "bits",
     "bits_plain",
     "flow",
     "frame",
     "history",
+    "next_scale",
+    "next_scale_sampler",
     "prompt",
     "recurrent",
     "remainder_flow",
