@@ -101,8 +101,8 @@ class ClipFeatures:
 
     hidden: Tensor
     """[B, T, N, D]"""
-    whole: Tensor
-    """Accumulated features of all of a frame's own bits [B, T, G, D]."""
+    places: Tensor
+    """Features of every place of the frames before, side by side [B, T, G 16]."""
 
 
 @dataclass(slots=True)
@@ -111,6 +111,8 @@ class PreparedScales:
 
     given: Tensor
     """Input of every token that does not hang on the frame's own bits [B, N, D]."""
+    places: Tensor
+    """Features of every place of the frames before, side by side [B, G 16]."""
     previous: Tensor
     """Bits of the frame before [B, N, C]; 0 where there is none."""
     modulation: Tensor
@@ -182,7 +184,7 @@ class NextScaleGenerator(nn.Module):
         self.skip = nn.Parameter(torch.full((count, bits), _FIRST_SKIP))
         self.coupling = nn.Linear(width, bits * bits)
         self.place_in = nn.Linear(2 * width, _PLACE)
-        self.agent_in = nn.Linear(_PLACE * self.maps.areas[-1], config.agent)
+        self.agent_in = nn.Linear(_PLACE * self.maps.areas[-1] + width, config.agent)
         self._start()
         self.register_buffer("positions", torch.from_numpy(unit.positions()), persistent=False)
         self.register_buffer("mask", torch.from_numpy(unit.mask()), persistent=False)
@@ -241,14 +243,15 @@ class NextScaleGenerator(nn.Module):
         whole = self.maps.whole(embedded).unflatten(0, (batch, length))
         past, before = _shifted(whole, 1), _shifted(whole, 2)
         previous = _shifted(bits, 1)
-        x = self._given(past.flatten(0, 1), before.flatten(0, 1), previous.flatten(0, 1), prior_tokens)
+        two = past.flatten(0, 1), before.flatten(0, 1)
+        x, places = self._given(*two, previous.flatten(0, 1), prior_tokens)
         x = (x + self.maps.coarser(embedded)).unflatten(0, (batch, length))
         modulation = self._modulations(condition, control_mask)
         rope = self._rope(torch.arange(length, device=bits.device))
         seen = self._window_mask(length, frame_mask)
         for number, block in enumerate(self._layers()):
             x = block.clip(x, modulation[:, :, :, number], rope, self.config.context, seen)
-        return ClipFeatures(self._normed(x), whole)
+        return ClipFeatures(self._normed(x), places.unflatten(0, (batch, length)))
 
     def logits(self, hidden: Tensor, previous: Tensor, bits: Tensor) -> Tensor:
         """Logits [..., N, C] from features [..., N, D], the frame before and the bits themselves.
@@ -261,16 +264,19 @@ class NextScaleGenerator(nn.Module):
         return ScaleLogits(torch.cat(base, -2), coupling).given(bits)
 
     def agent(self, features: ClipFeatures) -> Tensor:
-        """The agent feature of each frame, float32 [B, T, agent]."""
-        return self.agent_of(self.places(features))
+        """The agent feature of each frame, float32 [B, T, agent].
 
-    def places(self, features: ClipFeatures) -> Tensor:
-        """Features of every place, side by side [B, T, G 16]: the input of the agent feature."""
-        return self._places(features.hidden[..., -self.maps.areas[-1] :, :], features.whole)
+        It hangs on the frames before and the condition alone: a frame that ends an episode may not exist.
+        """
+        return self.agent_of(self.agent_inputs(features))
 
-    def agent_of(self, places: Tensor) -> Tensor:
-        """The agent feature float32 [..., agent] of ``places`` [..., G 16]."""
-        return F.silu(self.agent_in(places.to(self.agent_in.weight.dtype))).float()
+    def agent_inputs(self, features: ClipFeatures) -> Tensor:
+        """Inputs of the agent feature [B, T, G 16 + D]."""
+        return self._agent_inputs(features.hidden, features.places)
+
+    def agent_of(self, inputs: Tensor) -> Tensor:
+        """The agent feature float32 [..., agent] of ``agent_inputs``."""
+        return F.silu(self.agent_in(inputs.to(self.agent_in.weight.dtype))).float()
 
     def prepare(
         self, state: TensorState, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
@@ -281,8 +287,10 @@ class NextScaleGenerator(nn.Module):
         filled, count = tensors["filled"], self.config.context - 1
         slot = torch.arange(count, device=filled.device)
         seen = (slot >= count - filled[:, None]).repeat_interleave(self.tokens, 1)
+        given, places = self._given(*whole, tensors["bits"], prior_tokens)
         return PreparedScales(
-            given=self._given(*whole, tensors["bits"], prior_tokens),
+            given=given,
+            places=places,
             previous=tensors["bits"],
             modulation=self._modulations(condition, None),
             past=self._rotated_past(tensors["keys"], tensors["values"]),
@@ -336,13 +344,12 @@ class NextScaleGenerator(nn.Module):
         embedded = self._embed_bits(latent)
         if len(prepared.hidden) < len(self.maps.areas):
             self._run_rest(prepared, embedded)
-        fine = torch.cat(prepared.hidden, 1)[:, -self.maps.areas[-1] :]
         tensors, fresh = state.tensors(), {"keys": prepared.keys, "values": prepared.values}
         new = {name: torch.stack(parts, 1).flatten(-2)[:, :, None] for name, parts in fresh.items()}
         moved = {name: torch.cat([tensors[name][:, :, 1:], part.float()], 2) for name, part in new.items()}
         filled = (tensors["filled"] + 1).clamp(max=self.config.context - 1)
         state.set(bits=latent, before=tensors["bits"], filled=filled, **moved)
-        return self.agent_of(self._places(fine, self.maps.whole(embedded)))
+        return self.agent_of(self._agent_inputs(prepared.hidden[0], prepared.places))
 
     def _run_rest(self, prepared: PreparedScales, embedded: Tensor) -> None:
         """One pass over all scales that are not finished, from all bits as ``embedded`` [B, N, D]."""
@@ -368,8 +375,10 @@ class NextScaleGenerator(nn.Module):
             prepared.keys[number], prepared.values[number] = keys, values
         return self._normed(x)
 
-    def _given(self, past: Tensor, before: Tensor, previous: Tensor, prior_tokens: Tensor) -> Tensor:
-        """Inputs [R, N, D] that do not hang on the frame's own bits.
+    def _given(
+        self, past: Tensor, before: Tensor, previous: Tensor, prior_tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs [R, N, D] that do not hang on the frame's own bits, and the places [R, G 16].
 
         ``past`` and ``before`` [R, G, D] are the accumulated features of the two frames before, ``previous``
         [R, N, C] the bits of the one before.
@@ -380,7 +389,9 @@ class NextScaleGenerator(nn.Module):
         scale = self.scale.repeat_interleave(self.maps.areas_on(self.scale.device), 0)
         x = self.maps.spread(context) + self.previous_in(previous) + (self.position + scale)
         prior = prior_tokens.reshape(len(x), self.tokens, -1).to(self.prior_in.weight.dtype)
-        return x + self.prior_in(prior) + self.maps.first(past)
+        both = torch.cat([context.to(past.dtype), past], -1).to(self.place_in.weight.dtype)
+        places = F.silu(self.place_in(both)).flatten(1)
+        return x + self.prior_in(prior) + self.maps.first(past), places
 
     def _embed_bits(self, bits: Tensor, scales: int | None = None) -> Tensor:
         """``bits`` [R, n, C] of the first ``scales`` scales as features [R, n, D]."""
@@ -434,10 +445,10 @@ class NextScaleGenerator(nn.Module):
         """Weights [..., n, C, C] of the bits of a token in each other's logits."""
         return self.coupling(hidden).float().unflatten(-1, (self.channels, -1)) * self.below
 
-    def _places(self, fine: Tensor, whole: Tensor) -> Tensor:
-        """Features [..., G 16] from those of the finest scale and the accumulated bits, both [..., G, D]."""
-        both = torch.cat([fine.to(whole.dtype), whole], -1)
-        return F.silu(self.place_in(both.to(self.place_in.weight.dtype))).flatten(-2)
+    def _agent_inputs(self, hidden: Tensor, places: Tensor) -> Tensor:
+        """Places [..., G 16] and the mean of the first scale's ``hidden`` [..., n, D], side by side."""
+        first = hidden[..., : self.maps.areas[0], :].mean(-2)
+        return torch.cat([places, first.to(places.dtype)], -1)
 
     def _normed(self, x: Tensor) -> Tensor:
         return (rms(x, RMS_EPS) * self.norm.weight).to(self.coupling.weight.dtype)

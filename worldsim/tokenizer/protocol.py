@@ -14,6 +14,7 @@ from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from worldsim.scene.static_scene import StaticScene
+    from worldsim.tokenizer.pyramid import Quantised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +204,39 @@ def normalises_latents(tokenizer: Tokenizer) -> NormalisesLatents:
         rule = "latent dynamics need a tokenizer that normalises its latents"
         raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
     return cast(NormalisesLatents, tokenizer)
+
+
+class QuantisesScales(Protocol):
+    """A tokenizer of bits on several scales that encodes each frame alone."""
+
+    @property
+    def latent_spec(self) -> LatentSpec:
+        """The form of its latents."""
+
+    def planes(self, frame: Tensor) -> Tensor:
+        """Features of ``frame`` [B, 3, H, W] before they are quantised, float32 [B, C, gh, gw]."""
+
+    def quantise(self, planes: Tensor, flips: Tensor | None = None) -> Quantised:
+        """Bits of ``planes``; finer scales answer to ``flips``, bool [B, N, C], of coarser ones."""
+
+    def reconstruct(self, features: Tensor, previous: Tensor) -> Tensor:
+        """Frame [B, 3, H, W] from ``Quantised.features`` and the frame before it; not clamped."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights: a tokenizer is a module."""
+
+
+def quantises_scales(tokenizer: Tokenizer) -> QuantisesScales:
+    """The tokenizer, if it is one of bits that are quantised scale by scale.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    missing = [name for name in ("planes", "quantise", "reconstruct") if not hasattr(tokenizer, name)]
+    if missing:
+        rule = "a next-scale recipe needs a tokenizer of bits on several scales"
+        raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
+    return cast(QuantisesScales, tokenizer)
 
 
 class TokenizerConfig(Protocol):
