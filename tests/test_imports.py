@@ -36,7 +36,7 @@ LAYERS = (
     {"engine", "training", "evaluation"},
     {"bridge.server"},
     {"bridge.router"},
-    {"cli", "bench", "bridge"},
+    {"cli", "bench", "bridge", "compression"},
     {"envs"},
     {"agents", "play", "testing"},
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.tiny import random_like, stir
 from worldsim.errors import ConfigError
 from worldsim.model.next_scale import NextScaleConfig, NextScaleGenerator, ScaleLogits
-from worldsim.sampling.next_scale import NextScaleSampler, NextScaleSamplerConfig, draw_bits
+from worldsim.sampling.next_scale import NextScaleSampler, NextScaleSamplerConfig, _drawn_by, bits_of
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.tokenizer.pyramid import BitPyramid
@@ -66,7 +66,7 @@ def test_bits_are_drawn_one_after_the_other_by_their_chances() -> None:
     coupling[..., 1, 0] = 3.0
     logits = ScaleLogits(base.expand(4, -1, -1), coupling.expand(4, -1, -1, -1))
     uniform = torch.tensor([[0.4, 0.97], [0.6, 0.2], [0.4, 0.99], [0.6, 0.1]])[:, None]
-    assert draw_bits(logits, uniform)[:, 0].tolist() == [[1, 1], [-1, -1], [1, -1], [-1, 1]]
+    assert bits_of(logits, _drawn_by(uniform))[:, 0].tolist() == [[1, 1], [-1, -1], [1, -1], [-1, 1]]
     bits = torch.tensor([[[1.0, -1.0]]])
     torch.testing.assert_close(ScaleLogits(base, coupling).given(bits), torch.tensor([[[0.0, 4.0]]]))
 

@@ -9,6 +9,7 @@ Shapes: B batch, T frames, N tokens, n tokens of a scale, C bits of a token, K s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +116,7 @@ class NextScaleSampler:
             if free is not None:
                 strength = self._strength(prepared, index)
                 logits = _guided(logits, generator.scale_logits(free, bits, index), strength)
-            bits[:, rows] = draw_bits(logits, uniform[:, rows])
+            bits[:, rows] = bits_of(logits, _drawn_by(uniform[:, rows]))
         return generator.finish(prepared, bits)
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
@@ -196,15 +197,24 @@ class NextScaleSampler:
         return weight / weight.sum()
 
 
-def draw_bits(logits: ScaleLogits, uniform: Tensor) -> Tensor:
-    """Bits [B, n, C], each -1 or 1, drawn one after the other by ``uniform`` [B, n, C] in (0, 1)."""
-    seen, bits = logits.base.unbind(-1), []
-    for number, chance in enumerate(seen):
+Decide = Callable[[int, Tensor], Tensor]
+"""Number of a bit and its chance to be 1 in each token [B, n] -> the bits of that number, -1 or 1 [B, n]."""
+
+
+def bits_of(logits: ScaleLogits, decide: Decide) -> Tensor:
+    """Bits [B, n, C] of a scale, decided one number after the other, given those before it."""
+    bits: list[Tensor] = []
+    for number, logit in enumerate(logits.base.unbind(-1)):
         if bits:
             coupled = logits.coupling[..., number, :number] * torch.stack(bits, -1)
-            chance = chance + coupled.sum(-1)
-        bits.append(torch.where(uniform[..., number] < chance.sigmoid(), 1.0, -1.0))
+            logit = logit + coupled.sum(-1)
+        bits.append(decide(number, logit.sigmoid()))
     return torch.stack(bits, -1)
+
+
+def _drawn_by(uniform: Tensor) -> Decide:
+    """A bit is 1 where ``uniform`` [B, n, C], in (0, 1), lies below its chance."""
+    return lambda number, chance: torch.where(uniform[..., number] < chance, 1.0, -1.0)
 
 
 def _guided(logits: ScaleLogits, free: ScaleLogits, strength: Tensor) -> ScaleLogits:

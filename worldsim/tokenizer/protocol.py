@@ -234,7 +234,7 @@ def quantises_scales(tokenizer: Tokenizer) -> QuantisesScales:
     """
     missing = [name for name in ("planes", "quantise", "reconstruct") if not hasattr(tokenizer, name)]
     if missing:
-        rule = "a next-scale recipe needs a tokenizer of bits on several scales"
+        rule = "the tokenizer must be one of bits on several scales"
         raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
     return cast(QuantisesScales, tokenizer)
 
