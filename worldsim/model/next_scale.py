@@ -386,8 +386,8 @@ class NextScaleGenerator(nn.Module):
         change = torch.cat([past, past - before], -1).transpose(1, 2).unflatten(2, self.maps.grid)
         near = self.context_in(change.to(self.context_in.weight.dtype).contiguous())
         context = self.context_out(F.silu(near).flatten(2).transpose(1, 2))
-        scale = self.scale.repeat_interleave(self.maps.areas_on(self.scale.device), 0)
-        x = self.maps.spread(context) + self.previous_in(previous) + (self.position + scale)
+        own = self.position + self.scale[self.maps.scale_of]
+        x = self.maps.spread(context) + self.previous_in(previous) + own
         prior = prior_tokens.reshape(len(x), self.tokens, -1).to(self.prior_in.weight.dtype)
         both = torch.cat([context.to(past.dtype), past], -1).to(self.place_in.weight.dtype)
         places = F.silu(self.place_in(both)).flatten(1)

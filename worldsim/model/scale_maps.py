@@ -22,6 +22,8 @@ class ScaleMaps(nn.Module):
     up: Tensor
     down: Tensor
     below: Tensor
+    scale_of: Tensor
+    """Number of each token's scale, int64 [N]."""
 
     def __init__(self, scales: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
@@ -36,14 +38,11 @@ class ScaleMaps(nn.Module):
         self.register_buffer("down", down, persistent=False)
         below = (down @ up) * (number[:, None] > number)
         self.register_buffer("below", below, persistent=False)
+        self.register_buffer("scale_of", number, persistent=False)
 
     def rows(self, index: int) -> slice:
         """The tokens of scale ``index``."""
         return slice(self._starts[index], self._starts[index + 1])
-
-    def areas_on(self, device: torch.device) -> Tensor:
-        """Tokens of each scale, int64 [K]."""
-        return torch.tensor(self.areas, device=device)
 
     def whole(self, tokens: Tensor) -> Tensor:
         """The sum of all scales of ``tokens`` [R, N, D] on the finest grid [R, G, D]."""
