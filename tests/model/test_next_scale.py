@@ -39,7 +39,7 @@ CONDITIONS = random_like((BATCH, FRAMES, CONDITION), 9)
 def logits_of(generator: NextScaleGenerator, given: Tensor, conditions: Tensor = CONDITIONS) -> Tensor:
     """Logits of every frame but the first."""
     features = generator.clip(given, conditions, PRIOR)
-    return generator.logits(features.hidden[:, 1:], given[:, :-1], given[:, 1:])
+    return generator.logits(features.hidden[:, 1:], given[:, :-1]).given(given[:, 1:])
 
 
 @pytest.mark.parametrize("alone", [False, True])

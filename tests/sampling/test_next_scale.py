@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -117,9 +119,9 @@ def test_flips_ramp_over_time_and_are_inherited() -> None:
     assert not sampler(flipped_clips=0.0)._flip_shares(8, 3, torch.device("cpu")).any()
 
 
-@pytest.mark.parametrize("requantise", [False, True])
-def test_the_loss_teaches(requantise: bool) -> None:
-    one, made, given = sampler(), generator(), clip(requantise)
+@pytest.mark.parametrize(("requantise", "own_past"), [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_the_loss_teaches(requantise: bool, own_past: float) -> None:
+    one, made, given = sampler(), generator(), replace(clip(requantise), own_past=own_past)
     optimizer, losses = torch.optim.Adam(made.parameters(), 1e-2), []
     for step in range(40):
         result = one.loss(made, given, np.random.default_rng(step % 2))

@@ -86,12 +86,12 @@ class ScaleLogits:
     """Logits of the bits of one scale: those of bit j are ``base`` + ``coupling`` times the bits before j."""
 
     base: Tensor
-    """float32 [B, n, C]"""
+    """float32 [..., n, C]"""
     coupling: Tensor
-    """Weight of bit i (last axis) in the logit of bit j, 0 unless i < j, float32 [B, n, C, C]."""
+    """Weight of bit i (last axis) in the logit of bit j, 0 unless i < j, float32 [..., n, C, C]."""
 
     def given(self, bits: Tensor) -> Tensor:
-        """Logits [B, n, C] where ``bits`` [B, n, C] are known."""
+        """Logits [..., n, C] where ``bits`` [..., n, C] are known: a bit's reads those before it."""
         return self.base + (self.coupling @ bits[..., None].to(self.coupling.dtype))[..., 0]
 
 
@@ -253,15 +253,11 @@ class NextScaleGenerator(nn.Module):
             x = block.clip(x, modulation[:, :, :, number], rope, self.config.context, seen)
         return ClipFeatures(self._normed(x), places.unflatten(0, (batch, length)))
 
-    def logits(self, hidden: Tensor, previous: Tensor, bits: Tensor) -> Tensor:
-        """Logits [..., N, C] from features [..., N, D], the frame before and the bits themselves.
-
-        The logit of a bit reads only the bits of its token that come before it.
-        """
+    def logits(self, hidden: Tensor, previous: Tensor) -> ScaleLogits:
+        """Logits of all scales from features [..., N, D] and the bits of the frame before [..., N, C]."""
         parts = hidden.split(self.maps.areas, -2), previous.split(self.maps.areas, -2)
         base = [self._base(part, old, k) for k, (part, old) in enumerate(zip(*parts, strict=True))]
-        coupling = self._coupling(hidden)
-        return ScaleLogits(torch.cat(base, -2), coupling).given(bits)
+        return ScaleLogits(torch.cat(base, -2), self._coupling(hidden))
 
     def agent(self, features: ClipFeatures) -> Tensor:
         """The agent feature of each frame, float32 [B, T, agent].

@@ -127,11 +127,11 @@ class NextScaleSampler:
         assert isinstance(generator, NextScaleGenerator), "checked when the sampler was built"
         torch.manual_seed(int(rng.integers(2**62)))
         (batch, frames), device = clip.latents.shape[:2], clip.latents.device
-        seen, target = self._with_errors(clip)
+        seen, target = self._with_errors(generator, clip)
         control = torch.rand(batch, frames, device=device) >= self.config.withheld_controls
         shown = self._shown_frames(batch, frames, generator.context - 1, device)
         features = generator.clip(seen, clip.condition, clip.prior_tokens, control, shown)
-        logits = generator.logits(features.hidden[:, 1:], seen[:, :-1], target[:, 1:])
+        logits = generator.logits(features.hidden[:, 1:], seen[:, :-1]).given(target[:, 1:])
         wanted = (target[:, 1:] > 0).to(logits.dtype)
         error = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1)
         weight = torch.ones_like(error[..., 0]) if clip.weight is None else clip.weight[:, 1:]
@@ -153,17 +153,32 @@ class NextScaleSampler:
         grown = grown.clamp(max=1.0) if self.config.guidance_frames else torch.ones_like(grown)
         return (1 + (strength - 1) * grown)[:, None, None]
 
-    def _with_errors(self, clip: LatentClip) -> tuple[Tensor, Tensor]:
-        """Bits as the generator sees them, with flips, and the bits that it should answer [B, T, N, C]."""
+    def _with_errors(self, generator: NextScaleGenerator, clip: LatentClip) -> tuple[Tensor, Tensor]:
+        """Bits as the generator sees them, with flips, and the bits that it should answer [B, T, N, C].
+
+        Flips are drawn by their share; in ``clip.own_past`` of the clips they are the generator's own errors.
+        """
         bits = clip.latents
-        if self.config.flips == 0 or clip.is_past_clean:
+        if clip.is_past_clean or (self.config.flips == 0 and clip.own_past == 0):
             return bits, bits
         share = self._flip_shares(*bits.shape[:2], bits.device)
         share = share.repeat_interleave(torch.tensor(self.areas, device=bits.device), 2)
         flips = torch.rand_like(bits) < share[..., None]
+        if clip.own_past > 0:
+            is_own = torch.rand(len(bits), 1, 1, 1, device=bits.device) < clip.own_past
+            flips = torch.where(is_own, self._own_errors(generator, clip), flips)
         if clip.requantise is not None:
             return clip.requantise(flips)
         return torch.where(flips, -bits, bits), bits
+
+    @torch.no_grad()
+    def _own_errors(self, generator: NextScaleGenerator, clip: LatentClip) -> Tensor:
+        """Bits that the generator, given a true past, draws otherwise than they are, bool [B, T, N, C]."""
+        bits = clip.latents
+        features = generator.clip(bits, clip.condition, clip.prior_tokens)
+        logits = generator.logits(features.hidden[:, 1:], bits[:, :-1])
+        drawn = bits_of(logits, _drawn_by(torch.rand_like(bits[:, 1:])))
+        return F.pad(drawn != bits[:, 1:], (0, 0, 0, 0, 1, 0))
 
     def _flip_shares(self, batch: int, frames: int, device: torch.device) -> Tensor:
         """Share of flipped bits of each clip, frame and scale [B, T, K].
@@ -198,22 +213,22 @@ class NextScaleSampler:
 
 
 Decide = Callable[[int, Tensor], Tensor]
-"""Number of a bit and its chance to be 1 in each token [B, n] -> the bits of that number, -1 or 1 [B, n]."""
+"""Number of a bit and its chance to be 1 in each token [..., n] -> the bits of that number, -1 or 1."""
 
 
 def bits_of(logits: ScaleLogits, decide: Decide) -> Tensor:
-    """Bits [B, n, C] of a scale, decided one number after the other, given those before it."""
-    bits: list[Tensor] = []
-    for number, logit in enumerate(logits.base.unbind(-1)):
-        if bits:
-            coupled = logits.coupling[..., number, :number] * torch.stack(bits, -1)
-            logit = logit + coupled.sum(-1)
-        bits.append(decide(number, logit.sigmoid()))
-    return torch.stack(bits, -1)
+    """Bits [..., n, C] of a scale, decided one number after the other, given those before it."""
+    known, bits = logits.base.clone(), torch.empty_like(logits.base)
+    for number in range(known.shape[-1]):
+        bit = decide(number, known[..., number].sigmoid())
+        bits[..., number] = bit
+        later = slice(number + 1, None)
+        known[..., later].addcmul_(logits.coupling[..., later, number], bit[..., None])
+    return bits
 
 
 def _drawn_by(uniform: Tensor) -> Decide:
-    """A bit is 1 where ``uniform`` [B, n, C], in (0, 1), lies below its chance."""
+    """A bit is 1 where ``uniform`` [..., n, C], in (0, 1), lies below its chance."""
     return lambda number, chance: torch.where(uniform[..., number] < chance, 1.0, -1.0)
 
 

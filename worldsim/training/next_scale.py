@@ -42,7 +42,7 @@ class NextScaleRecipe:
     The fractions are normalised over the stages that run.
     """
 
-    bits: int = 16
+    bits: int = 24
     """Bits of a token."""
     pool: int = 2
     """Cells to a side of a token of the finest scale."""
@@ -72,6 +72,8 @@ class NextScaleRecipe:
     """Windows of the generator's stage."""
     length: int = 9
     """Arrivals in a window; the first is given."""
+    own_past: float = 0.5
+    """Share of windows whose flips are the generator's own errors, once it has learnt for a while."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     end_weight: float = 10.0
@@ -112,8 +114,8 @@ class NextScaleRecipe:
         """
         tokenizer, generator = quantises_scales(networks.tokenizer), next_scale(networks)
         sequences = Sequences(clips, networks.device)
-        draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends)
-        dynamics = NextScaleObjective(networks, sequences, draw)
+        draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
+        dynamics = NextScaleObjective(networks, sequences, draw, warm)
         outcome = NextScaleOutcomeObjective(networks, sequences, dynamics.planes, _OUTCOME_BATCH)
         of_pixels = BitsObjective(
             tokenizer, sequences, self.tokenizer_batch, BitsLoss(steady=self.steady), warm

@@ -59,10 +59,17 @@ class BitPlanes:
 
 
 class NextScaleObjective:
-    """The objective of the generator's stage; see the module's docstring."""
+    """The objective of the generator's stage; see the module's docstring.
 
-    def __init__(self, networks: Networks, sequences: Sequences, draw: WindowDraw) -> None:
+    The generator's own errors come in between a quarter and a half of the stage; at once if it is trained
+    already (``warm``).
+    """
+
+    def __init__(
+        self, networks: Networks, sequences: Sequences, draw: WindowDraw, warm: bool = False
+    ) -> None:
         self._networks, self._sequences, self._draw = networks, sequences, draw
+        self._warm = warm
         self._tokenizer = quantises_scales(networks.tokenizer)
         self.planes = BitPlanes(self._tokenizer, sequences)
 
@@ -82,6 +89,7 @@ class NextScaleObjective:
             prior_tokens=bits.new_zeros(*bits.shape[:3], networks.tokenizer.prior_channels),
             condition=conditions_of(networks, sequences, windows, rng),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
+            own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
             requantise=requantise,
         )
         sampled = networks.sampler.loss(networks.generator, clip, rng)
