@@ -52,6 +52,8 @@ class NextScaleConfig:
     """Frames that a token sees, W, its own included."""
     embedding: int = 128
     """Features of a condition."""
+    temporal_rope: bool = True
+    """Queries and keys turn with time, too; False, for comparisons: the order of past frames is not told."""
     agent: int = 192
     """Features that reward, end and motion heads and policies read."""
 
@@ -418,7 +420,7 @@ class NextScaleGenerator(nn.Module):
         """Rotations complex [T, N, d / 2] of all tokens at ``time`` [T]."""
         dim = self.config.width // self.config.heads
         positions = self.positions.expand(len(time), -1, -1).float()
-        when = time[:, None, None].expand(-1, self.tokens, 1).float()
+        when = time[:, None, None].expand(-1, self.tokens, 1).float() * self.config.temporal_rope
         turned = torch.cat([when, positions[..., 1:]], -1)
         return rope_frequencies(turned, (dim // 2, dim // 4, dim // 4))
 

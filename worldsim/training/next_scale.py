@@ -57,6 +57,8 @@ class NextScaleRecipe:
     heads: int = 4
     context: int = 4
     """Frames that a token sees."""
+    temporal_rope: bool = True
+    """Queries and keys turn with time, too."""
     flips: float = 0.1
     flip_ramp: float = 0.01
     flip_inheritance: bool = True
@@ -92,7 +94,11 @@ class NextScaleRecipe:
                 channels=self.bits,
             ),
             generator=NextScaleConfig(
-                width=self.width, layers=self.layers, heads=self.heads, context=self.context
+                width=self.width,
+                layers=self.layers,
+                heads=self.heads,
+                context=self.context,
+                temporal_rope=self.temporal_rope,
             ),
             sampler=NextScaleSamplerConfig(
                 flips=self.flips,
