@@ -50,20 +50,21 @@ def test_encoder_and_decoder_agree_to_the_bit() -> None:
     assert torch.equal(pyramid(planes(0)).bits, quantised.bits)
 
 
-def test_each_scale_brings_the_features_closer() -> None:
-    pyramid = BitPyramid(SCALES, CHANNELS)
-    smooth = torch.nn.functional.interpolate(planes(1)[:, :, :2, :2], SCALES[-1], mode="bilinear")
-    target = smooth * (smooth.square().mean(1, keepdim=True)).rsqrt()
-    bits, errors = pyramid(smooth).bits.detach(), []
-    for kept in (1, 5, 29):
+def test_finer_scales_bring_the_features_closer() -> None:
+    pyramid, given = BitPyramid(SCALES, CHANNELS).requires_grad_(False), planes(1)
+    target = given * given.square().mean(1, keepdim=True).rsqrt()
+    bits, errors = pyramid(given).bits, []
+    for kept in (0, 5, 29):
         part = torch.zeros_like(bits)
         part[:, :kept] = bits[:, :kept]
         errors.append(float((pyramid.features(part) - target).square().mean()))
-    assert errors[0] > errors[1] > errors[2]
+    assert errors[0] > errors[2]
+    assert errors[1] > errors[2]
 
 
 def test_finer_scales_answer_to_flips() -> None:
-    pyramid, given = BitPyramid(SCALES, CHANNELS), planes(2)
+    pyramid, given = BitPyramid(SCALES, CHANNELS).requires_grad_(False), planes(2)
+    target = given * given.square().mean(1, keepdim=True).rsqrt()
     clean, flips = pyramid(given), torch.zeros(3, 29, CHANNELS, dtype=torch.bool)
     flips[:, :5] = True
     wrong = pyramid(given, flips)
@@ -72,7 +73,7 @@ def test_finer_scales_answer_to_flips() -> None:
     assert torch.equal(wrong.bits[:, :1], clean.bits[:, :1])
     assert (wrong.bits[:, 5:] != clean.bits[:, 5:]).any()
     ignored = pyramid.features(torch.where(flips, -clean.bits, clean.bits))
-    error, blind = ((part - clean.features).square().mean() for part in (wrong.features, ignored))
+    error, blind = ((part - target).square().mean() for part in (wrong.features, ignored))
     assert error < blind
 
 
@@ -84,8 +85,8 @@ def test_gradients_pass_the_signs() -> None:
     assert given.grad.abs().sum() > 0
     assert pyramid.gain.grad is not None
     assert (pyramid.gain.grad != 0).all()
-    assert 0 < float(quantised.commitment) < 1
-    assert float(quantised.entropy) < 0
+    assert 0 < float(quantised.commitment.detach()) < 1
+    assert float(quantised.entropy.detach()) < 0
 
 
 def test_bits_of_other_scales_are_refused() -> None:

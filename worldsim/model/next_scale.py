@@ -346,7 +346,8 @@ class NextScaleGenerator(nn.Module):
         new = {name: torch.stack(parts, 1).flatten(-2)[:, :, None] for name, parts in fresh.items()}
         moved = {name: torch.cat([tensors[name][:, :, 1:], part.float()], 2) for name, part in new.items()}
         filled = (tensors["filled"] + 1).clamp(max=self.config.context - 1)
-        state.set(bits=latent, before=tensors["bits"], filled=filled, **moved)
+        before = tensors["bits"].clone()  # what it is read from is overwritten
+        state.set(bits=latent, before=before, filled=filled, **moved)
         return self.agent_of(self._agent_inputs(prepared.hidden[0], prepared.places))
 
     def _run_rest(self, prepared: PreparedScales, embedded: Tensor) -> None:
