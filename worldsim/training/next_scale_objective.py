@@ -24,6 +24,8 @@ from worldsim.utils.mixed_precision import mixed_precision
 
 _ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 128, whose activations stay in a CPU's cache."""
+_MOST_ON_CPU = 30_000
+"""Arrivals whose outcome a CPU learns alone."""
 _STRETCH = 128
 """Frames of an episode whose features are computed at once."""
 
@@ -103,38 +105,45 @@ class NextScaleObjective:
 class NextScaleOutcomeObjective:
     """Reward and end over a frozen generator.
 
-    Features of every arrival are computed once, with the past as at inference; only the agent feature's last
-    layer and the heads are trained. Ends are few: a generator that is trained on them with all else overfits.
+    Features of arrivals are computed once, with the past as at inference; only the agent feature's last layer
+    and the heads are trained. Ends are few: a generator that is trained on them with all else overfits. A CPU
+    takes whole episodes, drawn at random, up to a number of arrivals.
     """
 
     def __init__(self, networks: Networks, sequences: Sequences, planes: BitPlanes, batch: int) -> None:
         self._networks, self._generator = networks, next_scale(networks)
         self._sequences, self._planes, self._batch = sequences, planes, batch
         self._inputs: Tensor | None = None
-        self._known = np.flatnonzero(~sequences.is_first)
+        self._known = np.zeros(0, np.int64)
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         if self._inputs is None:
-            self._inputs = self._encode_all()
+            self._inputs = self._encode(rng)
         rows = torch.from_numpy(rng.choice(self._known, self._batch)).to(self._sequences.device)
         agent = self._generator.agent_of(self._inputs[rows].float())
         return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
 
     @torch.no_grad()
-    def _encode_all(self) -> Tensor:
-        """Return the inputs of each arrival's agent feature, float16 [A, ...]; 0 at an episode's first."""
+    def _encode(self, rng: np.random.Generator) -> Tensor:
+        """Return the inputs of arrivals' agent features, float16 [A, ...]; 0 where they are not known."""
         sequences, firsts = self._sequences, np.flatnonzero(self._sequences.is_first)
         lasts = np.append(firsts[1:], len(sequences))
         size = self._generator.agent_in.in_features
         inputs = torch.zeros(len(sequences), size, dtype=torch.half, device=sequences.device)
         # A frame hangs on as many frames before it as all layers together look back, and on two by its bits.
-        config = self._generator.config
+        config, known = self._generator.config, []
         reach = config.layers * (config.context - 1) + 2
+        most = _MOST_ON_CPU if sequences.device.type == "cpu" else len(sequences)
         with mixed_precision(sequences.device.type):
-            for first, last in zip(firsts, lasts, strict=True):
+            for number in rng.permutation(len(firsts)):
+                first, last = int(firsts[number]), int(lasts[number])
                 for start in range(first + 1, last, _STRETCH):
                     end = min(last, start + _STRETCH)
                     self._encode_stretch(max(first, start - reach), start, end, inputs)
+                known += range(first + 1, last)
+                if len(known) >= most:
+                    break
+        self._known = np.array(known)
         return inputs
 
     def _encode_stretch(self, begin: int, start: int, end: int, inputs: Tensor) -> None:
