@@ -41,7 +41,7 @@ class EnvCore:
         slots: how many episodes may be open at once.
         actions: a kind of ``worldsim.envs.actions``, such as "discrete" or "continuous". None: "continuous"
             where the world takes continuous actions, else "discrete".
-        denoising_steps: denoising steps per frame (K): 1, 2 or 4.
+        denoising_steps: denoising steps per frame, K (default: the sampler's).
         device: where to load the world, "auto" or a torch device; unused for a loaded world.
         max_uncertainty: truncate an episode once its uncertainty exceeds this; None never does.
         reward_fn: function of rewards and ends; see ``worldsim.envs.reward.RewardFns``.
@@ -57,7 +57,7 @@ class EnvCore:
         *,
         slots: int,
         actions: str | None,
-        denoising_steps: int,
+        denoising_steps: int | None,
         device: str,
         max_uncertainty: float | None,
         reward_fn: Any = None,

@@ -37,7 +37,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         world: the name or the folder of a world, or one that is loaded already.
         actions: a kind of ``worldsim.envs.actions``, such as "discrete" or "continuous". None: "continuous"
             where the world takes continuous actions, else "discrete".
-        denoising_steps: denoising steps per frame (K): 1, 2 or 4.
+        denoising_steps: denoising steps per frame, K (default: the sampler's).
         device: where to load the world, "auto" or a torch device.
         render_mode: None, "rgb_array" or "human" (a window, kept up to date by ``reset`` and ``step``).
         max_uncertainty: truncate an episode once ``uncertainty`` passes this; None never does.
@@ -63,7 +63,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         world: str | os.PathLike[str] | World,
         *,
         actions: str | None = None,
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         device: str = "auto",
         render_mode: str | None = None,
         max_uncertainty: float | None = None,

@@ -106,7 +106,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         *,
         world: str | os.PathLike[str] | World,
         actions: str | None = None,
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         device: str = "auto",
         render_mode: str | None = None,
         max_uncertainty: float | None = None,

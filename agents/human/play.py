@@ -68,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--denoising-steps",
         type=DENOISING,
-        default=2,
-        help="denoising steps a frame, K, of those that the world takes (default: %(default)s)",
+        help="denoising steps a frame, K, of those that the world takes (default: the sampler's)",
     )
     add(
         "--temperature",

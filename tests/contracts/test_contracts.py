@@ -22,6 +22,7 @@ from worldsim.engine.session import Session
 from worldsim.engine.step import Step
 from worldsim.envs.imagined import ImaginedEnv
 from worldsim.errors import ConfigError
+from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.model.transformer import Transformer
 from worldsim.networks import Networks
@@ -87,6 +88,8 @@ def test_what_a_state_carries_is_what_a_clip_shows(folder: Path) -> None:
         if isinstance(generator, Transformer):
             ones = torch.ones(batch, units)
             whole = generator(latents, ones, ones, tokens, condition).agent
+        elif isinstance(generator, NextScaleGenerator):
+            whole = generator.agent(generator.clip(latents, condition, tokens))
         else:
             assert isinstance(generator, RecurrentGenerator)
             features, _ = generator.clip(latents[:, :-1], condition[:, 1:])
@@ -121,10 +124,11 @@ def test_priors_with_and_without_a_scene(folder: Path) -> None:
     assert ((prior.warp_confidence >= 0) & (prior.warp_confidence <= 1)).all()
     if not tokenizer.uses_previous_frame:
         return
-    moved = config.scene is not None or config.flow_prior
+    scene, flow = (getattr(config, name, None) for name in ("scene", "flow_prior"))
+    moved = scene is not None or bool(flow)
     assert torch.allclose(prior.warped_rgb, prior.previous_rgb, atol=1e-4) != moved
     assert bool((prior.warp_confidence == 1).all()) != moved
-    assert bool(prior.scene_rgb.any()) == (config.scene is not None)
+    assert bool(prior.scene_rgb.any()) == (scene is not None)
 
 
 def test_forks_rewinds_and_snapshots_go_on_bit_for_bit(world: World) -> None:

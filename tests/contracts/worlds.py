@@ -28,11 +28,12 @@ from worldsim.scene.walkable_map import WalkableMapConfig
 SIZE = (20, 40)
 SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 TINY: dict[str, dict[str, dict[str, Any]]] = {
-    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}},
+    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}, "next-scale": {}},
     "tokenizer": {
         "history": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
         "frame": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
         "bits-plain": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
+        "bits": {"patch": 5, "pool": 2, "width": 8, "token_width": 8, "depth": 1, "channels": 4},
         "vae": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "bottleneck": 8, "channels": 4},
     },
     "generator": {
@@ -45,8 +46,9 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
             "head_blocks": 1,
             "agent": 8,
         },
+        "next-scale": {"width": 16, "layers": 2, "heads": 2, "context": 3, "embedding": 8, "agent": 8},
     },
-    "sampler": {"flow": {}, "remainder-flow": {}, "bernoulli": {}},
+    "sampler": {"flow": {}, "remainder-flow": {}, "bernoulli": {}, "next-scale": {}},
 }
 """Sizes of each registered part; one that is missing here fails the suite."""
 PRIORS = {"none": None, "scene": "scene", "flow": "flow_prior"}
@@ -75,6 +77,10 @@ class Parts:
     @property
     def fits(self) -> bool:
         """The parts are for each other."""
+        scales = [self.unit, self.tokenizer == "bits", self.generator, self.sampler]
+        if "next-scale" in scales or scales[1]:
+            plain = self.unit == "frame" and self.tokenizer == "bits-plain"
+            return scales[2:] == ["next-scale"] * 2 and (plain or scales[:2] == ["next-scale", True])
         sampler = {"recurrent": "remainder-flow", "transformer": "flow"}[self.generator]
         if self.tokenizer == "bits-plain":
             sampler = "bernoulli" if self.generator == "transformer" else ""

@@ -14,13 +14,14 @@ from worldsim import camera
 from worldsim.camera import Intrinsics
 from worldsim.errors import ConfigError
 from worldsim.scene.static_scene import StaticSceneConfig
+from worldsim.tokenizer.bits import BitsConfig, BitsTokenizer
 from worldsim.tokenizer.frame import FrameConfig, FrameTokenizer
 from worldsim.tokenizer.history import HistoryConfig, HistoryTokenizer
 from worldsim.tokenizer.layers import block_grid, crop, pad_blocks
 from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior, Tokenizer, TokenizerConfig
 from worldsim.tokenizer.vae import VaeConfig, VaeTokenizer
 
-Concrete = HistoryTokenizer | FrameTokenizer | VaeTokenizer
+Concrete = HistoryTokenizer | FrameTokenizer | VaeTokenizer | BitsTokenizer
 SIZE, CONTROL, BATCH = (40, 60), 9, 2
 SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 CAMERA = Intrinsics(30.0, 30.0, 30.0, 20.0)
@@ -29,6 +30,7 @@ CONFIGS: dict[str, TokenizerConfig] = {
     "history with a place": HistoryConfig(width=8, depth=1, channels=4, scene=SCENE),
     "frame": FrameConfig(width=8, depth=1, channels=4),
     "vae": VaeConfig(width=8, depth=1, channels=4, bottleneck=8),
+    "bits": BitsConfig(width=8, token_width=8, depth=1, channels=4),
 }
 
 
@@ -61,7 +63,8 @@ def seen(tokenizer: Tokenizer, past: PreviousFrame | None = None) -> Prior:
 def test_sizes_agree(tokenizer: Concrete) -> None:
     spec = tokenizer.latent_spec
     rows, columns = spec.grid
-    assert spec.shape == (rows * columns, 4)
+    assert spec.shape == (sum(high * wide for high, wide in spec.scales), 4)
+    assert spec.scales[-1] == spec.grid
     assert SIZE[0] / rows == SIZE[1] / columns
 
 

@@ -38,7 +38,7 @@ class ReplicaConfig:
     host: str | None = None
     """The address to bind on each machine; None: the one by which Ray knows the machine."""
     slots: int = 64
-    denoising_steps: int = 2
+    denoising_steps: int | None = None
     rewind_frames: int = 16
     device: str = "auto"
 
@@ -126,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--denoising-steps",
         type=DENOISING,
-        default=2,
-        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
     parser.add_argument("--keys", metavar="DIR", help="a folder of keys that every machine has")
     parser.add_argument("--host", help="address to bind on each machine (default: as Ray knows it)")

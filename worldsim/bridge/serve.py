@@ -144,8 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--denoising-steps",
         type=DENOISING,
-        default=2,
-        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
     add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding (%(default)s)")
     add("--context", type=COUNT, help="frames of past (default: as trained)")

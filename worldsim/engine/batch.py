@@ -40,7 +40,7 @@ class WorldBatch:
         world: LoadedWorld,
         count: int,
         context: int | None,
-        denoising_steps: int,
+        denoising_steps: int | None,
         temperature: float = 1.0,
         decode: bool = True,
     ) -> None:

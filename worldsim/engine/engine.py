@@ -61,7 +61,7 @@ class Engine(Synchronized):
         world: LoadedWorld,
         slots: int,
         context: int | None,
-        denoising_steps: int,
+        denoising_steps: int | None,
         rewind_frames: int,
         offload_bytes: int,
     ) -> None:

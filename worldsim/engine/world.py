@@ -45,7 +45,7 @@ class World(LoadedWorld):
         self,
         slots: int = 8,
         context: int | None = None,
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         rewind_frames: int = 64,
         offload_bytes: int = 0,
     ) -> Engine:
@@ -54,7 +54,7 @@ class World(LoadedWorld):
         Args:
             slots: sessions that are stepped in one batch.
             context: frames of past that the generator sees (default: what it was trained with).
-            denoising_steps: denoising passes per frame, K: 1, 2 or 4.
+            denoising_steps: denoising passes per frame, K, e.g. 1, 2 or 4 (default: the sampler's).
             rewind_frames: frames kept for rewinding in each session; each takes about 0.4 MB.
             offload_bytes: host memory for sessions beyond the slots; they are loaded when stepped.
 
@@ -68,7 +68,7 @@ class World(LoadedWorld):
         self,
         count: int,
         context: int | None = None,
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         temperature: float = 1.0,
         decode: bool = True,
     ) -> WorldBatch:
@@ -77,7 +77,7 @@ class World(LoadedWorld):
         Args:
             count: how many.
             context: frames of past that the generator sees (default: what it was trained with).
-            denoising_steps: denoising passes per frame, K: 1, 2 or 4.
+            denoising_steps: denoising passes per frame, K, e.g. 1, 2 or 4 (default: the sampler's).
             temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
             decode: False: frames are left empty. On a CPU each core then steps its share of the worlds at
                 once, which is several times as fast; the last bits may depend on ``count``.

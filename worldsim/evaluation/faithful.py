@@ -41,7 +41,7 @@ def assert_faithful(
     over_static: float = 1.0,
     trajectories: int = 8,
     frames: int = 32,
-    denoising_steps: int = 2,
+    denoising_steps: int | None = None,
     seed: int = 0,
 ) -> Faithfulness:
     """Assert that rollouts are nearer to the truth under the true controls than under another trajectory's.
@@ -58,7 +58,7 @@ def assert_faithful(
         over_static: dB by which the rollout must be better than the last given frame, repeated.
         trajectories: how many real episodes, N >= 2.
         frames: how many are imagined in each.
-        denoising_steps: denoising passes K.
+        denoising_steps: denoising passes K (default: the sampler's).
         seed: which reporting run; it fixes the episodes and the rollouts' chance.
 
     Raises:
@@ -86,7 +86,9 @@ def assert_faithful(
     return found
 
 
-def _measure(world: World, true: Trajectories, frames: int, denoising_steps: int, seed: int) -> Faithfulness:
+def _measure(
+    world: World, true: Trajectories, frames: int, denoising_steps: int | None, seed: int
+) -> Faithfulness:
     later = true.frames[:, _CONTEXT:]
     ways = {"true": true.controls, "shuffled": np.roll(true.controls, 1, 0)}
     scores = {"static": psnr(true.frames[:, _CONTEXT - 1, None], later).mean(1)}

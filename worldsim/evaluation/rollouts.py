@@ -30,8 +30,8 @@ class RolloutConfig:
     """Frames that are given."""
     frames: int
     """Number of imagined frames, F."""
-    denoising_steps: int
-    """Denoising passes, K."""
+    denoising_steps: int | None
+    """Denoising passes, K; None: the sampler's default."""
     controls: np.ndarray
     """``float32 [N, context + F, M]``: keys and yaw."""
     poses: np.ndarray | None = None

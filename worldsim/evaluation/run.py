@@ -36,6 +36,7 @@ from worldsim.evaluation.trajectories import MOST_SKIPPED, RUNS
 from worldsim.evaluation.videos import SHEET, VIDEO_FRAMES, write_videos
 from worldsim.evaluation.whole_episodes import EpisodeTools
 from worldsim.options import COUNT, DENOISING, PROCESSES, TEMPERATURE, THREADS, Number, Parser
+from worldsim.sampling.protocol import check_denoising_steps
 from worldsim.utils.output_paths import claim_folder
 from worldsim.utils.progress import ProgressReporter
 
@@ -133,7 +134,8 @@ def _measure(
     for part, reason in report.failures.items():
         print(f"not measured: {part}: {reason}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    settings = _settings(world, report, args.denoising_steps, args.seed)
+    steps = check_denoising_steps(world.networks.sampler, args.denoising_steps)
+    settings = _settings(world, report, steps, args.seed)
     return report, {**settings, "threads": threads, "seconds": seconds}
 
 
@@ -189,8 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--denoising-steps",
         type=DENOISING,
-        default=2,
-        help="denoising passes a frame, K, of those that the world takes (%(default)s)",
+        help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
     parser.add_argument(
         "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes (%(default)s)"

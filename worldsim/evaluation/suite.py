@@ -31,6 +31,7 @@ from worldsim.evaluation.trajectories import (
     reporting_seeds,
 )
 from worldsim.evaluation.whole_episodes import EpisodeTools
+from worldsim.sampling.protocol import check_denoising_steps
 
 __all__ = ["CONTEXT", "FULL", "LONG", "QUICK", "SHORT", "EvalConfig", "Report", "evaluate"]
 
@@ -121,7 +122,7 @@ def evaluate(
     idm: InverseDynamicsModel | None = None,
     tools: EpisodeTools | None = None,
     baselines: tuple[Baseline, ...] = (),
-    denoising_steps: int = 2,
+    denoising_steps: int | None = None,
     seed: int = 0,
     workers: int = 1,
     on_progress: Callable[[float], None] = lambda share: None,
@@ -136,7 +137,7 @@ def evaluate(
         idm: inverse dynamics model; None: metrics that need it are left out.
         tools: detector and policy for objects and episode lengths; None: they are left out.
         baselines: baselines to evaluate on the same trajectories.
-        denoising_steps: denoising passes K of all metrics that do not name another.
+        denoising_steps: denoising passes K of all metrics that do not name another (default: the sampler's).
         seed: number of the reporting run; it seeds episodes and rollouts.
         workers: batches that are scored side by side. On a CPU give each core one, and torch one thread: that
             is faster than all cores on one batch, and the metrics do not depend on how many there are.
@@ -152,6 +153,7 @@ def evaluate(
     check_seeds(start.seed for start in world.starts)
     idm = idm if idm_supports(world.spec) else None
     seeds = reporting_seeds(seed)
+    denoising_steps = check_denoising_steps(world.networks.sampler, denoising_steps)
     options = _ScoringOptions(idm, baselines, denoising_steps, seed)
     recorded = _Recorded(world, collector, config, options)
     failures, scores = Failures(), dict[str, np.ndarray]()

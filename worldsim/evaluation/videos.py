@@ -47,7 +47,7 @@ def render_videos(
     *,
     count: int = 10,
     frames: int = VIDEO_FRAMES,
-    denoising_steps: int = 2,
+    denoising_steps: int | None = None,
     seed: int = 0,
 ) -> VideoPairs:
     """Imagine ``count`` reporting episodes. Keys and yaw only; poses are predicted.
@@ -78,7 +78,7 @@ def write_videos(
     *,
     count: int = 10,
     frames: int = VIDEO_FRAMES,
-    denoising_steps: int = 2,
+    denoising_steps: int | None = None,
     seed: int = 0,
 ) -> None:
     """Write ``<seed>.mp4`` of each pair of ``render_videos``, and ``sheet.png`` of all of them.

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.kernels import library, noise
+from worldsim.kernels import library
+from worldsim.kernels import noise as noise_kernel
 from worldsim.model.heads import expected_reward
 from worldsim.networks import Networks
 from worldsim.sampling import philox
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.motion import CameraMotion, move_cameras
 from worldsim.sampling.noise import normal_batch
+from worldsim.sampling.protocol import Sampler
 from worldsim.sampling.uncertainty import frame_uncertainty
 from worldsim.sampling.world_state import WorldState
 from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior
@@ -49,21 +51,26 @@ class Imagined:
 
 
 def imagine_unit(
-    networks: Networks, state: WorldState, controls: ControlBatch, denoising_steps: int, decode: bool = True
+    networks: Networks,
+    state: WorldState,
+    controls: ControlBatch,
+    denoising_steps: int,
+    decode: bool = True,
+    sampler: Sampler | None = None,
 ) -> Imagined:
     """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
 
     Of a unit of one frame; ``sampling.clock`` knows longer ones, too.
 
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
+    ``sampler`` draws the latent in place of the networks' own.
     """
     tensors = controls.to(networks.device)
     motion = move_cameras(networks, state, tensors)
     prior = prior_of(networks, state, motion)
     prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
-    latent = networks.sampler.draw(
-        networks.generator, prepared, _noise(networks, state, motion), denoising_steps
-    )
+    noise = _noise(networks, state, motion)
+    latent = (sampler or networks.sampler).draw(networks.generator, prepared, noise, denoising_steps)
     if decode or networks.tokenizer.uses_previous_frame:
         frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
     else:
@@ -93,7 +100,7 @@ def normals(state: WorldState, draw: int, shape: tuple[int, ...]) -> Tensor:
     if seeds.device.type != "cpu":
         return philox.normal_rows(seeds, indices, draw, shape)
     if library.accepts():
-        return noise.normal_rows(seeds, indices, draw, shape)
+        return noise_kernel.normal_rows(seeds, indices, draw, shape)
     # NumPy is faster than as many tensors
     return torch.from_numpy(normal_batch(seeds.numpy(), indices.numpy(), draw, shape))
 

@@ -5,6 +5,7 @@ Shapes: B batch, T frames, N tokens, C latent channels, V prior channels, M cond
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,9 @@ class LatentClip:
     """Weight of each frame, float32 [B, T]; None: all equal."""
     own_past: float = 0.0
     """Share of windows, in [0, 1], whose past holds the generator's own samples (scheduled sampling)."""
+    requantise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    """Bits with some of them flipped, given as bool [B, T, N, C]: as they are then seen, and the answers of a
+    multi-scale tokenizer to what is left. None: later scales do not answer to flips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,15 @@ class SamplerConfig(Protocol):
         """
 
 
-def check_denoising_steps(sampler: Sampler, denoising_steps: int) -> int:
-    """Return ``denoising_steps``.
+def check_denoising_steps(sampler: Sampler, denoising_steps: int | None) -> int:
+    """Return ``denoising_steps``; None: the sampler's default.
 
     Raises:
         ConfigError: the sampler does not take as many.
     """
     allowed = sampler.allowed_steps
+    if denoising_steps is None:
+        return sampler.default_steps
     if denoising_steps not in allowed:
         rule = f"the denoising steps K must be one of {allowed}"
         raise ConfigError(rule, denoising_steps, f"choose denoising_steps={sampler.default_steps}")

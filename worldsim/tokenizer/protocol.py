@@ -14,6 +14,7 @@ from worldsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from worldsim.scene.static_scene import StaticScene
+    from worldsim.tokenizer.pyramid import Quantised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +28,18 @@ class LatentSpec:
     channels: int
     """Channels per token, C."""
     grid: tuple[int, int]
-    """Rows and columns of the tokens."""
+    """Rows and columns of the tokens; of the finest scale where there are several."""
     bounded: bool
     """Latents lie in [-1, 1], and samples are clamped to it."""
+    scales: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of every scale, coarse to fine: tokens lie scale after scale; by default the grid."""
+
+    def __post_init__(self) -> None:
+        scales = self.scales or (self.grid,)
+        object.__setattr__(self, "scales", scales)
+        if sum(rows * columns for rows, columns in scales) != self.tokens or scales[-1] != self.grid:
+            rule = f"the scales must hold {self.tokens} tokens, the finest {self.grid}"
+            raise ConfigError(rule, scales, "give tokens = the sum of the areas, grid = the last scale")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -194,6 +204,39 @@ def normalises_latents(tokenizer: Tokenizer) -> NormalisesLatents:
         rule = "latent dynamics need a tokenizer that normalises its latents"
         raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
     return cast(NormalisesLatents, tokenizer)
+
+
+class QuantisesScales(Protocol):
+    """A tokenizer of bits on several scales that encodes each frame alone."""
+
+    @property
+    def latent_spec(self) -> LatentSpec:
+        """The form of its latents."""
+
+    def planes(self, frame: Tensor) -> Tensor:
+        """Features of ``frame`` [B, 3, H, W] before they are quantised, float32 [B, C, gh, gw]."""
+
+    def quantise(self, planes: Tensor, flips: Tensor | None = None) -> Quantised:
+        """Bits of ``planes``; finer scales answer to ``flips``, bool [B, N, C], of coarser ones."""
+
+    def reconstruct(self, features: Tensor, previous: Tensor) -> Tensor:
+        """Frame [B, 3, H, W] from ``Quantised.features`` and the frame before it; not clamped."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights: a tokenizer is a module."""
+
+
+def quantises_scales(tokenizer: Tokenizer) -> QuantisesScales:
+    """The tokenizer, if it is one of bits that are quantised scale by scale.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    missing = [name for name in ("planes", "quantise", "reconstruct") if not hasattr(tokenizer, name)]
+    if missing:
+        rule = "the tokenizer must be one of bits on several scales"
+        raise ConfigError(rule, type(tokenizer).__name__, f"it lacks {', '.join(missing)}")
+    return cast(QuantisesScales, tokenizer)
 
 
 class TokenizerConfig(Protocol):

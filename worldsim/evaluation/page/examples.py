@@ -40,7 +40,7 @@ class ExampleRollout:
 
 
 def example_rollouts(
-    world: World, collector: Collector, report: Report, denoising_steps: int
+    world: World, collector: Collector, report: Report, denoising_steps: int | None
 ) -> list[ExampleRollout]:
     """Imagine the best, the median and the worst trajectory of a report again, under the true keys alone.
 

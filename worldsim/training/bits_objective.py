@@ -1,0 +1,133 @@
+"""Objective of the bitwise tokenizer: reconstruction, commitment and entropy, on its own past (seed 001).
+
+The order matters. At first every frame is decoded alone, until the bits carry the picture: with previous
+frames from the start they never do. Then the decoder gets the frame before, which after the first is its own
+work, in stretches that grow. At last some bits are flipped, so that the decoder leans on the past where bits
+are wrong.
+
+Shapes: B stretches, T frames, N tokens, C bits of a token, H x W frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.tokenizer.protocol import QuantisesScales
+from worldsim.tokenizer.pyramid import Quantised
+from worldsim.training.sequences import Sequences
+from worldsim.training.stage import Logs
+from worldsim.training.vae_objective import Rarity, changed_pixels
+
+_PAST_NOISE = 0.04
+"""Deviation of the noise on a given previous frame, of pixels in [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BitsLoss:
+    """Weights of the loss, and the order of what is learnt."""
+
+    changed: float = 5.0
+    """Added weight of pixels that changed since the frame before."""
+    rare: float = 25.0
+    """Added weight of rare pixels."""
+    rare_fraction: float = 0.01
+    """Share of all pixels that count as rare."""
+    commitment: float = 0.002
+    entropy: float = 0.002
+    steady: float = 0.0
+    """Weight of bits that change where the picture does not: the generator must predict them."""
+    alone: float = 0.35
+    """Share of the stage in which frames are decoded alone."""
+    lengths: tuple[int, int] = (3, 5)
+    """Frames of a stretch on the tokenizer's own past: at first, and in the last third of the stage."""
+    flips: float = 0.3
+    """Largest share of flipped bits of a frame, in the last third of the stage."""
+    flipped: float = 0.7
+    """Share of stretches with flips."""
+
+
+class BitsObjective:
+    """The objective of the tokenizer's stage; see the module's docstring.
+
+    Args:
+        tokenizer: to be trained.
+        sequences: its frames.
+        batch: frames of a step.
+        weights: of the loss.
+        warm: the tokenizer is trained already: no frame is decoded alone.
+    """
+
+    def __init__(
+        self,
+        tokenizer: QuantisesScales,
+        sequences: Sequences,
+        batch: int,
+        weights: BitsLoss,
+        warm: bool = False,
+    ) -> None:
+        self._tokenizer, self._sequences, self._batch, self._weights = tokenizer, sequences, batch, weights
+        self._warm = warm
+        self._rarity: Rarity | None = None
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        torch.manual_seed(int(rng.integers(2**62)))
+        weights, late = self._weights, progress > 2 / 3
+        if progress < weights.alone and not self._warm:
+            now, before = self._sequences.pairs(self._batch, rng)
+            frames, past = self._sequences.pixels(now)[:, None], self._sequences.pixels(before)
+            return self._loss(frames, past, torch.zeros_like(past), flips=0.0)
+        length = weights.lengths[int(late)]
+        windows = self._sequences.draw(max(2, self._batch // length), length + 1, rng)
+        frames = self._sequences.pixels(self._sequences.frame[windows.arrivals])
+        past = frames[:, 0]
+        noise = _PAST_NOISE * torch.randn_like(past) * (torch.rand(len(past), 1, 1, 1) < 0.5).to(past)
+        return self._loss(frames[:, 1:], past, past + noise, weights.flips if late else 0.0)
+
+    def _loss(self, frames: Tensor, before: Tensor, previous: Tensor, flips: float) -> tuple[Tensor, Logs]:
+        """Loss of ``frames`` [B, T, 3, H, W] that follow ``before`` and are decoded on ``previous``."""
+        (batch, length), weights = frames.shape[:2], self._weights
+        planes = self._tokenizer.planes(frames.flatten(0, 1))
+        quantised = self._tokenizer.quantise(planes, self._flips(planes, length, flips))
+        features = quantised.features.unflatten(0, (batch, length))
+        fit, squared = [], []
+        for t in range(length):
+            made = self._tokenizer.reconstruct(features[:, t], previous)
+            true, last = frames[:, t], frames[:, t - 1] if t else before
+            error = (made - true) / 2  # of pixels in [0, 1]
+            weight = self._pixel_weight(true, last)
+            each = weight * (10 * error.square() + 0.5 * error.abs())
+            fit.append(each.sum() / (3 * weight.sum()))
+            squared.append(error.detach().square().mean())
+            previous = made.clamp(-1, 1)
+        loss = torch.stack(fit).mean()
+        loss = loss + weights.commitment * quantised.commitment + weights.entropy * quantised.entropy
+        if weights.steady > 0 and length > 1:
+            loss = loss + weights.steady * _restlessness(quantised, batch)
+        psnr = -10 * torch.stack(squared).mean().log10()
+        return loss, {"psnr": psnr, "commitment": quantised.commitment.detach()}
+
+    def _flips(self, planes: Tensor, length: int, most: float) -> Tensor | None:
+        """Bits that are flipped, bool [R, N, C]; each stretch has its own share."""
+        if most == 0:
+            return None
+        spec, stretches = self._tokenizer.latent_spec, len(planes) // length
+        share = torch.rand(stretches, 1, 1, device=planes.device) * most
+        share = share * (torch.rand_like(share) < self._weights.flipped)
+        return torch.rand(len(planes), *spec.shape, device=planes.device) < share.repeat_interleave(length, 0)
+
+    def _pixel_weight(self, frames: Tensor, before: Tensor) -> Tensor:
+        """Weight of each pixel's error [B, 1, H, W]."""
+        if self._rarity is None:
+            self._rarity = Rarity(self._sequences, self._weights.rare_fraction)
+        changed = self._weights.changed * changed_pixels(frames, before)
+        return 1 + changed + self._weights.rare * self._rarity(frames)
+
+
+def _restlessness(quantised: Quantised, batch: int) -> Tensor:
+    """Mean squared difference of the bits of consecutive frames, of stretches of ``batch`` rows."""
+    bits = quantised.bits.unflatten(0, (batch, -1))
+    return (bits[:, 1:] - bits[:, :-1].detach()).square().mean() / 4
