@@ -41,6 +41,7 @@ from worldsim.registry import register
 from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
 from worldsim.training.stage import ParamGroup, Stage
 from worldsim.training.world_model_objective import world_model_objective
+from worldsim.units import TokenForm
 
 SIZE = (24, 32)
 
@@ -112,9 +113,9 @@ class LinearPatchesTokenizer(nn.Module):
 class CausalPairUnit:
     """Two frames a step; the tokens of the first do not see those of the second."""
 
-    def build(self, grid: tuple[int, int]) -> CausalPair:
-        """The unit of a tokenizer whose frames have ``grid`` tokens, rows x columns."""
-        return CausalPair(grid)
+    def build(self, latent: TokenForm) -> CausalPair:
+        """The unit of a tokenizer whose frames have such tokens, in rows and columns of one grid."""
+        return CausalPair(latent.grid)
 
 
 @dataclass(frozen=True, slots=True)

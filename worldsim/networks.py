@@ -123,7 +123,7 @@ class Networks(nn.Module):
         unit: UnitConfig = config.unit
         self.tokenizer = tokenizer.build(source.size, condition_size, source.intrinsics)
         latent = self.tokenizer.latent_spec
-        self.unit = unit.build(latent.grid)
+        self.unit = unit.build(latent)
         sizes = (latent, self.tokenizer.prior_channels, self.unit.frames * condition_size)
         self.generator = generator.build(self.unit, *sizes)
         self.sampler: Sampler = sampler.build(latent, self.generator)

@@ -1,6 +1,6 @@
 """The tokens that are predicted in one autoregressive step, as pure data: no tensors, no modules.
 
-A unit's config is a registered part; ``build`` makes the unit for a tokenizer's grid.
+A unit's config is a registered part; ``build`` makes the unit for the form of a tokenizer's latents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,33 @@ import numpy as np
 from worldsim.errors import ConfigError
 from worldsim.registry import register
 
-__all__ = ["CubeUnit", "CubeUnitConfig", "FrameUnit", "FrameUnitConfig", "Unit", "UnitConfig"]
+__all__ = [
+    "CubeUnit",
+    "CubeUnitConfig",
+    "FrameUnit",
+    "FrameUnitConfig",
+    "NextScaleUnit",
+    "NextScaleUnitConfig",
+    "TokenForm",
+    "Unit",
+    "UnitConfig",
+]
+
+
+class TokenForm(Protocol):
+    """Tokens of a frame, as a unit reads them from a tokenizer's ``LatentSpec``."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, N."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the finest scale."""
+
+    @property
+    def scales(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every scale, coarse to fine: the tokens' order; N is the sum of their areas."""
 
 
 class Unit(Protocol):
@@ -40,12 +66,24 @@ class Unit(Protocol):
 class UnitConfig(Protocol):
     """The config of a unit."""
 
-    def build(self, grid: tuple[int, int]) -> Unit:
-        """The unit of a tokenizer whose frames have ``grid`` tokens, rows x columns.
+    def build(self, latent: TokenForm) -> Unit:
+        """The unit of a tokenizer whose frames have such tokens.
 
         Raises:
-            ConfigError: the grid does not fit.
+            ConfigError: they do not fit.
         """
+
+
+def _only_grid(latent: TokenForm) -> tuple[int, int]:
+    """The grid of latents of a single scale.
+
+    Raises:
+        ConfigError: there are several scales.
+    """
+    if len(latent.scales) != 1:
+        rule = "the unit must be next-scale where latents have several scales"
+        raise ConfigError(rule, latent.scales, "choose the unit next-scale")
+    return latent.grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +122,9 @@ class FrameUnit:
 class FrameUnitConfig:
     """Config of ``FrameUnit``: one frame a step."""
 
-    def build(self, grid: tuple[int, int]) -> FrameUnit:
-        """The unit of frames with ``grid`` tokens."""
+    def build(self, latent: TokenForm) -> FrameUnit:
+        """The unit of frames with tokens of one scale."""
+        grid = _only_grid(latent)
         return FrameUnit(tokens=grid[0] * grid[1], grid=grid)
 
 
@@ -137,6 +176,74 @@ class CubeUnitConfig:
     kw: int | None = None
     """Columns of a block; None: all."""
 
-    def build(self, grid: tuple[int, int]) -> CubeUnit:
-        """The unit of frames with ``grid`` tokens."""
+    def build(self, latent: TokenForm) -> CubeUnit:
+        """The unit of frames with tokens of one scale."""
+        grid = _only_grid(latent)
         return CubeUnit(frames=self.kt, grid=grid, block=(self.kh or grid[0], self.kw or grid[1]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextScaleUnit:
+    """One frame, scale after scale, coarse to fine (next-scale prediction: VAR, Tian et al. 2024; seed 001).
+
+    Tokens are scale-major, then row-major. A token sees those of its own scale and of coarser ones.
+    """
+
+    scales: tuple[tuple[int, int], ...]
+    """Rows and columns of every scale; no scale is coarser than the one before it."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(min(scale) for scale in self.scales) < 1:
+            raise ConfigError("a frame must have at least one scale, each of at least one token", self.scales)
+        pairs = zip(self.scales, self.scales[1:], strict=False)
+        if any(after[axis] < before[axis] for before, after in pairs for axis in (0, 1)):
+            raise ConfigError("scales must go from coarse to fine", self.scales, "sort them by their size")
+
+    @property
+    def tokens(self) -> int:
+        return sum(rows * columns for rows, columns in self.scales)
+
+    @property
+    def frames(self) -> int:
+        return 1
+
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        passes, first = [], 0
+        for rows, columns in self.scales:
+            passes.append(tuple(range(first, first + rows * columns)))
+            first += rows * columns
+        return tuple(passes)
+
+    def positions(self) -> np.ndarray:
+        """``int64 [N, 3]``: frame 0, and the row and column of the finest grid at the token's centre."""
+        finest, parts = self.scales[-1], []
+        for scale in self.scales:
+            axes = [
+                (2 * np.arange(size) + 1) * whole // (2 * size)
+                for size, whole in zip(scale, finest, strict=True)
+            ]
+            parts.append(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2))
+        return np.pad(np.concatenate(parts), ((0, 0), (1, 0)))
+
+    def mask(self) -> np.ndarray:
+        areas = [rows * columns for rows, columns in self.scales]
+        scale = np.repeat(np.arange(len(areas)), areas)
+        causal: np.ndarray = scale[:, None] >= scale
+        return causal
+
+
+@register("unit", "next-scale")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextScaleUnitConfig:
+    """Config of ``NextScaleUnit``: one frame a step, in one pass per scale of the latents."""
+
+    def build(self, latent: TokenForm) -> NextScaleUnit:
+        """The unit of frames with tokens of such scales.
+
+        Raises:
+            ConfigError: there is only one.
+        """
+        if len(latent.scales) < 2:
+            rule = "a next-scale unit needs latents of several scales"
+            raise ConfigError(rule, latent.scales, "choose the unit frame, or the tokenizer bits")
+        return NextScaleUnit(scales=latent.scales)

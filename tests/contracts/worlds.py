@@ -28,7 +28,7 @@ from worldsim.scene.walkable_map import WalkableMapConfig
 SIZE = (20, 40)
 SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 TINY: dict[str, dict[str, dict[str, Any]]] = {
-    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}},
+    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}, "next-scale": {}},
     "tokenizer": {
         "history": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
         "frame": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
@@ -75,6 +75,8 @@ class Parts:
     @property
     def fits(self) -> bool:
         """The parts are for each other."""
+        if self.unit == "next-scale":
+            return False
         sampler = {"recurrent": "remainder-flow", "transformer": "flow"}[self.generator]
         if self.tokenizer == "bits-plain":
             sampler = "bernoulli" if self.generator == "transformer" else ""

@@ -17,6 +17,7 @@ from worldsim.controls import Control
 from worldsim.engine import Session, World, load
 from worldsim.errors import ConfigError
 from worldsim.networks import Networks
+from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.training.world_model_objective import group_by_unit
 from worldsim.units import CubeUnit, CubeUnitConfig
 
@@ -140,4 +141,6 @@ def test_a_cube_lies_frame_after_frame_and_looks_within_its_blocks() -> None:
     assert not mask[0, [2, 3, 6, 10]].any()
     assert CubeUnit(frames=2, grid=(2, 4), block=(2, 4)).mask().all()
     with pytest.raises(ConfigError, match="whole blocks"):
-        CubeUnitConfig(kt=2, kh=3).build((2, 4))
+        CubeUnitConfig(kt=2, kh=3).build(
+            LatentSpec(kind="continuous", tokens=8, channels=1, grid=(2, 4), bounded=True)
+        )

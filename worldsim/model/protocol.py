@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from worldsim.units import Unit
+from worldsim.units import TokenForm, Unit
 
 __all__ = ["Generator", "GeneratorConfig", "LatentForm"]
 
 
-class LatentForm(Protocol):
+class LatentForm(TokenForm, Protocol):
     """Form of the latents, as a generator reads it from a tokenizer's ``LatentSpec``."""
 
     @property

@@ -33,6 +33,9 @@ class BernoulliConfig:
         if latent.kind != "bits":
             rule = "a bernoulli sampler needs a tokenizer of bits"
             raise ConfigError(rule, latent.kind, "choose the sampler flow")
+        if len(latent.scales) > 1:
+            rule = "a bernoulli sampler needs latents of one scale"
+            raise ConfigError(rule, latent.scales, "choose the sampler next-scale")
         if not isinstance(generator, FlowGenerator) or generator.prediction != "clean":
             rule = "a bernoulli sampler needs a generator that predicts clean latents"
             raise ConfigError(rule, type(generator).__name__, "choose the transformer")

@@ -27,9 +27,18 @@ class LatentSpec:
     channels: int
     """Channels per token, C."""
     grid: tuple[int, int]
-    """Rows and columns of the tokens."""
+    """Rows and columns of the tokens; of the finest scale where there are several."""
     bounded: bool
     """Latents lie in [-1, 1], and samples are clamped to it."""
+    scales: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of every scale, coarse to fine: tokens lie scale after scale; by default the grid."""
+
+    def __post_init__(self) -> None:
+        scales = self.scales or (self.grid,)
+        object.__setattr__(self, "scales", scales)
+        if sum(rows * columns for rows, columns in scales) != self.tokens or scales[-1] != self.grid:
+            rule = f"the scales must hold {self.tokens} tokens, the finest {self.grid}"
+            raise ConfigError(rule, scales, "give tokens = the sum of the areas, grid = the last scale")
 
     @property
     def shape(self) -> tuple[int, int]:
