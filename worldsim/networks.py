@@ -162,8 +162,9 @@ class Networks(nn.Module):
         other = copy.copy(self)
         for name in ("_modules", "_buffers"):
             other.__dict__[name] = dict(self.__dict__[name])
-        units = tuple(unit for unit in trained_units(self.config) if unit != config)
-        other.config = replace(self.config, unit=config, other_units=units)
+        units = trained_units(self.config)
+        at = units.index(config)
+        other.config = replace(self.config, unit=config, other_units=units[at + 1 :] + units[:at])
         other._set_unit(config)
         other.generator = self.generator.for_unit(other.unit)
         return other.to(self.device)

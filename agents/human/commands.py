@@ -34,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("driver", ("m",), "hand over: you, explorer, random, policy", "World"),
     Command("more_steps", ("=", "+", "[+]"), "more denoising steps (K): finer", "World"),
     Command("fewer_steps", ("-", "[-]"), "fewer steps: faster", "World"),
+    Command("next_unit", ("u",), "another unit of the world: cube, key frames, ...", "World"),
     Command("record", ("f10",), "start and stop a video", "Window"),
     Command("screenshot", ("f12",), "picture of the window", "Window"),
     Command("mouse", ("g",), "take or let go of the mouse", "Window"),

@@ -71,7 +71,7 @@ def _fitting(height: int, painter: Painter) -> list[tuple[Draw, int]]:
         (_heading, 64),
         (_speed, 132),
         (_map, 0),
-        (_facts, 150),
+        (_facts, 171),
         (draw_keys, 118),
     ]
     for dropped in (draw_keys, _map, _speed):
@@ -179,7 +179,7 @@ def _facts(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) ->
     painter.box(rect)
     x, right = rect.x + painter.px(PAD), rect.x + rect.w - painter.px(PAD)
     y = rect.y + painter.px(10)
-    step = min(painter.px(21), (rect.h - painter.px(46)) // 5)
+    step = min(painter.px(21), (rect.h - painter.px(46)) // 6)
     for label, value in _rows(player):
         painter.text((x, y), label, 12, DIM)
         painter.text((right, y), value, 12, TEXT, 1.0)
@@ -213,7 +213,12 @@ def _rows(player: WorldPlayer) -> list[tuple[str, str]]:
         ("position", "unknown" if place is None else f"{place[0]:.2f}, {place[1]:.2f} m"),
         ("heading", "unknown" if place is None else f"{math.degrees(place[2]) % 360:.0f}°"),
         ("reward", f"{sum(branch.trajectory.rewards):+.2f}"),
+        ("unit", f"{player.world.unit}  ·  latency {_frames(player.world.unit_frames)}"),
     ]
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' if count > 1 else ''}"
 
 
 def draw_keys(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) -> None:

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         default=2,
         help="denoising steps a frame, K, of those that the world takes (default: %(default)s)",
     )
+    add("--unit", help="what is predicted in one step, of the units that the world was trained for, e.g. frame")
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add(
         "--fps",
@@ -188,7 +189,7 @@ def _driver(options: argparse.Namespace, default: str) -> str:
 def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     import worldsim  # loading is what takes time: --help does without
 
-    world = worldsim.load(options.world, device=options.device)
+    world = worldsim.load(options.world, device=options.device).for_unit(options.unit)
     if options.start > max(len(world.starts), 1):
         raise ConfigError(f"--start must be 1 to {max(len(world.starts), 1)} in this world", options.start)
     return world, world.engine(
@@ -230,6 +231,8 @@ def _figures(player: WorldPlayer) -> dict[str, object]:
         "device": str(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
         "denoising_steps": player.engine.denoising_steps,
+        "unit": world.unit,
+        "latency": world.unit_frames,
         "params": world.params,
     }
 

@@ -29,15 +29,18 @@ _START_DRAW = 2**32
 
 
 def context_length(world: LoadedWorld, context: int | None) -> int:
-    """Check a context length in frames; None: that of the training.
+    """Check a context length in units; None: that of the training.
 
     Raises:
-        EngineError: too few.
+        EngineError: too few, or more than the world was trained with.
     """
     generator = world.networks.generator
     length, least = generator.context if context is None else context, generator.min_context
     if length < least:
         raise EngineError(f"an engine's context must be at least {least}", context)
+    if generator.max_context is not None and length > generator.max_context:
+        rule = f"this world was trained with a context of at most {generator.max_context}"
+        raise EngineError(rule, context, f"choose {least} to {generator.max_context}")
     return length
 
 

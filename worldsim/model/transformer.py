@@ -41,7 +41,9 @@ class TransformerConfig:
     temporal_every: int = 2
     """One block in this many has temporal attention."""
     context: int = 12
-    """Frames of context at most."""
+    """Units of past that a clip shows in training, and an engine by default."""
+    max_context: int | None = None
+    """Units of past that an engine may show at most; None: more than in training, too."""
     sinks: int = 1
     prediction: Literal["clean", "velocity"] = "clean"
     """Output of the last layer: the clean latent, or the velocity from noise to it (flow matching)."""
@@ -118,6 +120,7 @@ class Transformer(nn.Module):
         self.config = config
         self.width = width = config.width
         self.context, self.min_context = config.context, max(2, config.sinks + 1)
+        self.max_context = config.max_context
         self.tokens, self._bounded, self.prediction = unit.tokens, latent.bounded, config.prediction
         self.latent_in = nn.Linear(latent.channels, width)
         self.prior_in = nn.Linear(prior_channels, width)
