@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         default=2,
         help="denoising steps a frame, K, of those that the world takes (default: %(default)s)",
     )
-    add("--unit", help="what is predicted in one step, of the units that the world was trained for, e.g. frame")
+    add("--unit", help="predicted in one step: a unit that the world was trained for (default: the first)")
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add(
         "--fps",

@@ -95,7 +95,7 @@ class Session:
 
     @property
     def latency(self) -> int:
-        """Frames that are imagined together, under controls that are known ahead; see ``UnitCost.latency``."""
+        """Frames that are imagined together, under controls known ahead; see ``UnitCost.latency``."""
         return self.engine.world.unit_frames
 
     @property
