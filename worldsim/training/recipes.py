@@ -27,6 +27,7 @@ from worldsim.scene.walkable_map import WalkableMapConfig
 from worldsim.tokenizer.frame import FrameConfig
 from worldsim.tokenizer.history import HistoryConfig
 from worldsim.training import latent_dynamics as latent_dynamics  # registers its recipes
+from worldsim.training.distillation import recipe as units_recipe  # noqa: F401  # registers it
 from worldsim.training.plan import world_model_stages
 from worldsim.training.protocol import TrainingRecipe
 from worldsim.training.stage import Stage
