@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from worldsim.model.transformer import Transformer
-from worldsim.networks import Networks
+from worldsim.networks import Networks, trained_units
 from worldsim.sampling.protocol import LatentClip
 from worldsim.training.distillation.clips import FrameClip, UnitClips
 from worldsim.training.distillation.denoiser import ClipDenoiser, denoising_loss, sample_clips
 from worldsim.training.latent_dynamics_objective import outcome_loss
 from worldsim.training.stage import Logs
-from worldsim.units import UnitConfig
 
 CausalData = Literal["data", "base", "both"]
 """Clips of causal fine-tuning: recorded ones, samples of the base (as in the seed), or each in turn."""
@@ -70,8 +69,7 @@ class CausalObjective:
         self, networks: Networks, clips: UnitClips, samples: BaseSamples | None, data: CausalData
     ) -> None:
         self._networks, self._clips, self._samples, self._data = networks, clips, samples, data
-        units: tuple[UnitConfig, ...] = (networks.config.unit, *networks.config.other_units)
-        self._views = [networks.for_unit(unit) for unit in units]
+        self._views = [networks.for_unit(unit) for unit in trained_units(networks.config)]
         self._draws = 0
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:

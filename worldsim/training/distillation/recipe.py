@@ -159,7 +159,7 @@ class Companions(nn.Module):
             self.scorers[direction] = made.look(direction)
 
     def start_scorers(self, generator: Transformer) -> None:
-        """Give the scorers the weights that they begin with: the base's to a full one, else the generator's."""
+        """Give the scorers their first weights: the base's to a full one, else the generator's."""
         for direction, scorer in self.scorers.items():
             assert isinstance(scorer, ClipDenoiser)
             source = self.base.transformer if direction == "full" else generator

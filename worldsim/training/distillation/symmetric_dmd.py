@@ -1,9 +1,9 @@
 """Symmetric distribution matching distillation (seed 003, section 3.3; DMD2, Self-Forcing).
 
-The generator imagines clips on itself, as in play. The real scorer, a frozen base with full attention, and the
-scorers of generated data predict them from the same noise; the generator follows the difference. The scorers
-of generated data are copies of the generator that look forward and backward in time, and learn from what it
-imagines. Given frames are recorded ones and stay clean: no scorer judges under a past that has drifted.
+The generator imagines clips on itself, as in play. The real scorer, a frozen base with full attention, and
+the scorers of generated data predict them from the same noise; the generator follows the difference. The
+scorers of generated data are copies of the generator that look forward and backward in time, and learn from
+what it imagines. Given frames are recorded ones and stay clean: no scorer judges under a past that drifted.
 
 Shapes: B clips, T frames, n tokens of a frame, C latent channels, G given frames.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldsim.networks import Networks
+from worldsim.networks import Networks, trained_units
 from worldsim.training.distillation.clips import FrameClip, UnitClips
 from worldsim.training.distillation.denoiser import ClipDenoiser, denoising_loss, draw_times, noised
 from worldsim.training.distillation.motion_watch import MotionWatch
@@ -75,6 +75,7 @@ class SymmetricDmdObjective:
     ) -> None:
         self._networks, self._clips, self._base, self._scorers = networks, clips, base, scorers
         self._settings, self._watch = settings, watch
+        self._views = [networks.for_unit(unit) for unit in trained_units(networks.config)]
         self._steps = 0
         self._told: Logs = {}  # the newest readings of what does not happen at every step
 
@@ -114,8 +115,9 @@ class SymmetricDmdObjective:
         sequences, arrivals = self._clips.sequences, clip.windows.arrivals
         frames = sequences.pixels(sequences.frame[arrivals[:, : self._settings.given]])
         steps = int(rng.choice(self._settings.denoising_steps))
+        view = self._views[int(rng.integers(len(self._views)))]
         controls = sequences.controls[arrivals]
-        return roll_out(self._networks, frames, controls, steps, rng, with_gradient=turn, with_frames=watches)
+        return roll_out(view, frames, controls, steps, rng, with_gradient=turn, with_frames=watches)
 
     def _matching_loss(self, clip: FrameClip, made: Tensor, rng: np.random.Generator) -> Tensor:
         """Half the squared distance of ``made`` [B, T - G, n, C] to where the scores point it.
