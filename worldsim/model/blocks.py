@@ -89,7 +89,9 @@ class UnitTime:
     """Frames and places of a unit's tokens, for attention to past units."""
 
     frames: int
-    """Frames of a unit, F; its tokens are frame-major, then come its registers."""
+    """Frames of a unit, F."""
+    tokens: int
+    """Tokens of all frames, frame-major, F S; a unit's registers come after them."""
     registers: int
     """Tokens at the end that see their own past alone."""
     places: Tensor
@@ -97,14 +99,10 @@ class UnitTime:
     rope: Tensor | None
     """Rotation of each query by its frame, complex [n, d / 2]; None where units have one frame."""
 
-    def pick(self, tokens: Tensor) -> UnitTime:
-        """Some tokens, without registers."""
-        return UnitTime(self.frames, 0, self.places[tokens], None if self.rope is None else self.rope[tokens])
-
     def past(self, part: Tensor) -> Tensor:
-        """Keys or values of the tokens of past units [B, W, F S, A, d] at the places [B, W F, n, A, d]."""
+        """Keys or values of past units [B, W, F S (+ R), A, d] at the places [B, W F, n, A, d]."""
         if self.frames > 1:
-            part = part.unflatten(2, (self.frames, -1)).flatten(1, 2)
+            part = part[:, :, : self.tokens].unflatten(2, (self.frames, -1)).flatten(1, 2)
         return part[:, :, self.places]
 
 

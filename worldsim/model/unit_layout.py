@@ -65,7 +65,7 @@ class UnitLayout:
         places, rope = self.tokens // self.time_frames, None
         if self.time_frames > 1:
             rope = rope_frequencies((tokens // places)[:, None], (channels,))
-        return UnitTime(self.time_frames, registers, tokens % places, rope)
+        return UnitTime(self.time_frames, self.tokens, registers, tokens % places, rope)
 
     def _mask(self) -> Tensor | None:
         own = self.unit.mask()

@@ -124,7 +124,7 @@ def test_scorers(data: Path, scorer: str) -> None:
     stage = stages["distillation"]
     assert stage.on_start is not None
     stage.on_start()
-    loss, logs = stage.objective(np.random.default_rng(0), 0.0)
+    loss, _ = stage.objective(np.random.default_rng(0), 0.0)
     loss.backward()
     generator, scorers = (group.parameters for group in stage.param_groups)
     assert any(weight.grad is not None and weight.grad.any() for weight in generator)
