@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import stir
 from tests.training.rooms import write_walks
 from worldsim.checkpoint import WorldConfig, save_world
 from worldsim.controls import Control
@@ -16,7 +17,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
 from worldsim.errors import ConfigError, EngineError
 from worldsim.networks import Networks
-from worldsim.training.distillation.recipe import UnitsRecipe
+from worldsim.training.distillation.recipe import Companions, UnitsRecipe
 from worldsim.training.starts import choose_starts
 from worldsim.training.trainer import Trainer
 
@@ -120,17 +121,19 @@ def test_a_world_of_several_units_is_played_under_each(data: Path, tmp_path: Pat
 @pytest.mark.parametrize("scorer", ["full", "forward", "backward", "symmetric"])
 def test_scorers(data: Path, scorer: str) -> None:
     clips, recipe = ClipStore(data), replace(TINY, scorer=scorer)  # type: ignore[arg-type]
-    stages = {stage.name: stage for stage in recipe.stages(made(recipe, clips), clips, warm=False)}
-    stage = stages["distillation"]
+    networks = made(recipe, clips)
+    stage = recipe.stages(networks, clips, warm=False)[3]
     assert stage.on_start is not None
+    assert isinstance(stage.companions, Companions)
+    stir(networks)  # fresh networks all predict zeros, and agree
+    stir(stage.companions.base, 2)
     stage.on_start()
     loss, _ = stage.objective(np.random.default_rng(0), 0.0)
     loss.backward()
     generator, scorers = (group.parameters for group in stage.param_groups)
     assert any(weight.grad is not None and weight.grad.any() for weight in generator)
     assert any(weight.grad is not None and weight.grad.any() for weight in scorers)
-    base = stage.companions.base  # type: ignore[union-attr]
-    assert all(weight.grad is None for weight in base.parameters())  # type: ignore[union-attr]
+    assert all(weight.grad is None for weight in stage.companions.base.parameters())
     loss, _ = stage.objective(np.random.default_rng(1), 0.0)  # a turn of the scorers alone
     for weight in (*generator, *scorers):
         weight.grad = None

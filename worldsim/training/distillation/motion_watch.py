@@ -42,14 +42,14 @@ class MotionWatch:
 
     def read(self, imagined: Tensor, real: Tensor) -> None:
         """Take in clips of imagined and of real frames, both [B, T, 3, H, W]."""
-        keep = _DECAY if self._readings else 0.0
-        self._imagined = keep * self._imagined + (1 - keep) * motion(imagined)
-        self._real = keep * self._real + (1 - keep) * motion(real)
+        keep, (now, then) = _DECAY if self._readings else 0.0, (motion(imagined), motion(real))
+        self._imagined = keep * self._imagined + (1 - keep) * now
+        self._real = keep * self._real + (1 - keep) * then
         self._readings += 1
         if self._readings < _FIRST_READINGS:
             return
         self.ended = self.ratio < self._least
-        if not self.ended:
+        if not self.ended and now >= self._least * then:
             self._good = {name: value.clone() for name, value in self._module.state_dict().items()}
 
     def verdict(self) -> str | None:

@@ -156,14 +156,14 @@ class Companions(nn.Module):
         self.scorers = nn.ModuleDict()
         for direction in DIRECTIONS[recipe.scorer]:
             made = _denoiser(networks, _scorer_unit(recipe, networks, direction))
-            self.scorers[direction] = made.look(direction)
+            self.scorers[f"looks_{direction}"] = made.look(direction)
 
     def start_scorers(self, generator: Transformer) -> None:
         """Give the scorers their first weights: the base's to a full one, else the generator's."""
-        for direction, scorer in self.scorers.items():
+        for scorer in self.scorers.values():
             assert isinstance(scorer, ClipDenoiser)
-            source = self.base.transformer if direction == "full" else generator
-            transfer(source, scorer.transformer)
+            is_full = scorer.transformer.direction == "full"
+            transfer(self.base.transformer if is_full else generator, scorer.transformer)
 
 
 class UnitStages:

@@ -10,7 +10,9 @@ Shapes: B clips, T frames, n tokens of a frame, C latent channels, M control vec
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -44,27 +46,36 @@ class RecordingGenerator:
         return getattr(self._generator, name)
 
     def prepare(self, state: Any, prior_tokens: Tensor, condition: Tensor, denoising_steps: int) -> Any:
-        """As of the generator; the modulation has a gradient."""
+        """As of the generator; the modulation has a gradient. The past is a copy: commits write to it."""
         self._last = denoising_steps - 1
         with _recorded(denoising_steps > 0):
-            return self._generator.prepare(state, prior_tokens, condition, denoising_steps)
+            past = state.pick(slice(None)) if denoising_steps > 0 else state
+            return self._generator.prepare(past, prior_tokens, condition, denoising_steps)
 
     def denoise(self, prepared: Any, noisy: Tensor, index: int) -> Tensor:
         """As of the generator, with a gradient in the last pass."""
-        with _recorded(index == self._last):
-            made: Tensor = self._generator.denoise(prepared, noisy, index)
+        with _recorded(index == self._last) as is_last:
+            made: Tensor = self._generator.denoise(_for_pass(prepared, is_last), noisy, index)
         return made
 
     def denoise_part(self, prepared: Any, noisy: Tensor, index: int, part: int) -> Tensor:
         """As of the generator, with a gradient in the last pass."""
-        with _recorded(index == self._last):
-            made: Tensor = self._generator.denoise_part(prepared, noisy, index, part)
+        with _recorded(index == self._last) as is_last:
+            made: Tensor = self._generator.denoise_part(_for_pass(prepared, is_last), noisy, index, part)
         return made
 
     def settle(self, prepared: Any, latent: Tensor, part: int) -> None:
         """As of the generator, without a gradient."""
-        with _recorded(False):
-            self._generator.settle(prepared, latent.detach(), part)
+        with _recorded(False) as recorded:
+            self._generator.settle(_for_pass(prepared, recorded), latent.detach(), part)
+
+    def commit(self, state: Any, prepared: Any, latent: Tensor, needs_agent: bool) -> Tensor | None:
+        """As of the generator, without a gradient."""
+        with _recorded(False) as recorded:
+            agent: Tensor | None = self._generator.commit(
+                state, _for_pass(prepared, recorded), latent, needs_agent
+            )
+        return agent
 
 
 class RecordingSampler:
@@ -84,12 +95,20 @@ class RecordingSampler:
         return self.drawn[-1].detach()
 
 
-class _recorded(torch.set_grad_enabled):  # noqa: N801  # a context, named as torch names its own
-    """Gradients on or off; weights that were cast in the other mode are forgotten."""
+@contextmanager
+def _recorded(mode: bool) -> Iterator[bool]:
+    """Gradients on or off; weights that were cast in the other mode are forgotten. Yields ``mode``."""
+    torch.clear_autocast_cache()
+    with torch.set_grad_enabled(mode):
+        yield mode
 
-    def __init__(self, mode: bool) -> None:
-        torch.clear_autocast_cache()
-        super().__init__(mode)
+
+def _for_pass(prepared: Any, is_recorded: bool) -> Any:
+    """What passes share, without its gradient unless a pass is recorded."""
+    if is_recorded:
+        return prepared
+    named = ((field.name, getattr(prepared, field.name)) for field in fields(prepared))
+    return replace(prepared, **{name: part.detach() for name, part in named if isinstance(part, Tensor)})
 
 
 def recording(networks: Networks) -> tuple[Networks, RecordingSampler]:
