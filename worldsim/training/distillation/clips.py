@@ -14,9 +14,12 @@ from torch import Tensor
 
 from worldsim.networks import TWIST, Networks
 from worldsim.sampling.protocol import LatentClip
-from worldsim.training.latent_dynamics_objective import Latents
+from worldsim.tokenizer.protocol import NormalisesLatents
 from worldsim.training.sequences import Sequences, Windows
 from worldsim.training.world_model_objective import group_by_unit
+
+_MEASURED, _ENCODED = 2000, 256
+"""Frames that latents are normalised by, and frames that are encoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,40 @@ class FrameClip:
         )
 
 
+class FrameLatents:
+    """Normalised latents of frames that are encoded when they are asked for, which a short training does
+    sooner than all frames of a split."""
+
+    def __init__(self, tokenizer: NormalisesLatents, sequences: Sequences) -> None:
+        self.tokenizer, self._sequences = tokenizer, sequences
+
+    def normalise(self) -> None:
+        """Set the tokenizer's statistics by frames that are spread over the split."""
+        count = len(self._sequences.frames)
+        some = torch.arange(0, count, max(1, count // _MEASURED), device=self._sequences.frame.device)
+        mean, deviation = self._posterior(some)
+        self.tokenizer.normalise_by(mean.mean(0), (mean.var(0) + deviation.square().mean(0)).sqrt())
+
+    def sample(self, frame: Tensor) -> Tensor:
+        """Normalised samples, float32 [..., n, C], for frames of the numbers ``frame`` [...]."""
+        mean, deviation = self._posterior(frame.flatten())
+        raw = mean + deviation * torch.randn_like(mean)
+        return ((raw - self.tokenizer.mean) / self.tokenizer.std).view(*frame.shape, *mean.shape[1:])
+
+    @torch.no_grad()
+    def _posterior(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations of the raw latents [N, n, C] of frames [N]."""
+        means, deviations = [], []
+        for some in frame.split(_ENCODED):
+            mean, log_variance = self.tokenizer.posterior(self._sequences.pixels(some))
+            means.append(mean)
+            deviations.append((log_variance / 2).exp())
+        torch.clear_autocast_cache()
+        return torch.cat(means), torch.cat(deviations)
+
+
 class UnitClips:
-    """Draws clips of ``length`` frames from a split whose latents are encoded once.
+    """Draws clips of ``length`` frames from a split.
 
     Args:
         networks: a world's, of a tokenizer that normalises its latents and needs no prior.
@@ -61,7 +96,7 @@ class UnitClips:
         self,
         networks: Networks,
         sequences: Sequences,
-        latents: Latents,
+        latents: FrameLatents,
         batch: int,
         length: int,
         ends: float = 0.0,

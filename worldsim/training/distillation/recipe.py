@@ -20,7 +20,7 @@ from worldsim.registry import register
 from worldsim.sampling.flow import FlowConfig
 from worldsim.tokenizer.protocol import normalises_latents
 from worldsim.tokenizer.vae import VaeConfig
-from worldsim.training.distillation.clips import UnitClips
+from worldsim.training.distillation.clips import FrameLatents, UnitClips
 from worldsim.training.distillation.denoiser import ClipDenoiser
 from worldsim.training.distillation.motion_watch import LEAST_RATIO, MotionWatch
 from worldsim.training.distillation.objectives import (
@@ -37,7 +37,6 @@ from worldsim.training.distillation.symmetric_dmd import (
     SymmetricDmdObjective,
 )
 from worldsim.training.distillation.transfer import transfer
-from worldsim.training.latent_dynamics_objective import Latents
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import ParamGroup, Stage
 from worldsim.training.vae_objective import VaeLoss, VaeObjective
@@ -175,7 +174,7 @@ class UnitStages:
         assert isinstance(generator, Transformer), "as the recipe plans it"
         self.generator = generator
         self.sequences = Sequences(clips, networks.device)
-        latents = Latents(normalises_latents(networks.tokenizer), self.sequences)
+        latents = FrameLatents(normalises_latents(networks.tokenizer), self.sequences)
         self.clips = UnitClips(networks, self.sequences, latents, recipe.batch, recipe.length, ends=0.1)
         self.companions = Companions(recipe, networks).to(networks.device)
         self.given = lcm(recipe.chunk, networks.unit.frames)
