@@ -114,7 +114,10 @@ class Workshop:
         self._take_shared(networks, stages[0].companions)
         long = minutes.causal + (0 if cell.distilled else minutes.distillation) + cell.extra * minutes.base
         folder = f"{self._stage_1(cell)}-seed{seed}"
-        first = self._train(networks, [by_name["causal"]], f"{folder}/1", long, seed)
+        assert isinstance(stages[0].companions, Companions)
+        # Scorers are no part of stage 1, which cells of several scorers share.
+        causal = replace(by_name["causal"], companions=stages[0].companions.base)
+        first = self._train(networks, [causal], f"{folder}/1", long, seed)
         if first is None or not cell.distilled or not distil:
             return None if first is None else {"1": first}
         second = self._train(
