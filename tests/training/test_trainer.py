@@ -221,6 +221,7 @@ def test_companions_are_saved_with_the_state_and_a_stage_can_end_early(
     )
     resumed.resume()
     assert torch.equal(again.weight, beside.weight)
+    other = [replace(stage, companions=torch.nn.Linear(3, 2)) for stage in stages]
+    misfit = Trainer(toy.networks, other, out, minutes=0.2, seed=5)
     with pytest.raises(CheckpointError, match="of these networks"):
-        other = [replace(stage, companions=torch.nn.Linear(3, 2)) for stage in stages]
-        Trainer(toy.networks, other, out, minutes=0.2, seed=5).resume()
+        misfit.resume()
