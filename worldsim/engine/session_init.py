@@ -38,9 +38,10 @@ def context_length(world: LoadedWorld, context: int | None) -> int:
     length, least = generator.context if context is None else context, generator.min_context
     if length < least:
         raise EngineError(f"an engine's context must be at least {least}", context)
-    if generator.max_context is not None and length > generator.max_context:
-        rule = f"this world was trained with a context of at most {generator.max_context}"
-        raise EngineError(rule, context, f"choose {least} to {generator.max_context}")
+    most: int | None = getattr(generator, "max_context", None)  # of the generators that have a bound
+    if most is not None and length > most:
+        rule = f"this world was trained with a context of at most {most}"
+        raise EngineError(rule, context, f"choose {least} to {most}")
     return length
 
 

@@ -51,10 +51,6 @@ class Generator(Protocol):
         """Units of past that a state must hold at least."""
 
     @property
-    def max_context(self) -> int | None:
-        """Units of past that a state may hold at most; None: any number."""
-
-    @property
     def supports_kernels(self) -> bool:
         """True where kernels support all of its inference, in float32 on a CPU."""
 

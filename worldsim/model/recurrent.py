@@ -94,7 +94,6 @@ class RecurrentGenerator(nn.Module):
 
     remainder_std: Tensor
     min_context = 2
-    max_context = None
 
     def __init__(
         self,
