@@ -125,11 +125,6 @@ class Workshop:
         )
         return None if second is None else {"1": first, "2": second}
 
-    def steps(self, world: Path) -> dict[str, float]:
-        """Report of a training: steps, and seconds a step."""
-        report: dict[str, float] = json.loads((world.parent / "steps.json").read_text())
-        return report
-
     def _stage_1(self, cell: Cell) -> str:
         """Folder of a cell's stage 1: those that differ in the scorer alone share it."""
         changes = {key: value for key, value in cell.changes.items() if key != "scorer"}
@@ -157,6 +152,9 @@ class Workshop:
     ) -> Path | None:
         """Train in the folder ``name``, and write the world beside the state."""
         folder = self.out / name
+        if (folder / "world").exists():
+            load_state(folder, networks, [companion for stage in stages if (companion := stage.companions)])
+            return folder / "world"
         folder.mkdir(parents=True, exist_ok=True)
         taken: dict[str, int] = {}
 
@@ -167,12 +165,11 @@ class Workshop:
         trainer = Trainer(networks, stages, folder, minutes, seed, on_checkpoint=count)
         if (folder / STATE).exists():
             trainer.resume()
-        if not trainer.progress.done:
-            if not trainer.run():
-                return None
-            ended = {stage.name: stage.should_end() if stage.should_end else None for stage in stages}
-            report = {"steps": taken, "minutes": minutes, "ended early": ended}
-            (folder / "steps.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            config = WorldConfig(name="world", source=self.clips.spec, networks=networks.config)
-            save_world(folder / "world", config, networks, self.starts, f"# {name}\n")
+        if not trainer.run():
+            return None
+        ended = {stage.name: stage.should_end() if stage.should_end else None for stage in stages}
+        report: dict[str, object] = {"steps": taken, "minutes": minutes, "ended early": ended}
+        (folder / "steps.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        config = WorldConfig(name="world", source=self.clips.spec, networks=networks.config)
+        save_world(folder / "world", config, networks, self.starts, f"# {name}\n")
         return folder / "world"

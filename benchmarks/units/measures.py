@@ -51,7 +51,8 @@ class Reader:
         seen = _appearance(clip.frames)
         self._mean = seen.mean(0)
         self._axes = np.linalg.svd(seen - self._mean, full_matrices=False)[2][:_COMPONENTS]
-        self._scale = ((seen - self._mean) @ self._axes.T).std(0) + 1e-6
+        scale = ((seen - self._mean) @ self._axes.T).std(0)
+        self._scale = np.maximum(scale, 0.05 * scale.max())
         shifts, self._keys = _shifts(clip.frames), len(clips.spec.control_space.keys)
         self._shift_mean, self._shift_std = shifts.mean(0), shifts.std(0) + 1e-6
         inputs = self._inputs(shifts)

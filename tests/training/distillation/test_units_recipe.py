@@ -128,6 +128,7 @@ def test_scorers(data: Path, scorer: str) -> None:
     stir(networks)  # fresh networks all predict zeros, and agree
     stir(stage.companions.base, 2)
     stage.on_start()
+    stir(stage.companions.scorers, 3)  # a full one begins as the base, and agrees with it
     loss, _ = stage.objective(np.random.default_rng(0), 0.0)
     loss.backward()
     generator, scorers = (group.parameters for group in stage.param_groups)
