@@ -87,7 +87,7 @@ def test_latency_is_in_info(world: World) -> None:
     assert info["latency"] == 2
     assert env.step(1)[4]["latency"] == 2
     env.close()
-    envs = ImaginedVectorEnv(world, 2)
+    envs = ImaginedVectorEnv(2, world=world)
     assert envs.reset(seed=3)[1]["latency"].tolist() == [2, 2]
     envs.close()
 
