@@ -153,6 +153,7 @@ def info_of(session: Session) -> dict[str, Any]:
         "uncertainty": step.uncertainty,
         "known": step.known,
         "frame_index": step.index,
+        "latency": session.latency,
         "seed": session.seed,
     }
 

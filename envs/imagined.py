@@ -28,10 +28,11 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
 
     Observations are frames, uint8 [H, W, 3]. ``info`` has ``pose`` (float64 [4, 4], camera-to-world; absent
     in a world without a camera), ``pose_given`` (whether it was set, not imagined), ``uncertainty``
-    (expected error of the frame in [0, 1]), ``frame_index`` and the episode's ``seed``. The same seed, start
-    and actions give the same frames. The time limit belongs to the registered id; ``max_uncertainty``
-    truncates as well. A pickle or copy of an environment is made anew from the same arguments and begins with
-    ``reset``; it holds the world's name and the hash of its weights.
+    (expected error of the frame in [0, 1]), ``frame_index``, ``latency`` (frames that the world imagines
+    together) and the episode's ``seed``. The same seed, start and actions give the same frames. The time
+    limit belongs to the registered id; ``max_uncertainty`` truncates as well. A pickle or copy of an
+    environment is made anew from the same arguments and begins with ``reset``; it holds the world's name and
+    the hash of its weights.
 
     Args:
         world: the name or the folder of a world, or one that is loaded already.

@@ -262,7 +262,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
             return self._seen(everyone)
         observations, info = self._seen(everyone)
         info |= {"final_obs": self.core.seen(arrived), "_final_obs": over}
-        info |= {"final_info": _info(arrived, over), "_final_info": over}
+        info |= {"final_info": _info(arrived, over, self.core.world.unit_frames), "_final_info": over}
         return observations, info
 
     def _renew(self, over: Tensor) -> bool:
@@ -356,16 +356,17 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     def _seen(self, mask: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Copy of the observations, and the info about the episodes in ``mask``."""
         now = self.batch.now
-        return self.core.seen(now).clone(), _info(now, mask)
+        return self.core.seen(now).clone(), _info(now, mask, self.core.world.unit_frames)
 
 
-def _info(step: BatchStep, mask: Tensor) -> dict[str, Any]:
+def _info(step: BatchStep, mask: Tensor, latency: int) -> dict[str, Any]:
     info = {} if step.pose is None else {"pose": step.pose}
     info |= {
         "pose_given": step.pose_given,
         "uncertainty": step.uncertainty,
         "known": step.known,
         "frame_index": step.index,
+        "latency": torch.full_like(step.index, latency),
         "seed": step.seed,
     }
     return info | {f"_{name}": mask.clone() for name in info}

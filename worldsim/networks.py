@@ -5,9 +5,10 @@ Parts are named in the config; sizes that follow from other sizes are worked out
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from worldsim.scene.static_scene import StaticScene
 from worldsim.scene.territory import Territory
 from worldsim.scene.walkable_map import COLLISION_DIM, WalkableMap, WalkableMapConfig
 from worldsim.tokenizer.protocol import Tokenizer, TokenizerConfig
-from worldsim.units import FrameUnitConfig, UnitConfig
+from worldsim.units import FrameUnitConfig, ResizedUnit, Unit, UnitConfig, unit_text
 
 TWIST = 6
 """Length of a twist: metres right, down and forward, then radians about these axes."""
@@ -46,6 +47,8 @@ class NetworksConfig:
     generator: Annotated[Any, Part("generator")]
     sampler: Annotated[Any, Part("sampler")] = field(default_factory=parts.flow.FlowConfig)
     unit: Annotated[Any, Part("unit")] = field(default_factory=FrameUnitConfig)
+    other_units: tuple[Annotated[Any, Part("unit")], ...] = ()
+    """Other units that the generator was trained for, of as many frames and tokens: ``engine(unit=...)``."""
     conditions: tuple[Annotated[Any, Part("condition")], ...] = ()
     """Encoders of the control's channels after keys and yaw, one for each that the control space has."""
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -84,6 +87,10 @@ class Networks(nn.Module):
 
     tokenizer: Tokenizer
     generator: Generator
+    pyramid: Tensor | None
+    latent_tokens: Tensor | None
+    frame_of: Tensor
+    """Frame of each of the unit's tokens within the unit, int64 [N]."""
 
     def __init__(self, config: NetworksConfig, source: SourceSpec) -> None:
         super().__init__()
@@ -123,10 +130,60 @@ class Networks(nn.Module):
         unit: UnitConfig = config.unit
         self.tokenizer = tokenizer.build(source.size, condition_size, source.intrinsics)
         latent = self.tokenizer.latent_spec
-        self.unit = unit.build(latent)
+        self._set_unit(unit)
         sizes = (latent, self.tokenizer.prior_channels, self.unit.frames * condition_size)
         self.generator = generator.build(self.unit, *sizes)
         self.sampler: Sampler = sampler.build(latent, self.generator)
+        for other in config.other_units:
+            check_unit(self.generator, other.build(latent))
+
+    def _set_unit(self, config: UnitConfig) -> None:
+        """Set the unit, and the weights of its tokens where it has more than its frames' latents."""
+        self.unit = unit = config.build(self.tokenizer.latent_spec)
+        pyramid = latent_tokens = None
+        if isinstance(unit, ResizedUnit):
+            pyramid = torch.from_numpy(unit.pyramid())
+            latent_tokens = torch.from_numpy(unit.latent_tokens())
+        self.register_buffer("pyramid", pyramid, persistent=False)
+        self.register_buffer("latent_tokens", latent_tokens, persistent=False)
+        frame_of = torch.from_numpy(unit.positions()[:, 0].astype(np.int64))
+        self.register_buffer("frame_of", frame_of, persistent=False)
+
+    def for_unit(self, config: UnitConfig) -> Networks:
+        """The same weights, in the same memory, with another unit that they were trained for.
+
+        Raises:
+            ConfigError: they were not trained for this unit.
+        """
+        check_trained(self.config, config)
+        if config == self.config.unit:
+            return self
+        assert isinstance(self.generator, SharedGenerator), "checked when the networks were built"
+        other = copy.copy(self)
+        for name in ("_modules", "_buffers"):
+            other.__dict__[name] = dict(self.__dict__[name])
+        units = trained_units(self.config)
+        at = units.index(config)
+        other.config = replace(self.config, unit=config, other_units=units[at + 1 :] + units[:at])
+        other._set_unit(config)
+        other.generator = self.generator.for_unit(other.unit)
+        return other.to(self.device)
+
+    def unit_tokens(self, frames: Tensor) -> Tensor:
+        """Numbers of a unit's latent tokens [..., F n, X], frame-major, as its own tokens [..., N, X].
+
+        The coarse scales of a unit of scales are averages of its latent.
+        """
+        if self.pyramid is None or self.latent_tokens is None:
+            return frames
+        with torch.autocast(frames.device.type, enabled=False):
+            tokens = self.pyramid @ frames.float()
+        tokens[..., self.latent_tokens, :] = frames.float()
+        return tokens.to(frames.dtype)
+
+    def frame_latents(self, tokens: Tensor) -> Tensor:
+        """A unit's tokens [..., N, C] as the latents of its frames [..., F n, C]: ``unit_tokens`` undone."""
+        return tokens if self.latent_tokens is None else tokens[..., self.latent_tokens, :]
 
     @property
     def scene(self) -> StaticScene | None:
@@ -224,6 +281,43 @@ class Networks(nn.Module):
     def parameter_count(self) -> int:
         """Numbers in all weights."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@runtime_checkable
+class SharedGenerator(Protocol):
+    """A generator whose weights serve several units of the same form."""
+
+    def for_unit(self, unit: Unit) -> Any:
+        """The same weights under another unit."""
+
+
+def check_unit(generator: Generator, unit: Unit) -> None:
+    """Check that a generator's weights can serve ``unit``.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if not isinstance(generator, SharedGenerator):
+        rule = "a generator that serves several units must be a transformer"
+        raise ConfigError(rule, type(generator).__name__, "leave other_units out")
+    generator.for_unit(unit)
+
+
+def trained_units(config: NetworksConfig) -> tuple[UnitConfig, ...]:
+    """The units that networks were trained for, that of their config first."""
+    return (config.unit, *config.other_units)
+
+
+def check_trained(config: NetworksConfig, unit: UnitConfig) -> None:
+    """Check that networks were trained for ``unit``.
+
+    Raises:
+        ConfigError: they were not; the message has the units that they know.
+    """
+    known = trained_units(config)
+    if unit not in known:
+        names = ", ".join(map(unit_text, known))
+        raise ConfigError(f"the unit must be one that the world was trained for: {names}", unit_text(unit))
 
 
 def find_device(name: str | torch.device) -> torch.device:

@@ -36,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("fewer_steps", ("-", "[-]"), "fewer steps: faster", "World"),
     Command("hotter", ("page up",), "more chance (temperature)", "World"),
     Command("cooler", ("page down",), "less chance", "World"),
+    Command("next_unit", ("u",), "another unit of the world: cube, key frames, ...", "World"),
     Command("record", ("f10",), "start and stop a video", "Window"),
     Command("screenshot", ("f12",), "picture of the window", "Window"),
     Command("mouse", ("g",), "take or let go of the mouse", "Window"),

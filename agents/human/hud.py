@@ -71,7 +71,7 @@ def _fitting(height: int, painter: Painter) -> list[tuple[Draw, int]]:
         (_heading, 64),
         (_speed, 132),
         (_map, 0),
-        (_facts, 150),
+        (_facts, 171),
         (draw_keys, 118),
     ]
     for dropped in (draw_keys, _map, _speed):
@@ -214,7 +214,12 @@ def _rows(player: WorldPlayer) -> list[tuple[str, str]]:
         ("heading", "unknown" if place is None else f"{math.degrees(place[2]) % 360:.0f}°"),
         ("reward", f"{sum(branch.trajectory.rewards):+.2f}"),
         ("temperature", f"{player.temperature:g}"),
+        ("unit", f"{player.world.unit}  ·  latency {_frames(player.world.unit_frames)}"),
     ]
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' if count > 1 else ''}"
 
 
 def draw_keys(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) -> None:

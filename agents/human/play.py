@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="factor of the sampled noise: 1 as trained, 0 is deterministic (default: %(default)s)",
     )
+    add("--unit", help="predicted in one step: a unit that the world was trained for (default: the first)")
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add(
         "--fps",
@@ -193,7 +194,7 @@ def _driver(options: argparse.Namespace, default: str) -> str:
 def _load(options: argparse.Namespace) -> tuple[World, Engine]:
     import worldsim  # loading is what takes time: --help does without
 
-    world = worldsim.load(options.world, device=options.device)
+    world = worldsim.load(options.world, device=options.device).for_unit(options.unit)
     if options.start > max(len(world.starts), 1):
         raise ConfigError(f"--start must be 1 to {max(len(world.starts), 1)} in this world", options.start)
     return world, world.engine(
@@ -236,6 +237,8 @@ def _figures(player: WorldPlayer) -> dict[str, object]:
         "device": str(world.device),
         "dtype": str(world.dtype).removeprefix("torch."),
         "denoising_steps": player.engine.denoising_steps,
+        "unit": world.unit,
+        "latency": world.unit_frames,
         "params": world.params,
     }
 

@@ -121,6 +121,8 @@ class WorldPlayer:
             missing.add("compare")
         if len(self.world.starts) < 2:
             missing |= {"next_start", "previous_start"}
+        if len(self.world.units) < 2:
+            missing.add("next_unit")
         return frozenset(missing)
 
     @property
@@ -333,6 +335,25 @@ class WorldPlayer:
         for branch in self.branches:
             branch.session.temperature = self.temperature
         self._say(f"Temperature {self.temperature:g}")
+
+    def _do_next_unit(self) -> None:
+        """Go on under the next unit that the world was trained for; what was before cannot be rewound."""
+        if len(self.world.units) < 2:
+            self._say("This world was trained for one unit only")
+            return
+        before, self.world = self.engine, self.world.for_unit(self.world.units[1])
+        self.engine = self.world.engine(
+            slots=before.slots,
+            context=before.context,
+            denoising_steps=before.denoising_steps,
+            rewind_frames=before.rewind_frames,
+        )
+        for branch in self.branches:
+            session = self.engine.restore(branch.session.snapshot())
+            branch.session.close()
+            branch.session = session
+        self.stats.pause()
+        self._say(f"Unit {self.world.unit}: latency {self.world.unit_frames}")
 
     def _do_driver(self) -> None:
         drivers = DRIVERS if self._make_policy is None else (*DRIVERS, POLICY_DRIVER)

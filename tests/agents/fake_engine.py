@@ -256,11 +256,15 @@ def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNa
         starts=starts,
         params=28_412_345,
         allowed_denoising_steps=(1, 2, 4),
+        unit="frame",
+        units=("frame",),
+        unit_frames=1,
         device="cpu",
         dtype="float32",
         card="",
         config=None,
     )
+    world.for_unit = lambda unit: world
     world.engine = lambda **options: FakeEngine(
         world, options.get("denoising_steps", 2), options.get("slots", 4)
     )

@@ -28,7 +28,13 @@ from worldsim.scene.walkable_map import WalkableMapConfig
 SIZE = (20, 40)
 SCENE = StaticSceneConfig(bounds=(0.0, 0.0, 4.0, 4.0), channels=4, hidden=8, samples=8)
 TINY: dict[str, dict[str, dict[str, Any]]] = {
-    "unit": {"frame": {}, "cube": {"kt": 2, "kw": 2}, "next-scale": {}},
+    "unit": {
+        "frame": {},
+        "cube": {"frames": 2, "splits": (2, 1, 2)},
+        "key-detail": {"frames": 2, "groups": 2},
+        "scales": {"levels": 2},
+        "next-scale": {},
+    },
     "tokenizer": {
         "history": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
         "frame": {"patch": 5, "pool": 2, "width": 8, "depth": 1, "channels": 4},
@@ -83,7 +89,7 @@ class Parts:
             return scales[2:] == ["next-scale"] * 2 and (plain or scales[:2] == ["next-scale", True])
         sampler = {"recurrent": "remainder-flow", "transformer": "flow"}[self.generator]
         if self.tokenizer == "bits-plain":
-            sampler = "bernoulli" if self.generator == "transformer" else ""
+            sampler = "bernoulli" if self.generator == "transformer" and self.unit == "frame" else ""
         return self.sampler == sampler and (self.generator != "recurrent" or self.unit == "frame")
 
     def config(self, conditions: tuple[Any, ...] = ()) -> NetworksConfig:
@@ -161,7 +167,7 @@ def write_world(
 
 
 def latents_of(networks: Networks, batch: int, units: int, seed: int) -> torch.Tensor:
-    """Random latents of the tokenizer's kind [B, T, F N, C]."""
+    """Random latents of the tokenizer's kind, as tokens of units [B, T, N, C]."""
     spec, frames = networks.tokenizer.latent_spec, networks.unit.frames
     drawn = random_like((batch, units, frames * spec.tokens, spec.channels), seed).tanh()
-    return torch.where(drawn > 0, 1.0, -1.0) if spec.kind == "bits" else drawn
+    return torch.where(drawn > 0, 1.0, -1.0) if spec.kind == "bits" else networks.unit_tokens(drawn)

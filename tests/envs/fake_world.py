@@ -35,6 +35,7 @@ class FakeWorld:
     size: tuple[int, int] = (12, 16)
     has_pose: bool = True
     name: str = "fake"
+    unit_frames: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     starts: tuple[None, ...] = (None,) * 8
     engines: list[FakeEngine] = field(default_factory=list)
@@ -70,6 +71,8 @@ class FakeEngine:
 @dataclass(eq=False)
 class FakeSession:
     """Stands for ``worldsim.engine.session.Session``; ``start`` keeps what it was opened with."""
+
+    latency = 1
 
     engine: FakeEngine
     seed: int

@@ -15,9 +15,7 @@ from worldsim import camera
 from worldsim.checkpoint import load_world, save_world
 from worldsim.controls import Control
 from worldsim.engine import Session, World, load
-from worldsim.errors import ConfigError
 from worldsim.networks import Networks
-from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.training.world_model_objective import group_by_unit
 from worldsim.units import CubeUnit, CubeUnitConfig
 
@@ -31,7 +29,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tokenizer, poses = WORLDS[request.param]
     folder: Path = lively_world(tmp_path_factory.mktemp("cube"), tokenizer=tokenizer, poses=poses)
     stored = load_world(folder)
-    config = dataclasses.replace(stored.config.networks, unit=CubeUnitConfig(kt=2))
+    config = dataclasses.replace(stored.config.networks, unit=CubeUnitConfig(frames=2))
     torch.manual_seed(0)
     networks = Networks(config, stored.config.source)
     stir(networks)
@@ -131,16 +129,14 @@ def test_frames_lie_in_units_for_the_generator() -> None:
     assert group_by_unit(torch.zeros(2, 4, 5), 2).shape == (2, 2, 10)
 
 
-def test_a_cube_lies_frame_after_frame_and_looks_within_its_blocks() -> None:
-    cube = CubeUnit(frames=2, grid=(2, 4), block=(2, 2))
+def test_a_cube_lies_frame_after_frame_and_sees_those_before_it() -> None:
+    cube = CubeUnit(frames=2, grid=(2, 4), splits=(1, 1, 2))
     assert (cube.tokens, cube.frames) == (16, 2)
     first = [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 1, 3]]
     np.testing.assert_array_equal(cube.positions()[[0, 1, 4, 8, 15]], first)
+    assert cube.order() == ((0, 1, 4, 5, 8, 9, 12, 13), (2, 3, 6, 7, 10, 11, 14, 15))
     mask = cube.mask()
     assert mask[0, [1, 4, 5, 8, 13]].all()
     assert not mask[0, [2, 3, 6, 10]].any()
-    assert CubeUnit(frames=2, grid=(2, 4), block=(2, 4)).mask().all()
-    with pytest.raises(ConfigError, match="whole blocks"):
-        CubeUnitConfig(kt=2, kh=3).build(
-            LatentSpec(kind="continuous", tokens=8, channels=1, grid=(2, 4), bounded=True)
-        )
+    assert mask[2].all()
+    assert CubeUnit(frames=2, grid=(2, 4)).mask().all()

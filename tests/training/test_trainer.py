@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,26 @@ def test_metrics_and_checkpoints_come_out(
     }
     assert (metrics["one/gap"], metrics["two/gap"]) == ([3], [4, 8, 12, 16, 20, 20])
     assert len(toy.drawn) == 23
+
+
+def test_companions_are_saved_with_the_state_and_a_stage_can_end_early(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    _, toy = toy_trainer(world, out, monkeypatch)
+    beside = torch.nn.Linear(2, 2)
+    stages = [replace(stage, companions=beside) for stage in toy.stages()]
+    stages[0] = replace(stages[0], should_end=lambda: "enough" if len(toy.drawn) == 2 else None)
+    assert Trainer(toy.networks, stages, out, minutes=0.2, seed=5).run()
+    assert [name for name, _, _ in toy.drawn] == ["one"] * 2 + ["two"] * 9
+    assert "one ended early: enough" in capsys.readouterr().err
+    again = torch.nn.Linear(2, 2)
+    resumed = Trainer(
+        toy.networks, [replace(stage, companions=again) for stage in stages], out, minutes=0.2, seed=5
+    )
+    resumed.resume()
+    assert torch.equal(again.weight, beside.weight)
+    other = [replace(stage, companions=torch.nn.Linear(3, 2)) for stage in stages]
+    misfit = Trainer(toy.networks, other, out, minutes=0.2, seed=5)
+    with pytest.raises(CheckpointError, match="of these networks"):
+        misfit.resume()

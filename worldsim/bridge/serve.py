@@ -147,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
     add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding (%(default)s)")
-    add("--context", type=COUNT, help="frames of past (default: as trained)")
+    add("--context", type=COUNT, help="units of past (default: as trained)")
+    add("--unit", help="of the units that the world was trained for (default: the first)")
     add("--metrics-port", type=PORT, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1")
     add(
         "--lease-ttl",
@@ -178,6 +179,7 @@ def _engine(args: argparse.Namespace) -> Engine:
         denoising_steps=args.denoising_steps,
         rewind_frames=args.rewind_frames,
         offload_bytes=args.offload * _MIB,
+        unit=args.unit,
     )
 
 
@@ -201,7 +203,8 @@ def _address(args: argparse.Namespace) -> str:
 def replica_command_lines(args: argparse.Namespace) -> list[list[str]]:
     """Return the command lines of the engines behind a router, each with its share of the machine."""
     shared = ["serve", args.world]
-    for name in ("slots", "offload", "denoising_steps", "rewind_frames", "context", "lease_ttl", "dtype"):
+    sizes = ("slots", "offload", "denoising_steps", "rewind_frames", "context")
+    for name in (*sizes, "unit", "lease_ttl", "dtype"):
         value = getattr(args, name)
         shared += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     shared += ["--fsync"] if args.fsync else []

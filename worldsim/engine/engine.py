@@ -97,6 +97,11 @@ class Engine(Synchronized):
         self._denoising_steps = check_denoising_steps(self.world.networks.sampler, value)
 
     @property
+    def given_frames(self) -> int:
+        """Frames that a session can begin with at most: those of a context's units."""
+        return self.context * self.world.unit_frames
+
+    @property
     def free(self) -> int:
         """Sessions that can still be opened."""
         return self.scheduler.free

@@ -11,7 +11,9 @@ from worldsim.data.spec import SourceSpec
 from worldsim.engine.self_test import Invariance, measure_invariance
 from worldsim.engine.self_test_cache import cached
 from worldsim.kernels.library import active_variant
+from worldsim.networks import trained_units
 from worldsim.scene.territory import Territory
+from worldsim.units import UnitCost, cost_of, unit_text
 from worldsim.utils.threads import single_thread_after_fork
 
 
@@ -46,6 +48,21 @@ class LoadedWorld:
     def unit_frames(self) -> int:
         """Frames that are predicted together; a control that changes takes effect at once in any case."""
         return self.networks.unit.frames
+
+    @property
+    def unit(self) -> str:
+        """The unit that is predicted in one autoregressive step, e.g. "cube:4/2x2x2"; see ``read_unit``."""
+        return unit_text(self.config.networks.unit)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The units that it was trained for, ``unit`` first; see ``World.for_unit``."""
+        return tuple(map(unit_text, trained_units(self.config.networks)))
+
+    @property
+    def unit_cost(self) -> UnitCost:
+        """Autoregressive steps of a unit, its latency in frames, and the tokens of each step."""
+        return cost_of(self.networks.unit)
 
     @property
     def allowed_denoising_steps(self) -> tuple[int, ...]:

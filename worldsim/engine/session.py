@@ -100,6 +100,11 @@ class Session:
         return self.last.index
 
     @property
+    def latency(self) -> int:
+        """Frames that are imagined together, under controls known ahead; see ``UnitCost.latency``."""
+        return self.engine.world.unit_frames
+
+    @property
     def max_rewind(self) -> int:
         """Number of frames that ``rewind`` can take back now."""
         return len(self._undo_log)

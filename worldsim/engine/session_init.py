@@ -29,15 +29,19 @@ _START_DRAW = 2**32
 
 
 def context_length(world: LoadedWorld, context: int | None) -> int:
-    """Check a context length in frames; None: that of the training.
+    """Check a context length in units; None: that of the training.
 
     Raises:
-        EngineError: too few.
+        EngineError: too few, or more than the world was trained with.
     """
     generator = world.networks.generator
     length, least = generator.context if context is None else context, generator.min_context
     if length < least:
         raise EngineError(f"an engine's context must be at least {least}", context)
+    most: int | None = getattr(generator, "max_context", None)  # of the generators that have a bound
+    if most is not None and length > most:
+        rule = f"this world was trained with a context of at most {most}"
+        raise EngineError(rule, context, f"choose {least} to {most}")
     return length
 
 
@@ -53,13 +57,15 @@ def check_temperature(value: float) -> float:
 
 
 class SessionInit:
-    """Makes the initial states of sessions of ``world``, with a context of ``length`` frames.
+    """Makes the initial states of sessions of ``world``, with a context of ``length`` units.
 
     A start is prefilled once, when it is first used: its state does not depend on seeds.
     """
 
     def __init__(self, world: LoadedWorld, length: int) -> None:
         self.world, self.length = world, length
+        self._frames = length * world.networks.unit.frames
+        """Given frames at most."""
         self._prefilled: dict[int, tuple[WorldState, Imagined]] = {}
 
     def resolve(self, seed: int, start: int | Context | None) -> tuple[int | None, Context]:
@@ -129,7 +135,7 @@ class SessionInit:
         starts = self.world.starts
         if not 0 <= index < len(starts):
             raise EngineError(f"a start must be in 0..{len(starts) - 1}", index)
-        return starts[index].newest(self.length)
+        return starts[index].newest(self._frames)
 
     def _check_columns(self, context: Context) -> None:
         space, held = self.world.spec.control_space, context.controls
@@ -142,8 +148,8 @@ class SessionInit:
         if tuple(size) != tuple(spec.size):
             rule = f"a context's frames must be {spec.size[0]}x{spec.size[1]}"
             raise EngineError(rule, size, "resize them")
-        if length > self.length:
-            rule = f"a context must have at most {self.length} frames"
+        if length > self._frames:
+            rule = f"a context must have at most {self._frames} frames"
             raise EngineError(rule, length, "give the newest ones")
         if self.world.networks.has_poses and context.poses is None:
             rule = "a world learnt with poses needs a context with poses"

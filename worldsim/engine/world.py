@@ -21,6 +21,7 @@ from worldsim.engine.smoke_test import smoke_test
 from worldsim.errors import CheckpointError, EngineError
 from worldsim.kernels.library import active_variant
 from worldsim.networks import find_device
+from worldsim.units import read_unit, unit_text
 
 
 class World(LoadedWorld):
@@ -30,6 +31,7 @@ class World(LoadedWorld):
         super().__init__(stored, device, dtype)
         self.origin: str | None = None
         """Name or folder that it was loaded by. A pickle holds this and ``weights_sha256``."""
+        self._by_unit: dict[str, World] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the world as its name or folder and the hash of its weights.
@@ -39,7 +41,30 @@ class World(LoadedWorld):
         """
         if self.origin is None:
             raise EngineError("a world must be loaded from files to be pickled", self.name, "use load()")
-        return _load_again, (self.origin, self.weights_sha256, str(self.device), self.dtype)
+        return _load_again, (self.origin, self.weights_sha256, str(self.device), self.dtype, self.unit)
+
+    def for_unit(self, unit: str | None) -> World:
+        """The world under another unit that it was trained for; both share the weights' memory.
+
+        Args:
+            unit: e.g. "frame" or "cube:4/2x2x2", see ``worldsim.units.read_unit``; None: this one.
+
+        Raises:
+            ConfigError: it was not trained for this unit; the message has the units that it knows.
+        """
+        if unit is None or unit == self.unit:
+            return self
+        config = read_unit(unit)
+        if unit_text(config) == self.unit:
+            return self
+        if unit not in self._by_unit:
+            networks = self.networks.for_unit(config)
+            changed = replace(self.config, networks=networks.config)
+            stored = replace(self._stored, config=changed, networks=networks)
+            self._by_unit[unit] = World(stored, self.device, self.dtype)
+        world = self._by_unit[unit]
+        world.origin = self.origin
+        return world
 
     def engine(
         self,
@@ -48,21 +73,24 @@ class World(LoadedWorld):
         denoising_steps: int | None = None,
         rewind_frames: int = 64,
         offload_bytes: int = 0,
+        unit: str | None = None,
     ) -> Engine:
         """Make an engine for up to ``slots`` sessions at a time, and more that are offloaded.
 
         Args:
             slots: sessions that are stepped in one batch.
-            context: frames of past that the generator sees (default: what it was trained with).
+            context: units of past that the generator sees (default: what it was trained with).
             denoising_steps: denoising passes per frame, K, e.g. 1, 2 or 4 (default: the sampler's).
             rewind_frames: frames kept for rewinding in each session; each takes about 0.4 MB.
             offload_bytes: host memory for sessions beyond the slots; they are loaded when stepped.
+            unit: one of ``units``, which is predicted in each autoregressive step (default: the first).
 
         Raises:
-            EngineError: no slot, negative rewind_frames or offload_bytes, or too short a context.
-            ConfigError: another number of denoising passes.
+            EngineError: no slot, negative rewind_frames or offload_bytes, or too short or long a context.
+            ConfigError: another number of denoising passes, or a unit that it was not trained for.
         """
-        return Engine(self, slots, context, denoising_steps, rewind_frames, offload_bytes)
+        world = self.for_unit(unit)
+        return Engine(world, slots, context, denoising_steps, rewind_frames, offload_bytes)
 
     def batch(
         self,
@@ -141,7 +169,9 @@ def _files_of(folder: Path) -> tuple[object, ...]:
     return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 
-def _load_again(origin: str, weights_sha256: str, device: str, dtype: torch.dtype) -> World:
+def _load_again(
+    origin: str, weights_sha256: str, device: str, dtype: torch.dtype, unit: str | None = None
+) -> World:
     """A pickled world, by name or folder.
 
     Raises:
@@ -153,4 +183,4 @@ def _load_again(origin: str, weights_sha256: str, device: str, dtype: torch.dtyp
         raise CheckpointError(
             rule, f"{origin}: {world.weights_sha256[:12]}, not {weights_sha256[:12]}", remedy
         )
-    return world
+    return world.for_unit(unit)

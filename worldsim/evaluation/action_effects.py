@@ -91,7 +91,7 @@ def imagined_effects(
     )
     rows = []
     for i, branch_point in enumerate(branch_points):
-        first = engine.open(seed + i, branch_point.context.newest(engine.context))
+        first = engine.open(seed + i, branch_point.context.newest(engine.given_frames))
         rows.append([first, *first.fork(len(held) - 1)])
     frames = [[[resize_for_idm(session.frame)] for session in row] for row in rows]
     controls = {session: _control(key) for row in rows for session, key in zip(row, held, strict=True)}

@@ -81,7 +81,7 @@ def long_rollout(
         world.spec.control_space,
     )
     sessions = [
-        engine.open(seed + i, branch_point.context.newest(engine.context))
+        engine.open(seed + i, branch_point.context.newest(engine.given_frames))
         for i, branch_point in enumerate(branch_points)
     ]
     before = np.stack([session.frame for session in sessions])

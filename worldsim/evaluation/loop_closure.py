@@ -164,7 +164,7 @@ def _rollout(
     """Per loop, the frames ``uint8 [4, H, W, 3]`` that the rollout showed first and again."""
     engine = world.engine(slots=len(loops), denoising_steps=denoising_steps, rewind_frames=0)
     sessions = [
-        engine.open(seed + i, loop.branch_point.context.newest(engine.context))
+        engine.open(seed + i, loop.branch_point.context.newest(engine.given_frames))
         for i, loop in enumerate(loops)
     ]
     kept: list[dict[int, np.ndarray]] = [{} for _ in loops]

@@ -52,7 +52,7 @@ def rollout(
     n, space = len(true), world.spec.control_space
     engine = world.engine(slots=n, denoising_steps=config.denoising_steps, rewind_frames=0)
     seeds = range(seed, seed + n) if isinstance(seed, int) else seed
-    contexts = [true.context(i, config.context).newest(engine.context) for i in range(n)]
+    contexts = [true.context(i, config.context).newest(engine.given_frames) for i in range(n)]
     sessions = [engine.open(one, context) for one, context in zip(seeds, contexts, strict=True)]
     for t in range(config.context, config.context + config.frames):
         controls = {}

@@ -68,12 +68,23 @@ class Cache:
     """Number of first frames that are never overwritten."""
     rows: Rows = field(default_factory=lambda: slice(None))
     """Rows of the tensors that this view of the cache reads and writes."""
+    unit: tuple[int, int] = (1, 0)
+    """Frames of a unit and tokens of each, frame-major, the first of N; one frame: a unit has one time."""
     _layers: list[LayerKV] | None = field(default=None, repr=False)
     """Result of ``read`` until the next write."""
 
     @staticmethod
     def empty(
-        *, layers: int, batch: int, frames: int, tokens: int, heads: int, dim: int, sinks: int, like: Tensor
+        *,
+        layers: int,
+        batch: int,
+        frames: int,
+        tokens: int,
+        heads: int,
+        dim: int,
+        sinks: int,
+        like: Tensor,
+        unit: tuple[int, int] = (1, 0),
     ) -> Cache:
         """A cache with nothing in it, of the type and on the device of ``like``."""
         shape = (layers, batch, frames, tokens, heads, dim)
@@ -83,6 +94,7 @@ class Cache:
             written=torch.full((batch, frames), -1, device=like.device),
             index=torch.zeros(batch, dtype=torch.long, device=like.device),
             sinks=sinks,
+            unit=unit,
         )
 
     @property
@@ -101,7 +113,7 @@ class Cache:
     def over(self, rows: Rows) -> Cache:
         """Some rows of this cache, with the same memory underneath: what one writes, the other has."""
         rows = rows_within(rows, self.rows, len(self.index), self.index.device)
-        return Cache(self.keys, self.values, self.written, self.index, self.sinks, rows)
+        return Cache(self.keys, self.values, self.written, self.index, self.sinks, rows, self.unit)
 
     def take(self, rows: Rows, other: Cache) -> None:
         """Nothing: ``over`` shares memory."""
@@ -114,11 +126,23 @@ class Cache:
         if self._layers is None:
             written = self.written[self.rows]
             age = (self.index[self.rows][:, None] - written).clamp(max=self.context)
-            rope = rope_frequencies(-age[..., None], (self.keys.shape[-1],))
-            rotated = apply_rope(self.keys[:, self.rows], rope[:, :, None, None])
+            rope = rope_frequencies(self._times(age)[..., None], (self.keys.shape[-1],))
+            rotated = apply_rope(self.keys[:, self.rows], rope[..., None, :])
             layers = zip(rotated, self.values[:, self.rows].float(), strict=True)
             self._layers = [LayerKV(keys, values, written >= 0) for keys, values in layers]
         return self._layers
+
+    def _times(self, age: Tensor) -> Tensor:
+        """Time of each token of units of ``age`` [B, W], from the start of the unit to come [B, W, N or 1].
+
+        In frames where units have several, but for registers: they have one time a unit.
+        """
+        frames, tokens = self.unit
+        if frames == 1:
+            return -age[..., None]
+        frame = torch.arange(frames, device=age.device).repeat_interleave(tokens)
+        registers = (-age)[..., None].expand(*age.shape, self.keys.shape[3] - frames * tokens)
+        return torch.cat([frame - frames * age[..., None], registers], -1)
 
     def kernel_layers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """``read`` for kernels: keys, values and mask of each layer."""
@@ -155,7 +179,8 @@ class Cache:
         """A copy of some batch rows."""
         rows = rows_within(rows, self.rows, len(self.index), self.index.device)
         keys, values = self.keys[:, rows].clone(), self.values[:, rows].clone()
-        return Cache(keys, values, self.written[rows].clone(), self.index[rows].clone(), self.sinks)
+        written, index = self.written[rows].clone(), self.index[rows].clone()
+        return Cache(keys, values, written, index, self.sinks, unit=self.unit)
 
     def put(self, rows: Rows, other: Cache) -> None:
         """Overwrite batch rows with those of ``other``; a single row of ``other`` is repeated."""
@@ -176,7 +201,8 @@ class Cache:
     def to(self, device: torch.device) -> Cache:
         """The same on another device."""
         keys, values = self.keys.to(device), self.values.to(device)
-        return Cache(keys, values, self.written.to(device), self.index.to(device), self.sinks)
+        written, index = self.written.to(device), self.index.to(device)
+        return Cache(keys, values, written, index, self.sinks, unit=self.unit)
 
     def tensors(self) -> dict[str, Tensor]:
         """The rows: keys and values [B, L, W, N, A, d], written [B, W], index [B]."""

@@ -60,18 +60,21 @@ class Conditioning(nn.Module):
     def forward(self, control: Tensor, t: Tensor, dt: Tensor, control_mask: Tensor | None = None) -> Tensor:
         """Scale (about 1), shift and gate of every block, float32 [B, T, 3, L, D].
 
-        ``control`` [B, T, M] or, for several passes over one frame, [B, 1, M]; ``t`` [B, T], 0 noise to 1
+        ``control`` [B, T, M] or, for several passes over one unit, [B, 1, M]; ``t`` [B, T], 0 noise to 1
         clean; ``dt`` [B, T] in (0, 1]; both [1, T] where all worlds have the same. Where ``control_mask``
-        [B, T] is False the control is replaced by a learnt null control.
+        [B, T] is False the control is replaced by a learnt null control. With ``t`` and ``dt`` of each of P
+        parts of a unit [B, T, P] the result is [B, T, P, 3, L, D].
         """
         embedded = self.control_embed(control)
         if control_mask is not None:
             embedded = torch.where(control_mask[..., None], embedded, self.null_control.to(embedded.dtype))
+        if t.ndim == 3:
+            embedded = embedded[:, :, None]
         embedded = embedded + self.time_embed(_sinusoids(torch.stack([t, dt], -1)).flatten(-2))
         embedded = F.silu(embedded)
         if self._modulation_kernel is not None and kernels_enabled():
             modulation = self._modulation_kernel(embedded)
         else:
             modulation = self.modulation(embedded.to(self.modulation.weight.dtype)).float()
-        modulation = modulation.unflatten(-1, (3, self.blocks, -1))
-        return torch.cat([modulation[:, :, :1] + 1, modulation[:, :, 1:]], 2)
+        scale, rest = modulation.unflatten(-1, (3, self.blocks, -1)).split([1, 2], -3)
+        return torch.cat([scale + 1, rest], -3)

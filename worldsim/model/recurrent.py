@@ -65,11 +65,11 @@ class RecurrentConfig:
         """The generator with fresh weights.
 
         Raises:
-            ConfigError: latents that are not continuous, or units of several frames.
+            ConfigError: latents that are not continuous, or units of several frames or parts.
         """
-        if latent.kind != "continuous" or unit.frames != 1:
-            rule = "a recurrent generator needs continuous latents and units of one frame"
-            raise ConfigError(rule, (latent.kind, unit.frames), "choose the transformer")
+        if latent.kind != "continuous" or unit.frames != 1 or len(unit.order()) != 1:
+            rule = "a recurrent generator needs continuous latents and units of one frame in one part"
+            raise ConfigError(rule, (latent.kind, unit.frames, len(unit.order())), "choose the transformer")
         return RecurrentGenerator(self, unit.tokens, latent.channels, condition_size, latent.bounded)
 
 

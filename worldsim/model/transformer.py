@@ -5,11 +5,11 @@ Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +18,12 @@ from worldsim.errors import ConfigError
 from worldsim.kernels import generator as generator_kernel
 from worldsim.kernels.dense import Dense
 from worldsim.kernels.library import kernels_enabled, variant
-from worldsim.model.blocks import RMS_EPS, Block, rms
+from worldsim.model.blocks import RMS_EPS, Block, Direction, HeldKV, PartView, UnitTime, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
 from worldsim.model.protocol import LatentForm
 from worldsim.model.rope import rope_frequencies
+from worldsim.model.unit_layout import UnitLayout
 from worldsim.registry import register
 from worldsim.units import Unit
 
@@ -40,10 +41,15 @@ class TransformerConfig:
     temporal_every: int = 2
     """One block in this many has temporal attention."""
     context: int = 12
-    """Frames of context at most."""
+    """Units of past that a clip shows in training, and an engine by default."""
+    max_context: int | None = None
+    """Units of past that an engine may show at most; None: more than in training, too."""
     sinks: int = 1
     prediction: Literal["clean", "velocity"] = "clean"
     """Output of the last layer: the clean latent, or the velocity from noise to it (flow matching)."""
+    time_axis: bool = False
+    """Rotate a share of each head by the frame within the unit even where units have one frame, as longer
+    units do: weights can then be taken from a model of longer units."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:
@@ -86,13 +92,21 @@ class PreparedUnit:
     """Modulation of every pass [B, K + 1, 3, L, D]."""
     t: Tensor
     """Flow time of every pass [1, K + 1]."""
+    held: list[HeldKV] = field(default_factory=list)
+    """For each block the tokens of the unit that are drawn already, where it is drawn part by part."""
 
 
 class Transformer(nn.Module):
-    """Predicts clean latents; causal over frames, free within a unit as its mask allows."""
+    """Predicts clean latents; causal over units, free within a unit as its mask allows.
+
+    A unit of several parts (``Unit.order``) is drawn part by part: each sees the parts before it, finished.
+    """
 
     positions: Tensor
     mask: Tensor | None
+    part_of: Tensor | None
+    """Part of each token and register, int64 [N + R]; None where a unit has one part."""
+    direction: Direction
 
     def __init__(
         self,
@@ -106,6 +120,7 @@ class Transformer(nn.Module):
         self.config = config
         self.width = width = config.width
         self.context, self.min_context = config.context, max(2, config.sinks + 1)
+        self.max_context = config.max_context
         self.tokens, self._bounded, self.prediction = unit.tokens, latent.bounded, config.prediction
         self.latent_in = nn.Linear(latent.channels, width)
         self.prior_in = nn.Linear(prior_channels, width)
@@ -120,15 +135,58 @@ class Transformer(nn.Module):
         self.out = nn.Linear(width, latent.channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        # A unit of one frame has no axis of time: all of a head turns with rows and columns.
-        positions = torch.from_numpy(unit.positions()[:, int(unit.frames == 1) :]) + 1
-        positions = torch.cat([positions, positions.new_zeros(config.registers, positions.shape[1])])
-        self.register_buffer("positions", positions, persistent=False)
-        self._rope: Tensor | None = None
-        mask = np.pad(unit.mask(), (0, config.registers), constant_values=True)
-        self.register_buffer("mask", None if mask.all() else torch.from_numpy(mask), persistent=False)
+        self._rope: Tensor | None
+        self._time: UnitTime | None
+        self._views: list[PartView]
+        self._lay_out(unit, "forward")
         self._kernel: generator_kernel.GeneratorKernel | None = None
         self._prior_in_kernel: Dense | None = None
+
+    def _lay_out(self, unit: Unit, direction: Direction) -> None:
+        """Set all that follows from the unit and from the direction in which it is seen."""
+        # A unit of one frame needs no axis of time: all of a head turns with rows and columns.
+        has_time = unit.frames > 1 or self.config.time_axis
+        layout = UnitLayout(unit, self.config.registers, direction, has_time)
+        self.layout, self.order, self.direction = layout, layout.order, direction
+        for name in ("positions", "mask", "part_of"):
+            self.register_buffer(name, getattr(layout, name), persistent=False)
+        self._rope, self._time, self._views = None, None, []
+
+    def for_unit(self, unit: Unit) -> Transformer:
+        """The same weights under another unit of as many frames and tokens; they share memory.
+
+        Raises:
+            ConfigError: the unit has others.
+        """
+        if (unit.frames, unit.tokens) != self.layout.shape:
+            rule = "units of one generator must have {} frames and {} tokens".format(*self.layout.shape)
+            raise ConfigError(rule, (unit.frames, unit.tokens), "train a world of its own for this unit")
+        other = copy.copy(self)
+        other.__dict__["_buffers"], device = dict(self._buffers), self.positions.device
+        other._kernel = None
+        other._lay_out(unit, self.direction)
+        return other.to(device)
+
+    def look(self, direction: Direction) -> Transformer:
+        """See units in another direction from now on; a world's own generator looks forward."""
+        device = self.positions.device
+        self._lay_out(self.layout.unit, direction)
+        return self.to(device)
+
+    @property
+    def time(self) -> UnitTime | None:
+        """Frames and places of a unit's tokens; None where units have one frame."""
+        device = self.positions.device
+        if self._time is None or self._time.places.device != device:
+            self._time = self.layout.time(self.config.width // self.config.heads, device)
+        return self._time
+
+    @property
+    def views(self) -> list[PartView]:
+        """The parts of a unit, and what each sees."""
+        if not self._views or self._views[0].tokens.device != self.positions.device:
+            self._views = self.layout.views(self.rope, self.mask, self.config.width // self.config.heads)
+        return self._views
 
     @property
     def uses_kernels(self) -> bool:
@@ -141,9 +199,8 @@ class Transformer(nn.Module):
         config, block = self.config, self.blocks[0]
         assert isinstance(block, Block)
         sizes = (config.width, config.width // config.heads, len(self.positions), block.sizes[1])
-        return (
-            variant() is not None and self.mask is None and generator_kernel.supports(*sizes, config.layers)
-        )
+        plain = self.mask is None and self.layout.frames == 1 and len(self.order) == 1
+        return variant() is not None and plain and generator_kernel.supports(*sizes, config.layers)
 
     def enable_kernels(self) -> None:
         """Use kernels for inference from now on, in float32 on a CPU; the weights must not change."""
@@ -205,6 +262,7 @@ class Transformer(nn.Module):
             dim=config.width // config.heads,
             sinks=config.sinks,
             like=self.latent_in.weight,
+            unit=(self.layout.time_frames, self.tokens // self.layout.time_frames),
         )
 
     def prepare(
@@ -225,6 +283,65 @@ class Transformer(nn.Module):
     def denoise(self, prepared: PreparedUnit, noisy: Tensor, index: int) -> Tensor:
         """The clean latent [B, N, C] that pass ``index`` predicts from a ``noisy`` one."""
         return self._denoise_pass(prepared, noisy, index).clean[:, 0]
+
+    def denoise_part(self, prepared: PreparedUnit, noisy: Tensor, index: int, part: int) -> Tensor:
+        """The clean latent [B, n, C] of a unit's ``part``, from a ``noisy`` one, given those ``settle`` took.
+
+        With all tokens of ``order`` in one part it is ``denoise``.
+        """
+        x = self._run_part(prepared, noisy, index, part, None)
+        t = prepared.t[:, index : index + 1]
+        x = rms(x, RMS_EPS) * self.norm.weight
+        return self._to_clean(noisy[:, None], t, self.out(x.to(self.out.weight.dtype)).float())[:, 0]
+
+    def settle(self, prepared: PreparedUnit, latent: Tensor, part: int) -> None:
+        """Let later parts see a ``part``'s finished ``latent`` [B, n, C]; parts are settled in order."""
+        if part == 0:
+            prepared.held[:] = [HeldKV() for _ in self.blocks]
+        fresh: list[tuple[Tensor, Tensor]] = []
+        self._run_part(prepared, latent, prepared.t.shape[1] - 1, part, fresh)
+        for held, pair in zip(prepared.held, fresh, strict=True):
+            held.extend(pair)
+
+    def _run_part(
+        self,
+        prepared: PreparedUnit,
+        latent: Tensor,
+        index: int,
+        part: int,
+        fresh: list[tuple[Tensor, Tensor]] | None,
+    ) -> Tensor:
+        """The blocks over one part of a unit [B, 1, n, D]; its keys and values are added to ``fresh``."""
+        view, pasts = self.views[part], iter(prepared.cache.read())
+        held = prepared.held if part else [HeldKV() for _ in self.blocks]
+        x = self.latent_in(latent[:, None].to(self.latent_in.weight.dtype)).float()
+        x = x + prepared.embedded[:, :, view.tokens]
+        modulation = prepared.modulation[:, index : index + 1]
+        for block, modulations, known in zip(self.blocks, modulation.unbind(-2), held, strict=True):
+            assert isinstance(block, Block)
+            x, pair = block.part(x, modulations, view, next(pasts) if block.temporal else None, known)
+            if fresh is not None:
+                fresh.append(pair)
+        return x
+
+    @property
+    def part_tokens(self) -> list[Tensor]:
+        """Tokens of each part, int64 [n]."""
+        return [view.tokens for view in self.views]
+
+    def per_token(self, x: Tensor) -> Tensor:
+        """Numbers of each part of a unit [B, T, P] as those of its tokens [B, T, N]; of units as they are."""
+        if x.ndim == 2 or self.part_of is None:
+            return x
+        return x[..., self.part_of[: self.tokens]]
+
+    def per_part(self, x: Tensor) -> Tensor:
+        """Means over the tokens [B, T, N] of each part [B, T, P]; [B, T] where a unit has one part."""
+        if self.part_of is None:
+            return x.mean(-1)
+        parts, number = len(self.order), self.part_of[: self.tokens]
+        total = x.new_zeros(*x.shape[:-1], parts).index_add(-1, number, x)
+        return total / torch.bincount(number, minlength=parts)
 
     def finish(self, prepared: PreparedUnit, sample: Tensor) -> Tensor:
         """A sample [B, N, C] as a latent."""
@@ -267,8 +384,8 @@ class Transformer(nn.Module):
 
         Args:
             noisy: latents [B, T, N, C].
-            t: 0 = noise, 1 = clean [B, T].
-            dt: how far the denoising step goes [B, T], in (0, 1].
+            t: 0 = noise, 1 = clean [B, T], or of each part of a unit [B, T, P].
+            dt: how far the denoising step goes, in (0, 1], likewise.
             prior_tokens: the priors, small [B, T, N, V].
             condition: keys, yaw and twist [B, T, M].
             cache: the frames before; read, never written. With a cache T is 1.
@@ -286,7 +403,7 @@ class Transformer(nn.Module):
     def run(
         self, noisy: Tensor, t: Tensor, embedded: Tensor, modulation: Tensor, cache: Cache | None
     ) -> LatentPrediction:
-        """``forward`` from ``embed``'s [B, T, N, D] and ``Conditioning``'s modulation [B, T, 3, L, D].
+        """``forward`` from ``embed``'s [B, T, N, D] and ``Conditioning``'s modulation [B, T, (P,) 3, L, D].
 
         Passes over the same frames modulations the first, and get their modulations from one call.
         """
@@ -295,9 +412,11 @@ class Transformer(nn.Module):
         x = self._token_inputs(noisy, embedded)
         fresh: list[tuple[Tensor, Tensor]] = []
         pasts = cache.read() if cache is not None else [None] * self.temporal_layers
-        for block, modulations in zip(self.blocks, modulation.unbind(3), strict=True):
+        for block, modulations in zip(self.blocks, modulation.unbind(-2), strict=True):
             past = pasts[len(fresh)] if block.temporal else None
-            x, pair = block(x, modulations, self.rope, self.mask, past)
+            if modulations.ndim == 5:
+                modulations = modulations[:, :, self.part_of]
+            x, pair = block(x, modulations, self.rope, self.mask, past, self.time, self.direction)
             if pair is not None:
                 fresh.append(pair)
         x = rms(x, RMS_EPS) * self.norm.weight
@@ -323,9 +442,8 @@ class Transformer(nn.Module):
             if block.temporal and len(fresh) == self.temporal_layers - 1:
                 fresh.append(block.compute_kv(x, modulations))
                 break
-            x, pair = block(
-                x, modulations, self.rope, self.mask, pasts[len(fresh)] if block.temporal else None
-            )
+            past = pasts[len(fresh)] if block.temporal else None
+            x, pair = block(x, modulations, self.rope, self.mask, past, self.time)
             if pair is not None:
                 fresh.append(pair)
         keys, values = (torch.stack(part) for part in zip(*fresh, strict=True))
@@ -353,7 +471,8 @@ class Transformer(nn.Module):
     def _to_clean(self, noisy: Tensor, t: Tensor, given: Tensor) -> Tensor:
         """The clean latent from what the last layer gives, both [B, T, N, C]."""
         if self.config.prediction == "velocity":
-            return noisy + (1 - t)[..., None, None] * given
+            left = 1 - self.per_token(t)
+            return noisy + left.reshape(*left.shape, *[1] * (noisy.ndim - left.ndim)) * given
         return given
 
     def _token_inputs(self, noisy: Tensor, embedded: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.registry import register
-from worldsim.sampling.flow import DENOISING_STEPS, FlowGenerator
+from worldsim.sampling.flow import DENOISING_STEPS, FlowGenerator, parts_of
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
 
@@ -36,6 +36,9 @@ class BernoulliConfig:
         if len(latent.scales) > 1:
             rule = "a bernoulli sampler needs latents of one scale"
             raise ConfigError(rule, latent.scales, "choose the sampler next-scale")
+        if parts_of(generator) > 1:
+            rule = "a bernoulli sampler needs units that are drawn in one part"
+            raise ConfigError(rule, f"{parts_of(generator)} parts", "choose the unit frame")
         if not isinstance(generator, FlowGenerator) or generator.prediction != "clean":
             rule = "a bernoulli sampler needs a generator that predicts clean latents"
             raise ConfigError(rule, type(generator).__name__, "choose the transformer")

@@ -6,7 +6,7 @@ one by one. Where a control is another than was foreseen, what was not shown is 
 A unit is committed to the generator when the next one begins, and only what was shown: the last frame shown
 replaces those that were not.
 
-Shapes: B worlds, F frames of a unit, N tokens, C latent channels, M control vector.
+Shapes: B worlds, F frames of a unit, N tokens of a unit, C latent channels, M control vector.
 """
 
 from __future__ import annotations
@@ -147,13 +147,14 @@ def _imagine_pending(
         ahead = _with_motion(networks, ahead, motion)
         motions.append(motion)
     prepared = _prepare_pending(networks, state, denoising_steps)
-    latent = networks.sampler.draw(
+    drawn = networks.sampler.draw(
         networks.generator, prepared, _noise(networks, state, motions), denoising_steps
     )
-    length = len(plan)
-    pending["latent"] = latent.float().unflatten(1, (length, -1))
+    latent = networks.frame_latents(drawn)
+    pending["latent"] = latent.float().unflatten(1, (len(plan), -1))
     # The generator's state takes the unit when it is over; a copy says now what the heads read.
-    agent = networks.generator.commit(state.generator.pick(slice(None)), prepared, latent, True)
+    copy, tokens = state.generator.pick(slice(None)), networks.unit_tokens(latent)
+    agent = networks.generator.commit(copy, prepared, tokens, True)
     _decode_pending(networks, state, motions, agent)
     pending["shown"] = torch.zeros_like(pending["shown"])
     pending["observed"] = torch.zeros_like(pending["observed"])
@@ -215,7 +216,7 @@ def _commit_pending(networks: Networks, state: WorldState) -> None:
 
 
 def _fill_unshown(networks: Networks, state: WorldState) -> Tensor:
-    """The latent of the pending unit [B, F N, C]; its last shown frame stands in for those that were not."""
+    """The pending unit's tokens [B, N, C]; its last shown frame stands in for those that were not."""
     pending = state.pending
     length = networks.unit.frames
     slots = torch.arange(length, device=pending["shown"].device)
@@ -223,25 +224,24 @@ def _fill_unshown(networks: Networks, state: WorldState) -> Tensor:
     for name in ("latent", "tokens", "vector", "twist"):
         part = pending[name]
         pending[name] = part[torch.arange(len(part), device=last.device)[:, None], last]
-    return pending["latent"].flatten(1, 2)
+    return networks.unit_tokens(pending["latent"].flatten(1, 2))
 
 
 def _prepare_pending(networks: Networks, state: WorldState, denoising_steps: int) -> Any:
     pending = state.pending
     condition = networks.condition(pending["vector"], pending["twist"]).flatten(1)
-    tokens = pending["tokens"].flatten(1, 2)
+    tokens = networks.unit_tokens(pending["tokens"].flatten(1, 2))
     return networks.generator.prepare(state.generator, tokens, condition, denoising_steps)
 
 
 def _noise(networks: Networks, state: WorldState, motions: list[CameraMotion]) -> Tensor:
-    """Noise of a unit [B, F N, C], scaled frame by frame."""
-    tokens, channels = networks.tokenizer.latent_spec.shape
-    drawn = normals(state, LATENT_DRAW, (len(motions) * tokens, channels))
+    """Noise of a unit [B, N, C], scaled frame by frame."""
+    drawn = normals(state, LATENT_DRAW, (networks.unit.tokens, networks.tokenizer.latent_spec.channels))
     scale = (
         torch.stack([networks.noise_scale(motion.twist) for motion in motions], 1)
         * state.temperature[:, None]
     )
-    return drawn * scale.repeat_interleave(tokens, 1)[..., None]
+    return drawn * scale[:, networks.frame_of][..., None]
 
 
 def _prior_from_base(networks: Networks, state: WorldState, motion: CameraMotion) -> Prior:

@@ -36,6 +36,9 @@ class FlowConfig:
         if not isinstance(generator, FlowGenerator):
             rule = "a flow sampler needs a generator that predicts clean latents at any noise level"
             raise ConfigError(rule, type(generator).__name__, "choose the generator's own sampler")
+        if parts_of(generator) > 1 and not isinstance(generator, PartGenerator):
+            rule = "a unit of several parts needs a generator that draws part after part"
+            raise ConfigError(rule, type(generator).__name__, "choose the transformer")
         return FlowSampler()
 
 
@@ -61,6 +64,31 @@ class FlowGenerator(Generator, Protocol):
         ``prior_tokens`` and ``condition``; ``control_mask`` [B, T] is False where the condition is masked."""
 
 
+@runtime_checkable
+class PartGenerator(FlowGenerator, Protocol):
+    """A flow generator that draws a unit of several parts part by part (``Unit.order``)."""
+
+    @property
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        """The parts, P, in the order in which they are drawn: numbers of tokens."""
+
+    @property
+    def part_tokens(self) -> list[Tensor]:
+        """``order`` on the device of the weights, int64 [n] each."""
+
+    def denoise_part(self, prepared: Any, noisy: Tensor, index: int, part: int) -> Tensor:
+        """The clean latent [B, n, C] that pass ``index`` predicts of a part, given those that are settled."""
+
+    def settle(self, prepared: Any, latent: Tensor, part: int) -> None:
+        """Let later parts see a part's finished ``latent`` [B, n, C]."""
+
+    def per_token(self, x: Tensor) -> Tensor:
+        """Numbers of parts [B, T, P] as numbers of tokens [B, T, N]; of units [B, T] as they are."""
+
+    def per_part(self, x: Tensor) -> Tensor:
+        """Means over the tokens [B, T, N] of every part [B, T, P], or of the unit [B, T] if it has one."""
+
+
 class FlowPrediction(Protocol):
     """The result of one pass."""
 
@@ -80,19 +108,38 @@ class FlowSampler:
     default_steps = 2
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+        if parts_of(generator) > 1:
+            assert isinstance(generator, PartGenerator), "checked when the networks were built"
+            return _draw_parts(generator, prepared, noise, denoising_steps)
         predict = lambda noisy, index: generator.denoise(prepared, noisy, index)  # noqa: E731
         return generator.finish(prepared, denoise(predict, noise, denoising_steps))
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         assert isinstance(generator, FlowGenerator), "checked when the sampler was built"
-        drawn = sample_flow_times(rng, clip.latents, clip.is_past_clean)
+        drawn = sample_flow_times(rng, clip.latents, clip.is_past_clean, parts_of(generator))
         loss, agent = forcing_loss(generator, clip, drawn, rng)
         return SamplerLoss(loss, agent, {"forcing": loss.item()})
 
 
+def parts_of(generator: Generator) -> int:
+    """Parts of a generator's unit, P: 1 where it draws all tokens at once."""
+    return len(getattr(generator, "order", ((),)))
+
+
+def _draw_parts(generator: PartGenerator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+    """A finished latent [B, N, C], part after part, each given those before it."""
+    drawn: list[Tensor] = []
+    for number, tokens in enumerate(generator.part_tokens):
+        predict = lambda noisy, index, number=number: generator.denoise_part(prepared, noisy, index, number)  # noqa: E731
+        drawn.append(generator.finish(prepared, denoise(predict, noise[:, tokens], denoising_steps)))
+        if number + 1 < len(generator.order):
+            generator.settle(prepared, drawn[-1], number)
+    return torch.cat(drawn, 1)[:, torch.cat(generator.part_tokens).argsort()]
+
+
 @dataclass(frozen=True, slots=True)
 class FlowTimes:
-    """Flow times and masks of a clip's frames; all [B, T]."""
+    """Flow times and masks of a clip's units; all [B, T], or [B, T, P] of units of several parts."""
 
     t: Tensor
     """Flow time of the generator's input, 0 noise to 1 clean."""
@@ -101,30 +148,38 @@ class FlowTimes:
     is_context: Tensor
     """The frame is clean and nothing is asked of it."""
     control_mask: Tensor
-    """False where the condition is masked."""
+    """False where the condition is masked [B, T]."""
     shortcut: bool
     """Steps are larger than the smallest, learnt from two of half the size."""
 
 
-def sample_flow_times(rng: np.random.Generator, like: Tensor, is_past_clean: bool = False) -> FlowTimes:
-    """Independent flow times for every frame of ``like`` [B, T, ...]; one time in four for a shortcut step.
+def sample_flow_times(
+    rng: np.random.Generator, like: Tensor, is_past_clean: bool = False, parts: int = 1
+) -> FlowTimes:
+    """Independent flow times for every unit of ``like`` [B, T, ...]; one time in four for a shortcut step.
 
-    Where ``is_past_clean``, all frames but the last are context.
+    Where ``is_past_clean``, all units but the last are context. A unit of several ``parts`` has a time for
+    each; those before a part that is drawn at random are clean, as they are when that part is sampled.
     """
-    frames = like.shape[:2]
+    units = like.shape[:2]
+    shape = units if parts == 1 else (*units, parts)
 
     def put(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(array, np.float32)).to(like)
 
     shortcut = bool(rng.random() < 0.25)
-    dt = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], frames))
-    t = put(rng.random(frames))
+    dt = put(rng.choice([0.25, 0.5, 1.0] if shortcut else [0.125], shape))
+    t = put(rng.random(shape))
     t = torch.floor(t / dt) * dt if shortcut else t
-    is_context = put(rng.random(frames)) < 0.4
+    is_context = put(rng.random(units)) < 0.4
     if is_past_clean:
-        is_context = torch.arange(frames[1], device=like.device).expand(frames) < frames[1] - 1
+        is_context = torch.arange(units[1], device=like.device).expand(units) < units[1] - 1
+    if parts > 1:
+        active = torch.from_numpy(rng.integers(parts, size=units)).to(like.device)
+        is_earlier = torch.arange(parts, device=like.device) < active[..., None]
+        is_context = is_context[..., None] | is_earlier
     t = torch.where(is_context, torch.ones_like(t), t)
-    control_mask = torch.from_numpy(rng.random(frames) >= 0.1).to(like.device)
+    control_mask = torch.from_numpy(rng.random(units) >= 0.1).to(like.device)
     return FlowTimes(t, dt, is_context, control_mask, shortcut)
 
 
@@ -133,12 +188,13 @@ def forcing_loss(
 ) -> tuple[Tensor, Tensor]:
     """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
 
-    Errors are of what the generator predicts: of clean latents, those of frames that are nearly clean weigh
-    more (Dreamer 4's ramp); of velocities all weigh the same.
+    Errors are of what the generator predicts: of clean latents, those of units that are nearly clean weigh
+    more (Dreamer 4's ramp); of velocities all weigh the same. Parts of a unit weigh the same, however many
+    tokens they have.
     """
     clean = clip.latents
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(clean)
-    noisy = interpolate(clean, noise, drawn.t)
+    noisy = interpolate(clean, noise, _per_token(generator, drawn.t))
 
     def predict(latent: Tensor, t: Tensor, dt: Tensor) -> FlowPrediction:
         return generator(latent, t, dt, clip.prior_tokens, clip.condition, control_mask=drawn.control_mask)
@@ -146,27 +202,45 @@ def forcing_loss(
     target = clean
     if drawn.shortcut:
         with torch.no_grad():
-            two = _two_half_steps(lambda *step: predict(*step).clean, noisy, drawn)
-        target = torch.where(drawn.is_context[..., None, None], clean, two)
+            two = _two_half_steps(generator, lambda *step: predict(*step).clean, noisy, drawn)
+        torch.clear_autocast_cache()  # it holds weights that were cast without a gradient
+        is_context = _per_token(generator, drawn.is_context)
+        target = torch.where(is_context.reshape(*is_context.shape, *[1] * (4 - is_context.ndim)), clean, two)
     made = predict(noisy, drawn.t, drawn.dt)
     weight = ~drawn.is_context * torch.ones_like(drawn.t)
-    error = (made.clean - target).square().mean((-1, -2))
+    error = (made.clean - target).square().mean(-1)
+    error = generator.per_part(error) if drawn.t.ndim == 3 else error.mean(-1)  # type: ignore[attr-defined]
     if generator.prediction == "velocity":
         error = error / (1 - drawn.t).clamp(min=0.02).square()
     else:
         weight = weight * (0.9 * drawn.t + 0.1)
+    if clip.weight is not None:
+        weight = weight * (clip.weight[..., None] if weight.ndim == 3 else clip.weight)
     return (error * weight).sum() / weight.sum().clamp(min=1e-3), made.agent
 
 
+def _per_token(generator: FlowGenerator, x: Tensor) -> Tensor:
+    """Numbers of a unit's parts [B, T, P] for its tokens [B, T, N]; those of units [B, T] as they are."""
+    return generator.per_token(x) if isinstance(generator, PartGenerator) else x
+
+
 def _two_half_steps(
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor], noisy: Tensor, drawn: FlowTimes
+    generator: FlowGenerator,
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    noisy: Tensor,
+    drawn: FlowTimes,
 ) -> Tensor:
     """The clean latent [B, T, N, C] that one whole step must predict to arrive where two half steps do."""
     t, half = drawn.t, drawn.dt / 2
-    middle = euler_step(noisy, predict(noisy, t, half), t, half)
-    end = euler_step(middle, predict(middle, t + half, half), t + half, half)
-    share = ((1 - t) / drawn.dt)[..., None, None]
-    return noisy + (end - noisy) * share
+    at, size = _per_token(generator, t), _per_token(generator, half)
+    middle = euler_step(noisy, predict(noisy, t, half), at, size)
+    later = t + half
+    if t.ndim == 3:  # parts that are drawn already stay as they are while the next one is drawn
+        middle = torch.where(_per_token(generator, drawn.is_context)[..., None], noisy, middle)
+        later = later.clamp(max=1)
+    end = euler_step(middle, predict(middle, later, half), at + size, size)
+    share = _per_token(generator, (1 - t) / drawn.dt)
+    return noisy + (end - noisy) * share.reshape(*share.shape, *[1] * (noisy.ndim - share.ndim))
 
 
 def flow_times(steps: int) -> list[float]:

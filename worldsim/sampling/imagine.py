@@ -68,9 +68,11 @@ def imagine_unit(
     tensors = controls.to(networks.device)
     motion = move_cameras(networks, state, tensors)
     prior = prior_of(networks, state, motion)
-    prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, denoising_steps)
+    known = networks.unit_tokens(prior.tokens)
+    prepared = networks.generator.prepare(state.generator, known, prior.condition, denoising_steps)
     noise = _noise(networks, state, motion)
-    latent = (sampler or networks.sampler).draw(networks.generator, prepared, noise, denoising_steps)
+    tokens = (sampler or networks.sampler).draw(networks.generator, prepared, noise, denoising_steps)
+    latent = networks.frame_latents(tokens)
     if decode or networks.tokenizer.uses_previous_frame:
         frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
     else:
@@ -84,13 +86,14 @@ def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls
     motion = move_cameras(networks, state, tensors)
     prior = prior_of(networks, state, motion)
     latent = networks.tokenizer.encode(frames, prior)
-    prepared = networks.generator.prepare(state.generator, prior.tokens, prior.condition, 0)
+    known = networks.unit_tokens(prior.tokens)
+    prepared = networks.generator.prepare(state.generator, known, prior.condition, 0)
     return _commit(networks, state, prepared, frames, latent, prior, motion, tensors.pose_mask)
 
 
 def _noise(networks: Networks, state: WorldState, motion: CameraMotion) -> Tensor:
     """Standard normals of every world, float32 [B, N, C], scaled by how much is left to chance."""
-    drawn = normals(state, LATENT_DRAW, networks.tokenizer.latent_spec.shape)
+    drawn = normals(state, LATENT_DRAW, (networks.unit.tokens, networks.tokenizer.latent_spec.channels))
     return drawn * (networks.noise_scale(motion.twist) * state.temperature)[:, None, None]
 
 
@@ -124,7 +127,8 @@ def _commit(
     given: Tensor | None,
 ) -> Imagined:
     """Take ``frame`` for the last one and the camera's step for done."""
-    agent = networks.generator.commit(state.generator, prepared, latent, networks.uses_agent_token)
+    tokens = networks.unit_tokens(latent)
+    agent = networks.generator.commit(state.generator, prepared, tokens, networks.uses_agent_token)
     if agent is not None and networks.uses_agent_token:
         state.agent = agent.float()
     state.previous = PreviousFrame(frame, prior.depth)

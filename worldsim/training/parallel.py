@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from worldsim.errors import ConfigError
-from worldsim.networks import Networks, find_device
+from worldsim.networks import find_device
 
 __all__ = ["SINGLE_PROCESS", "Group", "process_group"]
 
@@ -62,7 +62,7 @@ class Group:
         for tensor, mean in zip(tensors, parts, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def broadcast_weights(self, networks: Networks) -> None:
+    def broadcast_weights(self, networks: nn.Module) -> None:
         """Give all processes the first one's weights and buffers."""
         if self.size > 1:
             for tensor in networks.state_dict().values():

@@ -29,6 +29,7 @@ from worldsim.tokenizer.history import HistoryConfig
 from worldsim.training import latent_dynamics as latent_dynamics  # registers its recipes
 from worldsim.training import next_scale as next_scale
 from worldsim.training.camera_paths import median_height, twist_scale
+from worldsim.training.distillation import recipe as units_recipe  # noqa: F401  # registers it
 from worldsim.training.plan import world_model_stages
 from worldsim.training.protocol import TrainingRecipe
 from worldsim.training.stage import Stage

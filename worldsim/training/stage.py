@@ -35,6 +35,12 @@ class Stage:
     """Callback before the stage's first step; not called when the stage is resumed."""
     plateau: float = 0.4
     """Share of the stage at the peak learning rate, before it falls linearly."""
+    companions: nn.Module | None = None
+    """Networks that train beside the world's and are no part of it; they are saved with the state."""
+    should_end: Callable[[], str | None] | None = None
+    """Asked after every step: the reason to end the stage before its time, or None."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of AdamW's moments."""
 
 
 def lr_factor(progress: float, step: int, plateau: float) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from worldsim.errors import CheckpointError
 from worldsim.networks import Networks
@@ -38,18 +40,26 @@ class TrainProgress:
 
 
 def save_state(
-    folder: Path, networks: Networks, optimizer: torch.optim.Optimizer | None, progress: TrainProgress
+    folder: Path,
+    networks: Networks,
+    optimizer: torch.optim.Optimizer | None,
+    progress: TrainProgress,
+    companions: Sequence[nn.Module] = (),
 ) -> None:
-    """Write weights and, inside a stage, the optimizer's state."""
+    """Write weights, also those of ``companions``, and, inside a stage, the optimizer's state."""
     tensors = {f"w.{name}": _plain(value) for name, value in networks.state_dict().items()}
+    for i, companion in enumerate(companions):
+        tensors |= {f"c.{i}.{name}": _plain(value) for name, value in companion.state_dict().items()}
     if optimizer is not None:
         for i, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"o.{i}.{name}": _plain(torch.as_tensor(value)) for name, value in moments.items()}
     _replace(folder / STATE, save(tensors, {"progress": json.dumps(asdict(progress))}))
 
 
-def load_state(folder: Path, networks: Networks) -> tuple[TrainProgress, OptimizerState]:
-    """Load the weights into ``networks``; return the progress and the optimizer's state.
+def load_state(
+    folder: Path, networks: Networks, companions: Sequence[nn.Module] = ()
+) -> tuple[TrainProgress, OptimizerState]:
+    """Load the weights into ``networks`` and ``companions``; return the progress and the optimizer's state.
 
     Raises:
         CheckpointError: there is no state, it is damaged, or it belongs to other networks.
@@ -59,9 +69,9 @@ def load_state(folder: Path, networks: Networks) -> tuple[TrainProgress, Optimiz
         raise CheckpointError("there must be a state to resume from", str(path), "start without --resume")
     try:
         progress, tensors = _read_progress(path), load_file(path)
-        networks.load_state_dict(
-            {name.removeprefix("w."): value for name, value in tensors.items() if name.startswith("w.")}
-        )
+        networks.load_state_dict(_under("w.", tensors))
+        for i, companion in enumerate(companions):
+            companion.load_state_dict(_under(f"c.{i}.", tensors))
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         rule = "a state must be whole and of these networks"
         raise CheckpointError(rule, str(error)[:200], "resume with the recipe it began with") from error
@@ -71,6 +81,12 @@ def load_state(folder: Path, networks: Networks) -> tuple[TrainProgress, Optimiz
             _, i, field = name.split(".", 2)
             moments.setdefault(int(i), {})[field] = value
     return progress, moments
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    named = tensors.items()
+    return {name.removeprefix(prefix): value for name, value in named if name.startswith(prefix)}
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:

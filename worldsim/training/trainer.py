@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,9 @@ class Trainer:
             save_every,
             group,
         )
+        named = {id(stage.companions): stage.companions for stage in stages}
+        self.companions = [companion for companion in named.values() if companion is not None]
+        """Networks beside the world's, of all stages."""
         total = sum(stage.time_fraction for stage in stages)
         if total <= 0:
             raise ConfigError("stages must have a share of the minutes", [stage.name for stage in stages])
@@ -84,7 +88,7 @@ class Trainer:
         Raises:
             CheckpointError: there is none, or one of other networks or stages.
         """
-        progress, optimizer_state = load_state(self.out, self.networks)
+        progress, optimizer_state = load_state(self.out, self.networks, self.companions)
         if progress.name not in ("", self._progress_at(progress.stage).name):
             rule = "a training must be resumed with the stages it began with"
             raise CheckpointError(rule, progress.name, "give the same --stages")
@@ -108,7 +112,8 @@ class Trainer:
         budget = self.budgets[number]
         if self.progress.step == 0 and budget > 0 and stage.on_start is not None:
             stage.on_start()
-        self.group.broadcast_weights(self.networks)
+        for module in (self.networks, *self.companions):
+            self.group.broadcast_weights(module)
         optimizer = self._optimizer = self._make_optimizer(stage)
         throughput = Throughput(self.peak)
         began = saved = reported = time.monotonic()
@@ -124,6 +129,10 @@ class Trainer:
                 self._save()
                 self._on_checkpoint(stage)
                 saved = now
+            if stage.should_end is not None and (reason := stage.should_end()) is not None:
+                if self.group.is_first:
+                    print(f"{stage.name} ended early: {reason}", file=sys.stderr)
+                break
         step = self.progress.step
         self.progress, self._optimizer = self._progress_at(number + 1), None
         self._save()
@@ -149,7 +158,8 @@ class Trainer:
 
     def _make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         """Return AdamW over the stage's weights, which alone get gradients; with its state when resumed."""
-        self.networks.requires_grad_(False)
+        for module in (self.networks, *self.companions):
+            module.requires_grad_(False)
         for group in stage.param_groups:
             for parameter in group.parameters:
                 parameter.requires_grad_(True)
@@ -158,7 +168,7 @@ class Trainer:
             for group in stage.param_groups
         ]
         fused = self.networks.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-8, fused=fused)
+        optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=fused)
         if self._optimizer_state:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self._optimizer_state})
             self._optimizer_state = {}
@@ -191,7 +201,7 @@ class Trainer:
     def _save(self) -> None:
         if self._optimizer_state or not self.group.is_first:
             return  # interrupted before the first step: the state on disk has the optimizer's, this one not
-        save_state(self.out, self.networks, self._optimizer, self.progress)
+        save_state(self.out, self.networks, self._optimizer, self.progress, self.companions)
 
     def _on_checkpoint(self, stage: Stage, step: int | None = None) -> None:
         if self.on_checkpoint is not None and self.group.is_first:

@@ -132,6 +132,7 @@ def world_model_objective(
         unrolled = unroll(networks, data, rng, noise=noise)
         parts = (unrolled.latents, unrolled.prior_tokens, data.condition)
         latents, tokens, condition = (group_by_unit(part, unit) for part in parts)
+        latents, tokens = networks.unit_tokens(latents), networks.unit_tokens(tokens)
         clip = LatentClip(latents, tokens, condition, is_past_clean=noise == 0)
         drawn = networks.sampler.loss(networks.generator, clip, rng)
         heads = heads_loss(networks, data, drawn.agent)

@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world whose units have two frames."""
     folder = lively_world(tmp_path_factory.mktemp("cube"), tokenizer="frame", poses=False)
     stored = load_world(folder)
-    config = dataclasses.replace(stored.config.networks, unit=CubeUnitConfig(kt=2))
+    config = dataclasses.replace(stored.config.networks, unit=CubeUnitConfig(frames=2))
     torch.manual_seed(0)
     networks = Networks(config, stored.config.source)
     stir(networks)

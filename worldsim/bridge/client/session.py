@@ -99,6 +99,11 @@ class RemoteSession:
         return self._last
 
     @property
+    def latency(self) -> int:
+        """Frames that are imagined together, under controls that are known ahead."""
+        return self.client.world.unit_frames
+
+    @property
     def frame(self) -> np.ndarray | None:
         """The newest frame, uint8 [H, W, 3], read-only; None where it was asked for as "latent" or "none"."""
         return self.last.frame

@@ -174,7 +174,7 @@ class Server:
             RequestReader(
                 lambda control: check_control(self.engine, control),
                 limits,
-                (self.engine.context, *self.engine.world.spec.size, 3),
+                (self.engine.given_frames, *self.engine.world.spec.size, 3),
                 unit_frames=self.engine.world.unit_frames,
                 behind_router=self._options.behind_router,
             ),

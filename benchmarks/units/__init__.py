@@ -1,0 +1,1 @@
+"""``python -m benchmarks.units``: prediction units, cube sizes, scorers and endless roll-outs (seed 003)."""

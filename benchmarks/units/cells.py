@@ -1,0 +1,175 @@
+"""Cells of the tables: which world is trained in which way, at equal minutes within a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from worldsim import config as configs
+from worldsim.checkpoint import WorldConfig, save_world
+from worldsim.data.clips import ClipStore
+from worldsim.networks import Networks
+from worldsim.training.distillation.recipe import Companions, UnitsRecipe
+from worldsim.training.stage import Stage
+from worldsim.training.starts import choose_starts
+from worldsim.training.state import STATE, load_state
+from worldsim.training.trainer import Trainer
+
+__all__ = ["CELLS", "Cell", "Minutes", "Workshop"]
+
+_UNITS = ("frame", "key-detail:4/2", "scales:3", "cube:4/2x2x2")
+_CUBES = ("cube:4/4x3x4", "cube:4/2x2x2", "cube:4/1x2x2", "cube:1/1x2x2", "cube:1/1x3x4")
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """Wall clock of each part of a training."""
+
+    tokenizer: float
+    base: float
+    causal: float
+    distillation: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of a table."""
+
+    table: str
+    name: str
+    changes: dict[str, str] = field(default_factory=dict)
+    """Fields of the recipe that differ from the default."""
+    distilled: bool = True
+    """Stage 2 follows stage 1; else stage 1 lasts for the minutes of both."""
+    extra: bool = False
+    """Stage 1 also lasts for the base's minutes: it begins without one."""
+
+    @property
+    def slug(self) -> str:
+        """Name of the cell's folder: cells that are trained alike share it."""
+        told = "-".join(f"{key}-{value}" for key, value in sorted(self.changes.items()))
+        ends = "dmd" if self.distilled else "alone"
+        return re.sub(r"[^\w.-]+", "-", f"{told or 'default'}-{ends}")
+
+
+CELLS: tuple[Cell, ...] = (
+    *(Cell("units", unit, {"unit": unit}) for unit in _UNITS),
+    *(Cell("cubes", unit, {"unit": unit}) for unit in _CUBES),
+    Cell("scorers", "none", {"unit": "frame"}, distilled=False),
+    *(
+        Cell("scorers", scorer, {"unit": "frame", "scorer": scorer})
+        for scorer in ("full", "forward", "backward", "symmetric")
+    ),
+    Cell("scorers", "from scratch", {"unit": "frame", "base_fraction": "0"}, distilled=False, extra=True),
+    *(Cell("causal data", data, {"unit": "frame", "causal_data": data}) for data in ("data", "base", "both")),
+)
+"""The rows. 4x4x4 cubes do not divide 6 x 8 tokens: 4x3x4 stand in for them."""
+
+
+class Workshop:
+    """Trains cells under ``out``; what was trained is not trained again.
+
+    Args:
+        recipe: sizes of all cells.
+        clips: recorded frames to learn from.
+        held_out: recorded frames that starts are taken from.
+        out: folder of the states and worlds.
+        minutes: of each part.
+        device: where they are trained.
+    """
+
+    def __init__(
+        self,
+        recipe: UnitsRecipe,
+        clips: ClipStore,
+        held_out: ClipStore,
+        out: Path,
+        minutes: Minutes,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.clips, self.out, self.minutes, self.device = recipe, clips, out, minutes, device
+        self.starts = choose_starts(held_out, count=8)
+
+    def shared(self, seed: int) -> bool:
+        """Train tokenizer and base, which all cells begin with. False where Ctrl-C ended it."""
+        minutes = self.minutes
+        recipe = replace(
+            self.recipe,
+            unit=f"cube:{self.recipe.chunk}/1x1x1",
+            tokenizer_fraction=minutes.tokenizer,
+            base_fraction=minutes.base,
+        )
+        networks, stages = self._begin(recipe, seed)
+        return self._train(networks, stages[:2], "shared", minutes.tokenizer + minutes.base, seed) is not None
+
+    def worlds(self, cell: Cell, seed: int, distil: bool = True) -> dict[str, Path] | None:
+        """Worlds of a cell by stage, "1" and, where it is distilled, "2"; None where Ctrl-C came first."""
+        minutes, recipe = self.minutes, configs.override(self.recipe, cell.changes)
+        networks, stages = self._begin(recipe, seed)
+        by_name = {stage.name: stage for stage in stages}
+        self._take_shared(networks, stages[0].companions)
+        long = minutes.causal + (0 if cell.distilled else minutes.distillation) + cell.extra * minutes.base
+        folder = f"{self._stage_1(cell)}-seed{seed}"
+        assert isinstance(stages[0].companions, Companions)
+        # Scorers are no part of stage 1, which cells of several scorers share.
+        causal = replace(by_name["causal"], companions=stages[0].companions.base)
+        first = self._train(networks, [causal], f"{folder}/1", long, seed)
+        if first is None or not cell.distilled or not distil:
+            return None if first is None else {"1": first}
+        second = self._train(
+            networks, [by_name["distillation"]], f"{cell.slug}-seed{seed}/2", minutes.distillation, seed
+        )
+        return None if second is None else {"1": first, "2": second}
+
+    def _stage_1(self, cell: Cell) -> str:
+        """Folder of a cell's stage 1: those that differ in the scorer alone share it."""
+        changes = {key: value for key, value in cell.changes.items() if key != "scorer"}
+        return replace(cell, changes=changes).slug
+
+    def _begin(self, recipe: UnitsRecipe, seed: int) -> tuple[Networks, list[Stage]]:
+        torch.manual_seed(seed)
+        networks = Networks(recipe.plan(self.clips.spec, None), self.clips.spec).to(self.device).train()
+        return networks, recipe.stages(networks, self.clips, warm=False)
+
+    def _take_shared(self, networks: Networks, companions: object) -> None:
+        """Load the tokenizer and the base that ``shared`` trained."""
+        assert isinstance(companions, Companions)
+        unit = f"cube:{self.recipe.chunk}/1x1x1"
+        source, stages = self._begin(replace(self.recipe, unit=unit), 0)
+        trained = stages[0].companions
+        assert isinstance(trained, Companions)
+        load_state(self.out / "shared", source, [trained])
+        networks.tokenizer.load_state_dict(source.tokenizer.state_dict())  # type: ignore[attr-defined]
+        networks.conditions.load_state_dict(source.conditions.state_dict())
+        companions.base.load_state_dict(trained.base.state_dict())
+
+    def _train(
+        self, networks: Networks, stages: list[Stage], name: str, minutes: float, seed: int
+    ) -> Path | None:
+        """Train in the folder ``name``, and write the world beside the state."""
+        folder = self.out / name
+        if (folder / "world").exists():
+            load_state(folder, networks, [companion for stage in stages if (companion := stage.companions)])
+            return folder / "world"
+        folder.mkdir(parents=True, exist_ok=True)
+        taken: dict[str, int] = {}
+
+        def count(stage: str, step: int) -> dict[str, float]:
+            taken[stage] = step
+            return {}
+
+        trainer = Trainer(networks, stages, folder, minutes, seed, on_checkpoint=count)
+        if (folder / STATE).exists():
+            trainer.resume()
+        if not trainer.run():
+            return None
+        ended = {stage.name: stage.should_end() if stage.should_end else None for stage in stages}
+        report: dict[str, object] = {"steps": taken, "minutes": minutes, "ended early": ended}
+        (folder / "steps.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        config = WorldConfig(name="world", source=self.clips.spec, networks=networks.config)
+        save_world(folder / "world", config, networks, self.starts, f"# {name}\n")
+        return folder / "world"

@@ -1,0 +1,121 @@
+"""Objectives of the base, of causal fine-tuning (seed 003's stage 1) and of reward and end.
+
+Shapes: B clips, T frames, n tokens of a frame, C latent channels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.model.transformer import Transformer
+from worldsim.networks import Networks, trained_units
+from worldsim.sampling.protocol import LatentClip
+from worldsim.training.distillation.clips import FrameClip, UnitClips
+from worldsim.training.distillation.denoiser import ClipDenoiser, denoising_loss, sample_clips
+from worldsim.training.latent_dynamics_objective import outcome_loss
+from worldsim.training.stage import Logs
+
+CausalData = Literal["data", "base", "both"]
+"""Clips of causal fine-tuning: recorded ones, samples of the base (as in the seed), or each in turn."""
+_POOL, _REFRESH = 16, 4
+"""Batches of samples of the base that are kept, and draws after which one of them is sampled anew."""
+
+
+class BaseObjective:
+    """Flow matching of the base on whole clips; half of them go on from ``given`` recorded frames."""
+
+    def __init__(self, base: ClipDenoiser, clips: UnitClips, given: int) -> None:
+        self._base, self._clips, self._given = base, clips, given
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        clip = self._clips.draw(rng, ends=0.0)
+        go_on = torch.from_numpy(rng.random(len(clip.latents)) < 0.5).to(clip.latents.device)
+        loss = denoising_loss(self._base, clip, go_on.long() * self._given, rng)
+        return loss, {"denoising": loss.detach()}
+
+
+class BaseSamples:
+    """A pool of clips that the base sampled under recorded controls; some are sampled anew as it is drawn."""
+
+    def __init__(self, base: ClipDenoiser, clips: UnitClips, given: int) -> None:
+        self._base, self._clips, self._given = base, clips, given
+        self._pool: deque[FrameClip] = deque(maxlen=_POOL)
+        self._draws = 0
+
+    def draw(self, rng: np.random.Generator) -> FrameClip:
+        """A batch of clips."""
+        if len(self._pool) < 2 or self._draws % _REFRESH == 0:
+            recorded = self._clips.draw(rng, ends=0.0)
+            sampled = sample_clips(self._base, recorded, self._given, rng)
+            torch.clear_autocast_cache()
+            self._pool.append(replace(recorded, latents=sampled, condition=recorded.condition.detach()))
+        self._draws += 1
+        return self._pool[int(rng.integers(len(self._pool)))]
+
+
+class CausalObjective:
+    """The sampler's loss on clips grouped by the unit, and the loss of reward and end.
+
+    Where a generator is trained for several units, each step draws one of them.
+    """
+
+    def __init__(
+        self, networks: Networks, clips: UnitClips, samples: BaseSamples | None, data: CausalData
+    ) -> None:
+        self._networks, self._clips, self._samples, self._data = networks, clips, samples, data
+        self._views = [networks.for_unit(unit) for unit in trained_units(networks.config)]
+        self._draws = 0
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        view = self._views[int(rng.integers(len(self._views)))]
+        recorded = self._clips.draw(rng)
+        clip, sampled = recorded, self._samples is not None and self._wants_samples()
+        if sampled and self._samples is not None:
+            clip = self._samples.draw(rng)
+        drawn = view.sampler.loss(view.generator, unit_clip(view, clip), rng)
+        logs = {**drawn.logs, "sampled": float(sampled)}
+        if sampled:
+            return drawn.loss, logs
+        outcome, outcome_logs = unit_outcome(view, self._clips, recorded, drawn.agent)
+        return drawn.loss + outcome, {**logs, **outcome_logs}
+
+    def _wants_samples(self) -> bool:
+        self._draws += 1
+        return self._data == "base" or (self._data == "both" and self._draws % 2 == 0)
+
+
+class UnitOutcomeObjective:
+    """Reward and end from the agent feature of clean clips; the generator stays as it is."""
+
+    def __init__(self, networks: Networks, clips: UnitClips) -> None:
+        self._networks, self._clips = networks, clips
+
+    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
+        recorded, generator = self._clips.draw(rng), self._networks.generator
+        assert isinstance(generator, Transformer), "as the recipe plans it"
+        clip = unit_clip(self._networks, recorded)
+        ones = torch.ones(clip.latents.shape[:2], device=clip.latents.device)
+        with torch.no_grad():
+            agent = generator(clip.latents, ones, ones, clip.prior_tokens, clip.condition).agent
+        torch.clear_autocast_cache()
+        return unit_outcome(self._networks, self._clips, recorded, agent)
+
+
+def unit_clip(networks: Networks, clip: FrameClip) -> LatentClip:
+    """A clip as units of the networks."""
+    channels = networks.tokenizer.prior_channels
+    return clip.grouped(networks.unit.frames, channels, networks.unit_tokens)
+
+
+def unit_outcome(networks: Networks, clips: UnitClips, clip: FrameClip, agent: Tensor) -> tuple[Tensor, Logs]:
+    """Loss of reward and end of each frame, from the agent [B, U, D] of its unit."""
+    windows = clip.windows
+    features = agent.repeat_interleave(networks.unit.frames, 1)[:, 1:]
+    weight = windows.valid[:, 1:] * windows.importance[:, None]
+    return outcome_loss(networks.heads, clips.sequences, windows.arrivals[:, 1:], features, weight)
