@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny_moving import SPEC, moving_world
-from worldsim.agents.dreamer import games, score, training
+from worldsim.agents.dreamer import games, round_videos, score, training
 from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent, PolicyBatchAgent, RandomBatchAgent
 from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
@@ -292,3 +293,11 @@ def test_scores(folder: Path, tmp_path: Path, corridor: None, capsys: pytest.Cap
 def test_fresh_episodes_lie_above_all_recordings() -> None:
     assert min(score.fresh_seeds(0, 3)) > 3998 * 1_000_003 + 10**6
     assert not set(score.fresh_seeds(0, 10_000)) & set(score.fresh_seeds(1, 10_000))
+
+
+def test_the_seeds_of_real_episodes_are_apart_and_within_what_games_take() -> None:
+    firsts = [training._FIRST_SEED, training._FIRST_REAL_SEED, score._SEARCHED_SEED, score._FIRST_SEED]
+    firsts.append(round_videos._SEED)
+    assert firsts == sorted(firsts)
+    assert max(firsts) + 4_000 < 2**32
+    assert all(later - first >= 10**8 for first, later in itertools.pairwise(firsts))
