@@ -115,7 +115,7 @@ def test_cost_does_not_grow_and_the_past_is_evicted(world: World) -> None:
     size = engine.session_bytes
     for _ in range(60):
         session.step(Control({"forward"}))
-    state = engine._copy(session)
+    state = engine._states.copy(session.number)
     assert state.bytes_per_world() == size
     written = sorted(state.generator.written[0].tolist())  # type: ignore[attr-defined]
     assert written[0] == 0

@@ -76,7 +76,8 @@ def test_a_part_is_predicted_as_a_whole_pass_predicts_it(name: str, prediction: 
     inputs, steps = clip(unit, 3), 2
     cache, _ = committed(generator, inputs, 2)
     last = {key: value[:, 2] for key, value in inputs.items()}
-    prepared = generator.prepare(cache, last["prior_tokens"], last["condition"], steps)  # type: ignore[arg-type]
+    given = last["prior_tokens"], last["condition"]
+    prepared = generator.prepare(cache, *given, steps)  # type: ignore[arg-type]
     noisy = random_like((BATCH, unit.tokens, CHANNELS), 7)
     for number, part in enumerate(unit.order()):
         tokens = list(part)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.tiny import random_like, stir
 from worldsim.errors import ConfigError
-from worldsim.model.next_scale import NextScaleConfig, NextScaleGenerator, ScaleLogits
+from worldsim.model.next_scale import NextScaleConfig, NextScaleGenerator
+from worldsim.model.scale_features import ScaleLogits
 from worldsim.sampling.next_scale import NextScaleSampler, NextScaleSamplerConfig, _drawn_by, bits_of
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import LatentSpec

@@ -20,8 +20,9 @@ from torch import Tensor
 from worldsim.compression.coder import BitCounter, Coder
 from worldsim.engine.world import World
 from worldsim.errors import ConfigError
-from worldsim.model.next_scale import NextScaleGenerator, ScaleLogits
+from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.model.protocol import Generator
+from worldsim.model.scale_features import ScaleLogits
 from worldsim.networks import Networks
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.control_batch import ControlBatch

@@ -12,27 +12,31 @@ width, M condition, L layers, K scales, W frames of context, A heads, d channels
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
-from worldsim.model.attention import reference
 from worldsim.model.blocks import RMS_EPS, rms
 from worldsim.model.protocol import LatentForm
 from worldsim.model.rope import apply_rope, rope_frequencies
+from worldsim.model.scale_block import (
+    ScaleBlock,
+    heads_first,
+    multiply_rows_alone,
+    product,
+    shifted,
+    window_mask,
+)
+from worldsim.model.scale_features import ClipFeatures, PreparedScales, ScaleLogits
 from worldsim.model.scale_maps import ScaleMaps
 from worldsim.model.state import TensorState
 from worldsim.registry import register
 from worldsim.units import Unit
 
-_QK_EPS = 2.0**-7
-"""Added to the mean square of a query or key."""
 _PLACE = 16
 """Features of a place that the agent feature is made of."""
 _FIRST_SKIP = 2.0
@@ -81,67 +85,6 @@ class NextScaleConfig:
             rule = "a next-scale generator needs units of one pass per scale"
             raise ConfigError(rule, type(unit).__name__, "choose the unit next-scale")
         return NextScaleGenerator(self, unit, latent, prior_channels, condition_size)
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleLogits:
-    """Logits of the bits of one scale: those of bit j are ``base`` + ``coupling`` times the bits before j."""
-
-    base: Tensor
-    """float32 [..., n, C]"""
-    coupling: Tensor
-    """Weight of bit i (last axis) in the logit of bit j, 0 unless i < j, float32 [..., n, C, C]."""
-
-    def given(self, bits: Tensor) -> Tensor:
-        """Logits [..., n, C] where ``bits`` [..., n, C] are known: a bit's reads those before it."""
-        return self.base + (self.coupling @ bits[..., None].to(self.coupling.dtype))[..., 0]
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFeatures:
-    """Features of the frames of clips, each given the frames before and its own coarser scales."""
-
-    hidden: Tensor
-    """[B, T, N, D]"""
-    places: Tensor
-    """Features of every place of the frames before, side by side [B, T, G 16]."""
-
-
-@dataclass(slots=True)
-class PreparedScales:
-    """All that the passes over one frame share, and the keys and values that they leave."""
-
-    given: Tensor
-    """Input of every token that does not hang on the frame's own bits [B, N, D]."""
-    places: Tensor
-    """Features of every place of the frames before, side by side [B, G 16]."""
-    previous: Tensor
-    """Bits of the frame before [B, N, C]; 0 where there is none."""
-    modulation: Tensor
-    """[B, 3, L, D]"""
-    past: list[tuple[Tensor, Tensor]]
-    """Rotated keys and values of the frames before, by layer, both [B, A, (W - 1) N, d]."""
-    seen: Tensor
-    """True for frames before that exist, bool [B, 1, 1, (W - 1) N]."""
-    units: Tensor
-    """Frames so far, int64 [B]."""
-    keys: list[Tensor]
-    """Raw keys of the frame's finished scales, by layer [B, n, A, d]."""
-    values: list[Tensor]
-    """Their values."""
-    hidden: list[Tensor] = field(default_factory=list)
-    """Features of the finished scales [B, n, D]."""
-
-
-class ScaleGenerator(Protocol):
-    """Generator of bits, scale after scale: what the next-scale sampler needs beside ``Generator``."""
-
-    @property
-    def maps(self) -> ScaleMaps:
-        """The scales."""
-
-    def scale_logits(self, prepared: PreparedScales, bits: Tensor, index: int) -> ScaleLogits:
-        """Logits of scale ``index``; of ``bits`` [B, N, C] those of coarser scales are read."""
 
 
 class NextScaleGenerator(nn.Module):
@@ -204,7 +147,7 @@ class NextScaleGenerator(nn.Module):
     def prepare_inference(self, dtype: torch.dtype) -> None:
         """On a CPU the weights stay float32, and every world's rows are multiplied alone."""
         if self.position.device.type == "cpu":
-            _multiply_rows_alone(self)
+            multiply_rows_alone(self)
             return
         for module in self.children():
             if module is not self.norm:
@@ -243,14 +186,14 @@ class NextScaleGenerator(nn.Module):
         batch, length = bits.shape[:2]
         embedded = self._embed_bits(bits.flatten(0, 1))
         whole = self.maps.whole(embedded).unflatten(0, (batch, length))
-        past, before = _shifted(whole, 1), _shifted(whole, 2)
-        previous = _shifted(bits, 1)
+        past, before = shifted(whole, 1), shifted(whole, 2)
+        previous = shifted(bits, 1)
         two = past.flatten(0, 1), before.flatten(0, 1)
         x, places = self._given(*two, previous.flatten(0, 1), prior_tokens)
         x = (x + self.maps.coarser(embedded)).unflatten(0, (batch, length))
         modulation = self._modulations(condition, control_mask)
         rope = self._rope(torch.arange(length, device=bits.device))
-        seen = self._window_mask(length, frame_mask)
+        seen = window_mask(self.mask, self.config.context, length, frame_mask)
         for number, block in enumerate(self._layers()):
             x = block.clip(x, modulation[:, :, :, number], rope, self.config.context, seen)
         return ClipFeatures(self._normed(x), places.unflatten(0, (batch, length)))
@@ -396,7 +339,7 @@ class NextScaleGenerator(nn.Module):
         """``bits`` [R, n, C] of the first ``scales`` scales as features [R, n, D]."""
         areas = self.maps.areas[:scales]
         parts = zip(bits.split(areas, 1), self.bits_in, strict=False)
-        return torch.cat([_product(part.to(weight.dtype), weight) for part, weight in parts], 1)
+        return torch.cat([product(part.to(weight.dtype), weight) for part, weight in parts], 1)
 
     def _modulations(self, condition: Tensor, mask: Tensor | None) -> Tensor:
         """Scale about 1, shift and gate of every layer [..., 3, L, D] from conditions [..., M]."""
@@ -415,7 +358,7 @@ class NextScaleGenerator(nn.Module):
         split = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))
         rotated = apply_rope(split[0], self._rope(age)[:, :, None])
         layers = zip(rotated.unbind(1), split[1].unbind(1), strict=True)
-        return [(_heads_first(k.flatten(1, 2)), _heads_first(v.flatten(1, 2))) for k, v in layers]
+        return [(heads_first(k.flatten(1, 2)), heads_first(v.flatten(1, 2))) for k, v in layers]
 
     def _rope(self, time: Tensor) -> Tensor:
         """Rotations complex [T, N, d / 2] of all tokens at ``time`` [T]."""
@@ -424,17 +367,6 @@ class NextScaleGenerator(nn.Module):
         when = time[:, None, None].expand(-1, self.tokens, 1).float() * self.config.temporal_rope
         turned = torch.cat([when, positions[..., 1:]], -1)
         return rope_frequencies(turned, (dim // 2, dim // 4, dim // 4))
-
-    def _window_mask(self, length: int, frame_mask: Tensor | None) -> Tensor:
-        """What a token sees of its window, bool [T or B T, 1, N, W N]."""
-        count, tokens = self.config.context - 1, self.tokens
-        time = torch.arange(length, device=self.mask.device)
-        slot = torch.arange(count, device=self.mask.device)
-        exists = slot >= count - time[:, None]
-        if frame_mask is not None:
-            exists = (exists & frame_mask).flatten(0, 1)
-        past = exists.repeat_interleave(tokens, -1)[:, None].expand(-1, tokens, -1)
-        return torch.cat([past, self.mask.expand(len(past), -1, -1)], -1)[:, None]
 
     def _base(self, hidden: Tensor, previous: Tensor, scale: int) -> Tensor:
         """Logits [..., n, C] of a scale before its bits see each other."""
@@ -467,104 +399,3 @@ class NextScaleGenerator(nn.Module):
             scale.fill_(1.0)
             shift.zero_()
             gate.fill_(0.5)
-
-
-class ScaleBlock(nn.Module):
-    """Attention over the past and the coarser scales, and SwiGLU, side by side behind one modulated norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        hidden = -(-width * 8 // 3 // 32) * 32
-        self.heads, self.sizes = heads, (3 * width, hidden, hidden)
-        self.in_proj = nn.Linear(width, sum(self.sizes), bias=False)
-        self.out_proj = nn.Linear(width + hidden, width, bias=False)
-        self.qk_norm = nn.Parameter(torch.ones(2, width // heads))
-
-    def clip(self, x: Tensor, modulation: Tensor, rope: Tensor, context: int, seen: Tensor) -> Tensor:
-        """x [B, T, N, D] to the same shape; ``seen`` [T or B T, 1, N, W N] masks the window of each frame."""
-        batch, length = x.shape[:2]
-        (q, k, v), up = self._inputs(x, modulation[:, :, :, None])
-        q, k = (apply_rope(part, rope[:, :, None]) for part in (q, k))
-        wide = [_windows(part, context) for part in (k, v)]
-        q, k, v = (_heads_first(part.flatten(0, 1)) for part in (q, *wide))
-        mask = seen if len(seen) == batch * length else seen.repeat(batch, 1, 1, 1)
-        mixed = reference(q, k, v, mask).transpose(1, 2).flatten(-2).unflatten(0, (batch, length))
-        return self._added(x, mixed, up, modulation[:, :, 2, None])
-
-    def step(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        rope: Tensor,
-        past: tuple[Tensor, Tensor],
-        before: tuple[Tensor, Tensor],
-        seen: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``clip`` for some tokens x [B, n, D] of one frame.
-
-        Args:
-            x: the tokens' inputs.
-            modulation: [B, 3, D].
-            rope: rotations of all tokens of the frame so far.
-            past: rotated keys and values of the frames before [B, A, (W - 1) N, d].
-            before: raw keys and values of the frame's tokens before these [B, m, A, d].
-            seen: bool [B, 1, n, (W - 1) N + m + n].
-
-        Returns:
-            The tokens, and raw keys and values of the frame's tokens so far.
-        """
-        (q, k, v), up = self._inputs(x, modulation[:, :, None])
-        if before[0].numel():
-            k, v = torch.cat([before[0], k], 1), torch.cat([before[1], v], 1)
-        turned = apply_rope(k, rope[:, None])
-        q = apply_rope(q, rope[len(rope) - x.shape[1] :, None])
-        keys = torch.cat([past[0], _heads_first(turned)], 2)
-        values = torch.cat([past[1], _heads_first(v)], 2)
-        mixed = reference(_heads_first(q), keys, values, seen).transpose(1, 2).flatten(-2)
-        return self._added(x, mixed, up, modulation[:, 2, None]), k, v
-
-    def _inputs(self, x: Tensor, modulation: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Queries, keys and values [..., n, A, d], float32, and the hidden channels of the MLP."""
-        scale, shift = modulation.unbind(-3)[:2]
-        normed = torch.addcmul(shift, rms(x, RMS_EPS), scale).to(self.in_proj.weight.dtype)
-        qkv, gate, up = self.in_proj(normed).split(self.sizes, -1)
-        q, k, v = qkv.float().unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k = rms(q, _QK_EPS) * self.qk_norm[0], rms(k, _QK_EPS) * self.qk_norm[1]
-        return (q, k, v), F.silu(gate) * up
-
-    def _added(self, x: Tensor, mixed: Tensor, up: Tensor, gate: Tensor) -> Tensor:
-        return torch.addcmul(x, gate, self.out_proj(torch.cat([mixed.to(up.dtype), up], -1)).float())
-
-
-def _heads_first(x: Tensor) -> Tensor:
-    """[B, n, A, d] to [B, A, n, d]."""
-    return x.transpose(1, 2)
-
-
-def _windows(x: Tensor, context: int) -> Tensor:
-    """``x`` [B, T, N, A, d] with the frames before each one put before its tokens [B, T, W N, A, d]."""
-    padded = F.pad(x, (0, 0, 0, 0, 0, 0, context - 1, 0))
-    length = x.shape[1]
-    return torch.cat([padded[:, start : start + length] for start in range(context)], 2)
-
-
-def _shifted(x: Tensor, frames: int) -> Tensor:
-    """``x`` [B, T, ...] later by some frames; zeros come first."""
-    kept = x[:, : max(0, x.shape[1] - frames)]
-    return torch.cat([torch.zeros_like(x[:, : x.shape[1] - kept.shape[1]]), kept], 1)
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [R, n, C] times ``weight`` [C, D], every row alone: its bits must not hang on the batch."""
-    if torch.is_grad_enabled():
-        return x @ weight
-    return torch.bmm(x, weight.expand(len(x), -1, -1))
-
-
-def _multiply_rows_alone(module: nn.Module) -> None:
-    """Replace the linear layers of ``module`` by batch-invariant ones with the same weights."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            setattr(module, name, BatchInvariantLinear.of(child))
-        else:
-            _multiply_rows_alone(child)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -130,7 +131,7 @@ def _draw_parts(generator: PartGenerator, prepared: Any, noise: Tensor, denoisin
     """A finished latent [B, N, C], part after part, each given those before it."""
     drawn: list[Tensor] = []
     for number, tokens in enumerate(generator.part_tokens):
-        predict = lambda noisy, index, number=number: generator.denoise_part(prepared, noisy, index, number)  # noqa: E731
+        predict = partial(_denoise_part, generator, prepared, number)
         drawn.append(generator.finish(prepared, denoise(predict, noise[:, tokens], denoising_steps)))
         if number + 1 < len(generator.order):
             generator.settle(prepared, drawn[-1], number)
@@ -255,3 +256,8 @@ def denoise(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int)
         share = min(1.0, 1 / steps / (1 - t))
         latent = torch.lerp(latent, predict(latent, i), share)
     return latent
+
+
+def _denoise_part(generator: Any, prepared: Any, part: int, noisy: Tensor, index: int) -> Tensor:
+    clean: Tensor = generator.denoise_part(prepared, noisy, index, part)
+    return clean

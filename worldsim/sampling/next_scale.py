@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.errors import ConfigError
-from worldsim.model.next_scale import NextScaleGenerator, PreparedScales, ScaleLogits
+from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.model.protocol import Generator, LatentForm
+from worldsim.model.scale_features import PreparedScales, ScaleLogits
 from worldsim.registry import register
 from worldsim.sampling.protocol import LatentClip, SamplerLoss
 
