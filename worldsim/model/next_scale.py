@@ -389,11 +389,8 @@ class NextScaleGenerator(nn.Module):
 
     def _start(self) -> None:
         """Let a new generator say that every bit repeats, and layers add half of what they find."""
-        for layer in (*self.out, self.coupling):
-            assert isinstance(layer, nn.Linear)
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.modulation.weight)
+        for weight in (*self.out.parameters(), *self.coupling.parameters(), self.modulation.weight):
+            nn.init.zeros_(weight)
         with torch.no_grad():
             scale, shift, gate = self.modulation.bias.view(3, -1)
             scale.fill_(1.0)
