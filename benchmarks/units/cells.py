@@ -153,7 +153,8 @@ class Workshop:
         """Train in the folder ``name``, and write the world beside the state."""
         folder = self.out / name
         if (folder / "world").exists():
-            load_state(folder, networks, [companion for stage in stages if (companion := stage.companions)])
+            companions = stages[0].companions  # of all of them
+            load_state(folder, networks, [companions] if companions is not None else [])
             return folder / "world"
         folder.mkdir(parents=True, exist_ok=True)
         taken: dict[str, int] = {}

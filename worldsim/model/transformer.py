@@ -5,8 +5,8 @@ Shapes: B batch, T frames, N latent tokens, R registers, C latent channels, V pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache
+import copy
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,11 +17,14 @@ from worldsim.errors import ConfigError
 from worldsim.kernels import generator as generator_kernel
 from worldsim.kernels.dense import Dense
 from worldsim.kernels.library import kernels_enabled, variant
-from worldsim.model.blocks import RMS_EPS, Block, HeldKV, rms
+from worldsim.model.blocks import RMS_EPS, Block, Direction, PartView, UnitTime, rms
 from worldsim.model.cache import Cache
 from worldsim.model.conditioning import Conditioning
+from worldsim.model.part_drawing import PartDrawing
+from worldsim.model.passes import LatentPrediction, PreparedUnit, schedule
 from worldsim.model.protocol import LatentForm
-from worldsim.model.unit_module import UnitModule
+from worldsim.model.rope import rope_frequencies
+from worldsim.model.unit_layout import UnitLayout
 from worldsim.registry import register
 from worldsim.units import Unit
 
@@ -65,40 +68,13 @@ class TransformerConfig:
         return Transformer(self, unit, latent, prior_channels, condition_size)
 
 
-@dataclass(frozen=True, slots=True)
-class LatentPrediction:
-    """Results of one pass."""
-
-    clean: Tensor
-    """The predicted clean latent [B, T, N, C]."""
-    agent: Tensor
-    """The agent token [B, T, D]."""
-    keys: Tensor
-    """Raw temporal keys [L, B, T, N + R, A, d]."""
-    values: Tensor
-    """Temporal values, likewise."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedUnit:
-    """All that the passes over one unit share: those that denoise, then the clean one that is committed."""
-
-    cache: Cache
-    embedded: Tensor
-    """The prior, as the blocks take it [B, 1, N, D]."""
-    modulation: Tensor
-    """Modulation of every pass [B, K + 1, 3, L, D]."""
-    t: Tensor
-    """Flow time of every pass [1, K + 1]."""
-    held: list[HeldKV] = field(default_factory=list)
-    """For each block the tokens of the unit that are drawn already, where it is drawn part by part."""
-
-
-class Transformer(UnitModule):
+class Transformer(PartDrawing):
     """Predicts clean latents; causal over units, free within a unit as its mask allows.
 
     A unit of several parts (``Unit.order``) is drawn part by part: each sees the parts before it, finished.
     """
+
+    direction: Direction
 
     def __init__(
         self,
@@ -127,9 +103,59 @@ class Transformer(UnitModule):
         self.out = nn.Linear(width, latent.channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self._rope: Tensor | None
+        self._time: UnitTime | None
+        self._views: list[PartView]
         self._lay_out(unit, "forward")
         self._kernel: generator_kernel.GeneratorKernel | None = None
         self._prior_in_kernel: Dense | None = None
+
+    def _lay_out(self, unit: Unit, direction: Direction) -> None:
+        """Set all that follows from the unit and from the direction in which it is seen."""
+        # A unit of one frame needs no axis of time: all of a head turns with rows and columns.
+        has_time = unit.frames > 1 or self.config.time_axis
+        layout = UnitLayout(unit, self.config.registers, direction, has_time)
+        self.layout, self.order, self.direction = layout, layout.order, direction
+        for name in ("positions", "mask", "part_of"):
+            self.register_buffer(name, getattr(layout, name), persistent=False)
+        self._rope, self._time, self._views = None, None, []
+
+    def for_unit(self, unit: Unit) -> Transformer:
+        """The same weights under another unit of as many frames and tokens; they share memory.
+
+        Raises:
+            ConfigError: the unit has others.
+        """
+        if (unit.frames, unit.tokens) != self.layout.shape:
+            rule = "units of one generator must have {} frames and {} tokens".format(*self.layout.shape)
+            raise ConfigError(rule, (unit.frames, unit.tokens), "train a world of its own for this unit")
+        other = copy.copy(self)
+        other.__dict__["_buffers"], device = dict(self._buffers), self.positions.device
+        other._kernel = None
+        other._lay_out(unit, self.direction)
+        return other.to(device)
+
+    def look(self, direction: Direction) -> Transformer:
+        """See units in another direction from now on; a world's own generator looks forward."""
+        device = self.positions.device
+        self._lay_out(self.layout.unit, direction)
+        return self.to(device)
+
+    @property
+    def channels_of_head(self) -> int:
+        return self.config.width // self.config.heads
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return self.config.prediction == "velocity"
+
+    @property
+    def time(self) -> UnitTime | None:
+        """Frames and places of a unit's tokens; None where units have one frame."""
+        device = self.positions.device
+        if self._time is None or self._time.places.device != device:
+            self._time = self.layout.time(self.channels_of_head, device)
+        return self._time
 
     @property
     def uses_kernels(self) -> bool:
@@ -160,6 +186,21 @@ class Transformer(UnitModule):
         )
         self._prior_in_kernel = Dense(self.prior_in.weight, self.prior_in.bias)
         self.conditioning.enable_kernels()
+
+    @property
+    def rope(self) -> Tensor:
+        """Rotations of the tokens' spatial queries and keys, complex [N + R, d / 2].
+
+        Made once a device and no buffer: casting the weights must not round it.
+        """
+        if self._rope is None or self._rope.device != self.positions.device:
+            head_dim = self.config.width // self.config.heads
+            axes = self.positions.shape[1]
+            dims = (
+                (head_dim // 2, head_dim // 2) if axes == 2 else (head_dim // 2, head_dim // 4, head_dim // 4)
+            )
+            self._rope = rope_frequencies(self.positions, dims)
+        return self._rope
 
     @property
     def temporal_layers(self) -> int:
@@ -204,53 +245,13 @@ class Transformer(UnitModule):
             condition: keys, yaw and twist [B, M].
             denoising_steps: passes to come, K >= 0.
         """
-        t, dt = _schedule(denoising_steps, prior_tokens.device)
+        t, dt = schedule(denoising_steps, prior_tokens.device)
         modulation = self.conditioning(condition[:, None], t, dt)
         return PreparedUnit(state, self.embed(prior_tokens[:, None]), modulation, t)
 
     def denoise(self, prepared: PreparedUnit, noisy: Tensor, index: int) -> Tensor:
         """The clean latent [B, N, C] that pass ``index`` predicts from a ``noisy`` one."""
         return self._denoise_pass(prepared, noisy, index).clean[:, 0]
-
-    def denoise_part(self, prepared: PreparedUnit, noisy: Tensor, index: int, part: int) -> Tensor:
-        """The clean latent [B, n, C] of a unit's ``part``, from a ``noisy`` one, given those ``settle`` took.
-
-        With all tokens of ``order`` in one part it is ``denoise``.
-        """
-        x = self._run_part(prepared, noisy, index, part, None)
-        t = prepared.t[:, index : index + 1]
-        x = rms(x, RMS_EPS) * self.norm.weight
-        return self._to_clean(noisy[:, None], t, self.out(x.to(self.out.weight.dtype)).float())[:, 0]
-
-    def settle(self, prepared: PreparedUnit, latent: Tensor, part: int) -> None:
-        """Let later parts see a ``part``'s finished ``latent`` [B, n, C]; parts are settled in order."""
-        if part == 0:
-            prepared.held[:] = [HeldKV() for _ in self.blocks]
-        fresh: list[tuple[Tensor, Tensor]] = []
-        self._run_part(prepared, latent, prepared.t.shape[1] - 1, part, fresh)
-        for held, pair in zip(prepared.held, fresh, strict=True):
-            held.extend(pair)
-
-    def _run_part(
-        self,
-        prepared: PreparedUnit,
-        latent: Tensor,
-        index: int,
-        part: int,
-        fresh: list[tuple[Tensor, Tensor]] | None,
-    ) -> Tensor:
-        """The blocks over one part of a unit [B, 1, n, D]; its keys and values are added to ``fresh``."""
-        view, pasts = self.views[part], iter(prepared.cache.read())
-        held = prepared.held if part else [HeldKV() for _ in self.blocks]
-        x = self.latent_in(latent[:, None].to(self.latent_in.weight.dtype)).float()
-        x = x + prepared.embedded[:, :, view.tokens]
-        modulation = prepared.modulation[:, index : index + 1]
-        for block, modulations, known in zip(self.blocks, modulation.unbind(-2), held, strict=True):
-            assert isinstance(block, Block)
-            x, pair = block.part(x, modulations, view, next(pasts) if block.temporal else None, known)
-            if fresh is not None:
-                fresh.append(pair)
-        return x
 
     def finish(self, prepared: PreparedUnit, sample: Tensor) -> Tensor:
         """A sample [B, N, C] as a latent."""
@@ -377,23 +378,7 @@ class Transformer(UnitModule):
         clean = self._to_clean(noisy, t, clean[:, None])
         return LatentPrediction(clean, agent[:, None], keys[:, :, None], values[:, :, None])
 
-    def _to_clean(self, noisy: Tensor, t: Tensor, given: Tensor) -> Tensor:
-        """The clean latent from what the last layer gives, both [B, T, N, C]."""
-        if self.config.prediction == "velocity":
-            left = 1 - self.per_token(t)
-            return noisy + left.reshape(*left.shape, *[1] * (noisy.ndim - left.ndim)) * given
-        return given
-
     def _token_inputs(self, noisy: Tensor, embedded: Tensor) -> Tensor:
         """Latents and what is known of the frame as the first block takes them [B, T, N + R, D]."""
         x = self.latent_in(noisy.to(self.latent_in.weight.dtype)).float() + embedded
         return torch.cat([x, self.registers.float().expand(*x.shape[:2], -1, -1)], 2)
-
-
-@cache
-def _schedule(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Level and size of each of ``steps`` denoising passes and of the clean one, both [1, steps + 1]."""
-    with torch.inference_mode(False):
-        t = torch.tensor([[*(i / steps for i in range(steps)), 1.0]], device=device)
-        size = torch.tensor([[*[1 / max(steps, 1)] * steps, 1.0]], device=device)
-    return t, size

@@ -26,7 +26,7 @@ from worldsim.sampling.protocol import Sampler
 
 
 @dataclass(frozen=True, slots=True)
-class ImaginedClip:
+class SelfRollout:
     """Imagined frames after given ones."""
 
     latents: Tensor
@@ -104,7 +104,7 @@ def _recorded(mode: bool) -> Iterator[bool]:
 
 
 def _for_pass(prepared: Any, is_recorded: bool) -> Any:
-    """Return ``prepared``, without its gradient unless a pass is recorded."""
+    """The shared part of all passes, without its gradient unless a pass is recorded."""
     if is_recorded:
         return prepared
     named = ((field.name, getattr(prepared, field.name)) for field in fields(prepared))
@@ -131,7 +131,7 @@ def roll_out(
     *,
     with_gradient: bool,
     with_frames: bool = False,
-) -> ImaginedClip:
+) -> SelfRollout:
     """Imagine the frames after given ones.
 
     Args:
@@ -163,4 +163,4 @@ def roll_out(
         with torch.enable_grad():
             units = torch.stack([networks.frame_latents(drawn) for drawn in recorder.drawn], 1)
             made = units.unflatten(2, (unit, -1)).flatten(1, 2)
-    return ImaginedClip(made, torch.stack(shown, 1) if with_frames else None)
+    return SelfRollout(made, torch.stack(shown, 1) if with_frames else None)

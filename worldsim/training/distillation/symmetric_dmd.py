@@ -25,7 +25,7 @@ from worldsim.networks import Networks, trained_units
 from worldsim.training.distillation.clips import FrameClip, UnitClips
 from worldsim.training.distillation.denoiser import ClipDenoiser, denoising_loss, draw_times, noised
 from worldsim.training.distillation.motion_watch import MotionWatch
-from worldsim.training.distillation.rollout import ImaginedClip, roll_out
+from worldsim.training.distillation.rollout import SelfRollout, roll_out
 from worldsim.training.stage import Logs
 
 ScorerName = Literal["full", "forward", "backward", "symmetric"]
@@ -111,7 +111,7 @@ class SymmetricDmdObjective:
             **self._memory(),
         }
 
-    def _roll_out(self, clip: FrameClip, rng: np.random.Generator, turn: bool, watches: bool) -> ImaginedClip:
+    def _roll_out(self, clip: FrameClip, rng: np.random.Generator, turn: bool, watches: bool) -> SelfRollout:
         sequences, arrivals = self._clips.sequences, clip.windows.arrivals
         frames = sequences.pixels(sequences.frame[arrivals[:, : self._settings.given]])
         steps = int(rng.choice(self._settings.denoising_steps))
