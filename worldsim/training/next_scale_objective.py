@@ -1,7 +1,7 @@
 """Objectives of the next-scale recipe: the generator over fixed bits, then reward and end over the generator.
 
-The tokenizer is trained already; the planes of all frames before quantisation are encoded once, so that flips
-can be answered by the finer scales (``Tokenizer.quantise``).
+The tokenizer is trained already; the planes of a frame before quantisation are encoded once, so that flips
+can be answered by the finer scales (``QuantisesScales.quantise``).
 
 Shapes: B windows, T frames, N tokens, C bits of a token, M condition, R rows, E episodes.
 """
@@ -31,17 +31,23 @@ _STRETCH = 128
 
 
 class BitPlanes:
-    """Planes of every frame of a split before quantisation, half precision; encoded once, when asked for."""
+    """Planes of a split's frames before quantisation, half precision; each is encoded when first used."""
 
     def __init__(self, tokenizer: QuantisesScales, sequences: Sequences) -> None:
         self._tokenizer, self._sequences = tokenizer, sequences
-        self._encoded: Tensor | None = None
+        self._planes: Tensor | None = None
+        self._is_known = torch.zeros(len(sequences.frames), dtype=torch.bool, device=sequences.frame.device)
 
     def of(self, frame: Tensor) -> Tensor:
         """Planes float32 [R, C, gh, gw] of the frames of the numbers ``frame`` [R]."""
-        if self._encoded is None:
-            self._encoded = self._encode()
-        return self._encoded[frame].float()
+        if self._planes is None:
+            spec = self._tokenizer.latent_spec
+            shape = (len(self._is_known), spec.channels, *spec.grid)
+            self._planes = torch.zeros(shape, dtype=torch.half, device=self._is_known.device)
+        missing = frame[~self._is_known[frame]].unique()
+        if len(missing):
+            self._encode(missing, self._planes)
+        return self._planes[frame].float()
 
     def bits(self, frame: Tensor) -> Tensor:
         """Bits float32 [..., N, C] of the frames of the numbers ``frame`` [...]."""
@@ -50,14 +56,13 @@ class BitPlanes:
         return bits.unflatten(0, frame.shape)
 
     @torch.no_grad()
-    def _encode(self) -> Tensor:
-        count, device = len(self._sequences.frames), self._sequences.frame.device
-        spec = self._tokenizer.latent_spec
-        planes = torch.empty(count, spec.channels, *spec.grid, dtype=torch.half, device=device)
-        with mixed_precision(device.type):
-            for numbers in torch.arange(count, device=device).split(_ENCODE_BATCH.get(device.type, 128)):
+    def _encode(self, frame: Tensor, planes: Tensor) -> None:
+        """Fill in ``planes`` of the frames of the numbers ``frame`` [R]."""
+        device = frame.device.type
+        with mixed_precision(device):
+            for numbers in frame.split(_ENCODE_BATCH.get(device, 128)):
                 planes[numbers] = self._tokenizer.planes(self._sequences.pixels(numbers)).half()
-        return planes
+        self._is_known[frame] = True
 
 
 class NextScaleObjective:
