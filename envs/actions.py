@@ -166,7 +166,7 @@ class ContinuousActions(Actions):
         space = _box_space(controls.action)
         super().__init__(controls, space)
         self._box = controls.action
-        self._rest = np.clip(np.float32(0), space.low, space.high)
+        self._rest: np.ndarray = np.clip(np.zeros_like(space.low), space.low, space.high)
 
     def decode(self, action: Any) -> Control:
         control = Control(action=action)

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from torch import Tensor
 
 from worldsim.envs.reset_options import mask_on
+from worldsim.envs.tensor_vector import TensorVectorEnv
 
 __all__ = ["EpisodeStatistics"]
-
-
-class TensorVectorEnv(Protocol):
-    """A vector environment whose observations, rewards and flags are tensors on one device."""
-
-    num_envs: int
-    device: torch.device
-
-    @property
-    def autoreset_mode(self) -> AutoresetMode:
-        """The mode that is in use."""
-
-    def choose_autoreset(self, mode: AutoresetMode) -> bool:
-        """Take ``mode`` if it can; True where it is in use now."""
-
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """As ``gymnasium.vector.VectorEnv.reset``."""
-
-    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """As ``gymnasium.vector.VectorEnv.step``."""
 
 
 class EpisodeStatistics(VectorWrapper):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
@@ -20,12 +20,13 @@ from worldsim.agents.dreamer.batch_agents import action_vectors, check_world
 from worldsim.context import Context
 from worldsim.engine.world import World
 from worldsim.envs.sources import make_source
+from worldsim.envs.tensor_vector import TensorVectorEnv
 from worldsim.sampling.control_batch import ControlBatch
 
 __all__ = ["RealGamesEnv"]
 
 
-class RealGamesEnv(VectorEnv):
+class RealGamesEnv(TensorVectorEnv):
     """``count`` real games, observed through a world; episodes begin anew in the step that ends them.
 
     Args:
@@ -43,7 +44,8 @@ class RealGamesEnv(VectorEnv):
         self, world: World, count: int, most: int, first_seed: int, end_cost: float | None = None
     ) -> None:
         check_world(world)
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.autoreset_mode = AutoresetMode.SAME_STEP
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.num_envs, self.device = count, world.device
         self._most, self._seed, self._end_cost = most, first_seed, end_cost
         self._sources = [make_source(world.spec.name, world.spec.size) for _ in range(count)]
@@ -60,11 +62,6 @@ class RealGamesEnv(VectorEnv):
         self.single_action_space = spaces.Discrete(len(self._vectors))
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
-
-    @property
-    def autoreset_mode(self) -> AutoresetMode:
-        """Same step, always."""
-        return AutoresetMode.SAME_STEP
 
     def choose_autoreset(self, mode: AutoresetMode) -> bool:
         """True if ``mode`` is the one that there is."""

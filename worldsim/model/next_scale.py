@@ -224,11 +224,11 @@ class NextScaleGenerator(nn.Module):
     ) -> PreparedScales:
         """All that the scales share; ``prior_tokens`` [B, N, V], ``condition`` [B, M]."""
         tensors = state.tensors()
-        whole = [self.maps.whole(self._embed_bits(tensors[name])) for name in ("bits", "before")]
+        past, before = (self.maps.whole(self._embed_bits(tensors[name])) for name in ("bits", "before"))
         filled, count = tensors["filled"], self.config.context - 1
         slot = torch.arange(count, device=filled.device)
         seen = (slot >= count - filled[:, None]).repeat_interleave(self.tokens, 1)
-        given, places = self._given(*whole, tensors["bits"], prior_tokens)
+        given, places = self._given(past, before, tensors["bits"], prior_tokens)
         return PreparedScales(
             given=given,
             places=places,

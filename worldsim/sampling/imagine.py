@@ -19,7 +19,7 @@ from worldsim.sampling import philox
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.motion import CameraMotion, move_cameras
 from worldsim.sampling.noise import normal_batch
-from worldsim.sampling.protocol import Sampler
+from worldsim.sampling.protocol import LatentSource
 from worldsim.sampling.uncertainty import frame_uncertainty
 from worldsim.sampling.world_state import WorldState
 from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior
@@ -56,7 +56,7 @@ def imagine_unit(
     controls: ControlBatch,
     denoising_steps: int,
     decode: bool = True,
-    sampler: Sampler | None = None,
+    sampler: LatentSource | None = None,
 ) -> Imagined:
     """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
 

@@ -162,7 +162,7 @@ class NextScaleSampler:
         bits = clip.latents
         if clip.is_past_clean or (self.config.flips == 0 and clip.own_past == 0):
             return bits, bits
-        share = self._flip_shares(*bits.shape[:2], bits.device)
+        share = self._flip_shares(len(bits), bits.shape[1], bits.device)
         share = share.repeat_interleave(torch.tensor(self.areas, device=bits.device), 2)
         flips = torch.rand_like(bits) < share[..., None]
         if clip.own_past > 0:

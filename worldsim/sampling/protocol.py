@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 
-__all__ = ["LatentClip", "Sampler", "SamplerConfig", "SamplerLoss", "check_denoising_steps"]
+__all__ = ["LatentClip", "LatentSource", "Sampler", "SamplerConfig", "SamplerLoss", "check_denoising_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,14 @@ class SamplerLoss:
     logs: dict[str, float | Tensor]
 
 
-class Sampler(Protocol):
+class LatentSource(Protocol):
+    """Whatever makes a unit's latent: a sampler, or a file that holds one."""
+
+    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+        """A finished latent [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones."""
+
+
+class Sampler(LatentSource, Protocol):
     """Draws latents from a generator; owns the loss by which the generator learns them."""
 
     @property
@@ -59,9 +66,6 @@ class Sampler(Protocol):
     @property
     def default_steps(self) -> int:
         """One of them."""
-
-    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
-        """A finished latent [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones."""
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """The loss of recorded windows."""

@@ -78,8 +78,8 @@ def load_state(
     moments: OptimizerState = {}
     for name, value in tensors.items():
         if name.startswith("o."):
-            _, i, field = name.split(".", 2)
-            moments.setdefault(int(i), {})[field] = value
+            _, number, field = name.split(".", 2)
+            moments.setdefault(int(number), {})[field] = value
     return progress, moments
 
 
