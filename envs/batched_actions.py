@@ -73,6 +73,9 @@ class BatchedActions:
         numbers = self._numbers(actions)
         if numbers is not None:
             return ControlBatch(self._table[numbers])
+        bounded = self._bounded_numbers(actions)
+        if bounded is not None:
+            return ControlBatch(self._unchecked_numbers(bounded))
         rows = _rows(actions)
         if len(rows) != self.count:
             raise ControlError(f"there must be an action for each of {self.count} episodes", len(rows))
@@ -123,6 +126,16 @@ class BatchedActions:
         if numbers.min() < 0 or numbers.max() >= len(self._table):
             return None
         return torch.from_numpy(numbers.astype(np.int64))
+
+    def _bounded_numbers(self, actions: Any) -> Tensor | None:
+        """Continuous actions on the host that are all allowed; None: they must be looked at one by one."""
+        if self.actions.kind != "continuous" or self.device.type != "cpu":
+            return None
+        numbers = np.asarray(actions.detach() if isinstance(actions, Tensor) else actions)
+        if numbers.shape != (self.count, len(self._bounds[0])) or numbers.dtype.kind not in "fiu":
+            return None
+        rounded, (low, high) = torch.from_numpy(numbers.astype(np.float32)), self._bounds
+        return rounded if bool(((rounded >= low) & (rounded <= high)).all()) else None
 
     def _checked(self, controls: list[Control]) -> ControlBatch:
         space = self.actions.controls

@@ -181,8 +181,11 @@ def test_actions_of_many_environments(world: World) -> None:
         frames = envs.step(actions)[0].numpy()
         for frame, env, action in zip(frames, singles, actions, strict=True):
             np.testing.assert_array_equal(frame, env.step(action)[0])
-    vector = envs._actions.controls(actions).vector
-    np.testing.assert_array_equal(envs._actions.unchecked(torch.from_numpy(actions)), vector)
+    space = world.spec.control_space
+    vectors = np.stack([space.vector(Control(action=action)) for action in actions])
+    for given in (actions, torch.from_numpy(actions), actions.tolist(), actions.astype(np.float64)):
+        np.testing.assert_array_equal(envs._actions.controls(given).vector, vectors)
+    np.testing.assert_array_equal(envs._actions.unchecked(torch.from_numpy(actions)), vectors)
     odd = envs._actions.unchecked(torch.tensor([[9.0, -9.0], [np.nan, 0.5]]))
     assert odd[:, -3:].tolist() == [[1, 1, 0], [1, 0, 0.5]]
     with pytest.raises(ControlError, match="number 1"):

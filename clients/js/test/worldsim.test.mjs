@@ -208,11 +208,19 @@ test("a chunk that is refused takes nothing, one that ends early what it reached
 
 test("a continuous action is sent as its numbers", async () => {
   const session = await client.open({ seed: 19 });
-  const action = Float32Array.of(0.5, -0.5);
-  const refusal = { code: "ENGINE", rule: "this world takes no continuous action" };
-  if (client.world.action === null) await assert.rejects(session.step({ action }), refusal);
-  else assert.equal((await session.step({ action: client.world.action.low })).seq, 1);
-  await session.close();
+  const { action: box } = client.world;
+  if (box === null) {
+    const refusal = { code: "ENGINE", rule: "this world takes no continuous action" };
+    await assert.rejects(session.step({ action: Float32Array.of(0.5, -0.5) }), refusal);
+    return session.close();
+  }
+  const [low, high, chunk] = await session.fork(3);
+  const step = await low.step({ action: Float32Array.from(box.low) });
+  assert.deepEqual((await chunk.stepChunk([{ action: box.low }]))[0].frame.data, step.frame.data);
+  assert.notDeepEqual((await high.step({ action: box.high })).frame.data, step.frame.data);
+  await assert.rejects(low.step({ action: [] }), { code: "BAD_REQUEST" });
+  await assert.rejects(low.step({ action: box.high.map((number) => number + 1) }), { code: "ENGINE" });
+  await Promise.all([session, low, high, chunk].map((one) => one.close()));
 });
 
 test("steps that are not awaited keep their order", async () => {
