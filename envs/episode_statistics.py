@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
-from gymnasium.vector import AutoresetMode, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
 from worldsim.envs.reset_options import mask_on
-from worldsim.envs.tensor_vector import TensorVectorEnv
 
 __all__ = ["EpisodeStatistics"]
+
+
+class TensorVectorEnv(Protocol):
+    """A Gymnasium vector environment whose observations, rewards and flags are tensors on one device."""
+
+    num_envs: int
+    device: torch.device
+    autoreset_mode: AutoresetMode
+
+    def choose_autoreset(self, mode: AutoresetMode) -> bool:
+        """Take ``mode`` if nothing else is chosen yet; True where it is in use now."""
 
 
 class EpisodeStatistics(VectorWrapper):
@@ -21,10 +31,11 @@ class EpisodeStatistics(VectorWrapper):
     all autoreset modes and over partial resets, and never leaves the device.
     """
 
-    env: TensorVectorEnv
+    env: Any
+    """A ``TensorVectorEnv``; learners recognise environments by their bases, so it is no base class."""
 
     def __init__(self, env: TensorVectorEnv) -> None:
-        super().__init__(env)
+        super().__init__(cast(VectorEnv[Any, Any, Any], env))
         self._returns = torch.zeros(env.num_envs, device=env.device)
         self._lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
         self._over = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)

@@ -56,6 +56,8 @@ class WorldProxy:
         has_pose = described.intrinsics is not None or described.control_space.pose
         self.spec = SpecProxy(described.size, described.fps, described.control_space, has_pose)
         self.starts = range(described.starts)
+        self.unit_frames = described.unit_frames
+        """Frames of the unit that it is served under."""
 
     def engine(self, slots: int, denoising_steps: int, rewind_frames: int) -> EngineProxy:
         """The server's engine, which has its own slots, denoising steps and history."""

@@ -22,7 +22,6 @@ from worldsim.envs.reset_options import mask_on, read_mask, read_starts
 from worldsim.envs.reset_queue import ResetQueue
 from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.session_batch import SessionBatch
-from worldsim.envs.tensor_vector import TensorVectorEnv
 from worldsim.errors import ConfigError, EngineError
 from worldsim.sampling.upload import upload
 
@@ -37,7 +36,7 @@ __all__ = ["ImaginedVectorEnv"]
 Seeds: TypeAlias = int | Sequence[int | None] | None
 
 
-class ImaginedVectorEnv(TensorVectorEnv):
+class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
     """``num_envs`` episodes of one world, stepped as one batch.
 
     All that is returned is a tensor on the world's device, with the episodes first: observations uint8

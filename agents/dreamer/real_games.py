@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
@@ -20,13 +20,12 @@ from worldsim.agents.dreamer.batch_agents import action_vectors, check_world
 from worldsim.context import Context
 from worldsim.engine.world import World
 from worldsim.envs.sources import make_source
-from worldsim.envs.tensor_vector import TensorVectorEnv
 from worldsim.sampling.control_batch import ControlBatch
 
 __all__ = ["RealGamesEnv"]
 
 
-class RealGamesEnv(TensorVectorEnv):
+class RealGamesEnv(VectorEnv[Tensor, Any, Tensor]):
     """``count`` real games, observed through a world; episodes begin anew in the step that ends them.
 
     Args:

@@ -80,7 +80,7 @@ def test_it_holds_the_client_and_nothing_of_the_engine(tmp_path: Path) -> None:
     found = {path.relative_to(lib).as_posix() for path in lib.rglob("*.py")}
     sources = (ROOT / "worldsim" / "bridge" / "client").glob("*.py")
     client = {f"worldsim/bridge/client/{path.name}" for path in sources}
-    base = {f"worldsim/{name}.py" for name in ("__init__", "errors", "controls", "camera")}
+    base = {f"worldsim/{name}.py" for name in ("__init__", "errors", "controls", "action_box", "camera")}
     wire = {f"worldsim/bridge/{name}.py" for name in ("__init__", "wire/__init__", "wire/protocol")}
     assert found == client | base | wire
 
