@@ -79,7 +79,7 @@ def _parser() -> Parser:
     add("--frames", type=COUNT, default=64, help="frames of a roll-out (%(default)s)")
     add("--endless-frames", type=COUNT, default=17_500, help="frames of an endless one (%(default)s)")
     add("--endless-unit", default="frame", help="its row of the table units (%(default)s)")
-    add("--contexts", type=listed(int), default=[4, 8, 12], help="its frames of past (4,8,12)")
+    add("--contexts", type=listed(int), default=[4, 8, 16], help="its frames of past (4,8,16)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe units")
     add("--results", type=Path, help="write the tables as JSON to this file, too")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
