@@ -41,6 +41,7 @@ _SHOWN = (
     "sharpness_ratio", "key_accuracy",
 )  # fmt: skip
 """Columns of the tables, where they were measured; the files have all."""
+_COSTS = ("latency_frames", "autoregressive_steps")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,7 +161,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for (name, stage, steps), same in groups.items():
         line: dict[str, Any] = {"row": name, "stage": stage, "K": steps}
-        for column in (*_SHOWN, "frames_per_s", "latency_frames", "autoregressive_steps"):
+        for column in (*_SHOWN, "frames_per_s", "cpu_ms_per_frame", *_COSTS):
             values = [row[column] for row in same if column in row]
             if values:
                 line[column] = float(np.mean(values))
