@@ -41,6 +41,7 @@ _SHOWN = (
     "sharpness_ratio", "key_accuracy",
 )  # fmt: skip
 """Columns of the tables, where they were measured; the files have all."""
+_COSTS = ("latency_frames", "autoregressive_steps")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +80,7 @@ def _parser() -> Parser:
     add("--frames", type=COUNT, default=64, help="frames of a roll-out (%(default)s)")
     add("--endless-frames", type=COUNT, default=17_500, help="frames of an endless one (%(default)s)")
     add("--endless-unit", default="frame", help="its row of the table units (%(default)s)")
-    add("--contexts", type=listed(int), default=[4, 8, 12], help="its frames of past (4,8,12)")
+    add("--contexts", type=listed(int), default=[4, 8, 16], help="its frames of past (4,8,16)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe units")
     add("--results", type=Path, help="write the tables as JSON to this file, too")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
@@ -160,7 +161,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for (name, stage, steps), same in groups.items():
         line: dict[str, Any] = {"row": name, "stage": stage, "K": steps}
-        for column in (*_SHOWN, "frames_per_s", "latency_frames", "autoregressive_steps"):
+        for column in (*_SHOWN, "frames_per_s", "cpu_ms_per_frame", *_COSTS):
             values = [row[column] for row in same if column in row]
             if values:
                 line[column] = float(np.mean(values))

@@ -153,6 +153,16 @@ def test_motion_that_dies_ends_the_training_with_the_last_good_weights() -> None
     torch.testing.assert_close(module.weight, good)
 
 
+def test_little_motion_to_begin_with_is_no_death() -> None:
+    watch, real = MotionWatch(torch.nn.Linear(2, 2)), random_like((2, 5, 3, 4, 4), 0)
+    for _ in range(6):
+        watch.read(real * 0.3, real)
+    assert watch.verdict() is None
+    for _ in range(6):
+        watch.read(real * 0.1, real)
+    assert "below 0.18" in (watch.verdict() or "")
+
+
 def test_samples_of_the_base_keep_what_is_given() -> None:
     from worldsim.training.distillation.clips import FrameClip
     from worldsim.training.sequences import Windows

@@ -25,13 +25,14 @@ class MotionWatch:
 
     Args:
         module: the network whose weights are put back where motion dies.
-        least: the ratio below which it ends.
+        least: the ratio below which it ends. A generator that moved less than that to begin with, because it
+            was trained too shortly, is held to the same share of its first readings.
     """
 
     def __init__(self, module: nn.Module, least: float = LEAST_RATIO) -> None:
         self._module, self._least = module, least
         self._imagined = self._real = 0.0
-        self._readings = 0
+        self._readings, self._bound = 0, least
         self._good: dict[str, Tensor] = {}
         self.ended = False
 
@@ -46,10 +47,10 @@ class MotionWatch:
         self._imagined = keep * self._imagined + (1 - keep) * now
         self._real = keep * self._real + (1 - keep) * then
         self._readings += 1
-        if self._readings < _FIRST_READINGS:
-            return
-        self.ended = self.ratio < self._least
-        if not self.ended and now >= self._least * then:
+        if self._readings <= _FIRST_READINGS:
+            self._bound = self._least * (1.0 if self.ratio >= self._least else self.ratio)
+        self.ended = self._readings >= _FIRST_READINGS and self.ratio < self._bound
+        if not self.ended and now >= self._bound * then:
             self._good = {name: value.clone() for name, value in self._module.state_dict().items()}
 
     def verdict(self) -> str | None:
@@ -58,4 +59,4 @@ class MotionWatch:
             return None
         if self._good:
             self._module.load_state_dict(self._good)
-        return f"imagined motion fell to {self.ratio:.2f} of the real, below {self._least:g}"
+        return f"imagined motion fell to {self.ratio:.2f} of the real, below {self._bound:.2g}"

@@ -75,7 +75,7 @@ class UnitsRecipe:
     """Width of generator, base and scorers."""
     layers: int = 4
     heads: int = 6
-    context: int = 12
+    context: int = 16
     """Frames of past that the generator sees; play may show it fewer, not more."""
     tokenizer_fraction: float = 0.3
     base_fraction: float = 0.3
