@@ -136,7 +136,7 @@ class NextScaleOutcomeObjective:
         size = self._generator.agent_in.in_features
         inputs = torch.zeros(len(sequences), size, dtype=torch.half, device=sequences.device)
         # A frame hangs on as many frames before it as all layers together look back, and on two by its bits.
-        config, known = self._generator.config, []
+        config, known = self._generator.config, list[int]()
         reach = config.layers * (config.context - 1) + 2
         most = _MOST_ON_CPU if sequences.device.type == "cpu" else len(sequences)
         with mixed_precision(sequences.device.type):
