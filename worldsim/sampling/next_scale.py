@@ -166,17 +166,21 @@ class NextScaleSampler:
         share = share.repeat_interleave(torch.tensor(self.areas, device=bits.device), 2)
         flips = torch.rand_like(bits) < share[..., None]
         if clip.own_past > 0:
-            is_own = torch.rand(len(bits), 1, 1, 1, device=bits.device) < clip.own_past
-            flips = torch.where(is_own, self._own_errors(generator, clip), flips)
+            rows = (torch.rand(len(bits), device=bits.device) < clip.own_past).nonzero()[:, 0]
+            if len(rows):
+                flips[rows] = self._own_errors(generator, clip, rows)
         if clip.requantise is not None:
             return clip.requantise(flips)
         return torch.where(flips, -bits, bits), bits
 
     @torch.no_grad()
-    def _own_errors(self, generator: NextScaleGenerator, clip: LatentClip) -> Tensor:
-        """Bits that the generator, given a true past, draws otherwise than they are, bool [B, T, N, C]."""
-        bits = clip.latents
-        features = generator.clip(bits, clip.condition, clip.prior_tokens)
+    def _own_errors(self, generator: NextScaleGenerator, clip: LatentClip, rows: Tensor) -> Tensor:
+        """Bits that the generator draws otherwise than they are, given a true past, bool [R, T, N, C].
+
+        ``rows`` int64 [R] are the clips that are asked for.
+        """
+        bits = clip.latents[rows]
+        features = generator.clip(bits, clip.condition[rows], clip.prior_tokens[rows])
         logits = generator.logits(features.hidden[:, 1:], bits[:, :-1])
         drawn = bits_of(logits, _drawn_by(torch.rand_like(bits[:, 1:])))
         return F.pad(drawn != bits[:, 1:], (0, 0, 0, 0, 1, 0))

@@ -63,7 +63,9 @@ class BitPyramid(nn.Module):
         """
         planes = _normalised(planes.float())
         features = torch.zeros_like(planes)
-        wrong = [None] * len(self.scales) if flips is None else self._planes_of(flips)
+        wrong: list[Tensor | None] = [None] * len(self.scales)
+        if flips is not None:
+            wrong = [*self._planes_of(flips)]
         bits, seen, commitment, entropy = [], [], planes.new_zeros(()), planes.new_zeros(())
         for number, wanted in enumerate(wrong):
             soft = _normalised(self._down(planes - features.detach(), number))
