@@ -46,7 +46,8 @@ def import_environments(env_id: str) -> None:
             _import(candidate)
             return
     if family in _PACKAGES:
-        raise DependencyError(f"{env_id} needs the package {package}", None, install(package=package))
+        remedy = install("atari") if family == "ALE" else install(package=package)
+        raise DependencyError(f"{env_id} needs the package {package}", None, remedy)
 
 
 def _candidates(namespace: str) -> Iterator[str]:
