@@ -96,6 +96,7 @@ def test_throughput_is_a_share_of_the_peak() -> None:
         for _ in range(steps):
             assert throughput.run(step)["loss"] == 1
         read = throughput.read()
-        assert read["mfu"] == pytest.approx(2 * 8 * 4 * 8 * float(read["steps_per_s"]))
+        counted = steps > 1  # the first step may do what is done only once
+        assert read["mfu"] == pytest.approx(counted * 2 * 8 * 4 * 8 * float(read["steps_per_s"]))
     assert len(calls) == 3
     assert throughput.read()["steps_per_s"] == 0

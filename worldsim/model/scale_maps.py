@@ -33,7 +33,8 @@ class ScaleMaps(nn.Module):
         self._starts = [sum(self.areas[:number]) for number in range(len(scales) + 1)]
         up = torch.cat([_up(scale, self.grid) for scale in scales], 1)
         down = torch.cat([_down(self.grid, scale) for scale in scales], 0)
-        number = torch.arange(len(scales)).repeat_interleave(torch.tensor(self.areas))
+        total = sum(self.areas)
+        number = torch.arange(len(scales)).repeat_interleave(torch.tensor(self.areas), output_size=total)
         self.register_buffer("up", up, persistent=False)
         self.register_buffer("down", down, persistent=False)
         below = (down @ up) * (number[:, None] > number)
