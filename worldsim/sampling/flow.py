@@ -204,7 +204,6 @@ def forcing_loss(
     if drawn.shortcut:
         with torch.no_grad():
             two = _two_half_steps(generator, lambda *step: predict(*step).clean, noisy, drawn)
-        torch.clear_autocast_cache()  # it holds weights that were cast without a gradient
         is_context = _per_token(generator, drawn.is_context)
         target = torch.where(is_context.reshape(*is_context.shape, *[1] * (4 - is_context.ndim)), clean, two)
     made = predict(noisy, drawn.t, drawn.dt)

@@ -76,7 +76,6 @@ class FrameLatents:
             mean, log_variance = self.tokenizer.posterior(self._sequences.pixels(some))
             means.append(mean)
             deviations.append((log_variance / 2).exp())
-        torch.clear_autocast_cache()
         return torch.cat(means), torch.cat(deviations)
 
 

@@ -53,7 +53,6 @@ class BaseSamples:
         if len(self._pool) < 2 or self._draws % _REFRESH == 0:
             recorded = self._clips.draw(rng, ends=0.0)
             sampled = sample_clips(self._base, recorded, self._given, rng)
-            torch.clear_autocast_cache()
             self._pool.append(replace(recorded, latents=sampled, condition=recorded.condition.detach()))
         self._draws += 1
         return self._pool[int(rng.integers(len(self._pool)))]
@@ -103,7 +102,6 @@ class UnitOutcomeObjective:
         ones = torch.ones(clip.latents.shape[:2], device=clip.latents.device)
         with torch.no_grad():
             agent = generator(clip.latents, ones, ones, clip.prior_tokens, clip.condition).agent
-        torch.clear_autocast_cache()
         return unit_outcome(self._networks, self._clips, recorded, agent)
 
 

@@ -10,8 +10,6 @@ Shapes: B clips, T frames, n tokens of a frame, C latent channels, M control vec
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,32 +46,34 @@ class RecordingGenerator:
     def prepare(self, state: Any, prior_tokens: Tensor, condition: Tensor, denoising_steps: int) -> Any:
         """As of the generator; the modulation has a gradient. The past is a copy: commits write to it."""
         self._last = denoising_steps - 1
-        with _recorded(denoising_steps > 0):
+        with torch.set_grad_enabled(denoising_steps > 0):
             past = state.pick(slice(None)) if denoising_steps > 0 else state
             return self._generator.prepare(past, prior_tokens, condition, denoising_steps)
 
     def denoise(self, prepared: Any, noisy: Tensor, index: int) -> Tensor:
         """As of the generator, with a gradient in the last pass."""
-        with _recorded(index == self._last) as is_last:
+        is_last = index == self._last
+        with torch.set_grad_enabled(is_last):
             made: Tensor = self._generator.denoise(_for_pass(prepared, is_last), noisy, index)
         return made
 
     def denoise_part(self, prepared: Any, noisy: Tensor, index: int, part: int) -> Tensor:
         """As of the generator, with a gradient in the last pass."""
-        with _recorded(index == self._last) as is_last:
+        is_last = index == self._last
+        with torch.set_grad_enabled(is_last):
             made: Tensor = self._generator.denoise_part(_for_pass(prepared, is_last), noisy, index, part)
         return made
 
     def settle(self, prepared: Any, latent: Tensor, part: int) -> None:
         """As of the generator, without a gradient."""
-        with _recorded(False) as recorded:
-            self._generator.settle(_for_pass(prepared, recorded), latent.detach(), part)
+        with torch.no_grad():
+            self._generator.settle(_for_pass(prepared, False), latent.detach(), part)
 
     def commit(self, state: Any, prepared: Any, latent: Tensor, needs_agent: bool) -> Tensor | None:
         """As of the generator, without a gradient."""
-        with _recorded(False) as recorded:
+        with torch.no_grad():
             agent: Tensor | None = self._generator.commit(
-                state, _for_pass(prepared, recorded), latent, needs_agent
+                state, _for_pass(prepared, False), latent, needs_agent
             )
         return agent
 
@@ -93,14 +93,6 @@ class RecordingSampler:
         with torch.enable_grad():
             self.drawn.append(self._sampler.draw(generator, prepared, noise, denoising_steps))
         return self.drawn[-1].detach()
-
-
-@contextmanager
-def _recorded(mode: bool) -> Iterator[bool]:
-    """Gradients on or off; weights that were cast in the other mode are forgotten. Yields ``mode``."""
-    torch.clear_autocast_cache()
-    with torch.set_grad_enabled(mode):
-        yield mode
 
 
 def _for_pass(prepared: Any, is_recorded: bool) -> Any:

@@ -100,7 +100,6 @@ class SymmetricDmdObjective:
             self._told["matching"] = loss.detach()
         if watches and rollout.frames is not None:
             self._watch.read(rollout.frames, self._real_frames(recorded))
-        torch.clear_autocast_cache()
         with clock("scorers_s"):
             scorers = self._scorer_loss(imagined, rng)
         self._told |= clock.seconds
