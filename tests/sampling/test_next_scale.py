@@ -133,7 +133,7 @@ def test_the_loss_teaches(requantise: bool, own_past: float) -> None:
     assert losses[-1] < 0.8 * losses[0]
     assert result.agent.shape == (BATCH, FRAMES, 8)
     assert float(result.logs["bits_per_frame"]) < TOKENS * BITS
-    same = [float(one.loss(made, given, np.random.default_rng(3)).loss) for _ in range(2)]
+    same = [one.loss(made, given, np.random.default_rng(3)).loss.item() for _ in range(2)]
     assert same[0] == same[1]
 
 
