@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TYPES := build/types/worldsim
+# A process for each core; the tests of a file share one.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 LAY_OUT = rm -rf build/types && mkdir -p $(TYPES) && \
 	ln -s $(CURDIR)/worldsim/* $(CURDIR)/agents $(CURDIR)/checkpoints $(CURDIR)/envs $(TYPES)/
 INSTALLED := pyproject.toml setup.py constraints.txt $(wildcard worldsim/kernels/c/*)
@@ -20,12 +22,12 @@ play: $(VENV)/play.stamp
 	@$(BIN)/python play.py $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What a change is tried with between two thoughts: all but slow tests. `test` stays the judge.
 quick: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m 'not slow and not network and not gpu'
+	$(PYTEST) -m 'not slow and not network and not gpu'
 
 # Tests that install packages from an index: they are skipped where there is none.
 network: $(VENV)/dev.stamp

@@ -93,6 +93,7 @@ def test_help_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_tells_its_options(command: str) -> None:
     if cli._COMMANDS[command][0] not in modules():

@@ -26,6 +26,7 @@ keys = st.frozensets(st.sampled_from(DOOM_KEYS))
 looks = st.floats(-3, 3, width=32)
 
 
+@pytest.mark.slow
 @given(keys, looks)
 def test_a_control_survives_its_vector(down: frozenset[str], look: float) -> None:
     control = Control(down, yaw=look)

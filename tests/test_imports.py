@@ -116,6 +116,7 @@ def target_of(name: str) -> str | None:
     return room_of(worldsim._HOMES.get(attribute, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"worldsim"}))
 def test_a_room_imports_only_what_lies_below_it(module: str) -> None:
     room = room_of(module)
@@ -135,6 +136,7 @@ def test_light_rooms_import_nothing_heavy(module: str) -> None:
         assert not names & HEAVY, f"{module} imports {names & HEAVY}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_nothing_is_read_that_could_run_code(module: str) -> None:
     names = {name.split(".")[0] for name, _, _ in imports(module, MODULES[module])}

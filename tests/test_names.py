@@ -39,6 +39,7 @@ def docstrings(node: ast.Module) -> Iterator[tuple[int, str]]:
                     yield statement.lineno, value.value
 
 
+@pytest.mark.slow
 def test_public_class_names_are_unique() -> None:
     homes = defaultdict(list)
     for module, path in MODULES.items():
@@ -53,6 +54,7 @@ def test_no_module_has_a_retired_name(module: str) -> None:
     assert not RETIRED & set(module.split(".")), "see docs/glossary.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_docstrings_begin_with_their_subject(module: str) -> None:
     found = [

@@ -79,6 +79,7 @@ def test_every_number_has_a_range(command: str, monkeypatch: pytest.MonkeyPatch)
                 parser.parse_args([f"{flag}={bad}"])
 
 
+@pytest.mark.slow
 def test_no_parser_takes_a_bare_number_and_all_are_ours() -> None:
     found = []
     for path in SOURCES:

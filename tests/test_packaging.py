@@ -24,6 +24,7 @@ def test_every_python_file_lies_in_a_package() -> None:
             assert (path.parent / "__init__.py").exists(), f"{path.parent} needs an __init__.py"
 
 
+@pytest.mark.slow
 def test_an_installation_holds_all_that_is_shipped(tmp_path: Path) -> None:
     build = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path)]
     subprocess.run([sys.executable, "setup.py", "--quiet", *build], cwd=ROOT, check=True, capture_output=True)

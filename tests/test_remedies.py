@@ -49,6 +49,7 @@ def test_no_document_names_the_strangers_package(path: Path) -> None:
             assert requirement.startswith((".", "'.")), f"{path} installs {requirement} from an index"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_code_gives_no_command_of_its_own(module: str) -> None:
     if module == "worldsim.errors":

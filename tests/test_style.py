@@ -17,6 +17,7 @@ def test_files_stay_under_400_lines(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_functions_stay_under_60_lines(module: str) -> None:
     for node in ast.walk(tree(MODULES[module])):

@@ -44,6 +44,7 @@ def test_no_generator_is_without_a_seed(path: Path) -> None:
         assert drawn not in DRAWS, f"{path}:{call.lineno} {name}: use random.Random(seed), or parametrise"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_wait_is_endless(path: Path) -> None:
     for call in calls(path):

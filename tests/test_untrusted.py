@@ -100,6 +100,7 @@ def test_what_does_not_hold_is_one_error(folder: Path, case: str) -> None:
         load(folder, "cpu", torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["history", "frame"])
 def test_bent_worlds_are_refused_or_run(tmp_path: Path, kind: str) -> None:
     """Only CheckpointErrors, and what loads dreams."""

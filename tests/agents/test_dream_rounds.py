@@ -52,6 +52,7 @@ def ctrl_c(*args: Any, **options: Any) -> Any:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_round_is_not_made_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = words(folder, tmp_path)
     assert command.main(line) == 0
@@ -75,6 +76,7 @@ def test_a_round_is_not_made_twice(folder: Path, tmp_path: Path, capsys: pytest.
     assert "the same --temperature" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_phase_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = words(folder, tmp_path, rounds=2)
     first, second = tmp_path / "round-0", tmp_path / "round-1"

@@ -154,6 +154,7 @@ def test_a_world_with_a_policy_still_loads(tmp_path: Path) -> None:
         load(folder, "cpu")
 
 
+@pytest.mark.slow
 def test_a_policy_learns_for_a_moment(world: World) -> None:
     outcome = train_policy(world, 1 / 60, MOMENT)
     assert outcome.metadata.frames >= 4 * 3 * 2

@@ -30,6 +30,7 @@ def test_cleanrl_runs(command: list[str], tmp_path: Path, capsys: pytest.Capture
     assert "actor.weight" in load_file(saved)
 
 
+@pytest.mark.slow
 def test_cleanrl_learns() -> None:
     """Going forward is rewarded with 1 a frame: the policy finds out."""
     torch.manual_seed(0)
@@ -42,6 +43,7 @@ def test_cleanrl_learns() -> None:
     assert history[-1] > 0.75
 
 
+@pytest.mark.slow
 def test_sb3_runs(command: list[str], tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
     from worldsim.agents.learner import ppo_sb3
@@ -66,6 +68,7 @@ def test_sb3_learns_from_latents(tmp_path: Path) -> None:
     assert not torch.equal(learner.policy.mlp_extractor.policy_net[0].weight, before)
 
 
+@pytest.mark.slow
 def test_torchrl_runs(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchrl")
     from worldsim.agents.learner import ppo_torchrl
@@ -76,6 +79,7 @@ def test_torchrl_runs(command: list[str], tmp_path: Path, capsys: pytest.Capture
     assert load_file(saved)
 
 
+@pytest.mark.slow
 def test_torchrl_learns() -> None:
     pytest.importorskip("torchrl")
     from worldsim.agents.learner import ppo_torchrl
@@ -101,6 +105,7 @@ def test_skrl_runs(command: list[str], tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.name for path in tmp_path.iterdir()] == [saved.name]  # it writes no pickles of its own
 
 
+@pytest.mark.slow
 def test_skrl_learns() -> None:
     pytest.importorskip("skrl")
     from worldsim.agents.learner import ppo_skrl

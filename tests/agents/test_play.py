@@ -41,6 +41,7 @@ def no_engine(spec: object) -> ReferenceRun:
     raise DependencyError("Doom is played by vizdoom", None, install("doom"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there always is a display")
 def test_without_a_display_it_walks_by_itself(
     world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -111,6 +112,7 @@ def test_headless_prints_exactly_one_json_line(
     assert (tmp_path / "out.png").exists()
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_dream_above_the_engine(world: SimpleNamespace, tmp_path: Path) -> None:
     assert play.main(["--headless", "--frames", "32", "--out-prefix", "x"]) == 0
     picture = np.array(Image.open(tmp_path / "x.png"))
@@ -232,6 +234,7 @@ def test_two_pygames_or_the_other_one_are_told(monkeypatch: pytest.MonkeyPatch) 
         display.check_pygame()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there always is a display")
 def test_a_display_that_does_not_answer_is_no_traceback(tmp_path: Path) -> None:
     code = """

@@ -38,6 +38,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_policies_are_played_in_both(
     folder: Path, policies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_scores_are_tics_or_rewards() -> None:
         assert games.scores(still, [1, 2], "reward").tolist() == [float(FEWEST)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["survival", "world"])
 def test_the_same_learner_learns_in_real_games(folder: Path, tmp_path: Path, reward: str) -> None:
     line = [

@@ -175,6 +175,7 @@ def test_help_lists_only_what_there_is(player: WorldPlayer, make_player: Make) -
     assert "compare" in bare.lacking
 
 
+@pytest.mark.slow
 def test_every_command_can_be_pressed_whatever_is_shown(player: WorldPlayer, somewhere: Path) -> None:
     names = [name for name in KEYMAP.commands if KEYMAP.commands[name] not in ("quit", "fullscreen")]
 
@@ -304,6 +305,7 @@ def test_losing_the_keyboard_lets_go_of_everything(player: WorldPlayer) -> None:
     assert player.branch.trajectory.controls[-1] == Control()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(480, 360), (700, 1000), (1500, 500), (2600, 1500)])
 @pytest.mark.parametrize("frame", [(12, 16), (60, 80)])
 def test_it_draws_at_any_size(make_player: Make, size: tuple[int, int], frame: tuple[int, int]) -> None:

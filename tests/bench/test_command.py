@@ -28,6 +28,7 @@ def world(folder: Path) -> World:
     return load(folder, "cpu")
 
 
+@pytest.mark.slow
 def test_steps_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["step", "--world", str(folder), "--batch", "1,3", "--denoising-steps", "1,2", "--seconds", "0"]
     assert command.main([*line, "--json", "--device", "cpu", "--out", str(tmp_path / "result.json")]) == 0
@@ -47,6 +48,7 @@ def test_steps_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cases[2]["gflop"] == pytest.approx(3 * cases[0]["gflop"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_steps_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["step", "--world", str(folder), "--batch", "2", "--denoising-steps", "1", "--seconds", "0"]
     assert command.main(line) == 0
@@ -55,6 +57,7 @@ def test_steps_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "of peak" in out
 
 
+@pytest.mark.slow
 def test_memory(folder: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["memory", "--world", str(folder), "--json", "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -63,6 +66,7 @@ def test_memory(folder: Path, world: World, capsys: pytest.CaptureFixture[str]) 
     assert states == sorted(states)
 
 
+@pytest.mark.slow
 def test_passes_and_batches_are_checked() -> None:
     with pytest.raises(ConfigError, match="K must be one of"):
         command.main(["step", "--denoising-steps", "1,3"])
@@ -82,6 +86,7 @@ def test_sessions_are_handled(world: World) -> None:
     assert min(times.fork_ms, times.snapshot_ms, times.restore_ms, times.rewind_ms) > 0
 
 
+@pytest.mark.slow
 def test_a_long_run_is_cut_by_time(world: World) -> None:
     assert session_ops.time_long_run(world, 5).frames == 5
     run = session_ops.time_long_run(world, 10**9, seconds=0.05)

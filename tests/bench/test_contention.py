@@ -11,6 +11,7 @@ from worldsim.bench import contention
 from worldsim.errors import EngineError
 
 
+@pytest.mark.slow
 def test_an_environment_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:
     with contention._busy():
         (fps,) = contention._side_by_side(str(lively_world(tmp_path)), 0.1, 1)
@@ -27,6 +28,7 @@ def test_figures_are_of_one_process_alone_beside_a_busy_one_and_of_four(
     assert (found.busy_ratio, found.four_share) == (1.6, 1.0)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(EngineError, match="no-such-world"):
         contention._side_by_side("no-such-world", 0.1, 1)

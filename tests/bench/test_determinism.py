@@ -33,6 +33,7 @@ def count(request: pytest.FixtureRequest) -> Iterator[int]:
         yield request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("kind", "kernels"),
@@ -48,6 +49,7 @@ def test_every_frame_comes_again(
     assert set(report.events) >= {"fork", "offload", "restore", "rewind"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
 def test_so_does_every_frame_of_a_shipped_world(count: int, dtype: torch.dtype, kernels: bool) -> None:
@@ -57,12 +59,14 @@ def test_so_does_every_frame_of_a_shipped_world(count: int, dtype: torch.dtype, 
     assert report.mismatches == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scene", "frame"])
 def test_so_it_does_in_a_process_of_its_own(worlds: dict[str, Path], kind: str) -> None:
     report = check_determinism(load(worlds[kind], "cpu"), 20, name=str(worlds[kind]))
     assert (report.mismatches, report.other_process) == (0, "same")
 
 
+@pytest.mark.slow
 def test_so_does_a_long_session(worlds: dict[str, Path]) -> None:
     """In bfloat16 one frame in hundreds was another, where a small product's loop hung on the batch."""
     report = check_determinism(load(worlds["scene"], "cpu", torch.bfloat16), 100)

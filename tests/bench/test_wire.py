@@ -15,6 +15,7 @@ from worldsim.errors import BridgeError
 pytest.importorskip("zmq")
 
 
+@pytest.mark.slow
 def test_every_client_gets_frames(tmp_path: Path) -> None:
     folder = lively_world(tmp_path, "tiny")
     timing = time_wire(load(folder, "cpu", torch.bfloat16), str(folder), clients=3, seconds=0.5)
@@ -24,6 +25,7 @@ def test_every_client_gets_frames(tmp_path: Path) -> None:
     assert 0 < timing.p50_ms <= timing.p99_ms
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     with pytest.raises(BridgeError, match="no-such-world"), serving("no-such-world", tmp_path, 1):
         pass

@@ -150,11 +150,13 @@ def started(log: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_program_is_stopped_at_its_limit(tmp_path: Path) -> None:
     outcome = Program("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0.3).wait()
     assert (outcome.status, outcome.exit) == ("over", -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_who_does_not_stop_is_killed(tmp_path: Path) -> None:
     script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on'); time.sleep(60)"
     program = Program("stubborn", [sys.executable, "-uc", script], tmp_path, 60, grace=0.3)

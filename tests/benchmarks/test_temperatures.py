@@ -14,6 +14,7 @@ from worldsim.agents.dreamer.policy import load_policy
 from worldsim.agents.learner import ppo_cleanrl
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

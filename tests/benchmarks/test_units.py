@@ -43,6 +43,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["--data", str(data), "--out", str(out), "--device", "cpu", *sizes, *settings, *more]
 
 
+@pytest.mark.slow
 def test_tables_are_made_and_not_made_again(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

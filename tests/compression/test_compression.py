@@ -63,6 +63,7 @@ def test_what_was_written_is_read(world: World, file: Path) -> None:
     assert (found.bits == bits.numpy()).mean() > 0.99  # but for rounding
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_same(world: World, folder: Path, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "play.npz"
     line = [sys.executable, "-m", "worldsim.cli", "decompress", str(folder), str(file), str(out)]

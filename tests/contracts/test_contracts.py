@@ -54,12 +54,14 @@ def test_every_registered_part_has_its_sizes() -> None:
     assert {name for parts in FITTING for name in vars(parts).values()} >= set(TINY["tokenizer"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [parts for parts in ALL if not parts.fits], ids=str)
 def test_a_misfit_is_refused_when_the_config_is_read(parts: Parts) -> None:
     with pytest.raises(ConfigError):
         Networks(parts.config(), source())
 
 
+@pytest.mark.slow
 def test_it_imagines(world: World) -> None:
     session = world.engine(1).open(3, 0)
     steps = walked(session)
@@ -131,6 +133,7 @@ def test_priors_with_and_without_a_scene(folder: Path) -> None:
     assert bool(prior.scene_rgb.any()) == (scene is not None)
 
 
+@pytest.mark.slow
 def test_forks_rewinds_and_snapshots_go_on_bit_for_bit(world: World) -> None:
     engine = world.engine(3, rewind_frames=8)
     session = engine.open(3, 0, temperature=0.7)
@@ -144,6 +147,7 @@ def test_forks_rewinds_and_snapshots_go_on_bit_for_bit(world: World) -> None:
         assert_same([other.step(control) for control in HELD[1:]], steps[1:])
 
 
+@pytest.mark.slow
 def test_rows_do_not_hang_on_their_batch(world: World) -> None:
     engine = world.engine(3)
     together, alone = [engine.open(seed, seed % 2) for seed in (3, 4, 5)], world.engine(1).open(4, 0)
@@ -210,6 +214,7 @@ def test_it_is_a_gymnasium_environment(world: World) -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_it_is_served_over_the_wire(world: World, tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/s"
     own = world.engine(2, rewind_frames=8).open(3, 0)

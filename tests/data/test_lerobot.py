@@ -25,6 +25,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_pandas_reads_tasks_by_their_names(dataset: Path) -> None:
     pandas = pytest.importorskip("pandas")
     tasks = pandas.read_parquet(dataset / "meta" / "tasks.parquet")

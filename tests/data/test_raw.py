@@ -29,6 +29,7 @@ def without_av(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_av")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_recorded_resumed_and_read_without_av(tmp_path: Path, workers: int) -> None:
@@ -42,6 +43,7 @@ def test_recorded_resumed_and_read_without_av(tmp_path: Path, workers: int) -> N
     assert not (tmp_path / "videos").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SPEC.size, (6, 8)])
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_clips_are_those_of_a_lossless_video(
@@ -59,6 +61,7 @@ def test_clips_are_those_of_a_lossless_video(
     assert (tmp_path / "raw/cache").exists() != in_memory
 
 
+@pytest.mark.slow
 def test_a_raw_dataset_claims_no_video(tmp_path: Path) -> None:
     record(DotsCollector, tmp_path, RAW, frames=40)
     info = json.loads((tmp_path / "meta/info.json").read_text())
@@ -94,6 +97,7 @@ def test_sweep_takes_raw_frames_without_a_table(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["episode-000000.npy", "episode-000000.parquet"]
 
 
+@pytest.mark.slow
 def test_frames_that_are_damaged_or_no_frames_are_an_error(tmp_path: Path) -> None:
     record(DotsCollector, tmp_path / "raw", RAW, frames=20)
     file = tmp_path / "raw/frames/chunk-000/file-000.npy"

@@ -46,6 +46,7 @@ def assert_complete(root: Path, frames: int) -> None:
     assert not list(root.glob("shards/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int) -> None:
     seen: list[int] = []
@@ -56,6 +57,7 @@ def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int
     assert seen == sorted(seen)
 
 
+@pytest.mark.slow
 def test_resuming_a_complete_recording_does_nothing(tmp_path: Path) -> None:
     record(DotsCollector, tmp_path, CFG, frames=60)
     before = (tmp_path / "meta/info.json").stat().st_mtime_ns
@@ -64,6 +66,7 @@ def test_resuming_a_complete_recording_does_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "meta/info.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_resuming_with_more_frames_goes_on(tmp_path: Path) -> None:
     record(DotsCollector, tmp_path, CFG, frames=60)
     record(DotsCollector, tmp_path, CFG, frames=200, workers=2, resume=True)
@@ -87,6 +90,7 @@ def test_kill_minus_9_and_resume(tmp_path: Path, whole_group: bool, shards: int)
     assert_complete(root, 1200)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_readable_dataset(tmp_path: Path) -> None:
     root = tmp_path / "data"
     command = [sys.executable, "-c", SCRIPT, str(root), "100000"]
@@ -106,6 +110,7 @@ def wait_for_shards(root: Path, count: int) -> None:
     wait_until(lambda: all(shard.exists() for shard in shards), "the recorder records")
 
 
+@pytest.mark.slow
 def test_a_failing_source_is_reported(tmp_path: Path) -> None:
     collector = functools.partial(DotsCollector, fail_at=episode_seed(CFG.seed, 2))
     with pytest.raises(SourceError, match="the dots are gone"):
@@ -114,6 +119,7 @@ def test_a_failing_source_is_reported(tmp_path: Path) -> None:
     assert_complete(tmp_path, 500)
 
 
+@pytest.mark.slow
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     record(DotsCollector, tmp_path, CFG, frames=20)
     with pytest.raises(DataError, match="--resume"):

@@ -45,6 +45,7 @@ def test_compact_keeps_colours_and_range(tmp_path: Path) -> None:
     assert decoded.max() >= 252
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", list(CODECS))
 def test_joined_videos_are_cut_at_exact_frames(tmp_path: Path, codec: str) -> None:
     lengths = [1, 31, 70, 2]

@@ -13,6 +13,7 @@ from worldsim.engine.world import World
 from worldsim.errors import EngineError
 
 
+@pytest.mark.slow
 def test_an_open_session_shows_its_last_given_frame(any_world: World) -> None:
     session = any_world.engine(2).open(seed=3, start=1)
     start = any_world.starts[1]
@@ -287,6 +288,7 @@ def test_passes_are_dropped_before_a_deadline_is_missed(world: World) -> None:
     assert session.step().denoising_steps == 4
 
 
+@pytest.mark.slow
 def test_at_walls_too_nothing_depends_on_who_shares_the_batch(world: World) -> None:
     engine, alone = world.engine(16), world.engine(16)
     many, single = ([of.open(seed) for seed in range(16)] for of in (engine, alone))

@@ -74,6 +74,7 @@ def test_written_places_lie_before_the_next_frame(world: World) -> None:
         engine.restore(resealed(blob, **{"generator.written": written}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["world", "poseless", "half"])
 def test_forged_snapshots_cost_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     """Hundreds of them: only EngineErrors, no slot lost, and the session beside them walks on as ever."""

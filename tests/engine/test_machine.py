@@ -163,6 +163,7 @@ class Machine(RuleBasedStateMachine):
             np.testing.assert_array_equal(session.frame, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_sequence_of_calls(tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype) -> None:
     path: Path = lively_world(tmp_path_factory.mktemp("machine"))

@@ -113,6 +113,7 @@ def test_a_product_that_adds_in_another_order_is_found(
         assert product.is_same_on(2) == (culprit != "threads")
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("culprit", ["batch", "threads", None])
 def test_a_step_that_rounds_otherwise_is_found(

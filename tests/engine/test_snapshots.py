@@ -89,6 +89,7 @@ def test_other_bytes_with_a_right_checksum_are_noticed(world: World, body: bytes
         world.engine(1).restore(hashlib.sha256(body).digest() + body)
 
 
+@pytest.mark.slow
 def test_a_snapshot_of_other_weights_is_refused(tmp_path: Path, world: World) -> None:
     path = lively_world(tmp_path, "other")
     stored = load_world(path)

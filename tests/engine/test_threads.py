@@ -81,6 +81,7 @@ def test_a_forked_child_dreams_on_one_thread(world: World, inherited: bool) -> N
         assert child.exitcode == 0
 
 
+@pytest.mark.slow
 @forks
 def test_forked_environments_step(folder: Path) -> None:
     """Gymnasium forks after its process has made an environment of its own."""
@@ -141,6 +142,7 @@ def test_a_crew_of_tiny_steps_is_one_thread_where_that_is_as_quick() -> None:
     assert machine.step(500).count(2) < 30
 
 
+@pytest.mark.slow
 def test_importing_lets_openmp_s_threads_sleep_soon() -> None:
     program = "import os, worldsim; print(os.environ.get('GOMP_SPINCOUNT'))"
     given = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}

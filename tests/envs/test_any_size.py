@@ -19,6 +19,7 @@ SMALL = {
 SIZES = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "size", "tokenizer"),
     [

@@ -173,6 +173,7 @@ def test_depth_measures_the_wall_ahead(maze: Source) -> None:
     assert nearer == pytest.approx(moved, rel=0.15, abs=0.25)
 
 
+@pytest.mark.slow
 def test_frames_can_be_smaller() -> None:
     small, full = make_source("doom-maze", (60, 80)), make_source("doom-maze")
     a, b = small.reset(3).frame, full.reset(3).frame
@@ -227,6 +228,7 @@ def test_attacks_kill_what_is_in_front() -> None:
         source.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch, here = tmp_path / "scratch", tmp_path / "here"
     scratch.mkdir()
@@ -259,6 +261,7 @@ def test_what_a_source_cannot_do_is_an_error(maze: Source, monkeypatch: pytest.M
         make_source("doom-maze")
 
 
+@pytest.mark.slow
 def test_labels_tell_where_monsters_and_fireballs_are() -> None:
     large, reduced = (make_source("take-cover", size, labels=True) for size in (None, (60, 80)))
     try:

@@ -104,6 +104,7 @@ def walk(plan: FloorPlan, seed: int, frames: int) -> tuple[np.ndarray, list[Cont
     return np.stack(poses), controls  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_mixture_covers_all_rooms_evenly(plan: FloorPlan) -> None:
     poses = np.concatenate([walk(plan, seed, 600)[0] for seed in range(3)])
     coverage = Coverage(poses, plan)
@@ -113,6 +114,7 @@ def test_the_mixture_covers_all_rooms_evenly(plan: FloorPlan) -> None:
     assert 0.25 < in_first_room < 0.75
 
 
+@pytest.mark.slow
 def test_the_mixture_uses_every_key_and_some_mouse(plan: FloorPlan) -> None:
     controls = [control for seed in range(4) for control in walk(plan, seed, 400)[1]]
     share = {key: np.mean([key in control.keys for control in controls]) for key in DOOM_KEYS}

@@ -120,6 +120,7 @@ def test_a_box_that_float32_does_not_tell_apart_has_keys_alone() -> None:
         assert make_action_map(env, "Dots-v0").space.action is None
 
 
+@pytest.mark.slow
 def test_a_recording_keeps_continuous_actions(tmp_path: Path) -> None:
     name = "gym:tests.envs.pixel_env:Axes-v0"  # found in the recorder's worker, too
     collector = partial(EpisodeCollector, name, None, 30)

@@ -151,6 +151,7 @@ def dream(world: World, mode: str, frames: int) -> list[tuple[Any, ...]]:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 def test_the_host_need_not_know(tiny_loaded: World, mode: str) -> None:
     """Episodes that the device begins by itself are those that the host would have begun."""

@@ -54,6 +54,7 @@ def test_a_limit_that_nothing_can_pass_is_refused(poseless: World) -> None:
         ImaginedVectorEnv(2, world=poseless, max_uncertainty=0.5)
 
 
+@pytest.mark.slow
 def test_the_wire_says_none(folder: Path, tmp_path: Path) -> None:
     with serving(folder, f"ipc://{tmp_path}/s", "--slots", "4", "--denoising-steps", "1") as server:
         with Client(server.address) as client:
@@ -66,6 +67,7 @@ def test_the_wire_says_none(folder: Path, tmp_path: Path) -> None:
         envs.close()
 
 
+@pytest.mark.slow
 def test_the_wire_says_what_is_not_known(tmp_path: Path) -> None:
     world = lively_world(tmp_path)
     with (

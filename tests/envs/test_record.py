@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOTS = "gym:tests.envs.pixel_env:Dots-v0"
 
 
+@pytest.mark.slow
 def test_any_gymnasium_environment_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "dots"
     assert (

@@ -20,6 +20,7 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 
+@pytest.mark.slow
 def test_two_workers_of_sb3_share_an_engine(tiny: Path, tmp_path: Path) -> None:
     local = ImaginedVectorEnv(2, world=load(tiny, device="cpu", dtype=torch.float32), denoising_steps=1)
     with serving(tiny, f"ipc://{tmp_path}/s", "--slots", "2", "--denoising-steps", "1") as server:

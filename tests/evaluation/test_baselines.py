@@ -57,6 +57,7 @@ def test_what_is_given_is_read_and_then_its_own(kind: Kind) -> None:
     assert torch.allclose(net(frames, controls, mask), shown, atol=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(kind: Kind) -> None:
     clips, config = Slides(), network(kind).config
@@ -123,6 +124,7 @@ def test_a_baseline_of_another_size_is_refused_before_the_work(world: World) -> 
         evaluate(world, collector, config, baselines=(rival,))
 
 
+@pytest.mark.slow
 def test_a_world_is_held_against_them(world: World, idm: InverseDynamicsModel) -> None:
     collector = RoomCollector(world.spec)
     rivals = tuple(Baseline(network(kind, (60, 80)), 1.0) for kind in KINDS)

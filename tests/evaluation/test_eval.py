@@ -32,6 +32,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[PretendedCollector]:
     return made
 
 
+@pytest.mark.slow
 def test_json(folder: Path, capsys: pytest.CaptureFixture[str], pretended: list[PretendedCollector]) -> None:
     assert run.main([str(folder), *SHORT, "--json", "--dtype", "float32"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -44,6 +45,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str], pretended: list[
     assert pretended[0].is_closed
 
 
+@pytest.mark.slow
 def test_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([str(folder), *SHORT, "--denoising-steps", "1"]) == 0
     out = capsys.readouterr().out
@@ -52,6 +54,7 @@ def test_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rollout16_psnr: rollout under the true keys and yaw, mean of frames 1..16" in out
 
 
+@pytest.mark.slow
 def test_videos(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "VIDEO_FRAMES", 12)
     short = videos.write_videos

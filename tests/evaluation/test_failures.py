@@ -47,6 +47,7 @@ def test_failures_are_noted_and_the_block_is_left() -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     room_collector = RoomCollector(world.spec)
     monkeypatch.setattr(outcomes, "score_outcomes", fail)
@@ -61,6 +62,7 @@ def test_the_other_parts_are_measured(world: World, monkeypatch: pytest.MonkeyPa
     assert "end_auroc" not in report.metrics
 
 
+@pytest.mark.slow
 def test_long_rollouts_of_short_episodes_are_a_part_that_fails(
     world: World, collector: PretendedCollector
 ) -> None:
@@ -69,6 +71,7 @@ def test_long_rollouts_of_short_episodes_are_a_part_that_fails(
     assert "1028 frames" in report.failures["long rollouts"]
 
 
+@pytest.mark.slow
 def test_rollouts_are_as_long_as_half_of_the_episodes(world: World) -> None:
     collector = PretendedCollector(world.spec, 30)  # every third episode has ten frames
     report = evaluate(
@@ -97,6 +100,7 @@ def folder_and_player(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_metrics_are_told_even_if_they_cannot_be_saved(
     folder_and_player: Path,
     tmp_path: Path,

@@ -23,6 +23,7 @@ def test_a_rollout_must_be_better_than_a_static_image(world: World, collector: P
         assert_faithful(world, collector, gap=-60, trajectories=3, frames=6)
 
 
+@pytest.mark.slow
 def test_metrics_come_back(world: World, collector: PretendedCollector) -> None:
     found = assert_faithful(world, collector, gap=-60, over_static=-60, trajectories=3, frames=6)
     assert found.gap.value == pytest.approx(found.true.value - found.shuffled.value)
@@ -45,6 +46,7 @@ def test_the_source_is_opened_and_closed(world: World, monkeypatch: pytest.Monke
     assert made[1].is_closed
 
 
+@pytest.mark.slow
 def test_the_shipped_world_follows_its_keys() -> None:
     pytest.importorskip("vizdoom")
     before = torch.get_num_threads()

@@ -26,6 +26,7 @@ def test_its_seeds_are_not_reported_on() -> None:
     assert IDM_SEEDS[-1] < 2**32
 
 
+@pytest.mark.slow
 def test_it_learns_how_the_camera_turns(
     room_collector: RoomCollector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

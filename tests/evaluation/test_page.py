@@ -69,6 +69,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_all_metrics_of_the_parts_are_there(report: Report) -> None:
     assert {
         "key_accuracy", "opposite_action_accuracy", "action_latency_frames",
@@ -81,6 +82,7 @@ def test_all_metrics_of_the_parts_are_there(report: Report) -> None:
         assert metric.ci[0] <= metric.ci[1], name
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -> None:
     reader = Reader()
     reader.feed(page.removeprefix("<!doctype html>"))
@@ -94,6 +96,7 @@ def test_the_page_is_well_formed_and_self_contained(page: str, report: Report) -
     assert "nan" not in page.replace(page[page.find("base64") :], "")
 
 
+@pytest.mark.slow
 def test_examples_are_the_rollouts_that_were_scored(
     world: World, collector: RoomCollector, report: Report
 ) -> None:

@@ -102,6 +102,7 @@ def test_walls_count_for_nothing(room_collector: RoomCollector, found: list[Bran
     assert action_effects.action_effect_metrics(real["motion"], real, DOOM_KEYS) == {}
 
 
+@pytest.mark.slow
 def test_loops_come_back(room_collector: RoomCollector, found: list[BranchPoint], world: World) -> None:
     ways = loop_closure.source_loops(room_collector.source, found, 30)
     assert len(ways) == 3
@@ -172,6 +173,7 @@ def test_ends_are_told_or_not(room_collector: RoomCollector, world: World) -> No
     assert [perfect[name].value for name in names] == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_parts_without_a_simulator_are_those_that_need_none(
     world: World, room_collector: RoomCollector, idm: InverseDynamicsModel
 ) -> None:

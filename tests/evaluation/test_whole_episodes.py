@@ -124,6 +124,7 @@ def test_trajectories_count_alike_however_large_their_objects_are() -> None:
     assert object_metrics(scores_of(real, imagined), ("ball",))["object_recall@2"].value == 0.75
 
 
+@pytest.mark.slow
 def test_a_detector_sees_what_it_learnt(seer: Detector, moving: World) -> None:
     rng = np.random.default_rng(9)
     rows, columns = rng.integers(2, 30, (2, 20))
@@ -155,6 +156,7 @@ def test_a_detector_is_kept_and_a_damaged_one_made_again(
     assert path.read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_a_world_that_moves_has_its_metrics(report: Report) -> None:
     assert {
         "tokenizer_psnr_changed", "next_psnr_changed", "copy_psnr_changed", "rollout16_psnr_best_of_4",
@@ -171,6 +173,7 @@ def test_a_world_that_moves_has_its_metrics(report: Report) -> None:
     assert report.metrics["object_recall@16"].upper_reference == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_left_out_and_told(
     moving: World, squares: SquareCollector, report: Report
 ) -> None:

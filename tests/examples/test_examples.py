@@ -101,6 +101,7 @@ def test_own_parts_are_named_on_the_command_line(tmp_path: Path, monkeypatch: py
     assert "linear-patches" in done.stderr
 
 
+@pytest.mark.slow
 def test_own_rewards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert example(EXAMPLE_REWARD).main(["--world", str(folder), "--frames", "3"]) == 0
     told = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
@@ -130,6 +131,7 @@ def test_a_remote_client(folder: Path, address: str, capsys: pytest.CaptureFixtu
     assert "2 branches at frame" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_own_game_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)
     check_env(example(EXAMPLE_GAME).FallingBlocks(render_mode="rgb_array"), skip_render_check=True)

@@ -171,6 +171,7 @@ def test_what_is_not_filled_is_not_looked_at() -> None:
     same(told(dataclasses.replace(case, cache=cache).forward()), told(case.forward()))
 
 
+@pytest.mark.slow
 def test_a_past_longer_than_kernels_hold_is_looked_at_all_the_same() -> None:
     """In a process of its own: what overran its memory could end this one."""
     done = subprocess.run([sys.executable, "-c", LONG_PAST], cwd=ROOT, capture_output=True, text=True)

@@ -136,6 +136,7 @@ def test_what_dynamics_it_is_written_for() -> None:
     assert not supports(275, (128, 256, 64), around, 0)
 
 
+@pytest.mark.slow
 def test_a_world_without_ground_has_no_kernel_for_it(tmp_path: Path) -> None:
     networks = load_world(lively_world(tmp_path)).networks
     networks.walkable_map = None

@@ -80,6 +80,7 @@ def test_the_mean_and_the_remainder_make_the_latent() -> None:
     torch.testing.assert_close(made.finish(prepared, clean), prepared.base + 0.5 * clean)
 
 
+@pytest.mark.slow
 def test_the_flow_head_learns_a_joint_distribution() -> None:
     """Two equal and opposite values: number by number they would mix, jointly they do not."""
     made = generator("lstm", 1).train()

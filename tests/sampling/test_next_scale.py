@@ -120,6 +120,7 @@ def test_flips_ramp_over_time_and_are_inherited() -> None:
     assert not sampler(flipped_clips=0.0)._flip_shares(8, 3, torch.device("cpu")).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("requantise", "own_past"), [(False, 0.0), (True, 0.0), (True, 0.5)])
 def test_the_loss_teaches(requantise: bool, own_past: float) -> None:
     one, made, given = sampler(), generator(), replace(clip(requantise), own_past=own_past)

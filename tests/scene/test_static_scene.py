@@ -146,6 +146,7 @@ def test_surroundings_turn_with_the_camera(scene: StaticScene) -> None:
     assert fan[0, -1] > 0 > fan[8, -1]  # solid ahead, free behind
 
 
+@pytest.mark.slow
 def test_rendering_a_room_converges(scene: StaticScene) -> None:
     torch.manual_seed(0)
     scene.init_occupancy(cameras(400)[:, :2])

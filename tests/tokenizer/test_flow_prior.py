@@ -54,6 +54,7 @@ def test_frames_need_not_be_whole_cells() -> None:
     assert confidence.shape == (2, 1, 23, 31)
 
 
+@pytest.mark.slow
 def test_it_learns_where_things_go() -> None:
     """The warped frame gets nearer to the next one than the previous frame, and the confidence says where."""
     made, rng = tokenizer(), np.random.default_rng(0)

@@ -30,6 +30,7 @@ def init(recipe: Recipe, clips: ClipStore, held_out: ClipStore, tmp_path: Path) 
     return tmp_path / "room"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ablation.VARIANTS) - {"context-32", "context-64", "context-16"}))
 def test_a_variant_trains(name: str, recipe: Recipe, clips: ClipStore, init: Path, tmp_path: Path) -> None:
     told = ablation.train(name, recipe, clips, str(init), MOMENT, 0, tmp_path)
@@ -44,6 +45,7 @@ def test_a_variant_trains(name: str, recipe: Recipe, clips: ClipStore, init: Pat
                 assert torch.equal(value, theirs[key]), key
 
 
+@pytest.mark.slow
 def test_an_interrupted_variant_goes_on(
     recipe: Recipe, clips: ClipStore, init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

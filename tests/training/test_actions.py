@@ -22,6 +22,7 @@ LATENT = LatentDynamicsRecipe(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [False, True])
 def test_every_stage_runs_and_one_of_them_teaches_the_unknown_action(
     tmp_path: Path, recipe: Recipe, latent: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from tests.tiny import stir
@@ -41,6 +42,7 @@ def test_cameras_go_where_they_are_told_or_where_keys_lead(recipe: Recipe, held_
     assert not torch.equal(told[-1], led[-1])
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_same_every_time_and_zero_where_keys_do_nothing(
     recipe: Recipe, held_out: ClipStore
 ) -> None:

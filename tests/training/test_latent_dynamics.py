@@ -30,6 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_walks(tmp_path_factory.mktemp("walks"), {1: 60, 3: 40, 20: 40}, poses=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", [True, False])
 @pytest.mark.parametrize("memory", ["lstm", "attention"])
 def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vector: bool, memory: str) -> None:
@@ -64,6 +65,7 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
     assert (steps[0][0].frame != steps[0][3].frame).any()
 
 
+@pytest.mark.slow
 def test_a_world_with_poses_learns_the_cameras_motion_and_takes_given_poses(tmp_path: Path) -> None:
     data = write_walks(tmp_path / "posed", {1: 60, 3: 40, 20: 40})
     clips = ClipStore(data)

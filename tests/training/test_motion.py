@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from worldsim import camera
@@ -44,6 +45,7 @@ def test_the_linear_part_is_fitted(recipe: Recipe, clips: ClipStore) -> None:
     )
 
 
+@pytest.mark.slow
 def test_rollouts_get_better(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     fit_linear_dynamics(networks, clips, batch=500)

@@ -41,6 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_walks(tmp_path_factory.mktemp("walks"), {1: 60, 3: 40, 20: 40}, poses=False)
 
 
+@pytest.mark.slow
 def test_all_stages_learn_and_the_world_plays(data: Path, tmp_path: Path) -> None:
     clips = ClipStore(data)
     torch.manual_seed(0)

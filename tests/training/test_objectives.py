@@ -66,6 +66,7 @@ def decoders(names: set[str]) -> set[str]:
     return {name for name in names if name.split(".")[1] not in ENCODER}
 
 
+@pytest.mark.slow
 def test_with_a_scene_each_stage_teaches_its_own(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     stages = planned(networks, recipe, clips)
@@ -124,6 +125,7 @@ def test_a_warm_start_keeps_the_scene(recipe: Recipe, clips: ClipStore) -> None:
     assert planned(networks, recipe, clips)["scene"].on_start is not None
 
 
+@pytest.mark.slow
 def test_the_same_chance_gives_the_same_loss(recipe: Recipe, clips: ClipStore) -> None:
     networks = build(recipe, clips)
     for stage in planned(networks, recipe, clips).values():
@@ -145,6 +147,7 @@ def losses_of(networks: Networks, stage: Stage) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["motion", "world_model"])
 def test_a_few_steps_descend(recipe: Recipe, clips: ClipStore, name: str) -> None:
     networks = build(recipe, clips)
@@ -206,6 +209,7 @@ def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
         assert (drawn.t[:, :-1] == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"prediction": "velocity"}, {"conditioning": "pose"}, {"context_noise": 0.0}]
 )
@@ -253,6 +257,7 @@ def test_integration_is_the_camera_s_own_motion() -> None:
     np.testing.assert_allclose(np.exp(1j * walked[:, 3]), np.exp(1j * true[:, 3]), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_world_model_stage_teaches_the_flow_prior(recipe: Recipe, poseless_data: Path) -> None:
     clips = ClipStore(poseless_data)
     networks = build(recipe, clips)

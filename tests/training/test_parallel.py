@@ -83,6 +83,7 @@ def _own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trainer_module, name, getattr(trainer_module, name))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_own_clock")
 def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path: Path) -> None:
     world = tiny_world(tmp_path)

@@ -33,6 +33,7 @@ def test_the_camera_moves_by_keys_and_yaw_alone(tmp_path: Path) -> None:
     assert clips.sample(8, 5, np.random.default_rng(0)).controls.shape[-1] == clips.spec.control_space.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [False, True])
 def test_every_stage_runs_and_one_of_them_teaches_the_prompts(
     tmp_path: Path, recipe: Recipe, latent: bool

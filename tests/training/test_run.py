@@ -41,6 +41,7 @@ def command(data: Path, out: Path, *more: str, minutes: float = 0.02) -> list[st
     return ["train", "toy", "--data", str(data), "--out", str(out), "--minutes", str(minutes), *sizes, *more]
 
 
+@pytest.mark.slow
 def test_a_dataset_becomes_a_world(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main(command(data, out)) == 0
@@ -65,6 +66,7 @@ def test_a_dataset_becomes_a_world(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert state.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_or_a_kill_leaves_a_world_and_a_way_on(
     data: Path,
@@ -93,6 +95,7 @@ def test_ctrl_c_or_a_kill_leaves_a_world_and_a_way_on(
     assert main(command(data, out, "--stages", "motion", "--resume")) == 0
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_world(data: Path, tmp_path: Path) -> None:
     assert main(command(data, tmp_path / "first", "--stages", "motion", minutes=0.002)) == 0
     first = tmp_path / "first/toy"
@@ -111,6 +114,7 @@ def test_training_goes_on_from_a_world(data: Path, tmp_path: Path) -> None:
             assert torch.equal(weight, weights[1][name]) != name.startswith("heads."), name
 
 
+@pytest.mark.slow
 def test_a_world_of_another_source_is_no_beginning(
     data: Path, poseless_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

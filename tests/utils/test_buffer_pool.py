@@ -29,6 +29,7 @@ def test_a_copy_is_equal_and_of_its_own(dtype: torch.dtype) -> None:
     assert part.any()
 
 
+@pytest.mark.slow
 def test_memory_is_used_again_when_it_is_let_go() -> None:
     first = buffer_pool.clone(torch.ones(SHAPE))
     where = first.data_ptr()
@@ -37,6 +38,7 @@ def test_memory_is_used_again_when_it_is_let_go() -> None:
     assert buffer_pool.clone(torch.zeros(SHAPE)).data_ptr() == where
 
 
+@pytest.mark.slow
 def test_a_view_keeps_its_memory() -> None:
     view = buffer_pool.clone(torch.ones(SHAPE))[1:2]
     gc.collect()
@@ -45,6 +47,7 @@ def test_a_view_keeps_its_memory() -> None:
     assert len({one.data_ptr() for one in others}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1 << 14, (1 << 14) + 1, 1_843_200, (1 << 26) + 8])
 def test_parts_of_a_slab_lie_apart_and_on_lines_of_their_own(count: int) -> None:
     copies = [buffer_pool.clone(torch.full((count,), number, dtype=torch.uint8)) for number in range(3)]

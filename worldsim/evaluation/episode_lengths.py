@@ -36,6 +36,8 @@ Policy = Callable[[int, int], np.ndarray | None]
 """Seed and frames to the controls ``float32 [F, M]`` of an episode without end; None: it must see."""
 
 _GIVEN = 4
+_TIMES_REAL = 4
+"""Imagined episodes are cut at this many times the longest real one, too."""
 _EVERY = 16
 """Frames between two looks at which worlds have ended."""
 _FEWEST_ENDS = 4
@@ -84,19 +86,23 @@ def check_comparable(begun: Sequence[EpisodeStart], ended: int, count: int) -> N
 def imagined_lengths(
     world: World, given: Sequence[EpisodeStart], denoising_steps: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """``imagined`` and ``real`` lengths in frames, ``float64 [N]``; both count the given frames."""
+    """``imagined`` and ``real`` lengths in frames, ``float64 [N]``; both count the given frames.
+
+    Imagined episodes are cut at ``EPISODE_FRAMES`` and at four times the longest real one of those given.
+    """
     frames = np.stack([one.frames for one in given])
     controls = np.stack([one.controls for one in given])
     n, known = len(given), [one.poses for one in given if one.poses is not None]
     poses = np.stack(known) if known else np.tile(np.eye(4), (n, _GIVEN, 1, 1))
-    lengths, alive = np.full(n, EPISODE_FRAMES), np.arange(n)
+    cut = min(EPISODE_FRAMES, _TIMES_REAL * max(one.length for one in given))
+    lengths, alive = np.full(n, cut), np.arange(n)
     with torch.inference_mode():
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
         memory = init_state(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
         for t in range(1, _GIVEN):
             led = ControlBatch(controls[:, t], poses[:, t], np.full(n, world.networks.has_poses))
             observe_frame(world.networks, memory, to_model(frames[:, t], world.device), led)
-        for t in range(_GIVEN, EPISODE_FRAMES):
+        for t in range(_GIVEN, cut):
             blind = np.zeros(len(alive), bool)
             led = ControlBatch(controls[alive, t], np.tile(np.eye(4), (len(alive), 1, 1)), blind)
             over = (
@@ -106,7 +112,7 @@ def imagined_lengths(
             )
             lengths[alive[over]] = np.minimum(lengths[alive[over]], t)
             if (t % _EVERY) == 0:
-                left = np.flatnonzero(lengths[alive] == EPISODE_FRAMES)
+                left = np.flatnonzero(lengths[alive] == cut)
                 if not len(left):
                     break
                 memory, alive = memory.pick(left), alive[left]

@@ -80,6 +80,7 @@ def test_a_known_key_comes_in_and_is_known_by_it(server: GuardedServer) -> None:
     assert server.connect(secret) == zmq.curve_public(secret).decode()
 
 
+@pytest.mark.slow
 def test_others_stay_outside(server: GuardedServer) -> None:
     unknown_key = zmq.curve_keypair()[1]
     assert server.connect(unknown_key, wait_ms=SILENCE_MS) is None
@@ -90,6 +91,7 @@ def test_others_stay_outside(server: GuardedServer) -> None:
     assert server.connect(known) is not None
 
 
+@pytest.mark.slow
 def test_a_key_that_is_added_counts_at_once_and_one_deleted_no_more(server: GuardedServer) -> None:
     secret = secret_of(add_client(server.folder, "late"))
     assert server.connect(secret) == zmq.curve_public(secret).decode()

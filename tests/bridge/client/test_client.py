@@ -224,6 +224,7 @@ def test_controls_too_long_for_one_message(client: Client, server: FakeServer) -
     assert {session.seq for session in sessions} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["DROP", "DEAF", "UNAVAILABLE", "DRAINING"])
 def test_nothing_happens_twice_and_nothing_is_lost(client: Client, server: FakeServer, fault: str) -> None:
     session, clean = client.open(seed=5), client.open(seed=5)
@@ -304,6 +305,7 @@ def test_a_server_that_stays_busy(server: FakeServer) -> None:
         assert session.step().seq == 1
 
 
+@pytest.mark.slow
 def test_an_unanswered_step_is_cleared_up_by_resuming(server: FakeServer) -> None:
     with Client(server.address, timeout=0.3) as client:
         session = client.open(seed=1)
@@ -371,6 +373,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         Client("udp://nobody")
 
 
+@pytest.mark.slow
 def test_heartbeats_keep_a_silent_client_alive(client: Client, server: FakeServer) -> None:
     server.heard.clear()
     assert server.heard.wait(10)

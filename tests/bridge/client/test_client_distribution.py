@@ -62,6 +62,7 @@ def build_client(folder: Path) -> Path:
     return folder / "lib"
 
 
+@pytest.mark.slow
 def test_it_walks_without_torch_and_engine(tmp_path: Path) -> None:
     lib = build_client(tmp_path)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

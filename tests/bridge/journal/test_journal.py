@@ -178,6 +178,7 @@ def go_on(journal: Journal, server: Server, actions: list[tuple[str, int]]) -> N
     check(journal, server.fakes)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(actions=ACTIONS, more=ACTIONS, compact=st.booleans())
 def test_whatever_happened_a_replay_ends_in_the_same_state(
@@ -221,6 +222,7 @@ class Witness(Server):
             self.states[name, seq] = fake.state, list(fake.past)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(actions=ACTIONS, more=ACTIONS, chance=st.randoms(use_true_random=False), empty=st.booleans())
 def test_where_frames_are_gone_a_replay_ends_in_a_state_that_was(

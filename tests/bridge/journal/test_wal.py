@@ -122,6 +122,7 @@ def noticed(path: Path, data: bytes, caplog: pytest.LogCaptureFixture) -> str:
     return "kept" if kept == [found.torn] and caplog.text and found.end.size < len(data) else ""
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """100 % of them; those of the last record alone look like one that was torn."""
     caplog.set_level(logging.WARNING, "worldsim")

@@ -62,6 +62,7 @@ def engines_of(pid: int) -> list[int]:
     return sorted(map(int, done.stdout.split()))
 
 
+@pytest.mark.slow
 def test_sessions_are_spread_and_one_is_as_good_as_another(client: ScriptedClient) -> None:
     sessions = [client.open(seed=7) for _ in range(6)]
     frames = {client.fetch("step", session=one, seq=1, control=FORWARD).payloads[0] for one in sessions}
@@ -136,6 +137,7 @@ def test_nobody_gets_at_sessions_of_others(client: ScriptedClient, address: str)
     nobody.close()
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_loses_nothing(world: Path, tmp_path: Path) -> None:
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *OPTIONS, "--journal", str(tmp_path / "state"))
     try:

@@ -54,6 +54,7 @@ def snapshot(client: ScriptedClient, session: str) -> bytes:
     return bytes(client.fetch("snapshot", session=session).payloads[0])
 
 
+@pytest.mark.slow
 def test_hostile_snapshots_are_refused_one_by_one(server: Server, client: ScriptedClient) -> None:
     honest = client.open()
     blob = snapshot(client, honest)

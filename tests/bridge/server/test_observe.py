@@ -207,6 +207,7 @@ def test_late_is_said_only_of_what_was_not_done(client: ScriptedClient, engine: 
     assert observed(client, session, 4, real(), deadline_ms=60_000).header["ok"]
 
 
+@pytest.mark.slow
 def test_many_of_one_session_do_not_keep_others_waiting(
     client: ScriptedClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def test_it_is_told_and_counted(client: ScriptedClient, server: Server) -> None:
     assert "worldsim_observe_seconds_count 1.0" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snapshot_interval", [3, 64])
 def test_nothing_is_lost_when_a_server_starts_again(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot_interval: int
@@ -306,6 +308,7 @@ def test_nothing_is_lost_when_a_server_starts_again(
         client.close()
 
 
+@pytest.mark.slow
 def test_a_session_that_is_only_anchored_is_snapshot_too(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +338,7 @@ CONTROLS = st.builds(
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
 
 
+@pytest.mark.slow
 @given(SHAPES, st.integers(0, 2**32), CONTROLS)
 def test_what_the_journal_is_told_comes_back(shape: tuple[int, ...], seed: int, control: Control) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)

@@ -237,6 +237,7 @@ def test_a_client_alone_has_all_slots_and_a_key_three_quarters() -> None:
         quotas.reserve(both[1], 1, 0.0)
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_server_is_no_silence_of_its_clients(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_in_order(world: Path, tmp_path: Path) -> None:
     server = ServerProcess(world, f"ipc://{tmp_path}/s", "--slots", "1", "--denoising-steps", "1")
     try:

@@ -236,6 +236,7 @@ def test_sessions_are_their_leases(ask: Ask, serve: Serve) -> None:
     assert (again["lease"], again["sessions"]) == (client.lease, {session: 0})
 
 
+@pytest.mark.slow
 def test_a_silent_lease_ends_and_its_sessions_with_it(ask: Ask, serve: Serve) -> None:
     server = serve(lease_ttl=1.0)
     client, onlooker = ask(server), ask(server, greet=False)

@@ -78,6 +78,7 @@ def wait_for_disconnect(client: zmq.Socket[bytes], events: zmq.Socket[bytes]) ->
     wait_until(disconnected, "a disconnect")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beats", [False, True])
 def test_clients_that_fill_their_queue_and_leave_end_nothing(
     server: subprocess.Popen[str], beats: bool

@@ -289,6 +289,7 @@ class Machine(RuleBasedStateMachine):
         self.finish()
 
 
+@pytest.mark.slow
 def test_any_sequence_of_requests(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_without_the_right_to_all_stays_as_it_is(monkeypatch: pytest.MonkeyPatch
     assert in_a_thread(raise_priority) == before
 
 
+@pytest.mark.slow
 def test_the_engine_holds_the_interpreter_at_the_priority_of_the_thread_that_waits_for_it(
     tmp_path: Path,
 ) -> None:

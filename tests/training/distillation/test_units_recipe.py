@@ -50,6 +50,7 @@ def made(recipe: UnitsRecipe, clips: ClipStore) -> Networks:
     return Networks(recipe.plan(clips.spec, None), clips.spec).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_stage_takes_steps_and_the_world_plays(data: Path, tmp_path: Path, unit: str) -> None:
     clips, recipe = ClipStore(data), replace(TINY, unit=unit)
@@ -91,6 +92,7 @@ def test_every_stage_takes_steps_and_the_world_plays(data: Path, tmp_path: Path,
         world.engine(unit="cube:4/1x1x2")
 
 
+@pytest.mark.slow
 def test_a_world_of_several_units_is_played_under_each(data: Path, tmp_path: Path) -> None:
     clips = ClipStore(data)
     recipe = replace(TINY, unit="cube:2/2x1x2", other_units="key-detail:2/2,cube:2/1x1x1")
@@ -154,6 +156,7 @@ def test_causal_fine_tuning_on_samples_of_the_base(data: Path, causal_data: str)
     assert sampled == ([1.0] * 4 if causal_data == "base" else [0.0, 1.0, 0.0, 1.0])
 
 
+@pytest.mark.slow
 def test_it_is_trained_within_the_minutes_and_resumed(data: Path, tmp_path: Path) -> None:
     clips = ClipStore(data)
     networks = made(TINY, clips)

@@ -27,6 +27,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_of_many_that_start_together_one_listens(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/s"
     starters = [
