@@ -1,7 +1,8 @@
 """``python -m benchmarks.ablation``: contribution of each part of a recipe, one change at a time.
 
-All worlds are trained for the same minutes on the same data, from the same scene and motion (``--init``);
-only the generator and the rest of the tokenizer are trained anew. Then the evaluation suite measures them.
+All worlds are trained for the same minutes on the same data. What is not studied is taken from ``--init``:
+scene and motion of a world with a static scene, the tokenizer of a next-scale world. The rest is trained
+anew. Then the evaluation suite measures them.
 Results are kept under ``--out``: the same command continues where an interrupted one ended.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from worldsim import config as configs
 from worldsim.checkpoint import StoredWorld, WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
+from worldsim.errors import ConfigError
 from worldsim.evaluation.idm.model import find_idm
 from worldsim.evaluation.open_collector import open_collector
 from worldsim.evaluation.suite import CONTEXT, EvalConfig, evaluate
@@ -33,34 +35,78 @@ from worldsim.utils.output_paths import check_writable
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.run_command import run_command
 
-__all__ = ["CONFIG", "VARIANTS", "main", "measure", "train"]
+__all__ = ["CONFIG", "STUDIES", "Study", "main", "measure", "study_of", "train"]
 
-VARIANTS: dict[str, dict[str, str]] = {
-    "all": {},
-    "keys-only": {"conditioning": "keys"},
-    "pose-only": {"conditioning": "pose"},
-    "no-context-noise": {"context_noise": "0"},
-    "no-self-rollout": {"self_rollout_fraction": "0"},
-    "velocity": {"prediction": "velocity"},
-    "context-16": {"context": "16", "length": "17"},
-    "context-32": {"context": "32", "length": "33"},
-    "context-64": {"context": "64", "length": "65"},
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of a kind of recipe."""
+
+    variants: dict[str, dict[str, str]]
+    """Changes of the recipe, by name."""
+    stages: tuple[str, ...]
+    """Stages of the recipe that are run."""
+    inherited: tuple[str, ...]
+    """Beginnings of the names of weights that are taken from the given world."""
+
+
+_PLAIN = {
+    "temporal_rope": "false", "flips": "0", "flip_ramp": "0", "flip_inheritance": "false",
+    "hidden_frames": "0", "own_past": "0",
+}  # fmt: skip
+
+
+def _without(*restored: str) -> dict[str, str]:
+    """Changes of a plain next-scale recipe but for some fields, which keep their defaults."""
+    return {name: value for name, value in _PLAIN.items() if name not in restored}
+
+
+_ROPE, _FLIPS = ("temporal_rope",), ("temporal_rope", "flips", "flip_ramp")
+STUDIES: dict[str, Study] = {
+    "static scene": Study(
+        variants={
+            "all": {},
+            "keys-only": {"conditioning": "keys"},
+            "pose-only": {"conditioning": "pose"},
+            "no-context-noise": {"context_noise": "0"},
+            "no-self-rollout": {"self_rollout_fraction": "0"},
+            "velocity": {"prediction": "velocity"},
+            "context-16": {"context": "16", "length": "17"},
+            "context-32": {"context": "32", "length": "33"},
+            "context-64": {"context": "64", "length": "65"},
+        },
+        stages=("world_model", "self_rollout"),
+        inherited=("tokenizer.scene.", "heads.", "walkable_map."),
+    ),
+    "next-scale": Study(
+        variants={
+            "plain": _without(),
+            "temporal-rope": _without(*_ROPE),
+            "flips": _without(*_FLIPS),
+            "inheritance": _without(*_FLIPS, "flip_inheritance"),
+            "frame-mask": _without(*_FLIPS, "flip_inheritance", "hidden_frames"),
+            "own-errors": {},
+        },
+        stages=("generator", "outcome"),
+        inherited=("tokenizer.",),
+    ),
 }
-"""Changes of the recipe; "all" has a context of 8. "keys-only" has no poses, and so no static scene."""
+"""Studies by name. Without a name of its own a recipe belongs to the first, in which "all" has a context of 8
+and "keys-only" has no poses, and so no static scene. Each next-scale variant adds a part to those before."""
 CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, score_every=4, horizon=64)
 METRICS = (
     "next_psnr",
+    "next_psnr_changed",
     "next_gain",
     "rollout16_psnr",
     "rollout16_action_gap",
+    "object_pixels_ratio@17_32",
     "rollout64_psnr",
     "rollout64_action_gap",
     "gradient_ratio64",
     "frechet",
     "key_accuracy",
 )
-_INHERITED = ("tokenizer.scene.", "heads.", "walkable_map.")
-_STAGES = ("world_model", "self_rollout")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
-    names = args.only or list(VARIANTS)
+    study = study_of(args.recipe)
+    names = _names(study, args.only)
     clips = ClipStore(args.data)
+    recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
     for name in names:
         if not (args.out / f"{name}.json").exists():
-            row = train(name, recipe_of(args.recipe), clips, args.init, args.minutes, args.seed, args.out)
+            row = train(study, name, recipe, clips, args.init, args.minutes, args.seed, args.out)
             if row is None:
                 print("interrupted; the same command goes on", file=sys.stderr)
                 return 130
@@ -95,26 +143,52 @@ def _parser() -> Parser:
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for worlds and metrics")
     parser.add_argument("--minutes", type=MINUTES, default=10, help="of training, for each (%(default)s)")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="these alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="variants (default: all)")
+    parser.add_argument("--init", default="doom-maze", help="world that the rest is taken from (%(default)s)")
+    parser.add_argument("--recipe", default="small", help="study and sizes (%(default)s)")
     parser.add_argument(
-        "--init", default="doom-maze", help="world that scene and motion are taken from (%(default)s)"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a recipe field of all"
     )
-    parser.add_argument("--recipe", default="small", help="sizes (%(default)s)")
     parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
     parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
 
+def study_of(recipe: str) -> Study:
+    """The study that a recipe of this name belongs to."""
+    return STUDIES.get(recipe, STUDIES["static scene"])
+
+
+def _names(study: Study, only: Sequence[str] | None) -> list[str]:
+    """Names of the variants to run.
+
+    Raises:
+        ConfigError: the study has no such variant.
+    """
+    for name in only or ():
+        if name not in study.variants:
+            raise ConfigError(f"a variant must be one of {', '.join(study.variants)}", name)
+    return list(only or study.variants)
+
+
 def train(
-    name: str, recipe: TrainingRecipe, clips: ClipStore, init: str, minutes: float, seed: int, out: Path
+    study: Study,
+    name: str,
+    recipe: TrainingRecipe,
+    clips: ClipStore,
+    init: str,
+    minutes: float,
+    seed: int,
+    out: Path,
 ) -> dict[str, object] | None:
     """Train a variant into ``out / name``. Return its report, or None where it was interrupted."""
-    recipe = configs.override(recipe, VARIANTS[name])
+    recipe = configs.override(recipe, study.variants[name])
     stored = load_world(find_world(init))
     torch.manual_seed(seed)
     networks = Networks(_planned(recipe, clips, stored), clips.spec)
-    _inherit(networks, stored.networks)
-    plan = [stage for stage in recipe.stages(networks.train(), clips, warm=True) if stage.name in _STAGES]
+    _inherit(study, networks, stored.networks)
+    stages = recipe.stages(networks.train(), clips, warm=study is STUDIES["static scene"])
+    plan = [stage for stage in stages if stage.name in study.stages]
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     steps: dict[str, int] = {}
@@ -130,7 +204,7 @@ def train(
         return None
     world = WorldConfig(name=stored.config.name, source=clips.spec, networks=networks.config)
     save_world(folder / "world", world, networks, stored.starts, f"# {name}\n")
-    return {"changed": VARIANTS[name], "minutes": minutes, "steps": steps}
+    return {"changed": study.variants[name], "minutes": minutes, "steps": steps}
 
 
 def measure(folder: Path) -> dict[str, tuple[float, float, float]]:
@@ -161,11 +235,16 @@ def _planned(recipe: TrainingRecipe, clips: ClipStore, stored: StoredWorld) -> N
     )
 
 
-def _inherit(networks: Networks, stored: Networks) -> None:
-    """Load scene, motion and walkable map where the networks have them."""
-    if networks.walkable_map is not None:
-        given = {name: value for name, value in stored.state_dict().items() if name.startswith(_INHERITED)}
+def _inherit(study: Study, networks: Networks, stored: Networks) -> None:
+    """Load what the study takes over; scene, motion and walkable map only where the networks have them."""
+    if _is_static(networks) == (study is STUDIES["static scene"]):
+        held = stored.state_dict()
+        given = {name: value for name, value in held.items() if name.startswith(study.inherited)}
         networks.load_state_dict(networks.state_dict() | given)
+
+
+def _is_static(networks: Networks) -> bool:
+    return networks.walkable_map is not None
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ import torch
 
 from benchmarks import ablation
 from tests.tiny import stir
+from tests.training.rooms import write_walks
+from tests.training.test_next_scale import TINY
 from worldsim.checkpoint import WorldConfig, load_world, save_world
 from worldsim.data.clips import ClipStore
+from worldsim.errors import ConfigError
 from worldsim.networks import Networks
 from worldsim.training.recipes import Recipe
 from worldsim.training.starts import choose_starts
 
+STATIC, NEXT_SCALE = ablation.STUDIES["static scene"], ablation.STUDIES["next-scale"]
 MOMENT = 1e-6
 """Minutes: a step of each simulator."""
 
@@ -31,11 +35,11 @@ def init(recipe: Recipe, clips: ClipStore, held_out: ClipStore, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(ablation.VARIANTS) - {"context-32", "context-64", "context-16"}))
+@pytest.mark.parametrize("name", sorted(set(STATIC.variants) - {"context-32", "context-64", "context-16"}))
 def test_a_variant_trains(name: str, recipe: Recipe, clips: ClipStore, init: Path, tmp_path: Path) -> None:
-    told = ablation.train(name, recipe, clips, str(init), MOMENT, 0, tmp_path)
+    told = ablation.train(STATIC, name, recipe, clips, str(init), MOMENT, 0, tmp_path)
     assert told is not None
-    assert told["changed"] == ablation.VARIANTS[name]
+    assert told["changed"] == STATIC.variants[name]
     made, held = load_world(tmp_path / name / "world").networks, load_world(init).networks
     assert (made.walkable_map is None) == (name == "keys-only")
     if made.walkable_map is not None:
@@ -43,6 +47,29 @@ def test_a_variant_trains(name: str, recipe: Recipe, clips: ClipStore, init: Pat
         for key, value in made.state_dict().items():
             if key.startswith(("tokenizer.scene.", "heads.", "walkable_map.")):
                 assert torch.equal(value, theirs[key]), key
+
+
+@pytest.mark.slow
+def test_next_scale_variants_share_a_tokenizer(tmp_path: Path) -> None:
+    clips = ClipStore(write_walks(tmp_path / "walks", {1: 60, 3: 40, 20: 40}, poses=False))
+    torch.manual_seed(0)
+    networks = Networks(TINY.plan(clips.spec, None), clips.spec)
+    config = WorldConfig(name="walks", source=clips.spec, networks=networks.config)
+    held_out = ClipStore(tmp_path / "walks", split="held_out")
+    save_world(tmp_path / "init", config, networks, choose_starts(held_out), "# walks\n")
+    init = str(tmp_path / "init")
+    held = load_world(tmp_path / "init").networks.state_dict()
+    for name in NEXT_SCALE.variants:
+        assert ablation.train(NEXT_SCALE, name, TINY, clips, init, MOMENT, 0, tmp_path) is not None
+        made = load_world(tmp_path / name / "world").networks.state_dict()
+        for key, value in held.items():
+            if key.startswith("tokenizer."):
+                assert torch.equal(value, made[key]), key
+
+
+def test_a_study_has_its_own_variants() -> None:
+    with pytest.raises(ConfigError, match="plain"):
+        ablation.main(["--data", "none", "--out", "none", "--recipe", "next-scale", "--only", "keys-only"])
 
 
 @pytest.mark.slow
@@ -59,9 +86,9 @@ def test_an_interrupted_variant_goes_on(
         return step(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ablation.Trainer, "_step", interrupted)
-    assert ablation.train("all", recipe, clips, str(init), 1, 0, tmp_path) is None
+    assert ablation.train(STATIC, "all", recipe, clips, str(init), 1, 0, tmp_path) is None
     monkeypatch.setattr(ablation.Trainer, "_step", step)
-    told = ablation.train("all", recipe, clips, str(init), MOMENT, 0, tmp_path)
+    told = ablation.train(STATIC, "all", recipe, clips, str(init), MOMENT, 0, tmp_path)
     assert told is not None
 
 
