@@ -52,7 +52,7 @@ class Study:
 
 _PLAIN = {
     "temporal_rope": "false", "flips": "0", "flip_ramp": "0", "flip_inheritance": "false",
-    "hidden_frames": "0", "own_past": "0",
+    "hidden_frames": "0", "own_past": "0", "short": "9",
 }  # fmt: skip
 
 
@@ -85,7 +85,8 @@ STUDIES: dict[str, Study] = {
             "flips": _without(*_FLIPS),
             "inheritance": _without(*_FLIPS, "flip_inheritance"),
             "frame-mask": _without(*_FLIPS, "flip_inheritance", "hidden_frames"),
-            "own-errors": {},
+            "own-errors": _without(*_FLIPS, "flip_inheritance", "hidden_frames", "own_past"),
+            "staged": {},
         },
         stages=("generator", "outcome"),
         inherited=("tokenizer.",),

@@ -74,6 +74,8 @@ class NextScaleRecipe:
     """Windows of the generator's stage."""
     length: int = 9
     """Arrivals in a window; the first is given."""
+    short: int = 3
+    """The same in the first quarter of the generator's stage, with more windows a step."""
     own_past: float = 0.5
     """Share of windows whose flips are the generator's own errors, once it has learnt for a while."""
     ends: float = 0.1
@@ -121,7 +123,7 @@ class NextScaleRecipe:
         tokenizer, generator = quantises_scales(networks.tokenizer), next_scale(networks)
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
-        dynamics = NextScaleObjective(networks, sequences, draw, warm)
+        dynamics = NextScaleObjective(networks, sequences, draw, self.short, warm)
         outcome = NextScaleOutcomeObjective(networks, sequences, dynamics.planes, _OUTCOME_BATCH)
         of_pixels = BitsObjective(
             tokenizer, sequences, self.tokenizer_batch, BitsLoss(steady=self.steady), warm

@@ -26,6 +26,8 @@ _ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 128, whose activations stay in a CPU's cache."""
 _MOST_ON_CPU = 30_000
 """Arrivals whose outcome a CPU learns alone."""
+_SHORT_SHARE = 0.25
+"""Share of the stage with short windows."""
 _STRETCH = 128
 """Frames of an episode whose features are computed at once."""
 
@@ -68,21 +70,31 @@ class BitPlanes:
 class NextScaleObjective:
     """The objective of the generator's stage; see the module's docstring.
 
-    The generator's own errors come in between a quarter and a half of the stage; at once if it is trained
-    already (``warm``).
+    Training is staged (seed 001): short windows first, as many frames a step, then whole ones. The
+    generator's own errors come in between a quarter and a half of the stage; at once if it is trained already
+    (``warm``).
+
+    Args:
+        networks: whose generator, conditions and heads learn.
+        sequences: recorded frames and arrivals.
+        draw: sizes and shares of whole windows.
+        short: arrivals in a short window.
+        warm: the generator is trained already: all windows are whole.
     """
 
     def __init__(
-        self, networks: Networks, sequences: Sequences, draw: WindowDraw, warm: bool = False
+        self, networks: Networks, sequences: Sequences, draw: WindowDraw, short: int, warm: bool = False
     ) -> None:
         self._networks, self._sequences, self._draw = networks, sequences, draw
-        self._warm = warm
+        self._short, self._warm = min(short, draw.length), warm
         self._tokenizer = quantises_scales(networks.tokenizer)
         self.planes = BitPlanes(self._tokenizer, sequences)
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         networks, sequences, draw = self._networks, self._sequences, self._draw
-        windows = sequences.draw(draw.batch, draw.length, rng, draw.starts, draw.ends)
+        length = draw.length if self._warm or progress > _SHORT_SHARE else self._short
+        batch = draw.batch * draw.length // length
+        windows = sequences.draw(batch, length, rng, draw.starts, draw.ends)
         ends, frame = sequences.ends[windows.arrivals], sequences.frame[windows.arrivals]
         planes, bits = self.planes.of(frame.flatten()), self.planes.bits(frame)
 
