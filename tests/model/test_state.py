@@ -9,13 +9,18 @@ from torch import Tensor
 from tests.tiny import random_like
 from worldsim.errors import EngineError
 from worldsim.model.cache import Cache
-from worldsim.model.state import GeneratorState, TensorState
+from worldsim.model.state import GeneratorState, RingState, TensorState
 
 BATCH = 3
 
 
 def recurrent() -> TensorState:
     return TensorState({"h": torch.zeros(BATCH, 4)}, context=5)
+
+
+def ring() -> RingState:
+    tensors = {"h": torch.zeros(BATCH, 4), "keys": torch.zeros(BATCH, 2, 3, 5)}
+    return RingState(tensors, context=5, rings=("keys",))
 
 
 def cached() -> Cache:
@@ -26,6 +31,8 @@ def cached() -> Cache:
 def commit(state: GeneratorState, seed: int) -> None:
     """What a generator would leave, of as many rows as the state is about."""
     rows = len(state.units)
+    if isinstance(state, RingState):
+        state.set_next(keys=random_like((rows, 2, 5), seed + 90))
     if isinstance(state, TensorState):
         state.set(h=state["h"] + random_like((rows, 4), seed))
     else:
@@ -42,7 +49,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(params=[recurrent, cached])
+@pytest.fixture(params=[recurrent, ring, cached])
 def state(request: pytest.FixtureRequest) -> GeneratorState:
     made: GeneratorState = request.param()
     commit(made, 0)

@@ -20,20 +20,21 @@ from torch import Tensor, nn
 
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
+from worldsim.kernels.dense_layers import use_dense_layers
+from worldsim.kernels.library import variant
 from worldsim.model.blocks import RMS_EPS, rms
 from worldsim.model.protocol import LatentForm
-from worldsim.model.rope import apply_rope, rope_frequencies
+from worldsim.model.rope import rope_frequencies
 from worldsim.model.scale_block import (
     ScaleBlock,
-    heads_first,
-    multiply_rows_alone,
     product,
     shifted,
     window_mask,
 )
+from worldsim.model.scale_cache import ages, rotated, seen_tokens
 from worldsim.model.scale_features import ClipFeatures, PreparedScales, ScaleLogits
 from worldsim.model.scale_maps import ScaleMaps
-from worldsim.model.state import TensorState
+from worldsim.model.state import RingState
 from worldsim.registry import register
 from worldsim.units import Unit
 
@@ -94,7 +95,6 @@ class NextScaleGenerator(nn.Module):
     mask: Tensor
     below: Tensor
     min_context = 2
-    supports_kernels = False
 
     def __init__(
         self,
@@ -136,6 +136,10 @@ class NextScaleGenerator(nn.Module):
         self.register_buffer("below", torch.ones(bits, bits).tril(-1), persistent=False)
 
     @property
+    def supports_kernels(self) -> bool:
+        return variant() is not None
+
+    @property
     def width(self) -> int:
         """Length of the agent feature."""
         return self.config.agent
@@ -145,15 +149,15 @@ class NextScaleGenerator(nn.Module):
         return self.config.context
 
     def prepare_inference(self, dtype: torch.dtype) -> None:
-        """On a CPU the weights stay float32, and every world's rows are multiplied alone."""
+        """On a CPU the weights stay float32, and a row's products do not depend on the rows beside it."""
         if self.position.device.type == "cpu":
-            multiply_rows_alone(self)
+            use_dense_layers(self)
             return
         for module in self.children():
             if module is not self.norm:
                 cast(module, dtype)
 
-    def initial_state(self, batch: int, context: int | None = None) -> TensorState:
+    def initial_state(self, batch: int, context: int | None = None) -> RingState:
         """The state of ``batch`` worlds in which nothing has been seen.
 
         ``context`` bounds the frames that a session may begin with; what a token reaches is fixed.
@@ -163,8 +167,7 @@ class NextScaleGenerator(nn.Module):
         cache = (batch, config.layers, config.context - 1, self.tokens, config.width)
         tensors = {name: torch.zeros(bits, device=device) for name in ("bits", "before")}
         tensors |= {name: torch.zeros(cache, device=device) for name in ("keys", "values")}
-        tensors["filled"] = torch.zeros(batch, dtype=torch.int64, device=device)
-        return TensorState(tensors, context=context or config.context)
+        return RingState(tensors, context=context or config.context, rings=("keys", "values"))
 
     def clip(
         self,
@@ -220,22 +223,21 @@ class NextScaleGenerator(nn.Module):
         return F.silu(self.agent_in(inputs.to(self.agent_in.weight.dtype))).float()
 
     def prepare(
-        self, state: TensorState, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
+        self, state: RingState, prior_tokens: Tensor, condition: Tensor, denoising_steps: int
     ) -> PreparedScales:
         """All that the scales share; ``prior_tokens`` [B, N, V], ``condition`` [B, M]."""
         tensors = state.tensors()
         past, before = (self.maps.whole(self._embed_bits(tensors[name])) for name in ("bits", "before"))
-        filled, count = tensors["filled"], self.config.context - 1
-        slot = torch.arange(count, device=filled.device)
-        seen = (slot >= count - filled[:, None]).repeat_interleave(self.tokens, 1)
+        age = ages(state.units, self.config.context - 1)
+        turns = self._rope(-torch.arange(self.config.context, device=age.device))[age]
         given, places = self._given(past, before, tensors["bits"], prior_tokens)
         return PreparedScales(
             given=given,
             places=places,
             previous=tensors["bits"],
             modulation=self._modulations(condition, None),
-            past=self._rotated_past(tensors["keys"], tensors["values"]),
-            seen=seen[:, None, None],
+            past=rotated(tensors["keys"], tensors["values"], turns, self.config.heads),
+            seen=seen_tokens(age, state.units, self.tokens)[:, None, None],
             units=state.units,
             keys=[condition.new_zeros(0)] * self.config.layers,
             values=[condition.new_zeros(0)] * self.config.layers,
@@ -275,7 +277,7 @@ class NextScaleGenerator(nn.Module):
         return sample
 
     def commit(
-        self, state: TensorState, prepared: PreparedScales, latent: Tensor, needs_agent: bool
+        self, state: RingState, prepared: PreparedScales, latent: Tensor, needs_agent: bool
     ) -> Tensor:
         """Take the bits ``latent`` [B, N, C] as the next frame's and write ``state``; returns the agent.
 
@@ -285,12 +287,11 @@ class NextScaleGenerator(nn.Module):
         embedded = self._embed_bits(latent)
         if len(prepared.hidden) < len(self.maps.areas):
             self._run_rest(prepared, embedded)
-        tensors, fresh = state.tensors(), {"keys": prepared.keys, "values": prepared.values}
-        new = {name: torch.stack(parts, 1).flatten(-2)[:, :, None] for name, parts in fresh.items()}
-        moved = {name: torch.cat([tensors[name][:, :, 1:], part.float()], 2) for name, part in new.items()}
-        filled = (tensors["filled"] + 1).clamp(max=self.config.context - 1)
-        before = tensors["bits"].clone()  # what it is read from is overwritten
-        state.set(bits=latent, before=before, filled=filled, **moved)
+        fresh = {"keys": prepared.keys, "values": prepared.values}
+        new = {name: torch.stack(parts, 1).flatten(-2) for name, parts in fresh.items()}
+        state.set_next(**new)
+        before = state["bits"].clone()  # what it is read from is overwritten
+        state.set(bits=latent, before=before)
         return self.agent_of(self._agent_inputs(prepared.hidden[0], prepared.places))
 
     def _run_rest(self, prepared: PreparedScales, embedded: Tensor) -> None:
@@ -350,15 +351,6 @@ class NextScaleGenerator(nn.Module):
 
     def _split(self, modulation: Tensor) -> Tensor:
         return modulation.float().unflatten(-1, (3, self.config.layers, -1))
-
-    def _rotated_past(self, keys: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [B, L, W - 1, N, D] as attention reads them, by layer."""
-        count, heads = self.config.context - 1, self.config.heads
-        age = torch.arange(-count, 0, device=keys.device)
-        split = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))
-        rotated = apply_rope(split[0], self._rope(age)[:, :, None])
-        layers = zip(rotated.unbind(1), split[1].unbind(1), strict=True)
-        return [(heads_first(k.flatten(1, 2)), heads_first(v.flatten(1, 2))) for k, v in layers]
 
     def _rope(self, time: Tensor) -> Tensor:
         """Rotations complex [T, N, d / 2] of all tokens at ``time`` [T]."""

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.model.attention import reference
 from worldsim.model.blocks import RMS_EPS, rms
 from worldsim.model.rope import apply_rope
@@ -121,15 +120,6 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return x @ weight
     return torch.bmm(x, weight.expand(len(x), -1, -1))
-
-
-def multiply_rows_alone(module: nn.Module) -> None:
-    """Replace the linear layers of ``module`` by batch-invariant ones with the same weights."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            setattr(module, name, BatchInvariantLinear.of(child))
-        else:
-            multiply_rows_alone(child)
 
 
 def window_mask(own: Tensor, context: int, length: int, frame_mask: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: B batch (rows of the state).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.errors import EngineError
 from worldsim.utils import buffer_pool
 
-__all__ = ["GeneratorState", "Rows", "TensorEntry", "TensorState", "UndoEntry", "check_tensors"]
+__all__ = ["GeneratorState", "RingState", "Rows", "TensorEntry", "TensorState", "UndoEntry", "check_tensors"]
 
 Rows = Tensor | slice
 """Rows of a batch, by number or as a slice, which reads without a copy."""
@@ -154,16 +154,17 @@ class TensorState:
         """Overwrite the rows of some tensors, in place and in their type, and count one unit more."""
         self._write({**tensors, _UNITS: self.units + 1})
 
-    def over(self, rows: Rows) -> TensorState:
+    def over(self, rows: Rows) -> Self:
         """Some rows, with the same memory underneath."""
         count, device = len(self.parts[_UNITS]), self.parts[_UNITS].device
-        return TensorState(self.parts, self.context, rows_within(rows, self.rows, count, device))
+        return replace(self, rows=rows_within(rows, self.rows, count, device))
 
     def take(self, rows: Rows, other: TensorState) -> None:
         """Nothing: ``over`` shares memory."""
 
-    def pick(self, rows: Rows) -> TensorState:
-        return TensorState({name: part[rows].clone() for name, part in self.tensors().items()}, self.context)
+    def pick(self, rows: Rows) -> Self:
+        parts = {name: part[rows].clone() for name, part in self.tensors().items()}
+        return replace(self, parts=parts, rows=slice(None))
 
     def put(self, rows: Rows, other: TensorState) -> None:
         for name, part in self.parts.items():
@@ -174,8 +175,9 @@ class TensorState:
             chosen = mask.view(-1, *[1] * (part.ndim - 1))
             part.copy_(torch.where(chosen, other.parts[name].to(part.dtype), part))
 
-    def to(self, device: torch.device) -> TensorState:
-        return TensorState({name: part.to(device) for name, part in self.parts.items()}, self.context)
+    def to(self, device: torch.device) -> Self:
+        parts = {name: part.to(device) for name, part in self.parts.items()}
+        return replace(self, parts=parts, rows=slice(None))
 
     def undo_entry(self) -> TensorEntry:
         return TensorEntry({name: buffer_pool.clone(part[self.rows]) for name, part in self.parts.items()})
@@ -195,3 +197,41 @@ class TensorState:
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
             self.parts[name][self.rows] = value.to(self.parts[name].dtype)
+
+
+@dataclass(slots=True)
+class RingState(TensorState):
+    """A ``TensorState`` of which some tensors [B, X, places, ...] are rings: a commit writes one place."""
+
+    rings: tuple[str, ...] = ()
+    """Names of the rings, all of as many places."""
+
+    @property
+    def places(self) -> int:
+        return self.parts[self.rings[0]].shape[2]
+
+    def set_next(self, **tensors: Tensor) -> None:
+        """Overwrite the place of the next unit in some rings by tensors [B, X, ...]; ``set`` comes after."""
+        self._write_places(self.units, tensors)
+
+    def undo_entry(self) -> TensorEntry:
+        numbers, place = self._numbers(), self.units % self.places
+        rings = {name: self.parts[name][numbers, :, place] for name in self.rings}
+        rest = {name: part for name, part in self.parts.items() if name not in rings}
+        return TensorEntry(rings | {name: buffer_pool.clone(part[self.rows]) for name, part in rest.items()})
+
+    def undo(self, entry: TensorEntry) -> None:
+        rings = {name: entry.tensors[name] for name in self.rings}
+        self._write_places(entry.tensors[_UNITS], rings)
+        self._write({name: part for name, part in entry.tensors.items() if name not in rings})
+
+    def _write_places(self, units: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite the place of unit number ``units`` [B] in some rings."""
+        numbers, place = self._numbers(), units % self.places
+        for name, value in tensors.items():
+            self.parts[name][numbers, :, place] = value.to(self.parts[name].dtype)
+
+    def _numbers(self) -> Tensor:
+        """The numbers of the rows, int64 [B]."""
+        every = self.parts[_UNITS]
+        return torch.arange(len(every), device=every.device)[self.rows]

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from worldsim.camera import Intrinsics
 from worldsim.casting import cast
 from worldsim.errors import ConfigError
+from worldsim.kernels.dense_layers import use_dense_layers
+from worldsim.kernels.library import variant
 from worldsim.registry import register
 from worldsim.tokenizer.layers import block_grid, crop, pad_blocks
 from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFrame, Prior
@@ -73,7 +75,6 @@ class BitsTokenizer(nn.Module):
 
     pixel_grid: Tensor
     scene = None
-    supports_kernels = False
     prior_channels = 1
     """The generator knows the past by its own bits: no picture of it, which takes one."""
     uses_previous_frame = True
@@ -120,8 +121,17 @@ class BitsTokenizer(nn.Module):
         height, columns = size
         self.register_buffer("pixel_grid", _pixel_centres(height, columns), persistent=False)
 
+    @property
+    def supports_kernels(self) -> bool:
+        return variant() is not None
+
     def prepare(self, dtype: torch.dtype) -> None:
-        """Cast to ``dtype`` for inference; the gains of the scales stay float32."""
+        """Cast to ``dtype`` for inference; the gains of the scales stay float32.
+
+        In float32 on a CPU a frame does not depend on the frames beside it, where kernels are built.
+        """
+        if dtype == torch.float32 and self.pixel_grid.device.type == "cpu":
+            use_dense_layers(self)
         for module in self.children():
             if module is not self.pyramid:
                 cast(module, dtype)
