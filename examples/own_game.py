@@ -2,7 +2,7 @@
 
 cd examples
 worldsim record gym:own_game:FallingBlocks-v0 --frames 20000 --out ../data/blocks
-worldsim train blocks --data ../data/blocks --recipe latent-dynamics --minutes 30 --out ../runs/blocks
+worldsim train blocks --data ../data/blocks --minutes 30 --out ../runs/blocks
 worldsim play --world ../runs/blocks/blocks
 """
 

@@ -38,6 +38,7 @@ def test_any_source_becomes_a_world_that_is_measured(
     assert main([*line, *([] if size is None else ["--size", size])]) == 0
     assert f"{source}: frames of {shape[0]}x{shape[1]} at 20 fps" in capsys.readouterr().err
     line = ["train", "dots", "--data", str(data), "--out", str(run), "--minutes", "0.005", *SIZES]
+    line += ["--recipe", "small"]
     assert main([*line, "--set", f"tokenizer={tokenizer}"]) == 0
     world = load(run / "dots", "cpu")
     assert world.spec.size == shape

@@ -16,9 +16,14 @@ from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks
 from worldsim.training.plan import prepare_scene
-from worldsim.training.recipes import Recipe, recipe_names, recipe_of
+from worldsim.training.recipes import Recipe, default_recipe, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.starts import choose_starts
+
+
+def test_things_may_move_where_no_static_scene_is_told() -> None:
+    assert default_recipe(room_spec(static=False)) == "latent-dynamics"
+    assert default_recipe(room_spec(static=True)) == "small"
 
 
 def test_recipes_grow() -> None:

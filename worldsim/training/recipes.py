@@ -151,6 +151,11 @@ def recipe_names() -> tuple[str, ...]:
     return registry.names("recipe")
 
 
+def default_recipe(spec: SourceSpec) -> str:
+    """Name of the recipe for a source that none was chosen for: "latent-dynamics" where things may move."""
+    return "latent-dynamics" if spec.static_scene is None else "small"
+
+
 def recipe_of(name: str) -> TrainingRecipe:
     """The recipe of a name, or of "module:name", with its default sizes.
 

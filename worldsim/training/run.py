@@ -18,7 +18,7 @@ import torch
 from worldsim import config as configs
 from worldsim.checkpoint import WorldConfig, find_world, load_world, save_world
 from worldsim.data.clips import ClipStore
-from worldsim.data.dataset import Split
+from worldsim.data.dataset import Dataset, Split
 from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, install
 from worldsim.networks import Networks
@@ -26,7 +26,7 @@ from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
 from worldsim.training.imagination import action_psnr_gap
 from worldsim.training.parallel import Group, process_group
 from worldsim.training.protocol import TrainingRecipe
-from worldsim.training.recipes import measure_contrast, recipe_names, recipe_of
+from worldsim.training.recipes import default_recipe, measure_contrast, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.stage import Logs, Stage
 from worldsim.training.starts import choose_starts
@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
         help="run folder: state, TensorBoard log, sample grids and the world itself",
     )
     add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
-    recipes = f"{', '.join(recipe_names())}, or MODULE:NAME of your own (%(default)s)"
-    add("--recipe", default="small", help=recipes)
+    recipes = f"{', '.join(recipe_names())}, or MODULE:NAME of your own"
+    add("--recipe", help=f"{recipes} (default: small for a static scene, else latent-dynamics)")
     add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
     add(
@@ -79,14 +79,15 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
         claim_folder(args.out, (STATE, args.name), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
-    recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
+    chosen = args.recipe or default_recipe(Dataset(args.data).spec)
+    recipe = configs.override(recipe_of(chosen), dict(pair.partition("=")[::2] for pair in args.set))
     splits: tuple[Split, Split] = ("train", "held_out")
     clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips, device)
     stages = _chosen(recipe.stages(networks, clips, warm=bool(args.init)), args.stages)
     world = WorldConfig(name=args.name, source=clips.spec, networks=networks.config)
-    told = textwrap.fill(f"Recipe {args.recipe}, {asdict(recipe)}.", 110, break_on_hyphens=False)
+    told = textwrap.fill(f"Recipe {chosen}, {asdict(recipe)}.", 110, break_on_hyphens=False)
     card = f"# {args.name}\n\n{told}\n"
     save = partial(save_world, args.out / args.name, world, networks, starts, card)
     finished = _train(args, networks, stages, held_out, save, group)
