@@ -1,4 +1,4 @@
-"""``python -m benchmarks.units``: prediction units, cubes, scorers, data, endless roll-outs (seed 003).
+"""``python -m benchmarks.units``: prediction units, cubes, scorers, data, endless roll-outs ([Units]).
 
 Tokenizer and base are trained once. Each cell takes them over, is fine-tuned causally and, in stage 2,
 distilled, for the same minutes as all others of its table; then its roll-outs are measured against recorded
