@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="worldsim keys", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser("new", help="make a key pair for a client, and the server's if there is none")
-    new.add_argument("name", help="the client's")
+    new.add_argument("name", help="name of the client, e.g. laptop")
     new.add_argument(
         "--dir", type=Path, required=True, help="the folder that `worldsim serve --keys` is given"
     )

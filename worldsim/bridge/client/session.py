@@ -115,7 +115,7 @@ class RemoteSession:
 
     @property
     def index(self) -> int:
-        """Frames since the session began, given ones included."""
+        """Number of the newest frame; 0 is the first of the given ones."""
         return self.last.index
 
     def step(

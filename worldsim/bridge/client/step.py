@@ -24,7 +24,7 @@ class RemoteStep:
     seq: int
     """Number of steps, observed frames and rewinds taken."""
     index: int
-    """Frames since the session began, given ones included."""
+    """Number of the frame; 0 is the first of the frames that the session began with."""
     frame: np.ndarray | None
     """uint8 [H, W, 3]; None with the codecs "latent" and "none"."""
     latent: np.ndarray | None
@@ -33,7 +33,9 @@ class RemoteStep:
     """Camera-to-world, float64 [4, 4], metres; None where the world has no poses."""
     pose_given: bool
     reward: float
+    """Reward of this frame, as the world imagines the source's."""
     terminated: bool
+    """True if the episode ends with this frame, as the world imagines it."""
     uncertainty: float | None
     """Uncertainty in [0, 1]; None in a world without poses."""
     denoising_steps: int
