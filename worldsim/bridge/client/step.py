@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.bridge.wire.protocol import Code, Message, read_array
-from worldsim.errors import BridgeError, DependencyError, install
+from worldsim.bridge.wire.protocol import CODECS, Code, Message, read_array
+from worldsim.errors import BridgeError, DependencyError, install, nearest
 
-__all__ = ["RemoteStep", "checked_reply", "read_step", "read_steps"]
+__all__ = ["RemoteStep", "checked_codec", "checked_reply", "read_step", "read_steps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,20 @@ class RemoteStep:
     """Denoising passes spent on it, K; 0 where the frame was given."""
     known: bool = True
     """True if the world knows what is visible from the pose; also if the server is too old to tell."""
+
+
+def checked_codec(codec: str) -> str:
+    """Return ``codec``, checked before any request: a step that cannot be read has been taken all the same.
+
+    Raises:
+        BridgeError: an unknown codec. DependencyError: "jpeg", and no Pillow is installed.
+    """
+    if codec not in CODECS:
+        raise BridgeError("a codec must be known", codec, nearest(codec, CODECS))
+    if codec == "jpeg" and importlib.util.find_spec("PIL") is None:
+        remedy = install(package="pillow") + ", or ask for raw ones"
+        raise DependencyError("JPEG frames need Pillow", None, remedy)
+    return codec
 
 
 @contextlib.contextmanager
@@ -128,10 +143,6 @@ def _pose(numbers: Sequence[float] | None) -> np.ndarray | None:
 
 
 def _decode_jpeg(jpeg: Any) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "JPEG frames need Pillow", None, install(package="pillow") + ", or ask for raw ones"
-        ) from error
+    from PIL import Image
+
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
