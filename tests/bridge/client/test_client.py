@@ -53,14 +53,14 @@ def test_jpeg_without_pillow_is_refused_before_a_step(
     client: Client, monkeypatch: pytest.MonkeyPatch, ask: str
 ) -> None:
     session = client.open()
+    asked = {
+        "step": lambda: session.step(FORWARD, codec="jpeg"),
+        "step_chunk": lambda: session.step_chunk([FORWARD], codec="jpeg"),
+        "step_many": lambda: client.step_many({session: FORWARD}, codec="jpeg"),
+    }
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DependencyError, match="pip install pillow"):
-        if ask == "step":
-            session.step(FORWARD, codec="jpeg")
-        elif ask == "step_chunk":
-            session.step_chunk([FORWARD], codec="jpeg")
-        else:
-            client.step_many({session: FORWARD}, codec="jpeg")
+        asked[ask]()
     assert session.step(FORWARD).seq == 1
 
 
