@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_SEED, default=0, help="random seed; it fixes the whole recording")
     parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
     parser.add_argument(
-        "--size", type=frame_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
+        "--size", type=frame_size, help="HxW of the frames, e.g. 60x80 (default: the source's own)"
     )
     parser.add_argument(
         "--codec",

@@ -53,10 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="worldsim play",
         description="Walk through a learned world. F1 shows the keys.",
         epilog=KEYMAP_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("named", nargs="?", metavar="WORLD", help="a world's name or folder (default: doom-maze)")
+    add("named", nargs="?", metavar="WORLD", help="a world's name or folder")
     add("--world", default="doom-maze", help="the same as an option")
     add(
         "--start",

@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="also write the JSON there")
     add("--force", action="store_true", help="replace the file --out")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--dtype", choices=_DTYPES, help="default: float32 where kernels make the frames")
+    add("--dtype", choices=_DTYPES, help="(default: float32 where kernels make the frames)")
     add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser

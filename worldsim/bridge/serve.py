@@ -113,7 +113,7 @@ def _await_stdin_end(stop_requested: threading.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim serve", description=__doc__.partition(":")[2].strip().capitalize())
+    parser = Parser(prog="worldsim serve", description="Serve a world to other programs, over ZeroMQ.")
     add = parser.add_argument
     add("world", help="a shipped world's name, or a folder")
     add(
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--behind-router", action="store_true", help=argparse.SUPPRESS)
     add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    add("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 

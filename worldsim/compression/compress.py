@@ -94,7 +94,7 @@ def _episode(data: Path, number: int, world: World) -> tuple[np.ndarray, np.ndar
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim compress", description="Code a recorded episode with a world of bits.")
+    parser = Parser(prog="worldsim compress", description="Compress a recorded episode with a world of bits.")
     parser.add_argument("world", help="name or folder of a world of the recipe next-scale")
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")

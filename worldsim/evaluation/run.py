@@ -174,7 +174,9 @@ def _write(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip())
+    parser = Parser(
+        prog="worldsim eval", description="Evaluate a world against its environment's own frames."
+    )
     parser.add_argument("world", nargs="?", help="a shipped world's name, or a folder")
     parser.add_argument(
         "--compare",
@@ -210,11 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trajectories", type=COUNT, help="episodes to score (default: by --quick, --full)")
     parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="of `worldsim baseline`, to compare with",
     )
     parser.add_argument("--idm", type=Path, metavar="FILE", help="of `worldsim train-idm` (default: shipped)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    parser.add_argument("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
     parser.add_argument(
         "--threads", type=THREADS, help="CPU threads; metrics do not depend on them (default: all)"
     )
@@ -224,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     """Options of the ranking of policies, instead of all metrics."""
-    add = parser.add_argument_group("is imagination a judge of policies?").add_argument
+    add = parser.add_argument_group("scores of policies, imagined and real").add_argument
     add(
         "--policies",
         nargs="+",

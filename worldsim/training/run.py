@@ -53,7 +53,13 @@ def parser() -> argparse.ArgumentParser:
     recipes = f"{', '.join(recipe_names())}, or MODULE:NAME of your own"
     add("--recipe", default="small", help=recipes)
     add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a field of the recipe, e.g. width=256",
+    )
     add(
         "--stages",
         help="comma-separated stages of the recipe to run, e.g. scene,motion or dynamics (default: all)",

@@ -115,7 +115,7 @@ def read_clients(folder: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``worldsim keys new NAME --dir DIR``."""
-    parser = Parser(prog="worldsim keys", description=main.__doc__)
+    parser = Parser(prog="worldsim keys", description="Make keys for programs on other machines.")
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser("new", help="make a key pair for a client, and the server's if there is none")
     new.add_argument("name", help="name of the client, e.g. laptop")
