@@ -126,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_writable(arguments.dir)
     secret = add_client(arguments.dir, arguments.name)
-    print(f"{arguments.name} may come in. Its machine needs {arguments.dir / 'server.public'} and {secret};")
-    print(f"delete {secret} here once it is there. A server that runs lets it in at once.")
+    print(f"{arguments.name} is authorized, also by a server that runs already.")
+    print(f"Copy {arguments.dir / 'server.public'} and {secret} to its machine, then delete {secret} here.")
     return 0
 
 
