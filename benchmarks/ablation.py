@@ -143,14 +143,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for worlds and metrics")
-    parser.add_argument("--minutes", type=MINUTES, default=10, help="of training, for each (%(default)s)")
+    parser.add_argument("--minutes", type=MINUTES, default=10, help="wall clock of each training")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants (default: all)")
-    parser.add_argument("--init", default="doom-maze", help="world that the rest is taken from (%(default)s)")
-    parser.add_argument("--recipe", default="small", help="study and sizes (%(default)s)")
+    parser.add_argument("--init", default="doom-maze", help="world that the rest is taken from")
+    parser.add_argument("--recipe", default="small", help="study and sizes")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a recipe field of all"
     )
-    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
     parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 

@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m benchmarks.compression", description=__doc__)
     parser.add_argument("world", help="name or folder of a world of the recipe next-scale")
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    parser.add_argument("--episodes", type=COUNT, default=4, help="held-out episodes (%(default)s)")
-    parser.add_argument("--frames", type=COUNT, default=200, help="frames of each at most (%(default)s)")
+    parser.add_argument("--episodes", type=COUNT, default=4, help="held-out episodes")
+    parser.add_argument("--frames", type=COUNT, default=200, help="frames of each at most")
     return parser
 
 

@@ -91,16 +91,16 @@ def _parser() -> Parser:
     add(
         "--temperatures",
         type=listed(TEMPERATURE),
-        default=[0.1, 0.5, 1.0, 1.15, 1.3],
-        help="between commas (0.1,0.5,1.0,1.15,1.3)",
+        default="0.1,0.5,1.0,1.15,1.3",
+        help="of the dreams, between commas",
     )
-    add("--hold", type=listed(_HOLD), default=[4], help="frames a decision is held; also several: 1,4 (4)")
-    add("--seeds", type=COUNT, default=3, help="policies of each setting (%(default)s)")
+    add("--hold", type=listed(_HOLD), default="4", help="frames a decision is held; also several: 1,4")
+    add("--seeds", type=COUNT, default=3, help="policies of each setting")
     add_dream_options(parser)
-    add("--episodes", type=COUNT, default=100, help="episodes a cell is scored on (%(default)s)")
-    add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
+    add("--episodes", type=COUNT, default=100, help="episodes a cell is scored on")
+    add("--games", type=PROCESSES, default=10, help="real games side by side")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
-    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--json", action="store_true", help="print JSON, not a table in Markdown")
     return parser
 

@@ -64,18 +64,18 @@ def _parser() -> argparse.ArgumentParser:
         help="doom-maze, take-cover, defend-the-center, health-gathering, gym:<id> for any environment with "
         "pixels, module:name of yours",
     )
-    parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record (%(default)s)")
-    parser.add_argument("--workers", type=PROCESSES, default=2, help="processes that play (%(default)s)")
-    parser.add_argument("--seed", type=_SEED, default=0, help="fixes the whole recording (%(default)s)")
+    parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record")
+    parser.add_argument("--workers", type=PROCESSES, default=2, help="processes that play")
+    parser.add_argument("--seed", type=_SEED, default=0, help="random seed; it fixes the whole recording")
     parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
     parser.add_argument(
-        "--size", type=frame_size, help="HxW of the frames, e.g. 60x80; the source's own by default"
+        "--size", type=frame_size, help="HxW of the frames, e.g. 60x80 (default: the source's own)"
     )
     parser.add_argument(
         "--codec",
         choices=get_args(CodecName),
         default="lossless",
-        help="of the video; raw: none, frames as they are, ready to train on at once (%(default)s)",
+        help="of the video; raw: the frames as they are, larger, and read without decoding",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
     return parser

@@ -30,8 +30,8 @@ def best_action(session: Session, actions: int, depth: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan a few steps; go back; store and restore; compare the frames to the bit."""
     parser = argparse.ArgumentParser(description="Fork, rewind, snapshot.")
-    parser.add_argument("--world", default="doom-maze", help="name or folder (%(default)s)")
-    parser.add_argument("--frames", type=int, default=4, help="frames to plan (%(default)s)")
+    parser.add_argument("--world", default="doom-maze", help="name or folder (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=4, help="frames to plan (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     world = worldsim.load(options.world)

@@ -21,8 +21,8 @@ from worldsim import Context
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open a session from given frames, step it, observe a real frame, step on."""
     parser = argparse.ArgumentParser(description="Start from given frames.")
-    parser.add_argument("--world", default="doom-maze", help="name or folder (%(default)s)")
-    parser.add_argument("--start", type=int, default=0, help="start whose frames are given (%(default)s)")
+    parser.add_argument("--world", default="doom-maze", help="name or folder (default: %(default)s)")
+    parser.add_argument("--start", type=int, default=0, help="number of the start (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     world = worldsim.load(options.world)

@@ -233,8 +233,8 @@ class PatchesRecipe:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record, train, play and step; returns the exit code."""
     parser = argparse.ArgumentParser(description="Parts of your own.")
-    parser.add_argument("--minutes", type=float, default=1.0, help="minutes of training (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/own-parts"), help="folder (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of training (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/own-parts"), help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     data, run, prefix = (str(options.out / name) for name in ("data", "run", "play"))
 

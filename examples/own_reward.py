@@ -56,8 +56,8 @@ darkness = BatchedRewardFn(lambda steps: (1 - steps.frame.float().mean((1, 2, 3)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Step a single environment and two vectors; print their mean rewards."""
     parser = argparse.ArgumentParser(description="Rewards and ends of your own.")
-    parser.add_argument("--world", default="doom-maze", help="name or folder (%(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="frames of each (%(default)s)")
+    parser.add_argument("--world", default="doom-maze", help="name or folder (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=16, help="frames of each (default: %(default)s)")
     options = parser.parse_args(arguments)
 
     env = gymnasium.make("worldsim:WorldsimWorld-v0", world=options.world, reward_fn=brightness)

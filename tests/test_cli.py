@@ -12,7 +12,7 @@ from tests.source_tree import ROOT, modules
 from worldsim import cli
 from worldsim.errors import DataError
 
-COMMANDS = ["record", "train", "eval", "train-idm", "baseline", "play", "serve", "keys", "bench"]
+COMMANDS = list(cli._COMMANDS)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, run: Callable[[list[str]], int]) -> None:

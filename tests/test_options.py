@@ -61,6 +61,31 @@ def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
         yield action
 
 
+def test_help_tells_each_default_once() -> None:
+    parser = Parser(prog="try")
+    parser.add_argument("what", nargs="?", default="all", help="the part")
+    parser.add_argument("--frames", type=COUNT, default=200_000, help="frames to record")
+    parser.add_argument("--batch", type=listed(COUNT), default="1,16", help="sessions")
+    parser.add_argument("--fps", type=COUNT, help="frames a second (default: the world's own)")
+    parser.add_argument("--force", action="store_true", help="replace the file")
+    parser.add_argument("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
+    parser.add_argument("--set", action="append", default=[], help="a field")
+    told = [line.strip() for line in parser.format_help().splitlines()]
+    assert [line[line.index("(default") :] for line in told if "(default" in line] == [
+        *("(default: all)", "(default: 200000)", "(default: 1,16)", "(default: the world's own)")
+    ]
+    assert parser.parse_args([]).batch == [1, 16]
+
+
+@pytest.mark.usefixtures("catch")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_is_without_words(command: str) -> None:
+    for action in actions_of(parser_of(*COMMANDS[command])):
+        words = "" if isinstance(action, argparse._SubParsersAction) else action.help
+        assert words is not None, f"{action.option_strings or action.dest} has no help"
+        assert "%(default)" not in words, f"{words!r}: the formatter adds the default"
+
+
 @pytest.mark.usefixtures("catch")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_number_has_a_range(command: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ _COMMANDS = {
     "serve": ("worldsim.bridge.serve", "serve a world to other programs, over ZeroMQ"),
     "keys": ("worldsim.bridge.auth.keys", "make keys for programs on other machines"),
     "bench": ("worldsim.bench.command", "measure how fast a world answers"),
-    "compress": ("worldsim.compression.compress", "code a recorded episode with a world of bits"),
-    "decompress": ("worldsim.compression.decompress", "frames and controls of a compressed episode"),
+    "compress": ("worldsim.compression.compress", "compress a recorded episode with a world of bits"),
+    "decompress": ("worldsim.compression.decompress", "restore frames and controls of a compressed episode"),
 }
 """Command -> the module whose ``main(argv) -> exit code`` it calls, and its help text."""
 

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from worldsim.errors import ConfigError
 
@@ -35,11 +35,26 @@ __all__ = [
 _T = TypeVar("_T")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that ends each option's line with its default, so that no help text repeats it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_value = not isinstance(action.default, bool | list) and action.default is not None
+        can_be_left_out = bool(action.option_strings) or action.nargs == argparse.OPTIONAL
+        if is_value and can_be_left_out and action.default != argparse.SUPPRESS:
+            text = f"{text} (default: %(default)s)".lstrip()
+        return text
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that refuses a value with a typed error of one line.
 
     A line that lacks something, or has too much, is answered with its usage, as argparse does.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _HelpFormatter} | options)
 
     def error(self, message: str) -> NoReturn:
         """End the parsing.

@@ -18,11 +18,11 @@ _SETTINGS = ("hidden", "layers", "dreams", "episode")
 def add_dream_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--hidden``, ``--layers``, ``--dreams``, ``--starts`` and ``--episode``."""
     add = parser.add_argument
-    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers (%(default)s)")
-    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy (%(default)s)")
-    add("--dreams", type=PROCESSES, default=256, help="dreams side by side (%(default)s)")
-    add("--starts", type=COUNT, default=128, help="real beginnings of dreams (%(default)s)")
-    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers")
+    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy")
+    add("--dreams", type=PROCESSES, default=256, help="dreams side by side")
+    add("--starts", type=COUNT, default=128, help="recorded beginnings of dreams")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most")
 
 
 def dream_settings(options: argparse.Namespace, **others: Any) -> DreamSettings:

@@ -115,15 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim score", description="Let an agent play the real game, and score it.")
     add = parser.add_argument
     add("world", help="name or folder of the world that the agent sees through, e.g. take-cover")
-    add("--agent", default="dream", help="dream: the world's shipped policy; or a file (%(default)s)")
-    add("--episodes", type=COUNT, default=100, help="fresh real episodes (%(default)s)")
-    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
+    add("--agent", default="dream", help="a policy's file; dream: the one shipped with the world")
+    add("--episodes", type=COUNT, default=100, help="fresh real episodes")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most")
     add("--by", choices=SCORES, help="time lived, or rewards (default: what the policy learnt for)")
-    add("--seed", type=_SEED, default=0, help="which episodes (%(default)s)")
+    add("--seed", type=_SEED, default=0, help="seed of the episodes")
     add("--swapped", action="store_true", help="play again, shown other games' frames: a control")
-    add("--rivals", type=NATURAL, default=30, help="episodes of each blind rhythm; 0: none (%(default)s)")
-    add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--rivals", type=NATURAL, default=30, help="episodes to try each blind rhythm on; 0: no rivals")
+    add("--games", type=PROCESSES, default=10, help="real games side by side")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--json", action="store_true", help="one JSON line of figures")
     return parser
 

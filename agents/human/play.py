@@ -53,18 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="worldsim play",
         description="Walk through a learned world. F1 shows the keys.",
         epilog=KEYMAP_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("named", nargs="?", metavar="WORLD", help="a world's name or folder (default: doom-maze)")
+    add("named", nargs="?", metavar="WORLD", help="a world's name or folder")
     add("--world", default="doom-maze", help="the same as an option")
     add(
         "--start",
         type=COUNT,
         default=1,
-        help="number of the place to start from, from 1 (default: %(default)s)",
+        help="number of the place to start from, from 1",
     )
-    add("--seed", type=SEED, default=0, help="which dream of that place (default: %(default)s)")
+    add("--seed", type=SEED, default=0, help="random seed: another one imagines another future")
     add(
         "--denoising-steps",
         type=DENOISING,
@@ -74,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature",
         type=TEMPERATURE,
         default=1.0,
-        help="factor of the sampled noise: 1 as trained, 0 is deterministic (default: %(default)s)",
+        help="factor of the sampled noise: 1 as trained, 0 is deterministic",
     )
     add("--unit", help="predicted in one step: a unit that the world was trained for (default: the first)")
-    add("--device", default="auto", help="cpu, cuda, or auto (default)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
     add(
         "--fps",
         type=FRAMES_PER_SECOND,
@@ -101,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--record", type=Path, metavar="MP4", help="record to this file, in a window from the first frame on")
     add("--force", action="store_true", help="replace files of an earlier walk or recording")
     add("--json", action="store_true", help="without a window: one JSON line of figures on stdout")
-    add("--out-prefix", default="play", help="files are named after it (default: %(default)s)")
+    add("--out-prefix", default="play", help="files are named after it")
     return parser
 
 

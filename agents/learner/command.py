@@ -32,11 +32,9 @@ def read_options(description: str, argv: Sequence[str] | None) -> argparse.Names
     options.add_argument("--num-envs", type=PROCESSES, default=8, help="episodes side by side")
     options.add_argument("--rollout", type=COUNT, default=64, help="frames per episode and iteration")
     options.add_argument("--episode", type=COUNT, default=1050, help="frames of an episode at most")
-    options.add_argument(
-        "--denoising-steps", type=DENOISING, default=1, help="of those that the world takes (%(default)s)"
-    )
-    options.add_argument("--device", default="auto")
-    options.add_argument("--seed", type=SEED, default=0)
+    options.add_argument("--denoising-steps", type=DENOISING, default=1, help="denoising passes a frame, K")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    options.add_argument("--seed", type=SEED, default=0, help="random seed")
     options.add_argument("--out", type=Path, help="safetensors file to save the policy to")
     options.add_argument("--force", action="store_true", help="replace the file --out")
     read = options.parse_args(argv)

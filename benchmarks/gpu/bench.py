@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--world", default="doom-maze")
     add("--device", default="cuda")
     add("--out", type=Path, required=True)
-    add("--seconds", type=SECONDS, default=100, help="for all rows (%(default)s)")
-    add("--each", type=SECONDS, default=0.8, help="for one row (%(default)s)")
+    add("--seconds", type=SECONDS, default=100, help="for all rows")
+    add("--each", type=SECONDS, default=0.8, help="for one row")
     add("--batch", type=PROCESSES, nargs="+", default=[1, 256, 64, 1024])
     add("--quick", action="store_true")
     return parser

@@ -152,12 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--rehearse", action="store_true", help="tiny sizes on a CPU; exit 1 where the real run would fail")
     add("--only", help=f"comma-separated, of {', '.join(PARTS)}")
     add("--data", action="append", default=[], metavar="SOURCE=DIR", help="recorded before; repeatable")
-    add("--size", default="60x80", help="HxW of recorded frames (%(default)s)")
+    add("--size", default="60x80", help="HxW of recorded frames")
     workers = max(1, (os.cpu_count() or 1) - 4)
-    add("--workers", type=PROCESSES, default=workers, help="that record (%(default)s)")
+    add("--workers", type=PROCESSES, default=workers, help="that record")
     add("--device", help="cuda; cpu with --rehearse")
     add("--scratch", help="folder for data and runs (memory where there is enough, else a temporary one)")
-    add("--bench-world", default="doom-maze", help="the world that is timed (%(default)s)")
+    add("--bench-world", default="doom-maze", help="the world that is timed")
     return parser
 
 

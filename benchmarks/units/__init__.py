@@ -1,1 +1,1 @@
-"""``python -m benchmarks.units``: prediction units, cube sizes, scorers and endless roll-outs (seed 003)."""
+"""``python -m benchmarks.units``: prediction units, cube sizes, scorers and endless roll-outs ([Units])."""

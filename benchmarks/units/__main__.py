@@ -1,4 +1,4 @@
-"""``python -m benchmarks.units``: prediction units, cubes, scorers, data, endless roll-outs (seed 003).
+"""``python -m benchmarks.units``: prediction units, cubes, scorers, data, endless roll-outs ([Units]).
 
 Tokenizer and base are trained once. Each cell takes them over, is fine-tuned causally and, in stage 2,
 distilled, for the same minutes as all others of its table; then its roll-outs are measured against recorded
@@ -68,23 +68,23 @@ def _parser() -> Parser:
     add("--cache", type=Path, metavar="DIR", help="for decoded frames (default: beside the data)")
     add("--size", type=frame_size, help="frame size HxW (default: the dataset's)")
     add("--out", type=Path, required=True, help="folder for states, worlds, measurements and the page")
-    add("--minutes", type=MINUTES, default=10, help="of each cell's causal fine-tuning (%(default)s)")
+    add("--minutes", type=MINUTES, default=10, help="of each cell's causal fine-tuning")
     add("--distillation-minutes", type=MINUTES, help="of each cell's distillation (default: --minutes)")
     add("--tokenizer-minutes", type=MINUTES, help="once, for all cells (default: twice --minutes)")
     add("--base-minutes", type=MINUTES, help="once, for all cells (default: twice --minutes)")
-    add("--tables", type=listed(str), default=list(_TABLES), help=f"of {','.join(_TABLES)} (all)")
+    add("--tables", type=listed(str), default=list(_TABLES), help=f"of {','.join(_TABLES)} (default: all)")
     add("--only", type=listed(str), help="rows by name, between commas (default: all)")
-    add("--stages", type=listed(int), default=[1, 2], help="1: causal alone; 1,2: distilled, too (1,2)")
-    add("--seeds", type=COUNT, default=1, help="trainings of each cell (%(default)s)")
-    add("--trajectories", type=COUNT, default=16, help="roll-outs that are measured (%(default)s)")
-    add("--frames", type=COUNT, default=64, help="frames of a roll-out (%(default)s)")
-    add("--endless-frames", type=COUNT, default=17_500, help="frames of an endless one (%(default)s)")
-    add("--endless-unit", default="frame", help="its row of the table units (%(default)s)")
-    add("--contexts", type=listed(int), default=[4, 8, 16], help="its frames of past (4,8,16)")
+    add("--stages", type=listed(int), default="1,2", help="1: causal alone; 1,2: distilled, too")
+    add("--seeds", type=COUNT, default=1, help="trainings of each cell")
+    add("--trajectories", type=COUNT, default=16, help="roll-outs that are measured")
+    add("--frames", type=COUNT, default=64, help="frames of a roll-out")
+    add("--endless-frames", type=COUNT, default=17_500, help="frames of an endless one")
+    add("--endless-unit", default="frame", help="its row of the table units")
+    add("--contexts", type=listed(int), default="4,8,16", help="its frames of past")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe units")
     add("--results", type=Path, help="write the tables as JSON to this file, too")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
-    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser
 
 

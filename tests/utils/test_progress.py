@@ -52,6 +52,13 @@ def test_what_was_done_before_does_not_count_as_speed(
     assert capsys.readouterr().err == "training 57%, 0:00:30 gone, 0:02:50 to go\n"
 
 
+def test_a_last_step_beyond_the_time_is_all_of_it(watch: Watch, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressReporter("training", 30) as reporter:
+        watch.now += 43
+        reporter.update(43)
+    assert capsys.readouterr().err == "training 100%, 0:00:43 gone, 0:00:00 to go\n"
+
+
 def test_nothing_done_nothing_said(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressReporter("decoding", 3):
         pass

@@ -203,24 +203,24 @@ def _metrics(result: Mapping[str, object]) -> Table:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim bench", description="Measure how fast a world answers.")
     add = parser.add_argument
-    add("what", nargs="?", default="all", choices=list(_MEASURES), help="everything (default), or a part")
-    add("--world", default="doom-maze", help="a shipped name or a folder (%(default)s)")
+    add("what", nargs="?", default="all", choices=list(_MEASURES), help="the part to measure")
+    add("--world", default="doom-maze", help="a shipped name or a folder")
     add("--quick", action="store_true", help="the whole in four minutes on two cores")
-    add("--batch", type=listed(_SESSIONS), default=[1, 16, 64], help="step: sessions, e.g. 1,16,64 (default)")
+    add("--batch", type=listed(_SESSIONS), default="1,16,64", help="step: sessions in a batch")
     add(
         "--denoising-steps",
         type=listed(DENOISING),
         help="step: passes K, e.g. 1,2,4 (default: all that the world takes)",
     )
-    add("--rewind-frames", type=NATURAL, default=0, help="step: frames kept for rewinding (%(default)s)")
-    add("--seconds", type=_SECONDS, default=5.0, help="for each case (%(default)s)")
-    add("--long", type=COUNT, default=36_000, help="frames of the long run (%(default)s)")
-    add("--frames", type=COUNT, default=1000, help="determinism: frames to compare (%(default)s)")
+    add("--rewind-frames", type=NATURAL, default=0, help="step: frames kept for rewinding")
+    add("--seconds", type=_SECONDS, default=5.0, help="seconds for each case")
+    add("--long", type=COUNT, default=36_000, help="frames of the long run")
+    add("--frames", type=COUNT, default=1000, help="determinism: frames to compare")
     add("--json", action="store_true", help="print JSON on the last line; all else goes to standard error")
     add("--out", type=Path, help="also write the JSON there")
     add("--force", action="store_true", help="replace the file --out")
-    add("--device", default="auto")
-    add("--dtype", choices=_DTYPES, help="default: float32 where kernels make the frames")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--dtype", choices=_DTYPES, help="(default: float32 where kernels make the frames)")
     add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser

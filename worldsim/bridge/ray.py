@@ -119,10 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Launch engines, print their addresses, one a line, and end them at SIGTERM or Ctrl-C."""
     parser = Parser(prog="python -m worldsim.bridge.ray", description="Serve with Ray.")
     parser.add_argument("world", help="a shipped world's name, or a folder that every machine has")
-    parser.add_argument("--replicas", type=PROCESSES, default=1, help="one per device (%(default)s)")
-    parser.add_argument("--gpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
-    parser.add_argument("--cpus", type=_SHARE, default=1.0, help="of each engine (%(default)s)")
-    parser.add_argument("--slots", type=COUNT, default=64, help="sessions of an engine (%(default)s)")
+    parser.add_argument("--replicas", type=PROCESSES, default=1, help="one per device")
+    parser.add_argument("--gpus", type=_SHARE, default=1.0, help="of each engine")
+    parser.add_argument("--cpus", type=_SHARE, default=1.0, help="of each engine")
+    parser.add_argument("--slots", type=COUNT, default=64, help="sessions of an engine")
     parser.add_argument(
         "--denoising-steps",
         type=DENOISING,

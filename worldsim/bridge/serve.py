@@ -54,7 +54,7 @@ def _serve_one(args: argparse.Namespace) -> int:
             threading.Thread(target=_await_stdin_end, args=(stop_requested,), daemon=True).start()
         engine = _engine(args)
         with Progress(console=Console(file=sys.stderr), transient=True) as bar:
-            task = bar.add_task("making earlier sessions again", total=1.0, visible=args.journal is not None)
+            task = bar.add_task("replaying the journal", total=1.0, visible=args.journal is not None)
             server = Server(engine, _options(args), progress=lambda share: bar.update(task, completed=share))
         _freeze_garbage()
         _print_address(server)
@@ -113,7 +113,7 @@ def _await_stdin_end(stop_requested: threading.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim serve", description=__doc__.partition(":")[2].strip().capitalize())
+    parser = Parser(prog="worldsim serve", description="Serve a world to other programs, over ZeroMQ.")
     add = parser.add_argument
     add("world", help="a shipped world's name, or a folder")
     add(
@@ -133,38 +133,38 @@ def _parser() -> argparse.ArgumentParser:
         help="with --journal: wait for the disk, to survive a loss of power (slower)",
     )
     add("--keys", type=Path, metavar="DIR", help="folder of authorized keys; see `worldsim keys`")
-    add("--slots", type=_SLOTS, default=64, help="sessions in one batch (%(default)s)")
+    add("--slots", type=_SLOTS, default=64, help="sessions in one batch")
     add(
         "--offload",
         type=NATURAL,
         default=0,
         metavar="MIB",
-        help="memory for sessions beyond the slots (%(default)s)",
+        help="memory for sessions beyond the slots",
     )
     add(
         "--denoising-steps",
         type=DENOISING,
         help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
-    add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding (%(default)s)")
-    add("--context", type=COUNT, help="units of past (default: as trained)")
-    add("--unit", help="of the units that the world was trained for (default: the first)")
+    add("--rewind-frames", type=NATURAL, default=16, help="frames kept for rewinding")
+    add("--context", type=COUNT, help="units of past that the generator sees (default: as trained)")
+    add("--unit", help="predicted in one step: a unit that the world was trained for (default: the first)")
     add("--metrics-port", type=PORT, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1")
     add(
         "--lease-ttl",
         type=SECONDS,
         default=30.0,
-        help="seconds that a silent client keeps its sessions (%(default)s)",
+        help="seconds that a silent client keeps its sessions",
     )
     add(
         "--replicas",
         type=PROCESSES,
         default=1,
-        help="processes, one per device, behind the one address (%(default)s)",
+        help="processes, one per device, behind the one address",
     )
     add("--behind-router", action="store_true", help=argparse.SUPPRESS)
-    add("--device", default="auto")
-    add("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
+    add("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 

@@ -94,10 +94,10 @@ def _episode(data: Path, number: int, world: World) -> tuple[np.ndarray, np.ndar
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim compress", description="Code a recorded episode with a world of bits.")
+    parser = Parser(prog="worldsim compress", description="Compress a recorded episode with a world of bits.")
     parser.add_argument("world", help="name or folder of a world of the recipe next-scale")
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    parser.add_argument("--episode", type=NATURAL, default=0, help="number of the episode (%(default)s)")
+    parser.add_argument("--episode", type=NATURAL, default=0, help="number of the episode")
     parser.add_argument("--force", action="store_true", help="replace the file")
     return parser

@@ -78,7 +78,9 @@ def decompress(world: World, path: Path) -> Decompressed:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim decompress", description="Frames and controls of a compressed episode.")
+    parser = Parser(
+        prog="worldsim decompress", description="Restore frames and controls of a compressed episode."
+    )
     parser.add_argument("world", help="name or folder of the world that the file was written with")
     parser.add_argument("file", type=Path, help="file that `worldsim compress` wrote")
     parser.add_argument("out", type=Path, help=".npz file to write: frames, bits, controls")

@@ -46,7 +46,7 @@ class BatchStep:
     known: Tensor
     """bool [N]"""
     index: Tensor
-    """Frames since the world began, given ones included, int64 [N]."""
+    """Number of the frame, 0 is the first given one, int64 [N]."""
     seed: Tensor
     """int64 [N], of the bits of an unsigned number."""
     pose: Tensor | None = None

@@ -60,7 +60,17 @@ class SessionHost(Protocol):
 class Session:
     """One imagined world: a handle on its state in an engine.
 
-    Made by ``Engine.open``, ``Session.fork`` and ``Engine.restore``."""
+    Made by ``Engine.open``, ``Session.fork`` and ``Engine.restore``. ``step`` imagines the next frame; to
+    step several sessions in one batch call ``Engine.step``.
+
+    Attributes:
+        engine: the engine that holds its state.
+        number: its number in the engine, unique there.
+        seed: seed of its noise.
+        start: index into the world's starts; None where the session began from given frames.
+        last: the newest ``Step``; right after ``Engine.open`` that of the last given frame.
+        closed: True after ``close``.
+    """
 
     def __init__(
         self,
@@ -74,7 +84,6 @@ class Session:
     ) -> None:
         self.engine, self.number, self.seed = engine, number, seed
         self.start = start
-        """Index into the world's starts; None where the session began from given frames."""
         self.last = step
         self.closed = False
         self._undo_log: deque[Undo] = deque(undo_log, maxlen=engine.rewind_frames)
@@ -96,7 +105,7 @@ class Session:
 
     @property
     def index(self) -> int:
-        """Frames since the session began, given ones included."""
+        """Number of the newest frame; 0 is the first of the given ones."""
         return self.last.index
 
     @property
@@ -113,7 +122,8 @@ class Session:
     def temperature(self) -> float:
         """Factor of the sampled noise of the next frames, in [0, 10]: 1 as trained, 0 is deterministic.
 
-        May be set at any time. Forks, snapshots and rewound sessions have the one of their moment.
+        May be set at any time. A fork or a snapshot takes the value of its moment along; ``rewind`` brings
+        back the value of then.
 
         Raises:
             EngineError: a closed session, or set to a value out of range.
@@ -125,7 +135,10 @@ class Session:
         self.engine.set_temperature(self, value)
 
     def step(self, control: ControlLike = None) -> Step:
-        """Imagine one frame under ``control``, in any form that ``ControlSpace.control`` reads."""
+        """Imagine one frame under ``control``: ``Control({"forward"})``, ``"forward"``, a number, a pose, ...
+
+        ``ControlSpace.control`` lists all forms; None holds no key. Errors are those of ``Engine.step``.
+        """
         return self.engine.step({self: control})[self]
 
     def step_chunk(self, controls: Sequence[ControlLike]) -> list[Step]:
@@ -133,7 +146,7 @@ class Session:
 
         Use it for planning in a world whose units have several frames (``World.unit_frames``): each frame is
         imagined under its own control. ``step`` holds its control for a whole unit, and begins a new unit
-        when the control changes.
+        when the control changes. Errors are those of ``Engine.step``; frames before one stay.
         """
         return self.engine.step_chunk({self: controls})[self]
 

@@ -18,13 +18,15 @@ class Step:
     pose_given: bool
     """True if the pose was explicit; otherwise the model predicted it from the keys."""
     reward: float
+    """Reward of this frame, as the world imagines the source's."""
     terminated: bool
+    """True if the episode ends with this frame, as the world imagines it; a session can be stepped on."""
     uncertainty: float | None
     """Expected error of the frame in [0, 1]. It combines the difference between the frame and its prior, as a
     share of the pixel range, and the pose uncertainty, which counts 0.5 at one metre and reference contrast.
     1 where the pose is not known; None in a world without poses."""
     index: int
-    """Frames since the session began, given ones included."""
+    """Number of the frame; 0 is the first of the frames that the session began with."""
     denoising_steps: int = 0
     """Denoising passes taken, K; 0 where the frame was given."""
     latent: np.ndarray | None = field(default=None, repr=False)

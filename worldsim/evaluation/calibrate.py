@@ -58,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim calibrate", description=description)
     parser.add_argument("world", help="name or folder of the world, whose config is rewritten")
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    parser.add_argument("--episodes", type=COUNT, default=96, help="held-out episodes (%(default)s)")
-    parser.add_argument("--seed", type=SEED, default=0, help="of the imagined episodes (%(default)s)")
+    parser.add_argument("--episodes", type=COUNT, default=96, help="held-out episodes")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the imagined episodes")
     parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser
 
 

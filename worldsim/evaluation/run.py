@@ -174,7 +174,9 @@ def _write(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="worldsim eval", description=__doc__.partition(":")[2].split("\n")[0].strip())
+    parser = Parser(
+        prog="worldsim eval", description="Evaluate a world against its environment's own frames."
+    )
     parser.add_argument("world", nargs="?", help="a shipped world's name, or a folder")
     parser.add_argument(
         "--compare",
@@ -194,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         help="denoising passes a frame, K, of those that the world takes (default: the sampler's)",
     )
     parser.add_argument(
-        "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes (%(default)s)"
+        "--seed", type=_SEED, default=0, help="which reporting run; each has its own episodes"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write DIR/index.html, a page to look at"
@@ -208,13 +210,18 @@ def _parser() -> argparse.ArgumentParser:
         type=COUNT,
         help=f"frames of the rollouts ({QUICK.horizon}, or {SHORT} where no static scene fixes what is seen)",
     )
-    parser.add_argument("--trajectories", type=COUNT, help="how many")
+    parser.add_argument("--trajectories", type=COUNT, help="episodes to score (default: by --quick, --full)")
     parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", action="append", default=[], help="of `worldsim baseline`"
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="of `worldsim baseline`, to compare with",
     )
     parser.add_argument("--idm", type=Path, metavar="FILE", help="of `worldsim train-idm` (default: shipped)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", choices=_DTYPES, help="by default what is faster on the device")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
     parser.add_argument(
         "--threads", type=THREADS, help="CPU threads; metrics do not depend on them (default: all)"
     )
@@ -224,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     """Options of the ranking of policies, instead of all metrics."""
-    add = parser.add_argument_group("is imagination a judge of policies?").add_argument
+    add = parser.add_argument_group("scores of policies, imagined and real").add_argument
     add(
         "--policies",
         nargs="+",
@@ -232,11 +239,11 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="compare scores in the dream with real ones: builtin, random, still, rhythm-24, ..., files or "
         "folders of policies, broken:FILE",
     )
-    add("--temperature", type=TEMPERATURE, default=1.0, help="of the dream (%(default)s)")
-    add("--episodes", type=COUNT, default=50, help="real episodes of each policy (%(default)s)")
-    add("--episode", type=COUNT, default=1050, help="frames of an episode at most (%(default)s)")
-    add("--dreams", type=PROCESSES, default=64, help="dreams of each policy (%(default)s)")
-    add("--games", type=PROCESSES, default=10, help="real games side by side (%(default)s)")
+    add("--temperature", type=TEMPERATURE, default=1.0, help="of the dream: factor of its noise")
+    add("--episodes", type=COUNT, default=50, help="real episodes of each policy")
+    add("--episode", type=COUNT, default=1050, help="frames of an episode at most")
+    add("--dreams", type=PROCESSES, default=64, help="dreams of each policy")
+    add("--games", type=PROCESSES, default=10, help="real games side by side")
 
 
 def _longest(config: EvalConfig, args: argparse.Namespace, fps: float) -> int:

@@ -1,4 +1,4 @@
-"""The next-scale generator: a frame's bits scale after scale, coarse to fine, causal over frames (seed 001).
+"""The next-scale generator: a frame's bits scale after scale, coarse to fine, causal over frames ([VideoAR]).
 
 A token of scale k sees all tokens of the frames before, within the context, and those of its own frame's
 scales up to k. Its input is the accumulated features of the coarser scales; the first scale starts from the

@@ -1,4 +1,4 @@
-"""Drawing a unit part by part: each part sees those before it, finished (seed 003).
+"""Drawing a unit part by part: each part sees those before it, finished ([Units]).
 
 Shapes: B batch, T units, N latent tokens, n tokens of a part, P parts, C latent channels, D width.
 """

@@ -1,7 +1,7 @@
 """A recurrent generator: it carries the world in a memory of constant size, one frame after another.
 
 The features of frame t come from the latents of the two frames before, the condition that leads into frame t
-and a memory (seed 002, section 5.2: s_t = f(s_(t-1), a_(t-1))). The mean of the latent's *change* is read
+and a memory ([Spiral], section 5.2: s_t = f(s_(t-1), a_(t-1))). The mean of the latent's *change* is read
 from them, and a joint flow head samples what remains. The memory is an LSTM, or attention over a window of
 past frames (a transformer over space and time with the same head).
 

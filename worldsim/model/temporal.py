@@ -34,7 +34,7 @@ class TemporalMemory(Protocol):
 
 
 class LstmMemory(nn.Module):
-    """An LSTM, the same weights for every token (seed 002, section 5.2: s_t = f(s_(t-1), a_(t-1)))."""
+    """An LSTM, the same weights for every token ([Spiral], section 5.2: s_t = f(s_(t-1), a_(t-1)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Next-scale sampling: the bits of a frame scale after scale, and how a generator learns them (seed 001).
+"""Next-scale sampling: the bits of a frame scale after scale, and how a generator learns them ([VideoAR]).
 
 A pass draws the bits of one scale: tokens side by side, the bits of a token one after the other. Training
 flips bits of the past and of coarser scales, so that the generator learns to correct its own errors
@@ -40,9 +40,9 @@ class NextScaleSamplerConfig:
     flips: float = 0.1
     """Largest share of flipped bits in a clip's first frame; 0: none."""
     flip_ramp: float = 0.01
-    """Rise of that share per frame (seed 001: time-ramped corruption)."""
+    """Rise of that share per frame ([VideoAR]: time-ramped corruption)."""
     flip_inheritance: bool = True
-    """A frame's first scale has at least the share of flips of the frame before (seed 001)."""
+    """A frame's first scale has at least the share of flips of the frame before ([VideoAR])."""
     flipped_clips: float = 0.7
     """Share of clips with flips."""
     hidden_frames: float = 0.1

@@ -1,4 +1,4 @@
-"""The bitwise tokenizer: a frame as bits on several scales, decoded on top of the previous frame (seed 001).
+"""The bitwise tokenizer: a frame as bits on several scales, decoded on top of the previous frame ([VideoAR]).
 
 The encoder sees the frame alone, so that its bits do not depend on how the frame was reached, and errors of
 the past never enter them. The decoder sees the previous frame: what stays need not be coded, and the bits

@@ -2,7 +2,7 @@
 
 Every scale codes what the coarser ones left: the residual is averaged down to the scale's grid, normalised,
 and reduced to its signs (binary spherical quantisation, BSQ: Zhao et al. 2024; the residual pyramid of VAR
-and of Infinity; seed 001). Decoding adds the scales up again in the same order, so that encoder and decoder
+and of Infinity; [VideoAR]). Decoding adds the scales up again in the same order, so that encoder and decoder
 agree to the bit.
 
 Shapes: B batch, C bits of a token, N tokens of all scales, h x w finest grid, K scales.
@@ -59,7 +59,7 @@ class BitPyramid(nn.Module):
         Args:
             planes: features of the finest grid.
             flips: bits that are taken for their opposite, bool [B, N, C]; finer scales answer to what is left
-                then (bitwise self-correction, Infinity; seed 001). None: no bit.
+                then (bitwise self-correction, Infinity; [VideoAR]). None: no bit.
         """
         planes = _normalised(planes.float())
         features = torch.zeros_like(planes)

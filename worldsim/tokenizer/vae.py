@@ -3,7 +3,7 @@
 A latent holds the whole frame, not the change over the frame before, so that what the generator imagines
 never has to be repaired by later frames. Every token covers one block of pixels, so that a small moving
 object changes few numbers; ``vector=True`` makes one token of the whole frame instead (Ha and Schmidhuber's
-World Models, seed 000). A learnt position bias lets walls that never move keep their texture.
+World Models). A learnt position bias lets walls that never move keep their texture.
 
 Shapes: B batch, N tokens, C latent channels, H x W frame, gh x gw token grid, D width.
 """

@@ -1,4 +1,4 @@
-"""Objective of the bitwise tokenizer: reconstruction, commitment and entropy, on its own past (seed 001).
+"""Objective of the bitwise tokenizer: reconstruction, commitment and entropy, on its own past ([VideoAR]).
 
 The order matters. At first every frame is decoded alone, until the bits carry the picture: with previous
 frames from the start they never do. Then the decoder gets the frame before, which after the first is its own

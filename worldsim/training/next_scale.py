@@ -1,4 +1,4 @@
-"""Next-scale recipes: a bitwise tokenizer and a generator of its scales (seed 001)."""
+"""Next-scale recipes: a bitwise tokenizer and a generator of its scales ([VideoAR])."""
 
 from __future__ import annotations
 

@@ -49,19 +49,25 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="run folder: state, TensorBoard log, sample grids and the world itself",
     )
-    add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share (%(default)s)")
+    add("--minutes", type=MINUTES, default=150, help="wall clock that the stages share")
     recipes = f"{', '.join(recipe_names())}, or MODULE:NAME of your own"
     add("--recipe", help=f"{recipes} (default: small for a static scene, else latent-dynamics)")
     add("--size", type=frame_size, help="frame size HxW; must divide the dataset's (default: the dataset's)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe field: width=256")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a field of the recipe, e.g. width=256",
+    )
     add(
         "--stages",
         help="comma-separated stages of the recipe to run, e.g. scene,motion or dynamics (default: all)",
     )
     add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
     add("--resume", action="store_true", help="go on from the state in --out")
-    add("--seed", type=SEED, default=0, help="of all random numbers (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    add("--seed", type=SEED, default=0, help="random seed")
+    add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return options
 

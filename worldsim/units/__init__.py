@@ -1,4 +1,4 @@
-"""The tokens that are predicted in one autoregressive step: a frame, cubes, key frames, scales (seed 003)."""
+"""The tokens that are predicted in one autoregressive step: a frame, cubes, key frames, scales ([Units])."""
 
 from worldsim.units.cost import UnitCost, cost_of
 from worldsim.units.cube import CubeUnit, CubeUnitConfig

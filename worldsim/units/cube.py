@@ -1,4 +1,4 @@
-"""The unit of spatio-temporal cubes: a few frames, cut in time, rows and columns (seed 003, section 3.2)."""
+"""The unit of spatio-temporal cubes: a few frames, cut in time, rows and columns ([Units], section 3.2)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class CubeUnitConfig:
     frames: int = 2
     """Frames of the unit, T."""
     splits: tuple[int, int, int] = (1, 1, 1)
-    """Cubes along time, rows and columns: (2, 2, 2) is T/2 x h/2 x w/2 in the seed's notation."""
+    """Cubes along time, rows and columns: (2, 2, 2) is T/2 x h/2 x w/2 in the paper's notation."""
 
     @property
     def sizes(self) -> str:

@@ -1,4 +1,4 @@
-"""The unit of key and detail frames: sparse frames first, then those between them (seed 003, section 3.2)."""
+"""The unit of key and detail frames: sparse frames first, then those between them ([Units], section 3.2)."""
 
 from __future__ import annotations
 

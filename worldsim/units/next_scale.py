@@ -13,7 +13,7 @@ from worldsim.units.protocol import TokenForm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextScaleUnit:
-    """One frame, scale after scale, coarse to fine (next-scale prediction: VAR, Tian et al. 2024; seed 001).
+    """One frame, scale after scale, coarse to fine (next-scale prediction: VAR, Tian et al. 2024; [VideoAR]).
 
     Tokens are scale-major, then row-major. A token sees those of its own scale and of coarser ones.
     """

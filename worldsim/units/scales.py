@@ -1,4 +1,4 @@
-"""The unit of one frame in scales of continuous latents, resized coarse to fine (seed 003, section 3.2).
+"""The unit of one frame in scales of continuous latents, resized coarse to fine ([Units], section 3.2).
 
 The last scale is the latent itself; the coarser ones are averages of it and are stored nowhere. Bits have
 scales of their own, see ``next_scale``.

@@ -61,7 +61,7 @@ class ProgressReporter:
         self._printed_at, self._is_pending = time.monotonic(), False
         took = self._printed_at - self._began
         speed = (self._done - self._first) / max(took, 1e-9)
-        parts = [f"{self._title} {self._done / max(self._total, 1e-9):.0%}", f"{_clock(took)} gone"]
+        parts = [f"{self._title} {min(self._done / max(self._total, 1e-9), 1.0):.0%}", f"{_clock(took)} gone"]
         if speed > 0:
             parts.append(f"{_clock(max(0.0, self._total - self._done) / speed)} to go")
         print(", ".join(parts) + (f": {self._text}" if self._text else ""), file=sys.stderr, flush=True)

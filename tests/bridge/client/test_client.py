@@ -25,7 +25,7 @@ from worldsim.bridge.client import (
     pending_request,
 )
 from worldsim.controls import Control
-from worldsim.errors import BridgeError, ControlError, EngineError, WorldsimError
+from worldsim.errors import BridgeError, ControlError, DependencyError, EngineError, WorldsimError
 
 FORWARD = Control({"forward"})
 
@@ -46,6 +46,27 @@ def server(tmp_path: Path) -> Iterator[FakeServer]:
 def client(server: FakeServer) -> Iterator[Client]:
     with Client(server.address, timeout=20) as client:
         yield client
+
+
+@pytest.mark.parametrize("ask", ["step", "step_chunk", "step_many"])
+def test_jpeg_without_pillow_is_refused_before_a_step(
+    client: Client, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    session = client.open()
+    asked = {
+        "step": lambda: session.step(FORWARD, codec="jpeg"),
+        "step_chunk": lambda: session.step_chunk([FORWARD], codec="jpeg"),
+        "step_many": lambda: client.step_many({session: FORWARD}, codec="jpeg"),
+    }
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DependencyError, match="pip install pillow"):
+        asked[ask]()
+    assert session.step(FORWARD).seq == 1
+
+
+def test_an_unknown_codec_is_refused_at_once(client: Client) -> None:
+    with pytest.raises(BridgeError, match=r"did you mean .jpeg."):
+        client.open().step(FORWARD, codec="jpg")
 
 
 def test_what_a_server_tells_of_its_world(client: Client) -> None:
@@ -367,7 +388,7 @@ def test_a_server_may_come_back_and_nobody_notices(server: FakeServer) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    with pytest.raises(UnansweredError, match="hello"):
+    with pytest.raises(UnansweredError, match=r"hello to ipc:.*start `worldsim serve`"):
         Client(f"ipc://{tmp_path}/nobody", timeout=0.2)
     with pytest.raises(BridgeError, match="address"):
         Client("udp://nobody")

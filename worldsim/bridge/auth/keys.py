@@ -115,10 +115,10 @@ def read_clients(folder: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``worldsim keys new NAME --dir DIR``."""
-    parser = Parser(prog="worldsim keys", description=main.__doc__)
+    parser = Parser(prog="worldsim keys", description="Make keys for programs on other machines.")
     commands = parser.add_subparsers(dest="command", required=True)
     new = commands.add_parser("new", help="make a key pair for a client, and the server's if there is none")
-    new.add_argument("name", help="the client's")
+    new.add_argument("name", help="name of the client, e.g. laptop")
     new.add_argument(
         "--dir", type=Path, required=True, help="the folder that `worldsim serve --keys` is given"
     )
@@ -126,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_writable(arguments.dir)
     secret = add_client(arguments.dir, arguments.name)
-    print(f"{arguments.name} may come in. Its machine needs {arguments.dir / 'server.public'} and {secret};")
-    print(f"delete {secret} here once it is there. A server that runs lets it in at once.")
+    print(f"{arguments.name} is authorized, also by a server that runs already.")
+    print(f"Copy {arguments.dir / 'server.public'} and {secret} to its machine, then delete {secret} here.")
     return 0
 
 

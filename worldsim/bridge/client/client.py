@@ -12,15 +12,15 @@ import numpy as np
 
 from worldsim.bridge.client.batched_step import BatchedStep
 from worldsim.bridge.client.connection import ServerConnection
-from worldsim.bridge.client.errors import UnknownSessionError
+from worldsim.bridge.client.errors import UnansweredError, UnknownSessionError
 from worldsim.bridge.client.keys import ClientKeys
 from worldsim.bridge.client.local_address import check_owner, default_address
 from worldsim.bridge.client.session import RemoteSession, new_name
-from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step
+from worldsim.bridge.client.step import RemoteStep, checked_codec, checked_reply, read_step
 from worldsim.bridge.client.world import RemoteWorld
-from worldsim.bridge.wire.protocol import CODECS, Message, describe
+from worldsim.bridge.wire.protocol import Message, describe
 from worldsim.controls import Control, ControlLike, check_mapping
-from worldsim.errors import BridgeError, EngineError, nearest
+from worldsim.errors import BridgeError, EngineError
 
 __all__ = ["Client", "GivenFrames"]
 
@@ -69,6 +69,7 @@ class Client:
     Raises:
         BridgeError: no answer in time, a key that the server does not know, another version, or without keys
             a local server that is another user's.
+        DependencyError: the codec "jpeg", and no Pillow is installed.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Client:
         name: str = "python",
     ) -> None:
         self.address = address if "://" in address else default_address(address)
-        self.codec, self.timeout, self.name = _checked_codec(codec), timeout, name
+        self.codec, self.timeout, self.name = checked_codec(codec), timeout, name
         if keys is None:
             check_owner(self.address)
         self._sessions: dict[str, RemoteSession] = {}
@@ -149,7 +150,7 @@ class Client:
         self._check_may_block()
         check_mapping(controls)
         entries = {session: self.encode_control(control) for session, control in controls.items()}
-        failures = BatchedStep(self, entries, _checked_codec(codec or self.codec), deadline).step()
+        failures = BatchedStep(self, entries, checked_codec(codec or self.codec), deadline).step()
         for error in failures.values():
             raise error
         return {session: session.last for session in controls}
@@ -245,7 +246,11 @@ class Client:
 
     def _hello(self, lease: str | None) -> None:
         header = {"op": "hello", "client": self.name, "lease": lease}
-        hello = self.wait(self._connection.request(header, seconds=self.timeout, control=True)).header
+        try:
+            hello = self.wait(self._connection.request(header, seconds=self.timeout, control=True)).header
+        except UnansweredError as error:
+            remedy = "start `worldsim serve`, which prints its address"
+            raise UnansweredError(f"hello to {self.address}", self.timeout, remedy) from error
         self.world = RemoteWorld.read(hello)
         with checked_reply("hello"):
             self._connection.lease = hello["lease"]
@@ -287,9 +292,3 @@ class Client:
         parts = iter(range(len(sent)))
         entry = {name: None if a is None else describe(a, next(parts)) for name, a in arrays.items()}
         return entry, sent
-
-
-def _checked_codec(codec: str) -> str:
-    if codec not in CODECS:
-        raise BridgeError("a codec must be known", codec, nearest(codec, CODECS))
-    return codec

@@ -50,8 +50,8 @@ class OutOfOrderError(BridgeError):
 class UnansweredError(BridgeError):
     """No reply in time; ``Client.resume`` tells whether the request was executed."""
 
-    def __init__(self, what: str, seconds: float) -> None:
-        rule, remedy = f"a request must be answered within {seconds:g} s", "see whether the server runs"
+    def __init__(self, what: str, seconds: float, remedy: str = "see whether the server runs") -> None:
+        rule = f"a request must be answered within {seconds:g} s"
         super().__init__(rule, what, remedy, code="UNANSWERED")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from worldsim.bridge.client.errors import UnansweredError, UnknownSessionError, error_from_reply
 from worldsim.bridge.client.serial_queue import SerialQueue
-from worldsim.bridge.client.step import RemoteStep, checked_reply, read_step, read_steps
+from worldsim.bridge.client.step import RemoteStep, checked_codec, checked_reply, read_step, read_steps
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.wire.protocol import Message, describe
 from worldsim.controls import Control, ControlLike
@@ -115,7 +115,7 @@ class RemoteSession:
 
     @property
     def index(self) -> int:
-        """Frames since the session began, given ones included."""
+        """Number of the newest frame; 0 is the first of the given ones."""
         return self.last.index
 
     def step(
@@ -134,7 +134,8 @@ class RemoteSession:
         self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
     ) -> Future[RemoteStep]:
         """Asynchronous ``step``: return a future of the step."""
-        fields = {"control": self.client.encode_control(control), "codec": codec or self.client.codec}
+        chosen = checked_codec(codec or self.client.codec)
+        fields = {"control": self.client.encode_control(control), "codec": chosen}
         return self._request_step("step", fields, deadline)
 
     def step_chunk(
@@ -168,7 +169,7 @@ class RemoteSession:
     ) -> Future[list[RemoteStep]]:
         """Asynchronous ``step_chunk``: return a future of the steps."""
         self.check()
-        chosen = codec or self.client.codec
+        chosen = checked_codec(codec or self.client.codec)
         fields: dict[str, Any] = {"codec": chosen}
         fields["controls"] = [self.client.encode_control(control) for control in controls]
         if deadline is not None:

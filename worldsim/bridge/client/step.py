@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.bridge.wire.protocol import Code, Message, read_array
-from worldsim.errors import BridgeError, DependencyError, install
+from worldsim.bridge.wire.protocol import CODECS, Code, Message, read_array
+from worldsim.errors import BridgeError, DependencyError, install, nearest
 
-__all__ = ["RemoteStep", "checked_reply", "read_step", "read_steps"]
+__all__ = ["RemoteStep", "checked_codec", "checked_reply", "read_step", "read_steps"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +25,7 @@ class RemoteStep:
     seq: int
     """Number of steps, observed frames and rewinds taken."""
     index: int
-    """Frames since the session began, given ones included."""
+    """Number of the frame; 0 is the first of the frames that the session began with."""
     frame: np.ndarray | None
     """uint8 [H, W, 3]; None with the codecs "latent" and "none"."""
     latent: np.ndarray | None
@@ -33,13 +34,29 @@ class RemoteStep:
     """Camera-to-world, float64 [4, 4], metres; None where the world has no poses."""
     pose_given: bool
     reward: float
+    """Reward of this frame, as the world imagines the source's."""
     terminated: bool
+    """True if the episode ends with this frame, as the world imagines it."""
     uncertainty: float | None
     """Uncertainty in [0, 1]; None in a world without poses."""
     denoising_steps: int
     """Denoising passes spent on it, K; 0 where the frame was given."""
     known: bool = True
     """True if the world knows what is visible from the pose; also if the server is too old to tell."""
+
+
+def checked_codec(codec: str) -> str:
+    """Return ``codec``, checked before any request: a step that cannot be read has been taken all the same.
+
+    Raises:
+        BridgeError: an unknown codec. DependencyError: "jpeg", and no Pillow is installed.
+    """
+    if codec not in CODECS:
+        raise BridgeError("a codec must be known", codec, nearest(codec, CODECS))
+    if codec == "jpeg" and importlib.util.find_spec("PIL") is None:
+        remedy = install(package="pillow") + ", or ask for raw ones"
+        raise DependencyError("JPEG frames need Pillow", None, remedy)
+    return codec
 
 
 @contextlib.contextmanager
@@ -126,10 +143,6 @@ def _pose(numbers: Sequence[float] | None) -> np.ndarray | None:
 
 
 def _decode_jpeg(jpeg: Any) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "JPEG frames need Pillow", None, install(package="pillow") + ", or ask for raw ones"
-        ) from error
+    from PIL import Image
+
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))

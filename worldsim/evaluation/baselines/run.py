@@ -54,17 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim baseline", description="Train a recurrent baseline.")
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=KINDS, help="the architecture")
     parser.add_argument("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="for decoded frames")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="for decoded frames (default: beside the data)"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="file to write, e.g. runs/convlstm.safetensors"
     )
-    parser.add_argument("--minutes", type=MINUTES, default=60, help="of training (%(default)s)")
+    parser.add_argument("--minutes", type=MINUTES, default=60, help="wall clock of the training")
     parser.add_argument("--resume", action="store_true", help="train the baseline in that file further")
     parser.add_argument("--force", action="store_true", help="replace the baseline in that file")
-    parser.add_argument("--hidden", type=COUNT, default=48, help="channels of a layer (%(default)s)")
-    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
+    parser.add_argument("--hidden", type=COUNT, default=48, help="channels of a layer")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
     parser.add_argument("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 

@@ -80,16 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldsim train-idm", description="Train the inverse dynamics model of a source.")
     parser.add_argument("source", help="a source with camera poses, e.g. doom-maze")
     parser.add_argument("--out", type=Path, help="file (default: among the shipped ones)")
-    parser.add_argument(
-        "--frames", type=_FRAMES_PLAYED, default=200_000, help="real frames, 15 KB each (%(default)s)"
-    )
-    parser.add_argument(
-        "--minutes", type=MINUTES, default=40, help="of training, in processor time (%(default)s)"
-    )
+    parser.add_argument("--frames", type=_FRAMES_PLAYED, default=200_000, help="real frames, 15 KB each")
+    parser.add_argument("--minutes", type=MINUTES, default=40, help="processor time of the training")
     parser.add_argument("--resume", action="store_true", help="train the IDM in that file further")
     parser.add_argument("--force", action="store_true", help="replace the IDM in that file")
-    parser.add_argument("--seed", type=SEED, default=0, help="of all chance (%(default)s)")
-    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
+    parser.add_argument("--threads", type=THREADS, default=1, help="CPU threads")
     return parser
 
 

@@ -1,1 +1,1 @@
-"""Two-stage training of a generator: causal fine-tuning, then distribution matching (seed 003)."""
+"""Two-stage training of a generator: causal fine-tuning, then distribution matching ([Units])."""

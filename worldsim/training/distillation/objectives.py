@@ -1,4 +1,4 @@
-"""Objectives of the base, of causal fine-tuning (seed 003's stage 1) and of reward and end.
+"""Objectives of the base, of causal fine-tuning (stage 1 of [Units]) and of reward and end.
 
 Shapes: B clips, T frames, n tokens of a frame, C latent channels.
 """

@@ -1,4 +1,4 @@
-"""The recipe of prediction units: tokenizer, base, causal fine-tuning, Symmetric DMD (seed 003)."""
+"""The recipe of prediction units: tokenizer, base, causal fine-tuning, Symmetric DMD ([Units])."""
 
 from __future__ import annotations
 

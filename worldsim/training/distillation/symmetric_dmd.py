@@ -1,4 +1,4 @@
-"""Symmetric distribution matching distillation (seed 003, section 3.3; DMD2, Self-Forcing).
+"""Symmetric distribution matching distillation ([Units], section 3.3; DMD2, Self-Forcing).
 
 The generator imagines clips on itself, as in play. The real scorer, a frozen base with full attention, and
 the scorers of generated data predict them from the same noise; the generator follows the difference. The
@@ -35,7 +35,7 @@ DIRECTIONS: dict[ScorerName, tuple[Literal["full", "forward", "backward"], ...]]
     "backward": ("backward",),
     "symmetric": ("forward", "backward"),
 }
-"""Scorers of generated data, by the directions in which they look (seed 003, table 4)."""
+"""Scorers of generated data, by the directions in which they look ([Units], table 4)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
