@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from worldsim.context import Context
-from worldsim.controls import ControlLike, check_mapping
+from worldsim.controls import ControlLike, check_chunks, check_mapping
 from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.cpu_workers import CpuWorkers
 from worldsim.engine.latency_model import LatencyModel
@@ -182,6 +182,7 @@ class Engine(Synchronized):
         Where a unit has several frames it is imagined under all their controls, while ``step`` holds its one
         control for the whole unit. Errors are those of ``step``; the frames before an error stay.
         """
+        check_chunks(chunks)
         steps: dict[Session, list[Step]] = {session: [] for session in chunks}
         for t in range(max(map(len, chunks.values()), default=0)):
             now = {session: chunk[t] for session, chunk in chunks.items() if t < len(chunk)}
@@ -392,6 +393,6 @@ class Engine(Synchronized):
         return session
 
     def _check_open(self, session: Session) -> None:
-        if session.engine is not self or session.closed:
-            state = "closed" if session.closed else "of another engine"
+        if getattr(session, "engine", None) is not self or session.closed:
+            state = "closed" if getattr(session, "closed", False) else "of another engine, or none"
             raise EngineError("a session must be open and of this engine", state, "open or restore one")

@@ -97,6 +97,9 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
         EngineError: damaged, of another format, of other weights or another engine, or with parts that no
             session of this engine has.
     """
+    if not isinstance(blob, bytes | bytearray | memoryview):
+        rule, remedy = "a snapshot must be bytes", "give what Session.snapshot() returned"
+        raise EngineError(rule, type(blob).__name__, remedy)
     if len(blob) > schema.most_bytes:  # a checksum over megabytes would keep everybody waiting
         rule = f"a snapshot for this engine must have at most {schema.most_bytes} bytes"
         raise EngineError(rule, len(blob), "restore it in an engine of its own world and context")
