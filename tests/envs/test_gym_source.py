@@ -186,9 +186,8 @@ def test_parts_of_an_action_have_their_own_keys() -> None:
     assert (number, box.tolist()) == (2, [1])
     field = action_of("Field-v0", "axis2_minus")
     np.testing.assert_array_equal(field, [[0, 0], [-1, 0]])
-    assert make_source("gym:Named-v0").spec.control_space.keys == (
-        "arm_0_button_0", "arm_0_button_1", "move_action_1"
-    )  # fmt: skip
+    keys = make_source("gym:Named-v0").spec.control_space.keys
+    assert keys == ("move_action_0", "move_action_1", "arm_0_button_0", "arm_0_button_1")
 
 
 MODULE = """

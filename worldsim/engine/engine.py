@@ -83,7 +83,7 @@ class Engine(Synchronized):
         self._workers = CpuWorkers(world.device, world.spec.size, world.invariance)
         self._latency = LatencyModel(world.networks.sampler.allowed_steps)
         self._session_init = SessionInit(world, self.context)
-        self._schema = SnapshotSchema.of(world, self.context)
+        self.schema = SnapshotSchema.of(world, self.context)
         if self._buckets is not None:
             self._buckets.warm(self._denoising_steps)
 
@@ -253,7 +253,7 @@ class Engine(Synchronized):
                 that no session of this engine has, or no room.
         """
         self.scheduler.check()
-        snapshot = unpack(blob, self._schema, self.world)
+        snapshot = unpack(blob, self.schema, self.world)
         return self._add(snapshot.state, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:

@@ -123,6 +123,15 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
     return Snapshot(state, _step(tensors, header), header["seed"], header["start"])
 
 
+def is_restorable(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> bool:
+    """True unless ``unpack`` refuses a snapshot, as it does where a number of the session became NaN."""
+    try:
+        unpack(blob, schema, world)
+    except EngineError:
+        return False
+    return True
+
+
 def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a snapshot that is whole."""
     digest, body = blob[:_SUM], blob[_SUM:]
@@ -150,7 +159,7 @@ def _check_consistency(tensors: dict[str, Tensor], header: dict[str, Any], schem
         rule = f"a snapshot of this world must have {'a' if schema.has_poses else 'no'} pose"
         raise EngineError(rule, header["has_pose"])
     try:
-        camera.check_pose(tensors["poses"].numpy())
+        camera.check_pose(tensors["poses"].numpy(), 2 * camera.FARTHEST)  # keys lead on from there
     except CameraError as error:
         raise EngineError("a snapshot's poses must be rigid", str(error)[:120]) from error
 
