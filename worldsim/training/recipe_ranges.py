@@ -38,8 +38,10 @@ def check_recipe(recipe: Any) -> None:
         ConfigError: one is out of range.
     """
     for field in dataclasses.fields(recipe):
-        low, high = (0, 1e6) if field.name.endswith("_fraction") else RANGES.get(field.name, (None, None))
+        bounds = (0.0, 1e6) if field.name.endswith("_fraction") else RANGES.get(field.name)
         value = getattr(recipe, field.name)
-        if low is not None and isinstance(value, int | float) and not low <= value <= high:
-            rule = f"a recipe's {field.name} must be in {low:g}..{high:g}"
-            raise ConfigError(rule, value, f"choose --set {field.name}={max(low, min(high, value)):g}")
+        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
+            continue
+        rule = f"a recipe's {field.name} must be in {bounds[0]:g}..{bounds[1]:g}"
+        nearest = max(bounds[0], min(bounds[1], value))
+        raise ConfigError(rule, value, f"choose --set {field.name}={nearest:g}")
