@@ -45,6 +45,10 @@ class SkrlEnv(Wrapper):
         super().__init__(env)
         self._seen: tuple[Tensor, dict[str, Any]] | None = None
 
+    def __reduce__(self) -> tuple[type[SkrlEnv], tuple[Any]]:
+        """Pickle it as its environment, which is made anew."""
+        return type(self), (self._env,)
+
     @property
     def observation_space(self) -> spaces.Space[Any]:
         """Space of one episode."""

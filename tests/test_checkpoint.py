@@ -88,6 +88,25 @@ def test_an_old_world_outlives_a_failed_write(folder: Path, monkeypatch: pytest.
     assert load_world(folder).weights_sha256 == stored.weights_sha256
 
 
+@pytest.mark.parametrize("renames", [1, 2])
+def test_an_old_world_outlives_ctrl_c_while_it_is_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    stored, rename, done = load_world(folder), Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        done.append(target)
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_world(folder, stored.config, stored.networks, stored.starts, "# new")
+    assert load_world(folder).card == stored.card
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     damage(folder / name)

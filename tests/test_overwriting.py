@@ -12,13 +12,16 @@ from worldsim.errors import StorageError
 from worldsim.utils.run_command import run_command
 
 COMMANDS = {
-    "train": ("train x --data nowhere --out OUT", "OUT/state.safetensors"),
-    "train of the same name": ("train x --data nowhere --out OUT", "OUT/x/config.json"),
+    "train": ("train x --data nowhere --recipe small --out OUT", "OUT/state.safetensors"),
+    "train of the same name": ("train x --data nowhere --recipe small --out OUT", "OUT/x/config.json"),
     "baseline": ("baseline convlstm --data nowhere --out OUT/b.safetensors", "OUT/b.safetensors"),
     "train-idm": ("train-idm nothing --out OUT/j.safetensors", "OUT/j.safetensors"),
     "bench": ("bench step --world nowhere --out OUT/b.json", "OUT/b.json"),
     "eval": ("eval nowhere --out OUT", "OUT/index.html"),
     "videos": ("eval nowhere --videos OUT", "OUT/sheet.png"),
+    "dream-train": ("dream-train nowhere --minutes 1 --out OUT", "OUT/rounds.json"),
+    "compress": ("compress nowhere OUT/c --data nowhere", "OUT/c"),
+    "decompress": ("decompress nowhere nofile OUT/e.npz", "OUT/e.npz"),
     "play": ("play --world nowhere --headless --record OUT/w.mp4", "OUT/w.mp4"),
     "play's sheet": ("play --world nowhere --headless --record OUT/w.mp4", "OUT/w.png"),
 }
@@ -45,6 +48,8 @@ OUTPUTS = [line for name, (line, _) in COMMANDS.items() if " of " not in name] +
     "keys new robot --dir OUT",
     "record gym:tests.envs.pixel_env:Dots-v0 --frames 10 --out OUT",
     "play --world nowhere --headless --out-prefix OUT/play",
+    "play --world nowhere --headless --out-prefix OUT/",
+    "play --world nowhere --headless --force --out-prefix OUT/play",
 ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from worldsim.errors import CameraError
 
 __all__ = [
+    "FARTHEST",
     "Intrinsics",
     "check_pose",
     "compose",
@@ -34,6 +35,8 @@ __all__ = [
     "relative",
 ]
 
+FARTHEST = 1e9
+"""Metres from the origin at which poses end: beyond it float32 overflows in squares of squares."""
 _UPRIGHT = {
     "z": np.eye(4),
     "y": np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]),
@@ -123,13 +126,19 @@ def relative(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return compose(inverse(a), b)
 
 
-def check_pose(T: np.ndarray) -> np.ndarray:
+def check_pose(T: np.ndarray, farthest: float = FARTHEST) -> np.ndarray:
     """``T`` as ``float64 [..., 4, 4]``, checked to be rigid to 1e-4 (float32 poses pass).
 
     Raises:
-        CameraError: a wrong shape, NaN or infinity, a last row other than 0 0 0 1, or no rotation.
+        CameraError: a wrong shape, NaN or infinity, a last row other than 0 0 0 1, no rotation, or a place
+            more than ``farthest`` metres off.
     """
     pose = _checked(T, (4, 4), "a pose")
+    place = pose[..., :3, 3]
+    wrong = (np.abs(place) > farthest).any(-1)
+    if wrong.any():
+        rule = f"a pose must lie within {farthest:g} metres of the origin"
+        raise CameraError(rule, place[wrong][0].tolist(), "scale poses to metres")
     last, rotation = pose[..., 3, :], pose[..., :3, :3]
     wrong = (np.abs(last - (0, 0, 0, 1)) > 1e-6).any(-1)
     if wrong.any():

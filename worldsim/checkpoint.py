@@ -35,13 +35,13 @@ from worldsim.networks import Networks, NetworksConfig
 from worldsim.untrusted import build_checked, check_numbers, read_bounded, read_strip, sha256_of
 
 FORMAT = 8
-_SUMS = "SHA256SUMS"
+CHECKSUMS = "SHA256SUMS"
 _MIB = 2**20
 _LARGEST = {
     "config.json": _MIB,
     "starts.json": 256 * _MIB,
     "card.md": 16 * _MIB,
-    _SUMS: 16 * _MIB,
+    CHECKSUMS: 16 * _MIB,
     "weights.safetensors": 64 * 2**30,
 }
 """Bytes of each file at most."""
@@ -81,7 +81,7 @@ def find_world(name: str | os.PathLike[str]) -> Path:
     folder, shipped = Path(name), _shipped_folder()
     worlds = {path.parent.name: path.parent for path in shipped.glob("*/config.json")}
     # A folder that merely has a world's name, such as its data, is not meant.
-    if folder.is_dir() and ((folder / _SUMS).exists() or str(name) not in worlds):
+    if folder.is_dir() and ((folder / CHECKSUMS).exists() or str(name) not in worlds):
         return folder
     if str(name) not in worlds:
         raise CheckpointError(
@@ -101,6 +101,10 @@ def save_world(
         if folder.exists():
             folder.rename(old)
         building.rename(folder)
+    except BaseException:  # Ctrl-C, too
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -221,24 +225,24 @@ def _read_start(row: dict[str, Any], path: Path, source: SourceSpec) -> Context:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
 
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files in a world's folder."""
     lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
-    (folder / _SUMS).write_text("".join(lines))
+    (folder / CHECKSUMS).write_text("".join(lines))
 
 
 def _check_sums(folder: Path) -> None:
-    if not (folder / _SUMS).exists():
-        rule, remedy = f"a world's folder must hold {_SUMS}", "name a folder that `worldsim train` wrote"
+    if not (folder / CHECKSUMS).exists():
+        rule, remedy = f"a world's folder must hold {CHECKSUMS}", "name a folder that `worldsim train` wrote"
         raise CheckpointError(rule, str(folder), remedy)
-    lines = read_bounded(folder / _SUMS, _LARGEST[_SUMS]).decode().splitlines()
+    lines = read_bounded(folder / CHECKSUMS, _LARGEST[CHECKSUMS]).decode().splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*sums, *_NEEDED}):
         path = folder / name
         if not path.is_file() or sha256_of(path) != sums.get(name):
             state = "is damaged" if path.is_file() else "is missing"
-            rule, remedy = f"a world's files must match {_SUMS}", "check out or train the world again"
+            rule, remedy = f"a world's files must match {CHECKSUMS}", "check out or train the world again"
             raise CheckpointError(rule, f"{folder.name}/{name} {state}", remedy)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import worldsim
 from worldsim.errors import ConfigError
@@ -38,12 +41,27 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for a user's error, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 2 for a user's error, 130 for Ctrl-C or SIGTERM."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:
         _parser().print_help(sys.stderr)
         return 2
-    return run_command(lambda: _run(words))
+    with _sigterm_as_ctrl_c():
+        return run_command(lambda: _run(words))
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """End a command by SIGTERM as by Ctrl-C: it keeps what it has, and releases what it holds."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(words: list[str]) -> int:

@@ -42,6 +42,9 @@ class Context:
         if self.poses is not None:
             poses = _stacked(self.poses, "poses").astype(np.float64)
             set_field(self, "poses", poses[None] if poses.ndim == 2 else poses)
+        if hasattr(self.controls, "__array__"):
+            array = np.asarray(self.controls)  # a tensor's numbers; of objects, a list
+            set_field(self, "controls", array if array.dtype.kind in "biuf" else array.tolist())
         shape = self.frames.shape
         if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or shape[0] < 1:
             rule = "a context's frames must be uint8 [T, H, W, 3]"

@@ -16,7 +16,17 @@ import numpy as np
 from worldsim.action_box import MAX_ACTION, ActionBox, read_action
 from worldsim.errors import ControlError, nearest
 
-__all__ = ["MAX_ACTION", "MAX_PROMPT", "ActionBox", "Control", "ControlLike", "ControlSpace", "check_mapping"]
+__all__ = [
+    "MAX_ACTION",
+    "MAX_PROMPT",
+    "ActionBox",
+    "Control",
+    "ControlLike",
+    "ControlSpace",
+    "check_chunk",
+    "check_chunks",
+    "check_mapping",
+]
 
 MAX_PROMPT = 256
 """Characters of the longest prompt."""
@@ -322,6 +332,21 @@ def check_mapping(controls: Any) -> None:
         raise ControlError(rule, type(controls).__name__, remedy)
 
 
+def check_chunks(chunks: Any) -> None:
+    """Raises ControlError where chunks of many sessions are not given as session -> list of controls."""
+    check_mapping(chunks)
+    for chunk in chunks.values():
+        check_chunk(chunk)
+
+
+def check_chunk(chunk: Any) -> None:
+    """Raises ControlError where a chunk is not given as a list of controls."""
+    is_one = isinstance(chunk, str | Mapping | Control)
+    if is_one or not (hasattr(chunk, "__getitem__") and hasattr(chunk, "__len__")):
+        rule, remedy = "a chunk must be a list of controls, one a frame", 'write [{"forward"}, {"forward"}]'
+        raise ControlError(rule, chunk, remedy)
+
+
 def _numbers(given: Any) -> np.ndarray | None:
     """``given`` as an array of numbers; None where it holds something else."""
     try:
@@ -334,11 +359,10 @@ def _numbers(given: Any) -> np.ndarray | None:
 def _checked_keys(keys: Iterable[str]) -> frozenset[str]:
     if isinstance(keys, str):
         raise ControlError("keys must be a collection of names", keys, f"write keys={{{keys!r}}}")
-    if isinstance(keys, Mapping):
-        keys = [name for name, is_down in keys.items() if is_down]
     try:
-        names = frozenset(keys)
-    except TypeError as error:
+        held = [name for name, is_down in keys.items() if is_down] if isinstance(keys, Mapping) else keys
+        names = frozenset(held)
+    except (TypeError, ValueError) as error:  # an array is neither down nor up
         raise ControlError("keys must be a collection of names", keys) from error
     if not all(isinstance(name, str) for name in names):
         raise ControlError("keys must be names", names, "see ControlSpace.keys_of for arrays")

@@ -20,7 +20,7 @@ from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
 from worldsim.errors import ConfigError
 from worldsim.options import COUNT, DENOISING, FRAMES_PER_SECOND, SEED, TEMPERATURE, Number, Parser
-from worldsim.utils.output_paths import check_writable, claim_file, unused_paths
+from worldsim.utils.output_paths import claim_file, unused_paths
 from worldsim.utils.run_command import run_command
 
 if TYPE_CHECKING:
@@ -174,12 +174,16 @@ def _walk_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of a headless run's video and contact sheet. Existing files are kept unless --force is given."""
     if options.record:
         video, picture = options.record, options.record.with_suffix(".png")
+        if video == picture:
+            raise ConfigError("--record must name a video, not its contact sheet", str(video), "write .mp4")
         claim_file(picture, replace=options.force, parents=False)
         return video, picture
-    check_writable(Path(options.out_prefix).parent, parents=False)
     if options.force:
-        return Path(f"{options.out_prefix}.mp4"), Path(f"{options.out_prefix}.png")
-    video, picture = unused_paths(options.out_prefix, ".mp4", ".png")
+        video, picture = (Path(f"{options.out_prefix}{ending}") for ending in (".mp4", ".png"))
+    else:
+        video, picture = unused_paths(options.out_prefix, ".mp4", ".png")
+    for path in (video, picture):
+        claim_file(path, replace=options.force, parents=False)
     return video, picture
 
 

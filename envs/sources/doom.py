@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from worldsim.data.spec import SourceSpec, StaticSceneSpec
 from worldsim.envs.sources.source import Observation
 from worldsim.errors import DependencyError, SourceError, install
 from worldsim.pixels import resize_area
+from worldsim.utils.scratch_folder import ScratchFolder
 
 __all__ = ["DOOM_KEYS", "SCENARIOS", "DoomSource", "Scenario"]
 
@@ -174,9 +174,9 @@ class DoomSource:
         self.spec = native.at_size(size)
         self._has_depth = depth
         self._objects = self._scenario.objects if labels else {}
-        self._home = tempfile.mkdtemp(prefix="worldsim-doom-")
-        self._game = _start_game(self._scenario, depth, bool(self._objects), self._home)
-        self._finalizer = weakref.finalize(self, _stop_game, self._game, self._home)
+        scratch = ScratchFolder("doom")
+        self._game = _start_game(self._scenario, depth, bool(self._objects), str(scratch.path))
+        self._finalizer = weakref.finalize(self, _stop_game, self._game, scratch)
         self._walls: np.ndarray | None = None
         self._last: Observation | None = None
         self._tics = 0
@@ -315,9 +315,9 @@ def _tie_to_this_process(game: Any, engine: str, home: str) -> None:
         game.set_vizdoom_path(launcher)
 
 
-def _stop_game(game: Any, home: str) -> None:
+def _stop_game(game: Any, scratch: ScratchFolder) -> None:
     game.close()
-    shutil.rmtree(home, ignore_errors=True)
+    scratch.close()
 
 
 @contextlib.contextmanager

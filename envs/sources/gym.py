@@ -24,7 +24,8 @@ _DEFAULT_FPS = 30.0
 class GymSource:
     """The Gymnasium environment ``env_id``: its observation where that is an image, else what it renders.
 
-    Images are uint8, RGB [H, W, 3] or grey [H, W, 1] or [H, W]; grey ones are shown as RGB.
+    Images are uint8, RGB [H, W, 3] or grey [H, W, 1] or [H, W]; grey ones are shown as RGB. Observations with
+    colours first, [3, H, W] or [1, H, W], count where the environment renders nothing.
 
     Args:
         env_id: what ``gymnasium.make`` takes. Of "NAMESPACE/Name-v0" the installed package that registers it
@@ -81,13 +82,25 @@ class GymSource:
         return height, width
 
     def _pixels(self, observation: Any) -> np.ndarray:
-        pixels = observation if self._shows_pixels else self._env.render()
+        pixels = observation if self._shows_pixels else self._rendered(observation)
         if not (isinstance(pixels, np.ndarray) and _is_picture(pixels.shape, pixels.dtype)):
             kind = getattr(pixels, "shape", type(pixels).__name__)
             rule = "an environment must show uint8 [H, W, 3], [H, W, 1] or [H, W]"
             raise SourceError(rule, kind, "choose one that renders pixels")
         grey = pixels[..., None] if pixels.ndim == 2 else pixels
         return np.repeat(grey, 3, 2) if grey.shape[2] == 1 else pixels
+
+    def _rendered(self, observation: Any) -> Any:
+        """The environment's picture without its alpha; the observation, where that is all there is to see."""
+        if self._env.render_mode is None and _is_colours_first(self._env.observation_space):
+            return np.moveaxis(observation, 0, -1)
+        try:
+            pixels = self._env.render()
+        except Exception as error:  # a stranger's, of any kind
+            rule = "an environment must render pixels"
+            raise SourceError(rule, f"{type(error).__name__}: {error}"[:200], "choose another one") from error
+        is_rgba = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 4
+        return pixels[..., :3] if is_rgba else pixels
 
     def _frame(self, observation: Any) -> np.ndarray:
         pixels = self._pixels(observation)
@@ -99,21 +112,30 @@ class GymSource:
 
 
 def _make(env_id: str) -> gymnasium.Env[Any, Any]:
+    """The environment with frames to render, or as it is where it renders none."""
     import_environments(env_id)
+    rule = "an environment must be known to Gymnasium and render pixels"
     try:
-        return gymnasium.make(env_id, render_mode="rgb_array")
+        try:
+            return gymnasium.make(env_id, render_mode="rgb_array")
+        except (TypeError, ValueError, AssertionError):  # as strangers refuse a mode that they don't have
+            return gymnasium.make(env_id)
     except gymnasium.error.DependencyNotInstalled as error:
         # Not Gymnasium's own advice for Box2D: its extra brings pygame, which pygame-ce does not tolerate.
         remedy = install("box2d") if "Box2D" in str(error) else str(error)
         raise DependencyError(f"{env_id} needs a package that is missing", None, remedy) from error
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise SourceError(
-            "an environment must be known to Gymnasium and render pixels", env_id, str(error)
-        ) from error
+    except Exception as error:  # a stranger's, of any kind
+        raise SourceError(rule, env_id, f"{type(error).__name__}: {error}"[:400]) from error
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and _is_picture(space.shape, space.dtype)
+
+
+def _is_colours_first(space: spaces.Space[Any]) -> bool:
+    """True for images whose first axis holds colours."""
+    shape = space.shape or ()
+    return len(shape) == 3 and shape[0] in (1, 3) and _is_picture((*shape[1:], shape[0]), space.dtype)
 
 
 def _is_picture(shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> bool:

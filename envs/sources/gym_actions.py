@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +51,11 @@ def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
 
     A discrete action is a key; of several that are down, the first counts. No key is the action that does
     nothing, or action 0 where all do something. A continuous axis has a key for each end, a binary one a
-    key. Of several discrete actions that are taken at once, each is as if it were alone. Keys are ignored
-    where a control has a continuous action.
+    key. Of several discrete actions that are taken at once, each is as if it were alone. Spaces of more axes
+    are read in their order of memory. Keys are ignored where a control has a continuous action.
+
+    In a Tuple or Dict each part has its own keys, which begin with its number or name; there is no
+    continuous action.
 
     Raises:
         SourceError: another kind of action space, or an axis without bounds.
@@ -60,14 +64,49 @@ def make_action_map(env: gymnasium.Env[Any, Any], env_id: str) -> ActionMap:
     family = env_id.split("/")[-1].split(":")[-1].split("-")[0]
     if isinstance(space, spaces.Discrete):
         return _discrete(space, _action_names(env, family, int(space.n)))
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+    return _map_of(space, _AXIS_KEYS.get(family))
+
+
+def _map_of(space: spaces.Space[Any], names: tuple[tuple[str | None, str], ...] | None = None) -> ActionMap:
+    """The keys of a space; ``names`` are those of a box's axes."""
+    if isinstance(space, spaces.Discrete):
+        return _discrete(space, tuple(f"action_{i}" for i in range(int(space.n))))
+    if isinstance(space, spaces.MultiBinary):
         return _multi_binary(space)
     if isinstance(space, spaces.MultiDiscrete):
         return _multi_discrete(space)
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return _box(space, _AXIS_KEYS.get(family))
-    rule = "a source's actions must be Discrete, MultiBinary, MultiDiscrete or a one-dimensional Box"
+    if isinstance(space, spaces.Box):
+        return _box(space, names)
+    if isinstance(space, spaces.Tuple):
+        parts = {str(i): _map_of(part) for i, part in enumerate(space.spaces)}
+        return _joint(parts, lambda actions: tuple(actions.values()))
+    if isinstance(space, spaces.Dict):
+        return _joint({str(name): _map_of(part) for name, part in space.spaces.items()}, dict)
+    rule = "a source's actions must be Discrete, MultiBinary, MultiDiscrete, Box, or a Tuple or Dict of these"
     raise SourceError(rule, str(space), "wrap the environment")
+
+
+def _joint(parts: Mapping[str, ActionMap], pack: Callable[[dict[str, Any]], Any]) -> ActionMap:
+    """Keys of all parts, each after its part's name; ``pack`` makes an action of those of the parts."""
+    own = {name: {f"{name}_{key}": key for key in part.space.keys} for name, part in parts.items()}
+    combinations = [
+        tuple(f"{name}_{key}" for key in combo)
+        for name, part in parts.items()
+        for combo in part.space.discrete_actions
+    ]
+    across = _combinations([list(keys) for keys in own.values()])
+    control_space = ControlSpace(
+        keys=tuple(itertools.chain(*own.values())),
+        yaw=False,
+        pose=False,
+        discrete_actions=tuple(dict.fromkeys((*across, *combinations))),
+    )
+
+    def action(control: Control) -> Any:
+        down = {name: Control(keys[key] for key in keys if key in control.keys) for name, keys in own.items()}
+        return pack({name: part.action(down[name]) for name, part in parts.items()})
+
+    return ActionMap(control_space, action)
 
 
 def _discrete(space: spaces.Discrete, names: tuple[str, ...]) -> ActionMap:
@@ -87,13 +126,13 @@ def _discrete(space: spaces.Discrete, names: tuple[str, ...]) -> ActionMap:
 
 
 def _multi_binary(space: spaces.MultiBinary) -> ActionMap:
-    keys = tuple(f"button_{i}" for i in range(space.shape[0]))
+    keys = tuple(f"button_{i}" for i in range(math.prod(space.shape)))
     control_space = ControlSpace(
         keys=keys, yaw=False, pose=False, discrete_actions=((), *((key,) for key in keys))
     )
 
     def action(control: Control) -> Any:
-        return control_space.multi_hot(control).astype(space.dtype)
+        return control_space.multi_hot(control).astype(space.dtype).reshape(space.shape)
 
     return ActionMap(control_space, action)
 
@@ -114,7 +153,7 @@ def _multi_discrete(space: spaces.MultiDiscrete) -> ActionMap:
 
 
 def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) -> ActionMap:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise SourceError("a continuous action must have bounds", str(space), "wrap the environment")
     rest = np.clip(0.0, low, high)
@@ -129,13 +168,13 @@ def _box(space: spaces.Box, names: tuple[tuple[str | None, str], ...] | None) ->
 
     def action(control: Control) -> Any:
         if control.action is not None:
-            return np.clip(control.action, low, high).astype(space.dtype)
+            return np.clip(control.action, low, high).astype(space.dtype).reshape(space.shape)
         value = rest.copy()
         for key in ends:
             if key in control.keys:
                 axis, end = ends[key]
                 value[axis] += end - rest[axis]
-        return np.clip(value, low, high).astype(space.dtype)
+        return np.clip(value, low, high).astype(space.dtype).reshape(space.shape)
 
     control_space = ControlSpace(
         keys=tuple(ends),

@@ -25,6 +25,11 @@ _PACKAGES: dict[str, tuple[str, str]] = {
 }
 """Namespace, or family of names -> module that registers it, and the distribution that brings it."""
 
+_OTHERS = (
+    "gymnasium_robotics", "highway_env", "panda_gym", "flappy_bird_gymnasium", "vizdoom.gymnasium_wrapper"
+)  # fmt: skip
+"""Further modules that register environments under names without a namespace."""
+
 
 def import_environments(env_id: str) -> None:
     """Make ``env_id`` known to Gymnasium, where an installed package or a module registers it.
@@ -36,18 +41,41 @@ def import_environments(env_id: str) -> None:
     if ":" in env_id:
         _import_module(env_id.partition(":")[0])
         return
-    if env_id in gymnasium.registry:
-        return
     namespace, slash, name = env_id.rpartition("/")
-    family = namespace if slash else re.split(r"[-_]", name)[0]
+    if _is_registered(namespace or None, name):
+        return
+    family = namespace if slash else _family_of(name)
     module, package = _PACKAGES.get(family, (family, family))
     for candidate in _candidates(module) if slash or family in _PACKAGES else ():
-        if importlib.util.find_spec(candidate) is not None:
+        if _is_installed(candidate):
             _import(candidate)
             return
     if family in _PACKAGES:
         remedy = install("atari") if family == "ALE" else install(package=package)
         raise DependencyError(f"{env_id} needs the package {package}", None, remedy)
+    for other in dict.fromkeys((*(known for known, _ in _PACKAGES.values()), *_OTHERS)):
+        if not slash and not _is_registered(None, name) and _is_installed(other):
+            _import(other)
+
+
+def _is_registered(namespace: str | None, name: str) -> bool:
+    """True if Gymnasium knows an environment of this name, of whatever version."""
+    name = re.sub(r"-v\d+$", "", name)
+    return any((spec.namespace, spec.name) == (namespace, name) for spec in gymnasium.registry.values())
+
+
+def _family_of(name: str) -> str:
+    """Namespace that a name without one belongs to."""
+    if re.search(r"NoFrameskip-v\d+$|Deterministic-v\d+$|-ram", name):
+        return "ALE"  # its names of before it had a namespace
+    return re.split(r"[-_]", name)[0]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a part of a package that is not there, or does not import
+        return False
 
 
 def _candidates(namespace: str) -> Iterator[str]:
@@ -59,11 +87,7 @@ def _candidates(namespace: str) -> Iterator[str]:
 def _import_module(module: str) -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last: it shadows nothing that is installed
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
+    if not _is_installed(module):
         remedy = "install its package, or start where its file lies"
         raise SourceError("the module of an environment must be there", module, remedy)
     _import(module)

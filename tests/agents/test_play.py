@@ -80,6 +80,27 @@ def test_a_recording_that_is_named_replaces_nothing_unasked(
     assert (tmp_path / name).read_bytes() != b"kept"
 
 
+def test_places_that_cannot_be_written_are_told_before_the_walk(
+    world: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(play, "_load", None)  # nothing is walked
+    (tmp_path / "play.png").mkdir()
+    lines = {
+        "--out-prefix new/": "No such file",
+        "--out-prefix new/walk --force": "No such file",
+        "--force": "name of a folder",
+        "--record walk.png": "contact sheet",
+        "--record play.mp4": "name of a folder",
+    }
+    for line, told in lines.items():
+        assert play.main(["--headless", *line.split()]) == 2
+        assert told in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["play.png"]
+
+
 def test_headless_prints_exactly_one_json_line(
     world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

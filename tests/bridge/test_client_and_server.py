@@ -267,6 +267,10 @@ def test_names_of_keys_are_controls(client: Client) -> None:
         session.step({"forwrad"})
     with pytest.raises(ControlError, match=r"give \{session: Control"):
         client.step_many([session])  # type: ignore[arg-type]
+    with pytest.raises(ControlError, match="a list of controls"):
+        session.step_chunk("forward")
+    with pytest.raises(EngineError, match="a number or a Context"):
+        client.open(start="doom")  # type: ignore[arg-type]
 
 
 def test_given_frames_take_a_list_of_controls(client: Client, loaded: World) -> None:

@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.collectors import make_episode
+from tests.data.collectors import SPEC, make_episode
 from tests.data.test_dataset import write
 from worldsim.data.dataset import Dataset
+from worldsim.data.gather import gather
 from worldsim.data.parquet import read_table
+from worldsim.data.shards import Shard, write_shard
+from worldsim.data.video import CodecName
 from worldsim.errors import DataError
 
 INFO: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -111,3 +115,47 @@ def test_bits_flipped_in_a_table_change_no_value(root: Path) -> None:
         except DataError:
             noticed += 1
     assert noticed > 30
+
+
+@pytest.mark.parametrize("codec", ["lossless", "compact", "raw"])
+def test_bits_flipped_in_frames_are_noticed(tmp_path: Path, codec: CodecName) -> None:
+    shards = [Shard(tmp_path / "shards", number) for number in range(2)]
+    for shard in shards:
+        write_shard(shard, make_episode(shard.number), SPEC, codec)
+    gather(tmp_path, SPEC, shards)
+    path, chance = next(tmp_path.glob("frames/*/*" if codec == "raw" else "videos/*/*/*")), random.Random(3)
+    data = path.read_bytes()
+    read_all(tmp_path)
+    for _ in range(20):
+        bent = bytearray(data)
+        bit = chance.randrange(8 * 200, 8 * len(data))
+        bent[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bent)
+        with pytest.raises(DataError, match="as it was recorded"):
+            Dataset(tmp_path).episode(0)
+
+
+def test_raw_frames_of_another_size_are_one_error(tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "shards", 0)
+    write_shard(shard, make_episode(1), SPEC, "raw")
+    gather(tmp_path, SPEC, [shard])
+    path = next(tmp_path.glob("frames/*/*"))
+    np.save(path, np.load(path)[:, ::2])
+    with pytest.raises(DataError, match="frames must be"):
+        Dataset(tmp_path).episode(0)
+
+
+@pytest.mark.parametrize("told", [None, "x"])
+def test_a_checksum_that_is_none(root: Path, told: str | None) -> None:
+    """A dataset of before there were checksums is read; what is no number is refused."""
+    path = next(root.glob("meta/episodes/chunk-000/*.parquet"))
+    table = pq.read_table(path, partitioning=None)
+    at = table.column_names.index("videos/observation.image/crc32")
+    name, values = table.column_names[at], [told] * table.num_rows
+    odd = table.remove_column(at)
+    pq.write_table(odd if told is None else odd.append_column(name, pa.array(values)), path)
+    if told is None:
+        read_all(root)
+        return
+    with pytest.raises(DataError, match="where they lie"):
+        read_all(root)

@@ -176,3 +176,33 @@ def test_memory_that_cannot_be_put_costs_no_slot(world: World, monkeypatch: pyte
         assert engine.free == 1
         assert len(engine.step({first: Control(), second: Control()})) == 2
     assert engine.restore(blob).slot is not None
+
+
+@pytest.mark.parametrize("kind", ["world", "poseless"])
+def test_what_is_taken_stays_whole(kind: str, request: pytest.FixtureRequest) -> None:
+    """Huge numbers are refused, or the session that has them can be stepped and restored."""
+    world: World = request.getfixturevalue(kind)
+    engine = world.engine(2, denoising_steps=1)
+    session = engine.open(5)
+    session.step(control(0))
+    _, tensors = open_sealed(session.snapshot())
+    refused = 0
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        for value in (3e38, 1e18, -1e9):
+            huge = torch.full_like(tensor, value)
+            if name == "poses":
+                huge = tensor.clone()
+                huge[..., :3, 3] = value
+            try:
+                forged = engine.restore(resealed(session.snapshot(), **{name: huge}))
+            except EngineError:
+                refused += 1
+                continue
+            for number in range(3):
+                assert abs(forged.step(control(number)).reward) < float("inf")
+            engine_again = world.engine(1, denoising_steps=1)
+            assert engine_again.restore(forged.snapshot()).index == forged.index
+            forged.close()
+    assert refused > 4

@@ -14,6 +14,7 @@ from worldsim import camera
 from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.world import World, load
+from worldsim.errors import CameraError
 from worldsim.sampling.control_batch import ControlBatch
 
 HERE = camera.from_planar(2.0, 2.0, 1.3, 0.5)
@@ -32,7 +33,6 @@ def at(x: float, y: float, z: float = 1.3) -> np.ndarray:
 NONSENSE: dict[str, np.ndarray] = {
     "100 m off": at(100, 100),
     "a planet off": at(1e9, 0),
-    "beyond floats": at(1e300, -1e300),
     "above": at(2, 2, 20),
     "below": at(2, 2, -3),
     "world to camera": camera.inverse(HERE),
@@ -70,6 +70,38 @@ def test_a_pose_on_the_map_is_known(world: World, name: str) -> None:
 def test_without_a_static_scene_jumps_and_tilts_are_not_known(placeless: World, name: str) -> None:
     step = placeless.engine(1).open(3, 0).step(Control(pose=NONSENSE[name]))
     assert (step.known, step.uncertainty) == (False, 1.0)
+
+
+@pytest.mark.parametrize("x", [1e10, 1e19, 1e300])
+@pytest.mark.parametrize("kind", ["world", "placeless"])
+def test_a_pose_beyond_numbers_is_refused(kind: str, x: float, request: pytest.FixtureRequest) -> None:
+    one: World = request.getfixturevalue(kind)
+    engine, far, context = one.engine(1), at(x, -x), given(one)
+    with pytest.raises(CameraError, match="within 1e"):
+        engine.open(0, Context(context.frames, context.controls, np.stack([far] * 3)))
+    session = engine.open(0, 0)
+    with pytest.raises(CameraError, match="within 1e"):
+        session.step(far)
+    with pytest.raises(CameraError, match="within 1e"):
+        session.observe(context.frames[0], far)
+    assert session.max_rewind == 0
+
+
+@pytest.mark.parametrize("take", ["step", "observe", "context"])
+def test_a_session_at_the_farthest_pose_stays_whole(world: World, placeless: World, take: str) -> None:
+    for one in (world, placeless):
+        engine, far, context = one.engine(2), at(1e9, -1e9), given(one)
+        start = Context(context.frames[:1], poses=far) if take == "context" else 0
+        session = engine.open(0, start)
+        if take != "context":
+            step = session.step(far) if take == "step" else session.observe(context.frames[0], far)
+            assert not step.known
+        for _ in range(3):
+            step = session.step({"forward"})
+        assert step.pose is not None
+        assert np.isfinite([*step.pose.ravel(), step.reward, step.uncertainty]).all()
+        again = engine.restore(session.snapshot())
+        np.testing.assert_array_equal(again.step().frame, session.step().frame)
 
 
 def test_without_a_static_scene_usual_steps_are_known(placeless: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
@@ -59,6 +60,15 @@ def test_a_world_that_was_not_loaded_from_files_is_not_pickled(tmp_path: Path) -
         pickle.dumps(world)
 
 
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_engines_and_sessions_are_not_pickled(tmp_path: Path, copied: Callable[[object], object]) -> None:
+    world = load(lively_world(tmp_path), "cpu")
+    engine = world.engine(1)
+    for one in (engine, engine.open(), world.batch(1)):
+        with pytest.raises(EngineError, match=r"stay in its process.*Session\.snapshot"):
+            copied(one)
+
+
 def test_a_pickled_environment_goes_the_same_ways(tmp_path: Path) -> None:
     env = gymnasium.make(ID, world=str(lively_world(tmp_path)), device="cpu")
     env.reset(seed=1)
@@ -67,3 +77,9 @@ def test_a_pickled_environment_goes_the_same_ways(tmp_path: Path) -> None:
     for one, other in zip(env.reset(seed=3), twin.reset(seed=3), strict=True):
         np.testing.assert_equal(one, other)
     np.testing.assert_array_equal(env.step(1)[0], twin.step(1)[0])
+
+
+def test_a_folder_that_is_no_world_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "rglob", None)  # it may be the whole disk
+    with pytest.raises(CheckpointError, match="must hold SHA256SUMS"):
+        load(tmp_path, "cpu")

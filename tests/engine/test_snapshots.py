@@ -116,3 +116,9 @@ def test_a_blob_that_is_too_large_is_refused_before_it_is_read(
     monkeypatch.setattr(hashlib, "sha256", lambda data: pytest.fail("nothing is summed up"))
     with pytest.raises(EngineError, match="at most"):
         engine.restore(bytes(64 * 2**20))
+
+
+@pytest.mark.parametrize("blob", [None, "abc", 3])
+def test_what_is_no_bytes_is_refused(world: World, blob: object) -> None:
+    with pytest.raises(EngineError, match="must be bytes"):
+        world.engine(1).restore(blob)  # type: ignore[arg-type]

@@ -74,6 +74,63 @@ class FlatDotsEnv(DotsEnv):
         return super()._draw()[..., 0]
 
 
+class MuteDotsEnv(DotsEnv):
+    """The same without anything to render: it takes no mode."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class StrictDotsEnv(DotsEnv):
+    """The same with a window alone; it refuses other modes as Gymnasium's template does."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human"]}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        assert render_mode is None or render_mode in self.metadata["render_modes"]
+        super().__init__(render_mode)
+
+
+class ColoursFirstEnv(MuteDotsEnv):
+    """The same as networks take it."""
+
+    observation_space = spaces.Box(0, 255, (3, 24, 32), np.uint8)
+
+    def _draw(self) -> np.ndarray:
+        return np.moveaxis(super()._draw(), -1, 0)
+
+
+class AlphaDotsEnv(RenderedDotsEnv):
+    """Rendered with an alpha."""
+
+    def render(self) -> np.ndarray:
+        return np.concatenate([super().render(), np.full((24, 32, 1), 255, np.uint8)], 2)
+
+
+class DarkEnv(RenderedDotsEnv):
+    """Renders nothing, although it takes the mode."""
+
+    def render(self) -> np.ndarray:
+        raise NotImplementedError
+
+
+class AnyActionEnv(DotsEnv):
+    """Takes any action that is one of its space's."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        return super().step(1)
+
+
+ACTIONS = {
+    "Keypad": spaces.MultiBinary((2, 3)),
+    "Field": spaces.Box(-1, 1, (2, 2)),
+    "Pair": spaces.Tuple((spaces.Discrete(3), spaces.Box(0, 1, (1,)))),
+    "Named": spaces.Dict(move=spaces.Discrete(2, start=3), arm=spaces.Tuple((spaces.MultiBinary(2),))),
+}
+
 if "Dots-v0" not in gymnasium.registry:
     gymnasium.register("Dots-v0", DotsEnv, max_episode_steps=40, disable_env_checker=True)
     gymnasium.register("RenderedDots-v0", RenderedDotsEnv, max_episode_steps=40, disable_env_checker=True)
@@ -110,4 +167,11 @@ if "Dots-v0" not in gymnasium.registry:
         kwargs={"actions": spaces.Box(-np.inf, np.inf, (1,))},
         disable_env_checker=True,
     )
+    for name, env in (
+        ("Mute", MuteDotsEnv), ("Strict", StrictDotsEnv), ("ColoursFirst", ColoursFirstEnv),
+        ("Alpha", AlphaDotsEnv), ("Dark", DarkEnv),
+    ):  # fmt: skip
+        gymnasium.register(f"{name}-v0", env, max_episode_steps=40, disable_env_checker=True)
+    for name, actions in ACTIONS.items():
+        gymnasium.register(f"{name}-v0", AnyActionEnv, kwargs={"actions": actions}, disable_env_checker=True)
     gymnasium.register("Words-v0", DotsEnv, kwargs={"actions": spaces.Text(3)}, disable_env_checker=True)

@@ -161,6 +161,35 @@ def test_grey_frames_are_shown_as_rgb(name: str) -> None:
         assert frame.max() == 255 or size
 
 
+@pytest.mark.parametrize("name", ["Mute", "Strict", "ColoursFirst", "Alpha"])
+def test_pixels_are_found_however_they_are_shown(name: str) -> None:
+    source, plain = make_source(f"gym:{name}-v0"), make_source(DOTS)
+    assert source.spec.size == (24, 32)
+    np.testing.assert_array_equal(source.reset(3).frame, plain.reset(3).frame)
+
+
+@pytest.mark.parametrize("name", pixel_env.ACTIONS)
+def test_every_combination_of_joint_and_shaped_spaces_is_an_action(name: str) -> None:
+    source = make_source(f"gym:{name}-v0")
+    space = source.spec.control_space
+    assert len(set(space.discrete_actions)) == len(space.discrete_actions) > len(space.keys) > 1
+    source.reset(0)
+    for number in range(len(space.discrete_actions)):
+        source.step(space.from_discrete(number))
+    if space.action is not None:
+        source.step(Control(action=space.action.sample(np.random.default_rng(0))))
+
+
+def test_parts_of_an_action_have_their_own_keys() -> None:
+    pair = make_action_map(pixel_env.gymnasium.make("Pair-v0"), "Pair-v0")
+    number, box = pair.action(Control({"0_action_2", "1_axis0_plus"}))
+    assert (number, box.tolist()) == (2, [1])
+    field = action_of("Field-v0", "axis2_minus")
+    np.testing.assert_array_equal(field, [[0, 0], [-1, 0]])
+    keys = make_source("gym:Named-v0").spec.control_space.keys
+    assert keys == ("move_action_0", "move_action_1", "arm_0_button_0", "arm_0_button_1")
+
+
 MODULE = """
 import gymnasium
 from tests.envs.pixel_env import DotsEnv
@@ -186,6 +215,20 @@ def test_a_namespace_finds_its_package(tmp_path: Path, monkeypatch: pytest.Monke
     assert make_source("gym:DotLand/Dots-v0").spec.size == (24, 32)
 
 
+@pytest.mark.parametrize("known", ["_PACKAGES", "_OTHERS"])
+def test_a_name_without_a_namespace_finds_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    package = f"dots_pack{known.lower()}"
+    (tmp_path / f"{package}.py").write_text(MODULE.format(name=f"PlainDots{known}-v0"))
+    listed = {"x": (package, "x")} if known == "_PACKAGES" else ("no_such.part", package)
+    monkeypatch.setattr(gym_packages, known, listed)
+    if known == "_OTHERS":
+        monkeypatch.setattr(gym_packages, "_PACKAGES", {})
+    assert make_source(f"gym:PlainDots{known}-v0").spec.size == (24, 32)
+
+
 def test_a_known_namespace_without_its_package_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym_packages._PACKAGES, "Nowhere", ("no_such_package", "no-such-package"))
     for env_id in ("Nowhere/Thing-v0", "Nowhere-Thing-v0"):
@@ -197,6 +240,9 @@ def test_a_known_namespace_without_its_package_has_a_remedy(monkeypatch: pytest.
     ("module", "name", "size"),
     [
         ("ale_py", "gym:ALE/Pong-v5", (210, 160)),
+        ("ale_py", "gym:PongNoFrameskip-v4", (210, 160)),
+        ("ale_py", "gym:Breakout-v4", (210, 160)),
+        ("vizdoom", "gym:VizdoomBasic-v1", (240, 320)),
         ("minigrid", "gym:MiniGrid-Empty-5x5-v0", (160, 160)),
         ("minigrid", "gym:BabyAI-GoToRedBall-v0", (256, 256)),
     ],
@@ -223,6 +269,7 @@ def test_an_axis_that_starts_at_its_rest_has_one_key() -> None:
         ("gym:Boundless-v0", "bounds"),
         ("gym:NoSuchThing-v0", "known to Gymnasium"),
         ("gym:FrozenDots-v0", "known to Gymnasium"),
+        ("gym:Dark-v0", "must render pixels"),
         ("doom-mace", "did you mean 'doom-maze'"),
     ],
 )

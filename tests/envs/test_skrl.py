@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,3 +87,11 @@ def test_what_it_cannot_take() -> None:
     for kind in ("multi_binary", "dict"):
         with pytest.raises(ConfigError, match="discrete or box"):
             SkrlEnv(make_vector(actions=kind))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))])
+def test_a_copy_is_made_anew(tiny_loaded: World, copied: Callable[[SkrlEnv], SkrlEnv]) -> None:
+    envs = SkrlEnv(ImaginedVectorEnv(2, world=tiny_loaded, denoising_steps=1))
+    again = copied(envs)
+    assert again.num_envs == 2
+    assert torch.equal(again.reset(seed=3)[0], envs.reset(seed=3)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.tiny_moving import moving_world
 from worldsim.controls import Control
 from worldsim.engine.world import World, load
-from worldsim.errors import ConfigError
+from worldsim.errors import ConfigError, StorageError
 from worldsim.evaluation import calibrate
 from worldsim.evaluation.episode_lengths import EpisodeStart
 
@@ -35,6 +36,47 @@ def test_the_gain_that_makes_lengths_alike_is_found(world: World, monkeypatch: p
     assert gain == pytest.approx(1.25, rel=0.05)
     assert ratio == pytest.approx(1, rel=0.05)
     assert world.networks.config.noise_gain == gain
+
+
+def calibrated(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line, with a fit that takes no time."""
+    monkeypatch.setattr(calibrate, "ClipStore", lambda *_: None)
+    monkeypatch.setattr(calibrate, "recorded_starts", lambda *_: [])
+    monkeypatch.setattr(calibrate, "fit_noise_gain", lambda *_: (1.25, 1.0))
+    assert world.origin is not None
+    return [world.origin, "--data", "nowhere"]
+
+
+def test_the_command_writes_the_gain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = calibrated(world, monkeypatch)
+    assert calibrate.main(line) == 0
+    assert load(line[0]).networks.config.noise_gain == 1.25
+
+
+def test_a_world_that_cannot_be_written_is_told_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = calibrated(world, monkeypatch)
+
+    def refuse(path: Path) -> None:
+        raise StorageError.of(OSError(errno.EROFS, "Read-only file system"), path)
+
+    monkeypatch.setattr(calibrate, "check_writable", refuse)
+    monkeypatch.setattr(calibrate, "fit_noise_gain", None)  # nothing is measured
+    with pytest.raises(StorageError, match="Read-only"):
+        calibrate.main(line)
+
+
+def test_a_gain_is_told_even_if_it_cannot_be_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = calibrated(world, monkeypatch)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(calibrate, "save_world", full)
+    with pytest.raises(OSError, match="No space"):
+        calibrate.main(line)
+    assert "noise gain 1.250" in capsys.readouterr().out
 
 
 def test_the_gain_changes_sampled_frames_and_nothing_given(world: World) -> None:

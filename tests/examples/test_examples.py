@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tests.source_tree import ROOT
 from tests.tiny import lively_world
+from worldsim import camera
 from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.data.dataset import Dataset
 from worldsim.engine import load
@@ -64,6 +66,7 @@ EXAMPLE_BRANCH = "branch"
 EXAMPLE_GIVEN = "given_frames"
 EXAMPLE_REMOTE = "remote_client"
 EXAMPLE_GAME = "own_game"
+EXAMPLE_DREAM = "dream_data"
 
 
 @pytest.mark.slow
@@ -140,3 +143,34 @@ def test_an_own_game_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert record([f"gym:{EXAMPLE_GAME}:FallingBlocks-v0", *arguments]) == 0
     assert sum(episode.length for episode in Dataset(out).episodes) >= 200
     assert Dataset(out).spec.control_space.keys == ("left", "right")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # a program that starts another one
+@pytest.mark.parametrize("poses", [True, False])
+def test_dreams_become_a_dataset(tmp_path: Path, poses: bool) -> None:
+    world = lively_world(tmp_path, "w", tokenizer="history" if poses else "frame", poses=poses)
+    script, out = str(EXAMPLES / f"{EXAMPLE_DREAM}.py"), tmp_path / "dream"
+    done = run(script, "--world", str(world), "--frames", "60", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert ("2 paths of 8 frames, 100% known" in done.stdout) == poses
+    dataset, loaded = Dataset(out), load(world, "cpu")
+    assert dataset.spec == loaded.spec
+    episode = dataset.episode(1)
+    session = loaded.engine(1, rewind_frames=0).open(episode.seed)
+    for frame, control in zip(episode.frames, episode.controls, strict=True):
+        np.testing.assert_array_equal(frame, session.frame)
+        session.step(control)
+
+
+def test_frames_along_paths_are_those_of_single_sessions(folder: Path) -> None:
+    world = load(folder, "cpu")
+    paths = np.stack(
+        [np.stack([camera.from_planar(2, 2, 1.3, turn) for turn in (0.1 * i, i)]) for i in (1, 2)]
+    )
+    frames, known = example(EXAMPLE_DREAM).frames_along(world, paths)
+    assert known.all()
+    for number, path in enumerate(paths):
+        session = world.engine(1).open(number, 0)
+        for frame, pose in zip(frames[number], path, strict=True):
+            np.testing.assert_array_equal(frame, session.step(pose).frame)

@@ -15,6 +15,7 @@ from worldsim import camera
 from worldsim.data.clips import ClipStore
 from worldsim.networks import Networks
 from worldsim.sampling.flow import sample_flow_times
+from worldsim.sampling.uncertainty import frame_contrast
 from worldsim.tokenizer.protocol import PreviousFrame
 from worldsim.training.batch import TrainingBatch
 from worldsim.training.losses import reconstruction_loss
@@ -242,6 +243,9 @@ def test_the_reconstruction_loss_asks_for_sharp_edges() -> None:
     blurred = edge.clone()
     blurred[..., 3], blurred[..., 4] = 0.3, 0.7
     assert reconstruction_loss(edge, edge) == 0
+    for line in (edge[..., 4:5], edge[..., :1, :]):  # one pixel wide or high
+        assert 0 < reconstruction_loss(line, torch.zeros_like(line)) < float("inf")
+        assert frame_contrast(line).tolist() == [0.0] * len(line)
     flat = edge + (blurred - edge).abs().mean()  # as wrong on average, but as sharp
     assert reconstruction_loss(blurred, edge) > reconstruction_loss(flat, edge) > 0
 

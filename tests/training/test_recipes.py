@@ -16,6 +16,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError, DataError
 from worldsim.networks import Networks
 from worldsim.training.plan import prepare_scene
+from worldsim.training.recipe_ranges import check_recipe
 from worldsim.training.recipes import Recipe, default_recipe, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.starts import choose_starts
@@ -35,6 +36,16 @@ def test_recipes_grow() -> None:
     assert sizes["small"] < 8e6
     assert sizes["large"] > 5e7
     assert 5e6 < sizes["latent-dynamics"] < sizes["latent-dynamics-gpu"] < 2e7  # which shall fit 40 MB
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_number_of_a_recipe_has_a_range(name: str) -> None:
+    recipe = recipe_of(name)
+    check_recipe(recipe)
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        if type(getattr(recipe, field.name)) in (int, float):
+            with pytest.raises(ConfigError, match=field.name):
+                check_recipe(dataclasses.replace(recipe, **{field.name: -1}))  # type: ignore[type-var]
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

@@ -24,9 +24,11 @@ from worldsim.bridge.router import Router
 from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.bridge.server.status_page import StatusPage
 from worldsim.bridge.wire.protocol import ClientLimits, control_address
+from worldsim.checkpoint import find_world
 from worldsim.engine.engine import Engine
 from worldsim.engine.world import load
 from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Number, Parser
+from worldsim.utils.output_paths import check_writable
 
 __all__ = ["main"]
 
@@ -65,6 +67,9 @@ def _serve_one(args: argparse.Namespace) -> int:
 
 
 def _serve_replicas(args: argparse.Namespace) -> int:
+    find_world(args.world)  # now, before each replica finds out for itself
+    if args.journal is not None:
+        check_writable(args.journal)
     with (
         _stop_requested() as stop_requested,
         Router(
@@ -85,11 +90,11 @@ def _serve_replicas(args: argparse.Namespace) -> int:
         where = f"{router.address} and {control_address(router.address)}"
         _freeze_garbage()
         print(f"serving {Path(args.world).name} at {where}, {args.replicas} replicas", flush=True)
-        while not stop_requested.wait(0.2) and router.alive:
+        while not stop_requested.wait(0.2) and router.alive and not router.pool.hopeless:
             pass
         if page is not None:
             page.close()
-    return 0 if router.fault is None else 1
+    return 0 if router.fault is None and not router.pool.hopeless else 1
 
 
 def _raise_descriptor_limit() -> None:

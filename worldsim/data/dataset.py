@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from worldsim.data.meta import EpisodeRow, read_episodes, read_info
 from worldsim.data.parquet import read_table
 from worldsim.data.raw import read_raw
 from worldsim.data.rows import from_rows, poses_of
+from worldsim.data.shards import checksum
 from worldsim.data.video import decode
 from worldsim.errors import DataError
 
@@ -63,6 +65,9 @@ class Dataset:
         for row in self._rows:
             self._first_rows.setdefault(row.data_file, row.first_row)
         self._data_file = functools.lru_cache(maxsize=1)(lambda file: read_table(self.layout.data(file)))
+        self._lock = Lock()
+        self._whole: set[Path] = set()
+        """Files of frames whose checksums were found right."""
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -107,7 +112,13 @@ class Dataset:
         if not self.is_raw:
             raise DataError("only raw frames can be mapped", str(self.layout.root), "read them with frames()")
         row = self._row(index)
-        return read_raw(self.layout.raw(row.video_file), row.length)
+        path = self.layout.raw(row.video_file)
+        frames = read_raw(path, row.length)
+        if frames.shape[1:] != (*self.spec.size, 3):
+            rule = f"frames must be {self.spec.size[0]} x {self.spec.size[1]}"
+            raise DataError(rule, f"{path}: {list(frames.shape)}", "record it again")
+        self._check_file(path, row)
+        return frames
 
     def poses(self) -> np.ndarray:
         """``float64 [N, 4, 4]``: the poses of all frames, in order. Raises DataError where there are none."""
@@ -117,11 +128,31 @@ class Dataset:
 
     def _decoded(self, row: EpisodeRow) -> Iterator[np.ndarray]:
         path = self.layout.video(row.video_file)
+        self._check_file(path, row)
         for frame in decode(path, row.first_frame, row.length, self.spec.fps):
             if frame.shape != (*self.spec.size, 3):
                 rule = f"frames must be {self.spec.size[0]} x {self.spec.size[1]}"
                 raise DataError(rule, f"{path}: {list(frame.shape)}", "record it again")
             yield frame
+
+    def _check_file(self, path: Path, row: EpisodeRow) -> None:
+        """Check a file of frames against its checksum, the first time it is read.
+
+        Raises:
+            DataError: it was changed since it was recorded.
+        """
+        with self._lock:
+            if row.checksum is None or path in self._whole:
+                return
+            try:
+                found = checksum(path)
+            except OSError as error:
+                raise DataError("a file of frames must be readable", str(path), str(error)) from error
+            if found != row.checksum:
+                rule = "a file of frames must be as it was recorded"
+                remedy = "put a copy in its place, or record it again"
+                raise DataError(rule, f"{path}: CRC-32 {found:08x}, not {row.checksum:08x}", remedy)
+            self._whole.add(path)
 
     def _row(self, index: int) -> EpisodeRow:
         if not 0 <= index < len(self._rows):

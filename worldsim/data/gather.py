@@ -20,7 +20,7 @@ from worldsim.data.layout import DATA_FILE_MB, VIDEO_FILE_MB, Layout
 from worldsim.data.meta import EpisodeRow, read_episodes, write_episodes, write_info, write_stats
 from worldsim.data.parquet import join_tables, read_table, write_table
 from worldsim.data.rows import embedded_stats, tasks_of
-from worldsim.data.shards import Shard, publish
+from worldsim.data.shards import Shard, checksum, publish
 from worldsim.data.spec import SourceSpec
 from worldsim.data.stats import of_values
 from worldsim.data.video import join
@@ -62,6 +62,7 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
     data_files = _write_data(layout, numbered, known[-1].data_file + 1 if known else 0)
     is_raw, file = shards[0].is_raw, known[-1].video_file + 1 if known else 0
     videos = _link_raw(layout, shards, file) if is_raw else _write_videos(layout, spec, shards, tables, file)
+    sums = _checksums(layout, {file for file, _ in videos}, is_raw)
     rows = [
         EpisodeRow(
             index=shard.number,
@@ -72,6 +73,7 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
             video_file=video_file,
             first_frame=first_frame,
             meta_file=known[-1].meta_file + 1 if known else 0,
+            checksum=sums[video_file],
         )
         for shard, table, first_row, data_file, (video_file, first_frame) in zip(
             shards, tables, first_rows, data_files, videos, strict=True
@@ -85,6 +87,14 @@ def _add(layout: Layout, spec: SourceSpec, known: list[EpisodeRow], shards: list
     tasks = [[texts[number] for number in np.unique(table["task_index"].to_numpy())] for table in tables]
     write_episodes(layout, spec, rows, found, tasks, is_raw)
     return rows
+
+
+def _checksums(layout: Layout, files: set[int], is_raw: bool) -> dict[int, int]:
+    """The checksum of each file of frames."""
+    order = sorted(files)
+    paths = [layout.raw(file) if is_raw else layout.video(file) for file in order]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(order, pool.map(checksum, paths), strict=True))
 
 
 def _with_index(table: Any, first: int) -> Any:

@@ -34,6 +34,8 @@ __all__ = ["EpisodeRow", "Info", "read_episodes", "read_info", "write_episodes",
 
 _LARGEST, _MOST = 2**24, 2**40
 _REMEDY = "record it again, or put a copy in its place"
+_CHECKSUM = "crc32"
+"""Column of the checksum of a file of frames; LeRobot has none."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class EpisodeRow:
     """Its first frame in that file."""
     meta_file: int
     """The file of this row itself."""
+    checksum: int | None = None
+    """CRC-32 of the file of its frames; None in datasets of before there was one."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ def _to_rows(table: Any, meta_file: int, where: str) -> list[EpisodeRow]:
             video_file=file_of(row, where),
             first_frame=operator.index(row[f"{where}/from_frame"]),
             meta_file=meta_file,
+            checksum=None if (told := row.get(f"{where}/{_CHECKSUM}")) is None else operator.index(told),
         )
         for row in table.select(names).to_pylist()
     ]
@@ -224,6 +229,7 @@ def _location_columns(spec: SourceSpec, rows: list[EpisodeRow], where: str) -> d
             for k in chunk_location(0)
         },
         **{f"{where}/{k}": [chunk_location(row.video_file)[k] for row in rows] for k in chunk_location(0)},
+        f"{where}/{_CHECKSUM}": [row.checksum for row in rows],
         f"{where}/from_frame": [row.first_frame for row in rows],
         f"{where}/from_timestamp": [row.first_frame / spec.fps for row in rows],
         f"{where}/to_timestamp": [(row.first_frame + row.length) / spec.fps for row in rows],

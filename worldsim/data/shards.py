@@ -7,6 +7,7 @@ crash at any moment leaves whole shards and at most some files to sweep up.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from worldsim.data.rows import to_rows
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName, encode
 
-__all__ = ["Shard", "find_shards", "publish", "sweep", "write_shard"]
+__all__ = ["Shard", "checksum", "find_shards", "publish", "sweep", "write_shard"]
 
 _TEMPORARY = ".tmp"
+_PART = 2**20
+"""Bytes of a file that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ def sweep(folder: Path) -> None:
     for path in folder.glob("*"):
         if path.suffix == _TEMPORARY or (path.suffix in (".mp4", ".npy") and path not in whole):
             path.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file. Several threads may compute some at once."""
+    value = 0
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            value = zlib.crc32(part, value)
+    return value
 
 
 def publish(path: Path, write: Callable[[Path], None]) -> None:

@@ -18,6 +18,7 @@ from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.cpu_workers import CpuWorkers
 from worldsim.engine.cuda_graphs import Work, captured
+from worldsim.engine.in_process import InProcess
 from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.session_init import SessionInit, check_temperature, context_length
 from worldsim.engine.stepper import Stepper
@@ -28,7 +29,7 @@ from worldsim.sampling.protocol import check_denoising_steps
 from worldsim.sampling.world_state import WorldState, empty_state
 
 
-class WorldBatch:
+class WorldBatch(InProcess):
     """``count`` worlds side by side; see ``World.batch``.
 
     The same seed, start and controls give the frames of a session of an ``Engine``, on a CPU to the bit.

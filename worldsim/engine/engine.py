@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from worldsim.context import Context
-from worldsim.controls import ControlLike, check_mapping
+from worldsim.controls import ControlLike, check_chunks, check_mapping
 from worldsim.engine.buckets import Buckets, wants_buckets
 from worldsim.engine.cpu_workers import CpuWorkers
 from worldsim.engine.latency_model import LatencyModel
@@ -83,7 +83,7 @@ class Engine(Synchronized):
         self._workers = CpuWorkers(world.device, world.spec.size, world.invariance)
         self._latency = LatencyModel(world.networks.sampler.allowed_steps)
         self._session_init = SessionInit(world, self.context)
-        self._schema = SnapshotSchema.of(world, self.context)
+        self.schema = SnapshotSchema.of(world, self.context)
         if self._buckets is not None:
             self._buckets.warm(self._denoising_steps)
 
@@ -182,6 +182,7 @@ class Engine(Synchronized):
         Where a unit has several frames it is imagined under all their controls, while ``step`` holds its one
         control for the whole unit. Errors are those of ``step``; the frames before an error stay.
         """
+        check_chunks(chunks)
         steps: dict[Session, list[Step]] = {session: [] for session in chunks}
         for t in range(max(map(len, chunks.values()), default=0)):
             now = {session: chunk[t] for session, chunk in chunks.items() if t < len(chunk)}
@@ -252,7 +253,7 @@ class Engine(Synchronized):
                 that no session of this engine has, or no room.
         """
         self.scheduler.check()
-        snapshot = unpack(blob, self._schema, self.world)
+        snapshot = unpack(blob, self.schema, self.world)
         return self._add(snapshot.state, seed=snapshot.seed, start=snapshot.start, step=snapshot.step)
 
     def undo(self, session: Session, undone: Sequence[Undo]) -> Step:
@@ -392,6 +393,6 @@ class Engine(Synchronized):
         return session
 
     def _check_open(self, session: Session) -> None:
-        if session.engine is not self or session.closed:
-            state = "closed" if session.closed else "of another engine"
+        if getattr(session, "engine", None) is not self or session.closed:
+            state = "closed" if getattr(session, "closed", False) else "of another engine, or none"
             raise EngineError("a session must be open and of this engine", state, "open or restore one")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from threading import RLock
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from worldsim.controls import ControlLike
+from worldsim.engine.in_process import InProcess
 from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.step import Step
@@ -57,7 +58,7 @@ class SessionHost(Protocol):
         """Free a session's room."""
 
 
-class Session:
+class Session(InProcess):
     """One imagined world: a handle on its state in an engine.
 
     Made by ``Engine.open``, ``Session.fork`` and ``Engine.restore``. ``step`` imagines the next frame; to
@@ -71,6 +72,8 @@ class Session:
         last: the newest ``Step``; right after ``Engine.open`` that of the last given frame.
         closed: True after ``close``.
     """
+
+    copying_remedy: ClassVar[str] = "send Session.snapshot(), or copy it by fork()"
 
     def __init__(
         self,

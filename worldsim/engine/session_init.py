@@ -56,6 +56,14 @@ def check_temperature(value: float) -> float:
     return value
 
 
+def _start_number(start: object) -> int:
+    try:
+        return operator.index(start)  # type: ignore[arg-type]
+    except TypeError as error:
+        rule, remedy = "a start must be a number or a Context", "write Context(frames, controls, poses)"
+        raise EngineError(rule, type(start).__name__, remedy) from error
+
+
 class SessionInit:
     """Makes the initial states of sessions of ``world``, with a context of ``length`` units.
 
@@ -80,7 +88,7 @@ class SessionInit:
             self._check_columns(start)
             number, context = None, start.fitted(self.world.spec.control_space)
         else:
-            number = self.pick_start(seed) if start is None else operator.index(start)
+            number = self.pick_start(seed) if start is None else _start_number(start)
             context = self._start(number)
         self._check(context)
         return number, context

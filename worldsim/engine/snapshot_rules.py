@@ -32,6 +32,8 @@ _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 """Number types that stand for each other: a session may go on in an engine of another one."""
 _REMEDY = "take the snapshot again with Session.snapshot()"
 ANY = (-math.inf, math.inf)
+_FINITE_SQUARES = (-1e18, 1e18)
+"""Range of narrow floats: networks square them, which must not overflow."""
 MAX_TEMPERATURE = 10.0
 """Highest temperature of a session; above it frames are noise."""
 
@@ -89,9 +91,13 @@ class Rule:
 def rules_like(tensors: Mapping[str, Tensor]) -> dict[str, Rule]:
     """Rules for the tensors of a state, from those of a fresh one of one row."""
     return {
-        name: Rule(tensor.dtype, (tuple(tensor.shape),), RANGES.get(name, ANY))
+        name: Rule(tensor.dtype, (tuple(tensor.shape),), RANGES.get(name, _default_range(tensor.dtype)))
         for name, tensor in tensors.items()
     }
+
+
+def _default_range(dtype: torch.dtype) -> tuple[float, float]:
+    return _FINITE_SQUARES if dtype in _NARROW else ANY
 
 
 def check_tensors(tensors: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> dict[str, Tensor]:

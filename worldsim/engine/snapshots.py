@@ -97,6 +97,9 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
         EngineError: damaged, of another format, of other weights or another engine, or with parts that no
             session of this engine has.
     """
+    if not isinstance(blob, bytes | bytearray | memoryview):
+        rule, remedy = "a snapshot must be bytes", "give what Session.snapshot() returned"
+        raise EngineError(rule, type(blob).__name__, remedy)
     if len(blob) > schema.most_bytes:  # a checksum over megabytes would keep everybody waiting
         rule = f"a snapshot for this engine must have at most {schema.most_bytes} bytes"
         raise EngineError(rule, len(blob), "restore it in an engine of its own world and context")
@@ -118,6 +121,15 @@ def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
     _check_consistency(tensors, header, schema)
     state = _state(tensors, world, schema.context)
     return Snapshot(state, _step(tensors, header), header["seed"], header["start"])
+
+
+def is_restorable(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> bool:
+    """True unless ``unpack`` refuses a snapshot, as it does where a number of the session became NaN."""
+    try:
+        unpack(blob, schema, world)
+    except EngineError:
+        return False
+    return True
 
 
 def _read(blob: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -147,7 +159,7 @@ def _check_consistency(tensors: dict[str, Tensor], header: dict[str, Any], schem
         rule = f"a snapshot of this world must have {'a' if schema.has_poses else 'no'} pose"
         raise EngineError(rule, header["has_pose"])
     try:
-        camera.check_pose(tensors["poses"].numpy())
+        camera.check_pose(tensors["poses"].numpy(), 2 * camera.FARTHEST)  # keys lead on from there
     except CameraError as error:
         raise EngineError("a snapshot's poses must be rigid", str(error)[:120]) from error
 

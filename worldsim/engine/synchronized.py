@@ -7,10 +7,11 @@ from functools import wraps
 from threading import RLock
 from typing import Any, TypeVar
 
+from worldsim.engine.in_process import InProcess
 from worldsim.utils.threads import call_after_fork
 
 
-class Synchronized:
+class Synchronized(InProcess):
     """Base of classes whose methods named by ``synchronized`` exclude each other."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from worldsim.checkpoint import StoredWorld, find_world, load_world
+from worldsim.checkpoint import CHECKSUMS, StoredWorld, find_world, load_world
 from worldsim.context import Context
 from worldsim.engine.batch import WorldBatch
 from worldsim.engine.engine import Engine
@@ -164,7 +164,8 @@ _loaded: WeakValueDictionary[tuple[object, ...], World] = WeakValueDictionary()
 
 def _files_of(folder: Path) -> tuple[object, ...]:
     """The state of a world's files: another one after any was written."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    is_world = (folder / CHECKSUMS).is_file()  # of any other folder, which may be large, nothing is read
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if is_world else []
     stats = [(str(path), path.stat()) for path in paths]
     return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 

@@ -26,6 +26,7 @@ from worldsim.evaluation.episode_lengths import (
     imagined_lengths,
 )
 from worldsim.options import COUNT, SEED, THREADS, Parser
+from worldsim.utils.output_paths import check_writable
 from worldsim.utils.progress import ProgressReporter
 
 __all__ = ["fit_noise_gain", "main", "recorded_starts"]
@@ -42,14 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     folder, world = find_world(args.world), load(args.world, args.device)
+    check_writable(folder.absolute().parent)  # where the new world is built
     starts = recorded_starts(ClipStore(args.data, world.spec.size, "held_out"), args.episodes)
     with ProgressReporter("calibrating", 1.0) as reporter:
         gain, ratio = fit_noise_gain(world, starts, args.seed, reporter.update)
+    told = f"noise gain {gain:.3f}: imagined over recorded length {ratio:.2f} in {len(starts)} episodes"
+    print(told, flush=True)  # first: it is told even if it cannot be saved
     stored = load_world(folder)
     networks = replace(stored.config.networks, noise_gain=gain)
     config = replace(stored.config, networks=networks)
     save_world(folder, config, stored.networks, stored.starts, stored.card)
-    print(f"noise gain {gain:.3f}: imagined over recorded length {ratio:.2f} in {len(starts)} episodes")
     return 0
 
 

@@ -54,6 +54,8 @@ def gradient(frames: np.ndarray) -> np.ndarray:
     In grey levels (0 to 255) per pixel; brightness is the mean of the channels.
     """
     grey = np.asarray(frames).mean(-1, dtype=np.float32)
+    if min(grey.shape[-2:]) < 2:
+        return np.zeros(grey.shape[:-2])
     across = grey[..., :-1, 1:] - grey[..., :-1, :-1]
     down = grey[..., 1:, :-1] - grey[..., :-1, :-1]
     return np.hypot(across, down).mean((-2, -1), dtype=np.float64)

@@ -21,7 +21,8 @@ def frame_uncertainty(
     looks the same from elsewhere. Equals 0.5 at 1 m of pose uncertainty and ``typical_contrast``; grows with
     the square root of the distance.
     """
-    if library.accepts(frame, prior.warped_rgb, prior.warp_confidence):
+    has_slopes = min(frame.shape[-2:]) > 1
+    if has_slopes and library.accepts(frame, prior.warped_rgb, prior.warp_confidence):
         off, believed, contrast = image_ops.warp_statistics(
             frame, prior.warped_rgb, prior.warp_confidence
         ).unbind(1)
@@ -36,7 +37,9 @@ def frame_uncertainty(
 
 
 def frame_contrast(frame: Tensor) -> Tensor:
-    """Mean length of the brightness gradient [B] of frames [B, 3, H, W]."""
+    """Mean length of the brightness gradient [B] of frames [B, 3, H, W]; 0 for lines of pixels."""
+    if min(frame.shape[-2:]) < 2:
+        return frame.float().new_zeros(len(frame))
     grey = frame.float().mean(1)
     across, down = grey[:, :-1].diff(dim=2), grey.diff(dim=1)[:, :, :-1]
     return _mean((across.square() + down.square()).sqrt())

@@ -26,6 +26,7 @@ from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
 from worldsim.training.imagination import action_psnr_gap
 from worldsim.training.parallel import Group, process_group
 from worldsim.training.protocol import TrainingRecipe
+from worldsim.training.recipe_ranges import check_recipe
 from worldsim.training.recipes import default_recipe, measure_contrast, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
 from worldsim.training.stage import Logs, Stage
@@ -81,12 +82,15 @@ def main(argv: list[str]) -> int:
 
 def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     """``main`` in one of the processes that train together."""
+    if Path(args.name).name != args.name:
+        raise ConfigError("a world's name must be that of one folder", args.name, "choose the place by --out")
+    chosen = args.recipe or default_recipe(Dataset(args.data).spec)
+    recipe = configs.override(recipe_of(chosen), dict(pair.partition("=")[::2] for pair in args.set))
+    check_recipe(recipe)
     if group.is_first:
         claim_folder(args.out, (STATE, args.name), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
-    chosen = args.recipe or default_recipe(Dataset(args.data).spec)
-    recipe = configs.override(recipe_of(chosen), dict(pair.partition("=")[::2] for pair in args.set))
     splits: tuple[Split, Split] = ("train", "held_out")
     clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
     starts = choose_starts(held_out)

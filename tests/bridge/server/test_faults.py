@@ -22,6 +22,7 @@ from worldsim.bridge.server import io_loop as io_loop_module
 from worldsim.bridge.server import replies
 from worldsim.bridge.server import server as server_module
 from worldsim.bridge.server.server import Server, ServerOptions
+from worldsim.engine.session import Session
 from worldsim.engine.world import World, load
 from worldsim.errors import BridgeError
 
@@ -221,6 +222,31 @@ def test_a_pause_longer_than_the_ttl_takes_no_lease(
         for client, session in zip(clients, sessions, strict=True):
             assert client.ask("step", session=session, seq=1)["ok"]
             client.close()
+
+
+def test_a_session_whose_snapshot_is_broken_does_not_keep_a_server_from_starting(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replayed from where it began instead."""
+    options = ServerOptions(address=f"ipc://{tmp_path}/s", journal=tmp_path / "state")
+    true, broken = Session.snapshot, []
+
+    def nan(session: Session) -> bytes:
+        broken.append(session)
+        return resealed(true(session), reward=float("nan"))
+
+    with Server(world.engine(slots=SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES), options) as server:
+        client = ScriptedClient(server.address)
+        session = client.open()
+        monkeypatch.setattr(Session, "snapshot", nan)
+        assert server._batcher._manager.journal is not None
+        server._batcher._manager.journal.snapshot_interval = 4
+        for seq in range(1, 9):
+            reply = client.fetch("step", session=session, seq=seq)
+    assert broken
+    with Server(world.engine(slots=SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES), options):
+        assert client.fetch("step", session=session, seq=8).payloads == reply.payloads
+        client.close()
 
 
 def test_a_journal_of_other_arithmetic_is_refused(

@@ -9,6 +9,7 @@ import pytest
 from tests.bridge.scripted_client import ScriptedClient
 from tests.bridge.server_process import ServerProcess
 from worldsim import cli
+from worldsim.bridge.router import engine_process
 from worldsim.testing import tiny_world
 
 
@@ -41,6 +42,10 @@ def test_sigterm_ends_it_in_order(world: Path, tmp_path: Path) -> None:
         (["--bind", "ipc:///nowhere/s"], "free and well-formed"),
         (["--slots", "0"], "slots >= 1"),
         (["--keys", "/nowhere"], "a key must be a file"),
+        (["--journal", "/proc/x"], "/proc/x"),
+        (["--journal", "/proc/x", "--replicas", "2"], "/proc/x"),
+        (["--context", "1"], "context must be at least 2"),
+        (["--unit", "nonsense"], "a unit must be"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(
@@ -51,3 +56,19 @@ def test_what_cannot_be_served_is_one_line(
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err.splitlines()[-1]
+
+
+def test_replicas_of_no_world_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "nowhere", "--replicas", "2", "--bind", f"ipc://{tmp_path}/s"]) == 2
+    assert "a world must be a shipped name or a folder" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_replicas_that_do_not_start_end_the_command(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_process, "_START", "raise SystemExit(3)")
+    monkeypatch.setattr(engine_process, "_RESTART_SECONDS", 0.01)
+    assert cli.main(["serve", str(world), "--replicas", "2", "--bind", f"ipc://{tmp_path}/s"]) == 2
+    assert "replicas must start" in capsys.readouterr().err.splitlines()[-1]

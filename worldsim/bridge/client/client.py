@@ -128,6 +128,9 @@ class Client:
         if start is None or isinstance(start, int | np.integer):
             number = None if start is None else int(start)
             return self._begin({**fields, "start": number}, (), seed=int(seed), start=number)
+        if not hasattr(start, "frames"):
+            rule, remedy = "a start must be a number or a Context", "write Context(frames, controls, poses)"
+            raise EngineError(rule, type(start).__name__, remedy)
         context, payloads = self._encode_context(start)
         return self._begin({**fields, "context": context}, payloads, seed=int(seed))
 
@@ -219,7 +222,7 @@ class Client:
 
     def encode_frame(self, frame: np.ndarray) -> np.ndarray:
         """Return a read-only copy of a real frame. EngineError if the world does not take it."""
-        shape = (*self.world.size, 3)
+        shape, frame = (*self.world.size, 3), np.asarray(frame)
         if frame.shape != shape or frame.dtype != np.uint8:
             rule = f"a frame must be uint8 {list(shape)}"
             raise EngineError(rule, f"{frame.dtype} {list(frame.shape)}", "resize it")

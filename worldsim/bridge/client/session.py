@@ -15,7 +15,7 @@ from worldsim.bridge.client.serial_queue import SerialQueue
 from worldsim.bridge.client.step import RemoteStep, checked_codec, checked_reply, read_step, read_steps
 from worldsim.bridge.client.world import RemoteWorld
 from worldsim.bridge.wire.protocol import Message, describe
-from worldsim.controls import Control, ControlLike
+from worldsim.controls import Control, ControlLike, check_chunk
 from worldsim.errors import BridgeError
 
 __all__ = ["RemoteSession", "Requester", "new_name"]
@@ -169,6 +169,7 @@ class RemoteSession:
     ) -> Future[list[RemoteStep]]:
         """Asynchronous ``step_chunk``: return a future of the steps."""
         self.check()
+        check_chunk(controls)
         chosen = checked_codec(codec or self.client.codec)
         fields: dict[str, Any] = {"codec": chosen}
         fields["controls"] = [self.client.encode_control(control) for control in controls]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from worldsim.bridge.server.leases import Lease
 from worldsim.bridge.server.sockets import Sockets
 from worldsim.bridge.wire.protocol import Code, Message
 from worldsim.errors import BridgeError
+from worldsim.utils.scratch_folder import ScratchFolder
 
 __all__ = ["CREATING_OPS", "EnginePool", "Placement"]
 
@@ -52,14 +52,14 @@ class EnginePool:
     def __init__(
         self, command_lines: Sequence[Sequence[str]], journal: Path | None, sockets: Sockets
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="worldsim-")
+        self._folder = ScratchFolder("router")
         self._context: zmq.Context[Any] = zmq.Context()
         self._sockets = sockets
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[EngineProcess, ReplyHandler]] = {}
         self._own_lease = Lease(secrets.token_hex(16), "", "router", 0.0)
         self.placements: dict[str, Placement] = {}
-        folder = Path(self._folder.name)
+        folder = self._folder.path
         self.engines = [
             EngineProcess(number, line, folder, journal and journal / f"replica-{number}", self._context)
             for number, line in enumerate(command_lines)
@@ -76,6 +76,11 @@ class EnginePool:
     def complete(self) -> bool:
         """True if no engine is starting or failing over: all sessions are known."""
         return bool(self.ready) and all(engine.ready or engine.given_up for engine in self.engines)
+
+    @property
+    def hopeless(self) -> bool:
+        """True if every engine failed to start too often."""
+        return all(engine.given_up for engine in self.engines)
 
     @property
     def waiting(self) -> int:
@@ -212,7 +217,7 @@ class EnginePool:
         for engine in self.engines:
             engine.close()
         self._context.term()
-        self._folder.cleanup()
+        self._folder.close()
 
     def _watch(self, engine: EngineProcess) -> None:
         for socket in (engine.data, engine.control):

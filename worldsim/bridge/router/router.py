@@ -106,9 +106,14 @@ class Router:
         self.metrics.add_gauge("waiting_requests", "Requests on their way.", lambda: self.pool.waiting)
 
     def await_replicas(self, stop_requested: threading.Event) -> None:
-        """Block until all engines are ready, or a stop is requested."""
+        """Block until all engines are ready, or a stop is requested.
+
+        Raises:
+            BridgeError: none of them starts.
+        """
         while not (stop_requested.wait(0.1) or self.ended.is_set() or self.pool.complete):
-            pass
+            if self.pool.hopeless:
+                raise BridgeError("replicas must start", None, "see their errors above")
 
     def stop(self) -> None:
         """Drain, answer pending requests, and end the engines. Stopping twice is fine."""

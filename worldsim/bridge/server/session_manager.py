@@ -28,6 +28,7 @@ from worldsim.bridge.server.tasks import (
 from worldsim.bridge.wire.protocol import Code
 from worldsim.engine.engine import Engine
 from worldsim.engine.session import Session
+from worldsim.engine.snapshots import is_restorable
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
@@ -119,7 +120,9 @@ class SessionManager:
         for name in names:
             hosted = self.sessions.get(name)
             if hosted is not None and self.journal.due(name):
-                self.journal.snapshot(name, hosted.session.snapshot())
+                blob = hosted.session.snapshot()
+                if is_restorable(blob, self.engine.schema, self.engine.world):
+                    self.journal.snapshot(name, blob)
                 taken += 1
                 if taken == _SNAPSHOTS_PER_TURN:
                     return

@@ -28,6 +28,7 @@ INLINE float hsum(vector value) {
 }
 
 typedef int32_t ivector __attribute__((vector_size(VECTOR)));
+typedef uint32_t uvector __attribute__((vector_size(VECTOR)));
 
 INLINE vector splat(float value) { return value - (vector){0}; }
 INLINE vector vselect(ivector mask, vector a, vector b) {
@@ -47,12 +48,13 @@ INLINE float lerp(float a, float b, float share) { return a + share * (b - a); }
 /* Adding this rounds numbers below 2^22 to whole ones: no bits are left behind the point. */
 #define ROUNDING 12582912.0f
 INLINE vector vround(vector x) { return (x + ROUNDING) - ROUNDING; }
-INLINE ivector to_int(vector x) { return (ivector)(x + ROUNDING) - 0x4b400000; }
+/* In unsigned numbers, which wrap: what is far out of range, or NaN, becomes some whole number. */
+INLINE ivector to_int(vector x) { return (ivector)((uvector)(x + ROUNDING) - 0x4b400000u); }
 
 /* sin(pi t) and cos(pi t), to 1e-7: series on half a turn. */
 INLINE void sincospi_v(vector t, vector *sine, vector *cosine) {
     vector x = (t - vround(t)) * 3.14159265358979f, x2 = x * x;
-    ivector odd = to_int(t) << 31; /* every other half turn has the other sign */
+    ivector odd = (ivector)((uvector)to_int(t) << 31); /* every other half turn has the other sign */
     vector s = 1.0f / 362880 - x2 / 39916800, c = 1.0f / 40320 + x2 * (x2 / 479001600 - 1.0f / 3628800);
     s = x * (1 + x2 * (-1.0f / 6 + x2 * (1.0f / 120 + x2 * (-1.0f / 5040 + x2 * s))));
     c = 1 + x2 * (-0.5f + x2 * (1.0f / 24 + x2 * (-1.0f / 720 + x2 * c)));
@@ -74,7 +76,7 @@ INLINE vector vexp(vector x) {
     vector n = vround(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vector p = 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
     p = 1 + r * (1 + r * (0.5f + r * (1.0f / 6 + r * p)));
-    return p * (vector)((to_int(n) + 127) << 23);
+    return p * (vector)(((uvector)to_int(n) + 127u) << 23);
 }
 
 INLINE vector sigmoid(vector x) { return 1 / (1 + vexp(-x)); }
