@@ -211,9 +211,10 @@ class IoLoop:
 
     def _hand_on(self) -> None:
         """Hand on some of the admitted requests."""
+        work = self._refuse_draining if self.draining else self._handler.on_request
         for _ in range(min(len(self._unread), _REQUESTS_PER_TURN)):
             message = self._unread.popleft()
-            if not self._handle(message, self._take):
+            if not self._handle(message, work):
                 self.finish(message.connection, message.envelope.session)
         self._handler.on_turn()
 
@@ -235,9 +236,8 @@ class IoLoop:
             self._metrics.count_error(Code.INTERNAL)
         return False
 
-    def _take(self, message: IncomingMessage) -> None:
+    def _refuse_draining(self, _: IncomingMessage) -> None:
         self.check_not_draining()
-        self._handler.on_request(message)
 
     def _admit(self, message: IncomingMessage) -> None:
         """Open a message; answer a control request, queue any other."""
@@ -249,7 +249,8 @@ class IoLoop:
                 raise BridgeError("a control request has no payloads", len(message.payloads))
             self._handler.on_control(message)
             return
-        self.check_not_draining()
+        if self.draining:
+            self.check_not_draining()
         self._check_queue(connection, session)
         self._reserve_memory(message)
         connection.start_request(session)
