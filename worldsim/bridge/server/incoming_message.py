@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from worldsim.bridge.server.connections import ClientConnection
 from worldsim.bridge.server.requests import Envelope, read_envelope, read_op_and_id
@@ -28,8 +29,10 @@ class IncomingMessage:
     envelope: Envelope = field(default_factory=Envelope)
     step: StepHeader | None = None
     """Parsed header, if the request is one step of one session."""
+    header: dict[str, Any] | None = None
+    """Header of any other request."""
     fields: HeaderFields = field(init=False)
-    """Remaining header fields of any other request."""
+    """Fields of ``header`` that have not been taken."""
 
     @property
     def key(self) -> str:
@@ -42,7 +45,7 @@ class IncomingMessage:
         return self.parts[2:]
 
     def open(self, *, behind_router: bool) -> None:
-        """Read the envelope; ``step`` or ``fields`` then holds the rest.
+        """Read the envelope; ``step``, or ``header`` and ``fields``, then hold the rest.
 
         Args:
             behind_router: whether a router sent it.
@@ -59,6 +62,7 @@ class IncomingMessage:
                 step.op, step.id, step.lease, step.trace, timeout_s, step.client_key, step.session
             )
             return
-        self.fields = HeaderFields(decode(self.parts).header, "a request")
+        self.header = decode(self.parts).header
+        self.fields = HeaderFields(self.header, "a request")
         self.envelope = read_op_and_id(self.fields)
         read_envelope(self.fields, self.envelope, behind_router=behind_router)

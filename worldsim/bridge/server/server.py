@@ -22,7 +22,9 @@ from worldsim.bridge.server.image_encoder import ImageEncoder
 from worldsim.bridge.server.io_loop import IoLoop
 from worldsim.bridge.server.leases import Leases
 from worldsim.bridge.server.metrics import ServerMetrics
+from worldsim.bridge.server.quotas import Quotas
 from worldsim.bridge.server.recovery import recover
+from worldsim.bridge.server.request_handler import RequestHandler
 from worldsim.bridge.server.requests import Request, RequestReader
 from worldsim.bridge.server.server_info import check_control, server_info
 from worldsim.bridge.server.session_manager import SessionManager
@@ -39,6 +41,8 @@ from worldsim.utils.threads import start_worker_threads
 
 __all__ = ["Server", "ServerOptions"]
 
+_DRAIN_SECONDS = 2.0
+"""Seconds in which the last replies are sent on shutdown."""
 _STALL_SECONDS = 5.0
 """Seconds without a turn of the I/O loop after which the server counts as dead."""
 
@@ -165,27 +169,11 @@ class Server:
             self.engine, self.sessions, self._journal, max_sessions=self._capacity, per_lease=limits.sessions
         )
         self._batcher = Batcher(manager, self.metrics, self._image_encoder.put, batch=self.engine.slots)
+        behind_router = self._options.behind_router
         self._io_loop = IoLoop(
-            self.sockets,
-            self._batcher,
-            self.sessions,
-            self._leases,
-            self._journal,
-            RequestReader(
-                lambda control: check_control(self.engine, control),
-                limits,
-                (self.engine.given_frames, *self.engine.world.spec.size, 3),
-                unit_frames=self.engine.world.unit_frames,
-                behind_router=self._options.behind_router,
-            ),
-            limits,
-            self.metrics,
-            server_info=server_info(self.engine, limits),
-            info=self.info,
-            capacity=self._capacity,
-            authenticated=self._options.keys is not None,
-            behind_router=self._options.behind_router,
+            self.sockets, limits, self.metrics, drain_seconds=_DRAIN_SECONDS, behind_router=behind_router
         )
+        self._handler = self._request_handler(self._io_loop)
         self._add_gauges()
         self._status_page = None
         if self._options.metrics_port is not None:
@@ -198,6 +186,32 @@ class Server:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _request_handler(self, loop: IoLoop) -> RequestHandler:
+        limits, options, capacity = self._options.limits, self._options, self._capacity
+        authenticated = options.keys is not None
+        return RequestHandler(
+            loop,
+            self._batcher,
+            self.sessions,
+            self._leases,
+            self._journal,
+            RequestReader(
+                lambda control: check_control(self.engine, control),
+                limits,
+                (self.engine.given_frames, *self.engine.world.spec.size, 3),
+                unit_frames=self.engine.world.unit_frames,
+                behind_router=options.behind_router,
+            ),
+            self.metrics,
+            quotas=Quotas(
+                self._leases, self.sessions, capacity, limits.sessions, authenticated=authenticated
+            ),
+            server_info=server_info(self.engine, limits),
+            info=self.info,
+            capacity=capacity,
+            behind_router=options.behind_router,
+        )
 
     def _add_gauges(self) -> None:
         metrics, engine = self.metrics, self.engine
@@ -213,7 +227,7 @@ class Server:
         )
 
     def _deliver(self, requests: list[Request]) -> None:
-        self._io_loop.deliver(requests)
+        self._handler.deliver(requests)
 
     def _run_engine(self) -> None:
         """Thread of the engine.
@@ -235,7 +249,7 @@ class Server:
         """Thread of the sockets."""
         raise_priority()
         try:
-            self._io_loop.run()
+            self._io_loop.run(self._handler)
         except BaseException as error:
             self._fail(error)
         finally:

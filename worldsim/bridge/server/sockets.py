@@ -17,8 +17,15 @@ import zmq
 from zmq.utils import z85
 
 from worldsim.bridge.auth.keys import AuthorizedKeys, ServerKeys
-from worldsim.bridge.wire.protocol import REQUEST, control_address, is_local
-from worldsim.bridge.wire.zmtp import Connection, DisconnectError, Listener, MemoryBudget, Reservation
+from worldsim.bridge.wire.protocol import REQUEST, is_local
+from worldsim.bridge.wire.zmtp import (
+    Connection,
+    DisconnectError,
+    Listener,
+    MemoryBudget,
+    Reservation,
+    listen,
+)
 from worldsim.bridge.wire.zmtp.connection import ConnectionLimits
 from worldsim.bridge.wire.zmtp.curve import CurveMechanism
 from worldsim.bridge.wire.zmtp.frames import Mechanism, NullMechanism
@@ -51,7 +58,6 @@ _MAINTENANCE_INTERVAL = 0.1
 """Seconds between two checks for timed-out connections."""
 _STARVED_RETRY_SECONDS = 0.01
 """Seconds after which a message that found no memory is tried again."""
-_PORT_TRIES = 20
 _LINGER_SECONDS = 1.0
 """Seconds in which pending replies are still sent on close."""
 
@@ -95,7 +101,7 @@ class Sockets:
             raise BridgeError(rule, address, f"{remedy}; `worldsim keys new NAME --dir DIR` makes them")
         self._secret = None if keys is None else z85.decode(ServerKeys.read(keys).secret)
         self._authorized_keys = None if keys is None else AuthorizedKeys(keys)
-        self._data, self._control = _bind(address, owner_only=keys is None)
+        self._data, self._control = listen(address, owner_only=keys is None)
         self.address = self._data.address
         self.budget = MemoryBudget(requests, requests if behind_router else requests * 3 // 8)
         """Byte budget of requests."""
@@ -125,6 +131,8 @@ class Sockets:
         self._zmq_poller.register(self._selector.fileno(), zmq.POLLIN)
         self._zmq_sockets = 0
         """Number of watched ZeroMQ sockets."""
+        self._watched = zmq.Poller()
+        """Watched objects alone, without the clients."""
         self._ready: set[Any] = set()
 
     def __len__(self) -> int:
@@ -133,6 +141,7 @@ class Sockets:
 
     def watch(self, other: int | zmq.Socket[bytes]) -> None:
         """Make ``poll`` return also when a file descriptor or a ZeroMQ socket is readable."""
+        self._watched.register(other, zmq.POLLIN)
         if isinstance(other, int):
             self._selector.register(other, selectors.EVENT_READ, other)
         else:
@@ -141,6 +150,7 @@ class Sockets:
 
     def forget(self, other: zmq.Socket[bytes]) -> None:
         """Undo ``watch``."""
+        self._watched.unregister(other)
         self._zmq_sockets -= 1
         self._zmq_poller.unregister(other)
 
@@ -162,6 +172,13 @@ class Sockets:
             self._last_maintenance = now
             self._run_maintenance(now)
         self._retry_starved()
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so many seconds, at least a millisecond, or until a watched object is readable.
+
+        Nothing is read from clients meanwhile.
+        """
+        self._watched.poll(max(1, round(1000 * seconds)))
 
     def ready(self, other: int | zmq.Socket[bytes]) -> bool:
         """Return True if a watched object was readable at the last poll."""
@@ -379,17 +396,3 @@ def _max_connections() -> int:
     with contextlib.suppress(OSError):
         allowed -= len(os.listdir("/dev/fd"))
     return max(4, min(_MAX_CONNECTIONS, allowed - _RESERVED_DESCRIPTORS))
-
-
-def _bind(address: str, *, owner_only: bool) -> tuple[Listener, Listener]:
-    """The data socket and the control socket. A port that is left open is tried again until the next one is
-    free, too."""
-    for left in reversed(range(_PORT_TRIES if address.endswith(":*") else 1)):
-        data = Listener(address, owner_only=owner_only)
-        try:
-            return data, Listener(control_address(data.address), owner_only=owner_only)
-        except BridgeError:
-            data.close()
-            if not left:
-                raise
-    raise AssertionError("the last try returns or raises")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 
 __all__ = ["WakePipe"]
@@ -18,8 +17,6 @@ class WakePipe:
         """File descriptor to watch."""
         for end in (self.reader, self._writer):
             os.set_blocking(end, False)
-        self._poll = select.poll()
-        self._poll.register(self.reader, select.POLLIN)
         self._lock, self._open = threading.Lock(), True
 
     def wake(self) -> None:
@@ -33,10 +30,6 @@ class WakePipe:
         """Read all pending bytes."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.reader, 65536)
-
-    def wait(self, milliseconds: float) -> None:
-        """Wait for a wake-up, at most so long."""
-        self._poll.poll(milliseconds)
 
     def close(self) -> None:
         """Close both ends."""

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from worldsim.bridge.client.local_address import is_own
+from worldsim.bridge.wire.protocol import control_address
 from worldsim.errors import BridgeError
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "listen"]
 
 _BACKLOG = 128
+_PORT_TRIES = 20
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -114,6 +116,29 @@ class Listener:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(sockaddr)
         return sock
+
+
+def listen(address: str, *, owner_only: bool) -> tuple[Listener, Listener]:
+    """Bind the data socket and the control socket of a server.
+
+    A port that is left open is chosen again until the next one is free, too.
+
+    Args:
+        address: of the data socket, as ``Listener`` takes it.
+        owner_only: as of ``Listener``.
+
+    Raises:
+        BridgeError: an address that is malformed, or that another server has.
+    """
+    for left in reversed(range(_PORT_TRIES if address.endswith(":*") else 1)):
+        data = Listener(address, owner_only=owner_only)
+        try:
+            return data, Listener(control_address(data.address), owner_only=owner_only)
+        except BridgeError:
+            data.close()
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 @contextlib.contextmanager
