@@ -13,8 +13,9 @@ from tests.tiny import random_like, stir
 from worldsim.errors import ConfigError
 from worldsim.model.next_scale import NextScaleConfig, NextScaleGenerator
 from worldsim.model.scale_features import ScaleLogits
+from worldsim.sampling.flow import FlowSampler
 from worldsim.sampling.next_scale import NextScaleSampler, NextScaleSamplerConfig, _drawn_by, bits_of
-from worldsim.sampling.protocol import LatentClip
+from worldsim.sampling.protocol import LatentClip, whole_steps_near
 from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.tokenizer.pyramid import BitPyramid
 from worldsim.units import NextScaleUnit
@@ -78,6 +79,7 @@ def test_noise_alone_decides_and_without_it_the_likelier_bit_comes() -> None:
     one = sampler()
     assert one.allowed_steps == (1, 2, 3)
     assert one.default_steps == 3
+    assert one.whole_steps == (3,)
     first, again = drawn(one, NOISE), drawn(one, NOISE)
     assert torch.equal(first, again)
     assert set(first.unique().tolist()) == {-1.0, 1.0}
@@ -142,3 +144,10 @@ def test_rates_out_of_range_are_refused() -> None:
     for fields in ({"flips": 1.5}, {"flip_ramp": -0.1}, {"guidance": (-1.0, 1.0)}):
         with pytest.raises(ConfigError):
             NextScaleSamplerConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_few_passes_are_taken_only_where_they_draw_whole_frames() -> None:
+    assert whole_steps_near(sampler(), 1) == 3
+    assert whole_steps_near(sampler(), 3) == 3
+    assert whole_steps_near(FlowSampler(), 1) == 1
+    assert whole_steps_near(FlowSampler(), 3) == 2  # not taken at all: the default

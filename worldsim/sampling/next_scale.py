@@ -103,6 +103,11 @@ class NextScaleSampler:
         """All scales."""
         return len(self.areas)
 
+    @property
+    def whole_steps(self) -> tuple[int, ...]:
+        """All scales: with fewer the finest ones stay as they were."""
+        return (len(self.areas),)
+
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         """Bits [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones.
 

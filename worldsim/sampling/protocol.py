@@ -15,7 +15,15 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 
-__all__ = ["LatentClip", "LatentSource", "Sampler", "SamplerConfig", "SamplerLoss", "check_denoising_steps"]
+__all__ = [
+    "LatentClip",
+    "LatentSource",
+    "Sampler",
+    "SamplerConfig",
+    "SamplerLoss",
+    "check_denoising_steps",
+    "whole_steps_near",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,10 @@ class Sampler(LatentSource, Protocol):
     def default_steps(self) -> int:
         """One of them."""
 
+    @property
+    def whole_steps(self) -> tuple[int, ...]:
+        """Those that draw all of a frame, rising; the default is one. Fewer may leave details undrawn."""
+
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """The loss of recorded windows."""
 
@@ -95,3 +107,11 @@ def check_denoising_steps(sampler: Sampler, denoising_steps: int | None) -> int:
         rule = f"the denoising steps K must be one of {allowed}"
         raise ConfigError(rule, denoising_steps, f"choose denoising_steps={sampler.default_steps}")
     return denoising_steps
+
+
+def whole_steps_near(sampler: Sampler, denoising_steps: int) -> int:
+    """``denoising_steps`` if that many draw all of a frame, else the sampler's default.
+
+    For measurements that ask for few passes to be fast, and would measure half a frame otherwise.
+    """
+    return denoising_steps if denoising_steps in sampler.whole_steps else sampler.default_steps
