@@ -75,6 +75,11 @@ class LoadedWorld:
         return whole_steps_near(self.networks.sampler, few)
 
     @property
+    def tells_uncertainty(self) -> bool:
+        """True where ``Step.uncertainty`` is told: with poses, or where the chances of bits are known."""
+        return self.networks.tells_uncertainty
+
+    @property
     def spec(self) -> SourceSpec:
         """The source it was learnt from, at the world's frame size."""
         return self._stored.config.source

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,8 @@ from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 
 __all__ = [
+    "Chances",
+    "KnowsChances",
     "LatentClip",
     "LatentSource",
     "Sampler",
@@ -81,6 +83,24 @@ class Sampler(LatentSource, Protocol):
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """The loss of recorded windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Chances of a latent under the generator."""
+
+    surprise: Tensor
+    """Minus the binary logarithm of the probability of its bits, float32 [B]."""
+    doubt: Tensor
+    """Mean entropy of its bits, float32 [B] in [0, 1]: 0 if all are certain, 1 if all are even chances."""
+
+
+@runtime_checkable
+class KnowsChances(Protocol):
+    """A sampler that knows the probability of every latent."""
+
+    def chances(self, generator: Generator, prepared: Any, latent: Tensor) -> Chances:
+        """Chances of a latent [B, N, C] that was drawn from ``prepared``, or is given; before its commit."""
 
 
 class SamplerConfig(Protocol):
