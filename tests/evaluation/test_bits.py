@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -41,6 +39,7 @@ def test_a_world_of_bits_is_measured_by_its_bits(bits_world: World) -> None:
 def test_few_passes_are_those_of_whole_frames(bits_world: World) -> None:
     scales = len(bits_world.allowed_denoising_steps)
     assert [bits_world.denoising_steps_near(few) for few in (1, 2, scales)] == [scales] * 3
+    assert bits_world.draws_coarse_frames
     assert bits_world.tells_uncertainty
 
 

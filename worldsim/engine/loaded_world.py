@@ -75,6 +75,12 @@ class LoadedWorld:
         return whole_steps_near(self.networks.sampler, few)
 
     @property
+    def draws_coarse_frames(self) -> bool:
+        """True where fewer denoising steps leave details undrawn: a frame may be coarse instead of late."""
+        sampler = self.networks.sampler
+        return len(sampler.whole_steps) < len(sampler.allowed_steps)
+
+    @property
     def tells_uncertainty(self) -> bool:
         """True where ``Step.uncertainty`` is told: with poses, or where the chances of bits are known."""
         return self.networks.tells_uncertainty
