@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.contracts.worlds import Parts, write_world
+from tests.engine.test_forged_snapshots import resealed
 from tests.engine.walks import assert_same, control, walk
 from worldsim.camera import from_planar
 from worldsim.compression.frames import surprise
@@ -16,6 +17,7 @@ from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.step import Step
 from worldsim.engine.world import World, load
+from worldsim.errors import EngineError
 from worldsim.sampling.control_batch import ControlBatch
 
 PARTS = Parts("next-scale", "bits", "next-scale", "next-scale", prior="none")
@@ -125,3 +127,17 @@ def test_worlds_without_chances_tell_no_surprise(tmp_path: Path) -> None:
     assert session.observe(real(other), POSE).surprise is None
     assert other.batch(1).now.surprise is None
     assert not other.networks.knows_chances
+
+
+@pytest.mark.slow
+def test_a_snapshot_with_bits_of_another_scale_plan_is_refused(world: World) -> None:
+    engine = world.engine(2)
+    session = engine.open(1, 0)
+    session.step()
+    tokens, channels = world.networks.tokenizer.latent_spec.shape
+    for shape in ((tokens - 1, channels), (tokens, channels + 1)):
+        for name in ("latent", "generator.bits"):
+            part = torch.ones(shape if name == "latent" else (1, *shape))
+            with pytest.raises(EngineError, match="snapshot"):
+                engine.restore(resealed(session.snapshot(), **{name: part}))
+    assert engine.free == 1
