@@ -70,8 +70,8 @@ class EnvCore:
         if max_uncertainty is not None and not max_uncertainty > 0:
             raise ConfigError("max_uncertainty must be above 0", max_uncertainty, "pass None for no limit")
         self.world = load(os.fspath(world), device) if isinstance(world, str | os.PathLike) else world
-        if max_uncertainty is not None and not self.world.spec.has_pose:
-            rule = "max_uncertainty needs a world with poses: without them there is no uncertainty"
+        if max_uncertainty is not None and not self.world.tells_uncertainty:
+            rule = "max_uncertainty needs a world with poses or with known chances of its bits"
             raise ConfigError(rule, max_uncertainty, "leave max_uncertainty out")
         if not hasattr(self.world, "batch") and observation != "pixels":
             raise ConfigError("a served world gives pixels", observation, "load the world here")

@@ -58,6 +58,7 @@ class WorldProxy:
         self.starts = range(described.starts)
         self.unit_frames = described.unit_frames
         """Frames of the unit that it is served under."""
+        self.tells_uncertainty = described.tells_uncertainty
 
     def engine(self, slots: int, denoising_steps: int, rewind_frames: int) -> EngineProxy:
         """The server's engine, which has its own slots, denoising steps and history."""

@@ -24,7 +24,7 @@ from worldsim.model.heads import Heads, HeadsConfig
 from worldsim.model.noise_scale import noise_scale
 from worldsim.model.protocol import Generator, GeneratorConfig
 from worldsim.registry import Part
-from worldsim.sampling.protocol import Sampler, SamplerConfig
+from worldsim.sampling.protocol import Chances, KnowsChances, Sampler, SamplerConfig
 from worldsim.scene.static_scene import StaticScene
 from worldsim.scene.territory import Territory
 from worldsim.scene.walkable_map import COLLISION_DIM, WalkableMap, WalkableMapConfig
@@ -134,6 +134,7 @@ class Networks(nn.Module):
         sizes = (latent, self.tokenizer.prior_channels, self.unit.frames * condition_size)
         self.generator = generator.build(self.unit, *sizes)
         self.sampler: Sampler = sampler.build(latent, self.generator)
+        self._knows_chances = self.sampler if isinstance(self.sampler, KnowsChances) else None
         for other in config.other_units:
             check_unit(self.generator, other.build(latent))
 
@@ -245,6 +246,21 @@ class Networks(nn.Module):
     def has_poses(self) -> bool:
         """True where the source has poses."""
         return self.config.heads.poses
+
+    @property
+    def knows_chances(self) -> bool:
+        """True where the sampler knows the probability of a latent."""
+        return self._knows_chances is not None
+
+    @property
+    def tells_uncertainty(self) -> bool:
+        """True where imagined frames have an uncertainty: with poses, or where chances are known."""
+        return self.has_poses or self.knows_chances
+
+    def chances(self, prepared: Any, tokens: Tensor) -> Chances | None:
+        """Chances of a unit's tokens [B, N, C], before their commit; None where they are not known."""
+        known = self._knows_chances
+        return None if known is None else known.chances(self.generator, prepared, tokens)
 
     @property
     def uses_agent_token(self) -> bool:

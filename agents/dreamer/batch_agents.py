@@ -146,7 +146,7 @@ class PolicyBatchAgent:
         if swapped and games < 2:
             raise ConfigError("frames can only be swapped between several games", games)
         check_policy(world, policy)
-        self._batch = world.batch(games, denoising_steps=1, decode=False)
+        self._batch = world.batch(games, decode=False)
         self._swapped, self._vectors = swapped, action_vectors(world.spec.control_space)
         self._decisions = LatentBatchAgent(policy, games, self._newest)
 

@@ -30,7 +30,7 @@ class DreamBatch:
         world: what is dreamt; dreams begin at its starts, in turn.
         count: dreams side by side, N.
         temperature: of the dream.
-        denoising_steps: denoising passes a frame, K.
+        denoising_steps: denoising passes a frame, K (default: the sampler's).
         most: frames of a dream at most.
         decode: whether frames are decoded.
     """
@@ -41,7 +41,7 @@ class DreamBatch:
         count: int,
         *,
         temperature: float = 1.0,
-        denoising_steps: int = 2,
+        denoising_steps: int | None = None,
         most: int = 1050,
         decode: bool = False,
     ) -> None:

@@ -107,7 +107,7 @@ def rank_policies(
     episodes: int,
     dreams: int,
     temperature: float,
-    denoising_steps: int,
+    denoising_steps: int | None,
     seed: int,
     tell: Callable[[PolicyScores], None] = lambda scores: None,
 ) -> Ranking:
@@ -120,7 +120,7 @@ def rank_policies(
         episodes: real episodes of each policy; all policies play the same.
         dreams: imagined episodes of each policy, all side by side.
         temperature: of the dream.
-        denoising_steps: denoising passes a frame, K.
+        denoising_steps: denoising passes a frame, K; None: the sampler's default.
         seed: of real episodes, dreams and bootstrap.
         tell: called with each policy's scores.
     """

@@ -48,7 +48,7 @@ class RealGamesEnv(VectorEnv[Tensor, Any, Tensor]):
         self.num_envs, self.device = count, world.device
         self._most, self._seed, self._end_cost = most, first_seed, end_cost
         self._sources = [make_source(world.spec.name, world.spec.size) for _ in range(count)]
-        self._batch = world.batch(count, denoising_steps=1, decode=False)
+        self._batch = world.batch(count, decode=False)
         self._space = world.spec.control_space
         self._vectors = action_vectors(self._space)
         self._frames = np.zeros((count, *world.spec.size, 3), np.uint8)

@@ -68,8 +68,8 @@ class DreamSettings:
     """Frames that every decision is held."""
     dreams: int = 256
     """Side by side."""
-    denoising_steps: int = 2
-    """Denoising steps, K."""
+    denoising_steps: int | None = None
+    """Denoising steps, K; None: the sampler's default."""
     episode: int = 1050
     """Frames of an episode at most."""
     hidden: int = 64

@@ -136,9 +136,11 @@ def _speed(painter: Painter, rect: Rect, player: WorldPlayer, status: Status) ->
     pace = f"of {status.fps:g} fps" if status.fps else "fps, no limit"
     painter.text((x + width + painter.px(7), y + painter.px(13)), pace, 12, DIM)
     at = float(right)
+    asked, drawn = player.engine.denoising_steps, min(player.drawn_steps, player.engine.denoising_steps)
     for k in reversed(player.world.allowed_denoising_steps):
         at -= painter.px(24)
-        painter.cap((at, y + painter.px(7)), str(k), DREAM if k == player.engine.denoising_steps else None)
+        colour = REAL if k == drawn != asked else DREAM if k == asked else None
+        painter.cap((at, y + painter.px(7)), str(k), colour)
         at -= painter.px(4)
     painter.text((at - painter.px(4), y + painter.px(10)), "K", 12, DIM, 1.0)
     foot = rect.y + rect.h - painter.px(26)

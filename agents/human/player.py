@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldsim.agents.agent import AGENTS, Agent, make_agent
-from worldsim.agents.human.branch import Branch, Trajectory
+from worldsim.agents.human.branch import Branch
 from worldsim.agents.human.commands import SLOTS
 from worldsim.agents.human.reference_run import ReferenceRun
+from worldsim.agents.human.save import Save
 from worldsim.agents.human.stats import Stats
 from worldsim.controls import Control
 from worldsim.errors import WorldsimError
@@ -31,6 +32,8 @@ POLICY_DRIVER = "dream"
 STEERED_BY = {"human": "you", "scripted": "explorer", "random": "chance", POLICY_DRIVER: "dream's policy"}
 MAX_BRANCHES = 2
 TEMPERATURE_STEP = 0.1
+STEP_SHARE = 0.8
+"""Share of a frame's time that its step may take; the rest draws it."""
 HOTTEST = 10.0
 """Highest temperature that an engine takes."""
 
@@ -41,21 +44,6 @@ class Notice:
 
     text: str
     kind: str = "info"
-
-
-@dataclass(frozen=True)
-class Save:
-    """A moment to come back to."""
-
-    blob: bytes
-    start: int
-    trajectory: Trajectory
-    ended: bool
-
-    @property
-    def index(self) -> int:
-        """Number of frames after its start."""
-        return len(self.trajectory.controls)
 
 
 class WorldPlayer:
@@ -91,6 +79,10 @@ class WorldPlayer:
         self.notices: deque[Notice] = deque(maxlen=32)
         self.paused = False
         self.held = Control()
+        self.frame_seconds: float | None = None
+        """Time between two frames; None: as fast as it goes."""
+        self.drawn_steps = engine.denoising_steps
+        """Denoising steps of the newest frame: fewer than the engine's where it had to be coarse."""
         self.focus = 0
         self.slot = 0
         self.saves: list[Save | None] = [None] * SLOTS
@@ -177,18 +169,26 @@ class WorldPlayer:
 
     # -- time
 
+    @property
+    def _budget(self) -> float | None:
+        """Seconds of a step, where a frame may rather be coarse than late."""
+        if self.frame_seconds is None or not self.world.draws_coarse_frames:
+            return None
+        return STEP_SHARE * self.frame_seconds
+
     def _advance(self, human: Control) -> bool:
         controls = {branch.session: self._control(branch, human) for branch in self.branches}
         self.held = controls[self.branch.session]
         try:
             with self.stats.step():
-                steps = self.engine.step(controls)
+                steps = self.engine.step(controls, budget=self._budget)
         except WorldsimError as error:
             self.paused = True
             self._say(str(error), "bad")
             return False
         for branch in self.branches:
             branch.arrived(controls[branch.session], steps[branch.session])
+        self.drawn_steps = steps[self.branch.session].denoising_steps
         if self.reference is not None:
             self.reference.advance(self.held)
         if self.branch.ended:

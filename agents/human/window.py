@@ -95,6 +95,7 @@ class Window:
         _check_keys(keymap)
         pace = player.world.spec.fps if fps is None else fps
         self._player, self._keymap, self._fps, self._pacer = player, keymap, pace, Pacer(pace)
+        player.frame_seconds = 1 / pace if pace else None
         self._shown = keymap.without(player.lacking)
         self._recordings = Recordings(prefix, player.world.spec.fps)
         pygame.display.set_caption(f"worldsim: {player.world.name}")

@@ -12,6 +12,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 import worldsim
+from worldsim.engine.world import load
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.errors import StorageError
 from worldsim.options import COUNT, DENOISING, PROCESSES, SEED, Parser
@@ -32,7 +33,11 @@ def read_options(description: str, argv: Sequence[str] | None) -> argparse.Names
     options.add_argument("--num-envs", type=PROCESSES, default=8, help="episodes side by side")
     options.add_argument("--rollout", type=COUNT, default=64, help="frames per episode and iteration")
     options.add_argument("--episode", type=COUNT, default=1050, help="frames of an episode at most")
-    options.add_argument("--denoising-steps", type=DENOISING, default=1, help="denoising passes a frame, K")
+    options.add_argument(
+        "--denoising-steps",
+        type=DENOISING,
+        help="of those that the world takes (default: 1, or all where one leaves details undrawn)",
+    )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     options.add_argument("--seed", type=SEED, default=0, help="random seed")
     options.add_argument("--out", type=Path, help="safetensors file to save the policy to")
@@ -57,12 +62,13 @@ def save_policy(policy: nn.Module, path: Path) -> None:
 
 def make_envs(options: argparse.Namespace, autoreset_mode: str = "SameStep") -> ImaginedVectorEnv:
     """The vector environment that the options describe."""
+    world = load(options.world, options.device)
     envs = gymnasium.make_vec(
         f"{worldsim.__name__}:WorldsimWorld-v0",
         num_envs=options.num_envs,
         world=options.world,
         actions="discrete",
-        denoising_steps=options.denoising_steps,
+        denoising_steps=options.denoising_steps or world.denoising_steps_near(1),
         device=options.device,
         max_episode_steps=options.episode,
         autoreset_mode=autoreset_mode,

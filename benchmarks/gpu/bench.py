@@ -80,9 +80,10 @@ def _steps(
         about: Row = {"what": "engine", "graphs": with_graphs, "batch": batch}
         try:
             with _graphs(with_graphs):
-                engine = world.engine(batch, denoising_steps=2, rewind_frames=0)
+                few, more = (world.denoising_steps_near(steps) for steps in (1, 2))
+                engine = world.engine(batch, denoising_steps=more, rewind_frames=0)
                 sessions = open_sessions(engine, batch)
-                for frames, steps in itertools.product((True, False), (2, 1)):
+                for frames, steps in itertools.product((True, False), sorted({few, more}, reverse=True)):
                     case = BenchCase(batch=batch, denoising_steps=steps, frames=frames)
                     timing = time_engine(engine, sessions, case, limits, seconds, count_flops(world, case))
                     yield {**about, **asdict(timing)}
@@ -94,7 +95,8 @@ def _environments(
     world: World, batches: tuple[int, ...], seconds: float, *, with_graphs: bool
 ) -> Iterator[Row]:
     """Steps of vector environments, which are tensors throughout; resets of episodes that end included."""
-    for batch, steps in itertools.product(batches, (1, 2)):
+    passes = sorted({world.denoising_steps_near(steps) for steps in (1, 2)})
+    for batch, steps in itertools.product(batches, passes):
         about: Row = {"what": "vector env", "graphs": with_graphs, "batch": batch, "denoising_steps": steps}
         try:
             with _graphs(with_graphs):

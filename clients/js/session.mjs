@@ -47,10 +47,13 @@ export class Session {
     Object.assign(this, { name, seq, last, closed: false });
   }
 
-  /** Imagines one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds. */
-  step(control = {}, { codec, deadline } = {}) {
+  /**
+   * Imagines one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds; budget: milliseconds
+   * within which it should be answered, with fewer denoising steps if need be.
+   */
+  step(control = {}, { codec, deadline, budget } = {}) {
     return this.inOrder(async () => {
-      const rest = { control: encodeControl(control), codec, deadline_ms: deadline };
+      const rest = { control: encodeControl(control), codec, deadline_ms: deadline, budget_ms: budget };
       return this.#accept(await this.#ask("step", { seq: this.seq + 1, ...rest }));
     });
   }

@@ -94,6 +94,7 @@ class GymSource:
         """The environment's picture without its alpha; the observation, where that is all there is to see."""
         if self._env.render_mode is None and _is_colours_first(self._env.observation_space):
             return np.moveaxis(observation, 0, -1)
+        pixels: Any
         try:
             pixels = self._env.render()
         except Exception as error:  # a stranger's, of any kind

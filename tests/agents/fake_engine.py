@@ -108,6 +108,7 @@ class FakeStep:
     terminated: bool
     uncertainty: float
     index: int
+    denoising_steps: int = 2
 
 
 @dataclass(eq=False)
@@ -190,8 +191,12 @@ class FakeEngine:
         states, start = json.loads(blob)
         return self.add([State(**state) for state in states], start)
 
-    def step(self, controls: dict[FakeSession, Control]) -> dict[FakeSession, FakeStep]:
+    def step(
+        self, controls: dict[FakeSession, Control], budget: float | None = None
+    ) -> dict[FakeSession, FakeStep]:
+        """A budget leaves a single pass."""
         steps = {}
+        passes = self.denoising_steps if budget is None else 1
         for session, control in controls.items():
             assert session.open, "a closed session was stepped"
             self.world.spec.control_space.validate(control)
@@ -200,7 +205,7 @@ class FakeEngine:
             ended = session.index >= self.ends_at
             uncertainty = min(session.index / 400, 1.0)
             steps[session] = FakeStep(
-                session.frame, session.pose, False, 0.0, ended, uncertainty, session.index
+                session.frame, session.pose, False, 0.0, ended, uncertainty, session.index, passes
             )
         return steps
 
@@ -256,6 +261,7 @@ def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNa
         starts=starts,
         params=28_412_345,
         allowed_denoising_steps=(1, 2, 4),
+        draws_coarse_frames=False,
         unit="frame",
         units=("frame",),
         unit_frames=1,

@@ -43,6 +43,19 @@ def test_time_goes_on_and_stops(player: WorldPlayer) -> None:
     assert player.branch.trajectory.controls == [FORWARD] * 4 + [Control()]
 
 
+def test_frames_are_coarse_where_they_would_be_late(player: WorldPlayer) -> None:
+    walk(player, 1)
+    player.frame_seconds = 0.1
+    walk(player, 1)
+    assert player.drawn_steps == player.engine.denoising_steps  # fewer steps make no coarse frame here
+    player.world.draws_coarse_frames = True  # type: ignore[misc]
+    walk(player, 1)
+    assert player.drawn_steps == 1
+    player.frame_seconds = None
+    walk(player, 1)
+    assert player.drawn_steps == player.engine.denoising_steps
+
+
 def test_rewinding_brings_the_frames_back(player: WorldPlayer) -> None:
     walk(player, 2)
     before = player.branch.session.frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from tests.contracts.worlds import SIZE, Parts, source, write_world
 from worldsim.compression.coder import BitCounter
 from worldsim.compression.compress import compress
-from worldsim.compression.decompress import decompress
+from worldsim.compression.decompress import decompress, main
 from worldsim.compression.frames import code_frames, surprise
 from worldsim.engine import World, load
 from worldsim.errors import CheckpointError, ConfigError, DataError
@@ -117,3 +118,38 @@ def test_a_world_without_bits_is_refused(tmp_path: Path) -> None:
     frames = np.zeros((1, *other.spec.size, 3), np.uint8)
     with pytest.raises(ConfigError, match="bits on several scales"):
         compress(other, frames, np.zeros((1, other.networks.control_size), np.float32))
+
+
+def resealed(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A file with a part of its header replaced by one as long, and its checksum made anew."""
+    assert len(old) == len(new)
+    body = data[:-32].replace(old, new, 1)
+    return body + hashlib.sha256(body).digest()
+
+
+def test_a_header_that_tells_of_other_frames_is_refused(world: World, file: Path, tmp_path: Path) -> None:
+    forged = tmp_path / "forged.bits"
+    forged.write_bytes(resealed(file.read_bytes(), b'"frames": 6', b'"frames": 9'))
+    with pytest.raises(DataError, match="bytes of controls"):
+        decompress(world, forged)
+    forged.write_bytes(resealed(file.read_bytes(), b'"frames": 6', b'"frames":"6'))
+    with pytest.raises(DataError, match="must have its header"):
+        decompress(world, forged)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "weights"])
+def test_a_file_that_is_refused_leaves_nothing_behind(
+    folder: Path, file: Path, tmp_path: Path, damage: str
+) -> None:
+    data, bad, out = file.read_bytes(), tmp_path / "bad.bits", tmp_path / "out" / "play.npz"
+    out.parent.mkdir()
+    hashed = load(folder, "cpu", torch.float32).weights_sha256.encode()
+    damaged = {
+        "cut": data[:-100],
+        "changed": data[:-60] + bytes([data[-60] ^ 1]) + data[-59:],
+        "weights": resealed(data, hashed, b"0" * len(hashed)),
+    }
+    bad.write_bytes(damaged[damage])
+    with pytest.raises((DataError, CheckpointError), match=r"whole and unchanged|weights that it was"):
+        main([str(folder), str(bad), str(out)])
+    assert list(out.parent.iterdir()) == []

@@ -92,7 +92,7 @@ class Parts:
             sampler = "bernoulli" if self.generator == "transformer" and self.unit == "frame" else ""
         return self.sampler == sampler and (self.generator != "recurrent" or self.unit == "frame")
 
-    def config(self, conditions: tuple[Any, ...] = ()) -> NetworksConfig:
+    def config(self, conditions: tuple[Any, ...] = (), poses: bool = True) -> NetworksConfig:
         """The combination as a config."""
         names = {kind: getattr(self, kind) for kind in TINY}
         made: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class Parts:
         return NetworksConfig(
             **made,
             conditions=conditions,
-            heads=HeadsConfig(camera_height=1.3, twists=2),
+            heads=HeadsConfig(camera_height=1.3, twists=2, poses=poses),
             walkable_map=WalkableMapConfig(bounds=SCENE.bounds) if self.scene else None,
             scale_noise_by_speed=self.scene,
         )
@@ -122,8 +122,10 @@ def product_of_parts() -> list[Parts]:
     return found
 
 
-def source(prompts: tuple[str, ...] = (), action: ActionBox | None = None) -> SourceSpec:
-    """A camera with keys and poses."""
+def source(
+    prompts: tuple[str, ...] = (), action: ActionBox | None = None, poses: bool = True
+) -> SourceSpec:
+    """A camera with keys, and with poses or without."""
     return SourceSpec(
         name="tiny",
         size=SIZE,
@@ -131,24 +133,28 @@ def source(prompts: tuple[str, ...] = (), action: ActionBox | None = None) -> So
         control_space=ControlSpace(
             keys=DOOM_KEYS,
             yaw=True,
-            pose=True,
+            pose=poses,
             discrete_actions=((), ("forward",), ("turn_left",)),
             prompts=prompts,
             action=action,
         ),
-        intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0),
-        has_pose=True,
-        unit_metres=1.0,
+        intrinsics=Intrinsics(20.0, 20.0, 20.0, 10.0) if poses else None,
+        has_pose=poses,
+        unit_metres=1.0 if poses else None,
     )
 
 
 def write_world(
-    folder: Path, parts: Parts, prompts: tuple[str, ...] = (), action: ActionBox | None = None
+    folder: Path,
+    parts: Parts,
+    prompts: tuple[str, ...] = (),
+    action: ActionBox | None = None,
+    poses: bool = True,
 ) -> Path:
     """A world of these parts whose weights are all stirred."""
     torch.manual_seed(0)
-    spec = source(prompts, action)
-    config = parts.config(default_conditions(spec.control_space))
+    spec = source(prompts, action, poses)
+    config = parts.config(default_conditions(spec.control_space), poses)
     networks = Networks(config, spec)
     stir(networks)
     if networks.walkable_map is not None:
@@ -158,7 +164,7 @@ def write_world(
         Context(
             rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8),
             np.zeros((3, spec.control_space.size), np.float32),
-            from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * number),
+            from_planar(2.0 + 0.1 * np.arange(3), 2.0, 1.3, 0.5 * number) if poses else None,
         )
         for number in range(2)
     ]

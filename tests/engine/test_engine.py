@@ -278,13 +278,13 @@ def test_a_step_may_be_asked_for_latents_alone(any_world: World) -> None:
     assert_same(walk(session, 2), walk(twin, 2))
 
 
-def test_passes_are_dropped_before_a_deadline_is_missed(world: World) -> None:
+def test_passes_are_dropped_to_keep_to_a_budget(world: World) -> None:
     engine = world.engine(1, denoising_steps=4)
     session = engine.open(3, 0)
     for _ in range(3):  # each number of passes is tried once
-        engine.step({session: Control()}, deadline=0.0)
-    assert engine.step({session: Control()}, deadline=0.0)[session].denoising_steps == 1
-    assert engine.step({session: Control()}, deadline=60.0)[session].denoising_steps == 4
+        engine.step({session: Control()}, budget=0.0)
+    assert engine.step({session: Control()}, budget=0.0)[session].denoising_steps == 1
+    assert engine.step({session: Control()}, budget=60.0)[session].denoising_steps == 4
     assert session.step().denoising_steps == 4
 
 

@@ -36,6 +36,7 @@ BAD = {
     "reward": {"reward": 10**30},
     "reward type": {"reward": "1"},
     "uncertainty": {"uncertainty": float("nan")},
+    "surprise": {"surprise": -1.0},
     "index of frames": {"index": -1000},
     "far index": {"index": 2**60},
     "frames": {"indices": torch.tensor([-1000])},

@@ -30,8 +30,9 @@ def assert_same(a: list[Step], b: list[Step]) -> None:
         assert (one.pose is None) == (other.pose is None)
         if one.pose is not None:
             np.testing.assert_array_equal(one.pose, other.pose)
-        figures = [(s.index, s.reward, s.terminated, s.uncertainty, s.pose_given) for s in (one, other)]
-        assert figures[0] == figures[1]
+        names = ("index", "reward", "terminated", "uncertainty", "surprise", "pose_given", "denoising_steps")
+        for name in names:
+            assert getattr(one, name) == getattr(other, name), name
 
 
 def differ(a: list[Step], b: list[Step]) -> bool:

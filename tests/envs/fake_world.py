@@ -41,6 +41,10 @@ class FakeWorld:
     engines: list[FakeEngine] = field(default_factory=list)
 
     @property
+    def tells_uncertainty(self) -> bool:
+        return self.has_pose
+
+    @property
     def spec(self) -> SimpleNamespace:
         controls = control_space(pose=self.has_pose)
         return SimpleNamespace(size=self.size, fps=17.5, control_space=controls, has_pose=self.has_pose)

@@ -17,7 +17,7 @@ from worldsim.engine.world import World
 from worldsim.errors import EngineError, install
 
 
-def window(world: str, frames: int, denoising_steps: int = 2) -> dict[str, object]:
+def window(world: str, frames: int, denoising_steps: int) -> dict[str, object]:
     """Return metrics of ``worldsim play --headless`` in a process of its own: fps, p50_ms, p99_ms, ...
 
     Raises:
@@ -47,10 +47,11 @@ class EnvOverhead:
         return 1 - self.engine_ms / self.env_ms
 
 
-def env_overhead(world: World, batch: int, repeats: int = 12, denoising_steps: int = 1) -> EnvOverhead:
-    """Time ``ImaginedVectorEnv.step`` and ``Engine.step`` in turns, with the same batch."""
+def env_overhead(world: World, batch: int, repeats: int = 12) -> EnvOverhead:
+    """Time ``ImaginedVectorEnv.step`` and ``Engine.step`` in turns, with the same batch, at K = 1."""
     from worldsim.envs.vector import ImaginedVectorEnv
 
+    denoising_steps = world.denoising_steps_near(1)
     env = ImaginedVectorEnv(batch, world=world, actions="discrete", denoising_steps=denoising_steps)
     env.reset(seed=0)
     engine = world.engine(batch, denoising_steps=denoising_steps, rewind_frames=0)

@@ -76,12 +76,12 @@ class LongRun:
 
 
 def time_long_run(world: World, frames: int, seconds: float | None = None) -> LongRun:
-    """Step one session ``frames`` times, or for ``seconds`` if those are over earlier, K = 1.
+    """Step one session ``frames`` times, or for ``seconds`` if those are over earlier.
 
     At its end it is timed in alternation with a new session, under the same kind of controls: a machine that
     has become slower or faster in the meantime does not distort the ratio.
     """
-    engine = world.engine(slots=2, denoising_steps=1, rewind_frames=0)
+    engine = world.engine(2, denoising_steps=world.denoising_steps_near(1), rewind_frames=0)
     old, young = (held_controls(world, [session]) for session in open_sessions(engine, 2))
     until = time.perf_counter() + (seconds if seconds is not None else float("inf"))
     done = 0

@@ -60,10 +60,12 @@ def time_wire(world: World, name: str, clients: int = 64, seconds: float = 10.0)
     Raises:
         BridgeError: the server did not come up.
     """
-    case = BenchCase(batch=clients, denoising_steps=1, rewind_frames=_REWIND_FRAMES)
+    steps = world.denoising_steps_near(1)
+    case = BenchCase(batch=clients, denoising_steps=steps, rewind_frames=_REWIND_FRAMES)
     limits = MachineLimits(1.0, 1.0)
     alone = [time_steps(world, case, limits, seconds / 2).frames_per_s]
-    with tempfile.TemporaryDirectory() as folder, serving(name, Path(folder), clients) as address:
+    options = ("--denoising-steps", str(steps))
+    with tempfile.TemporaryDirectory() as folder, serving(name, Path(folder), clients, *options) as address:
         line = [sys.executable, "-m", "worldsim.bench.wire", address, str(clients), str(seconds)]
         done = subprocess.run(line, capture_output=True, text=True, check=True)
     alone.append(time_steps(world, case, limits, seconds / 2).frames_per_s)
@@ -78,7 +80,7 @@ def serving(world: str, folder: Path, slots: int, *options: str) -> Iterator[str
     line = [sys.executable, "-m", "worldsim.cli", "serve", world, "--bind", address, "--slots", str(slots)]
     line += ["--rewind-frames", str(_REWIND_FRAMES)]
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen([*line, "--denoising-steps", "1", *options], stdout=log, stderr=log)
+        server = subprocess.Popen([*line, *options], stdout=log, stderr=log)
     try:
         _wait_for(address, server, folder / "server.log")
         yield address

@@ -118,7 +118,8 @@ class _CodingSampler:
             if is_first:  # it follows nothing: its bits have no chances
                 logits = ScaleLogits(torch.zeros_like(logits.base), torch.zeros_like(logits.coupling))
             wanted = None if self._wanted is None else self._wanted[0, rows]
-            bits[:, rows] = bits_of(logits, partial(self._code, wanted))
+            bits[:, rows], by = bits_of(logits, partial(self._code, wanted))
+            prepared.drawn.append(by)
         return generator.finish(prepared, bits)
 
     def _code(self, wanted: Tensor | None, number: int, chance: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ class WorldBatch(InProcess):
         size, networks = world.spec.size if decode else (0, 0), world.networks
         tokens, channels = networks.tokenizer.latent_spec.shape
         features = tokens * channels + networks.generator.width
-        self.now = BatchStep.empty(count, size, networks.has_poses, features, world.device)
+        self.now = BatchStep.empty(
+            count, size, networks.has_poses, features, world.device, networks.knows_chances
+        )
         """Newest step of every world."""
         self._state = empty_state(world.networks, count, self.context)
         self._stepper = Stepper(world.networks, self._state)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SHOWN = (
     "frame", "pose_given", "reward", "terminated", "uncertainty", "known", "index", "seed", "pose",
-    "features", "termination_prob",
+    "features", "termination_prob", "surprise",
 )  # fmt: skip
 """Fields that a row has from its first frame on."""
 _BATCH_ONLY = ("features", "termination_prob")
@@ -42,7 +42,7 @@ class BatchStep:
     terminated: Tensor
     """bool [N]"""
     uncertainty: Tensor
-    """float64 [N]; NaN in a world without poses."""
+    """float64 [N]; NaN in a world that cannot tell it."""
     known: Tensor
     """bool [N]"""
     index: Tensor
@@ -56,6 +56,9 @@ class BatchStep:
     engine is elsewhere."""
     termination_prob: Tensor | None = None
     """Probability that the episode ended here, as learnt, float32 [N]; None as ``features``."""
+    surprise: Tensor | None = None
+    """Minus the binary logarithm of the probability of each frame's bits, float64 [N]; None where that is
+    not known."""
     denoising_steps: int = 0
     """Denoising passes taken, K; 0 where worlds have begun since."""
     latent: Tensor | None = None
@@ -88,15 +91,14 @@ class BatchStep:
             pose_given=torch.zeros_like(state.indices, dtype=torch.bool) if given is None else given,
             reward=imagined.reward.float(),
             terminated=imagined.terminated,
-            uncertainty=imagined.uncertainty.double()
-            if posed
-            else torch.full_like(imagined.uncertainty.double(), torch.nan),
+            uncertainty=_told(imagined.uncertainty.double(), imagined, posed),
             known=imagined.known,
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
             features=_features(imagined.latent, state),
             termination_prob=1 - imagined.continue_prob.float(),
+            surprise=None if imagined.surprise is None else imagined.surprise.double(),
             denoising_steps=denoising_steps,
             latent=imagined.latent.float(),
         )
@@ -121,13 +123,14 @@ class BatchStep:
             pose_given=one > 0 if given else one < 0,
             reward=torch.zeros_like(state.pose_uncertainty),
             terminated=one < 0,
-            uncertainty=values if posed else torch.full_like(values, torch.nan),
+            uncertainty=_told(values, newest, posed),
             known=known,
             index=state.indices - 1,
             seed=state.seeds,
             pose=state.poses if posed else None,
             features=_features(newest.latent, state),
             termination_prob=torch.zeros_like(state.pose_uncertainty),
+            surprise=None if newest.surprise is None else newest.surprise.double(),
         )
 
     @staticmethod
@@ -142,7 +145,7 @@ class BatchStep:
 
     @staticmethod
     def empty(
-        count: int, size: tuple[int, int], poses: bool, features: int, device: torch.device
+        count: int, size: tuple[int, int], poses: bool, features: int, device: torch.device, chances: bool
     ) -> BatchStep:
         """Room for ``count`` rows with so many features; what they hold means nothing."""
         new = partial(torch.empty, device=device)
@@ -158,6 +161,7 @@ class BatchStep:
             seed=new(count, dtype=torch.int64),
             features=new(count, features),
             termination_prob=new(count),
+            surprise=new(count, dtype=torch.float64) if chances else None,
         )
 
     def write(self, rows: Rows, other: BatchStep) -> None:
@@ -209,11 +213,12 @@ class BatchStep:
             pose_given=bool(host["pose_given"][i]),
             reward=float(host["reward"][i]),
             terminated=bool(host["terminated"][i]),
-            uncertainty=float(host["uncertainty"][i]) if "pose" in host else None,
+            uncertainty=float(host["uncertainty"][i]) if "pose" in host or "surprise" in host else None,
             index=int(host["index"][i]),
             denoising_steps=self.denoising_steps,
             latent=host["latent"][i] if "latent" in host else None,
             known=bool(host["known"][i]),
+            surprise=float(host["surprise"][i]) if "surprise" in host else None,
         )
 
     def _shown(self) -> dict[str, Tensor]:
@@ -224,6 +229,12 @@ class BatchStep:
         mine, theirs = self._shown(), other._shown()
         values: dict[str, Any] = {name: mix(part, theirs[name]) for name, part in mine.items()}
         return replace(self, denoising_steps=0, latent=None, single=None, **values)
+
+
+def _told(uncertainty: Tensor, imagined: Imagined, posed: bool) -> Tensor:
+    """``uncertainty`` [N] where it is one: with poses, or where chances are known; else NaN."""
+    known = posed or imagined.surprise is not None
+    return uncertainty if known else torch.full_like(uncertainty, torch.nan)
 
 
 def _features(latent: Tensor, state: WorldState) -> Tensor:

@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from worldsim.engine.stepper import Stepper
 from worldsim.engine.synchronized import Synchronized, synchronized
 from worldsim.engine.undo import Undo, roll_back, undo
 from worldsim.engine.validation import batch_controls, check_frame, read_control, read_plans
+from worldsim.engine.waves import check_passes, waves
 from worldsim.errors import EngineError
 from worldsim.model.state import Rows
 from worldsim.pixels import to_model
@@ -89,7 +91,7 @@ class Engine(Synchronized):
 
     @property
     def denoising_steps(self) -> int:
-        """Denoising passes per frame, K: 1, 2 or 4."""
+        """Denoising passes per frame, K, one of those that the world takes."""
         return self._denoising_steps
 
     @denoising_steps.setter
@@ -132,7 +134,8 @@ class Engine(Synchronized):
         controls: Mapping[Session, ControlLike],
         *,
         frames: bool = True,
-        deadline: float | None = None,
+        budget: float | None = None,
+        passes: Mapping[Session, int] | None = None,
         faults: dict[Session, Exception] | None = None,
         plans: Mapping[Session, Sequence[ControlLike]] | None = None,
     ) -> dict[Session, Step]:
@@ -141,13 +144,15 @@ class Engine(Synchronized):
         Args:
             controls: control of the new frame; see ``ControlSpace.control``.
             frames: False: only latents are wanted. What the next frame does not need is left out.
-            deadline: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
+            budget: seconds that a batch may take. K drops as far as that needs, by what earlier steps took;
                 frames then depend on the machine's speed; ``Step.denoising_steps`` is the K that was used.
+            passes: K of some sessions in place of the engine's; the same K gives the same frames again.
             plans: controls of the frames after the new one, as far as they are known; see ``step_chunk``.
 
         Raises:
             ControlError: a key that the world does not know, or a pose for a world without poses.
             CameraError: a pose that is no rotation and translation.
+            ConfigError: a K that the world does not take.
             EngineError: a session that is closed or of another engine. Nothing has moved after any of them.
         """
         check_mapping(controls)
@@ -156,25 +161,29 @@ class Engine(Synchronized):
         sessions = sorted(controls, key=lambda session: (session.slot is None, session.slot, session.number))
         read = {session: read_control(self.world, controls[session]) for session in sessions}
         ahead = read_plans(self.world, read, plans)
+        wanted = check_passes(self.world.networks.sampler, sessions, passes, self._denoising_steps)
         answers: dict[Session, Step | Exception] = {}
-        for first in range(0, len(sessions), self.slots):
-            wave = sessions[first : first + self.slots]
+        for k, wave in waves(sessions, wanted, self.slots):
             try:
                 self._states.load([session.number for session in wave])
             except Exception as error:  # nobody has moved, and earlier waves have their answers
                 answers |= dict.fromkeys(wave, error)
                 continue
             wave.sort(key=lambda session: self._row(session))
-            held = batch_controls(
-                self.world, [read[one] for one in wave], [ahead[one] for one in wave if ahead]
-            )
-            answers |= self._step_wave(wave, held, frames, deadline)
+            held = batch_controls(self.world, [read[s] for s in wave], [ahead[s] for s in wave if ahead])
+            if budget is not None:
+                k = self._latency.max_steps_within(len(wave), k, budget)
+            answers |= self._step_wave(wave, held, frames, k)
         failed = {session: answer for session, answer in answers.items() if isinstance(answer, Exception)}
         if faults is None and failed:
             raise next(iter(failed.values()))
         if faults is not None:
             faults |= failed
         return {one: answer for one in controls if isinstance(answer := answers[one], Step)}
+
+    def passes_within(self, count: int, budget: float) -> int:
+        """The most denoising steps, up to K, at which ``count`` sessions fit into ``budget`` seconds."""
+        return self._latency.max_steps_within(min(count, self.slots), self._denoising_steps, budget)
 
     def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
         """Imagine as many frames of every session as it has controls here.
@@ -225,14 +234,11 @@ class Engine(Synchronized):
         state, undo_log = self._states.copy(session.number), session.undo_log
         own = [session.seed] * count if seeds is None else [operator.index(seed) for seed in seeds]
         forks: list[Session] = []
+        add = partial(self._add, start=session.start, step=session.last, undo_log=undo_log)
         try:
             for seed in own:
                 own_chance = replace(state, seeds=torch.full_like(state.seeds, signed(seed)))
-                forks.append(
-                    self._add(
-                        own_chance, seed=seed, start=session.start, step=session.last, undo_log=undo_log
-                    )
-                )
+                forks.append(add(own_chance, seed=seed))
         except BaseException:
             for fork in forks:
                 self.close(fork)
@@ -297,14 +303,11 @@ class Engine(Synchronized):
             self._states.forget(session.number)
 
     def _step_wave(
-        self, sessions: list[Session], batch: ControlBatch, frames: bool, deadline: float | None
+        self, sessions: list[Session], batch: ControlBatch, frames: bool, k: int
     ) -> dict[Session, Step | Exception]:
         """Step sessions that all have slots, in the order of these."""
         count = len(sessions)
         slots = np.array([self._row(session) for session in sessions])
-        k = self._denoising_steps
-        if deadline is not None:
-            k = self._latency.max_steps_within(count, k, deadline)
 
         def work(rows: np.ndarray) -> list[tuple[Step | Exception, Undo | None]]:
             part = [sessions[row] for row in rows]
@@ -350,8 +353,7 @@ class Engine(Synchronized):
         """Step some slots, whose rows ``state`` is over."""
         if self._buckets is not None:
             return self._buckets.step(slots, controls, k, frames).rows()
-        control_tensors = controls.to(self.world.device)
-        return self._stepper.step(self._rows(slots), control_tensors, k, frames, state).rows()
+        return self._stepper.step(self._rows(slots), controls.to(self.world.device), k, frames, state).rows()
 
     def _roll_back(self, session: Session, before: Undo | None) -> bool:
         """Roll a session back after a failed step; False if that cannot be done."""

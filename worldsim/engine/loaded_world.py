@@ -12,6 +12,7 @@ from worldsim.engine.self_test import Invariance, measure_invariance
 from worldsim.engine.self_test_cache import cached
 from worldsim.kernels.library import active_variant
 from worldsim.networks import trained_units
+from worldsim.sampling.protocol import whole_steps_near
 from worldsim.scene.territory import Territory
 from worldsim.units import UnitCost, cost_of, unit_text
 from worldsim.utils.threads import single_thread_after_fork
@@ -68,6 +69,21 @@ class LoadedWorld:
     def allowed_denoising_steps(self) -> tuple[int, ...]:
         """Denoising steps K that its sampler takes, fewest first."""
         return tuple(sorted(self.networks.sampler.allowed_steps))
+
+    def denoising_steps_near(self, few: int) -> int:
+        """``few`` denoising steps K where so many draw whole frames, else the sampler's default."""
+        return whole_steps_near(self.networks.sampler, few)
+
+    @property
+    def draws_coarse_frames(self) -> bool:
+        """True where fewer denoising steps leave details undrawn: a frame may be coarse instead of late."""
+        sampler = self.networks.sampler
+        return len(sampler.whole_steps) < len(sampler.allowed_steps)
+
+    @property
+    def tells_uncertainty(self) -> bool:
+        """True where ``Step.uncertainty`` is told: with poses, or where the chances of bits are known."""
+        return self.networks.tells_uncertainty
 
     @property
     def spec(self) -> SourceSpec:

@@ -222,7 +222,8 @@ def _advance(
 def _stepped(networks: Networks, state: WorldState, controls: ControlTensors, passes: int) -> list[Tensor]:
     """Step ``state``; all that an engine answers or keeps, rows first."""
     unit = imagine_frame(networks, state, controls, passes)
-    outputs = (unit.frame, unit.latent, unit.reward, unit.continue_prob, unit.uncertainty)
+    outputs = [unit.frame, unit.latent, unit.reward, unit.continue_prob, unit.uncertainty]
+    outputs += [] if unit.surprise is None else [unit.surprise]
     return [*outputs, *state.parts().values(), *state.generator.tensors().values()]
 
 

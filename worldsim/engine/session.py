@@ -28,7 +28,13 @@ class SessionHost(Protocol):
     rewind_frames: int
     """Frames that are kept for rewinding."""
 
-    def step(self, controls: Mapping[Session, ControlLike]) -> dict[Session, Step]:
+    def step(
+        self,
+        controls: Mapping[Session, ControlLike],
+        *,
+        budget: float | None = None,
+        passes: Mapping[Session, int] | None = None,
+    ) -> dict[Session, Step]:
         """Imagine one frame of every session named."""
 
     def step_chunk(self, chunks: Mapping[Session, Sequence[ControlLike]]) -> dict[Session, list[Step]]:
@@ -137,12 +143,29 @@ class Session(InProcess):
     def temperature(self, value: float) -> None:
         self.engine.set_temperature(self, value)
 
-    def step(self, control: ControlLike = None) -> Step:
+    def step(
+        self,
+        control: ControlLike = None,
+        *,
+        budget: float | None = None,
+        denoising_steps: int | None = None,
+    ) -> Step:
         """Imagine one frame under ``control``: ``Control({"forward"})``, ``"forward"``, a number, a pose, ...
 
-        ``ControlSpace.control`` lists all forms; None holds no key. Errors are those of ``Engine.step``.
+        ``ControlSpace.control`` lists all forms; None holds no key.
+
+        Args:
+            control: control of the new frame.
+            budget: seconds that it may take: K drops as far as that needs, and ``Step.denoising_steps`` tells
+                it. In a world of scales the finer ones then keep the bits of the frame before.
+            denoising_steps: K of this frame; the engine's by default. With the K that a step told, and the
+                same controls, the same frames come again.
+
+        Raises:
+            ConfigError: a K that the world does not take. Others: as of ``Engine.step``.
         """
-        return self.engine.step({self: control})[self]
+        passes = None if denoising_steps is None else {self: denoising_steps}
+        return self.engine.step({self: control}, budget=budget, passes=passes)[self]
 
     def step_chunk(self, controls: Sequence[ControlLike]) -> list[Step]:
         """Imagine a frame for each of ``controls``, which the model knows in advance.
@@ -182,7 +205,7 @@ class Session(InProcess):
         return self.engine.observe(self, frame, pose, control)
 
     def rewind(self, frames: int = 1) -> Step:
-        """Take back ``frames`` frames. The same controls then give the same frames again.
+        """Take back ``frames`` frames. The same controls and denoising steps then give the same frames again.
 
         Raises:
             EngineError: more frames than are kept, or a closed session.

@@ -145,8 +145,11 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "terminated": (_flag, "true or false"),
     "uncertainty": (_real(0.0, 1.0, optional=True), "a number in 0..1 or null"),
     "known": (_flag, "true or false"),
+    "surprise": (_real(0.0, 3e38), "a number that is not negative"),
 }
 """A test for each value of the header, and what it says."""
+_OPTIONAL = {"surprise"}
+"""Those that may be missing."""
 
 
 def check_header(header: Any) -> dict[str, Any]:
@@ -157,9 +160,9 @@ def check_header(header: Any) -> dict[str, Any]:
     """
     if not isinstance(header, dict):
         raise EngineError("a snapshot's header must be an object", type(header).__name__, _REMEDY)
-    _check_names("fields", set(header), set(FIELDS), set(FIELDS))
+    _check_names("fields", set(header), set(FIELDS) - _OPTIONAL, set(FIELDS))
     for name, (holds, said) in FIELDS.items():
-        if not holds(header[name]):
+        if name in header and not holds(header[name]):
             raise EngineError(f"a snapshot's {name} must be {said}", repr(header[name])[:80], _REMEDY)
     return header
 

@@ -83,6 +83,8 @@ def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
         "uncertainty": step.uncertainty,
         "known": step.known,
     }
+    if step.surprise is not None:
+        header["surprise"] = step.surprise
     if step.latent is not None:
         tensors["latent"] = torch.from_numpy(step.latent.copy())
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -90,7 +92,7 @@ def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
+def unpack(blob: object, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
     """Deserialise. The checksum only finds accidents, so all parts are validated.
 
     Raises:
@@ -194,4 +196,5 @@ def _step(tensors: dict[str, Tensor], header: dict[str, Any]) -> Step:
         denoising_steps=header["denoising_steps"],
         latent=tensors["latent"].cpu().numpy() if "latent" in tensors else None,
         known=header["known"],
+        surprise=header.get("surprise"),
     )

@@ -24,7 +24,8 @@ class Step:
     uncertainty: float | None
     """Expected error of the frame in [0, 1]. It combines the difference between the frame and its prior, as a
     share of the pixel range, and the pose uncertainty, which counts 0.5 at one metre and reference contrast.
-    1 where the pose is not known; None in a world without poses."""
+    In a world of bits with known chances the mean entropy of the drawn bits, scale by scale, stands in for
+    that difference. 1 where the pose is not known; None in a world without poses and without chances."""
     index: int
     """Number of the frame; 0 is the first of the frames that the session began with."""
     denoising_steps: int = 0
@@ -35,6 +36,9 @@ class Step:
     """False if the pose lies outside the training data, so that the frame is made up: with a static scene off
     the walkable map, above or below the trained heights, or with pitch or roll; without one for an explicit
     pose that is tilted, or farther from the one before than any step."""
+    surprise: float | None = None
+    """Bits of information in the frame: minus the binary logarithm of its bits' probability, given all before
+    it. Of an imagined frame those bits count that were drawn. None in a world that knows no such chances."""
 
     def with_real(self, frame: np.ndarray) -> Step:
         """The same step with a copy of a real frame, uint8 [H, W, 3]."""

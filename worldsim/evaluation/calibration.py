@@ -1,4 +1,4 @@
-"""Calibration: ``Step.uncertainty`` against the error that it should predict.
+"""Calibration: ``Step.uncertainty`` and ``Step.surprise`` against the error that they should predict.
 
 Shapes: N trajectories, F frames.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from worldsim.evaluation.metric import Metric, metric, pooled
 
-__all__ = ["AHEAD", "auroc", "calibration_metrics"]
+__all__ = ["AHEAD", "auroc", "calibration_metrics", "surprise_metrics"]
 
 AHEAD = 16
 """Frames within which an error is to be predicted."""
@@ -45,6 +45,30 @@ def calibration_metrics(uncertainty: np.ndarray, psnr: np.ndarray, threshold: fl
             lower_reference=0.0,
             upper_reference=1.0,
         ),
+    }
+
+
+def surprise_metrics(surprise: np.ndarray, gain: np.ndarray) -> dict[str, Metric]:
+    """Return ``surprise_auroc`` of the surprise in bits and of the gain in dB over copy-last, both [N, F].
+
+    Frames without a gain (NaN) are left out; empty where all others are worse than copy-last, or none is.
+    """
+    counts, worse = np.isfinite(gain), gain < 0
+    if not worse[counts].any() or worse[counts].all():
+        return {}
+
+    def of(rows: np.ndarray) -> float:
+        return auroc(surprise[rows][counts[rows]], worse[rows][counts[rows]])
+
+    return {
+        "surprise_auroc": metric(
+            pooled(of, len(gain)),
+            "Step.surprise as a sign that the imagined frame is worse than the true frame before it, on the "
+            "pixels that changed since, keys alone; lower: chance",
+            unit="AUROC",
+            lower_reference=0.5,
+            upper_reference=1.0,
+        )
     }
 
 

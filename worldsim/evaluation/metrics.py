@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldsim.evaluation.calibration import calibration_metrics
+from worldsim.evaluation.calibration import calibration_metrics, surprise_metrics
 from worldsim.evaluation.controllability import controllability_metrics
 from worldsim.evaluation.drift import frechet
 from worldsim.evaluation.image_metrics import MAX_PSNR
@@ -48,6 +48,7 @@ def compute_metrics(scores: Scores, denoising_steps: int, fps: float) -> dict[st
     if "long.psnr" in scores:
         metrics |= _long(scores)
     metrics |= _by_denoising_steps(scores, denoising_steps)
+    metrics |= _bits(scores)
     if "held" in scores:
         metrics |= controllability_metrics(scores, fps)
         metrics |= _frechet(scores)
@@ -120,6 +121,31 @@ def _changed(scores: Scores, denoising_steps: int) -> dict[str, Metric]:
         )
         for name, value in named.items()
     }
+
+
+def _bits(scores: Scores) -> dict[str, Metric]:
+    """Metrics of worlds of bits; empty for others."""
+    metrics: dict[str, Metric] = {}
+    if "idempotence" in scores:
+        metrics["tokenizer_idempotence"] = metric(
+            estimate(scores["idempotence"]),
+            "share of the bits of a true frame that are the same once it is decoded and encoded again; "
+            "lower: chance",
+            unit="share",
+            lower_reference=0.5,
+            upper_reference=1.0,
+        )
+    if "surprise" in scores:
+        metrics["next_surprise"] = metric(
+            estimate(scores["surprise"]),
+            "information in the true next frame, given the true past, over its bits; lower: even chances",
+            unit="bits/bit",
+            lower_reference=1.0,
+            upper_reference=0.0,
+        )
+    if "true.surprise" in scores:
+        metrics |= surprise_metrics(scores["true.surprise"], scores["true.gain"])
+    return metrics
 
 
 def _decibels(error: float, pixels: float) -> float:

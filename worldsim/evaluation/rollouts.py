@@ -15,7 +15,14 @@ from worldsim.engine.step import Step
 from worldsim.engine.world import World
 from worldsim.evaluation.detector import Detector
 from worldsim.evaluation.idm.model import resize_for_idm
-from worldsim.evaluation.image_metrics import gradient, motion, pose_errors, psnr
+from worldsim.evaluation.image_metrics import (
+    changed_pixels,
+    gradient,
+    motion,
+    pose_errors,
+    psnr,
+    squared_error,
+)
 from worldsim.evaluation.objects import OBJECT_FRAMES, count_pixels
 from worldsim.evaluation.trajectories import Trajectories
 
@@ -70,7 +77,9 @@ def score_rollout(
     """Scores ``float64 [N, F]`` of every imagined frame against the true one of the same moment, by name.
 
     ``psnr`` in dB; ``gradient`` and ``motion`` (change since the frame before) in grey levels, of the rollout
-    alone. In worlds with poses: ``uncertainty`` of the engine, ``metres`` and ``degrees`` between predicted
+    alone. ``uncertainty`` of the engine, where it is told. Where chances of bits are known: ``surprise`` in
+    bits, and ``gain`` in dB over the true frame before, on the pixels that changed since (NaN where none
+    did). In worlds with poses: ``metres`` and ``degrees`` between predicted
     and true pose, and ``track`` [N, F, 4], its x, y, z and yaw. Kept frames: ``seen`` uint8 [N, keep, 60, 80,
     3]. With a detector ``objects`` [N, up to 32, K, 4]; see ``count_pixels``.
     """
@@ -85,6 +94,9 @@ def score_rollout(
         }
         if all(step.uncertainty is not None for step in steps):
             row["uncertainty"] = np.array([step.uncertainty for step in steps], float)
+        if all(step.surprise is not None for step in steps):
+            row["surprise"] = np.array([step.surprise for step in steps], float)
+            row["gain"] = _gain(frames, true.frames[:, t], true.frames[:, t - 1])
         if t < config.context + config.keep:
             row["seen"] = resize_for_idm(frames)
         if config.detector is not None and t < config.context + OBJECT_FRAMES:
@@ -97,6 +109,17 @@ def score_rollout(
             scores.setdefault(name, []).append(values)
         before = frames
     return {name: np.stack(rows, 1) for name, rows in scores.items()}
+
+
+def _gain(frames: np.ndarray, now: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """dB [N] that frames are better than the ``last`` true one where the true frame ``now`` differs from it.
+
+    NaN where it does not; all uint8 [N, H, W, 3].
+    """
+    where = changed_pixels(now, last)
+    ours, theirs = (squared_error(shown, now, where) for shown in (frames, last))
+    gain = 10 * (np.log10(np.maximum(theirs, 1e-9)) - np.log10(np.maximum(ours, 1e-9)))
+    return np.where(where.any((-2, -1)), gain, np.nan)
 
 
 def score_objects(

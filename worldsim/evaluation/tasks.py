@@ -75,7 +75,7 @@ class TaskSizes:
     frames: int = 256
     """Frames of a long rollout."""
     long_rollout_denoising_steps: int | None = None
-    """Denoising steps K of long rollouts; None: those of the other metrics."""
+    """Denoising steps K of long rollouts, where so many draw whole frames; None: those of the others."""
 
 
 @dataclass
@@ -177,7 +177,8 @@ def prepare(
             with tasks.failures.of(f"loop{seconds}"):
                 _prepare_loops(tasks, rollout, collector, simulator, sizes.loops, seconds, seeds)
     if sizes.long_rollouts and found:
-        long_scorer = replace(rollout, denoising_steps=sizes.long_rollout_denoising_steps or denoising_steps)
+        few, whole = sizes.long_rollout_denoising_steps, world.networks.sampler.whole_steps
+        long_scorer = replace(rollout, denoising_steps=few) if few in whole else rollout
         with tasks.failures.of("drift"):
             _prepare_long_rollouts(
                 tasks, long_scorer, simulator, idm, sizes, found[: 2 * sizes.long_rollouts]

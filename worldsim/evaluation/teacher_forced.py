@@ -20,6 +20,7 @@ from worldsim.evaluation.trajectories import Trajectories
 from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
 from worldsim.sampling.control_batch import ControlBatch
+from worldsim.sampling.imagine import Imagined
 from worldsim.sampling.world_state import WorldState
 
 __all__ = ["TeacherForcing", "score_teacher_forced"]
@@ -60,7 +61,9 @@ def score_teacher_forced(
 
     Also, of the pixels that changed since the true frame before, ``changed.pixels``: how many, and
     ``changed.<name>``: their summed squared error; and ``objects.tokenizer`` [N, S, K, 4], see
-    ``count_pixels``, where there is a detector.
+    ``count_pixels``, where there is a detector. In worlds of bits ``idempotence``: share of the bits that are
+    the same once the frame is decoded and encoded again; and where chances are known ``surprise``: bits of
+    information in the true frame, over its bits.
     """
     networks, n = world.networks, len(true)
     seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
@@ -78,7 +81,8 @@ def score_teacher_forced(
                 if unit.prior.scene_rgb.any():
                     row["scene"], row["warp"] = _frame(unit.prior.scene_rgb), _frame(unit.prior.warped_rgb)
                 row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
-                for name, values in _scored(row, true, t, forcing.detector).items():
+                found = _scored(row, true, t, forcing.detector) | _scored_bits(world, unit, row["tokenizer"])
+                for name, values in found.items():
                     scores.setdefault(name, []).append(values)
     return {name: np.stack(rows, 1) for name, rows in scores.items()}
 
@@ -96,6 +100,17 @@ def _scored(
     if detector is not None and true.labels is not None:
         truth = detector.truth({kind: masks[:, t] for kind, masks in true.labels.items()})
         scores["objects.tokenizer"] = count_pixels(detector.find(row["tokenizer"]), truth)
+    return scores
+
+
+def _scored_bits(world: World, unit: Imagined, decoded: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores [N] of the bits of observed frames, ``decoded`` uint8 [N, H, W, 3]; none of other latents."""
+    tokenizer, scores = world.networks.tokenizer, dict[str, np.ndarray]()
+    if tokenizer.latent_spec.kind == "bits":
+        again = tokenizer.encode(_model(world, decoded), unit.prior)
+        scores["idempotence"] = ((again > 0) == (unit.latent > 0)).double().mean((1, 2)).cpu().numpy()
+    if unit.surprise is not None:
+        scores["surprise"] = unit.surprise.double().cpu().numpy() / unit.latent[0].numel()
     return scores
 
 

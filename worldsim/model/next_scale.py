@@ -249,7 +249,7 @@ class NextScaleGenerator(nn.Module):
         embedded = self.null_condition.expand(batch, -1)
         empty = [prepared.given.new_zeros(0)] * count
         modulation = self._split(self.modulation(embedded))
-        return replace(prepared, modulation=modulation, keys=empty, values=[*empty], hidden=[])
+        return replace(prepared, modulation=modulation, keys=empty, values=[*empty], hidden=[], drawn=[])
 
     def scale_logits(self, prepared: PreparedScales, bits: Tensor, index: int) -> ScaleLogits:
         """Logits of scale ``index``; of ``bits`` [B, N, C] those of coarser scales are read.
@@ -284,9 +284,7 @@ class NextScaleGenerator(nn.Module):
         Scales that no pass has run over, as those of a given frame, are run over together.
         """
         latent = latent.float()
-        embedded = self._embed_bits(latent)
-        if len(prepared.hidden) < len(self.maps.areas):
-            self._run_rest(prepared, embedded)
+        self.finish_scales(prepared, latent)
         fresh = {"keys": prepared.keys, "values": prepared.values}
         new = {name: torch.stack(parts, 1).flatten(-2) for name, parts in fresh.items()}
         state.set_next(**new)
@@ -294,11 +292,13 @@ class NextScaleGenerator(nn.Module):
         state.set(bits=latent, before=before)
         return self.agent_of(self._agent_inputs(prepared.hidden[0], prepared.places))
 
-    def _run_rest(self, prepared: PreparedScales, embedded: Tensor) -> None:
-        """One pass over all scales that are not finished, from all bits as ``embedded`` [B, N, D]."""
+    def finish_scales(self, prepared: PreparedScales, bits: Tensor) -> None:
+        """Run one pass over the scales that are not finished, if any, given all ``bits`` [B, N, C]."""
+        if len(prepared.hidden) == len(self.maps.areas):
+            return
         start = sum(self.maps.areas[: len(prepared.hidden)])
         rows = slice(start, self.tokens)
-        x = prepared.given[:, rows] + self.maps.coarser(embedded)[:, rows]
+        x = prepared.given[:, rows] + self.maps.coarser(self._embed_bits(bits))[:, rows]
         prepared.hidden.append(self._run(prepared, x, rows, self.mask[rows]))
         prepared.hidden[:] = torch.cat(prepared.hidden, 1).split(self.maps.areas, 1)
 

@@ -62,6 +62,8 @@ class PreparedScales:
     """Their values."""
     hidden: list[Tensor] = field(default_factory=list)
     """Features of the finished scales [B, n, D]."""
+    drawn: list[Tensor] = field(default_factory=list)
+    """Logits that the bits of the drawn scales were drawn by, each given those before it [B, n, C]."""
 
 
 class ScaleGenerator(Protocol):

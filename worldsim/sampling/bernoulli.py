@@ -48,7 +48,7 @@ class BernoulliConfig:
 class BernoulliSampler:
     """Draws tokens in K passes, and learns to fill in those that are masked."""
 
-    allowed_steps = DENOISING_STEPS
+    allowed_steps = whole_steps = DENOISING_STEPS
     default_steps = 2
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:

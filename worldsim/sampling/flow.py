@@ -105,7 +105,7 @@ class FlowPrediction(Protocol):
 class FlowSampler:
     """Denoises in K passes, and learns by diffusion forcing with shortcut steps."""
 
-    allowed_steps = DENOISING_STEPS
+    allowed_steps = whole_steps = DENOISING_STEPS
     default_steps = 2
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:

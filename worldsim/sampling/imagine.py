@@ -5,7 +5,7 @@ Shapes: B worlds, N tokens, C latent channels, H x W frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from worldsim.sampling import philox
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.motion import CameraMotion, move_cameras
 from worldsim.sampling.noise import normal_batch
-from worldsim.sampling.protocol import LatentSource
+from worldsim.sampling.protocol import Chances, LatentSource
 from worldsim.sampling.uncertainty import frame_uncertainty
 from worldsim.sampling.world_state import WorldState
 from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior
@@ -48,6 +48,8 @@ class Imagined:
     """[B, N, C]"""
     prior: Prior
     """The start that the frame was decoded from."""
+    surprise: Tensor | None = None
+    """Minus the binary logarithm of the latent's probability, float32 [B]; None where it is not known."""
 
 
 def imagine_unit(
@@ -72,23 +74,30 @@ def imagine_unit(
     prepared = networks.generator.prepare(state.generator, known, prior.condition, denoising_steps)
     noise = _noise(networks, state, motion)
     tokens = (sampler or networks.sampler).draw(networks.generator, prepared, noise, denoising_steps)
+    chances = networks.chances(prepared, tokens)
     latent = networks.frame_latents(tokens)
     if decode or networks.tokenizer.uses_previous_frame:
         frame = networks.tokenizer.decode(latent, prior).clamp_(-1, 1)
     else:
         frame = state.previous.frame
-    return _commit(networks, state, prepared, frame, latent, prior, motion, tensors.pose_mask)
+    return _commit(networks, state, prepared, frame, latent, prior, motion, tensors.pose_mask, chances)
 
 
 def observe_unit(networks: Networks, state: WorldState, frames: Tensor, controls: ControlBatch) -> Imagined:
-    """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place."""
+    """Take a given frame [B, 3, H, W] as the next one of every world and update ``state`` in place.
+
+    Where chances are known it has a surprise, and no doubt: it is not imagined.
+    """
     tensors = controls.to(networks.device)
     motion = move_cameras(networks, state, tensors)
     prior = prior_of(networks, state, motion)
     latent = networks.tokenizer.encode(frames, prior)
     known = networks.unit_tokens(prior.tokens)
     prepared = networks.generator.prepare(state.generator, known, prior.condition, 0)
-    return _commit(networks, state, prepared, frames, latent, prior, motion, tensors.pose_mask)
+    chances = networks.chances(prepared, networks.unit_tokens(latent))
+    if chances is not None:
+        chances = replace(chances, doubt=torch.zeros_like(chances.doubt))
+    return _commit(networks, state, prepared, frames, latent, prior, motion, tensors.pose_mask, chances)
 
 
 def _noise(networks: Networks, state: WorldState, motion: CameraMotion) -> Tensor:
@@ -125,6 +134,7 @@ def _commit(
     prior: Prior,
     motion: CameraMotion,
     given: Tensor | None,
+    chances: Chances | None,
 ) -> Imagined:
     """Take ``frame`` for the last one and the camera's step for done."""
     tokens = networks.unit_tokens(latent)
@@ -143,7 +153,11 @@ def _commit(
     terminated = ended(networks, state, continue_logit)
     known = networks.in_territory(motion.poses, motion.twist, given)
     uncertainty = frame_uncertainty(
-        frame, prior, motion.pose_uncertainty, networks.config.typical_contrast
+        frame,
+        prior,
+        motion.pose_uncertainty,
+        networks.config.typical_contrast,
+        None if chances is None else chances.doubt,
     ).masked_fill(~known, 1.0)
     return Imagined(
         frame,
@@ -154,6 +168,7 @@ def _commit(
         known,
         latent,
         prior,
+        None if chances is None else chances.surprise,
     )
 
 

@@ -9,6 +9,7 @@ Shapes: B batch, T frames, N tokens, n tokens of a scale, C bits of a token, K s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,13 @@ from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.model.protocol import Generator, LatentForm
 from worldsim.model.scale_features import PreparedScales, ScaleLogits
 from worldsim.registry import register
-from worldsim.sampling.protocol import LatentClip, SamplerLoss
+from worldsim.sampling.protocol import Chances, LatentClip, SamplerLoss
 
 _NEWEST_HIDDEN = 0.1
 """Largest rate at which the frame just before is hidden."""
 _MOST_FLIPS = 0.5
 """Largest share of bits that is flipped; more would be the opposite frame."""
-_LN2 = 0.6931
+_LN2 = math.log(2)
 
 
 @register("sampler", "next-scale")
@@ -103,6 +104,11 @@ class NextScaleSampler:
         """All scales."""
         return len(self.areas)
 
+    @property
+    def whole_steps(self) -> tuple[int, ...]:
+        """All scales: with fewer the finest ones stay as they were."""
+        return (len(self.areas),)
+
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         """Bits [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones.
 
@@ -117,8 +123,32 @@ class NextScaleSampler:
             if free is not None:
                 strength = self._strength(prepared, index)
                 logits = _guided(logits, generator.scale_logits(free, bits, index), strength)
-            bits[:, rows] = bits_of(logits, _drawn_by(uniform[:, rows]))
+            bits[:, rows], by = bits_of(logits, _drawn_by(uniform[:, rows]))
+            prepared.drawn.append(by)
         return generator.finish(prepared, bits)
+
+    def chances(self, generator: Generator, prepared: Any, latent: Tensor) -> Chances:
+        """Chances of the scales of ``latent`` [B, N, C] that were drawn; if none was, of all.
+
+        Surprise is the sum over bits, doubt the mean over scales of the mean entropy of a scale's bits: a
+        coarse bit changes more of the frame, and there are few. Bits were drawn by logits with guidance and
+        without temperature. Every bit of a first frame, which follows nothing, is an even chance.
+        """
+        assert isinstance(generator, NextScaleGenerator), "checked when the sampler was built"
+        drawn: list[Tensor] = prepared.drawn
+        if not drawn:
+            generator.finish_scales(prepared, latent)
+            logits = generator.logits(torch.cat(prepared.hidden, 1), prepared.previous)
+            drawn = list(bits_of(logits, lambda number, _: latent[..., number])[1].split(self.areas, 1))
+        follows = (prepared.units > 0).double()[:, None, None]
+        surprise, doubt = [], []
+        for by, bits in zip(drawn, latent.split(self.areas, 1), strict=False):
+            known = by.double() * follows  # whose last digits may hang on the batch; those of floats do not
+            sure = known.abs()
+            surprise.append(F.softplus(-known * bits).flatten(1).sum(1))
+            doubt.append((F.softplus(-sure) + sure * torch.sigmoid(-sure)).flatten(1).mean(1))
+        total, mean = torch.stack(surprise).sum(0), torch.stack(doubt).mean(0)
+        return Chances((total / _LN2).float(), (mean / _LN2).float().clamp(0, 1))
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """Bitwise cross-entropy of every frame but the first, which follows nothing.
@@ -182,7 +212,7 @@ class NextScaleSampler:
         bits = clip.latents[rows]
         features = generator.clip(bits, clip.condition[rows], clip.prior_tokens[rows])
         logits = generator.logits(features.hidden[:, 1:], bits[:, :-1])
-        drawn = bits_of(logits, _drawn_by(torch.rand_like(bits[:, 1:])))
+        drawn, _ = bits_of(logits, _drawn_by(torch.rand_like(bits[:, 1:])))
         return F.pad(drawn != bits[:, 1:], (0, 0, 0, 0, 1, 0))
 
     def _flip_shares(self, batch: int, frames: int, device: torch.device) -> Tensor:
@@ -221,15 +251,19 @@ Decide = Callable[[int, Tensor], Tensor]
 """Number of a bit and its chance to be 1 in each token [..., n] -> the bits of that number, -1 or 1."""
 
 
-def bits_of(logits: ScaleLogits, decide: Decide) -> Tensor:
-    """Bits [..., n, C] of a scale, decided one number after the other, given those before it."""
+def bits_of(logits: ScaleLogits, decide: Decide) -> tuple[Tensor, Tensor]:
+    """Bits [..., n, C] of a scale, decided one number after the other, given those before it.
+
+    Returns:
+        The bits, and the logit of each given those before it, float32 [..., n, C].
+    """
     known, bits = logits.base.clone(), torch.empty_like(logits.base)
     for number in range(known.shape[-1]):
         bit = decide(number, known[..., number].sigmoid())
         bits[..., number] = bit
         later = slice(number + 1, None)
         known[..., later].addcmul_(logits.coupling[..., later, number], bit[..., None])
-    return bits
+    return bits, known
 
 
 def _drawn_by(uniform: Tensor) -> Decide:

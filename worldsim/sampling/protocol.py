@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,17 @@ from torch import Tensor
 from worldsim.errors import ConfigError
 from worldsim.model.protocol import Generator, LatentForm
 
-__all__ = ["LatentClip", "LatentSource", "Sampler", "SamplerConfig", "SamplerLoss", "check_denoising_steps"]
+__all__ = [
+    "Chances",
+    "KnowsChances",
+    "LatentClip",
+    "LatentSource",
+    "Sampler",
+    "SamplerConfig",
+    "SamplerLoss",
+    "check_denoising_steps",
+    "whole_steps_near",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +77,30 @@ class Sampler(LatentSource, Protocol):
     def default_steps(self) -> int:
         """One of them."""
 
+    @property
+    def whole_steps(self) -> tuple[int, ...]:
+        """Those that draw all of a frame, rising; the default is one. Fewer may leave details undrawn."""
+
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """The loss of recorded windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Chances of a latent under the generator."""
+
+    surprise: Tensor
+    """Minus the binary logarithm of the probability of its bits, float32 [B]."""
+    doubt: Tensor
+    """Mean entropy of its bits, float32 [B] in [0, 1]: 0 if all are certain, 1 if all are even chances."""
+
+
+@runtime_checkable
+class KnowsChances(Protocol):
+    """A sampler that knows the probability of every latent."""
+
+    def chances(self, generator: Generator, prepared: Any, latent: Tensor) -> Chances:
+        """Chances of a latent [B, N, C] that was drawn from ``prepared``, or is given; before its commit."""
 
 
 class SamplerConfig(Protocol):
@@ -95,3 +127,11 @@ def check_denoising_steps(sampler: Sampler, denoising_steps: int | None) -> int:
         rule = f"the denoising steps K must be one of {allowed}"
         raise ConfigError(rule, denoising_steps, f"choose denoising_steps={sampler.default_steps}")
     return denoising_steps
+
+
+def whole_steps_near(sampler: Sampler, denoising_steps: int) -> int:
+    """``denoising_steps`` if that many draw all of a frame, else the sampler's default.
+
+    For measurements that ask for few passes to be fast, and would measure half a frame otherwise.
+    """
+    return denoising_steps if denoising_steps in sampler.whole_steps else sampler.default_steps

@@ -43,7 +43,7 @@ class RemainderFlowConfig:
 class RemainderFlowSampler:
     """Denoises the remainder in K passes; learns mean and remainder together."""
 
-    allowed_steps = DENOISING_STEPS
+    allowed_steps = whole_steps = DENOISING_STEPS
     default_steps = 2
 
     def __init__(self, config: RemainderFlowConfig) -> None:

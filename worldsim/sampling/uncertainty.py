@@ -12,14 +12,19 @@ from worldsim.tokenizer.protocol import Prior
 
 
 def frame_uncertainty(
-    frame: Tensor, prior: Prior, pose_uncertainty: Tensor, typical_contrast: float
+    frame: Tensor,
+    prior: Prior,
+    pose_uncertainty: Tensor,
+    typical_contrast: float,
+    doubt: Tensor | None = None,
 ) -> Tensor:
     """Uncertainty of each frame, float32 [B] in [0, 1]; ``pose_uncertainty`` [B] is in metres.
 
     Combines (a) the mean absolute difference between the frame and the warped previous frame, weighted by
-    the warp's confidence, and (b) the pose uncertainty, weighted by image contrast: a wall without texture
-    looks the same from elsewhere. Equals 0.5 at 1 m of pose uncertainty and ``typical_contrast``; grows with
-    the square root of the distance.
+    the warp's confidence, or the ``doubt`` [B] of its chances where these are known (see
+    ``sampling.protocol.Chances``), and (b) the pose uncertainty, weighted by image contrast: a wall without
+    texture looks the same from elsewhere. Equals 0.5 at 1 m of pose uncertainty and ``typical_contrast``;
+    grows with the square root of the distance.
     """
     has_slopes = min(frame.shape[-2:]) > 1
     if has_slopes and library.accepts(frame, prior.warped_rgb, prior.warp_confidence):
@@ -32,8 +37,9 @@ def frame_uncertainty(
             _mean(prior.warp_confidence),
         )
         contrast = frame_contrast(frame)
-    surprise = off / believed.clamp(min=0.05) / 2
-    return 1 - (1 - surprise) / (1 + contrast / typical_contrast * pose_uncertainty.sqrt())
+    if doubt is None:
+        doubt = off / believed.clamp(min=0.05) / 2
+    return 1 - (1 - doubt) / (1 + contrast / typical_contrast * pose_uncertainty.sqrt())
 
 
 def frame_contrast(frame: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def self_rollout_objective(
         clip = clips.sample(batch, length, rng)
         true = to_model(clip.frames, networks.device)
         poses = np.tile(np.eye(4), (batch, length, 1, 1)) if clip.poses is None else clip.poses
-        steps = int(rng.choice(networks.sampler.allowed_steps))
+        steps = int(rng.choice(networks.sampler.whole_steps))
         losses, squares = [], []
         with torch.no_grad():
             memory = init_state(

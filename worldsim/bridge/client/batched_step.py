@@ -27,6 +27,7 @@ class BatchedStep:
         entries: each session's control, as a header holds it.
         codec: what the frames come as.
         deadline: seconds after which they would be of no use, or None.
+        budget: seconds within which they should be answered, with fewer denoising steps if need be, or None.
     """
 
     def __init__(
@@ -35,11 +36,14 @@ class BatchedStep:
         entries: Mapping[RemoteSession, dict[str, Any]],
         codec: str,
         deadline: float | None,
+        budget: float | None = None,
     ) -> None:
         self._client, self._entries, self._codec = client, entries, codec
         self._fields: dict[str, Any] = {"op": "step_many", "codec": codec}
         if deadline is not None:
             self._fields["deadline_ms"] = max(1, round(deadline * 1000))
+        if budget is not None:
+            self._fields["budget_ms"] = max(0.0, budget * 1000)
 
     def step(self) -> dict[RemoteSession, WorldsimError]:
         """Step every session in its turn; return the errors."""

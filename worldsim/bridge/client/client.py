@@ -144,8 +144,9 @@ class Client:
         *,
         codec: str | None = None,
         deadline: float | None = None,
+        budget: float | None = None,
     ) -> dict[RemoteSession, RemoteStep]:
-        """Step several sessions by one frame, in as few messages as possible.
+        """Step several sessions by one frame, in as few messages as possible; arguments as of a session's.
 
         Raises:
             WorldsimError: the first of the sessions' failures; the others have moved, see their ``seq``.
@@ -153,7 +154,7 @@ class Client:
         self._check_may_block()
         check_mapping(controls)
         entries = {session: self.encode_control(control) for session, control in controls.items()}
-        failures = BatchedStep(self, entries, checked_codec(codec or self.codec), deadline).step()
+        failures = BatchedStep(self, entries, checked_codec(codec or self.codec), deadline, budget).step()
         for error in failures.values():
             raise error
         return {session: session.last for session in controls}

@@ -119,7 +119,12 @@ class RemoteSession:
         return self.last.index
 
     def step(
-        self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
+        self,
+        control: ControlLike = None,
+        *,
+        codec: str | None = None,
+        deadline: float | None = None,
+        budget: float | None = None,
     ) -> RemoteStep:
         """Imagine one frame under ``control`` (no key by default).
 
@@ -127,15 +132,24 @@ class RemoteSession:
             control: control held during the frame.
             codec: "raw", "jpeg", "latent" or "none"; the client's by default.
             deadline: seconds after which DeadlineExceededError is raised and the session has not advanced.
+            budget: seconds within which the server should answer: it takes as many denoising steps as fit, at
+                least the fewest; see ``RemoteStep.denoising_steps``.
         """
-        return self.client.wait(self.step_async(control, codec=codec, deadline=deadline))
+        return self.client.wait(self.step_async(control, codec=codec, deadline=deadline, budget=budget))
 
     def step_async(
-        self, control: ControlLike = None, *, codec: str | None = None, deadline: float | None = None
+        self,
+        control: ControlLike = None,
+        *,
+        codec: str | None = None,
+        deadline: float | None = None,
+        budget: float | None = None,
     ) -> Future[RemoteStep]:
         """Asynchronous ``step``: return a future of the step."""
         chosen = checked_codec(codec or self.client.codec)
-        fields = {"control": self.client.encode_control(control), "codec": chosen}
+        fields: dict[str, Any] = {"control": self.client.encode_control(control), "codec": chosen}
+        if budget is not None:
+            fields["budget_ms"] = max(0.0, budget * 1000)
         return self._request_step("step", fields, deadline)
 
     def step_chunk(

@@ -38,11 +38,13 @@ class RemoteStep:
     terminated: bool
     """True if the episode ends with this frame, as the world imagines it."""
     uncertainty: float | None
-    """Uncertainty in [0, 1]; None in a world without poses."""
+    """Uncertainty in [0, 1]; None in a world that cannot tell it."""
     denoising_steps: int
     """Denoising passes spent on it, K; 0 where the frame was given."""
     known: bool = True
     """True if the world knows what is visible from the pose; also if the server is too old to tell."""
+    surprise: float | None = None
+    """Bits of information in the frame; None in a world that knows no chances of bits."""
 
 
 def checked_codec(codec: str) -> str:
@@ -131,6 +133,7 @@ def _step(
         uncertainty=None if step["uncertainty"] is None else float(step["uncertainty"]),
         denoising_steps=step["denoising_steps"],
         known=step.get("known", True),
+        surprise=None if step.get("surprise") is None else float(step["surprise"]),
     )
 
 

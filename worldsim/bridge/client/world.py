@@ -38,6 +38,8 @@ class RemoteWorld:
     """Frames that the world imagines at a time; see ``RemoteSession.step_chunk``."""
     latent: tuple[int, ...]
     """Shape of a frame's latent."""
+    tells_uncertainty: bool
+    """Steps have an uncertainty."""
     limits: Mapping[str, int]
     ttl: float
     """Seconds of silence after which a lease expires."""
@@ -82,6 +84,9 @@ class RemoteWorld:
             ops=tuple(hello.get("ops", ())),
             unit_frames=hello.get("unit_frames", 1),
             latent=tuple(hello["latent"]),
+            tells_uncertainty=hello.get(
+                "tells_uncertainty", hello["intrinsics"] is not None or hello["pose"]
+            ),
             limits=dict(hello["limits"]),
             ttl=float(hello["ttl_s"]),
             server_version=hello["server"],

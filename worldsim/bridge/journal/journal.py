@@ -12,7 +12,7 @@ A record is a map with ``op``:
 | ``lease`` / ``end`` | ``lease`` and whatever the server wants back / ``lease``: its sessions go with it |
 | ``open``, ``restore`` | ``session``, ``lease``, the request, ``blob``: bytes of a context or snapshot |
 | ``fork`` | ``session`` (the parent), ``lease`` and ``children``: they begin as it is now, at seq 0 |
-| ``step`` / ``rewind`` | ``session``, ``seq``, ``control``, ``plan`` / ``session``, ``seq``, ``frames`` |
+| ``step`` / ``rewind`` | ``session``, ``seq``, ``control``, ``plan``, ``denoising_steps`` / ..., ``frames`` |
 | ``observe`` | ``session``, ``seq``, ``control``, ``shape`` and ``blob``: bytes of the frame |
 | ``close`` | ``session`` |
 """

@@ -19,6 +19,7 @@ from worldsim.bridge.server.leases import Leases
 from worldsim.bridge.server.metrics import ServerMetrics
 from worldsim.bridge.server.sockets import Sockets
 from worldsim.bridge.wire.protocol import ClientLimits
+from worldsim.errors import BridgeError
 
 __all__ = ["Router"]
 

@@ -41,9 +41,18 @@ class QueuedTask:
 
     @property
     def due(self) -> float:
-        """Deadline by which tasks are ordered."""
+        """Deadline by which tasks are ordered: that of the request, or else the end of its budget."""
         deadline = self.request.deadline
+        if deadline is None and self.budget_end is not None:
+            return self.budget_end
         return self.request.arrived + _DEFAULT_DEADLINE if deadline is None else deadline
+
+    @property
+    def budget_end(self) -> float | None:
+        """Time by which the task should be answered; None if it has no budget."""
+        if not isinstance(self.task, StepTask) or self.task.budget_s is None:
+            return None
+        return self.request.arrived + self.task.budget_s
 
     @property
     def expired(self) -> bool:
@@ -240,7 +249,8 @@ class Batcher:
         batch = [(queued, hosted, queued.task) for queued, hosted in ready[: self._max_batch]]
         began = time.monotonic()
         pairs = [(hosted, task) for _, hosted, task in batch if isinstance(task, StepTask)]
-        answers = self._manager.step(pairs)
+        ends = [queued.budget_end for queued, *_ in batch if queued.budget_end is not None]
+        answers = self._manager.step(pairs, max(min(ends) - began, 0.0) if ends else None)
         now = time.monotonic()
         self._window.record_batch(now - began)
         self._metrics.record_batch(

@@ -87,16 +87,18 @@ def _restore_base(engine: Engine, plan: ReplayPlan) -> Session:
 
 def _replay_next(engine: Engine, journal: Journal, replays: list[_Replay], done: int) -> None:
     """Replay the next event of each session, steps as one batch."""
-    controls, plans = {}, {}
+    controls, plans, passes = {}, {}, {}
     for replay in replays:
         seq, event = replay.plan.events[done]
         if event["op"] == "step":
             controls[replay.session] = read_control(event["control"])
             if plan := read_plan(event):
                 plans[replay.session] = plan
+            if "denoising_steps" in event:
+                passes[replay.session] = event["denoising_steps"]
         else:
             replay.record_reply(seq, _replay_event(journal, replay.session, event))
-    steps = engine.step(controls, plans=plans) if controls else {}
+    steps = engine.step(controls, passes=passes, plans=plans) if controls else {}
     for replay in replays:
         if replay.session in steps:
             replay.record_reply(replay.plan.events[done][0], steps[replay.session])

@@ -111,6 +111,7 @@ def _items_reply(request: Request) -> list[Any]:
 def _step_fields(answer: Answer) -> dict[str, Any]:
     step = answer.step
     assert step is not None, "only steps have rows"
+    surprise = {} if step.surprise is None else {"surprise": step.surprise}
     return {
         "seq": answer.seq,
         "index": step.index,
@@ -121,6 +122,7 @@ def _step_fields(answer: Answer) -> dict[str, Any]:
         "uncertainty": step.uncertainty,
         "known": step.known,
         "denoising_steps": step.denoising_steps,
+        **surprise,
     }
 
 

@@ -214,7 +214,8 @@ class RequestReader:
         """Read the request of a header that was decoded in one go."""
         codec = header.codec or "raw"
         control = self._checked_control(lambda: header.control)
-        task = _make_step_task(header.session, header.seq, control, codec in _PIXEL_CODECS)
+        budget_s = None if header.budget_ms is None else header.budget_ms / 1000
+        task = _make_step_task(header.session, header.seq, control, codec in _PIXEL_CODECS, budget_s)
         return Request(envelope, connection, codec, [task], now)
 
     def _codec(self, fields: HeaderFields) -> str:
@@ -252,13 +253,13 @@ class RequestReader:
 
     def _step(self, fields: HeaderFields, payloads: Sequence[Any], frames: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 0)
-        return [self._step_task(fields, frames)]
+        return [self._step_task(fields, frames, _budget(fields))]
 
     def _step_many(
         self, fields: HeaderFields, payloads: Sequence[Any], frames: bool
     ) -> list[Task | BridgeError]:
         _check_payloads(payloads, 0)
-        items = fields.items("items", 4096)
+        items, budget_s = fields.items("items", 4096), _budget(fields)
         if not 1 <= len(items) <= self._limits.items:
             rule = f"a step_many may have 1 to {self._limits.items} items"
             raise BridgeError(rule, len(items), "send several", code=Code.RESOURCE_EXHAUSTED)
@@ -266,7 +267,7 @@ class RequestReader:
         named: set[tuple[str, int]] = set()
         for item in items:
             inner = HeaderFields(item, "an item")
-            tasks.append(task := self._step_task(inner, frames))
+            tasks.append(task := self._step_task(inner, frames, budget_s))
             inner.check_empty()
             if isinstance(task, StepTask):
                 if (task.session, task.seq) in named:
@@ -296,9 +297,9 @@ class RequestReader:
             for t, control in enumerate(controls)
         ]
 
-    def _step_task(self, fields: HeaderFields, frames: bool) -> Task | BridgeError:
+    def _step_task(self, fields: HeaderFields, frames: bool, budget_s: float | None) -> Task | BridgeError:
         session, seq = fields.token("session"), fields.integer("seq", 1)
-        return _make_step_task(session, seq, self._control(fields), frames)
+        return _make_step_task(session, seq, self._control(fields), frames, budget_s)
 
     def _observe(self, fields: HeaderFields, payloads: Sequence[Any], _: bool) -> list[Task | BridgeError]:
         _check_payloads(payloads, 1)
@@ -369,9 +370,17 @@ OPERATIONS = tuple(_PARSERS)
 
 
 def _make_step_task(
-    session: str, seq: int, control: Control | BridgeError, frames: bool
+    session: str, seq: int, control: Control | BridgeError, frames: bool, budget_s: float | None
 ) -> Task | BridgeError:
-    return control if isinstance(control, BridgeError) else StepTask(session, seq, control, frames)
+    if isinstance(control, BridgeError):
+        return control
+    return StepTask(session, seq, control, frames, budget_s=budget_s)
+
+
+def _budget(fields: HeaderFields) -> float | None:
+    """Seconds within which a step should be answered."""
+    budget_ms = fields.optional("budget_ms", fields.number, 0, 1e9)
+    return None if budget_ms is None else budget_ms / 1000
 
 
 def _check_payloads(payloads: Sequence[Any], most: int) -> None:

@@ -44,6 +44,7 @@ def server_info(engine: Engine, limits: ClientLimits) -> dict[str, Any]:
         "ops": list(OPERATIONS),
         "unit_frames": engine.world.unit_frames,
         "latent": tokens,
+        "tells_uncertainty": world.tells_uncertainty,
         "limits": limits.to_dict(),
         "server": worldsim.__version__,
     }

@@ -86,17 +86,22 @@ class SessionManager:
         """
         return _HANDLERS[type(task)](self, task, lease)
 
-    def step(self, batch: Sequence[tuple[HostedSession, StepTask]]) -> list[Answer | BridgeError]:
+    def step(
+        self, batch: Sequence[tuple[HostedSession, StepTask]], budget: float | None = None
+    ) -> list[Answer | BridgeError]:
         """Step some sessions by one frame, each once and with its next seq.
+
+        ``budget``: seconds left for those whose tasks have one; they get as many passes as fit.
 
         Raises:
             JournalDivergedError: the journal could not be written, or the engine's state is unknown.
         """
         try:
             self._check_disk()
-            steps = self._step_engine(batch)
-            taken = [(hosted, task) for hosted, task in batch if isinstance(steps[hosted], Step)]
-            self._write(*(task.record() for _, task in taken), undo=[hosted.session for hosted, _ in taken])
+            steps = self._step_engine(batch, self._passes(batch, budget))
+            taken = [(one, task, step) for one, task in batch if isinstance(step := steps[one], Step)]
+            records = [task.record(self._unusual(step)) for _, task, step in taken]
+            self._write(*records, undo=[hosted.session for hosted, *_ in taken])
         except BridgeError as error:  # a full disk; nobody has moved
             return [error] * len(batch)
         answers: list[Answer | BridgeError] = []
@@ -127,18 +132,31 @@ class SessionManager:
                 if taken == _SNAPSHOTS_PER_TURN:
                     return
 
+    def _passes(
+        self, batch: Sequence[tuple[HostedSession, StepTask]], budget: float | None
+    ) -> dict[Session, int]:
+        """Denoising steps of the sessions whose tasks have a budget."""
+        hurried = [hosted.session for hosted, task in batch if task.budget_s is not None]
+        if budget is None or not hurried:
+            return {}
+        return dict.fromkeys(hurried, self.engine.passes_within(len(hurried), budget))
+
+    def _unusual(self, step: Step) -> int | None:
+        """Denoising steps of a step; None if they are the engine's."""
+        return None if step.denoising_steps == self.engine.denoising_steps else step.denoising_steps
+
     def _step_engine(
-        self, batch: Sequence[tuple[HostedSession, StepTask]]
+        self, batch: Sequence[tuple[HostedSession, StepTask]], passes: Mapping[Session, int]
     ) -> Mapping[HostedSession, Step | BridgeError]:
         frames, faults = any(task.frames for _, task in batch), dict[Session, Exception]()
         controls = {hosted.session: task.control for hosted, task in batch}
         plans = {hosted.session: task.plan for hosted, task in batch if task.plan}
         try:
-            steps = self.engine.step(controls, frames=frames, faults=faults, plans=plans)
+            steps = self.engine.step(controls, frames=frames, passes=passes, faults=faults, plans=plans)
         except WorldsimError as error:
             if len(batch) == 1:
                 return {batch[0][0]: to_bridge_error(error)}
-            return {hosted: self._step_engine([(hosted, task)])[hosted] for hosted, task in batch}
+            return {one: self._step_engine([(one, task)], passes)[one] for one, task in batch}
         except Exception as error:
             return self._close_lost([hosted for hosted, _ in batch], error)
         told: dict[HostedSession, Step | BridgeError] = {}

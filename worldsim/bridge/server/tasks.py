@@ -108,13 +108,20 @@ class StepTask:
     """True if the frame must be decoded; otherwise the latent suffices."""
     plan: tuple[Control, ...] = ()
     """Controls of the frames after it, as far as a unit of several frames is imagined under them."""
+    budget_s: float | None = None
+    """Seconds from its arrival within which it should be answered, with fewer passes if need be."""
 
-    def record(self) -> dict[str, Any]:
-        """Return the journal record; ``read_plan`` reads its plan."""
-        row = {"op": "step", "session": self.session, "seq": self.seq}
+    def record(self, passes: int | None = None) -> dict[str, Any]:
+        """Return the journal record; ``read_plan`` reads its plan.
+
+        ``passes``: denoising steps that were taken, where they are not the engine's.
+        """
+        row: dict[str, Any] = {"op": "step", "session": self.session, "seq": self.seq}
         row["control"] = _control_entry(self.control)
         if self.plan:
             row["plan"] = [_control_entry(control) for control in self.plan]
+        if passes is not None:
+            row["denoising_steps"] = passes
         return row
 
 

@@ -52,6 +52,8 @@ class StepHeader(Struct, frozen=True, forbid_unknown_fields=True):
     trace: _Text | None = None
     deadline_ms: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """Milliseconds after the arrival."""
+    budget_ms: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    """Milliseconds after the arrival."""
 
     @property
     def client_key(self) -> str:
