@@ -90,7 +90,7 @@ def pack(snapshot: Snapshot, weights_sha256: str) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(blob: bytes, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
+def unpack(blob: object, schema: SnapshotSchema, world: LoadedWorld) -> Snapshot:
     """Deserialise. The checksum only finds accidents, so all parts are validated.
 
     Raises:
