@@ -100,8 +100,9 @@ class GymSource:
         except Exception as error:  # a stranger's, of any kind
             rule = "an environment must render pixels"
             raise SourceError(rule, f"{type(error).__name__}: {error}"[:200], "choose another one") from error
-        is_rgba = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 4
-        return pixels[..., :3] if is_rgba else pixels
+        if isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 4:
+            return pixels[..., :3]
+        return pixels
 
     def _frame(self, observation: Any) -> np.ndarray:
         pixels = self._pixels(observation)
