@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.errors import ConfigError
@@ -28,6 +29,8 @@ _MOST_ON_CPU = 30_000
 """Arrivals whose outcome a CPU learns alone."""
 _SHORT_SHARE = 0.25
 """Share of the stage with short windows."""
+_DROPOUT = 0.3
+"""Share of inputs that are dropped at random: a few hundred ends are learnt by heart otherwise."""
 _STRETCH = 128
 """Frames of an episode whose features are computed at once."""
 
@@ -136,8 +139,10 @@ class NextScaleOutcomeObjective:
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         if self._inputs is None:
             self._inputs = self._encode(rng)
+        torch.manual_seed(int(rng.integers(2**62)))
         rows = torch.from_numpy(rng.choice(self._known, self._batch)).to(self._sequences.device)
-        agent = self._generator.agent_of(self._inputs[rows].float())
+        inputs = F.dropout(self._inputs[rows].float(), _DROPOUT)
+        agent = self._generator.agent_of(inputs)
         return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
 
     @torch.no_grad()
