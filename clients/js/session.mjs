@@ -48,8 +48,8 @@ export class Session {
   }
 
   /**
-   * Imagines one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds; budget: milliseconds
-   * within which it should be answered, with fewer denoising steps if need be.
+   * Imagines one frame. codec: "raw", "jpeg", "latent" or "none"; deadline: milliseconds; budget:
+   * milliseconds within which it should be answered, with fewer denoising steps if need be.
    */
   step(control = {}, { codec, deadline, budget } = {}) {
     return this.inOrder(async () => {

@@ -180,7 +180,7 @@ def test_an_episode_that_ends_is_followed_by_the_next_start(
 def test_an_engine_that_stops_is_one_line(
     world: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: FakeEngine, controls: dict[object, Control]) -> None:
+    def stop(self: FakeEngine, controls: dict[object, Control], **options: object) -> None:
         raise EngineError("memory has to suffice", "13 GiB", "use fewer slots")
 
     monkeypatch.setattr(play, "_warm_up", lambda engine, seed: None)

@@ -85,7 +85,9 @@ def test_pace_gives_what_fits() -> None:
         model.record(1, steps, seconds)
     assert [model.max_steps_within(1, 4, deadline) for deadline in (1.0, 0.03, 0.02, 0.005)] == [4, 2, 2, 1]
     assert model.max_steps_within(1, 2, 1.0) == 2
-    assert model.max_steps_within(8, 4, 0.001) == 4  # never measured: try
+    assert model.max_steps_within(8, 4, 0.05) == 4, "never measured: tried if one session fits"
+    assert model.max_steps_within(8, 4, 0.02) == 2, "eight sessions take as long as one at least"
+    assert LatencyModel((1, 2)).max_steps_within(8, 2, 0.001) == 2, "nothing was measured yet"
 
 
 @given(st.integers(1, 70), st.sampled_from(INVARIANCES))

@@ -30,8 +30,7 @@ def assert_same(a: list[Step], b: list[Step]) -> None:
         assert (one.pose is None) == (other.pose is None)
         if one.pose is not None:
             np.testing.assert_array_equal(one.pose, other.pose)
-        names = ("index", "reward", "terminated", "uncertainty", "surprise", "pose_given", "denoising_steps")
-        for name in names:
+        for name in ("index", "reward", "terminated", "uncertainty", "surprise", "pose_given"):
             assert getattr(one, name) == getattr(other, name), name
 
 

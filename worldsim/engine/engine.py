@@ -396,5 +396,5 @@ class Engine(Synchronized):
 
     def _check_open(self, session: Session) -> None:
         if getattr(session, "engine", None) is not self or session.closed:
-            state = "closed" if getattr(session, "closed", False) else "of another engine, or none"
-            raise EngineError("a session must be open and of this engine", state, "open or restore one")
+            seen = "closed" if getattr(session, "closed", False) else "of another engine, or none"
+            raise EngineError("a session must be open and of this engine", seen, "open or restore one")

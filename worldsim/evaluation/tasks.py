@@ -179,10 +179,9 @@ def prepare(
     if sizes.long_rollouts and found:
         few, whole = sizes.long_rollout_denoising_steps, world.networks.sampler.whole_steps
         long_scorer = replace(rollout, denoising_steps=few) if few in whole else rollout
+        some = found[: 2 * sizes.long_rollouts]
         with tasks.failures.of("drift"):
-            _prepare_long_rollouts(
-                tasks, long_scorer, simulator, idm, sizes, found[: 2 * sizes.long_rollouts]
-            )
+            _prepare_long_rollouts(tasks, long_scorer, simulator, idm, sizes, some)
     return tasks
 
 

@@ -106,7 +106,8 @@ def sockets() -> ScriptedSockets:
 
 def run(sockets: ScriptedSockets, handler: Holder, **limits: int) -> IoLoop:
     """Run a loop until all messages are read."""
-    loop = IoLoop(sockets, ClientLimits(**limits), ServerMetrics(), drain_seconds=1.0)  # type: ignore[arg-type]
+    told = ClientLimits(**limits)  # type: ignore[arg-type]
+    loop = IoLoop(sockets, told, ServerMetrics(), drain_seconds=1.0)
     sockets.when_empty = loop.stop
     loop.run(handler)
     return loop
