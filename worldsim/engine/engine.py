@@ -342,8 +342,7 @@ class Engine(Synchronized):
                 whole = [self._roll_back(one, undo) for one, undo in zip(sessions, undos, strict=True)]
         answers: list[tuple[Step | Exception, Undo | None]] = []
         for i, ok in enumerate(whole):
-            one = slice(i, i + 1)
-            alone = (sessions[one], slots[one], controls.pick(one), k, frames)
+            alone = (sessions[i : i + 1], slots[i : i + 1], controls.pick(slice(i, i + 1)), k, frames)
             answers += self._step_rows(*alone) if ok else [(fault, None)]
         return answers
 
