@@ -30,6 +30,8 @@ from worldsim.engine.engine import Engine
 from worldsim.engine.world import World, load
 from worldsim.errors import BridgeError, ControlError, EngineError
 
+pytestmark = pytest.mark.slow  # all share a server or a report that takes seconds
+
 FORWARD, LEFT = Control({"forward"}), Control({"turn_left"})
 SLOTS = 12
 
@@ -77,7 +79,6 @@ def coarse(frame: np.ndarray) -> np.ndarray:
     return frame.mean(-1).reshape(3, 20, 4, 20).mean((1, 3))
 
 
-@pytest.mark.slow
 def test_frames_are_those_of_the_engine(client: Client, engine: Engine, loaded: World) -> None:
     for start in (None, 1, loaded.starts[1]):
         ours, theirs = engine.open(seed=2**63, start=start), client.open(seed=2**63, start=start)
@@ -191,7 +192,6 @@ def test_what_comes_too_late_is_not_done(client: Client) -> None:
     assert session.step().seq == taken + 1
 
 
-@pytest.mark.slow
 def test_a_full_server_says_so(server: ServerProcess) -> None:
     with Client(server.address, timeout=60) as client:
         sessions = client.open().fork(SLOTS - 1)
@@ -216,7 +216,6 @@ def test_sessions_belong_to_their_lease(client: Client, server: ServerProcess) -
         assert other.info()["sessions"] == 0
 
 
-@pytest.mark.slow
 def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> None:
     options = ("--slots", "4", "--denoising-steps", "1", "--journal", str(tmp_path / "state"))
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *options)
@@ -241,7 +240,6 @@ def test_a_crash_is_not_noticed(world: Path, engine: Engine, tmp_path: Path) -> 
         server.stop()
 
 
-@pytest.mark.slow
 def test_keys(world: Path, tmp_path: Path) -> None:
     keys, stranger = tmp_path / "keys", tmp_path / "stranger"
     own = add_client(keys, "robot")

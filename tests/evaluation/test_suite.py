@@ -14,6 +14,8 @@ from worldsim.evaluation.suite import EvalConfig, Report, evaluate
 from worldsim.evaluation.trajectories import REPORTING_SEEDS
 from worldsim.testing import tiny_world
 
+pytestmark = pytest.mark.slow  # all share a server or a report that takes seconds
+
 SMALL = EvalConfig(trajectories=3, teacher_forced_frames=8, score_every=4, horizon=64, batch=2)
 SHORT = replace(SMALL, horizon=16)
 NAMES = {
@@ -38,7 +40,6 @@ def short(world: World) -> Report:
     return evaluate(world, PretendedCollector(world.spec), SHORT)
 
 
-@pytest.mark.slow
 def test_metrics_have_their_names_and_stand_between_their_references(report: Report) -> None:
     metrics = report.metrics
     assert metrics.keys() == NAMES
@@ -62,20 +63,17 @@ def test_episodes_are_those_kept_for_reporting(report: Report) -> None:
     assert report.scored == 8
 
 
-@pytest.mark.slow
 def test_the_same_world_gets_the_same_metrics(folder: Path, short: Report) -> None:
     again = load(folder, "cpu", torch.float32)
     assert evaluate(again, PretendedCollector(again.spec), SHORT).metrics == short.metrics
 
 
-@pytest.mark.slow
 def test_metrics_do_not_depend_on_how_many_batches_are_scored_at_once(
     world: World, collector: PretendedCollector, short: Report
 ) -> None:
     assert evaluate(world, collector, SHORT, workers=2) == short
 
 
-@pytest.mark.slow
 def test_another_run_has_other_episodes(world: World, collector: PretendedCollector, short: Report) -> None:
     assert not set(evaluate(world, collector, SHORT, seed=1).seeds) & set(short.seeds)
 
@@ -84,7 +82,6 @@ def test_horizons_that_were_not_reached_are_left_out(short: Report) -> None:
     assert short.metrics.keys() == {name for name in NAMES if "64" not in name}
 
 
-@pytest.mark.slow
 def test_metrics_can_be_of_another_number_of_passes(world: World, collector: PretendedCollector) -> None:
     metrics = evaluate(world, collector, SHORT, denoising_steps=4).metrics
     assert metrics["next_psnr"].value == metrics["next_psnr_k4"].value
@@ -95,7 +92,6 @@ def test_metrics_can_be_of_another_number_of_passes(world: World, collector: Pre
     )
 
 
-@pytest.mark.slow
 def test_a_world_that_remembers_no_place_has_no_metrics_of_one(tmp_path: Path) -> None:
     plain = load(tiny_world(tmp_path, tokenizer="frame"), "cpu", torch.float32)
     metrics = evaluate(plain, PretendedCollector(plain.spec), SHORT).metrics
@@ -103,7 +99,6 @@ def test_a_world_that_remembers_no_place_has_no_metrics_of_one(tmp_path: Path) -
     assert "next_psnr_given_pose" in metrics
 
 
-@pytest.mark.slow
 def test_a_source_without_poses_has_no_metrics_of_them(tmp_path: Path) -> None:
     blind = load(tiny_world(tmp_path, poses=False), "cpu", torch.float32)
     metrics = evaluate(blind, PretendedCollector(blind.spec), SHORT).metrics
@@ -120,7 +115,6 @@ def test_another_source_is_refused(world: World, other_space: ControlSpace) -> N
         evaluate(world, PretendedCollector(spec), SMALL)
 
 
-@pytest.mark.slow
 def test_progress_goes_from_nothing_to_all(world: World, collector: PretendedCollector) -> None:
     shares: list[float] = []
     evaluate(world, collector, SHORT, on_progress=shares.append)

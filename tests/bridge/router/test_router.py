@@ -16,6 +16,8 @@ from tests.bridge.server_process import ServerProcess
 from tests.tiny import lively_world
 from worldsim.bridge.wire.protocol import Message
 
+pytestmark = pytest.mark.slow  # all share a server or a report that takes seconds
+
 FORWARD = {"keys": ["forward"]}
 REAL = bytes(range(200)) * 72
 OBSERVE = {
@@ -62,7 +64,6 @@ def engines_of(pid: int) -> list[int]:
     return sorted(map(int, done.stdout.split()))
 
 
-@pytest.mark.slow
 def test_sessions_are_spread_and_one_is_as_good_as_another(client: ScriptedClient) -> None:
     sessions = [client.open(seed=7) for _ in range(6)]
     frames = {client.fetch("step", session=one, seq=1, control=FORWARD).payloads[0] for one in sessions}
@@ -137,7 +138,6 @@ def test_nobody_gets_at_sessions_of_others(client: ScriptedClient, address: str)
     nobody.close()
 
 
-@pytest.mark.slow
 def test_an_engine_that_dies_loses_nothing(world: Path, tmp_path: Path) -> None:
     server = ServerProcess(world, f"ipc://{tmp_path}/s", *OPTIONS, "--journal", str(tmp_path / "state"))
     try:
