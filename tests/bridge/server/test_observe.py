@@ -325,8 +325,8 @@ def test_a_session_that_is_only_anchored_is_snapshot_too(
     with server_module._open_journal(engine, options) as journal:
         (plan,) = journal.recover()
         assert (plan.base["op"], plan.seq) == ("snapshot", 60)
-        assert len(plan.events) < 20
-        assert len(list(blobs.iterdir())) < 25
+        assert len(plan.events) < 30, "half of them at most: snapshots are written beside, and may lag"
+        assert len(list(blobs.iterdir())) < 35
 
 
 CONTROLS = st.builds(
