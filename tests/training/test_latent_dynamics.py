@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from tests.training.rooms import write_walks
-from worldsim.camera import from_planar
 from worldsim.checkpoint import WorldConfig, save_world
 from worldsim.controls import Control
 from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
-from worldsim.errors import ConfigError
 from worldsim.networks import Networks
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.starts import choose_starts
@@ -63,45 +61,6 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
         assert (mine.frame == other.frame).all()
         assert mine.terminated == other.terminated
     assert (steps[0][0].frame != steps[0][3].frame).any()
-
-
-@pytest.mark.slow
-def test_a_world_with_poses_learns_the_cameras_motion_and_takes_given_poses(tmp_path: Path) -> None:
-    data = write_walks(tmp_path / "posed", {1: 60, 3: 40, 20: 40})
-    clips = ClipStore(data)
-    recipe, poses = replace(TINY, conditioning="both"), clips.poses
-    torch.manual_seed(0)
-    networks = Networks(recipe.plan(clips.spec, poses), clips.spec).train()
-    assert networks.has_poses
-    _, dynamics, _ = recipe.stages(networks, clips, warm=False)
-    weights = [weight for group in dynamics.param_groups for weight in group.parameters]
-    optimizer = torch.optim.Adam(weights, 3e-3)
-    assert dynamics.on_start is not None
-    dynamics.on_start()
-    motion = []
-    for step in range(40):
-        loss, logs = dynamics.objective(np.random.default_rng(step), step / 40)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        motion.append(float(logs["motion_loss"]))
-    assert np.mean(motion[-5:]) < np.mean(motion[:5])
-    config = WorldConfig(name="walks", source=clips.spec, networks=networks.config)
-    starts = choose_starts(ClipStore(data, split="held_out"))
-    save_world(tmp_path / "walks", config, networks, starts, "# walks\n")
-    session = load(tmp_path / "walks", device="cpu", dtype=torch.float32).engine(slots=2).open(seed=3)
-    given = from_planar(0.3, 0.1, 0.0, 0.2)
-    step = session.step(Control(pose=given))
-    assert step.pose is not None
-    np.testing.assert_allclose(step.pose, given, atol=1e-6)
-    moved = session.step(Control({"forward"})).pose
-    assert moved is not None
-    assert (moved != given).any()
-
-
-def test_conditioning_on_poses_needs_a_source_that_has_them(data: Path) -> None:
-    with pytest.raises(ConfigError, match="conditioning=keys"):
-        replace(TINY, conditioning="both").plan(ClipStore(data).spec, None)
 
 
 def test_the_weight_of_ends_is_taken_out_at_play(data: Path) -> None:

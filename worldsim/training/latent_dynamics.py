@@ -10,16 +10,14 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
-from worldsim.errors import ConfigError
 from worldsim.model.conditions import default_conditions
-from worldsim.model.heads import HeadsConfig
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.registry import register
 from worldsim.sampling.remainder_flow import RemainderFlowConfig
 from worldsim.tokenizer.protocol import normalises_latents
 from worldsim.tokenizer.vae import VaeConfig
-from worldsim.training.camera_paths import median_height, twist_scale
+from worldsim.training.camera_paths import heads_of, known_poses, twist_scale
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
 from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.sequences import Sequences
@@ -81,10 +79,7 @@ class LatentDynamicsRecipe:
         Raises:
             ConfigError: ``conditioning`` is "both", and the source has no poses.
         """
-        if self.conditioning == "both" and poses is None:
-            rule = "conditioning by keys and poses needs a source with poses"
-            raise ConfigError(rule, spec.name, "choose conditioning=keys")
-        poses = None if self.conditioning == "keys" else poses
+        poses = known_poses(spec, poses, self.conditioning)
         block = _block(spec.size)
         return NetworksConfig(
             tokenizer=VaeConfig(
@@ -105,12 +100,8 @@ class LatentDynamicsRecipe:
             ),
             sampler=RemainderFlowConfig(past_noise=self.past_noise),
             conditions=default_conditions(spec.control_space),
-            heads=HeadsConfig(
-                poses=poses is not None,
-                camera_height=0.0 if poses is None else median_height(poses),
-                end_weight=self.end_weight,
-            ),
-            twist_scale=(0.1,) * 6 if poses is None else twist_scale(poses),
+            heads=heads_of(poses, self.end_weight),
+            twist_scale=twist_scale(poses),
             sample_ends=True,
         )
 
@@ -162,10 +153,14 @@ class LatentDynamicsGpuRecipe(LatentDynamicsRecipe):
 
 
 def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
-    """Return the weights of agent features and outcome, with weight decay."""
-    generator = networks.generator
+    """Return the weights of outcome and agent features, with weight decay.
+
+    Agent features stay as they are where the motion of the camera is read from them, too.
+    """
+    generator, parts = networks.generator, [networks.heads.outcome]
     assert isinstance(generator, RecurrentGenerator)
-    parts = (generator.agent_in, networks.heads.outcome)
+    if not networks.has_poses:
+        parts.append(generator.agent_in)
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3 * lr_scale, 0.1)
 
 

@@ -114,6 +114,15 @@ class ArrivalConditions:
         """Conditions [..., Q] of control vectors [..., M] into ``arrivals`` [...]."""
         return self._networks.condition(vector, self.twist(arrivals))
 
+    def motion_loss(self, windows: Windows, vector: Tensor, agent: Tensor, known: Tensor) -> Tensor:
+        """Loss of the camera's motion into the arrivals of ``windows`` that are ``known``, bool [B, T].
+
+        ``vector`` [B, T, M] are the controls, ``agent`` [B, T, A] the features after each arrival.
+        """
+        assert self.planar is not None
+        planar, twist = self.planar[windows.arrivals], self.twist(windows.arrivals)
+        return motion_loss(self._networks, vector, twist, planar, agent, known.float())
+
 
 class LatentDynamicsObjective:
     """The objective of the generator's stage; see the module's docstring.
@@ -155,14 +164,8 @@ class LatentDynamicsObjective:
         loss, logs = sampled.loss + outcome, {**sampled.logs, **outcome_logs}
         if not networks.has_poses:
             return loss, logs
-        motion = self._motion_loss(windows, vector, sampled.agent, windows.valid & ~ends)
+        motion = self.conditions.motion_loss(windows, vector, sampled.agent, windows.valid & ~ends)
         return loss + _MOTION_WEIGHT * motion, {**logs, "motion_loss": motion.detach()}
-
-    def _motion_loss(self, windows: Windows, vector: Tensor, agent: Tensor, known: Tensor) -> Tensor:
-        """Loss of the camera's motion into the arrivals that are ``known``, bool [B, T]."""
-        assert self.conditions.planar is not None
-        planar, twist = self.conditions.planar[windows.arrivals], self.conditions.twist(windows.arrivals)
-        return motion_loss(self._networks, vector, twist, planar, agent, known.float())
 
 
 def outcome_loss(

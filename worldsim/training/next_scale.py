@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -10,7 +11,6 @@ from torch import nn
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
 from worldsim.model.conditions import default_conditions
-from worldsim.model.heads import HeadsConfig
 from worldsim.model.next_scale import NextScaleConfig
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.registry import register
@@ -18,6 +18,7 @@ from worldsim.sampling.next_scale import NextScaleSamplerConfig
 from worldsim.tokenizer.bits import BitsConfig
 from worldsim.tokenizer.protocol import quantises_scales
 from worldsim.training.bits_objective import BitsLoss, BitsObjective
+from worldsim.training.camera_paths import heads_of, known_poses, twist_scale
 from worldsim.training.latent_dynamics_objective import WindowDraw
 from worldsim.training.next_scale_objective import (
     NextScaleObjective,
@@ -83,9 +84,16 @@ class NextScaleRecipe:
     end_weight: float = 10.0
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
+    conditioning: Literal["keys", "both"] = "keys"
+    """"both": keys and the camera's motion, in sources with poses; a pose can then be given at play."""
 
     def plan(self, spec: SourceSpec, poses: np.ndarray | None) -> NetworksConfig:
-        """Plan the networks for a source; poses are not used: the generator is conditioned on keys alone."""
+        """Plan the networks for a source; see ``TrainingRecipe.plan``.
+
+        Raises:
+            ConfigError: ``conditioning`` is "both", and the source has no poses.
+        """
+        poses = known_poses(spec, poses, self.conditioning)
         return NetworksConfig(
             tokenizer=BitsConfig(
                 patch=max(1, round(spec.size[0] / _CELLS)),
@@ -110,7 +118,8 @@ class NextScaleRecipe:
             ),
             unit=NextScaleUnitConfig(),
             conditions=default_conditions(spec.control_space),
-            heads=HeadsConfig(poses=False, end_weight=self.end_weight),
+            heads=heads_of(poses, self.end_weight),
+            twist_scale=twist_scale(poses),
             sample_ends=True,
         )
 
@@ -124,13 +133,15 @@ class NextScaleRecipe:
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = NextScaleObjective(networks, sequences, draw, self.short, warm)
-        outcome = NextScaleOutcomeObjective(networks, sequences, dynamics.planes, _OUTCOME_BATCH)
+        outcome = NextScaleOutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH)
         of_pixels = BitsObjective(
             tokenizer, sequences, self.tokenizer_batch, BitsLoss(steady=self.steady), warm
         )
         pixels = [weight for _, weight in networks.tokenizer.named_parameters()]
         learn: list[nn.Module] = [generator, networks.conditions, networks.heads]
-        last: list[nn.Module] = [generator.agent_in, networks.heads.outcome]
+        last: list[nn.Module] = [networks.heads.outcome]
+        if not networks.has_poses:  # the motion of the camera is read from the same feature
+            last.append(generator.agent_in)
         return [
             Stage("tokenizer", self.tokenizer_fraction, [self._group(pixels, 1.5e-3)], of_pixels),
             Stage("generator", self.generator_fraction, [self._group(_weights(learn), 1.5e-3)], dynamics),

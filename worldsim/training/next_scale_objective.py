@@ -15,11 +15,11 @@ from torch import Tensor
 
 from worldsim.errors import ConfigError
 from worldsim.model.next_scale import NextScaleGenerator
-from worldsim.networks import TWIST, Networks
+from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
 from worldsim.tokenizer.protocol import QuantisesScales, quantises_scales
-from worldsim.training.latent_dynamics_objective import WindowDraw, outcome_loss
-from worldsim.training.sequences import Sequences, Windows
+from worldsim.training.latent_dynamics_objective import ArrivalConditions, WindowDraw, outcome_loss
+from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 from worldsim.utils.mixed_precision import mixed_precision
 
@@ -92,6 +92,7 @@ class NextScaleObjective:
         self._short, self._warm = min(short, draw.length), warm
         self._tokenizer = quantises_scales(networks.tokenizer)
         self.planes = BitPlanes(self._tokenizer, sequences)
+        self.conditions = ArrivalConditions(networks, sequences)
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         networks, sequences, draw = self._networks, self._sequences, self._draw
@@ -106,10 +107,11 @@ class NextScaleObjective:
                 again = self._tokenizer.quantise(planes, flips.flatten(0, 1))
             return again.seen.unflatten(0, frame.shape), again.bits.unflatten(0, frame.shape)
 
+        vector = networks.conditions.withhold(sequences.controls[windows.arrivals], rng)
         clip = LatentClip(
             latents=bits,
             prior_tokens=bits.new_zeros(*bits.shape[:3], networks.tokenizer.prior_channels),
-            condition=conditions_of(networks, sequences, windows, rng),
+            condition=self.conditions(vector, windows.arrivals),
             weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
             own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
             requantise=requantise,
@@ -119,7 +121,11 @@ class NextScaleObjective:
         weight = windows.valid[:, 1:] * windows.importance[:, None]
         arrivals, agent = windows.arrivals[:, 1:], sampled.agent[:, 1:]
         outcome, outcome_logs = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
-        return sampled.loss + 0.1 * outcome, {**sampled.logs, **outcome_logs}
+        loss, logs = sampled.loss + 0.1 * outcome, {**sampled.logs, **outcome_logs}
+        if not networks.has_poses:
+            return loss, logs
+        motion = self.conditions.motion_loss(windows, vector, sampled.agent, windows.valid & ~ends)
+        return loss + 0.1 * motion, {**logs, "motion_loss": motion.detach()}
 
 
 class NextScaleOutcomeObjective:
@@ -130,9 +136,12 @@ class NextScaleOutcomeObjective:
     takes whole episodes, drawn at random, up to a number of arrivals.
     """
 
-    def __init__(self, networks: Networks, sequences: Sequences, planes: BitPlanes, batch: int) -> None:
+    def __init__(
+        self, networks: Networks, sequences: Sequences, dynamics: NextScaleObjective, batch: int
+    ) -> None:
         self._networks, self._generator = networks, next_scale(networks)
-        self._sequences, self._planes, self._batch = sequences, planes, batch
+        self._sequences, self._batch = sequences, batch
+        self._planes, self._conditions = dynamics.planes, dynamics.conditions
         self._inputs: Tensor | None = None
         self._known = np.zeros(0, np.int64)
 
@@ -172,19 +181,10 @@ class NextScaleOutcomeObjective:
         """Fill in ``inputs`` of the arrivals from ``start`` to ``end``; those from ``begin`` on are given."""
         arrivals = torch.arange(begin, end, device=inputs.device)[None]
         bits = self._planes.bits(self._sequences.frame[arrivals])
-        vector = self._sequences.controls[arrivals]
-        condition = self._networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
+        condition = self._conditions(self._sequences.controls[arrivals], arrivals)
         prior = bits.new_zeros(*bits.shape[:3], self._networks.tokenizer.prior_channels)
         made = self._generator.agent_inputs(self._generator.clip(bits, condition, prior))
         inputs[start:end] = made[0, start - begin :].half()
-
-
-def conditions_of(
-    networks: Networks, sequences: Sequences, windows: Windows, rng: np.random.Generator
-) -> Tensor:
-    """Conditions that lead into each frame of ``windows`` [B, T, M]."""
-    vector = networks.conditions.withhold(sequences.controls[windows.arrivals], rng)
-    return networks.condition(vector, vector.new_zeros(*vector.shape[:2], TWIST))
 
 
 def next_scale(networks: Networks) -> NextScaleGenerator:

@@ -102,7 +102,7 @@ class Recipe:
                 idle_damping=None if static is None else static.idle_damping,
                 uses_agent_token=scene is None,
             ),
-            twist_scale=(0.1,) * 6 if poses is None else twist_scale(poses),
+            twist_scale=twist_scale(poses),
             walkable_map=WalkableMapConfig(bounds=scene.bounds) if scene else None,
             condition_on_keys=self.conditioning != "pose",
             scale_noise_by_speed=scene is not None,
