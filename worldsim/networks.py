@@ -28,7 +28,7 @@ from worldsim.sampling.protocol import Chances, KnowsChances, Sampler, SamplerCo
 from worldsim.scene.static_scene import StaticScene
 from worldsim.scene.territory import Territory
 from worldsim.scene.walkable_map import COLLISION_DIM, WalkableMap, WalkableMapConfig
-from worldsim.tokenizer.protocol import Tokenizer, TokenizerConfig
+from worldsim.tokenizer.protocol import ClipTokenizer, Prior, Tokenizer, TokenizerConfig, clip_tokenizer
 from worldsim.units import FrameUnitConfig, ResizedUnit, Unit, UnitConfig, unit_text
 
 TWIST = 6
@@ -173,8 +173,11 @@ class Networks(nn.Module):
     def unit_tokens(self, frames: Tensor) -> Tensor:
         """Numbers of a unit's latent tokens [..., F n, X], frame-major, as its own tokens [..., N, X].
 
-        The coarse scales of a unit of scales are averages of its latent.
+        The coarse scales of a unit of scales are averages of its latent. Where a latent holds all frames of a
+        unit, each frame has it, and the first one's is taken.
         """
+        if self.clip_tokenizer is not None:
+            return frames[..., : self.unit.tokens, :]
         if self.pyramid is None or self.latent_tokens is None:
             return frames
         with torch.autocast(frames.device.type, enabled=False):
@@ -184,7 +187,14 @@ class Networks(nn.Module):
 
     def frame_latents(self, tokens: Tensor) -> Tensor:
         """A unit's tokens [..., N, C] as the latents of its frames [..., F n, C]: ``unit_tokens`` undone."""
+        if self.clip_tokenizer is not None:
+            return torch.cat([tokens] * self.unit.frames, -2)
         return tokens if self.latent_tokens is None else tokens[..., self.latent_tokens, :]
+
+    @property
+    def clip_tokenizer(self) -> ClipTokenizer | None:
+        """The tokenizer, if its latents hold several frames, which are those of a unit; else None."""
+        return clip_tokenizer(self.tokenizer)
 
     @property
     def scene(self) -> StaticScene | None:
@@ -271,6 +281,12 @@ class Networks(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.parameters()).device
+
+    def decode_frame(self, latent: Tensor, prior: Prior, slot: int) -> Tensor:
+        """Frame ``slot`` of a unit [B, 3, H, W], from its latent [B, n, C] and the prior it is made on."""
+        if self.clip_tokenizer is not None:
+            return self.clip_tokenizer.decode_frame(latent, prior, slot)
+        return self.tokenizer.decode(latent, prior)
 
     def scene_features(self, planar: Tensor | None) -> Tensor | None:
         """Scene features [B, S] of cameras [B, 4] (x, y, z, yaw); None without a static scene."""

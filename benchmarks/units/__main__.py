@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.units.cells import CELLS, Cell, Minutes, Workshop
+from benchmarks.units.cells import TABLES, Cell, Minutes, Workshop, cells_of
 from benchmarks.units.measures import GIVEN, Reader, measure_endless, measure_rollouts, measure_speed
 from benchmarks.units.page import markdown, write_films, write_page
 from worldsim import config as configs
@@ -28,13 +28,14 @@ from worldsim.errors import ConfigError
 from worldsim.evaluation.drift import frechet
 from worldsim.networks import find_device
 from worldsim.options import COUNT, MINUTES, THREADS, Parser, frame_size, listed
+from worldsim.tokenizer.layers import block_grid
 from worldsim.training.distillation.recipe import UnitsRecipe
 from worldsim.utils.output_paths import check_writable
 from worldsim.utils.run_command import run_command
 
 __all__ = ["main"]
 
-_TABLES = (*dict.fromkeys(cell.table for cell in CELLS), "endless")
+_TABLES = (*TABLES, "endless")
 _STEPS = (1, 2, 4)
 _SHOWN = (
     "psnr16", "psnr16_shuffled", "psnr16_changed", "psnr64", "psnr64_shuffled", "frechet", "motion_ratio",
@@ -47,18 +48,19 @@ _COSTS = ("latency_frames", "autoregressive_steps")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 130 where Ctrl-C ended it."""
     args = _parser().parse_args(argv)
-    _check(args)
     check_writable(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
     changes = dict(pair.partition("=")[::2] for pair in args.set)
     recipe = configs.override(UnitsRecipe(), changes)
     clips = ClipStore(args.data, args.size, cache=args.cache)
+    cells = cells_of(block_grid(clips.spec.size, recipe.patch * recipe.pool))
+    _check(args, cells)
     held_out = ClipStore(args.data, args.size, split="held_out", cache=args.cache)
     given = args.tokenizer_minutes or 2 * args.minutes, args.base_minutes or 2 * args.minutes
     minutes = Minutes(*given, args.minutes, args.distillation_minutes or args.minutes)
     workshop = Workshop(recipe, clips, held_out, args.out, minutes, find_device(args.device))
-    return _run(args, workshop, _Jury(args, clips, held_out))
+    return _run(args, workshop, _Jury(args, clips, held_out), cells)
 
 
 def _parser() -> Parser:
@@ -88,18 +90,18 @@ def _parser() -> Parser:
     return parser
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, cells: Sequence[Cell]) -> None:
     for table in args.tables:
         if table not in _TABLES:
             raise ConfigError(f"a table must be one of {', '.join(_TABLES)}", table)
-    rows = [cell.name for cell in CELLS]
-    for name in args.only or ():
+    rows = [cell.name for cell in cells]
+    for name in (*(args.only or ()), args.endless_unit):
         if name not in rows:
             raise ConfigError(f"a row must be one of {', '.join(dict.fromkeys(rows))}", name)
 
 
-def _run(args: argparse.Namespace, workshop: Workshop, jury: _Jury) -> int:
-    chosen = [cell for cell in CELLS if cell.table in args.tables and cell.name in (args.only or [cell.name])]
+def _run(args: argparse.Namespace, workshop: Workshop, jury: _Jury, cells: Sequence[Cell]) -> int:
+    chosen = [cell for cell in cells if cell.table in args.tables and cell.name in (args.only or [cell.name])]
     found: dict[str, list[dict[str, Any]]] = {}
     films: dict[str, dict[str, np.ndarray]] = {}
     if not workshop.shared(0):
@@ -115,7 +117,7 @@ def _run(args: argparse.Namespace, workshop: Workshop, jury: _Jury) -> int:
                 films.setdefault(cell.table, {})[f"{cell.name} {stage}"] = jury.film(world)
             print(markdown(_summary(found[cell.table])), file=sys.stderr, flush=True)
     if "endless" in args.tables:
-        cell = next(cell for cell in CELLS if cell.name == args.endless_unit)
+        cell = next(cell for cell in cells if cell.name == args.endless_unit)
         worlds = workshop.worlds(cell, 0, 2 in args.stages)
         if worlds is None:
             return _interrupted()

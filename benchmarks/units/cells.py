@@ -18,11 +18,15 @@ from worldsim.training.stage import Stage
 from worldsim.training.starts import choose_starts
 from worldsim.training.state import STATE, load_state
 from worldsim.training.trainer import Trainer
+from worldsim.units.protocol import divisors
 
-__all__ = ["CELLS", "Cell", "Minutes", "Workshop"]
+__all__ = ["TABLES", "Cell", "Minutes", "Workshop", "cells_of"]
 
-_UNITS = ("frame", "key-detail:4/2", "scales:3", "cube:4/2x2x2")
-_CUBES = ("cube:4/4x3x4", "cube:4/2x2x2", "cube:4/1x2x2", "cube:1/1x2x2", "cube:1/1x3x4")
+TABLES = ("units", "cubes", "scorers", "causal data")
+_FRAMES = 4
+"""Frames of units of several."""
+_CUBES = ((_FRAMES, (4, 4, 4)), (_FRAMES, (2, 2, 2)), (_FRAMES, (1, 2, 2)), (1, (1, 2, 2)), (1, (1, 3, 4)))
+"""Frames and splits of the cubes; splits that do not divide a grid are replaced by the nearest that do."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,33 @@ class Cell:
         return re.sub(r"[^\w.-]+", "-", f"{told or 'default'}-{ends}")
 
 
-CELLS: tuple[Cell, ...] = (
-    *(Cell("units", unit, {"unit": unit}) for unit in _UNITS),
-    *(Cell("cubes", unit, {"unit": unit}) for unit in _CUBES),
-    Cell("scorers", "none", {"unit": "frame"}, distilled=False),
-    *(
-        Cell("scorers", scorer, {"unit": "frame", "scorer": scorer})
-        for scorer in ("full", "forward", "backward", "symmetric")
-    ),
-    Cell("scorers", "from scratch", {"unit": "frame", "base_fraction": "0"}, distilled=False, extra=True),
-    *(Cell("causal data", data, {"unit": "frame", "causal_data": data}) for data in ("data", "base", "both")),
-)
-"""The rows. 4x4x4 cubes do not divide 6 x 8 tokens: 4x3x4 stand in for them."""
+def cells_of(grid: tuple[int, int]) -> tuple[Cell, ...]:
+    """The rows of all tables, for frames of ``grid`` tokens (rows and columns).
+
+    Symmetric scorers and recorded data are the recipe's defaults: their rows are the frame's of ``units``.
+    """
+    cubes = [_cube(frames, splits, grid) for frames, splits in _CUBES]
+    units = ("frame", "key-detail:4/2", "scales:3", cubes[1])
+    return (
+        *(Cell("units", unit, {"unit": unit}) for unit in units),
+        *(Cell("cubes", unit, {"unit": unit}) for unit in cubes),
+        Cell("scorers", "none", {"unit": "frame"}, distilled=False),
+        *(
+            Cell("scorers", scorer, {"unit": "frame", "scorer": scorer})
+            for scorer in ("full", "forward", "backward")
+        ),
+        Cell("scorers", "symmetric", {"unit": "frame"}),
+        Cell("scorers", "from scratch", {"unit": "frame", "base_fraction": "0"}, distilled=False, extra=True),
+        Cell("causal data", "data", {"unit": "frame"}),
+        *(Cell("causal data", data, {"unit": "frame", "causal_data": data}) for data in ("base", "both")),
+    )
+
+
+def _cube(frames: int, splits: tuple[int, int, int], grid: tuple[int, int]) -> str:
+    """The cube unit of ``frames``, with the splits nearest to ``splits`` that divide frames and grid."""
+    pairs = zip((frames, *grid), splits, strict=True)
+    fitting = [min(divisors(size), key=lambda split: (abs(split - wanted), split)) for size, wanted in pairs]
+    return f"cube:{frames}/{'x'.join(map(str, fitting))}"
 
 
 class Workshop:

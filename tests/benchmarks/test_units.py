@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.units.__main__ import main
-from benchmarks.units.cells import CELLS
+from benchmarks.units.cells import TABLES, cells_of
 from benchmarks.units.measures import Reader
 from tests.training.rooms import write_walks
 from worldsim.data.clips import ClipStore
 from worldsim.errors import ConfigError
+from worldsim.tokenizer.protocol import LatentSpec
 from worldsim.training import trainer
-from worldsim.training.distillation.recipe import UnitsRecipe
 from worldsim.units import read_unit
 
 TINY = {
@@ -74,11 +74,21 @@ def test_tables_are_made_and_not_made_again(
     assert capsys.readouterr().out == printed
 
 
-def test_rows_are_units_of_the_default_grid() -> None:
-    for cell in CELLS:
-        recipe = UnitsRecipe(unit=cell.changes["unit"])
-        assert read_unit(recipe.unit)
-    assert len({cell.slug for cell in CELLS}) >= len(CELLS) - 6
+@pytest.mark.parametrize(
+    ("grid", "cubes"), [((6, 8), ("4/4x3x4", "1/1x3x4")), ((4, 6), ("4/4x4x3", "1/1x2x3"))]
+)
+def test_rows_are_units_that_divide_the_grid(grid: tuple[int, int], cubes: tuple[str, ...]) -> None:
+    cells = cells_of(grid)
+    form = LatentSpec(kind="continuous", tokens=grid[0] * grid[1], channels=4, grid=grid, bounded=False)
+    for cell in cells:
+        assert read_unit(cell.changes["unit"]).build(form).frames in (1, 4)
+    slugs = [cell.slug for cell in cells]
+    assert len(slugs) - len(set(slugs)) == 3, (
+        "a cube, the symmetric scorers and recorded data are twice there"
+    )
+    assert tuple(dict.fromkeys(cell.table for cell in cells)) == TABLES
+    named = [cell.name for cell in cells if cell.table == "cubes"]
+    assert (named[0], named[-1]) == tuple(f"cube:{sizes}" for sizes in cubes)
 
 
 @pytest.mark.parametrize("wrong", ["--tables=cells", "--only=frames"])

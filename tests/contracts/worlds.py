@@ -57,8 +57,13 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     "sampler": {"flow": {}, "remainder-flow": {}, "bernoulli": {}, "next-scale": {}},
 }
 """Sizes of each registered part; one that is missing here fails the suite."""
-PRIORS = {"none": None, "scene": "scene", "flow": "flow_prior"}
-"""Prior -> field of a tokenizer's config that it takes."""
+PRIORS: dict[str, tuple[str, Any] | None] = {
+    "none": None,
+    "scene": ("scene", SCENE),
+    "flow": ("flow_prior", True),
+    "clip": ("frames", 2),
+}
+"""Prior -> the field of a tokenizer's config that it takes, and its value."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Parts:
     generator: str
     sampler: str
     prior: str
-    """"scene": a static scene; "flow": a flow prior; "none": neither."""
+    """"scene": a static scene; "flow": a flow prior; "clip": latents of two frames; "none": none of them."""
 
     def __str__(self) -> str:
         return "+".join((self.unit, self.tokenizer, self.generator, self.sampler, self.prior))
@@ -98,10 +103,8 @@ class Parts:
         made: dict[str, Any] = {}
         for kind, name in names.items():
             made[kind] = registry.config_class(kind, name)(**TINY[kind].get(name, {}))
-        if self.scene:
-            made["tokenizer"] = dataclasses.replace(made["tokenizer"], scene=SCENE)
-        if self.prior == "flow":
-            made["tokenizer"] = dataclasses.replace(made["tokenizer"], flow_prior=True)
+        if (change := PRIORS[self.prior]) is not None:
+            made["tokenizer"] = dataclasses.replace(made["tokenizer"], **dict([change]))
         return NetworksConfig(
             **made,
             conditions=conditions,
@@ -112,12 +115,12 @@ class Parts:
 
 
 def product_of_parts() -> list[Parts]:
-    """All combinations; only tokenizers that can hold a static scene or a flow prior have one."""
+    """All combinations; only tokenizers that can have a static scene, a flow prior or clips have them."""
     found = []
     for names in product(*(registry.names(kind) for kind in TINY)):
         config = registry.config_class("tokenizer", names[1])
         holds = {field.name for field in dataclasses.fields(config)}
-        priors = [prior for prior, field in PRIORS.items() if field is None or field in holds]
+        priors = [prior for prior, change in PRIORS.items() if change is None or change[0] in holds]
         found += [Parts(*names, prior=prior) for prior in priors]
     return found
 
@@ -176,4 +179,4 @@ def latents_of(networks: Networks, batch: int, units: int, seed: int) -> torch.T
     """Random latents of the tokenizer's kind, as tokens of units [B, T, N, C]."""
     spec, frames = networks.tokenizer.latent_spec, networks.unit.frames
     drawn = random_like((batch, units, frames * spec.tokens, spec.channels), seed).tanh()
-    return torch.where(drawn > 0, 1.0, -1.0) if spec.kind == "bits" else networks.unit_tokens(drawn)
+    return networks.unit_tokens(torch.where(drawn > 0, 1.0, -1.0) if spec.kind == "bits" else drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from worldsim.networks import Networks
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.next_scale import NextScaleRecipe
 from worldsim.training.starts import choose_starts
+from worldsim.units import FrameUnitConfig
 
 TINY = NextScaleRecipe(
     bits=4,
@@ -42,11 +44,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_all_stages_learn_and_the_world_plays(data: Path, tmp_path: Path) -> None:
-    clips = ClipStore(data)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_all_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, frames: int) -> None:
+    clips, recipe = ClipStore(data), replace(TINY, frames=frames)
     torch.manual_seed(0)
-    networks = Networks(TINY.plan(clips.spec, None), clips.spec).train()
-    for stage in TINY.stages(networks, clips, warm=False):
+    networks = Networks(recipe.plan(clips.spec, None), clips.spec).train()
+    for stage in recipe.stages(networks, clips, warm=False):
         weights = [weight for group in stage.param_groups for weight in group.parameters]
         optimizer = torch.optim.Adam(weights, 3e-3)
         losses = []
@@ -61,13 +64,27 @@ def test_all_stages_learn_and_the_world_plays(data: Path, tmp_path: Path) -> Non
     config = WorldConfig(name="walks", source=clips.spec, networks=networks.config)
     starts = choose_starts(ClipStore(data, split="held_out"))
     save_world(tmp_path / "walks", config, networks, starts, "# walks\n")
-    session = load(tmp_path / "walks", device="cpu", dtype=torch.float32).engine(slots=3).open(seed=3)
+    world = load(tmp_path / "walks", device="cpu", dtype=torch.float32)
+    assert world.unit_frames == frames
+    session = world.engine(slots=3).open(seed=3)
     twin = session.fork()[0]
     steps = [[one.step(Control({"forward"})) for _ in range(4)] for one in (session, twin)]
     for mine, other in zip(*steps, strict=True):
         assert (mine.frame == other.frame).all()
         assert mine.terminated == other.terminated
     assert (steps[0][0].frame != steps[0][3].frame).any()
+
+
+def test_latents_of_several_frames_take_no_poses(data: Path) -> None:
+    with pytest.raises(ConfigError, match="choose frames=1"):
+        replace(TINY, frames=4, conditioning="both").plan(ClipStore(data).spec, None)
+
+
+def test_clips_of_the_wrong_unit_are_refused(data: Path) -> None:
+    spec = ClipStore(data).spec
+    planned = replace(TINY, frames=2).plan(spec, None)
+    with pytest.raises(ConfigError, match="next-scale"):
+        Networks(replace(planned, unit=FrameUnitConfig()), spec)
 
 
 def test_networks_of_another_recipe_are_refused(data: Path) -> None:

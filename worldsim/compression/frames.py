@@ -2,12 +2,15 @@
 
 Encoder and decoder walk through the same world state, frame by frame, on the tokenizer's own past; so both
 have the same chances, as long as they run the same arithmetic: the same weights, on the same kind of machine.
+Where a latent holds several frames they are coded together, under controls that are known ahead; after the
+last frame it is repeated to the end of its latent.
 
 Shapes: T frames, N tokens, C bits of a token, M control vector, H x W frame.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +28,8 @@ from worldsim.model.protocol import Generator
 from worldsim.model.scale_features import ScaleLogits
 from worldsim.networks import Networks
 from worldsim.pixels import to_frame, to_model
+from worldsim.sampling.clock import imagine_frame
 from worldsim.sampling.control_batch import ControlBatch
-from worldsim.sampling.imagine import imagine_unit
 from worldsim.sampling.next_scale import bits_of
 from worldsim.sampling.world_state import empty_state
 from worldsim.tokenizer.protocol import quantises_scales
@@ -40,7 +43,7 @@ class CodedFrame:
     """A frame that was coded or read."""
 
     bits: np.ndarray
-    """int8 [N, C] of -1 and 1."""
+    """int8 [N, C] of -1 and 1; of all frames of its latent, where that holds several."""
     frame: np.ndarray
     """The decoded frame, uint8 [H, W, 3]."""
 
@@ -68,19 +71,23 @@ def code_frames(
         controls: that led to each frame, float32 [T, M].
         frames: uint8 [T, H, W, 3]; None: they are read.
     """
-    networks, state = world.networks, empty_state(world.networks, 1)
-    sampler = _CodingSampler(coder, networks)
-    for t, vector in enumerate(controls):
+    networks, unit = copy.copy(world.networks), world.networks.unit.frames
+    steps, state = networks.sampler.default_steps, empty_state(world.networks, 1)
+    sampler = networks.sampler = _CodingSampler(coder, networks)
+    for t in range(len(controls)):
+        ahead = np.minimum(np.arange(t, t + unit), len(controls) - 1)
         with torch.inference_mode(), thread_limit(1):
-            if frames is not None:
-                sampler.aim_at(to_model(frames[t : t + 1], networks.device))
-            steps = networks.sampler.default_steps
-            made = imagine_unit(networks, state, ControlBatch(vector[None]), steps, sampler=sampler)
+            if frames is not None and t % unit == 0:
+                sampler.aim_at(to_model(frames[ahead], networks.device))
+            known = ControlBatch(controls[ahead][None]) if unit > 1 and t % unit == 0 else None
+            made = imagine_frame(networks, state, ControlBatch(controls[t : t + 1], ahead=known), steps)
             yield CodedFrame(made.latent[0].to(torch.int8).numpy(), to_frame(made.frame)[0].cpu().numpy())
 
 
 def surprise(world: World, frames: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Surprise of each frame in bits, float64 [T]: minus the binary logarithm of its probability.
+
+    That of a latent of several frames is shared by them alike.
 
     Args:
         world: with bits on several scales.
@@ -95,7 +102,9 @@ def surprise(world: World, frames: np.ndarray, controls: np.ndarray) -> np.ndarr
     for _ in code_frames(world, counter, controls, frames):
         found.append(counter.total - before)
         before = counter.total
-    return np.array(found)
+    first = np.arange(0, len(found), world.networks.unit.frames)
+    lengths = np.diff(np.append(first, len(found)))
+    return np.repeat(np.add.reduceat(found, first) / lengths, lengths) if found else np.zeros(0)
 
 
 class _CodingSampler:
@@ -103,11 +112,16 @@ class _CodingSampler:
 
     def __init__(self, coder: Coder, networks: Networks) -> None:
         self._coder, self._tokenizer = coder, quantises_scales(networks.tokenizer)
+        self._sampler = networks.sampler
         self._wanted: Tensor | None = None
 
-    def aim_at(self, frame: Tensor) -> None:
-        """Give the next frame [1, 3, H, W] in [-1, 1]."""
-        self._wanted = self._tokenizer.quantise(self._tokenizer.planes(frame)).bits
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def aim_at(self, frames: Tensor) -> None:
+        """Give the next latent's frames [F, 3, H, W] in [-1, 1]."""
+        clip = frames if len(frames) == 1 else frames[None]
+        self._wanted = self._tokenizer.quantise(self._tokenizer.planes(clip)).bits
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         assert isinstance(generator, NextScaleGenerator), "checked before"

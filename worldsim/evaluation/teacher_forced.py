@@ -77,7 +77,8 @@ def score_teacher_forced(
             row = _next(world, memory, given, forcing) if is_scored else {}
             unit = observe_frame(networks, memory, _model(world, true.frames[:, t]), given)
             if is_scored:
-                row["tokenizer"] = _frame(networks.tokenizer.decode(unit.latent, unit.prior))
+                slot = t % networks.unit.frames  # of an observed unit, which the first frame began
+                row["tokenizer"] = _frame(networks.decode_frame(unit.latent, unit.prior, slot))
                 if unit.prior.scene_rgb.any():
                     row["scene"], row["warp"] = _frame(unit.prior.scene_rgb), _frame(unit.prior.warped_rgb)
                 row["copy"], row["unrelated"] = true.frames[:, t - 1], np.roll(true.frames[:, t], 1, 0)
@@ -106,7 +107,7 @@ def _scored(
 def _scored_bits(world: World, unit: Imagined, decoded: np.ndarray) -> dict[str, np.ndarray]:
     """Scores [N] of the bits of observed frames, ``decoded`` uint8 [N, H, W, 3]; none of other latents."""
     tokenizer, scores = world.networks.tokenizer, dict[str, np.ndarray]()
-    if tokenizer.latent_spec.kind == "bits":
+    if tokenizer.latent_spec.kind == "bits" and tokenizer.latent_spec.frames == 1:
         again = tokenizer.encode(_model(world, decoded), unit.prior)
         scores["idempotence"] = ((again > 0) == (unit.latent > 0)).double().mean((1, 2)).cpu().numpy()
     if unit.surprise is not None:

@@ -82,7 +82,7 @@ class NextScaleConfig:
             rule = "a next-scale generator needs a tokenizer of bits"
             raise ConfigError(rule, latent.kind, "choose the tokenizer bits")
         areas = [rows * columns for rows, columns in latent.scales]
-        if unit.frames != 1 or [len(one) for one in unit.order()] != areas:
+        if unit.frames != latent.frames or [len(one) for one in unit.order()] != areas:
             rule = "a next-scale generator needs units of one pass per scale"
             raise ConfigError(rule, type(unit).__name__, "choose the unit next-scale")
         return NextScaleGenerator(self, unit, latent, prior_channels, condition_size)

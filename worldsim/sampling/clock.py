@@ -169,7 +169,7 @@ def _decode_pending(
         state.agent = agent.float()
     for slot, motion in enumerate(motions):
         prior = prior_of(networks, ahead, motion)
-        frame = networks.tokenizer.decode(pending["latent"][:, slot], prior).clamp_(-1, 1)
+        frame = networks.decode_frame(pending["latent"][:, slot], prior, slot).clamp_(-1, 1)
         _store_frame(networks, state, slot, frame, prior, motion)
         ahead.previous = PreviousFrame(frame, prior.depth)
 
@@ -188,7 +188,9 @@ def _observe_pending(
     motion = move_cameras(networks, state, controls)
     prior = prior_of(networks, state, motion)
     _store_motion(pending, slot, motion, _prior_from_base(networks, state, motion).tokens, controls.pose_mask)
-    _set_frame(pending, "latent", slot, networks.tokenizer.encode(frames, prior).float())
+    _set_frame(pending, "frame", slot, frames)
+    if networks.clip_tokenizer is None:  # else the latent is that of all frames so far
+        _set_frame(pending, "latent", slot, networks.tokenizer.encode(frames, prior).float())
     pending["shown"] = torch.full_like(pending["shown"], slot + 1)
     pending["observed"] = torch.ones_like(pending["observed"])
     latent = _fill_unshown(networks, state)
@@ -216,7 +218,10 @@ def _commit_pending(networks: Networks, state: WorldState) -> None:
 
 
 def _fill_unshown(networks: Networks, state: WorldState) -> Tensor:
-    """The pending unit's tokens [B, N, C]; its last shown frame stands in for those that were not."""
+    """The pending unit's tokens [B, N, C]; its last shown frame stands in for those that were not.
+
+    A latent of several frames is that of the frames so filled in, unless all were imagined and shown.
+    """
     pending = state.pending
     length = networks.unit.frames
     slots = torch.arange(length, device=pending["shown"].device)
@@ -224,6 +229,11 @@ def _fill_unshown(networks: Networks, state: WorldState) -> Tensor:
     for name in ("latent", "tokens", "vector", "twist"):
         part = pending[name]
         pending[name] = part[torch.arange(len(part), device=last.device)[:, None], last]
+    if (clips := networks.clip_tokenizer) is not None:
+        shown = pending["frame"][torch.arange(len(last), device=last.device)[:, None], last]
+        again = networks.frame_latents(clips.encode_clip(shown)).float().unflatten(1, (length, -1))
+        is_whole = (pending["shown"] >= length) & ~pending["observed"]
+        pending["latent"] = torch.where(is_whole[:, None, None, None], pending["latent"], again)
     return networks.unit_tokens(pending["latent"].flatten(1, 2))
 
 

@@ -19,7 +19,7 @@ from worldsim.sampling import philox
 from worldsim.sampling.control_batch import ControlBatch
 from worldsim.sampling.motion import CameraMotion, move_cameras
 from worldsim.sampling.noise import normal_batch
-from worldsim.sampling.protocol import Chances, LatentSource
+from worldsim.sampling.protocol import Chances
 from worldsim.sampling.uncertainty import frame_uncertainty
 from worldsim.sampling.world_state import WorldState
 from worldsim.tokenizer.protocol import MotionCondition, PreviousFrame, Prior
@@ -58,14 +58,12 @@ def imagine_unit(
     controls: ControlBatch,
     denoising_steps: int,
     decode: bool = True,
-    sampler: LatentSource | None = None,
 ) -> Imagined:
     """Imagine the next frame of every world in ``denoising_steps`` passes and update ``state`` in place.
 
     Of a unit of one frame; ``sampling.clock`` knows longer ones, too.
 
     Without ``decode`` the frame is made only if the next one is made on top of it; otherwise it is blank.
-    ``sampler`` draws the latent in place of the networks' own.
     """
     tensors = controls.to(networks.device)
     motion = move_cameras(networks, state, tensors)
@@ -73,7 +71,7 @@ def imagine_unit(
     known = networks.unit_tokens(prior.tokens)
     prepared = networks.generator.prepare(state.generator, known, prior.condition, denoising_steps)
     noise = _noise(networks, state, motion)
-    tokens = (sampler or networks.sampler).draw(networks.generator, prepared, noise, denoising_steps)
+    tokens = networks.sampler.draw(networks.generator, prepared, noise, denoising_steps)
     chances = networks.chances(prepared, tokens)
     latent = networks.frame_latents(tokens)
     if decode or networks.tokenizer.uses_previous_frame:

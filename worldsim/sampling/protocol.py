@@ -19,7 +19,6 @@ __all__ = [
     "Chances",
     "KnowsChances",
     "LatentClip",
-    "LatentSource",
     "Sampler",
     "SamplerConfig",
     "SamplerLoss",
@@ -59,14 +58,7 @@ class SamplerLoss:
     logs: dict[str, float | Tensor]
 
 
-class LatentSource(Protocol):
-    """Whatever makes a unit's latent: a sampler, or a file that holds one."""
-
-    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
-        """A finished latent [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones."""
-
-
-class Sampler(LatentSource, Protocol):
+class Sampler(Protocol):
     """Draws latents from a generator; owns the loss by which the generator learns them."""
 
     @property
@@ -80,6 +72,9 @@ class Sampler(LatentSource, Protocol):
     @property
     def whole_steps(self) -> tuple[int, ...]:
         """Those that draw all of a frame, rising; the default is one. Fewer may leave details undrawn."""
+
+    def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
+        """A finished latent [B, N, C] from standard normals ``noise`` [B, N, C], or scaled ones."""
 
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         """The loss of recorded windows."""

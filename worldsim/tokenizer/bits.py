@@ -4,7 +4,11 @@ The encoder sees the frame alone, so that its bits do not depend on how the fram
 the past never enter them. The decoder sees the previous frame: what stays need not be coded, and the bits
 carry the innovation. A gate for each pixel blends the decoded colour and the previous frame.
 
-Shapes: B batch, N tokens, C bits of a token, H x W frame, h x w cells, gh x gw finest grid, D width.
+With a temporal factor F above 1 the bits are those of F consecutive frames, which the encoder sees together;
+they are decoded one on top of the other.
+
+Shapes: B batch, N tokens, C bits of a token, F frames, H x W frame, h x w cells, gh x gw finest grid, D
+width.
 """
 
 from __future__ import annotations
@@ -47,11 +51,15 @@ class BitsConfig:
     """3x3 convolutions of the encoder and of the decoder."""
     channels: int = 16
     """Bits of a token, C."""
+    frames: int = 1
+    """Frames that the bits hold together, F: the temporal factor."""
     scales: tuple[tuple[int, int], ...] = ()
     """Rows and columns of every scale, coarse to fine; by default the finest, halved down to one token."""
 
     def __post_init__(self) -> None:
-        sizes = (self.patch, self.pool, self.width, self.token_width, self.depth, self.channels)
+        sizes = (
+            self.patch, self.pool, self.width, self.token_width, self.depth, self.channels, self.frames,
+        )  # fmt: skip
         if min(sizes) < 1:
             raise ConfigError("the sizes of a bitwise tokenizer must be positive", sizes)
 
@@ -71,7 +79,7 @@ class BitsConfig:
 
 
 class BitsTokenizer(nn.Module):
-    """Encodes each frame alone, in bits; decodes it on top of the previous frame."""
+    """Encodes each frame, or F frames, alone, in bits; decodes them on top of the previous frame."""
 
     pixel_grid: Tensor
     scene = None
@@ -92,6 +100,7 @@ class BitsTokenizer(nn.Module):
             grid=grid,
             bounded=True,
             scales=scales,
+            frames=config.frames,
         )
         cells, width, tokens = (
             (grid[0] * config.pool, grid[1] * config.pool),
@@ -99,7 +108,7 @@ class BitsTokenizer(nn.Module):
             config.token_width,
         )
         pixels = 3 * config.patch**2
-        self.pixels_in = nn.Conv2d(pixels, width, 1)
+        self.pixels_in = nn.Conv2d(config.frames * pixels, width, 1)
         self.encoder_position = nn.Parameter(torch.zeros(1, width, *cells))
         self.encoder = _residuals(width, config.depth)
         self.pool = nn.Conv2d(width, tokens, config.pool, config.pool)
@@ -108,10 +117,10 @@ class BitsTokenizer(nn.Module):
         self.pyramid = BitPyramid(scales, config.channels)
         self.from_planes = nn.Conv2d(config.channels, tokens, 1)
         self.token_decoder = ScaledResidual(tokens)
-        self.unpool = nn.Conv2d(tokens, width * config.pool**2, 1)
+        self.unpool = nn.Conv2d(tokens, config.frames * width * config.pool**2, 1)
         self.past_in = nn.Conv2d(pixels, width, 1)
         self.past_mixer = nn.Conv2d(width, width, 3, padding=1)
-        self.decoder_position = nn.Parameter(torch.zeros(1, width, *cells))
+        self.decoder_position = nn.Parameter(torch.zeros(config.frames, width, *cells))
         self.decoder = _residuals(width, config.depth)
         self.pixels_out = nn.Conv2d(width, 4 * config.patch**2, 1)
         nn.init.zeros_(self.past_mixer.weight)
@@ -154,8 +163,13 @@ class BitsTokenizer(nn.Module):
         )
 
     def planes(self, frame: Tensor) -> Tensor:
-        """Features of ``frame`` [B, 3, H, W] before they are quantised, float32 [B, C, gh, gw]."""
-        x = self.pixels_in(self._cells(frame, self.pixels_in))
+        """Features of ``frame`` [B, 3, H, W] before they are quantised, float32 [B, C, gh, gw].
+
+        With F above 1, of clips [B, F, 3, H, W]; one frame is a still clip.
+        """
+        clip = frame if frame.ndim == 5 else frame[:, None].expand(-1, self.config.frames, -1, -1, -1)
+        cells = self._cells(clip.flatten(0, 1), self.pixels_in)
+        x = self.pixels_in(cells.unflatten(0, clip.shape[:2]).flatten(1, 2))
         x = x + self.encoder_position.to(x.dtype)
         for block in self.encoder:
             x = block(x)
@@ -171,16 +185,25 @@ class BitsTokenizer(nn.Module):
         """Frame [B, 3, H, W] to bits [B, N, C], each -1 or 1; the prior is not used."""
         return self.quantise(self.planes(frame)).bits
 
-    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
-        """Bits [B, N, C] to frame [B, 3, H, W], on top of ``prior.previous_rgb``."""
-        return self.reconstruct(self.pyramid.features(latent), prior.previous_rgb)
+    def encode_clip(self, frames: Tensor) -> Tensor:
+        """Frames [B, F, 3, H, W] to bits [B, N, C], each -1 or 1."""
+        return self.quantise(self.planes(frames)).bits
 
-    def reconstruct(self, features: Tensor, previous: Tensor) -> Tensor:
-        """Frame [B, 3, H, W] from features [B, C, gh, gw] and the frame before it; not clamped."""
+    def decode(self, latent: Tensor, prior: Prior) -> Tensor:
+        """Bits [B, N, C] to their first frame [B, 3, H, W], on top of ``prior.previous_rgb``."""
+        return self.decode_frame(latent, prior, 0)
+
+    def decode_frame(self, latent: Tensor, prior: Prior, slot: int) -> Tensor:
+        """Bits [B, N, C] to their frame ``slot`` [B, 3, H, W], on top of ``prior.previous_rgb``."""
+        return self.reconstruct(self.pyramid.features(latent), prior.previous_rgb, slot)
+
+    def reconstruct(self, features: Tensor, previous: Tensor, slot: int = 0) -> Tensor:
+        """Frame ``slot`` [B, 3, H, W] from features [B, C, gh, gw] and the frame before it; not clamped."""
         x = self.token_decoder(self.from_planes(features.to(self.from_planes.weight.dtype)))
-        x = F.pixel_shuffle(self.unpool(F.relu(x)), self.config.pool)
+        x = self.unpool(F.relu(x)).chunk(self.config.frames, 1)[slot]
+        x = F.pixel_shuffle(x, self.config.pool)
         past = self.past_mixer(F.relu(self.past_in(self._cells(previous, self.past_in))))
-        x = x + past + self.decoder_position.to(x.dtype)
+        x = x + past + self.decoder_position[slot].to(x.dtype)
         for block in self.decoder:
             x = block(x)
         x = F.pixel_shuffle(self.pixels_out(F.relu(x)).float(), self.config.patch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentSpec:
-    """The form of a tokenizer's latents, float32 [B, N, C]."""
+    """The form of a tokenizer's latents, float32 [B, N, C].
+
+    A latent is that of one frame, or of several (``frames``): then each of these frames has all of it.
+    """
 
     kind: Literal["continuous", "bits"]
     """"bits": every channel is -1 or 1."""
     tokens: int
-    """Tokens per frame, N."""
+    """Tokens of a latent, N."""
     channels: int
     """Channels per token, C."""
     grid: tuple[int, int]
@@ -33,10 +36,14 @@ class LatentSpec:
     """Latents lie in [-1, 1], and samples are clamped to it."""
     scales: tuple[tuple[int, int], ...] = ()
     """Rows and columns of every scale, coarse to fine: tokens lie scale after scale; by default the grid."""
+    frames: int = 1
+    """Frames that a latent holds, F: the temporal factor. Of more than one: see ``ClipTokenizer``."""
 
     def __post_init__(self) -> None:
         scales = self.scales or (self.grid,)
         object.__setattr__(self, "scales", scales)
+        if self.frames < 1:
+            raise ConfigError("a latent must hold at least one frame", self.frames)
         if sum(rows * columns for rows, columns in scales) != self.tokens or scales[-1] != self.grid:
             rule = f"the scales must hold {self.tokens} tokens, the finest {self.grid}"
             raise ConfigError(rule, scales, "give tokens = the sum of the areas, grid = the last scale")
@@ -167,6 +174,34 @@ class Tokenizer(Protocol):
         """The weights: a tokenizer is a module."""
 
 
+@runtime_checkable
+class ClipTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose latents may hold several frames (``LatentSpec.frames``), F.
+
+    ``encode`` and ``decode`` take a still clip, and its first frame.
+    """
+
+    def encode_clip(self, frames: Tensor) -> Tensor:
+        """Frames [B, F, 3, H, W] in [-1, 1] to latent [B, N, C]."""
+
+    def decode_frame(self, latent: Tensor, prior: Prior, slot: int) -> Tensor:
+        """Frame ``slot`` of a latent's, 0 to F - 1, [B, 3, H, W]; the prior is from the frame before it."""
+
+
+def clip_tokenizer(tokenizer: Tokenizer) -> ClipTokenizer | None:
+    """The tokenizer, if its latents hold several frames; else None.
+
+    Raises:
+        ConfigError: they should, and it cannot encode clips.
+    """
+    if tokenizer.latent_spec.frames == 1:
+        return None
+    if not isinstance(tokenizer, ClipTokenizer):
+        rule = "a tokenizer whose latents hold several frames must encode clips and decode each frame of one"
+        raise ConfigError(rule, type(tokenizer).__name__, "give it encode_clip and decode_frame")
+    return tokenizer
+
+
 class NormalisesLatents(Protocol):
     """A variational tokenizer of single frames, whose latents are normalised by statistics of the data."""
 
@@ -207,20 +242,24 @@ def normalises_latents(tokenizer: Tokenizer) -> NormalisesLatents:
 
 
 class QuantisesScales(Protocol):
-    """A tokenizer of bits on several scales that encodes each frame alone."""
+    """A tokenizer of bits on several scales that encodes each frame alone, or each clip of F frames."""
 
     @property
     def latent_spec(self) -> LatentSpec:
         """The form of its latents."""
 
     def planes(self, frame: Tensor) -> Tensor:
-        """Features of ``frame`` [B, 3, H, W] before they are quantised, float32 [B, C, gh, gw]."""
+        """Features of ``frame`` [B, 3, H, W], or of clips [B, F, 3, H, W], before they are quantised.
+
+        Returns:
+            float32 [B, C, gh, gw].
+        """
 
     def quantise(self, planes: Tensor, flips: Tensor | None = None) -> Quantised:
         """Bits of ``planes``; finer scales answer to ``flips``, bool [B, N, C], of coarser ones."""
 
-    def reconstruct(self, features: Tensor, previous: Tensor) -> Tensor:
-        """Frame [B, 3, H, W] from ``Quantised.features`` and the frame before it; not clamped."""
+    def reconstruct(self, features: Tensor, previous: Tensor, slot: int = 0) -> Tensor:
+        """Frame ``slot`` [B, 3, H, W] from ``Quantised.features`` and the frame before it; not clamped."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The weights: a tokenizer is a module."""

@@ -5,7 +5,7 @@ frames from the start they never do. Then the decoder gets the frame before, whi
 work, in stretches that grow. At last some bits are flipped, so that the decoder leans on the past where bits
 are wrong.
 
-Shapes: B stretches, T frames, N tokens, C bits of a token, H x W frame.
+Shapes: B stretches, T latents, F frames of a latent, N tokens, C bits of a token, H x W frame.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BitsLoss:
     alone: float = 0.35
     """Share of the stage in which frames are decoded alone."""
     lengths: tuple[int, int] = (3, 5)
-    """Frames of a stretch on the tokenizer's own past: at first, and in the last third of the stage."""
+    """Latents of a stretch on the tokenizer's own past: at first, and in the last third of the stage."""
     flips: float = 0.3
     """Largest share of flipped bits of a frame, in the last third of the stage."""
     flipped: float = 0.7
@@ -76,36 +76,51 @@ class BitsObjective:
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         torch.manual_seed(int(rng.integers(2**62)))
         weights, late = self._weights, progress > 2 / 3
+        each = self._tokenizer.latent_spec.frames
         if progress < weights.alone and not self._warm:
-            now, before = self._sequences.pairs(self._batch, rng)
-            frames, past = self._sequences.pixels(now)[:, None], self._sequences.pixels(before)
-            return self._loss(frames, past, torch.zeros_like(past), flips=0.0)
-        length = weights.lengths[int(late)]
-        windows = self._sequences.draw(max(2, self._batch // length), length + 1, rng)
-        frames = self._sequences.pixels(self._sequences.frame[windows.arrivals])
-        past = frames[:, 0]
+            past, frames = self._stretches(max(2, self._batch // each), each, rng)
+            return self._loss(frames, past, None, flips=0.0)
+        length = weights.lengths[int(late)] * each
+        past, frames = self._stretches(max(2, self._batch // length), length, rng)
         noise = _PAST_NOISE * torch.randn_like(past) * (torch.rand(len(past), 1, 1, 1) < 0.5).to(past)
-        return self._loss(frames[:, 1:], past, past + noise, weights.flips if late else 0.0)
+        return self._loss(frames, past, past + noise, weights.flips if late else 0.0)
 
-    def _loss(self, frames: Tensor, before: Tensor, previous: Tensor, flips: float) -> tuple[Tensor, Logs]:
-        """Loss of ``frames`` [B, T, 3, H, W] that follow ``before`` and are decoded on ``previous``."""
-        (batch, length), weights = frames.shape[:2], self._weights
-        planes = self._tokenizer.planes(frames.flatten(0, 1))
-        quantised = self._tokenizer.quantise(planes, self._flips(planes, length, flips))
-        features = quantised.features.unflatten(0, (batch, length))
-        fit, squared = [], []
-        for t in range(length):
-            made = self._tokenizer.reconstruct(features[:, t], previous)
+    def _stretches(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Frames [B, 3, H, W], and the ``length`` frames after each [B, T F, 3, H, W]."""
+        sequences = self._sequences
+        if length == 1:
+            now, before = sequences.pairs(count, rng)
+            return sequences.pixels(before), sequences.pixels(now)[:, None]
+        windows = sequences.draw(count, length + 1, rng)
+        frames = sequences.pixels(sequences.frame[windows.arrivals])
+        return frames[:, 0], frames[:, 1:]
+
+    def _loss(
+        self, frames: Tensor, before: Tensor, previous: Tensor | None, flips: float
+    ) -> tuple[Tensor, Logs]:
+        """Loss of ``frames`` [B, T F, 3, H, W] that follow ``before``.
+
+        They are decoded one on top of the other, the first on ``previous``; None: each on nothing.
+        """
+        each, weights, batch = self._tokenizer.latent_spec.frames, self._weights, len(frames)
+        clips = frames.unflatten(1, (-1, each)).flatten(0, 1)
+        planes = self._tokenizer.planes(clips if each > 1 else clips[:, 0])
+        quantised = self._tokenizer.quantise(planes, self._flips(planes, len(clips) // batch, flips))
+        features = quantised.features.unflatten(0, (batch, -1))
+        fit, squared, alone = [], [], torch.zeros_like(before)
+        for t in range(frames.shape[1]):
+            on = alone if previous is None else previous
+            made = self._tokenizer.reconstruct(features[:, t // each], on, t % each)
             true, last = frames[:, t], frames[:, t - 1] if t else before
             error = (made - true) / 2  # of pixels in [0, 1]
             weight = self._pixel_weight(true, last)
-            each = weight * (10 * error.square() + 0.5 * error.abs())
-            fit.append(each.sum() / (3 * weight.sum()))
+            weighted = weight * (10 * error.square() + 0.5 * error.abs())
+            fit.append(weighted.sum() / (3 * weight.sum()))
             squared.append(error.detach().square().mean())
-            previous = made.clamp(-1, 1)
+            previous = None if previous is None else made.clamp(-1, 1)
         loss = torch.stack(fit).mean()
         loss = loss + weights.commitment * quantised.commitment + weights.entropy * quantised.entropy
-        if weights.steady > 0 and length > 1:
+        if weights.steady > 0 and len(clips) > batch:
             loss = loss + weights.steady * _restlessness(quantised, batch)
         psnr = -10 * torch.stack(squared).mean().log10()
         return loss, {"psnr": psnr, "commitment": quantised.commitment.detach()}

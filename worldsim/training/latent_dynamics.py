@@ -157,8 +157,9 @@ def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
 
     Agent features stay as they are where the motion of the camera is read from them, too.
     """
-    generator, parts = networks.generator, [networks.heads.outcome]
+    generator = networks.generator
     assert isinstance(generator, RecurrentGenerator)
+    parts: list[nn.Module] = [networks.heads.outcome]
     if not networks.has_poses:
         parts.append(generator.agent_in)
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3 * lr_scale, 0.1)

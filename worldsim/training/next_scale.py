@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
+from worldsim.errors import ConfigError
 from worldsim.model.conditions import default_conditions
 from worldsim.model.next_scale import NextScaleConfig
 from worldsim.networks import Networks, NetworksConfig
@@ -45,6 +46,8 @@ class NextScaleRecipe:
 
     bits: int = 24
     """Bits of a token."""
+    frames: int = 1
+    """Frames of a latent, the temporal factor: 1 answers every control at once; 4 is for clips."""
     pool: int = 2
     """Cells to a side of a token of the finest scale."""
     tokenizer_width: int = 64
@@ -74,7 +77,7 @@ class NextScaleRecipe:
     batch: int = 16
     """Windows of the generator's stage."""
     length: int = 9
-    """Arrivals in a window; the first is given."""
+    """Latents of a window; the first is given."""
     short: int = 3
     """The same in the first quarter of the generator's stage, with more windows a step."""
     own_past: float = 0.5
@@ -91,8 +94,11 @@ class NextScaleRecipe:
         """Plan the networks for a source; see ``TrainingRecipe.plan``.
 
         Raises:
-            ConfigError: ``conditioning`` is "both", and the source has no poses.
+            ConfigError: ``conditioning`` is "both", and the source has no poses, or a latent several frames.
         """
+        if self.frames > 1 and self.conditioning == "both":
+            rule = "latents of several frames are conditioned on keys alone"
+            raise ConfigError(rule, self.frames, "choose frames=1, or conditioning=keys")
         poses = known_poses(spec, poses, self.conditioning)
         return NetworksConfig(
             tokenizer=BitsConfig(
@@ -102,6 +108,7 @@ class NextScaleRecipe:
                 token_width=self.token_width,
                 depth=self.tokenizer_depth,
                 channels=self.bits,
+                frames=self.frames,
             ),
             generator=NextScaleConfig(
                 width=self.width,

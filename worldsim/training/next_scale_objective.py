@@ -3,7 +3,8 @@
 The tokenizer is trained already; the planes of a frame before quantisation are encoded once, so that flips
 can be answered by the finer scales (``QuantisesScales.quantise``).
 
-Shapes: B windows, T frames, N tokens, C bits of a token, M condition, R rows, E episodes.
+Shapes: B windows, T latents, F frames of a latent, N tokens, C bits of a token, M condition, R rows, A
+arrivals.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from worldsim.tokenizer.protocol import QuantisesScales, quantises_scales
 from worldsim.training.latent_dynamics_objective import ArrivalConditions, WindowDraw, outcome_loss
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
+from worldsim.training.world_model_objective import group_by_unit
 from worldsim.utils.mixed_precision import mixed_precision
 
 _ENCODE_BATCH = {"cuda": 4096}
@@ -32,42 +34,49 @@ _SHORT_SHARE = 0.25
 _DROPOUT = 0.3
 """Share of inputs that are dropped at random: a few hundred ends are learnt by heart otherwise."""
 _STRETCH = 128
-"""Frames of an episode whose features are computed at once."""
+"""Latents of an episode whose features are computed at once."""
 
 
 class BitPlanes:
-    """Planes of a split's frames before quantisation, half precision; each is encoded when first used."""
+    """Planes of a split's latents before quantisation, half precision; each is encoded when first used.
+
+    A latent is known by its first arrival, as those after it are the same wherever it is used: an episode's
+    last one is repeated.
+    """
 
     def __init__(self, tokenizer: QuantisesScales, sequences: Sequences) -> None:
         self._tokenizer, self._sequences = tokenizer, sequences
         self._planes: Tensor | None = None
-        self._is_known = torch.zeros(len(sequences.frames), dtype=torch.bool, device=sequences.frame.device)
+        self._is_known = torch.zeros(len(sequences), dtype=torch.bool, device=sequences.frame.device)
 
-    def of(self, frame: Tensor) -> Tensor:
-        """Planes float32 [R, C, gh, gw] of the frames of the numbers ``frame`` [R]."""
+    def of(self, arrivals: Tensor) -> Tensor:
+        """Planes float32 [R, C, gh, gw] of the latents of ``arrivals`` [R, F]."""
         if self._planes is None:
             spec = self._tokenizer.latent_spec
             shape = (len(self._is_known), spec.channels, *spec.grid)
             self._planes = torch.zeros(shape, dtype=torch.half, device=self._is_known.device)
-        missing = frame[~self._is_known[frame]].unique()
+        first = arrivals[:, 0]
+        missing = arrivals[~self._is_known[first]]
         if len(missing):
             self._encode(missing, self._planes)
-        return self._planes[frame].float()
+        return self._planes[first].float()
 
-    def bits(self, frame: Tensor) -> Tensor:
-        """Bits float32 [..., N, C] of the frames of the numbers ``frame`` [...]."""
+    def bits(self, arrivals: Tensor) -> Tensor:
+        """Bits float32 [..., N, C] of the latents of ``arrivals`` [..., F]."""
         with torch.no_grad():
-            bits = self._tokenizer.quantise(self.of(frame.flatten())).bits
-        return bits.unflatten(0, frame.shape)
+            bits = self._tokenizer.quantise(self.of(arrivals.flatten(0, -2))).bits
+        return bits.unflatten(0, arrivals.shape[:-1])
 
     @torch.no_grad()
-    def _encode(self, frame: Tensor, planes: Tensor) -> None:
-        """Fill in ``planes`` of the frames of the numbers ``frame`` [R]."""
-        device = frame.device.type
+    def _encode(self, arrivals: Tensor, planes: Tensor) -> None:
+        """Fill in ``planes`` of the latents of ``arrivals`` [R, F]."""
+        device = arrivals.device.type
         with mixed_precision(device):
-            for numbers in frame.split(_ENCODE_BATCH.get(device, 128)):
-                planes[numbers] = self._tokenizer.planes(self._sequences.pixels(numbers)).half()
-        self._is_known[frame] = True
+            for some in arrivals.split(_ENCODE_BATCH.get(device, 128)):
+                frames = self._sequences.pixels(self._sequences.frame[some])
+                clips = frames if frames.shape[1] > 1 else frames[:, 0]
+                planes[some[:, 0]] = self._tokenizer.planes(clips).half()
+        self._is_known[arrivals[:, 0]] = True
 
 
 class NextScaleObjective:
@@ -80,8 +89,8 @@ class NextScaleObjective:
     Args:
         networks: whose generator, conditions and heads learn.
         sequences: recorded frames and arrivals.
-        draw: sizes and shares of whole windows.
-        short: arrivals in a short window.
+        draw: sizes and shares of whole windows; their length is in latents.
+        short: latents of a short window.
         warm: the generator is trained already: all windows are whole.
     """
 
@@ -91,6 +100,7 @@ class NextScaleObjective:
         self._networks, self._sequences, self._draw = networks, sequences, draw
         self._short, self._warm = min(short, draw.length), warm
         self._tokenizer = quantises_scales(networks.tokenizer)
+        self._frames = self._tokenizer.latent_spec.frames
         self.planes = BitPlanes(self._tokenizer, sequences)
         self.conditions = ArrivalConditions(networks, sequences)
 
@@ -98,33 +108,35 @@ class NextScaleObjective:
         networks, sequences, draw = self._networks, self._sequences, self._draw
         length = draw.length if self._warm or progress > _SHORT_SHARE else self._short
         batch = draw.batch * draw.length // length
-        windows = sequences.draw(batch, length, rng, draw.starts, draw.ends)
-        ends, frame = sequences.ends[windows.arrivals], sequences.frame[windows.arrivals]
-        planes, bits = self.planes.of(frame.flatten()), self.planes.bits(frame)
+        windows = sequences.draw(batch, length * self._frames, rng, draw.starts, draw.ends)
+        latents = windows.arrivals.unflatten(1, (length, self._frames))
+        planes, bits = self.planes.of(latents.flatten(0, 1)), self.planes.bits(latents)
+        exists = windows.valid & ~sequences.ends[windows.arrivals]  # an end has no frame of its own
 
         def requantise(flips: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 again = self._tokenizer.quantise(planes, flips.flatten(0, 1))
-            return again.seen.unflatten(0, frame.shape), again.bits.unflatten(0, frame.shape)
+            return again.seen.unflatten(0, (batch, length)), again.bits.unflatten(0, (batch, length))
 
         vector = networks.conditions.withhold(sequences.controls[windows.arrivals], rng)
         clip = LatentClip(
             latents=bits,
             prior_tokens=bits.new_zeros(*bits.shape[:3], networks.tokenizer.prior_channels),
-            condition=self.conditions(vector, windows.arrivals),
-            weight=(windows.valid & ~ends).float(),  # an end has no frame of its own
+            condition=group_by_unit(self.conditions(vector, windows.arrivals), self._frames),
+            weight=exists.unflatten(1, (length, -1)).all(2).float(),
             own_past=draw.own_past * (1.0 if self._warm else min(1.0, max(0.0, 4 * progress - 1))),
             requantise=requantise,
         )
         sampled = networks.sampler.loss(networks.generator, clip, rng)
         # Importance weights: the probabilities must not depend on how often windows were drawn.
-        weight = windows.valid[:, 1:] * windows.importance[:, None]
-        arrivals, agent = windows.arrivals[:, 1:], sampled.agent[:, 1:]
+        first = self._frames  # of the frames that follow something
+        weight = windows.valid[:, first:] * windows.importance[:, None]
+        arrivals, agent = windows.arrivals[:, first:], sampled.agent[:, 1:].repeat_interleave(first, 1)
         outcome, outcome_logs = outcome_loss(networks.heads, sequences, arrivals, agent, weight)
         loss, logs = sampled.loss + 0.1 * outcome, {**sampled.logs, **outcome_logs}
         if not networks.has_poses:
             return loss, logs
-        motion = self.conditions.motion_loss(windows, vector, sampled.agent, windows.valid & ~ends)
+        motion = self.conditions.motion_loss(windows, vector, sampled.agent, exists)
         return loss + 0.1 * motion, {**logs, "motion_loss": motion.detach()}
 
 
@@ -142,6 +154,7 @@ class NextScaleOutcomeObjective:
         self._networks, self._generator = networks, next_scale(networks)
         self._sequences, self._batch = sequences, batch
         self._planes, self._conditions = dynamics.planes, dynamics.conditions
+        self._frames = networks.tokenizer.latent_spec.frames
         self._inputs: Tensor | None = None
         self._known = np.zeros(0, np.int64)
 
@@ -161,30 +174,39 @@ class NextScaleOutcomeObjective:
         lasts = np.append(firsts[1:], len(sequences))
         size = self._generator.agent_in.in_features
         inputs = torch.zeros(len(sequences), size, dtype=torch.half, device=sequences.device)
-        # A frame hangs on as many frames before it as all layers together look back, and on two by its bits.
-        config, known = self._generator.config, list[int]()
-        reach = config.layers * (config.context - 1) + 2
+        known = list[int]()
         most = _MOST_ON_CPU if sequences.device.type == "cpu" else len(sequences)
         with mixed_precision(sequences.device.type):
             for number in rng.permutation(len(firsts)):
                 first, last = int(firsts[number]), int(lasts[number])
-                for start in range(first + 1, last, _STRETCH):
-                    end = min(last, start + _STRETCH)
-                    self._encode_stretch(max(first, start - reach), start, end, inputs)
-                known += range(first + 1, last)
+                self._encode_episode(first, last, inputs)
+                known += range(first + self._frames, last)
                 if len(known) >= most:
                     break
         self._known = np.array(known)
         return inputs
 
-    def _encode_stretch(self, begin: int, start: int, end: int, inputs: Tensor) -> None:
-        """Fill in ``inputs`` of the arrivals from ``start`` to ``end``; those from ``begin`` on are given."""
-        arrivals = torch.arange(begin, end, device=inputs.device)[None]
-        bits = self._planes.bits(self._sequences.frame[arrivals])
-        condition = self._conditions(self._sequences.controls[arrivals], arrivals)
-        prior = bits.new_zeros(*bits.shape[:3], self._networks.tokenizer.prior_channels)
-        made = self._generator.agent_inputs(self._generator.clip(bits, condition, prior))
-        inputs[start:end] = made[0, start - begin :].half()
+    def _encode_episode(self, first: int, last: int, inputs: Tensor) -> None:
+        """Fill in ``inputs`` of the arrivals from ``first`` to before ``last``, but for the first latent's.
+
+        A latent hangs on as many before it as all layers together look back, and on two by its bits.
+        """
+        config, frames = self._generator.config, self._frames
+        reach = config.layers * (config.context - 1) + 2
+        count = -(-(last - first) // frames)
+        for start in range(1, count, _STRETCH):
+            begin, end = max(0, start - reach), min(count, start + _STRETCH)
+            numbers = first + torch.arange(begin * frames, end * frames, device=inputs.device)
+            arrivals = numbers.clamp(max=last - 1)[None]
+            bits = self._planes.bits(arrivals.unflatten(1, (-1, frames)))
+            condition = self._conditions(self._sequences.controls[arrivals], arrivals)
+            prior = bits.new_zeros(*bits.shape[:3], self._networks.tokenizer.prior_channels)
+            seen = self._generator.clip(bits, group_by_unit(condition, frames), prior)
+            made = self._generator.agent_inputs(seen)[0, start - begin :].half()
+            stop = min(last, first + end * frames)
+            inputs[first + start * frames : stop] = made.repeat_interleave(frames, 0)[
+                : stop - first - start * frames
+            ]
 
 
 def next_scale(networks: Networks) -> NextScaleGenerator:

@@ -1,4 +1,4 @@
-"""The unit of one frame in scales, coarse to fine."""
+"""The unit of one latent in scales, coarse to fine: one frame, or the frames that a latent holds."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from worldsim.units.protocol import TokenForm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextScaleUnit:
-    """One frame, scale after scale, coarse to fine (next-scale prediction: VAR, Tian et al. 2024; [VideoAR]).
+    """One latent, scale after scale, coarse to fine (next-scale prediction: VAR, Tian 2024; [VideoAR]).
 
-    Tokens are scale-major, then row-major. A token sees those of its own scale and of coarser ones.
+    Tokens are scale-major, then row-major. A token sees those of its own scale and of coarser ones, and
+    belongs to all frames of the latent.
     """
 
     scales: tuple[tuple[int, int], ...]
     """Rows and columns of every scale; no scale is coarser than the one before it."""
+    frames: int = 1
+    """Frames of the latent."""
 
     def __post_init__(self) -> None:
         if not self.scales or min(min(scale) for scale in self.scales) < 1:
-            raise ConfigError("a frame must have at least one scale, each of at least one token", self.scales)
+            raise ConfigError(
+                "a latent must have at least one scale, each of at least one token", self.scales
+            )
+        if self.frames < 1:
+            raise ConfigError("a latent must hold at least one frame", self.frames)
         pairs = zip(self.scales, self.scales[1:], strict=False)
         if any(after[axis] < before[axis] for before, after in pairs for axis in (0, 1)):
             raise ConfigError("scales must go from coarse to fine", self.scales, "sort them by their size")
@@ -31,10 +38,6 @@ class NextScaleUnit:
     @property
     def tokens(self) -> int:
         return sum(rows * columns for rows, columns in self.scales)
-
-    @property
-    def frames(self) -> int:
-        return 1
 
     def order(self) -> tuple[tuple[int, ...], ...]:
         passes, first = [], 0
@@ -64,10 +67,10 @@ class NextScaleUnit:
 @register("unit", "next-scale")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NextScaleUnitConfig:
-    """Config of ``NextScaleUnit``: one frame a step, in one pass per scale of the latents."""
+    """Config of ``NextScaleUnit``: one latent a step, in one pass per scale."""
 
     def build(self, latent: TokenForm) -> NextScaleUnit:
-        """The unit of frames with tokens of such scales.
+        """The unit of latents with tokens of such scales.
 
         Raises:
             ConfigError: there is only one.
@@ -75,4 +78,4 @@ class NextScaleUnitConfig:
         if len(latent.scales) < 2:
             rule = "a next-scale unit needs latents of several scales"
             raise ConfigError(rule, latent.scales, "choose the unit frame, or the tokenizer bits")
-        return NextScaleUnit(scales=latent.scales)
+        return NextScaleUnit(scales=latent.scales, frames=latent.frames)

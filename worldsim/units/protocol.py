@@ -25,7 +25,7 @@ __all__ = [
 
 
 class TokenForm(Protocol):
-    """Tokens of a frame, as a unit reads them from a tokenizer's ``LatentSpec``."""
+    """Tokens of a latent, as a unit reads them from a tokenizer's ``LatentSpec``."""
 
     @property
     def tokens(self) -> int:
@@ -38,6 +38,10 @@ class TokenForm(Protocol):
     @property
     def scales(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of every scale, coarse to fine: the tokens' order; N is the sum of their areas."""
+
+    @property
+    def frames(self) -> int:
+        """Frames that these tokens hold, at least 1."""
 
 
 class Unit(Protocol):
@@ -100,11 +104,14 @@ class SizedUnitConfig(UnitConfig, Protocol):
 
 
 def only_grid(latent: TokenForm) -> tuple[int, int]:
-    """The grid of latents of a single scale.
+    """The grid of latents of a single scale and a single frame.
 
     Raises:
-        ConfigError: there are several scales.
+        ConfigError: there are several scales, or frames.
     """
+    if latent.frames != 1:
+        rule = "the unit must be next-scale where a latent holds several frames"
+        raise ConfigError(rule, latent.frames, "choose the unit next-scale")
     if len(latent.scales) != 1:
         rule = "the unit must be next-scale where latents have several scales"
         raise ConfigError(rule, latent.scales, "choose the unit next-scale")
