@@ -10,7 +10,7 @@ Shapes: B batch, N tokens, C latent channels, H x W frame, gh x gw token grid, D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ class VaeConfig:
     """Latent channels of a token, C."""
     vector: bool = False
     """One token of ``channels`` numbers for the whole frame."""
+    shows_past: bool = False
+    """Show the generator the latent of the frame before, as its prior: to keep what stays is easy then."""
 
     def __post_init__(self) -> None:
         sizes = (self.patch, self.pool, self.width, self.depth, self.bottleneck, self.channels)
@@ -66,9 +68,6 @@ class VaeTokenizer(nn.Module):
     mean: Tensor
     std: Tensor
     scene = None
-    prior_channels = 1
-    """Nothing is known, which takes one."""
-    uses_previous_frame = False
 
     def __init__(self, config: VaeConfig, size: tuple[int, int]) -> None:
         super().__init__()
@@ -105,6 +104,15 @@ class VaeTokenizer(nn.Module):
         self._decoder: VaeDecoderKernel | None = None
 
     @property
+    def prior_channels(self) -> int:
+        """Channels of the latent of the frame before; where that is not shown, 1: nothing is known."""
+        return self.config.channels if self.config.shows_past else 1
+
+    @property
+    def uses_previous_frame(self) -> bool:
+        return self.config.shows_past
+
+    @property
     def supports_kernels(self) -> bool:
         """True where kernels support such a decoder: one with a single latent per frame."""
         config = self.config
@@ -120,8 +128,9 @@ class VaeTokenizer(nn.Module):
         return PreviousFrame.blank(batch, self.size, device)
 
     def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
-        """Nothing is known of a frame before its latent."""
-        return Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
+        """The latent of the frame before, where it is shown; else nothing is known of a frame beforehand."""
+        known = Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
+        return replace(known, tokens=self.encode(previous.frame, known)) if self.config.shows_past else known
 
     def posterior(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the raw latent of ``frame`` [B, 3, H, W], both float32 [B, N, C]."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.model.transformer import Transformer
@@ -25,6 +26,8 @@ CausalData = Literal["data", "base", "both"]
 """Clips of causal fine-tuning: recorded ones, samples of the base (as in the seed), or each in turn."""
 _POOL, _REFRESH = 16, 4
 """Batches of samples of the base that are kept, and draws after which one of them is sampled anew."""
+_PAST_NOISE = 0.5
+"""Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'."""
 
 
 class BaseObjective:
@@ -77,7 +80,7 @@ class CausalObjective:
         clip, sampled = recorded, self._samples is not None and self._wants_samples()
         if sampled and self._samples is not None:
             clip = self._samples.draw(rng)
-        drawn = view.sampler.loss(view.generator, unit_clip(view, clip), rng)
+        drawn = view.sampler.loss(view.generator, unit_clip(view, clip, _PAST_NOISE), rng)
         logs = {**drawn.logs, "sampled": float(sampled)}
         if sampled:
             return drawn.loss, logs
@@ -105,10 +108,21 @@ class UnitOutcomeObjective:
         return unit_outcome(self._networks, self._clips, recorded, agent)
 
 
-def unit_clip(networks: Networks, clip: FrameClip) -> LatentClip:
-    """A clip as units of the networks."""
-    channels = networks.tokenizer.prior_channels
-    return clip.grouped(networks.unit.frames, channels, networks.unit_tokens)
+def unit_clip(networks: Networks, clip: FrameClip, past_noise: float = 0.0) -> LatentClip:
+    """A clip as units of the networks.
+
+    Where the tokenizer shows the frame before, every frame of a unit has the last one of the unit before as
+    its prior, with noise of a deviation of up to ``past_noise``: imagined frames are not as clean as recorded
+    ones. The first unit has none.
+    """
+    frames, channels = networks.unit.frames, networks.tokenizer.prior_channels
+    made = clip.grouped(frames, channels, networks.unit_tokens)
+    if not networks.tokenizer.uses_previous_frame:
+        return made
+    before = F.pad(clip.latents[:, frames - 1 :: frames][:, :-1], (0, 0, 0, 0, 1, 0))  # [B, U, n, C]
+    deviation = past_noise * torch.rand(len(before), 1, 1, 1, device=before.device)
+    prior = (before + deviation * torch.randn_like(before)).repeat(1, 1, frames, 1)
+    return replace(made, prior_tokens=networks.unit_tokens(prior))
 
 
 def unit_outcome(networks: Networks, clips: UnitClips, clip: FrameClip, agent: Tensor) -> tuple[Tensor, Logs]:

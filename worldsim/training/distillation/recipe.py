@@ -67,6 +67,8 @@ class UnitsRecipe:
     """A token covers patch x pool pixels to a side: 10, which makes 6 x 8 tokens of 60x80."""
     channels: int = 8
     """Latent numbers of a token."""
+    shows_past: bool = True
+    """The generator is shown the latent of the frame before."""
     vae_width: int = 48
     vae_depth: int = 2
     pixel_noise: float = 0.04
@@ -124,6 +126,7 @@ class UnitsRecipe:
                 depth=self.vae_depth,
                 channels=self.channels,
                 vector=False,
+                shows_past=self.shows_past,
             ),
             generator=TransformerConfig(
                 width=self.width,
@@ -157,12 +160,16 @@ class Companions(nn.Module):
             made = _denoiser(networks, _scorer_unit(recipe, networks, direction))
             self.scorers[f"looks_{direction}"] = made.look(direction)
 
-    def start_scorers(self, generator: Transformer) -> None:
-        """Give the scorers their first weights: the base's to a full one, else the generator's."""
+    def start_scorers(self, generator: Transformer, shows_past: bool) -> None:
+        """Give the scorers their first weights: the base's to a full one, else the generator's.
+
+        A generator that is shown the frame before (``shows_past``) predicts little without it: scorers begin
+        with the base's weights then.
+        """
         for scorer in self.scorers.values():
             assert isinstance(scorer, ClipDenoiser)
-            is_full = scorer.transformer.direction == "full"
-            transfer(self.base.transformer if is_full else generator, scorer.transformer)
+            from_base = shows_past or scorer.transformer.direction == "full"
+            transfer(self.base.transformer if from_base else generator, scorer.transformer)
 
 
 class UnitStages:
@@ -248,7 +255,7 @@ class UnitStages:
                 ParamGroup(list(scorers.parameters()), recipe.scorer_lr * recipe.lr_scale),
             ],
             SymmetricDmdObjective(self.networks, self.clips, companions.base, scorers, settings, watch),
-            partial(companions.start_scorers, self.generator),
+            partial(companions.start_scorers, self.generator, recipe.shows_past),
             companions=companions,
             should_end=watch.verdict,
             betas=(0.0, 0.99),
