@@ -125,3 +125,25 @@ def test_bits_do_not_hang_on_the_past_but_the_picture_does() -> None:
         shown = [tokenizer.decode(bits[0], prior) for prior in priors]
     assert torch.equal(*bits)
     assert not torch.equal(*shown)
+
+
+def test_a_clip_is_decoded_frame_by_frame_on_the_one_before() -> None:
+    tokenizer = made((20, 40), replace(CONFIG, frames=3))
+    clip = random_like((2, 3, 3, 20, 40), 0).tanh()
+    assert tokenizer.latent_spec.frames == 3
+    bits = tokenizer.encode_clip(clip)
+    assert bits.shape == (2, *tokenizer.latent_spec.shape)
+    still = clip[:, :1].expand(-1, 3, -1, -1, -1)
+    prior = prior_of(tokenizer, clip[:, 0])
+    assert torch.equal(tokenizer.encode(clip[:, 0], prior), tokenizer.encode_clip(still))
+    assert not torch.equal(bits, tokenizer.encode_clip(clip.flip(1))), "the order of frames is told"
+    shown = [tokenizer.decode_frame(bits, prior, slot) for slot in range(3)]
+    assert torch.equal(shown[0], tokenizer.decode(bits, prior))
+    assert not torch.equal(shown[0], shown[1]), "each frame has its part of the bits"
+    other = tokenizer.decode_frame(bits, prior_of(tokenizer, shown[0]), 1)
+    assert not torch.equal(shown[1], other), "a frame is decoded on the one before it"
+
+
+def test_a_clip_needs_a_frame() -> None:
+    with pytest.raises(ConfigError, match="positive"):
+        replace(CONFIG, frames=0)

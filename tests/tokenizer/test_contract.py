@@ -30,7 +30,9 @@ CONFIGS: dict[str, TokenizerConfig] = {
     "history with a place": HistoryConfig(width=8, depth=1, channels=4, scene=SCENE),
     "frame": FrameConfig(width=8, depth=1, channels=4),
     "vae": VaeConfig(width=8, depth=1, channels=4, bottleneck=8),
+    "vae that shows the past": VaeConfig(width=8, depth=1, channels=4, bottleneck=8, shows_past=True),
     "bits": BitsConfig(width=8, token_width=8, depth=1, channels=4),
+    "bits of clips": BitsConfig(width=8, token_width=8, depth=1, channels=4, frames=3),
 }
 
 

@@ -128,9 +128,12 @@ class VaeTokenizer(nn.Module):
         return PreviousFrame.blank(batch, self.size, device)
 
     def prior(self, previous: PreviousFrame, motion: MotionCondition) -> Prior:
-        """The latent of the frame before, where it is shown; else nothing is known of a frame beforehand."""
+        """The latent of the frame before, without a gradient, where it is shown; else nothing is known."""
         known = Prior.unknown(previous, motion, self.latent_spec.tokens, self.prior_channels)
-        return replace(known, tokens=self.encode(previous.frame, known)) if self.config.shows_past else known
+        if not self.config.shows_past:
+            return known
+        with torch.no_grad():
+            return replace(known, tokens=self.encode(previous.frame, known))
 
     def posterior(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the raw latent of ``frame`` [B, 3, H, W], both float32 [B, N, C]."""

@@ -16,11 +16,14 @@ from worldsim.model.transformer import Transformer
 from worldsim.networks import Networks
 from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
 from worldsim.sampling.control_batch import ControlBatch
+from worldsim.training.distillation.clips import FrameClip
 from worldsim.training.distillation.denoiser import ClipDenoiser, draw_times, sample_clips
 from worldsim.training.distillation.motion_watch import MotionWatch
+from worldsim.training.distillation.objectives import unit_clip
 from worldsim.training.distillation.rollout import roll_out
 from worldsim.training.distillation.symmetric_dmd import matching_target
 from worldsim.training.distillation.transfer import transfer
+from worldsim.training.sequences import Windows
 from worldsim.units import CubeUnit, FrameUnit, ScalesUnit, Unit
 
 GRID = (3, 4)
@@ -176,3 +179,22 @@ def test_samples_of_the_base_keep_what_is_given() -> None:
     assert torch.equal(sampled[:, :2], clip.latents[:, :2])
     assert sampled.isfinite().all()
     assert (sampled[:, 2:] - clip.latents[:, 2:]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_frame_before_a_unit_is_the_prior_of_all_its_frames(unit: str) -> None:
+    networks = lively(unit)
+    frames, tokens = networks.unit.frames, networks.tokenizer.latent_spec.tokens
+    latents = random_like((2, 3 * frames, *networks.tokenizer.latent_spec.shape), 0)
+    windows = Windows(*(torch.zeros(2, 3 * frames),) * 3)
+    clip = FrameClip(latents, torch.zeros(2, 3 * frames, 5), torch.ones(2, 3 * frames), windows)
+    prior = networks.frame_latents(unit_clip(networks, clip).prior_tokens)
+    prior = prior.unflatten(2, (frames, tokens))
+    assert not prior[:, 0].any()
+    for number in (1, 2):
+        before = latents[:, number * frames - 1]
+        assert torch.equal(prior[:, number], before[:, None].expand(-1, frames, -1, -1))
+    torch.manual_seed(0)
+    noisy = networks.frame_latents(unit_clip(networks, clip, 0.5).prior_tokens).unflatten(2, (frames, tokens))
+    off = (noisy - prior)[:, 1:]
+    assert 0 < off.square().mean().sqrt() < 0.6
