@@ -202,6 +202,15 @@ def test_levels_are_those_of_the_step_s_grid() -> None:
     assert kinds == {True, False}
 
 
+def test_noisier_times_keep_context_and_steps() -> None:
+    for seed in range(8):
+        drawn = sample_flow_times(np.random.default_rng(seed), torch.zeros(3, 5, 2))
+        noisier = drawn.noisier()
+        assert (noisier.t[drawn.is_context] == 1).all()
+        assert torch.equal(noisier.dt, drawn.dt)
+        assert torch.equal(noisier.t, drawn.t if drawn.shortcut else drawn.t**2)
+
+
 def test_with_a_clean_past_only_the_last_frame_is_asked_for() -> None:
     for seed in range(4):
         drawn = sample_flow_times(np.random.default_rng(seed), torch.zeros(3, 5, 2), is_past_clean=True)

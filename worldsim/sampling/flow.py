@@ -7,7 +7,7 @@ A latent at flow time t is (1 - t) * noise + t * clean; the network predicts the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +29,10 @@ DENOISING_STEPS = (1, 2, 4)
 class FlowConfig:
     """Flow matching over continuous latents."""
 
+    favours_noise: bool = False
+    """Noisy latents are drawn more often, and weigh as much as nearly clean ones: for short trainings, which
+    otherwise learn to take away the last noise, and not yet what follows from a control."""
+
     def build(self, latent: LatentForm, generator: Generator) -> FlowSampler:
         """The sampler; it needs continuous latents and a ``FlowGenerator``."""
         if latent.kind != "continuous":
@@ -40,7 +44,7 @@ class FlowConfig:
         if parts_of(generator) > 1 and not isinstance(generator, PartGenerator):
             rule = "a unit of several parts needs a generator that draws part after part"
             raise ConfigError(rule, type(generator).__name__, "choose the transformer")
-        return FlowSampler()
+        return FlowSampler(self)
 
 
 @runtime_checkable
@@ -108,6 +112,9 @@ class FlowSampler:
     allowed_steps = whole_steps = DENOISING_STEPS
     default_steps = 2
 
+    def __init__(self, config: FlowConfig | None = None) -> None:
+        self.config = config or FlowConfig()
+
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         if parts_of(generator) > 1:
             assert isinstance(generator, PartGenerator), "checked when the networks were built"
@@ -118,7 +125,9 @@ class FlowSampler:
     def loss(self, generator: Generator, clip: LatentClip, rng: np.random.Generator) -> SamplerLoss:
         assert isinstance(generator, FlowGenerator), "checked when the sampler was built"
         drawn = sample_flow_times(rng, clip.latents, clip.is_past_clean, parts_of(generator))
-        loss, agent = forcing_loss(generator, clip, drawn, rng)
+        if self.config.favours_noise:
+            drawn = drawn.noisier()
+        loss, agent = forcing_loss(generator, clip, drawn, rng, ramp=not self.config.favours_noise)
         return SamplerLoss(loss, agent, {"forcing": loss.item()})
 
 
@@ -153,6 +162,10 @@ class FlowTimes:
     shortcut: bool
     """Steps are larger than the smallest, learnt from two of half the size."""
 
+    def noisier(self) -> FlowTimes:
+        """The same with squared flow times; those of shortcut steps lie on a grid, and stay."""
+        return self if self.shortcut else replace(self, t=self.t.square())
+
 
 def sample_flow_times(
     rng: np.random.Generator, like: Tensor, is_past_clean: bool = False, parts: int = 1
@@ -185,13 +198,13 @@ def sample_flow_times(
 
 
 def forcing_loss(
-    generator: FlowGenerator, clip: LatentClip, drawn: FlowTimes, rng: np.random.Generator
+    generator: FlowGenerator, clip: LatentClip, drawn: FlowTimes, rng: np.random.Generator, ramp: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Diffusion forcing with shortcut steps. Returns the loss and the agent [B, T, D].
 
     Errors are of what the generator predicts: of clean latents, those of units that are nearly clean weigh
-    more (Dreamer 4's ramp); of velocities all weigh the same. Parts of a unit weigh the same, however many
-    tokens they have.
+    more (Dreamer 4's ``ramp``); of velocities all weigh the same. Parts of a unit weigh the same, however
+    many tokens they have.
     """
     clean = clip.latents
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(clean)
@@ -212,7 +225,7 @@ def forcing_loss(
     error = generator.per_part(error) if drawn.t.ndim == 3 else error.mean(-1)  # type: ignore[attr-defined]
     if generator.prediction == "velocity":
         error = error / (1 - drawn.t).clamp(min=0.02).square()
-    else:
+    elif ramp:
         weight = weight * (0.9 * drawn.t + 0.1)
     if clip.weight is not None:
         weight = weight * (clip.weight[..., None] if weight.ndim == 3 else clip.weight)

@@ -77,6 +77,8 @@ class UnitsRecipe:
     """Width of generator, base and scorers."""
     layers: int = 4
     heads: int = 6
+    favours_noise: bool = True
+    """See ``FlowConfig``."""
     context: int = 16
     """Frames of past that the generator sees; play may show it fewer, not more."""
     tokenizer_fraction: float = 0.3
@@ -136,7 +138,7 @@ class UnitsRecipe:
                 max_context=context,
                 time_axis=True,
             ),
-            sampler=FlowConfig(),
+            sampler=FlowConfig(favours_noise=self.favours_noise),
             unit=unit,
             other_units=tuple(others),
             conditions=default_conditions(spec.control_space),
