@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +48,8 @@ class Study:
     """Stages of the recipe that are run."""
     inherited: tuple[str, ...]
     """Beginnings of the names of weights that are taken from the given world."""
+    same_weights: dict[str, str] = field(default_factory=dict)
+    """Variants that differ at play alone, and the variant whose weights they take."""
 
 
 _PLAIN = {
@@ -87,13 +89,22 @@ STUDIES: dict[str, Study] = {
             "frame-mask": _without(*_FLIPS, "flip_inheritance", "hidden_frames"),
             "own-errors": _without(*_FLIPS, "flip_inheritance", "hidden_frames", "own_past"),
             "staged": {},
+            "guidance-2": {"guidance": "2"},
+            "guidance-4": {"guidance": "4"},
         },
         stages=("generator", "outcome"),
         inherited=("tokenizer.",),
+        same_weights={"guidance-2": "staged", "guidance-4": "staged"},
+    ),
+    "temporal factor": Study(
+        variants={"frames-1": {"frames": "1"}, "frames-4": {"frames": "4"}},
+        stages=("tokenizer", "generator", "outcome"),
+        inherited=(),
     ),
 }
 """Studies by name. Without a name of its own a recipe belongs to the first, in which "all" has a context of 8
-and "keys-only" has no poses, and so no static scene. Each next-scale variant adds a part to those before."""
+and "keys-only" has no poses, and so no static scene. Each next-scale variant up to "staged" adds a part to
+those before. Variants of the temporal factor have a tokenizer of their own."""
 CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, score_every=4, horizon=64)
 METRICS = (
     "next_psnr",
@@ -116,13 +127,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
-    study = study_of(args.recipe)
+    study = STUDIES[args.study] if args.study else study_of(args.recipe)
     names = _names(study, args.only)
     clips = ClipStore(args.data)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
     for name in names:
         if not (args.out / f"{name}.json").exists():
-            row = train(study, name, recipe, clips, args.init, args.minutes, args.seed, args.out)
+            made = retune if name in study.same_weights else train
+            row = made(study, name, recipe, clips, args.init, args.minutes, args.seed, args.out)
             if row is None:
                 print("interrupted; the same command goes on", file=sys.stderr)
                 return 130
@@ -147,6 +159,7 @@ def _parser() -> Parser:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants (default: all)")
     parser.add_argument("--init", default="doom-maze", help="world that the rest is taken from")
     parser.add_argument("--recipe", default="small", help="study and sizes")
+    parser.add_argument("--study", choices=list(STUDIES), help="(default: that of the recipe)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a recipe field of all"
     )
@@ -206,6 +219,31 @@ def train(
     world = WorldConfig(name=stored.config.name, source=clips.spec, networks=networks.config)
     save_world(folder / "world", world, networks, stored.starts, f"# {name}\n")
     return {"changed": study.variants[name], "minutes": minutes, "steps": steps}
+
+
+def retune(
+    study: Study,
+    name: str,
+    recipe: TrainingRecipe,
+    clips: ClipStore,
+    init: str,
+    minutes: float,
+    seed: int,
+    out: Path,
+) -> dict[str, object] | None:
+    """As ``train``, for a variant that differs at play alone: it takes the weights of another in ``out``."""
+    other = study.same_weights[name]
+    if not (out / other / "world").is_dir():
+        made = train(study, other, recipe, clips, init, minutes, seed, out)
+        if made is None:
+            return None
+    stored = load_world(out / other / "world")
+    recipe = configs.override(recipe, study.variants[name])
+    networks = Networks(_planned(recipe, clips, stored), clips.spec)
+    networks.load_state_dict(stored.networks.state_dict())
+    world = WorldConfig(name=stored.config.name, source=clips.spec, networks=networks.config)
+    save_world(out / name / "world", world, networks, stored.starts, f"# {name}\n")
+    return {"changed": study.variants[name], "minutes": minutes, "steps": {}, "weights": other}
 
 
 def measure(folder: Path) -> dict[str, tuple[float, float, float]]:

@@ -60,11 +60,21 @@ def test_next_scale_variants_share_a_tokenizer(tmp_path: Path) -> None:
     init = str(tmp_path / "init")
     held = load_world(tmp_path / "init").networks.state_dict()
     for name in NEXT_SCALE.variants:
-        assert ablation.train(NEXT_SCALE, name, TINY, clips, init, MOMENT, 0, tmp_path) is not None
-        made = load_world(tmp_path / name / "world").networks.state_dict()
+        made = ablation.retune if name in NEXT_SCALE.same_weights else ablation.train
+        assert made(NEXT_SCALE, name, TINY, clips, init, MOMENT, 0, tmp_path) is not None
+        weights = load_world(tmp_path / name / "world").networks.state_dict()
         for key, value in held.items():
             if key.startswith("tokenizer."):
-                assert torch.equal(value, made[key]), key
+                assert torch.equal(value, weights[key]), key
+    guided, plain = (load_world(tmp_path / name / "world") for name in ("guidance-4", "staged"))
+    assert guided.config.networks.sampler.guidance == (4.0, 4.0)
+    theirs = plain.networks.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in guided.networks.state_dict().items())
+    factors = ablation.STUDIES["temporal factor"]
+    for name, frames in (("frames-1", 1), ("frames-4", 4)):
+        assert ablation.train(factors, name, TINY, clips, init, MOMENT, 0, tmp_path) is not None
+        stored = load_world(tmp_path / name / "world")
+        assert stored.networks.unit.frames == frames
 
 
 def test_a_study_has_its_own_variants() -> None:

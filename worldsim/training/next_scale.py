@@ -68,6 +68,8 @@ class NextScaleRecipe:
     flip_inheritance: bool = True
     hidden_frames: float = 0.1
     """Rate at which frames of the past are hidden."""
+    guidance: float = 1.0
+    """Strength of the condition at play; 1: as trained."""
     tokenizer_fraction: float = 0.4
     generator_fraction: float = 0.55
     outcome_fraction: float = 0.05
@@ -122,6 +124,7 @@ class NextScaleRecipe:
                 flip_ramp=self.flip_ramp,
                 flip_inheritance=self.flip_inheritance,
                 hidden_frames=self.hidden_frames,
+                guidance=(self.guidance, self.guidance),
             ),
             unit=NextScaleUnitConfig(),
             conditions=default_conditions(spec.control_space),
