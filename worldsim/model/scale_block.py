@@ -34,7 +34,8 @@ class ScaleBlock(nn.Module):
         batch, length = x.shape[:2]
         (q, k, v), up = self._inputs(x, modulation[:, :, :, None])
         q, k = (apply_rope(part, rope[:, :, None]) for part in (q, k))
-        wide = [_windows(part, context) for part in (k, v)]
+        narrow = _attended_type(k)  # before windows are made, each of which is a copy
+        wide = [_windows(part.to(narrow), context) for part in (k, v)]
         q, k, v = (heads_first(part.flatten(0, 1)) for part in (q, *wide))
         mask = seen if len(seen) == batch * length else seen.repeat(batch, 1, 1, 1)
         mixed = _attended(q, k, v, mask).transpose(1, 2).flatten(-2).unflatten(0, (batch, length))
@@ -87,14 +88,19 @@ class ScaleBlock(nn.Module):
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """As ``reference``; in bfloat16 where autocast asks for it, with the fewest passes over the scores."""
-    device = q.device.type
+    device, dtype = q.device.type, _attended_type(q)
     if not torch.is_autocast_enabled(device):
         return reference(q, k, v, mask)
-    dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         bias = torch.zeros(mask.shape, dtype=dtype, device=q.device).masked_fill_(~mask, -1e4)
         q, k, v = (q * q.shape[-1] ** -0.5).to(dtype), k.to(dtype), v.to(dtype)
         return torch.softmax((q @ k.transpose(-1, -2)) + bias, -1) @ v
+
+
+def _attended_type(x: Tensor) -> torch.dtype:
+    """Number type of ``_attended``: that of autocast, else that of ``x``."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def heads_first(x: Tensor) -> Tensor:
