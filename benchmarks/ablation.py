@@ -28,7 +28,7 @@ from worldsim.evaluation.trajectories import MOST_SKIPPED
 from worldsim.networks import Networks, NetworksConfig
 from worldsim.options import MINUTES, SEED, THREADS, Parser
 from worldsim.training.protocol import TrainingRecipe
-from worldsim.training.recipes import recipe_of
+from worldsim.training.recipes import Recipe, recipe_of
 from worldsim.training.stage import Logs
 from worldsim.training.trainer import Trainer
 from worldsim.utils.output_paths import check_writable
@@ -54,7 +54,7 @@ class Study:
 
 _PLAIN = {
     "temporal_rope": "false", "flips": "0", "flip_ramp": "0", "flip_inheritance": "false",
-    "hidden_frames": "0", "own_past": "0", "short": "9",
+    "hidden_frames": "0", "own_past": "0", "short": "4096",
 }  # fmt: skip
 
 
@@ -102,9 +102,9 @@ STUDIES: dict[str, Study] = {
         inherited=(),
     ),
 }
-"""Studies by name. Without a name of its own a recipe belongs to the first, in which "all" has a context of 8
-and "keys-only" has no poses, and so no static scene. Each next-scale variant up to "staged" adds a part to
-those before. Variants of the temporal factor have a tokenizer of their own."""
+"""Studies by name. Recipes for a static scene belong to the first, in which "all" has a context of 8 and
+"keys-only" has no poses, and so no static scene. Each next-scale variant up to "staged" adds a part to those
+before. Variants of the temporal factor have a tokenizer of their own."""
 CONFIG = EvalConfig(trajectories=16, teacher_forced_frames=64, score_every=4, horizon=64)
 METRICS = (
     "next_psnr",
@@ -124,11 +124,11 @@ METRICS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = _parser().parse_args(argv)
+    study = STUDIES[args.study] if args.study else study_of(args.recipe)
+    names = _names(study, args.only)
     check_writable(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
-    study = STUDIES[args.study] if args.study else study_of(args.recipe)
-    names = _names(study, args.only)
     clips = ClipStore(args.data)
     recipe = configs.override(recipe_of(args.recipe), dict(pair.partition("=")[::2] for pair in args.set))
     for name in names:
@@ -169,8 +169,16 @@ def _parser() -> Parser:
 
 
 def study_of(recipe: str) -> Study:
-    """The study that a recipe of this name belongs to."""
-    return STUDIES.get(recipe, STUDIES["static scene"])
+    """The study that a recipe of this name belongs to.
+
+    Raises:
+        ConfigError: none studies it.
+    """
+    if recipe in STUDIES:
+        return STUDIES[recipe]
+    if not isinstance(recipe_of(recipe), Recipe):
+        raise ConfigError("a recipe must have a study of its variants", recipe, "choose small or next-scale")
+    return STUDIES["static scene"]
 
 
 def _names(study: Study, only: Sequence[str] | None) -> list[str]:
@@ -198,6 +206,9 @@ def train(
     """Train a variant into ``out / name``. Return its report, or None where it was interrupted."""
     recipe = configs.override(recipe, study.variants[name])
     stored = load_world(find_world(init))
+    if (stored.config.source.name, stored.config.source.size) != (clips.spec.name, clips.spec.size):
+        rule = f"the world --init must be of the data's source and size: {clips.spec.name} {clips.spec.size}"
+        raise ConfigError(rule, (stored.config.source.name, stored.config.source.size))
     torch.manual_seed(seed)
     networks = Networks(_planned(recipe, clips, stored), clips.spec)
     _inherit(study, networks, stored.networks)
@@ -276,6 +287,10 @@ def _planned(recipe: TrainingRecipe, clips: ClipStore, stored: StoredWorld) -> N
 
 def _inherit(study: Study, networks: Networks, stored: Networks) -> None:
     """Load what the study takes over; scene, motion and walkable map only where the networks have them."""
+    mine, theirs = networks.config.tokenizer, stored.config.tokenizer
+    if "tokenizer." in study.inherited and mine != theirs:
+        rule = "variants that share a tokenizer need the one of the world --init"
+        raise ConfigError(rule, type(theirs).__name__, "give a world of the recipe and the same --set")
     if _is_static(networks) == (study is STUDIES["static scene"]):
         held = stored.state_dict()
         given = {name: value for name, value in held.items() if name.startswith(study.inherited)}

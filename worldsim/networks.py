@@ -259,8 +259,8 @@ class Networks(nn.Module):
 
     @property
     def knows_chances(self) -> bool:
-        """True where the sampler knows the probability of a latent."""
-        return self._knows_chances is not None
+        """True where the sampler knows the probability of a frame: of a latent that holds one alone."""
+        return self._knows_chances is not None and self.unit.frames == 1
 
     @property
     def tells_uncertainty(self) -> bool:
@@ -269,8 +269,9 @@ class Networks(nn.Module):
 
     def chances(self, prepared: Any, tokens: Tensor) -> Chances | None:
         """Chances of a unit's tokens [B, N, C], before their commit; None where they are not known."""
-        known = self._knows_chances
-        return None if known is None else known.chances(self.generator, prepared, tokens)
+        if self._knows_chances is None or not self.knows_chances:
+            return None
+        return self._knows_chances.chances(self.generator, prepared, tokens)
 
     @property
     def uses_agent_token(self) -> bool:

@@ -37,6 +37,8 @@ __all__ = ["main"]
 
 _TABLES = (*TABLES, "endless")
 _STEPS = (1, 2, 4)
+_ROW_FIELDS = {"unit", "scorer", "causal_data"}
+"""Fields of the recipe that differ from row to row."""
 _SHOWN = (
     "psnr16", "psnr16_shuffled", "psnr16_changed", "psnr64", "psnr64_shuffled", "frechet", "motion_ratio",
     "sharpness_ratio", "key_accuracy",
@@ -52,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     changes = dict(pair.partition("=")[::2] for pair in args.set)
+    if ours := sorted(set(changes) & _ROW_FIELDS):
+        rule = "the rows of the tables choose the recipe's unit, scorer and data"
+        raise ConfigError(rule, ours[0], "choose rows by --only")
     recipe = configs.override(UnitsRecipe(), changes)
     clips = ClipStore(args.data, args.size, cache=args.cache)
     cells = cells_of(block_grid(clips.spec.size, recipe.patch * recipe.pool))

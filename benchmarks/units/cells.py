@@ -65,8 +65,9 @@ def cells_of(grid: tuple[int, int]) -> tuple[Cell, ...]:
 
     Symmetric scorers and recorded data are the recipe's defaults: their rows are the frame's of ``units``.
     """
-    cubes = [_cube(frames, splits, grid) for frames, splits in _CUBES]
-    units = ("frame", "key-detail:4/2", "scales:3", cubes[1])
+    fitted = [_cube(frames, splits, grid) for frames, splits in _CUBES]
+    cubes = tuple(dict.fromkeys(fitted))  # splits of a small grid may be the same
+    units = ("frame", "key-detail:4/2", "scales:3", fitted[1])
     return (
         *(Cell("units", unit, {"unit": unit}) for unit in units),
         *(Cell("cubes", unit, {"unit": unit}) for unit in cubes),

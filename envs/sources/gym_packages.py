@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -55,7 +56,8 @@ def import_environments(env_id: str) -> None:
         raise DependencyError(f"{env_id} needs the package {package}", None, remedy)
     for other in dict.fromkeys((*(known for known, _ in _PACKAGES.values()), *_OTHERS)):
         if not slash and not _is_registered(None, name) and _is_installed(other):
-            _import(other)
+            with contextlib.suppress(SourceError):  # one that is broken, and that nobody asked for
+                _import(other)
 
 
 def _is_registered(namespace: str | None, name: str) -> bool:

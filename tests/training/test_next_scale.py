@@ -16,6 +16,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
 from worldsim.errors import ConfigError
 from worldsim.networks import Networks
+from worldsim.sampling.control_batch import ControlBatch
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.next_scale import NextScaleRecipe
 from worldsim.training.starts import choose_starts
@@ -73,6 +74,11 @@ def test_all_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, frames
         assert (mine.frame == other.frame).all()
         assert mine.terminated == other.terminated
     assert (steps[0][0].frame != steps[0][3].frame).any()
+    batch = world.batch(2)
+    batch.begin([0, 1], [3, 4], [None, None])
+    held = ControlBatch(np.stack([world.spec.control_space.vector(Control({"forward"}))] * 2))
+    for mine in steps[0]:  # the same as a session's
+        assert (batch.step(held).rows()[0].frame == mine.frame).all()
 
 
 def test_latents_of_several_frames_take_no_poses(data: Path) -> None:

@@ -42,6 +42,7 @@ from worldsim.utils.threads import thread_limit
     "open",
     "step",
     "step_chunk",
+    "passes_within",
     "observe",
     "fork",
     "snapshot",

@@ -77,7 +77,7 @@ def score_teacher_forced(
             row = _next(world, memory, given, forcing) if is_scored else {}
             unit = observe_frame(networks, memory, _model(world, true.frames[:, t]), given)
             if is_scored:
-                slot = t % networks.unit.frames  # of an observed unit, which the first frame began
+                slot = t % networks.unit.frames  # units are counted from the first frame
                 row["tokenizer"] = _frame(networks.decode_frame(unit.latent, unit.prior, slot))
                 if unit.prior.scene_rgb.any():
                     row["scene"], row["warp"] = _frame(unit.prior.scene_rgb), _frame(unit.prior.warped_rgb)

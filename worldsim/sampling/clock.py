@@ -230,10 +230,11 @@ def _fill_unshown(networks: Networks, state: WorldState) -> Tensor:
         part = pending[name]
         pending[name] = part[torch.arange(len(part), device=last.device)[:, None], last]
     if (clips := networks.clip_tokenizer) is not None:
-        shown = pending["frame"][torch.arange(len(last), device=last.device)[:, None], last]
-        again = networks.frame_latents(clips.encode_clip(shown)).float().unflatten(1, (length, -1))
         is_whole = (pending["shown"] >= length) & ~pending["observed"]
-        pending["latent"] = torch.where(is_whole[:, None, None, None], pending["latent"], again)
+        if not is_whole.all():
+            shown = pending["frame"][torch.arange(len(last), device=last.device)[:, None], last]
+            again = networks.frame_latents(clips.encode_clip(shown)).float().unflatten(1, (length, -1))
+            pending["latent"] = torch.where(is_whole[:, None, None, None], pending["latent"], again)
     return networks.unit_tokens(pending["latent"].flatten(1, 2))
 
 

@@ -143,7 +143,8 @@ class NextScaleSampler:
         follows = (prepared.units > 0).double()[:, None, None]
         surprise, doubt = [], []
         for by, bits in zip(drawn, latent.split(self.areas, 1), strict=False):
-            known = by.double() * follows  # whose last digits may hang on the batch; those of floats do not
+            # In float64, rounded at the end: the last digits of sums may differ with the batch.
+            known = by.double() * follows
             sure = known.abs()
             surprise.append(F.softplus(-known * bits).flatten(1).sum(1))
             doubt.append((F.softplus(-sure) + sure * torch.sigmoid(-sure)).flatten(1).mean(1))

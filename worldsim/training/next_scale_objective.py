@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.errors import ConfigError
+from worldsim.errors import ConfigError, DataError
 from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
@@ -82,7 +82,7 @@ class BitPlanes:
 class NextScaleObjective:
     """The objective of the generator's stage; see the module's docstring.
 
-    Training is staged (seed 001): short windows first, as many frames a step, then whole ones. The
+    Training is staged ([VideoAR]): short windows first, as many frames a step, then whole ones. The
     generator's own errors come in between a quarter and a half of the stage; at once if it is trained already
     (``warm``).
 
@@ -183,6 +183,9 @@ class NextScaleOutcomeObjective:
                 known += range(first + self._frames, last)
                 if len(known) >= most:
                     break
+        if not known:
+            rule = f"an episode must have more than the {self._frames} frames of a latent"
+            raise DataError(rule, int((lasts - firsts).max()), "choose fewer frames, or record longer ones")
         self._known = np.array(known)
         return inputs
 

@@ -76,6 +76,7 @@ class NextScaleUnitConfig:
             ConfigError: there is only one.
         """
         if len(latent.scales) < 2:
-            rule = "a next-scale unit needs latents of several scales"
-            raise ConfigError(rule, latent.scales, "choose the unit frame, or the tokenizer bits")
+            rule, remedy = "a next-scale unit needs latents of several scales", "choose the unit frame"
+            remedy = "give the tokenizer several scales" if latent.frames > 1 else remedy
+            raise ConfigError(rule, latent.scales, remedy)
         return NextScaleUnit(scales=latent.scales, frames=latent.frames)

@@ -75,6 +75,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(EngineProcess, "send", forward)
     monkeypatch.setattr(stage.loop, "send", lambda _, parts: stage.sent.append(decode(parts).header))
     yield stage
+    stage.loop._wake_pipe.close()
     stage.sockets.close()
     stage.pool.close()
 
@@ -135,3 +136,87 @@ def test_an_engine_ends_a_lease_that_the_router_renews_no_longer(
         stage.forwarder.on_maintenance(now)
         ended += at_engine.expire(now)
     assert [lease.token for lease in ended] == [stage.lease.token]
+
+
+def refused(code: str = "BAD_REQUEST") -> dict[str, Any]:
+    return {"ok": False, "error": {**error_body(BridgeError("an open must fit")), "code": code}}
+
+
+def test_a_session_that_an_engine_refuses_is_not_kept(stage: Stage) -> None:
+    """Names of refused sessions would pile up for as long as the lease lives."""
+    for number in range(40):
+        stage.ask("open", session=f"{number:032x}")
+        stage.reply(**refused())
+    stage.ask("open", session="\U0001f30d" * 32)  # no engine takes such a name
+    assert set(stage.pool.placements) == set(SESSIONS)
+
+
+def test_a_refused_repetition_leaves_the_session_where_it_is(stage: Stage) -> None:
+    stage.ask("open", session=SESSIONS[1], seed=9)  # it is there already, with another seed
+    stage.reply(**refused())
+    assert set(stage.pool.placements) == set(SESSIONS)
+    name = "3" * 32
+    stage.ask("open", session=name)
+    stage.ask("open", session=name, seed=1)
+    stage.reply(**refused())
+    assert name not in stage.pool.placements
+    stage.reply(ok=True)
+    assert name in stage.pool.placements
+
+
+def test_a_fork_takes_no_session_from_another_lease(stage: Stage) -> None:
+    other = stage.leases.grant("", "y", 0.0)
+    theirs = "4" * 32
+    stage.pool.placements[theirs] = Placement(stage.pool.engines[1], other.token)
+    for children in ([theirs], ["5" * 32, theirs], [SESSIONS[1]]):
+        with pytest.raises(BridgeError, match="children must all be new"):
+            stage.ask("fork", session=SESSIONS[0], seq=0, children=children)
+    assert stage.forwarded == []
+    assert stage.pool.placements[theirs].lease == other.token
+    stage.ask("fork", session=SESSIONS[0], seq=0, children=["5" * 32])
+    stage.reply(ok=True)
+    assert stage.pool.placements["5" * 32].engine is stage.pool.engines[0]
+
+
+def test_a_hello_that_is_too_long_is_an_error_of_its_own(stage: Stage) -> None:
+    engine = stage.pool.engines[0]
+    for number in range(9000):
+        stage.pool.placements[f"{number:032x}"] = Placement(engine, stage.lease.token)
+    reply = Message({"op": "hello", "id": 1, "ok": True, "sessions": {}})
+    stage.ask("step", session=SESSIONS[0], seq=1)
+    message = IncomingMessage(
+        [MAGIC, msgpack.packb({"op": "hello", "id": 8, "lease": stage.lease.token})],
+        stage.connection,
+        0.0,
+        MemoryBudget(1, 1).open_reservation(""),
+    )
+    message.open(behind_router=False)
+    stage.forwarder._send_hello(message, stage.lease, [(engine, reply)])
+    assert stage.sent[-1]["error"]["code"] == "RESOURCE_EXHAUSTED"
+
+
+def test_a_fault_in_one_reply_leaves_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, taken = stage.pool.engines[0], list[int]()
+
+    def fail(_: Message | None) -> None:
+        raise RuntimeError("out of luck")
+
+    stage.pool.request(engine, {"op": "info"}, key="", on_reply=fail)
+    stage.pool.request(engine, {"op": "info"}, key="", on_reply=lambda _: taken.append(1))
+    replies = [Message({"id": number, "ok": True}) for number in stage.pool._pending]
+    monkeypatch.setattr(EngineProcess, "receive", lambda one: iter(replies if one is engine else ()))
+    stage.pool.receive()
+    assert taken == [1]
+
+
+def test_an_engine_without_room_for_a_process_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr("worldsim.bridge.router.engine_process.subprocess.Popen", full)
+    stage.pool.maintain(0.0, lambda: iter(()), lambda _: [])
+    assert not any(engine.ready for engine in stage.pool.engines)
+    assert not any(engine.restart_due(0.0) for engine in stage.pool.engines)
+    assert all(engine.restart_due(1e6) for engine in stage.pool.engines)

@@ -241,11 +241,11 @@ def test_a_session_whose_snapshot_is_broken_does_not_keep_a_server_from_starting
         monkeypatch.setattr(Session, "snapshot", nan)
         assert server._batcher._manager.journal is not None
         server._batcher._manager.journal.snapshot_interval = 4
-        for seq in range(1, 9):
+        for seq in range(1, 13):
             reply = client.fetch("step", session=session, seq=seq)
-    assert broken
+    assert 2 <= len(broken) <= 3, "one that is refused is not tried again at every step"
     with Server(world.engine(slots=SLOTS, denoising_steps=1, rewind_frames=REWIND_FRAMES), options):
-        assert client.fetch("step", session=session, seq=8).payloads == reply.payloads
+        assert client.fetch("step", session=session, seq=12).payloads == reply.payloads
         client.close()
 
 

@@ -190,11 +190,14 @@ def test_the_frame_before_a_unit_is_the_prior_of_all_its_frames(unit: str) -> No
     clip = FrameClip(latents, torch.zeros(2, 3 * frames, 5), torch.ones(2, 3 * frames), windows)
     prior = networks.frame_latents(unit_clip(networks, clip).prior_tokens)
     prior = prior.unflatten(2, (frames, tokens))
-    assert not prior[:, 0].any()
+    blank = networks.tokenizer.blank(1, networks.device)
+    grey = networks.tokenizer.encode(blank.frame, None)  # type: ignore[arg-type]
+    torch.testing.assert_close(prior[:, 0], grey.expand(2, frames, -1, -1))
     for number in (1, 2):
         before = latents[:, number * frames - 1]
         assert torch.equal(prior[:, number], before[:, None].expand(-1, frames, -1, -1))
     torch.manual_seed(0)
     noisy = networks.frame_latents(unit_clip(networks, clip, 0.5).prior_tokens).unflatten(2, (frames, tokens))
+    assert torch.equal(noisy[:, 0], prior[:, 0])
     off = (noisy - prior)[:, 1:]
     assert 0 < off.square().mean().sqrt() < 0.6

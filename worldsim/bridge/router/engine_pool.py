@@ -17,6 +17,7 @@ from worldsim.bridge.router.engine_process import EngineProcess
 from worldsim.bridge.router.scatter_gather import unavailable
 from worldsim.bridge.server.leases import Lease
 from worldsim.bridge.server.sockets import Sockets
+from worldsim.bridge.wire.header_fields import is_token
 from worldsim.bridge.wire.protocol import Code, Message
 from worldsim.errors import BridgeError
 from worldsim.utils.scratch_folder import ScratchFolder
@@ -135,9 +136,22 @@ class EnginePool:
     def place(self, name: str, lease: Lease) -> EngineProcess | None:
         """Choose an engine for a new session; None while one is down, which may have the session already."""
         engine = self.least_loaded() if self.complete else None
-        if engine is not None and len(name) == 32:
+        if engine is not None and is_token(name):
             self.placements[name] = Placement(engine, lease.token)
         return engine
+
+    def check_children(self, children: object, engine: EngineProcess, lease: Lease) -> None:
+        """Check that the names of a fork's children are free, or the lease's own on the same engine.
+
+        An engine knows its own sessions alone.
+
+        Raises:
+            BridgeError: one is another lease's, or lives on another engine.
+        """
+        for child in children if isinstance(children, list) else ():
+            placed = self.placements.get(child) if isinstance(child, str) else None
+            if placed is not None and (placed.engine is not engine or placed.lease != lease.token):
+                raise BridgeError("a fork's children must all be new", child, "choose names at random")
 
     def not_found(self, name: str) -> BridgeError:
         """Error for a session without a running engine: it may come back, or it is unknown."""
@@ -152,15 +166,26 @@ class EnginePool:
         }
 
     def record_reply(
-        self, header: Mapping[str, Any], lease: Lease, engine: EngineProcess, reply: Message | None
+        self,
+        header: Mapping[str, Any],
+        lease: Lease,
+        engine: EngineProcess,
+        reply: Message | None,
+        is_new: bool = False,
     ) -> None:
-        """Update the placements by an engine's reply to the request with ``header``."""
+        """Update the placements by an engine's reply to the request with ``header``.
+
+        ``is_new``: the request placed its session, which is forgotten whatever the engine's refusal.
+        """
         if reply is None:
             return
         op, ok, name = header["op"], reply.header["ok"], header.get("session")
         placement = self.placements.get(name) if isinstance(name, str) else None
         if ok and op == "fork":
-            self.placements.update({child: Placement(engine, lease.token) for child in header["children"]})
+            for child in header["children"]:
+                self.placements.setdefault(child, Placement(engine, lease.token))
+        elif ok and op in CREATING_OPS:  # a refused request of the same name may have taken it away
+            self.placements.setdefault(str(name), Placement(engine, lease.token))
         elif ok and op == "close":
             self.placements.pop(str(name), None)
         elif ok and placement is not None and op in ("step", "rewind", "observe"):
@@ -170,17 +195,22 @@ class EnginePool:
             placement.seq = max([placement.seq, *taken])
         elif not ok and placement is not None and placement.lease == lease.token and placement.seq == 0:
             code = reply.header["error"]["code"]
-            refused = op in CREATING_OPS and code not in (Code.BAD_REQUEST, Code.OUT_OF_ORDER)
+            kept = () if is_new else (Code.BAD_REQUEST, Code.OUT_OF_ORDER)
+            refused = op in CREATING_OPS and code not in kept
             if refused or code == Code.UNKNOWN_SESSION:
                 del self.placements[str(name)]
 
     def receive(self) -> None:
-        """Pass received replies to their callbacks."""
+        """Pass received replies to their callbacks; the fault of one is logged, and touches no other."""
         for engine in self.engines:
             for reply in engine.receive():
                 pending = self._pending.pop(reply.header["id"], None)
-                if pending is not None:
+                if pending is None:
+                    continue
+                try:
                     pending[1](reply)
+                except Exception:
+                    logging.getLogger("worldsim").exception("an engine's reply could not be passed on")
 
     def maintain(
         self,
@@ -199,8 +229,7 @@ class EnginePool:
             if engine.take_exit(now):
                 logging.getLogger("worldsim").warning("engine %d has ended", engine.number)
                 self._handle_exit(engine)
-            if engine.restart_due(now):
-                engine.start()
+            if engine.restart_due(now) and engine.start(now):
                 self._load_leases(engine, leases, take_in_leases)
 
     def send_heartbeats(self, leases: Iterator[Lease]) -> None:

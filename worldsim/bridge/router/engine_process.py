@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,14 +66,24 @@ class EngineProcess:
         """True after too many failed starts."""
         return self._failed_starts >= _MAX_FAILED_STARTS
 
-    def start(self) -> None:
-        """Start the process; it is ready once it answers ``hello``."""
+    def start(self, now: float = 0.0) -> bool:
+        """Start the process; it is ready once it answers ``hello``.
+
+        Returns:
+            False where the machine has no room for a process; it is tried again later.
+        """
         command = [sys.executable, "-c", _START, *self._command_line]
-        # It ends with its standard input, so it never outlives the router. Ctrl-C is for the router only.
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-        )
         self.server_info = None
+        try:
+            # It ends with its standard input, so it never outlives the router. Ctrl-C is for the router only.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:
+            logging.getLogger("worldsim").warning("engine %d could not be started: %s", self.number, error)
+            self._failed_starts, self._restart_at = self._failed_starts + 1, now + _RESTART_SECONDS
+            return False
+        return True
 
     def mark_ready(self, server_info: dict[str, Any]) -> None:
         """Store the reply to ``hello``; the engine is ready."""

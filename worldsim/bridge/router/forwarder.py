@@ -169,7 +169,11 @@ class Forwarder:
         }
         own = {"lease": lease.token, "ttl_s": self._leases.ttl, "limits": self._limits.to_dict()}
         values = {**server_info, **own, "sessions": sessions}
-        self._loop.send(message.connection, ok_reply(message.envelope, values))
+        try:
+            parts = ok_reply(message.envelope, values)
+        except BridgeError as error:
+            parts = error_reply(message.envelope, error)
+        self._loop.send(message.connection, parts)
 
     def _answer_info(self, message: IncomingMessage) -> None:
         engines = self._pool.ready
@@ -190,16 +194,19 @@ class Forwarder:
 
     def _forward(self, message: IncomingMessage, header: dict[str, Any], lease: Lease) -> None:
         """Forward a request about one session."""
-        engine = self._engine_of(message, str(header.get("session")), lease)
+        name, op = str(header.get("session")), message.envelope.op
+        is_new = op in CREATING_OPS and self._pool.engine_of(name) is None
+        engine = self._engine_of(message, name, lease)
         if engine is None:  # it is closed already
             self._loop.finish(message.connection, message.envelope.session)
             self._loop.send(message.connection, ok_reply(message.envelope, {}))
             return
-        lease.waiting += 1
+        if op == "fork":
+            self._pool.check_children(header.get("children"), engine, lease)
 
         def answer(reply: Message | None) -> None:
             self._finish(message, lease)
-            self._pool.record_reply(header, lease, engine, reply)
+            self._pool.record_reply(header, lease, engine, reply, is_new)
             if reply is None:
                 self._loop.refuse(message, unavailable("a session's engine must be ready", _RESTART_MS))
             elif not reply.header["ok"]:
@@ -208,6 +215,7 @@ class Forwarder:
                 self._send(message, {**reply.header, "id": message.envelope.id}, reply.payloads)
 
         self._pool.request(engine, header, message.payloads, key=message.key, on_reply=answer)
+        lease.waiting += 1
 
     def _engine_of(self, message: IncomingMessage, name: str, lease: Lease) -> EngineProcess | None:
         """Return the engine of a request about one session, chosen now for a new session.
@@ -226,14 +234,11 @@ class Forwarder:
     def _scatter(self, message: IncomingMessage, header: dict[str, Any], lease: Lease) -> None:
         """Scatter a ``step_many`` to all engines that it concerns."""
         items = self._items(message, header)
-        numbers = {
-            name: placement.engine.number
-            for name, placement in self._pool.placements.items()
-            if placement.engine.ready
-        }
+        names = {name for item in items if isinstance(name := _name(item), str)}
+        engines = {name: engine for name in names if (engine := self._pool.engine_of(name)) is not None}
+        numbers = {name: engine.number for name, engine in engines.items() if engine.ready}
         parts, missing = split_items(items, numbers)
         rows = {at: error_item(items[at], self._pool.not_found(str(_name(items[at])))) for at in missing}
-        lease.waiting += 1
 
         def fail(error: BridgeError) -> None:
             self._finish(message, lease)
@@ -248,6 +253,7 @@ class Forwarder:
             self._send(message, head, payloads)
 
         if not parts:
+            lease.waiting += 1
             join([])
             return
         gathered = GatheredReplies(len(parts), on_success=join, on_error=fail)
@@ -255,6 +261,7 @@ class Forwarder:
             some = {**header, "items": [items[at] for at in positions]}
             engine = self._pool.engines[number]
             self._pool.request(engine, some, key=message.key, on_reply=gathered.of(positions))
+        lease.waiting += 1
 
     def _items(self, message: IncomingMessage, header: dict[str, Any]) -> list[Any]:
         """Return the items of a ``step_many``; payloads are refused, as each engine would have a copy."""

@@ -246,24 +246,32 @@ class Batcher:
         if not ready:
             return
         ready.sort(key=lambda pair: pair[0].due)
-        batch = [(queued, hosted, queued.task) for queued, hosted in ready[: self._max_batch]]
+        chosen = ready[: self._max_batch]
+        hurried = [pair for pair in chosen if pair[0].budget_end is not None]
+        others = [pair for pair in chosen if pair[0].budget_end is None]
+        for batch in filter(None, (hurried, others)):  # a budget is not kept while others are waited for
+            self._step_batch(batch)
+
+    def _step_batch(self, batch: Sequence[tuple[QueuedTask, HostedSession]]) -> None:
+        """Step the sessions of a batch, and answer."""
         began = time.monotonic()
-        pairs = [(hosted, task) for _, hosted, task in batch if isinstance(task, StepTask)]
-        ends = [queued.budget_end for queued, *_ in batch if queued.budget_end is not None]
-        answers = self._manager.step(pairs, max(min(ends) - began, 0.0) if ends else None)
+        pairs = [(hosted, queued.task) for queued, hosted in batch if isinstance(queued.task, StepTask)]
+        ends = [queued.budget_end for queued, _ in batch]
+        budgets = [None if end is None else max(end - began, 0.0) for end in ends]
+        answers = self._manager.step(pairs, budgets)
         now = time.monotonic()
         self._window.record_batch(now - began)
         self._metrics.record_batch(
-            len(pairs), now - began, [began - queued.request.arrived for queued, *_ in batch]
+            len(pairs), now - began, [began - queued.request.arrived for queued, _ in batch]
         )
-        for (queued, hosted, _), answer in zip(batch, answers, strict=True):
+        for (queued, hosted), answer in zip(batch, answers, strict=True):
             self._pop_task(hosted.name)
             self._answer(queued, answer)
             # Not expected: a session that has asked already, or whose client was refused meanwhile.
             if hosted.name not in self._queues and queued.request.connection.last_refused < began:
                 self._window.record_answer(hosted.name, now)
         self._deliver()
-        self._manager.take_due_snapshots(hosted.name for _, hosted, _ in batch)
+        self._manager.take_due_snapshots(hosted.name for _, hosted in batch)
 
     def _next_step(self, name: str) -> list[tuple[QueuedTask, HostedSession]]:
         """Return the session's next step, if any; retries and expired steps are answered on the way."""

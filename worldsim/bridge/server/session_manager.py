@@ -87,18 +87,18 @@ class SessionManager:
         return _HANDLERS[type(task)](self, task, lease)
 
     def step(
-        self, batch: Sequence[tuple[HostedSession, StepTask]], budget: float | None = None
+        self, batch: Sequence[tuple[HostedSession, StepTask]], budgets: Sequence[float | None]
     ) -> list[Answer | BridgeError]:
         """Step some sessions by one frame, each once and with its next seq.
 
-        ``budget``: seconds left for those whose tasks have one; they get as many passes as fit.
+        ``budgets``: seconds left for each, or None; one with a budget gets as many passes as fit.
 
         Raises:
             JournalDivergedError: the journal could not be written, or the engine's state is unknown.
         """
         try:
             self._check_disk()
-            steps = self._step_engine(batch, self._passes(batch, budget))
+            steps = self._step_engine(batch, self._passes(batch, budgets))
             taken = [(one, task, step) for one, task in batch if isinstance(step := steps[one], Step)]
             records = [task.record(self._unusual(step)) for _, task, step in taken]
             self._write(*records, undo=[hosted.session for hosted, *_ in taken])
@@ -124,22 +124,25 @@ class SessionManager:
         taken = 0
         for name in names:
             hosted = self.sessions.get(name)
-            if hosted is not None and self.journal.due(name):
+            if hosted is not None and hosted.seq >= hosted.next_snapshot and self.journal.due(name):
                 blob = hosted.session.snapshot()
                 if is_restorable(blob, self.engine.schema, self.engine.world):
                     self.journal.snapshot(name, blob)
+                else:
+                    hosted.next_snapshot = hosted.seq + self.journal.snapshot_interval
                 taken += 1
                 if taken == _SNAPSHOTS_PER_TURN:
                     return
 
     def _passes(
-        self, batch: Sequence[tuple[HostedSession, StepTask]], budget: float | None
+        self, batch: Sequence[tuple[HostedSession, StepTask]], budgets: Sequence[float | None]
     ) -> dict[Session, int]:
-        """Denoising steps of the sessions whose tasks have a budget."""
-        hurried = [hosted.session for hosted, task in batch if task.budget_s is not None]
-        if budget is None or not hurried:
-            return {}
-        return dict.fromkeys(hurried, self.engine.passes_within(len(hurried), budget))
+        """Denoising steps of the sessions with a budget; they are all stepped together."""
+        return {
+            hosted.session: self.engine.passes_within(len(batch), budget)
+            for (hosted, _), budget in zip(batch, budgets, strict=True)
+            if budget is not None
+        }
 
     def _unusual(self, step: Step) -> int | None:
         """Denoising steps of a step; None if they are the engine's."""

@@ -28,6 +28,8 @@ class HostedSession:
     """Reply to that request; None once a restart has forgotten it."""
     seq: int = 0
     """Last ``seq`` taken."""
+    next_snapshot: int = 0
+    """The ``seq`` before which no snapshot is taken: one that could not be restored was not kept."""
     replies: dict[int, Answer] = field(default_factory=dict)
 
     def record_step(self, seq: int, step: Step) -> Answer:

@@ -16,6 +16,11 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 _MAX_INTEGER = 2**64 - 1
 
 
+def is_token(value: object) -> bool:
+    """Return True for a token: 32 lower-case hexadecimal digits, as of a lease or a session."""
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
+
 class HeaderFields:
     """Fields of a received map.
 
@@ -119,7 +124,7 @@ class HeaderFields:
             )
 
     def _checked(self, name: str, value: Any) -> str:
-        if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        if not is_token(value):
             raise self._invalid(name, "32 lower-case hexadecimal digits", value)
         return value
 

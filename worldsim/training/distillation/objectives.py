@@ -11,19 +11,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.model.transformer import Transformer
 from worldsim.networks import Networks, trained_units
 from worldsim.sampling.protocol import LatentClip
+from worldsim.tokenizer.protocol import MotionCondition
 from worldsim.training.distillation.clips import FrameClip, UnitClips
 from worldsim.training.distillation.denoiser import ClipDenoiser, denoising_loss, sample_clips
 from worldsim.training.latent_dynamics_objective import outcome_loss
 from worldsim.training.stage import Logs
 
 CausalData = Literal["data", "base", "both"]
-"""Clips of causal fine-tuning: recorded ones, samples of the base (as in the seed), or each in turn."""
+"""Clips of causal fine-tuning: recorded ones, samples of the base (as in [Units]), or each in turn."""
 _POOL, _REFRESH = 16, 4
 """Batches of samples of the base that are kept, and draws after which one of them is sampled anew."""
 _PAST_NOISE = 0.5
@@ -113,16 +113,23 @@ def unit_clip(networks: Networks, clip: FrameClip, past_noise: float = 0.0) -> L
 
     Where the tokenizer shows the frame before, every frame of a unit has the last one of the unit before as
     its prior, with noise of a deviation of up to ``past_noise``: imagined frames are not as clean as recorded
-    ones. The first unit has none.
+    ones. The first unit has the grey frame that a world begins with.
     """
     frames, channels = networks.unit.frames, networks.tokenizer.prior_channels
     made = clip.grouped(frames, channels, networks.unit_tokens)
     if not networks.tokenizer.uses_previous_frame:
         return made
-    before = F.pad(clip.latents[:, frames - 1 :: frames][:, :-1], (0, 0, 0, 0, 1, 0))  # [B, U, n, C]
+    before = clip.latents[:, frames - 1 :: frames][:, :-1]  # [B, U - 1, n, C]
     deviation = past_noise * torch.rand(len(before), 1, 1, 1, device=before.device)
-    prior = (before + deviation * torch.randn_like(before)).repeat(1, 1, frames, 1)
+    first = _blank_prior(networks).expand(len(before), 1, -1, -1)
+    prior = torch.cat([first, before + deviation * torch.randn_like(before)], 1).repeat(1, 1, frames, 1)
     return replace(made, prior_tokens=networks.unit_tokens(prior))
+
+
+def _blank_prior(networks: Networks) -> Tensor:
+    """The prior's tokens [1, n, C] of the first frame of all."""
+    still = MotionCondition(torch.zeros(1, networks.condition_size, device=networks.device), None, None)
+    return networks.tokenizer.prior(networks.tokenizer.blank(1, networks.device), still).tokens
 
 
 def unit_outcome(networks: Networks, clips: UnitClips, clip: FrameClip, agent: Tensor) -> tuple[Tensor, Logs]:

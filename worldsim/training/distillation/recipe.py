@@ -163,10 +163,10 @@ class Companions(nn.Module):
             self.scorers[f"looks_{direction}"] = made.look(direction)
 
     def start_scorers(self, generator: Transformer, shows_past: bool) -> None:
-        """Give the scorers their first weights: the base's to a full one, else the generator's.
+        """Give the scorers their first weights: the generator's, or the base's.
 
-        A generator that is shown the frame before (``shows_past``) predicts little without it: scorers begin
-        with the base's weights then.
+        A full scorer gets the base's. So do all where the generator is shown the frame before
+        (``shows_past``): it predicts little without that.
         """
         for scorer in self.scorers.values():
             assert isinstance(scorer, ClipDenoiser)
@@ -257,7 +257,7 @@ class UnitStages:
                 ParamGroup(list(scorers.parameters()), recipe.scorer_lr * recipe.lr_scale),
             ],
             SymmetricDmdObjective(self.networks, self.clips, companions.base, scorers, settings, watch),
-            partial(companions.start_scorers, self.generator, recipe.shows_past),
+            partial(companions.start_scorers, self.generator, self.networks.tokenizer.uses_previous_frame),
             companions=companions,
             should_end=watch.verdict,
             betas=(0.0, 0.99),

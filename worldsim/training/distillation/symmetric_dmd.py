@@ -2,8 +2,9 @@
 
 The generator imagines clips on itself, as in play. The real scorer, a frozen base with full attention, and
 the scorers of generated data predict them from the same noise; the generator follows the difference. The
-scorers of generated data are copies of the generator that look forward and backward in time, and learn from
-what it imagines. Given frames are recorded ones and stay clean: no scorer judges under a past that drifted.
+scorers of generated data are networks of the generator's form that look forward and backward in time, and
+learn from what it imagines. Given frames are recorded ones and stay clean: no scorer judges under a past that
+drifted.
 
 Shapes: B clips, T frames, n tokens of a frame, C latent channels, G given frames.
 """
