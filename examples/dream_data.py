@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Look around in a world with poses; then record dreams."""
     parser = argparse.ArgumentParser(description="Frames along camera paths, and dreams as a dataset.")
     parser.add_argument("--world", default="doom-maze", help="name or folder (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=200, help="frames of the dataset (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=200, help="in the dataset (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")
     options = parser.parse_args(arguments)
 

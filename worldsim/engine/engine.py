@@ -384,9 +384,8 @@ class Engine(Synchronized):
         self, state: WorldState, *, seed: int, start: int | None, step: Step, undo_log: Iterable[Undo] = ()
     ) -> Session:
         """A new session that begins with ``state``, in a slot if one is free."""
-        number = self.scheduler.admit()
-        session = Session(self, number, seed=seed, start=start, step=step, undo_log=undo_log)
-        self._states.admit(number, state)
+        session = Session(self, self.scheduler.admit(), seed=seed, start=start, step=step, undo_log=undo_log)
+        self._states.admit(session.number, state)
         try:
             self._states.load([session.number])
         except BaseException:
