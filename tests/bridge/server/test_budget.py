@@ -10,7 +10,9 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+from tests.bridge.scripted_client import EngineGate
 from tests.contracts.worlds import Parts, write_world
+from tests.waiting import wait_until
 from worldsim.bridge.client import Client
 from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.engine import World, load
@@ -49,6 +51,24 @@ def test_a_step_without_time_draws_the_coarsest_scale(world: World, address: str
             assert (step.surprise, step.uncertainty) == (again.surprise, again.uncertainty)
         both = client.step_many({session: None, twin: None}, budget=60.0)
         assert [step.seq for step in both.values()] == [scales + 4, 1]
+
+
+def test_each_has_its_own_budget_and_is_stepped_before_those_without(world: World, address: str) -> None:
+    scales = len(world.allowed_denoising_steps)
+    with served(world, address) as server, Client(address) as client:
+        first, second, third, fourth = (client.open(seed=seed, start=0) for seed in range(4))
+        for _ in range(2 * scales):  # all numbers of scales are measured, for one session and for two
+            client.step_many(dict.fromkeys((first, second)), budget=0.0)
+            first.step(budget=0.0)
+        gate = EngineGate(server.engine)
+        with gate.closed():
+            asked = [third.step_async()]
+            gate.await_step()
+            asked += [fourth.step_async(), first.step_async(budget=0.0), second.step_async(budget=60.0)]
+            wait_until(lambda: server._io_loop.waiting == len(asked), "all requests have come")
+        made = [one.result() for one in asked]
+        assert [one.denoising_steps for one in made] == [scales, scales, 1, scales]
+        assert gate.batches == [1, 2, 1]
 
 
 def test_the_passes_that_were_taken_are_replayed(world: World, address: str, tmp_path: Path) -> None:
