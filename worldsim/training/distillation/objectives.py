@@ -26,8 +26,10 @@ CausalData = Literal["data", "base", "both"]
 """Clips of causal fine-tuning: recorded ones, samples of the base (as in [Units]), or each in turn."""
 _POOL, _REFRESH = 16, 4
 """Batches of samples of the base that are kept, and draws after which one of them is sampled anew."""
-_PAST_NOISE = 0.5
-"""Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'."""
+_PAST_NOISE = 1.0
+"""Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'.
+
+With half of it roll-outs of 64 frames drifted once the keys were learnt: their errors come back as the past."""
 
 
 class BaseObjective:
