@@ -19,7 +19,7 @@ from worldsim.sampling.control_batch import ControlBatch
 from worldsim.training.distillation.clips import FrameClip
 from worldsim.training.distillation.denoiser import ClipDenoiser, draw_times, sample_clips
 from worldsim.training.distillation.motion_watch import MotionWatch
-from worldsim.training.distillation.objectives import unit_clip
+from worldsim.training.distillation.objectives import unit_clip, with_own_past
 from worldsim.training.distillation.rollout import roll_out
 from worldsim.training.distillation.symmetric_dmd import matching_target
 from worldsim.training.distillation.transfer import transfer
@@ -201,3 +201,22 @@ def test_the_frame_before_a_unit_is_the_prior_of_all_its_frames(unit: str) -> No
     assert torch.equal(noisy[:, 0], prior[:, 0])
     off = (noisy - prior)[:, 1:]
     assert 0 < off.square().mean().sqrt() < 0.6
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_own_frames_take_the_place_of_those_before(unit: str) -> None:
+    networks = lively(unit)
+    frames, shape = networks.unit.frames, networks.tokenizer.latent_spec.shape
+    latents, zeros = random_like((2, 3 * frames, *shape), 0), torch.zeros(2, 3 * frames)
+    condition = random_like((2, 3 * frames, networks.condition_size), 1)
+    clip = unit_clip(networks, FrameClip(latents, condition, zeros + 1, Windows(zeros, zeros, zeros)))
+    torch.manual_seed(0)
+    own = with_own_past(networks, clip)
+    assert own.prior_tokens.shape == clip.prior_tokens.shape
+    assert not own.prior_tokens.requires_grad
+    assert torch.equal(own.latents, clip.latents)
+    before, after = (networks.frame_latents(one.prior_tokens) for one in (clip, own))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert ((after[:, 1:] - before[:, 1:]).abs().amax((-1, -2)) > 0.01).all()
+    slots = after[:, 1:].unflatten(2, (frames, -1))
+    assert torch.equal(slots, slots[:, :, :1].expand_as(slots)), "all frames of a unit are shown the same"

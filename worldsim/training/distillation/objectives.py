@@ -26,10 +26,11 @@ CausalData = Literal["data", "base", "both"]
 """Clips of causal fine-tuning: recorded ones, samples of the base (as in [Units]), or each in turn."""
 _POOL, _REFRESH = 16, 4
 """Batches of samples of the base that are kept, and draws after which one of them is sampled anew."""
-_PAST_NOISE = 1.0
-"""Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'.
-
-With half of it roll-outs of 64 frames drifted once the keys were learnt: their errors come back as the past."""
+_PAST_NOISE = 0.5
+"""Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'."""
+_OWN_PAST = 0.5
+"""Share of steps in which that frame is the generator's own, once it has learnt for a while: else the errors
+of a roll-out, which come back as its past, grow."""
 
 
 class BaseObjective:
@@ -82,7 +83,11 @@ class CausalObjective:
         clip, sampled = recorded, self._samples is not None and self._wants_samples()
         if sampled and self._samples is not None:
             clip = self._samples.draw(rng)
-        drawn = view.sampler.loss(view.generator, unit_clip(view, clip, _PAST_NOISE), rng)
+        units = unit_clip(view, clip, _PAST_NOISE)
+        own = _OWN_PAST * min(1.0, max(0.0, 4 * progress - 1))
+        if view.tokenizer.uses_previous_frame and rng.random() < own:
+            units = with_own_past(view, units)
+        drawn = view.sampler.loss(view.generator, units, rng)
         logs = {**drawn.logs, "sampled": float(sampled)}
         if sampled:
             return drawn.loss, logs
@@ -126,6 +131,24 @@ def unit_clip(networks: Networks, clip: FrameClip, past_noise: float = 0.0) -> L
     first = _blank_prior(networks).expand(len(before), 1, -1, -1)
     prior = torch.cat([first, before + deviation * torch.randn_like(before)], 1).repeat(1, 1, frames, 1)
     return replace(made, prior_tokens=networks.unit_tokens(prior))
+
+
+@torch.no_grad()
+def with_own_past(networks: Networks, clip: LatentClip) -> LatentClip:
+    """The clip with the generator's own frames as those before, of which it is shown the last of each unit.
+
+    They are predicted in one pass from noise and the true frame before (scheduled sampling, Bengio et al.
+    2015). The first unit keeps its prior.
+    """
+    generator, frames = networks.generator, networks.unit.frames
+    assert isinstance(generator, Transformer), "as the recipe plans it"
+    whole = torch.ones(clip.latents.shape[:2], device=clip.latents.device)
+    noise = torch.randn_like(clip.latents)
+    made = generator(noise, torch.zeros_like(whole), whole, clip.prior_tokens, clip.condition).clean
+    last = networks.frame_latents(made).unflatten(2, (frames, -1))[:, :-1, -1:]
+    first = networks.frame_latents(clip.prior_tokens)[:, :1]
+    own = last.expand(-1, -1, frames, -1, -1).flatten(2, 3)
+    return replace(clip, prior_tokens=networks.unit_tokens(torch.cat([first, own.to(first.dtype)], 1)))
 
 
 def _blank_prior(networks: Networks) -> Tensor:
