@@ -27,6 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("context", "length", "short"), (2, 4096)),
     **dict.fromkeys(("wall_cell", "floor_ceiling_cell"), (0.001, 1000)),
     "pixel_noise": (1e-6, 1),
+    "frames": (1, 64),
+    "guidance": (0, 100),
 }
 """Least and greatest value of a field, by its name. Fractions of the wall clock may be any from 0 on."""
 
