@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 
 from tests.bridge.server_process import ServerProcess, serving
 from tests.tiny import lively_world
+from tests.waiting import wait_until
 from worldsim.bridge.auth.keys import add_client
 from worldsim.bridge.client import (
     Client,
@@ -24,6 +25,7 @@ from worldsim.bridge.client import (
     UnavailableError,
     UnknownSessionError,
 )
+from worldsim.bridge.client.connection import ServerConnection
 from worldsim.context import Context
 from worldsim.controls import Control
 from worldsim.engine.engine import Engine
@@ -251,6 +253,12 @@ def test_keys(world: Path, tmp_path: Path) -> None:
             assert client.open().step(FORWARD).seq == 1
         with pytest.raises(PermissionDeniedError, match="key"):
             Client(server.address, ClientKeys.read(keys / "server.public", other), timeout=20)
+        # The refusal may come before the first request: libzmq tells it once.
+        late = ServerConnection(server.address, ClientKeys.read(keys / "server.public", other))
+        wait_until(lambda: all(channel.dealer.refused for channel in late._channels), "both are refused")
+        with pytest.raises(PermissionDeniedError, match="key"):
+            late.request({"op": "info"}, seconds=20, control=True).result()
+        late.close()
         with pytest.raises(UnansweredError):
             Client(server.address, timeout=1.0)
 

@@ -177,8 +177,8 @@ class _Channel:
 
     def run_once(self) -> None:
         """Handle received replies and due requests."""
-        reconnected, refused = self.dealer.poll_events()
-        if refused:
+        reconnected = self.dealer.poll_events()
+        if self.dealer.refused:
             rule = "a client's key must be known to the server"
             self._fail(
                 PermissionDeniedError(

@@ -29,6 +29,9 @@ class DealerSocket:
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
         self.socket.connect(address)
         self._broken = False
+        self.refused = False
+        """True once the server has refused the key, until it takes it. It may do so before the first request,
+        and libzmq does not ask again."""
 
     def _set_options(self) -> None:
         options = {
@@ -61,15 +64,15 @@ class DealerSocket:
         except zmq.Again:
             return None
 
-    def poll_events(self) -> tuple[bool, bool]:
-        """Return (reconnected, key refused) since the last call."""
-        reconnected = refused = False
+    def poll_events(self) -> bool:
+        """Return True if it has reconnected since the last call; see ``refused``, too."""
+        reconnected = False
         while self.monitor.poll(0):
             event = recv_monitor_message(self.monitor)["event"]
-            refused |= event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
             reconnected |= self._broken and event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self._broken = event != zmq.EVENT_HANDSHAKE_SUCCEEDED
-        return reconnected, refused
+            self.refused = self._broken and (self.refused or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        return reconnected
 
     def close(self) -> None:
         """Close the socket."""
