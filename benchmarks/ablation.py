@@ -208,7 +208,8 @@ def train(
     stored = load_world(find_world(init))
     if (stored.config.source.name, stored.config.source.size) != (clips.spec.name, clips.spec.size):
         rule = f"the world --init must be of the data's source and size: {clips.spec.name} {clips.spec.size}"
-        raise ConfigError(rule, (stored.config.source.name, stored.config.source.size))
+        seen = (stored.config.source.name, stored.config.source.size)
+        raise ConfigError(rule, seen, "give a world that was trained on such data")
     torch.manual_seed(seed)
     networks = Networks(_planned(recipe, clips, stored), clips.spec)
     _inherit(study, networks, stored.networks)

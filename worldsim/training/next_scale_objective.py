@@ -56,7 +56,7 @@ class BitPlanes:
             shape = (len(self._is_known), spec.channels, *spec.grid)
             self._planes = torch.zeros(shape, dtype=torch.half, device=self._is_known.device)
         first = arrivals[:, 0]
-        missing = arrivals[~self._is_known[first]]
+        missing = arrivals[~self._is_known[first]].unique(dim=0)
         if len(missing):
             self._encode(missing, self._planes)
         return self._planes[first].float()
