@@ -87,6 +87,25 @@ def test_contenders_by_name(folder: Path, policies: Path, tmp_path: Path) -> Non
         find_contenders(["builtin"], load(tiny_world(tmp_path, "posed"), "cpu"))
 
 
+@pytest.mark.slow
+def test_a_world_is_measured_on_the_states_of_a_policy(
+    folder: Path, policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["eval", str(folder), "--quick", "--json", "--device", "cpu", "--trajectories", "2"]
+    told = {}
+    for name in ("early", "round-0/late"):
+        file = str(policies / f"{name}.safetensors")
+        assert main([*line, "--agent", file]) == 0
+        told[name] = json.loads(capsys.readouterr().out)
+        assert told[name]["agent"] == file
+        assert {"next_psnr", "end_auroc", "end_recall"} <= set(told[name]["metrics"])
+        assert "episode_length_ratio" not in told[name]["metrics"]
+    first, second = told.values()
+    assert first["metrics"]["copy_psnr"] != second["metrics"]["copy_psnr"], "each has states of its own"
+    assert main([*line, "--agent", "dream"]) == 2
+    assert "no policy is shipped" in capsys.readouterr().err
+
+
 def test_a_ranking_has_no_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(folder), "--policies", "builtin", "--out", str(tmp_path)]) == 2
     assert "no page" in capsys.readouterr().err

@@ -44,6 +44,8 @@ __all__ = ["main"]
 
 _SEED = Number(high=RUNS - 1)
 """Reporting runs."""
+_GAMES = 10
+"""Real games that a policy plays side by side."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -75,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rank(args: argparse.Namespace) -> int:
     """Compare the scores that policies have in the world with those in its source."""
-    if args.compare or args.out or args.videos:
-        rule = "a ranking of policies has one world, no page and no videos"
-        raise ConfigError(rule, None, "leave --compare, --out and --videos out")
+    if args.compare or args.out or args.videos or args.agent:
+        rule = "a ranking of policies has one world, no page, no videos and no other agent"
+        raise ConfigError(rule, None, "leave --compare, --out, --videos and --agent out")
     from worldsim.agents.dreamer import policy_ranking  # agents lie above; they play both
 
     return policy_ranking.run(args)
@@ -103,11 +105,25 @@ def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Collec
         config = replace(config, trajectories=args.trajectories)
     frames = _longest(config, args, world.spec.fps) + MOST_SKIPPED
     moves = world.networks.scene is None
-    collector = open_collector(world, max(frames, EPISODE_FRAMES) if moves else frames, labels=moves)
+    longest = max(frames, EPISODE_FRAMES) if moves else frames
+    if args.agent:
+        collector = _policy_collector(name, args.agent, longest)
+    else:
+        collector = open_collector(world, longest, labels=moves)
     try:
         yield world, collector, config
     finally:
         collector.close()
+
+
+def _policy_collector(world: str, agent: str, frames: int) -> Collector:
+    """A collector whose episodes are played by a policy: "dream" (the world's own) or a file."""
+    # Agents lie above and need what plays the source: imported only where one plays.
+    from worldsim.agents.dreamer.policy import find_policy
+    from worldsim.agents.dreamer.policy_collector import PolicyCollector
+
+    path = find_policy(world) if agent == "dream" else Path(agent)
+    return PolicyCollector(world, path, _GAMES, frames)
 
 
 def _measure(
@@ -136,6 +152,7 @@ def _measure(
     seconds = round(time.monotonic() - began, 1)
     steps = check_denoising_steps(world.networks.sampler, args.denoising_steps)
     settings = _settings(world, report, steps, args.seed)
+    settings |= {"agent": args.agent} if args.agent else {}
     return report, {**settings, "threads": threads, "seconds": seconds}
 
 
@@ -209,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
         "--horizon",
         type=COUNT,
         help=f"frames of the rollouts ({QUICK.horizon}, or {SHORT} where no static scene fixes what is seen)",
+    )
+    parser.add_argument(
+        "--agent",
+        help="episodes of this policy, not of the recording behaviour: a policy's file, or dream, the one "
+        "shipped with the world; objects, lengths of episodes and tasks are then left out",
     )
     parser.add_argument("--trajectories", type=COUNT, help="episodes to score (default: by --quick, --full)")
     parser.add_argument(
