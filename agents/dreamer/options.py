@@ -6,21 +6,26 @@ import argparse
 from typing import Any
 
 from worldsim.agents.dreamer.training import DreamSettings
-from worldsim.options import COUNT, PROCESSES, Number
+from worldsim.options import COUNT, DENOISING, PROCESSES, Number
 
 __all__ = ["add_dream_options", "dream_settings"]
 
 _HIDDEN = Number(low=1, high=4096)
-_SETTINGS = ("hidden", "layers", "dreams", "episode")
+_SETTINGS = ("hidden", "layers", "dreams", "denoising_steps", "episode")
 """Fields of ``DreamSettings`` that are options of the same name."""
 
 
 def add_dream_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--hidden``, ``--layers``, ``--dreams``, ``--starts`` and ``--episode``."""
+    """Add sizes of the policy, and of the dreams their number, starts, denoising passes and length."""
     add = parser.add_argument
     add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers")
     add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy")
     add("--dreams", type=PROCESSES, default=256, help="dreams side by side")
+    add(
+        "--denoising-steps",
+        type=DENOISING,
+        help="denoising passes of a dream's frame, K; fewer are faster (default: the sampler's)",
+    )
     add("--starts", type=COUNT, default=128, help="recorded beginnings of dreams")
     add("--episode", type=COUNT, default=1050, help="frames of an episode at most")
 

@@ -42,6 +42,7 @@ export class ServerConnection {
   #outbox = [];
   #sending = false;
   #nextId = 1;
+  #refusal = null;
 
   /** keys: `{server, public, secret}`, Z85; timeout: milliseconds after which a request is given up. */
   constructor(address, { keys, timeout }) {
@@ -49,12 +50,14 @@ export class ServerConnection {
     this.#timeout = timeout;
     this.#receive();
     this.#resendOnReconnect();
+    this.#failOnRefusal();
   }
 
   /** Sends `header` until it is answered; a reply `{header, payloads}`, or a WorldsimError. */
   request(header, payloads = [], timeout = this.#timeout) {
     const id = this.#nextId++;
     const parts = pack({ ...header, id }, payloads);
+    if (this.#refusal) return Promise.reject(this.#refusal);
     return new Promise((resolve, reject) => {
       const giveUp = setTimeout(() => this.#settle(id, () => reject(unanswered(header.op))), timeout);
       this.#inFlight.set(id, { parts, resolve, reject, giveUp, retry: null, tries: 0 });
@@ -101,6 +104,19 @@ export class ServerConnection {
       if (lost) for (const id of this.#inFlight.keys()) this.#send(id);
       lost = false;
     });
+  }
+
+  /** An unknown key is told once, maybe before the first request: it is remembered for those that follow. */
+  #failOnRefusal() {
+    this.#socket.events.on("handshake:error:auth", () => {
+      this.#refusal = new WorldsimError({
+        code: "PERMISSION_DENIED",
+        rule: "a client's key must be known to the server",
+        remedy: "give the server its public key",
+      });
+      this.#fail(this.#refusal);
+    });
+    this.#socket.events.on("handshake", () => (this.#refusal = null));
   }
 
   async #receive() {
