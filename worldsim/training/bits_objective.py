@@ -18,10 +18,13 @@ from torch import Tensor
 
 from worldsim.tokenizer.protocol import QuantisesScales
 from worldsim.tokenizer.pyramid import Quantised
+from worldsim.training.adversarial import AdversarialLoss
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 from worldsim.training.vae_objective import Rarity, changed_pixels
 
+_RAMP = 0.1
+"""Share of the stage in which adversarial and perceptual losses come to their weights."""
 _PAST_NOISE = 0.04
 """Deviation of the noise on a given previous frame, of pixels in [-1, 1]."""
 
@@ -59,6 +62,7 @@ class BitsObjective:
         batch: frames of a step.
         weights: of the loss.
         warm: the tokenizer is trained already: no frame is decoded alone.
+        adversary: further losses, once frames are decoded on the frame before.
     """
 
     def __init__(
@@ -68,9 +72,10 @@ class BitsObjective:
         batch: int,
         weights: BitsLoss,
         warm: bool = False,
+        adversary: AdversarialLoss | None = None,
     ) -> None:
         self._tokenizer, self._sequences, self._batch, self._weights = tokenizer, sequences, batch, weights
-        self._warm = warm
+        self._warm, self._adversary = warm, adversary
         self._rarity: Rarity | None = None
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
@@ -79,11 +84,18 @@ class BitsObjective:
         each = self._tokenizer.latent_spec.frames
         if progress < weights.alone and not self._warm:
             past, frames = self._stretches(max(2, self._batch // each), each, rng)
-            return self._loss(frames, past, None, flips=0.0)
+            return self._loss(frames, past, None, flips=0.0)[:2]
         length = weights.lengths[int(late)] * each
         past, frames = self._stretches(max(2, self._batch // length), length, rng)
         noise = _PAST_NOISE * torch.randn_like(past) * (torch.rand(len(past), 1, 1, 1) < 0.5).to(past)
-        return self._loss(frames, past, past + noise, weights.flips if late else 0.0)
+        loss, logs, made = self._loss(frames, past, past + noise, weights.flips if late else 0.0)
+        if self._adversary is None:
+            return loss, logs
+        before = torch.cat([past[:, None], frames[:, :-1]], 1)
+        begun = 0.0 if self._warm else weights.alone
+        share = min(1.0, (progress - begun) / _RAMP)
+        more, told = self._adversary(made, *(one.flatten(0, 1) for one in (frames, before)), share)
+        return loss + more, {**logs, **told}
 
     def _stretches(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Frames [B, 3, H, W], and the ``length`` frames after each [B, T F, 3, H, W]."""
@@ -97,8 +109,8 @@ class BitsObjective:
 
     def _loss(
         self, frames: Tensor, before: Tensor, previous: Tensor | None, flips: float
-    ) -> tuple[Tensor, Logs]:
-        """Loss of ``frames`` [B, T F, 3, H, W] that follow ``before``.
+    ) -> tuple[Tensor, Logs, Tensor]:
+        """Loss of ``frames`` [B, T F, 3, H, W] that follow ``before``, and the decoded frames [B T F, ...].
 
         They are decoded one on top of the other, the first on ``previous``; None: each on nothing.
         """
@@ -107,7 +119,7 @@ class BitsObjective:
         planes = self._tokenizer.planes(clips if each > 1 else clips[:, 0])
         quantised = self._tokenizer.quantise(planes, self._flips(planes, len(clips) // batch, flips))
         features = quantised.features.unflatten(0, (batch, -1))
-        fit, squared, alone = [], [], torch.zeros_like(before)
+        fit, squared, decoded, alone = [], [], [], torch.zeros_like(before)
         for t in range(frames.shape[1]):
             on = alone if previous is None else previous
             made = self._tokenizer.reconstruct(features[:, t // each], on, t % each)
@@ -117,13 +129,15 @@ class BitsObjective:
             weighted = weight * (10 * error.square() + 0.5 * error.abs())
             fit.append(weighted.sum() / (3 * weight.sum()))
             squared.append(error.detach().square().mean())
+            decoded.append(made)
             previous = None if previous is None else made.clamp(-1, 1)
         loss = torch.stack(fit).mean()
         loss = loss + weights.commitment * quantised.commitment + weights.entropy * quantised.entropy
         if weights.steady > 0 and len(clips) > batch:
             loss = loss + weights.steady * _restlessness(quantised, batch)
         psnr = -10 * torch.stack(squared).mean().log10()
-        return loss, {"psnr": psnr, "commitment": quantised.commitment.detach()}
+        logs: Logs = {"psnr": psnr, "commitment": quantised.commitment.detach()}
+        return loss, logs, torch.stack(decoded, 1).flatten(0, 1)
 
     def _flips(self, planes: Tensor, length: int, most: float) -> Tensor | None:
         """Bits that are flipped, bool [R, N, C]; each stretch has its own share."""

@@ -18,6 +18,7 @@ from worldsim.registry import register
 from worldsim.sampling.next_scale import NextScaleSamplerConfig
 from worldsim.tokenizer.bits import BitsConfig
 from worldsim.tokenizer.protocol import quantises_scales
+from worldsim.training.adversarial import AdversarialLoss, AdversarialWeights, Discriminator
 from worldsim.training.bits_objective import BitsLoss, BitsObjective
 from worldsim.training.camera_paths import heads_of, known_poses, twist_scale
 from worldsim.training.latent_dynamics_objective import WindowDraw
@@ -32,6 +33,8 @@ from worldsim.units import NextScaleUnitConfig
 
 _OUTCOME_BATCH = 4096
 """Arrivals in a step of the outcome stage."""
+_CRITIC_LR = 3e-4
+"""Peak learning rate of the discriminator."""
 _CELLS = 12
 """Rows of cells of a frame, about."""
 
@@ -55,6 +58,10 @@ class NextScaleRecipe:
     tokenizer_depth: int = 2
     steady: float = 0.0
     """Weight of bits that change where the picture does not."""
+    adversarial: float = 0.0
+    """Weight of a discriminator's judgement in the tokenizer's loss."""
+    perceptual: float = 0.0
+    """Weight of the distance of its features."""
     width: int = 128
     """Features of a token in the generator."""
     layers: int = 4
@@ -144,19 +151,28 @@ class NextScaleRecipe:
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = NextScaleObjective(networks, sequences, draw, self.short, warm)
         outcome = NextScaleOutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH)
-        of_pixels = BitsObjective(
-            tokenizer, sequences, self.tokenizer_batch, BitsLoss(steady=self.steady), warm
-        )
+        weights, adversary = BitsLoss(steady=self.steady), self._adversary(networks)
+        of_pixels = BitsObjective(tokenizer, sequences, self.tokenizer_batch, weights, warm, adversary)
         pixels = [weight for _, weight in networks.tokenizer.named_parameters()]
         learn: list[nn.Module] = [generator, networks.conditions, networks.heads]
         last: list[nn.Module] = [networks.heads.outcome]
         if not networks.has_poses:  # the motion of the camera is read from the same feature
             last.append(generator.agent_in)
+        critic = None if adversary is None else adversary.discriminator
+        groups = [self._group(pixels, 1.5e-3)]
+        groups += [] if critic is None else [ParamGroup(list(critic.parameters()), _CRITIC_LR)]
         return [
-            Stage("tokenizer", self.tokenizer_fraction, [self._group(pixels, 1.5e-3)], of_pixels),
+            Stage("tokenizer", self.tokenizer_fraction, groups, of_pixels, companions=critic),
             Stage("generator", self.generator_fraction, [self._group(_weights(learn), 1.5e-3)], dynamics),
             Stage("outcome", self.outcome_fraction, [self._group(_weights(last), 1e-3, 0.1)], outcome),
         ]
+
+    def _adversary(self, networks: Networks) -> AdversarialLoss | None:
+        """Adversarial and perceptual losses; None where both have no weight."""
+        weights = AdversarialWeights(adversarial=self.adversarial, perceptual=self.perceptual)
+        if not (self.adversarial or self.perceptual):
+            return None
+        return AdversarialLoss(Discriminator().to(networks.device), weights)
 
     def _group(self, weights: list[nn.Parameter], lr: float, weight_decay: float = 0.01) -> ParamGroup:
         return ParamGroup(weights, lr * self.lr_scale, weight_decay)

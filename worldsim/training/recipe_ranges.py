@@ -15,7 +15,7 @@ _COUNTS = (
     "generator_every",
 )  # fmt: skip
 _SHARES = ("context_noise", "ends", "own_past", "flips", "flip_ramp", "hidden_frames")
-_WEIGHTS = ("past_noise", "steady", "end_weight", "least_motion")
+_WEIGHTS = ("past_noise", "steady", "adversarial", "perceptual", "end_weight", "least_motion")
 _RATES = ("lr_scale", "lr", "generator_lr", "scorer_lr")
 
 RANGES: dict[str, tuple[float, float]] = {
