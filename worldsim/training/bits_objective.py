@@ -94,7 +94,7 @@ class BitsObjective:
         before = torch.cat([past[:, None], frames[:, :-1]], 1)
         begun = 0.0 if self._warm else weights.alone
         share = min(1.0, (progress - begun) / _RAMP)
-        more, told = self._adversary(made, *(one.flatten(0, 1) for one in (frames, before)), share)
+        more, told = self._adversary(made, frames.flatten(0, 1), before.flatten(0, 1), share)
         return loss + more, {**logs, **told}
 
     def _stretches(self, count: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
