@@ -24,6 +24,7 @@ __all__ = [
     "PROCESSES",
     "SECONDS",
     "SEED",
+    "SHARE",
     "TEMPERATURE",
     "THREADS",
     "Number",
@@ -125,6 +126,8 @@ SECONDS = Number(whole=False, above=True, high=31_536_000)
 """Time, at most a year."""
 TEMPERATURE = Number(whole=False, high=10)
 """Factor of the sampled noise."""
+SHARE = Number(whole=False, high=1)
+"""Part of a whole."""
 FRAMES_PER_SECOND = Number(whole=False, high=10_000)
 """Frame rate; 0: unlimited."""
 DENOISING = Number(low=1, high=1024)

@@ -22,6 +22,7 @@ from worldsim.utils.threads import thread_limit
 
 __all__ = [
     "BatchAgent",
+    "ExploringBatchAgent",
     "LatentBatchAgent",
     "PeriodicBatchAgent",
     "PolicyBatchAgent",
@@ -30,6 +31,11 @@ __all__ = [
     "check_policy",
     "check_world",
 ]
+
+
+_LONGEST_HOLD = 64
+"""Frames that an exploring agent holds a random action at most."""
+_NOT_RANDOM = -1
 
 
 class BatchAgent(Protocol):
@@ -172,6 +178,47 @@ class PolicyBatchAgent:
 
     def _shown(self, frames: np.ndarray) -> np.ndarray:
         return np.roll(frames, 1, axis=0) if self._swapped else frames
+
+
+class ExploringBatchAgent:
+    """An agent some of whose episodes are disturbed by random actions, from now and then to always.
+
+    A world that has seen the agent alone is too kind to all that the agent never does, such as standing
+    still or jittering. In a disturbed episode the share of frames under random actions is uniform in [0, 1],
+    and the frames that such an action is held are log-uniform from 1 to 64; both follow from its seed.
+
+    Args:
+        agent: plays.
+        games: how many are played side by side, M.
+        actions: number of discrete actions.
+        share: of episodes that are disturbed, in [0, 1].
+    """
+
+    def __init__(self, agent: BatchAgent, games: int, actions: int, share: float) -> None:
+        self._agent, self._actions, self._share = agent, actions, share
+        self._rngs = [np.random.default_rng(row) for row in range(games)]
+        self._chances, self._holds = np.zeros(games), np.ones(games, np.int64)
+        self._left, self._random = np.zeros(games, np.int64), np.full(games, _NOT_RANDOM)
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
+        for row, seed in zip(rows, seeds, strict=True):
+            rng = self._rngs[row] = np.random.default_rng((seed, 4))
+            disturbed = rng.random() < self._share
+            self._chances[row] = rng.random() if disturbed else 0.0
+            self._holds[row] = int(_LONGEST_HOLD ** rng.random())
+            self._left[row] = 0
+        self._agent.reset(rows, seeds, frames)
+
+    def act(self) -> np.ndarray:
+        for row in np.flatnonzero(self._left == 0):
+            rng, self._left[row] = self._rngs[row], self._holds[row]
+            is_random = rng.random() < self._chances[row]
+            self._random[row] = rng.integers(self._actions) if is_random else _NOT_RANDOM
+        return np.where(self._random == _NOT_RANDOM, self._agent.act(), self._random)
+
+    def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
+        self._left -= 1
+        self._agent.observe(frames, actions)
 
 
 def action_vectors(space: ControlSpace) -> np.ndarray:

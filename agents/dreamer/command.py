@@ -32,7 +32,7 @@ from worldsim.data.recorder import RecordConfig, record
 from worldsim.engine.world import World, load
 from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.errors import ConfigError
-from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, TEMPERATURE, THREADS, Number, Parser
+from worldsim.options import COUNT, MINUTES, NATURAL, PROCESSES, SHARE, TEMPERATURE, THREADS, Number, Parser
 from worldsim.training import run as world_training
 from worldsim.training.state import STATE
 from worldsim.utils.output_paths import claim_folder
@@ -46,7 +46,9 @@ _TABLE, _SETTINGS = "rounds.json", "settings.json"
 _DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
 _STATE = ("minutes", "reward", "finished")
 """Fields of a training's state that ``dream.json`` keeps beside its figures."""
-_FIXED = ("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "recipe")
+_FIXED = (
+    *("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "explore", "recipe"),
+)
 """Options that a run keeps."""
 _FINE_TUNING = ("lr_scale=0.06", "batch=24")
 """Settings of the recipe for a trained world; at a rate of 0.3 small batches undo what it has learnt."""
@@ -74,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--reward", choices=REWARDS, default="auto", help="what the policy learns for")
     add_dream_options(parser)
     add("--collect", type=COUNT, default=60_000, help="real frames that each further round adds")
+    add(
+        "--explore",
+        type=SHARE,
+        default=0.5,
+        help="share of collected episodes in which random actions disturb the policy",
+    )
     add("--recipe", default="latent-dynamics", help="recipe that trains the world in further rounds")
     add("--episodes", type=NATURAL, default=100, help="real episodes a round is scored on")
     add("--games", type=PROCESSES, default=10, help="real games side by side")
@@ -197,7 +205,7 @@ def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -
     data, spec = args.out / "data", load(source, "cpu").spec
     config = RecordConfig(source=spec.name, seed=args.seed, size=spec.size, codec="raw")
     mixture = partial(EpisodeCollector, spec.name, spec.size, args.episode)
-    mine = partial(PolicyCollector, source, policy, args.games, args.episode)
+    mine = partial(PolicyCollector, source, policy, args.games, args.episode, args.explore)
     for frames, make_collector in ((args.collect, mixture), ((number + 1) * args.collect, mine)):
         if (data / "meta").exists() and sum(row.length for row in Dataset(data).episodes) >= frames:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldsim.agents.dreamer.batch_agents import PolicyBatchAgent
+from worldsim.agents.dreamer.batch_agents import ExploringBatchAgent, PolicyBatchAgent
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.policy import load_policy
 from worldsim.data.episodes import EpisodeArrays
@@ -21,12 +21,14 @@ class PolicyCollector:
         policy: the policy's file.
         games: episodes that are played side by side.
         most: frames of an episode at most.
+        explore: share of episodes that random actions disturb; see ``ExploringBatchAgent``.
     """
 
-    def __init__(self, world: str, policy: Path, games: int, most: int = 1050) -> None:
+    def __init__(self, world: str, policy: Path, games: int, most: int = 1050, explore: float = 0.0) -> None:
         loaded = load(world, "cpu")
         self._games = Games(loaded.spec.name, loaded.spec.size, games, most)
-        self._agent = PolicyBatchAgent(loaded, load_policy(policy), games)
+        agent, space = PolicyBatchAgent(loaded, load_policy(policy), games), loaded.spec.control_space
+        self._agent = ExploringBatchAgent(agent, games, len(space.discrete_actions), explore)
         self._played: dict[int, EpisodeArrays] = {}
         self.spec = self._games.spec
 

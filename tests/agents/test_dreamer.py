@@ -15,7 +15,12 @@ from safetensors.torch import save_file
 
 from tests.tiny_moving import SPEC, moving_world
 from worldsim.agents.dreamer import games, round_videos, score, training
-from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent, PolicyBatchAgent, RandomBatchAgent
+from worldsim.agents.dreamer.batch_agents import (
+    ExploringBatchAgent,
+    PeriodicBatchAgent,
+    PolicyBatchAgent,
+    RandomBatchAgent,
+)
 from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.policy import (
@@ -251,6 +256,27 @@ def test_a_game_does_not_depend_on_its_neighbours(world: World, three: Games, co
         np.testing.assert_array_equal(mine.frames, other.frames)
     held = whole[0].controls[: len(whole[0]) // 2 * 2].reshape(-1, 2, 3)
     assert (held[:, 0] == held[:, 1]).all()
+
+
+def test_an_explorer_disturbs_some_episodes_as_their_seeds_say(three: Games) -> None:
+    seeds, rhythm = range(40), (1, 2)
+
+    def played(share: float, games: Games = three) -> list[np.ndarray]:
+        count = len(games)
+        agent = ExploringBatchAgent(PeriodicBatchAgent(count, rhythm, 2), count, 3, share)
+        return [one.controls for one in games.episodes(agent, seeds)]
+
+    plain = [one.controls for one in three.episodes(PeriodicBatchAgent(3, rhythm, 2), seeds)]
+    untouched, half, whole = played(0.0), played(0.5), played(1.0)
+    assert all(map(np.array_equal, plain, untouched))
+    same = [sum(map(np.array_equal, plain, found)) for found in (half, whole)]
+    assert same[1] < same[0] < 40
+    assert same[1] < 25
+    with Games("take-cover", SPEC.size, 1) as one:
+        assert all(map(np.array_equal, played(1.0, one), whole)), "whatever its neighbours"
+    holds = [len(list(run)) for row in whole for _, run in itertools.groupby(map(tuple, row.tolist()))]
+    assert min(holds) == 1
+    assert max(holds) > 4
 
 
 def test_swapped_frames_are_another_games(world: World, three: Games) -> None:
