@@ -12,6 +12,9 @@ from worldsim.engine.world import load
 
 __all__ = ["PolicyCollector"]
 
+_EACH = 3
+"""Episodes that a game plays at a time: the games wait for the longest one of all only once."""
+
 
 class PolicyCollector:
     """A source played by a policy, some episodes at a time: those that a lone worker asks for next.
@@ -35,7 +38,7 @@ class PolicyCollector:
     def play(self, seed: int) -> EpisodeArrays:
         """Play the episode that ``seed`` fixes, and those after it that are asked for next."""
         if seed not in self._played:
-            seeds = list(range(seed, seed + len(self._games)))
+            seeds = list(range(seed, seed + _EACH * len(self._games)))
             self._played = dict(zip(seeds, self._games.episodes(self._agent, seeds), strict=True))
         return self._played.pop(seed)
 
