@@ -144,8 +144,8 @@ def train_policy(
         keep: called every half minute, and after a tenth of the time, with the state so far.
         make_envs: makes what is learnt in; None: dreams.
     """
+    training = _Training(world, minutes, settings, begun, make_envs or dream_envs)
     with thread_limit(1):  # the dreams have threads of their own; what is left is small
-        training = _Training(world, minutes, settings, begun, make_envs or dream_envs)
         try:
             training.begin(tell)
             return training.run(tell, keep)
@@ -169,8 +169,9 @@ class _Training:
         settings = replace(settings, reward=self._reward)
         self._world, self._settings, self._limit = world, settings, minutes
         self._before = 0.0 if begun is None else begun.minutes
+        self._threads = torch.get_num_threads()
         self._make_envs, self._frames, self._rate = make_envs, 0, 0.0
-        self._envs = make_envs(world, settings)
+        self._envs = self._new_envs(settings)
         metadata = PolicyMetadata(
             world=world.name,
             features=int(np.prod(self._envs.single_observation_space.shape or (0,))),
@@ -200,7 +201,7 @@ class _Training:
             self._reward = "world"
             tell("warning: this world imagines no ends; the policy learns from the world's reward instead")
             self._envs.close()
-            self._envs = self._make_envs(self._world, replace(self._settings, reward="world"))
+            self._envs = self._new_envs(replace(self._settings, reward="world"))
             self._observations, _ = self._envs.reset(seed=self._settings.seed)
 
     def run(self, tell: Callable[[str], None], keep: Callable[[TrainingResult], None]) -> TrainingResult:
@@ -220,6 +221,11 @@ class _Training:
 
     def close(self) -> None:
         self._envs.close()
+
+    def _new_envs(self, settings: DreamSettings) -> ActionRepeat:
+        """Environments with as many threads as the caller had: an engine counts them when it is made."""
+        with thread_limit(self._threads):
+            return self._make_envs(self._world, settings)
 
     def _improve(self) -> None:
         ppo = self._settings.ppo

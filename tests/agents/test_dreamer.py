@@ -38,8 +38,10 @@ from worldsim.agents.learner import ppo_cleanrl
 from worldsim.agents.learner.ppo_cleanrl import Settings
 from worldsim.controls import Control, ControlSpace
 from worldsim.engine.world import World, load
+from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.sources import Observation
 from worldsim.errors import CheckpointError, ConfigError
+from worldsim.utils.threads import thread_limit
 
 METADATA = PolicyMetadata(world="take-cover", features=6 + 256, actions=3, hold=2)
 MOMENT = DreamSettings(
@@ -167,6 +169,20 @@ def test_a_policy_learns_for_a_moment(world: World) -> None:
     assert (outcome.policy.std != 1).any()
     assert outcome.policy.actor.weight.abs().sum() > 0
     assert outcome.finished
+
+
+def test_dreams_have_all_threads_of_the_caller(world: World) -> None:
+    counts = []
+
+    def make(world: World, settings: DreamSettings) -> ActionRepeat:
+        counts.append(torch.get_num_threads())
+        return training.dream_envs(world, settings)
+
+    with thread_limit(2):
+        for reward in ("survival", "auto"):
+            train_policy(world, 0.001, replace(MOMENT, reward=reward), make_envs=make)
+        assert torch.get_num_threads() == 2
+    assert set(counts) == {2}
 
 
 def test_a_training_that_was_interrupted_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
