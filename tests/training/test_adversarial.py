@@ -28,7 +28,7 @@ def frames(count: int = 4, size: tuple[int, int] = (12, 20), seed: int = 0) -> t
 
 
 def gradients(loss: Tensor, made: Tensor, critic: Discriminator) -> tuple[Tensor, Tensor]:
-    """Gradients of ``loss``: of the decoded frames [B, 3, H, W], and of all weights of the discriminator [P]."""
+    """Gradients of a loss: those of decoded frames [B, 3, H, W], and those of the discriminator [P]."""
     found = torch.autograd.grad(loss, [made, *critic.parameters()], allow_unused=True)
     mine = torch.zeros_like(made) if found[0] is None else found[0]
     return mine, torch.cat([grad.flatten() for grad in found[1:] if grad is not None])
