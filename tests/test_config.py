@@ -112,6 +112,17 @@ def test_override_reads_text_by_the_type_of_the_field() -> None:
     assert cfg == Outer(name="17", on=True, scale=1e-3, inner=Inner(width=3, rates=(1.0, 2.5)))
 
 
+@pytest.mark.parametrize(("text", "value"), [(".5", 0.5), ("1.", 1.0), ("+2", 2.0), ("1e-3", 0.001)])
+def test_override_reads_numbers_as_people_write_them(text: str, value: float) -> None:
+    assert config.override(Outer(name="a"), {"scale": text}).scale == value
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1,5", ""])
+def test_override_refuses_what_is_no_finite_number(text: str) -> None:
+    with pytest.raises(ConfigError, match="scale"):
+        config.override(Outer(name="a"), {"scale": text})
+
+
 def test_override_takes_values_and_leaves_the_original_alone() -> None:
     cfg = Outer(name="a", scale=1.0)
     assert config.override(cfg, {"scale": None, "inner.size": (3, 4)}).inner.size == (3, 4)

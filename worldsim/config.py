@@ -220,10 +220,19 @@ def _read_text(hint: Any, text: str, path: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
-        value = {"True": True, "False": False, "None": None}.get(text, text)
+        value = {"True": True, "False": False, "None": None}.get(text, _number(text))
     try:
         return _read(hint, value, path)
     except ConfigError:
         if value is text:
             raise
     return _read(hint, text, path)
+
+
+def _number(text: str) -> float | str:
+    """A number that JSON does not write so, e.g. ".5" or "1."; else the text."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text

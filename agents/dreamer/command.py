@@ -214,7 +214,7 @@ def _collect(args: argparse.Namespace, number: int, source: str, policy: Path) -
 
 
 def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
-    """Fine-tune the world's dynamics on all data; its folder.
+    """Fine-tune the world on all data, ends included; its folder.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it; its state is kept.
@@ -224,7 +224,7 @@ def _improve_world(args: argparse.Namespace, source: str, folder: Path) -> str:
     if (folder / _IMPROVED).exists():
         return str(made)
     words = [name, "--data", str(args.out / "data"), "--out", str(folder / "world"), "--init", source]
-    words += ["--recipe", args.recipe, "--stages", "dynamics", "--minutes", str(_share(args))]
+    words += ["--recipe", args.recipe, "--stages", "dynamics,outcome", "--minutes", str(_share(args))]
     words += ["--device", args.device, "--seed", str(args.seed)]
     words += [word for setting in _FINE_TUNING for word in ("--set", setting)]
     words += ["--threads", str(args.threads)] if args.threads else []

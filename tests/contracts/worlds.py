@@ -51,6 +51,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
             "head_width": 16,
             "head_blocks": 1,
             "agent": 8,
+            "agent_memory": True,
         },
         "next-scale": {"width": 16, "layers": 2, "heads": 2, "context": 3, "embedding": 8, "agent": 8},
     },
@@ -125,9 +126,7 @@ def product_of_parts() -> list[Parts]:
     return found
 
 
-def source(
-    prompts: tuple[str, ...] = (), action: ActionBox | None = None, poses: bool = True
-) -> SourceSpec:
+def source(prompts: tuple[str, ...] = (), action: ActionBox | None = None, poses: bool = True) -> SourceSpec:
     """A camera with keys, and with poses or without."""
     return SourceSpec(
         name="tiny",

@@ -88,9 +88,17 @@ def test_any_number_of_layers_and_channels_is_taken(layers: int, blocks: int, ch
     check(make(layers=layers, head_blocks=blocks, channels=channels))
 
 
+@pytest.mark.usefixtures("each_variant", "fenced")
+@pytest.mark.parametrize("agent", [16, 48, 208])
+@pytest.mark.parametrize("layers", [1, 8])
+def test_an_agent_has_a_memory_of_its_own(agent: int, layers: int) -> None:
+    check(make(agent=agent, layers=layers, agent_memory=True))
+
+
 @pytest.mark.usefixtures("each_variant")
-def test_a_world_is_the_same_among_others() -> None:
-    generator = make(width=80)
+@pytest.mark.parametrize("agent_memory", [False, True])
+def test_a_world_is_the_same_among_others(agent_memory: bool) -> None:
+    generator = make(width=80, agent_memory=agent_memory)
     state = begun(generator, 16)
     whole = answer(generator, state)
     for count in (1, 2, 3, 5, 8):

@@ -16,16 +16,17 @@ from worldsim.units import FrameUnit
 BATCH, TIME, CHANNELS, CONDITION = 2, 7, 6, 5
 
 
-def generator(memory: str, tokens: int, context: int = 4) -> RecurrentGenerator:
+def generator(memory: str, tokens: int, context: int = 4, agent_memory: bool = False) -> RecurrentGenerator:
     torch.manual_seed(0)
     config = RecurrentConfig(
         width=16,
         layers=2,
-        memory=memory,
+        memory=memory,  # type: ignore[arg-type]
         context=context,
         heads=2,
         head_width=8,
-        agent=8,  # type: ignore[arg-type]
+        agent=8,
+        agent_memory=agent_memory,
     )
     spec = LatentSpec(kind="continuous", tokens=tokens, channels=CHANNELS, grid=(1, tokens), bounded=False)
     made = config.build(FrameUnit(tokens=tokens), spec, 1, CONDITION)
@@ -33,26 +34,42 @@ def generator(memory: str, tokens: int, context: int = 4) -> RecurrentGenerator:
     return made.eval()
 
 
-def walk(made: RecurrentGenerator, latents: Tensor, conditions: Tensor) -> tuple[Tensor, TensorState]:
-    """Features before each frame but the first, one frame after another, and the last state."""
-    state, features = made.initial_state(len(latents)), []
+def walk(made: RecurrentGenerator, latents: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor, TensorState]:
+    """Features before each frame but the first, one frame after another; the agent's; and the last state."""
+    state, features, agents = made.initial_state(len(latents)), [], []
     for t in range(latents.shape[1]):
         prepared = made.prepare(state, latents.new_zeros(len(latents), made.tokens, 1), conditions[:, t], 0)
         features.append(prepared.features)
-        made.commit(state, prepared, latents[:, t], True)
-    return torch.stack(features[1:], 1), state
+        agents.append(made.commit(state, prepared, latents[:, t], True))
+    return torch.stack(features[1:], 1), torch.stack(agents[1:], 1), state
 
 
+@pytest.mark.parametrize("agent_memory", [True, False])
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("memory", ["lstm", "attention"])
-def test_clips_and_single_frames_agree(memory: str, tokens: int) -> None:
-    made = generator(memory, tokens)
+def test_clips_and_single_frames_agree(memory: str, tokens: int, agent_memory: bool) -> None:
+    made = generator(memory, tokens, agent_memory=agent_memory)
     latents = random_like((BATCH, TIME, tokens, CHANNELS), 1)
     conditions = random_like((BATCH, TIME, CONDITION), 2)
     with torch.no_grad():
         at_once, _ = made.clip(latents[:, :-1], conditions[:, 1:])
-        one_by_one, _ = walk(made, latents, conditions)
+        agents_at_once = made.agent_clip(at_once)
+        one_by_one, agents, _ = walk(made, latents, conditions)
     torch.testing.assert_close(one_by_one, at_once, atol=2e-5, rtol=2e-4)
+    torch.testing.assert_close(agents, agents_at_once, atol=2e-5, rtol=2e-4)
+
+
+def test_an_agents_memory_keeps_what_features_do_not() -> None:
+    """Two clips that differ in their first features alone have other agent features to the end."""
+    made = generator("lstm", 1, agent_memory=True)
+    features = random_like((1, TIME, 1, 16), 1)
+    other = features.clone()
+    other[:, 0] += 1
+    with torch.no_grad():
+        one, two = made.agent_clip(features), made.agent_clip(other)
+        plain, same = made.agent_inputs(features), made.agent_inputs(other)
+    assert torch.equal(plain[:, 1:], same[:, 1:])
+    assert (one[:, -1] != two[:, -1]).any()
 
 
 def test_an_attention_memory_forgets_what_lies_beyond_its_context() -> None:
@@ -61,8 +78,8 @@ def test_an_attention_memory_forgets_what_lies_beyond_its_context() -> None:
     other = latents.clone()
     other[:, 0] += 1
     with torch.no_grad():
-        _, state = walk(made, latents, conditions)
-        _, changed = walk(made, other, conditions)
+        _, _, state = walk(made, latents, conditions)
+        _, _, changed = walk(made, other, conditions)
     for name, value in state.tensors().items():
         # two layers of three frames each reach back five frames; the newest keys are beyond that
         newest = value[:, -1] if name.endswith(("keys", "values")) else value

@@ -14,8 +14,13 @@ from worldsim.checkpoint import WorldConfig, save_world
 from worldsim.controls import Control
 from worldsim.data.clips import ClipStore
 from worldsim.engine.world import load
+from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.networks import Networks
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
+from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
+from worldsim.training.outcome_objective import OutcomeObjective
+from worldsim.training.run import main
+from worldsim.training.sequences import Sequences
 from worldsim.training.starts import choose_starts
 
 TINY = LatentDynamicsRecipe(
@@ -61,6 +66,61 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
         assert (mine.frame == other.frame).all()
         assert mine.terminated == other.terminated
     assert (steps[0][0].frame != steps[0][3].frame).any()
+
+
+@pytest.mark.parametrize("agent_memory", [True, False])
+def test_reward_and_end_learn_over_features_that_are_computed_once(data: Path, agent_memory: bool) -> None:
+    clips = ClipStore(data)
+    recipe = replace(TINY, agent_memory=agent_memory, outcome_batch=50)
+    networks = Networks(recipe.plan(clips.spec, None), clips.spec).train()
+    outcome = recipe.stages(networks, clips, warm=False)[-1]
+    assert outcome.on_start is not None
+    assert outcome.on_start() is outcome.on_start()
+    weights = [weight for group in outcome.param_groups for weight in group.parameters]
+    optimizer, losses = torch.optim.Adam(weights, 3e-3), []
+    for step in range(40):
+        loss, _ = outcome.objective(np.random.default_rng(step), 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    generator = networks.generator
+    assert isinstance(generator, RecurrentGenerator)
+    learnt = [weight for weight in generator.parameters() if weight.grad is not None]
+    remembered = [] if generator.agent_memory is None else list(generator.agent_memory.parameters())
+    assert {id(weight) for weight in learnt} == {
+        id(weight) for weight in (*generator.agent_in.parameters(), *remembered)
+    }
+
+
+def test_a_step_of_whole_episodes_has_all_arrivals_in_turn(data: Path) -> None:
+    clips = ClipStore(data)
+    networks = Networks(TINY.plan(clips.spec, None), clips.spec)
+    sequences = Sequences(clips, networks.device)
+    dynamics = LatentDynamicsObjective(networks, sequences, WindowDraw())
+    objective = OutcomeObjective(networks, sequences, dynamics, batch=45)
+    seen = [objective.draw_episodes(np.random.default_rng(seed)) for seed in range(60)]
+    assert set(np.concatenate(seen)) == set(range(len(clips.episodes)))
+    lengths = np.array([episode.length for episode in clips.episodes])
+    assert all(lengths[some].sum() <= 45 + lengths.max() for some in seen)
+
+
+def test_a_world_without_a_memory_gets_one_when_it_is_trained_further(data: Path, tmp_path: Path) -> None:
+    clips = ClipStore(data)
+    networks = Networks(replace(TINY, agent_memory=False).plan(clips.spec, None), clips.spec)
+    config = WorldConfig(name="walks", source=clips.spec, networks=networks.config)
+    starts = choose_starts(ClipStore(data, split="held_out"))
+    save_world(tmp_path / "walks", config, networks, starts, "# walks\n")
+    words = ["walks", "--data", str(data), "--recipe", "latent-dynamics", "--init", str(tmp_path / "walks")]
+    words += ["--stages", "outcome", "--minutes", "0.01", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    made = load(tmp_path / "run/walks", device="cpu", dtype=torch.float32)
+    assert made.networks.config.generator.agent_memory
+    assert made.networks.generator.agent_memory is not None
+    for name, weight in networks.state_dict().items():
+        if name.startswith("generator.blocks"):
+            torch.testing.assert_close(made.networks.state_dict()[name], weight, atol=1e-2, rtol=1e-2)
 
 
 def test_the_weight_of_ends_is_taken_out_at_play(data: Path) -> None:

@@ -45,7 +45,8 @@ class _Data(ctypes.Structure):
         ("shift", Pointer),
         ("mixers", _MixerData * _MIXERS),
         ("memories", _LstmData * _MEMORIES),
-        *((name, ctypes.c_int32) for name in ("layers", "width", "channels")),
+        ("agent_memory", _LstmData),
+        *((name, ctypes.c_int32) for name in ("layers", "width", "channels", "remembers")),
     )
 
 
@@ -108,6 +109,8 @@ class StepWeights:
     mixers: Sequence[MixerWeights]
     """Two before each memory, one after the last."""
     memories: Sequence[LstmWeights]
+    agent_memory: LstmWeights | None = None
+    """Of the agent's features, to which its output is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class RecurrentOutput:
     agent: Tensor
     """[B, A]"""
     memories: list[tuple[Tensor, Tensor]]
-    """Hidden state and cell of each layer after the frame [B, D]."""
+    """Hidden state and cell of each layer after the frame [B, D]; the agent's memory [B, A] comes last."""
 
 
 def supports(widths: Sequence[int], layers: int, blocks: int) -> bool:
@@ -149,8 +152,9 @@ class RecurrentKernel(NoDeepcopy):
             check_struct(kind, name)
         layers = [PackedLinear(*getattr(weights, name)) for name in _LAYERS]
         mixers = [_mixer(mixer) for mixer in weights.mixers]
-        memories = [(PackedLinear(*lstm.gates), PackedLinear(*lstm.output)) for lstm in weights.memories]
-        norms = [_plain(norm) for norm in (weights.norm, *(lstm.norm for lstm in weights.memories))]
+        given = [*weights.memories, *([weights.agent_memory] if weights.agent_memory else [])]
+        memories = [(PackedLinear(*lstm.gates), PackedLinear(*lstm.output)) for lstm in given]
+        norms = [_plain(norm) for norm in (weights.norm, *(lstm.norm for lstm in given))]
         self._kept = (layers, mixers, memories, norms)
         self._conditions, self._channels = layers[0].inputs, layers[4].outputs
         self._width, self._flow, self._agent = layers[5].inputs, layers[5].outputs, layers[7].outputs
@@ -159,12 +163,16 @@ class RecurrentKernel(NoDeepcopy):
             _LstmData(*map(address, norm), gates.data, leave.data)
             for norm, (gates, leave) in zip(norms[1:], memories, strict=True)
         ]
+        count = len(weights.memories)
+        remembers = weights.agent_memory is not None
+        self._widths = [self._width] * count + [self._agent] * remembers
         self._data = _Data(
             *(layer.data for layer in layers),
             *map(address, norms[0]),
             _listed(mixers),
-            (_LstmData * _MEMORIES)(*told),
-            *(len(memories), self._width, self._channels),
+            (_LstmData * _MEMORIES)(*told[:count]),
+            told[count] if remembers else _LstmData(),
+            *(count, self._width, self._channels, remembers),
         )
         self._where = ctypes.addressof(self._data)
         self._workspace_size = kernel("recurrent_workspace", [Pointer], ctypes.c_size_t)(self._where)
@@ -179,15 +187,18 @@ class RecurrentKernel(NoDeepcopy):
             latent: of the frame before [B, C].
             before: of the one before that [B, C].
             condition: [B, M].
-            memories: hidden state and cell of each layer [B, D].
+            memories: hidden state and cell of each layer [B, D], then of the agent's memory [B, A].
         """
-        count, width = len(latent), self._width
+        count = len(latent)
         pair = [shaped(part, count, self._channels).float().contiguous() for part in (latent, before)]
         given = shaped(condition, count, self._conditions).float().contiguous()
-        old = [[shaped(part, count, width).float().contiguous() for part in both] for both in memories]
-        new = [(torch.empty(count, width), torch.empty(count, width)) for _ in memories]
+        old = [
+            [shaped(part, count, width).float().contiguous() for part in both]
+            for width, both in zip(self._widths, memories, strict=True)
+        ]
+        new = [(torch.empty(count, width), torch.empty(count, width)) for width in self._widths]
         step = RecurrentOutput(
-            features=torch.empty(count, width),
+            features=torch.empty(count, self._width),
             base=torch.empty(count, self._channels),
             entered=torch.empty(count, self._flow),
             films=torch.empty(count, self._blocks, 2, self._flow),

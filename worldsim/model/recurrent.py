@@ -29,6 +29,9 @@ from worldsim.model.temporal import AttentionMemory, LstmMemory, MemoryState
 from worldsim.registry import register
 from worldsim.units import Unit
 
+_LONGEST = 500.0
+"""Frames that an agent's memory reaches back at first."""
+
 
 @register("generator", "recurrent")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +54,9 @@ class RecurrentConfig:
     head_blocks: int = 2
     agent: int = 256
     """Features that reward, end and motion heads and policies read, A."""
+    agent_memory: bool = False
+    """The agent's features hold an LSTM's memory of all of them so far: what no frame shows and no next frame
+    hangs on, e.g. the hits that a player has taken."""
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.layers, self.head_width, self.head_blocks, self.agent)
@@ -86,7 +92,7 @@ class PreparedFrame:
     flow: FlowCondition
     denoising_steps: int
     memories: list[MemoryState]
-    """After this frame, for each layer."""
+    """After this frame, for each layer; the agent's comes last, if it has one."""
 
 
 class RecurrentGenerator(nn.Module):
@@ -122,6 +128,7 @@ class RecurrentGenerator(nn.Module):
         nn.init.zeros_(self.mean_change.weight)
         self.flow = FlowHead(tokens, channels, width, config.head_width, config.head_blocks)
         self.agent_in = nn.Linear(tokens * width, config.agent)
+        self.agent_memory = LstmMemory(config.agent, _LONGEST) if config.agent_memory else None
         self.register_buffer("remainder_std", torch.ones(tokens, channels))
         self._kernels: RecurrentKernels | None = None
 
@@ -156,6 +163,9 @@ class RecurrentGenerator(nn.Module):
         for number, memory in enumerate(self._memory_layers()):
             initial = memory.initial(batch, self.tokens, device)
             tensors |= {f"{number}.{name}": value for name, value in initial.items()}
+        if self.agent_memory is not None:
+            initial = self.agent_memory.initial(batch, 1, device)
+            tensors |= {f"{len(self.memories)}.{name}": value for name, value in initial.items()}
         return TensorState(tensors, context=context or self.config.context)
 
     def clip(
@@ -197,8 +207,13 @@ class RecurrentGenerator(nn.Module):
             after.append(memory)
         features = self.norm(self.blocks[-1](x, modulations[-1]))
         base = tensors["latent"] + self.mean_change(features).float()
-        agent, flow = self.agent(features), self.flow.condition(features)
-        return PreparedFrame(features, base, agent, flow, denoising_steps, after)
+        agent = self.agent_inputs(features)
+        if self.agent_memory is not None:
+            given = agent[:, None].to(features.dtype)
+            change, memory = self.agent_memory.step(given, _layer_state(tensors, len(after)))
+            agent = agent + change[:, 0].float()
+            after.append(memory)
+        return PreparedFrame(features, base, agent, self.flow.condition(features), denoising_steps, after)
 
     def denoise(self, prepared: PreparedFrame, noisy: Tensor, index: int) -> Tensor:
         """The clean remainder, in units of its deviation, from ``noisy`` [B, N, C] in pass ``index``."""
@@ -231,9 +246,20 @@ class RecurrentGenerator(nn.Module):
         state.set(index=tensors["index"] + 1, **new)
         return prepared.agent
 
-    def agent(self, features: Tensor) -> Tensor:
-        """The agent's features, float32 [..., A], of ``features`` [..., N, D]."""
-        return F.silu(self.agent_in(features.flatten(-2))).float()
+    def agent_inputs(self, features: Tensor) -> Tensor:
+        """The agent's features before they are remembered, float32 [..., A], of ``features`` [..., N, D]."""
+        return F.silu(self.agent_in(features.flatten(-2).to(self.agent_in.weight.dtype))).float()
+
+    def agent_clip(self, features: Tensor) -> Tensor:
+        """The agent's features, float32 [B, T, A], of consecutive ``features`` [B, T, N, D].
+
+        Nothing has happened before the clip.
+        """
+        agent = self.agent_inputs(features)
+        if self.agent_memory is None:
+            return agent
+        change, _ = self.agent_memory.clip(agent[:, :, None], None)
+        return agent + change[:, :, 0].float()
 
     def loss(self, features: Tensor, change: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of rows of features [R, N, D] whose latents changed by ``change`` [R, N, C].
@@ -256,7 +282,8 @@ class RecurrentGenerator(nn.Module):
         self, kernels: RecurrentKernels, tensors: dict[str, Tensor], condition: Tensor, denoising_steps: int
     ) -> PreparedFrame:
         """``prepare`` by kernels; ``tensors`` are the state's."""
-        shares = [_layer_state(tensors, number) for number in range(len(self.memories))]
+        count = len(self.memories) + (self.agent_memory is not None)
+        shares = [_layer_state(tensors, number) for number in range(count)]
         step = kernels.step(tensors["latent"], tensors["before"], condition, shares)
         return PreparedFrame(
             features=step.features[:, None],

@@ -83,6 +83,7 @@ def _step_weights(generator: RecurrentGenerator) -> StepWeights:
         norm=(generator.norm.weight, generator.norm.bias),
         mixers=_mixers(generator.blocks),
         memories=[_lstm(memory) for memory in generator.memories if isinstance(memory, LstmMemory)],
+        agent_memory=None if generator.agent_memory is None else _lstm(generator.agent_memory),
     )
 
 

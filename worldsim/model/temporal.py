@@ -36,7 +36,8 @@ class TemporalMemory(Protocol):
 class LstmMemory(nn.Module):
     """An LSTM, the same weights for every token ([Spiral], section 5.2: s_t = f(s_(t-1), a_(t-1)))."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, longest: float = 1.0) -> None:
+        """``longest``: frames that some cells remember at first (chrono initialisation, Tallec 2018)."""
         super().__init__()
         self.width = width
         self.norm = nn.LayerNorm(width)
@@ -45,7 +46,12 @@ class LstmMemory(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         with torch.no_grad():  # forget slowly at first
-            self.weights()[3][width : 2 * width].fill_(1.0)
+            bias = self.weights()[3]
+            bias[width : 2 * width].fill_(1.0)
+            if longest > 1:
+                spans = 1 + torch.rand(width) * (longest - 1)
+                bias[width : 2 * width] = spans.log()
+                bias[:width] = -spans.log()
 
     def initial(self, batch: int, tokens: int, device: torch.device) -> MemoryState:
         shape = (batch, tokens, self.width)

@@ -74,7 +74,7 @@ class RemainderFlowSampler:
         weight = clip.weight
         weight = torch.ones_like(change[..., 0, 0]) if weight is None else weight[:, 1:]
         loss, logs = generator.loss(features.flatten(0, 1), change.flatten(0, 1), weight.flatten())
-        agent = F.pad(generator.agent(features), (0, 0, 1, 0))
+        agent = F.pad(generator.agent_clip(features), (0, 0, 1, 0))
         return SamplerLoss(loss, agent, dict(logs))
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,9 +23,6 @@ from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import ParamGroup, Stage
 from worldsim.training.vae_objective import VaeLoss, VaeObjective
-
-_OUTCOME_BATCH = 4096
-"""Arrivals in a step of the outcome stage."""
 
 
 @register("recipe", "latent-dynamics")
@@ -52,6 +49,8 @@ class LatentDynamicsRecipe:
     context: int = 16
     heads: int = 8
     head_width: int = 384
+    agent_memory: bool = True
+    """Reward, end and policies read a memory of the whole episode; see ``RecurrentConfig``."""
     tokenizer_fraction: float = 0.4
     dynamics_fraction: float = 0.5
     outcome_fraction: float = 0.1
@@ -61,6 +60,8 @@ class LatentDynamicsRecipe:
     """Windows of the generator's stage."""
     length: int = 33
     """Arrivals in a window; the first is given."""
+    outcome_batch: int = 4096
+    """Arrivals in a step of the outcome stage."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     own_past: float = 0.7
@@ -69,7 +70,7 @@ class LatentDynamicsRecipe:
     """Largest deviation of the noise on the past, in units of the latents'."""
     end_weight: float = 10.0
     lr_scale: float = 1.0
-    """Factor of all learning rates; lower when a trained world is trained further."""
+    """Factor of the learning rates of tokenizer and generator; lower for a world that is trained further."""
     conditioning: Literal["keys", "both"] = "keys"
     """"both": keys and the camera's motion, in sources with poses; a pose can then be given at play."""
 
@@ -97,6 +98,7 @@ class LatentDynamicsRecipe:
                 context=self.context,
                 heads=self.heads,
                 head_width=self.head_width,
+                agent_memory=self.agent_memory,
             ),
             sampler=RemainderFlowConfig(past_noise=self.past_noise),
             conditions=default_conditions(spec.control_space),
@@ -105,13 +107,19 @@ class LatentDynamicsRecipe:
             sample_ends=True,
         )
 
+    def extend(self, config: NetworksConfig) -> NetworksConfig:
+        """The networks of a world that is trained further, with the agent's memory if they lack it."""
+        if not self.agent_memory or not isinstance(config.generator, RecurrentConfig):
+            return config
+        return replace(config, generator=replace(config.generator, agent_memory=True))
+
     def stages(self, networks: Networks, clips: ClipStore, warm: bool) -> list[Stage]:
         """Tokenizer, then generator and heads; a warm start keeps the latents' normalisation."""
         tokenizer = normalises_latents(networks.tokenizer)
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
-        outcome = OutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH)
+        outcome = OutcomeObjective(networks, sequences, dynamics, self.outcome_batch)
         weights = [weight for _, weight in networks.tokenizer.named_parameters()]
         learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
         return [
@@ -128,7 +136,13 @@ class LatentDynamicsRecipe:
                 dynamics,
                 None if warm else dynamics.start,
             ),
-            Stage("outcome", self.outcome_fraction, [_outcome_group(networks, self.lr_scale)], outcome),
+            Stage(
+                "outcome",
+                self.outcome_fraction,
+                [_outcome_group(networks)],
+                outcome,
+                outcome.start,
+            ),
         ]
 
 
@@ -150,9 +164,10 @@ class LatentDynamicsGpuRecipe(LatentDynamicsRecipe):
     vae_batch: int = 192
     batch: int = 256
     length: int = 49
+    outcome_batch: int = 32768
 
 
-def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
+def _outcome_group(networks: Networks) -> ParamGroup:
     """Return the weights of outcome and agent features, with weight decay.
 
     Agent features stay as they are where the motion of the camera is read from them, too.
@@ -162,7 +177,9 @@ def _outcome_group(networks: Networks, lr_scale: float) -> ParamGroup:
     parts: list[nn.Module] = [networks.heads.outcome]
     if not networks.has_poses:
         parts.append(generator.agent_in)
-    return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3 * lr_scale, 0.1)
+    if generator.agent_memory is not None:
+        parts.append(generator.agent_memory)
+    return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3, 0.1)
 
 
 def _dynamics_modules(networks: Networks) -> list[nn.Module]:

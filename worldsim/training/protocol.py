@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,3 +36,11 @@ class TrainingRecipe(Protocol):
         Raises:
             ConfigError: the networks are not of a kind that the recipe can train.
         """
+
+
+@runtime_checkable
+class ExtendsNetworks(Protocol):
+    """A recipe that adds parts to the networks of a world that is trained further."""
+
+    def extend(self, config: NetworksConfig) -> NetworksConfig:
+        """Return the config of the given networks with what they lack; given weights must fit it."""

@@ -12,7 +12,7 @@ __all__ = ["RANGES", "check_recipe"]
 _COUNTS = (
     "width", "token_width", "tokenizer_width", "vae_width", "head_width", "layers", "heads", "channels",
     "scene_channels", "bits", "pool", "patch", "chunk", "batch", "vae_batch", "tokenizer_batch",
-    "generator_every",
+    "generator_every", "outcome_batch",
 )  # fmt: skip
 _SHARES = ("context_noise", "ends", "own_past", "flips", "flip_ramp", "hidden_frames")
 _WEIGHTS = ("past_noise", "steady", "adversarial", "perceptual", "end_weight", "least_motion")

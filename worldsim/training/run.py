@@ -25,7 +25,7 @@ from worldsim.networks import Networks
 from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
 from worldsim.training.imagination import action_psnr_gap
 from worldsim.training.parallel import Group, process_group
-from worldsim.training.protocol import TrainingRecipe
+from worldsim.training.protocol import ExtendsNetworks, TrainingRecipe
 from worldsim.training.recipe_ranges import check_recipe
 from worldsim.training.recipes import default_recipe, measure_contrast, recipe_names, recipe_of
 from worldsim.training.sample_grid import write_sample_grid
@@ -126,7 +126,7 @@ def _networks(
     if args.init:
         stored = load_world(find_world(args.init))
         _check_source(stored.config.source, clips.spec)
-        networks = stored.networks
+        networks = _extended(stored.networks, recipe, stored.config.source)
     else:
         torch.manual_seed(args.seed)
         config = recipe.plan(clips.spec, clips.poses)
@@ -134,6 +134,17 @@ def _networks(
         networks = Networks(config, clips.spec)
     networks.to(device)
     return networks.train()
+
+
+def _extended(networks: Networks, recipe: TrainingRecipe, source: SourceSpec) -> Networks:
+    """The networks with what the recipe adds to them, with fresh weights there."""
+    config = recipe.extend(networks.config) if isinstance(recipe, ExtendsNetworks) else networks.config
+    if config == networks.config:
+        return networks
+    extended = Networks(config, source)
+    found = extended.load_state_dict(networks.state_dict(), strict=False)
+    assert not found.unexpected_keys, "a recipe adds parts, it takes none away"
+    return extended
 
 
 def _check_source(learnt: SourceSpec, given: SourceSpec) -> None:

@@ -31,7 +31,7 @@ class Stage:
     """Share of the minutes, normalised over the stages that run."""
     param_groups: list[ParamGroup]
     objective: Objective
-    on_start: Callable[[], None] | None = None
+    on_start: Callable[[], object] | None = None
     """Callback before the stage's first step; not called when the stage is resumed."""
     plateau: float = 0.4
     """Share of the stage at the peak learning rate, before it falls linearly."""

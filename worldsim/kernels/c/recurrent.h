@@ -21,7 +21,8 @@ typedef struct {
     const float *scale, *shift;                  /* of the last norm [width] */
     MixerData mixers[MAX_MIXERS];
     LstmData memories[MAX_MEMORIES];
-    int32_t layers, width, channels;
+    LstmData agent_memory; /* of the agent features, if remembers */
+    int32_t layers, width, channels, remembers;
 } RecurrentData;
 
 typedef struct {
@@ -98,8 +99,14 @@ INLINE void lstm_step(const LstmData *lstm, int rows, int width, float *x, const
     product(&lstm->output, rows, state->new_hidden, x, width, ADD);
 }
 
+/* Width of the widest LSTM. */
+INLINE size_t widest_lstm(const RecurrentData *generator) {
+    int agent = generator->remembers ? generator->agent.outputs : 0;
+    return agent > generator->width ? agent : generator->width;
+}
+
 INLINE size_t widest(const RecurrentData *generator) {
-    size_t most = 4 * generator->width;
+    size_t most = 4 * widest_lstm(generator);
     for (int i = 0; i <= 2 * generator->layers; i++)
         if ((size_t)generator->mixers[i].in_proj.outputs > most) most = generator->mixers[i].in_proj.outputs;
     return (size_t)generator->flow.outputs > most ? (size_t)generator->flow.outputs : most;
@@ -108,11 +115,12 @@ INLINE size_t widest(const RecurrentData *generator) {
 /* Floats of workspace that a row takes. */
 size_t KERNEL(recurrent_workspace)(const RecurrentData *generator) {
     return generator->condition.outputs + generator->embed.outputs + generator->guide.outputs
-           + 2 * generator->channels + 3 * (size_t)generator->width + widest(generator);
+           + 2 * generator->channels + (size_t)generator->width + 2 * widest_lstm(generator)
+           + widest(generator);
 }
 
-/* latent and before [rows, channels], condition [rows, conditions]; states [layers]; workspace as above for
-   every row. */
+/* latent and before [rows, channels], condition [rows, conditions]; states [layers], and one more if the
+   generator remembers; workspace as above for every row. */
 void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const float *latent,
                             const float *before, const float *condition, const LstmStateData *states,
                             const PreparedData *to, float *workspace) {
@@ -121,7 +129,7 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
     float *first = workspace, *embedded = first + all * generator->condition.outputs;
     float *guide = embedded + all * generator->embed.outputs, *pair = guide + all * guided,
         *x = pair + all * 2 * channels;
-    float *normed = x + all * width, *wide = normed + all * 2 * width;
+    float *normed = x + all * width, *wide = normed + all * 2 * widest_lstm(generator);
 #pragma omp parallel
     {
 #pragma omp for schedule(static) nowait
@@ -155,6 +163,9 @@ void KERNEL(recurrent_step)(const RecurrentData *generator, int rows, const floa
         }
         product(&generator->change, rows, to->features, to->base, channels, ADD);
         product(&generator->agent, rows, to->features, to->agent, generator->agent.outputs, SILU);
+        if (generator->remembers)
+            lstm_step(&generator->agent_memory, rows, generator->agent.outputs, to->agent,
+                      &states[generator->layers], normed, wide);
         product(&generator->flow, rows, to->features, to->entered, head, PLAIN);
 #pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
