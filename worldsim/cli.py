@@ -22,7 +22,7 @@ from worldsim.utils.run_command import run_command
 __all__ = ["main"]
 
 _COMMANDS = {
-    "record": ("worldsim.envs.record", "record frames, controls and poses from a real environment"),
+    "record": ("worldsim.agents.record", "record frames, controls and poses from a real environment"),
     "train": ("worldsim.training.run", "learn a world from recorded data"),
     "calibrate": ("worldsim.evaluation.calibrate", "fit a world's noise to the lengths of real episodes"),
     "eval": ("worldsim.evaluation.run", "evaluate a world against its environment's own frames"),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from worldsim.agents.dreamer.batch_agents import PeriodicBatchAgent
 from worldsim.controls import ControlSpace
 from worldsim.errors import ConfigError
@@ -14,11 +16,13 @@ from worldsim.errors import ConfigError
 if TYPE_CHECKING:
     from worldsim.agents.dreamer.games import Games, ScoreName
 
-__all__ = ["PERIODS", "Rhythm", "best_rhythm", "rhythm_patterns"]
+__all__ = ["PERIODS", "RandomRhythmBatchAgent", "Rhythm", "best_rhythm", "rhythm_patterns"]
 
 PERIODS = (8, 24, 32, 40, 48, 56, 80)
 """Frames that a blind rhythm holds an action: those that are searched."""
 _SIDEWAYS = ("strafe_left", "strafe_right")
+_LONGEST_PERIOD = 96
+"""Frames that a random rhythm holds an action at most."""
 _MOST_ACTIONS = 4
 """Actions whose pairs are tried where a game has no sidestep."""
 
@@ -64,3 +68,34 @@ def best_rhythm(
     rhythms = [Rhythm(name, actions, k) for name, actions in patterns.items() for k in periods]
     scores = [float(games.scores(rhythm.agent(len(games)), seeds, by).mean()) for rhythm in rhythms]
     return rhythms[scores.index(max(scores))]
+
+
+class RandomRhythmBatchAgent:
+    """Plays every episode in a rhythm of its own, which follows from its seed.
+
+    The pattern is one of ``rhythm_patterns``; the frames that an action is held are log-uniform from 1 to 96.
+
+    Args:
+        games: how many are played side by side, M.
+        space: of the game.
+
+    Raises:
+        ConfigError: a game with a single action.
+    """
+
+    def __init__(self, games: int, space: ControlSpace) -> None:
+        self._patterns = list(rhythm_patterns(space).values())
+        self._agents = [PeriodicBatchAgent(1, self._patterns[0], 1) for _ in range(games)]
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int], frames: np.ndarray) -> None:
+        for row, seed in zip(rows, seeds, strict=True):
+            rng = np.random.default_rng((seed, 5))
+            pattern = self._patterns[int(rng.integers(len(self._patterns)))]
+            self._agents[row] = PeriodicBatchAgent(1, pattern, int(_LONGEST_PERIOD ** rng.random()))
+
+    def act(self) -> np.ndarray:
+        return np.concatenate([agent.act() for agent in self._agents])
+
+    def observe(self, frames: np.ndarray, actions: np.ndarray) -> None:
+        for agent in self._agents:
+            agent.observe(frames, actions)

@@ -22,7 +22,7 @@ from worldsim import camera
 from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.data.dataset import Dataset
 from worldsim.engine import load
-from worldsim.envs.record import main as record
+from worldsim.agents.record import main as record
 
 EXAMPLES = ROOT / "examples"
 

@@ -44,6 +44,8 @@ class RecordConfig:
     size: tuple[int, int] | None = None
     """Height and width of the frames; the source's own by default."""
     codec: CodecName = "lossless"
+    agents: str = "behaviours"
+    """Agents that play, and how often random actions disturb them, as text."""
 
 
 @dataclass(frozen=True)

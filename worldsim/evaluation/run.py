@@ -120,7 +120,7 @@ def _policy_collector(world: str, agent: str, frames: int) -> Collector:
     """A collector whose episodes are played by a policy: "dream" (the world's own) or a file."""
     # Agents lie above and need what plays the source: imported only where one plays.
     from worldsim.agents.dreamer.policy import find_policy
-    from worldsim.agents.dreamer.policy_collector import PolicyCollector
+    from worldsim.agents.dreamer.collectors import PolicyCollector
 
     path = find_policy(world) if agent == "dream" else Path(agent)
     return PolicyCollector(world, path, _GAMES, frames)

@@ -13,10 +13,10 @@ import pytest
 
 from tests.data.collectors import assert_same
 from tests.waiting import members, wait_until
+from worldsim.agents.record import main
 from worldsim.data.dataset import Dataset
 from worldsim.envs.episode_collector import EpisodeCollector
-from worldsim.envs.record import main
-from worldsim.errors import SourceError
+from worldsim.errors import DataError, SourceError, WorldsimError
 
 ROOT = Path(__file__).parents[2]
 DOTS = "gym:tests.envs.pixel_env:Dots-v0"
@@ -41,6 +41,36 @@ def test_any_gymnasium_environment_is_recorded(tmp_path: Path, capsys: pytest.Ca
     assert first.poses is None
     assert first.terminated[-1] != first.truncated[-1]
     assert not first.terminated[:-1].any()
+
+
+@pytest.mark.slow
+def test_agents_play_their_shares_of_a_recording(tmp_path: Path) -> None:
+    """Whoever plays, an episode follows from its seed: two workers record what one records."""
+    words = [DOTS, "--frames", "200", "--seed", "2", "--size", "12x16", "--codec", "raw"]
+    words += ["--agent", "behaviours,rhythms", "--explore", "0.3"]
+    for workers in ("1", "2"):
+        assert main([*words, "--workers", workers, "--out", str(tmp_path / workers)]) == 0
+    one, two = Dataset(tmp_path / "1"), Dataset(tmp_path / "2")
+    assert len(one) == len(two) > 4
+    for number in range(len(one)):
+        assert (one.rows(number).controls == two.rows(number).controls).all()
+    assert main([*words, "--workers", "1", "--resume", "--out", str(tmp_path / "1")]) == 0
+    with pytest.raises(DataError, match="same settings"):
+        main([*words[:-1], "0.4", "--workers", "1", "--resume", "--out", str(tmp_path / "1")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--agent", "rhytms"), "an agent must be one of behaviours, rhythms, dream"),
+        (("--explore", "0.5"), "behaviours explore already"),
+        (("--agent", "dream", "--world", "nowhere"), "nowhere"),
+    ],
+)
+def test_agents_that_cannot_play_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(WorldsimError, match=message):
+        main([DOTS, "--out", str(tmp_path / "x"), *words])
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_unknown_source_is_refused_before_anything_is_written(tmp_path: Path) -> None:

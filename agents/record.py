@@ -20,16 +20,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from worldsim.agents.dreamer.collectors import MixedCollector, PolicyCollector, RhythmCollector
+from worldsim.agents.dreamer.policy import find_policy
+from worldsim.data.collector import Collector
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
 from worldsim.data.spec import SourceSpec
 from worldsim.data.video import CodecName
 from worldsim.envs.coverage import Coverage
 from worldsim.envs.episode_collector import EpisodeCollector
-from worldsim.options import COUNT, PROCESSES, Number, Parser, frame_size
+from worldsim.errors import ConfigError
+from worldsim.options import COUNT, PROCESSES, SHARE, Number, Parser, frame_size, listed
 
 __all__ = ["main"]
 
+_AGENTS = ("behaviours", "rhythms", "dream")
 _SEED = Number(high=3998)
 """Seeds of recordings; those above would play the episodes that figures are reported on."""
 
@@ -39,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     # Environments that draw with SDL need no display and shall not look for one; workers inherit this.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    make_collector = functools.partial(EpisodeCollector, args.source, args.size)
-    cfg = RecordConfig(source=args.source, seed=args.seed, size=args.size, codec=args.codec)
+    explore = _explore(args)
+    make_collector = _make_collector(args, explore)
+    agents = ",".join(args.agent) + (f", explore {explore:g}" if explore else "")
+    cfg = RecordConfig(source=args.source, seed=args.seed, size=args.size, codec=args.codec, agents=agents)
     with _progress(args.frames) as show:
         done = record(
             make_collector,
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             on_progress=show,
             on_open=_announce,
         )
-    coverage = _draw_coverage(make_collector, args) if done.episodes and done.spec.has_pose else None
+    coverage = _draw_coverage(args) if done.episodes and done.spec.has_pose else None
     print(_summary(done, coverage, args.out))
     return 0 if done.complete else 130
 
@@ -76,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(CodecName),
         default="lossless",
         help="of the video; raw: the frames as they are, larger, and read without decoding",
+    )
+    parser.add_argument(
+        "--agent",
+        type=listed(str),
+        default=["behaviours"],
+        help="who plays, between commas, each an equal share of the episodes: behaviours (the default), "
+        "rhythms, dream (the policy of --world), or the file of a policy",
+    )
+    parser.add_argument("--world", help="world that a policy sees through (default: the source's own)")
+    parser.add_argument(
+        "--explore",
+        type=SHARE,
+        help="share of the episodes of rhythms and policies that random actions disturb (default: 0.5)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the recording in the folder")
     return parser
@@ -109,8 +129,42 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             bar.stop()
 
 
-def _draw_coverage(make_collector: Callable[[], EpisodeCollector], args: argparse.Namespace) -> Coverage:
-    player = make_collector()
+def _explore(args: argparse.Namespace) -> float:
+    """Share of disturbed episodes: half where agents other than the behaviours play, which explore anyway.
+
+    Raises:
+        ConfigError: an unknown agent, or behaviours alone that should be disturbed.
+    """
+    for agent in args.agent:
+        if agent not in _AGENTS and not Path(agent).is_file():
+            rule = f"an agent must be one of {', '.join(_AGENTS)}, or the file of a policy"
+            raise ConfigError(rule, agent)
+    if set(args.agent) == {"behaviours"}:
+        if args.explore:
+            rule, remedy = "behaviours explore already: nothing disturbs them", "choose --agent rhythms"
+            raise ConfigError(rule, args.explore, remedy)
+        return 0.0
+    return 0.5 if args.explore is None else float(args.explore)
+
+
+def _make_collector(args: argparse.Namespace, explore: float) -> Callable[[], Collector]:
+    """A maker of a collector, in a worker's process, for the agents of the command line."""
+    makers = [_maker(agent, args, explore) for agent in args.agent]
+    return makers[0] if len(makers) == 1 else functools.partial(MixedCollector, makers)
+
+
+def _maker(agent: str, args: argparse.Namespace, explore: float) -> Callable[[], Collector]:
+    if agent == "behaviours":
+        return functools.partial(EpisodeCollector, args.source, args.size)
+    if agent == "rhythms":
+        return functools.partial(RhythmCollector, args.source, args.size, explore=explore)
+    world = args.world or args.source
+    path = find_policy(world) if agent == "dream" else Path(agent)
+    return functools.partial(PolicyCollector, world, path, 1, explore=explore)
+
+
+def _draw_coverage(args: argparse.Namespace) -> Coverage:
+    player = EpisodeCollector(args.source, args.size)
     try:
         plan = player.plan(player.source.reset(episode_seed(args.seed, 0)))
     finally:
