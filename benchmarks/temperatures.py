@@ -63,16 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for cell in _cells(args):
         path = args.out / f"{cell.name}.json"
+        if not _learn(world, cell, args):
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 130
+        if args.learn_only:
+            continue
         if not path.is_file():
             row = _measure(world, cell, args)
-            if row is None:
-                print("interrupted; the same command goes on", file=sys.stderr)
-                return 130
             made = path.with_suffix(".tmp")
             made.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
             made.replace(path)
         rows.append(json.loads(path.read_text(encoding="utf-8")))
         print(_line(cell.name, rows[-1]), file=sys.stderr, flush=True)
+    if args.learn_only:
+        return 0
     table = _table(rows)
     (args.out / "table.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(table) if args.json else _markdown(table))
@@ -102,6 +106,7 @@ def _parser() -> Parser:
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
     add("--json", action="store_true", help="print JSON, not a table in Markdown")
+    add("--learn-only", action="store_true", help="score nothing: the same command without it does so later")
     return parser
 
 
@@ -113,16 +118,23 @@ def _cells(args: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(temperature, hold, seed)
 
 
-def _measure(world: World, cell: Cell, args: argparse.Namespace) -> dict[str, Any] | None:
-    """Learn and score a cell's policy; None where Ctrl-C came first."""
+def _learn(world: World, cell: Cell, args: argparse.Namespace) -> bool:
+    """Learn a cell's policy, unless it is there; False where Ctrl-C came first."""
     path = args.out / f"{cell.name}.safetensors"
+    if path.is_file():
+        return True
     begun = world.with_starts(real_beginnings(world, args.starts, cell.seed))
-    if not path.is_file():
-        settings = dream_settings(args, temperature=cell.temperature, hold=cell.hold, seed=cell.seed)
-        outcome = train_policy(begun, args.minutes, settings)
-        if not outcome.finished:
-            return None
+    settings = dream_settings(args, temperature=cell.temperature, hold=cell.hold, seed=cell.seed)
+    outcome = train_policy(begun, args.minutes, settings)
+    if outcome.finished:
         save_policy(path, outcome.policy, outcome.metadata)
+    return outcome.finished
+
+
+def _measure(world: World, cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
+    """Scores of a cell's policy."""
+    begun = world.with_starts(real_beginnings(world, args.starts, cell.seed))
+    path = args.out / f"{cell.name}.safetensors"
     policy, tics = load_policy(path), world.spec.tics or 1
     row: dict[str, Any] = {"minutes": args.minutes, "frames": policy.metadata.frames} | asdict(cell)
     for name, temperature in (("dream", cell.temperature), ("dream_at_1", 1.0)):

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from worldsim.agents.dreamer.batch_agents import check_world
+from worldsim.agents.dreamer.collectors import PolicyCollector
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import POLICY, load_policy, save_policy
-from worldsim.agents.dreamer.collectors import PolicyCollector
 from worldsim.agents.dreamer.round_videos import SHEET, write_round_videos
 from worldsim.agents.dreamer.score import score_policy
 from worldsim.agents.dreamer.training import REWARDS, TrainingResult, real_beginnings, train_policy

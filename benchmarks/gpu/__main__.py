@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     try:
         return rehearse(plan, began) if plan.is_rehearsal else _run(plan, began)
     finally:
-        shutil.rmtree(plan.scratch, ignore_errors=True)
+        if not plan.keeps_scratch:
+            shutil.rmtree(plan.scratch, ignore_errors=True)
 
 
 def _run(plan: RunPlan, began: float) -> int:

@@ -1,30 +1,41 @@
-"""One run: starts the parts, watches their limits, packs what there is."""
+"""One run: starts recordings and lanes, watches their limits, packs what there is."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.gpu.pack import REPORT, Piece, pack_results, pack_world, put
-from benchmarks.gpu.plan import RunPlan, Training
+from benchmarks.gpu.plan import Lane, RunPlan, Step, filled
 from benchmarks.gpu.process import Outcome, Program
 from worldsim.errors import WorldsimError
 
 __all__ = ["Run"]
 
-_TIMED = 22.0
-"""Seconds in which a world that has been trained is timed; twice as many are its limit."""
 _PACK_EVERY = 15.0
 """Seconds between looks for a newer state of a world in training."""
+_POLL = 0.2
+
+
+@dataclass
+class _LaneState:
+    """A lane, the steps that are still to come, and the program that runs."""
+
+    lane: Lane
+    steps: list[Step] = field(default_factory=list)
+    program: Program | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return not self.steps and self.program is None
 
 
 class Run:
-    """Parts in order within a budget of seconds, which began at ``began`` (seconds since the epoch)."""
+    """Recordings and lanes within a budget of seconds, which began at ``began`` (seconds since the epoch)."""
 
     def __init__(self, plan: RunPlan, began: float) -> None:
         self.plan = plan
@@ -35,8 +46,8 @@ class Run:
         self._pieces: dict[str, list[Piece]] = {}
         self._problems: list[str] = []
         self._packed: dict[str, float] = {}
-        self._recorders: list[Program] = []
-        self._now: Program | None = None  # the part that is waited for
+        self._recorders: dict[str, Program] = {}
+        self._lanes = [_LaneState(lane, list(lane.steps)) for lane in plan.lanes]
         self._looked = 0.0
 
     def run(self) -> bool:
@@ -44,14 +55,11 @@ class Run:
         try:
             self._keep()
             self._start_recorders()
-            for name in ("environment", "tests", "bench"):
-                if name in self.plan.only:
-                    self._do(name, self._command(name), getattr(self.plan.sizes, name))
-            while self._recorders:
+            while self._recorders or not all(state.is_done for state in self._lanes):
                 self._tick()
-                time.sleep(0.2)
-            if "train" in self.plan.only:
-                self._train_all()
+                for state in self._lanes:
+                    self._advance(state)
+                time.sleep(_POLL)
         except KeyboardInterrupt:
             self._problems.append("interrupted")
             self._stop_all()
@@ -67,99 +75,58 @@ class Run:
         return self._end - time.monotonic() - self.plan.sizes.pack
 
     def _start_recorders(self) -> None:
-        """One for each source, at once: they share the cores."""
-        plan = self.plan
-        if "record" not in plan.only or not plan.sources:
-            return
-        workers = max(1, plan.sizes.workers // len(plan.sources))
-        for source in plan.sources:
-            command = ["nice", "-n", "10", sys.executable, "-m", "worldsim.cli", "record", source]
-            command += ["--size", plan.size, "--codec", "raw", "--workers", str(workers)]
-            command += ["--frames", str(plan.sizes.frames), "--out", str(self._data(source))]
-            self._recorders.append(
-                Program(
-                    f"record-{source}",
-                    command,
-                    self._logs,
-                    min(plan.sizes.record, self.left),
-                    stop=signal.SIGINT,  # what is recorded is gathered then
-                    grace=90,
-                    may_be_stopped=True,
-                    env={"OMP_NUM_THREADS": "1"},
-                )
+        """All at once: they share the cores."""
+        for recording in self.plan.recordings:
+            self._recorders[recording.name] = Program(
+                f"record-{recording.name}",
+                filled(recording.command, self.plan),
+                self._logs,
+                min(recording.seconds, self.left),
+                stop=signal.SIGINT,  # what is recorded is gathered then
+                grace=90,
+                may_be_stopped=True,
+                env={"OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"},
             )
 
-    def _command(self, name: str) -> list[str]:
-        plan = self.plan
-        if name == "tests":
-            junit = self._logs / "tests.xml"
-            line = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-ra", f"--junitxml={junit}"]
-            return line + (["-k", "not training"] if plan.is_rehearsal else [])  # which is rehearsed itself
-        line = [sys.executable, "-m", f"benchmarks.gpu.{name}", "--device", plan.device]
-        line += ["--out", str(self._logs / f"{name}.json")]
-        if name == "bench":
-            line += ["--world", plan.bench_world, "--seconds", str(0.7 * plan.sizes.bench)]
-        return line + (["--quick"] if plan.is_rehearsal else [])
-
-    def _train_all(self) -> None:
-        """Every training with its share of what is left, and a video of each that there is time for."""
-        trainings, sizes = self.plan.trainings, self.plan.sizes
-        shares = [training.share for training in trainings]
-        for i, training in enumerate(trainings):
-            after = sizes.video * ("video" in self.plan.only) + _TIMED * ("bench" in self.plan.only)
-            left = self.left - after * len(trainings[i:])
-            self._train(training, left * shares[i] / sum(shares[i:]))
-            world = self._world(training)
-            if "video" in self.plan.only and world.exists() and self.left > 5:
-                command = [sys.executable, "-m", "benchmarks.gpu.video", str(world), "--out", str(self._logs)]
-                command += ["--device", self.plan.device, "--frames", str(sizes.video_frames)]
-                self._do(f"video-{training.name}", command, min(sizes.video, self.left))
-            if "bench" in self.plan.only and world.exists() and self.left > 5:
-                self._time(training)
-
-    def _time(self, training: Training) -> None:
-        """Time a world of its own, when nothing is recorded any more."""
-        name = f"bench-{training.name}"
-        line = [sys.executable, "-m", "benchmarks.gpu.bench", "--world", str(self._world(training))]
-        line += ["--device", self.plan.device, "--out", str(self._logs / f"{name}.json")]
-        line += ["--seconds", str(0.6 * _TIMED), "--each", "0.4", "--batch", "1", "256"]
-        self._do(name, line + (["--quick"] if self.plan.is_rehearsal else []), 2 * _TIMED)
-
-    def _train(self, training: Training, seconds: float) -> None:
-        minutes = min(seconds - self.plan.sizes.before_train, self.plan.sizes.train) / 60
-        if minutes <= 0.05:
-            self._problems.append(f"no time was left to train {training.name}: {seconds:.0f} s")
+    def _advance(self, state: _LaneState) -> None:
+        """Note a program that has ended; start the next one of a lane that may go on."""
+        if state.program is not None:
+            if (outcome := state.program.poll()) is None:
+                return
+            state.program = None
+            self._note(outcome)
+        undone = {*self._recorders, *(other.lane.name for other in self._lanes if not other.is_done)}
+        if not state.steps or undone & set(state.lane.needs):
             return
-        command = [sys.executable, "-m", "worldsim.cli", "train", training.world, "--recipe", training.recipe]
-        command += ["--data", str(self._data(training.world)), "--out", str(self._world(training).parent)]
-        command += ["--minutes", f"{minutes:.3f}", "--device", self.plan.device]
-        for setting in training.settings:
-            command += ["--set", setting]
-        program = Program(f"train-{training.name}", command, self._logs, seconds - 5)
-        self._wait(program)
+        step = state.steps.pop(0)
+        limit = self._limit(step, state.steps)
+        minutes = min(limit - self.plan.sizes.before_train, self.plan.sizes.train) / 60
+        if limit <= 1 or ("{minutes}" in step.command and minutes <= 0.05):
+            self._problems.append(f"no time was left for {step.name}: {limit:.0f} s")
+            return
+        command = filled(step.command, self.plan, minutes=f"{minutes:.3f}")
+        env = {"WORLDSIM_TEST_DEVICE": self.plan.device}
+        state.program = Program(step.name, command, self._logs, limit, env=env)
 
-    def _do(self, name: str, command: list[str], limit: float) -> None:
-        limit = min(limit, self.left)
-        if limit > 1:
-            env = {"WORLDSIM_TEST_DEVICE": self.plan.device}
-            self._wait(Program(name, command, self._logs, limit, grace=5, env=env))
-
-    def _wait(self, program: Program) -> None:
-        self._now = program
-        self._note(program.wait(self._tick))
-        self._now = None
+    def _limit(self, step: Step, later: list[Step]) -> float:
+        """Seconds of a step, of which others of its lane come later."""
+        if step.seconds is not None:
+            return min(step.seconds, self.left)
+        free = self.left - sum(one.seconds for one in later if one.seconds is not None)
+        shares = step.share + sum(one.share for one in later if one.seconds is None)
+        return free * step.share / shares - 5
 
     def _tick(self) -> None:
         """Look after the recorders' limits, and for worlds that a training has written."""
-        for recorder in list(self._recorders):
+        for name, recorder in list(self._recorders.items()):
             if (outcome := recorder.poll()) is not None:
-                self._recorders.remove(recorder)
+                del self._recorders[name]
                 self._note(outcome)
         self._pack_worlds(_PACK_EVERY)
 
     def _stop_all(self) -> None:
         """Let what runs save what it has; it has its grace for that."""
-        running = [*self._recorders, *([self._now] if self._now else [])]
+        running = [*self._recorders.values(), *(state.program for state in self._lanes if state.program)]
         for program in running:
             program.stop()
         for program in running:
@@ -174,10 +141,12 @@ class Run:
         """Pack all that there is, worlds first."""
         self._pack_worlds(0.0)
         files = [(path, path.name) for path in sorted(self._logs.iterdir()) if path.is_file()]
-        for training in self.plan.trainings:
-            run = self._world(training).parent
-            shown = [*sorted(run.glob("samples-*.png"))[-4:], *sorted(run.glob("tensorboard/*"))]
-            files += [(path, f"{training.name}/{path.name}") for path in shown if path.is_file()]
+        for name, world in self.plan.worlds.items():
+            shown = [*sorted(world.parent.glob("samples-*.png"))[-4:], *world.parent.glob("tensorboard/*")]
+            files += [(path, f"{name}/{path.name}") for path in sorted(shown) if path.is_file()]
+        for path in sorted((self.plan.scratch / "runs").glob("*/results/**/*")):  # of any program
+            if path.is_file():
+                files.append((path, str(path.relative_to(self.plan.scratch / "runs"))))
         setup = Path(os.environ.get("WORLDSIM_SETUP_LOG", ""))
         files += [(setup, "setup.log")] if setup.is_file() else []
         try:
@@ -191,17 +160,16 @@ class Run:
         if time.monotonic() - self._looked < every:
             return
         self._looked, before = time.monotonic(), dict(self._packed)
-        for training in self.plan.trainings:
-            folder = self._world(training)
+        for name, folder in self.plan.worlds.items():
             try:
                 made = (folder / "SHA256SUMS").stat().st_mtime
-                if made != self._packed.get(training.name):
-                    self._pieces[training.name] = pack_world(folder, self.plan.out, training.name)
-                    self._packed[training.name] = made
+                if made != self._packed.get(name):
+                    self._pieces[name] = pack_world(folder, self.plan.out, name)
+                    self._packed[name] = made
             except OSError:  # none yet, or just being replaced
                 continue
             except WorldsimError as error:
-                self._packed[training.name] = made
+                self._packed[name] = made
                 self._problems.append(str(error))
         if before != self._packed:
             self._report([])
@@ -213,7 +181,7 @@ class Run:
             "rehearsal": self.plan.is_rehearsal,
             "device": self.plan.device,
             "parts": [asdict(outcome) for outcome in self._outcomes],
-            "trainings": [asdict(training) for training in self.plan.trainings],
+            "lanes": [asdict(lane) for lane in self.plan.lanes],
             "worlds": {name: [asdict(piece) for piece in pieces] for name, pieces in self._pieces.items()},
             "left_out": left_out,
             "problems": self._problems,
@@ -227,9 +195,3 @@ class Run:
         for problem in self._problems:
             print(f"problem: {problem}")
         print(f"{self.left:.0f} s are left; see {self.plan.out}", flush=True)
-
-    def _data(self, source: str) -> Path:
-        return self.plan.data.get(source, self.plan.scratch / "data" / source)
-
-    def _world(self, training: Training) -> Path:
-        return self.plan.scratch / "runs" / training.name / training.world

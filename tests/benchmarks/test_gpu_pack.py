@@ -21,6 +21,7 @@ from benchmarks.gpu.collect import main as collect
 from benchmarks.gpu.pack import FILES, REPORT, join_pieces, pack_results, pack_world
 from benchmarks.gpu.plan import PARTS, Training, read_plan
 from benchmarks.gpu.process import Program
+from benchmarks.gpu.run import Run
 from benchmarks.gpu.untrained import load_or_initialise
 from tests.tiny import lively_world
 from worldsim.checkpoint import load_world
@@ -194,7 +195,61 @@ def test_trainings_are_read(tmp_path: Path) -> None:
     line = ["--train", "take-cover:base:0.6", "--train", "take-cover:small:0.4:width=64,batch=8"]
     plan = read_plan([*line, "--scratch", str(tmp_path), "--data", "doom-maze=/x"], tmp_path)
     assert plan.trainings[1] == Training("take-cover", "small", 0.4, ("width=64", "batch=8"))
-    assert (plan.sources, plan.only, plan.device) == (["take-cover"], PARTS, "cuda")
+    assert [one.name for one in plan.recordings] == ["take-cover"]
+    assert (plan.only, plan.device) == (PARTS, "cuda")
+    assert [lane.name for lane in plan.lanes] == ["checks", "train"]
+    assert set(plan.worlds) == {"take-cover-base", "take-cover-small"}
+
+
+def write_plan(path: Path, text: str) -> list[str]:
+    (path / "plan.toml").write_text(text)
+    return ["--plan", str(path / "plan.toml"), "--scratch", str(path / "scratch"), "--device", "cpu"]
+
+
+def test_lanes_run_beside_each_other_and_wait_for_what_they_need(out: Path, tmp_path: Path) -> None:
+    """The first lane ends what the second waits for; a step over its limit stops no other."""
+    text = """
+[[record]]
+name = "data"
+command = 'touch {data}; sleep 60'
+seconds = 1
+[[lane]]
+name = "one"
+needs = ["data"]
+steps = [{name = "first", command = "test -e {data} && sleep 0.5 && touch {runs}-first", seconds = 20}]
+[[lane]]
+name = "two"
+steps = [
+    {name = "slow", command = "sleep 60", seconds = 1.5},
+    {name = "last", command = "until test -e {runs}-first; do sleep 0.1; done", seconds = 20},
+]
+[[lane]]
+name = "three"
+needs = ["one", "two"]
+steps = [{name = "end", command = "test -e {runs}-first && echo {minutes} {device}"}]
+"""
+    line = [*write_plan(tmp_path, text), "--only", "record,train", "--budget", "120", "--keep"]
+    plan = read_plan(line, out)
+    assert not Run(plan, time.time()).run()
+    told = json.loads((out / REPORT).read_text())
+    assert {part["name"]: part["status"] for part in told["parts"]} == {
+        "record-data": "over", "first": "done", "slow": "over", "last": "done", "end": "done",
+    }  # fmt: skip
+    assert (plan.scratch / "logs/end.log").read_text().endswith(" cpu\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no toml",
+        "[[lane]]\nname = 'a'\nneeds = ['b']\nsteps = []",
+        "[[lane]]\nname = 'a'\nsteps = [{name = 'x', command = ''}, {name = 'x', command = ''}]",
+        "[[lanes]]\nname = 'a'",
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused(out: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_plan(write_plan(tmp_path, text), out)
 
 
 @pytest.mark.parametrize(

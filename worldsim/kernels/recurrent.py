@@ -110,7 +110,7 @@ class StepWeights:
     """Two before each memory, one after the last."""
     memories: Sequence[LstmWeights]
     agent_memory: LstmWeights | None = None
-    """Of the agent's features, to which its output is added."""
+    """Memory of the agent's features, to which its output is added."""
 
 
 @dataclass(frozen=True, slots=True)
