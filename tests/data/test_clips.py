@@ -114,6 +114,32 @@ def test_window_is_where_it_is_asked_for(root: Path, episodes: list[EpisodeArray
         ClipStore(root).window(2, 6, 4)
 
 
+def test_controls_until_a_frame_are_those_that_led_there(root: Path, episodes: list[EpisodeArrays]) -> None:
+    np.testing.assert_array_equal(ClipStore(root).controls_until(2, 5), episodes[2].controls[:5])
+
+
+def test_stores_are_joined(root: Path) -> None:
+    """A window of an episode is the same in a store of several datasets."""
+    one = ClipStore(root)
+    joined = ClipStore.joined([one, ClipStore(root, split="held_out"), one])
+    count, held = len(one.episodes), len(ClipStore(root, split="held_out").episodes)
+    assert len(joined.episodes) == 2 * count + held
+    assert len(joined) == 2 * len(one) + len(ClipStore(root, split="held_out"))
+    for number in range(count):
+        for found in (joined.window(number, 1, 2), joined.window(count + held + number, 1, 2)):
+            wanted = one.window(number, 1, 2)
+            for name in ("frames", "controls", "poses", "rewards", "ends"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert joined.poses is not None
+    starts = np.flatnonzero(joined.tracks.first == np.arange(len(joined.tracks.first)))
+    assert len(starts) == len(joined.episodes)
+
+
+def test_stores_of_other_frames_cannot_be_joined(root: Path) -> None:
+    with pytest.raises(DataError, match="same size"):
+        ClipStore.joined([ClipStore(root), ClipStore(root, (6, 8))])
+
+
 def test_splits_do_not_mix(root: Path) -> None:
     assert [e.seed for e in ClipStore(root, split="held_out").episodes] == [20]
     assert [e.seed for e in ClipStore(root).episodes] == [1, 2, 3, 4]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,39 @@ class ClipStore:
         """``uint8 [N, H, W, 3]``: the split's frames, episode after episode; in memory where they take less
         than half of it, else mapped from disk."""
 
+    @classmethod
+    def joined(cls, stores: Sequence[ClipStore]) -> ClipStore:
+        """One store with the episodes of several, in their order, of one split.
+
+        Raises:
+            DataError: their frames or controls differ.
+        """
+        first, *others = stores
+        if not others:
+            return first
+        for name in ("size", "control_space", "has_pose"):
+            for other in others:
+                if getattr(other.spec, name) != getattr(first.spec, name):
+                    rule = f"datasets must have the same {name}, {getattr(first.spec, name)}"
+                    raise DataError(rule, getattr(other.spec, name), f"leave {other.dataset.layout.root} out")
+        made = cls.__new__(cls)
+        made._cache, made.dataset, made.spec, made.split = None, first.dataset, first.spec, first.split
+        made.episodes = [episode for store in stores for episode in store.episodes]
+        made.frames = np.concatenate([store.frames for store in stores])
+        offsets = np.cumsum([0, *(len(store.frames) for store in stores)])
+        made._frame = np.concatenate(
+            [store._frame + offset for store, offset in zip(stores, offsets, strict=False)]
+        )
+        made._lengths = np.concatenate([store._lengths for store in stores])
+        made._starts = np.cumsum(made._lengths) - made._lengths
+        made._is_ended = np.concatenate([store._is_ended for store in stores])
+        made._controls = np.concatenate([store._controls for store in stores])
+        made._rewards = np.concatenate([store._rewards for store in stores])
+        made._ends = np.concatenate([store._ends for store in stores])
+        poses = [store._poses for store in stores if store._poses is not None]
+        made._poses = np.concatenate(poses) if poses else None
+        return made
+
     def __len__(self) -> int:
         """Number of frames in the split."""
         return len(self.frames)
@@ -216,6 +249,12 @@ class ClipStore:
         if start < 0 or length < 1 or start + length > self._lengths[episode]:
             raise DataError(f"a window must be within 0..{self._lengths[episode]}", (start, start + length))
         return self._clip(self._starts[episode : episode + 1] + start, length)
+
+    def controls_until(self, episode: int, frame: int) -> np.ndarray:
+        """``float32 [frame, n_keys + 1]``: controls that led from the first frame of an episode to ``frame``."""
+        first = self._starts[episode] + 1
+        controls: np.ndarray = self._controls[first : first + frame]
+        return controls
 
     def _clip(self, starts: np.ndarray, length: int, frames: bool = True) -> Clip:
         at = starts[:, None] + np.arange(length)

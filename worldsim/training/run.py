@@ -42,7 +42,14 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(prog="worldsim train", description="Train a world on recorded data.")
     add = options.add_argument
     add("name", help="name of the world, e.g. doom-maze")
-    add("--data", type=Path, required=True, help="folder that `worldsim record` wrote")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders that `worldsim record` wrote, all of the same frames and controls",
+    )
     add("--cache", type=Path, metavar="DIR", help="for decoded frames (default: beside the data)")
     add(
         "--out",
@@ -84,7 +91,7 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     """``main`` in one of the processes that train together."""
     if Path(args.name).name != args.name:
         raise ConfigError("a world's name must be that of one folder", args.name, "choose the place by --out")
-    chosen = args.recipe or default_recipe(Dataset(args.data).spec)
+    chosen = args.recipe or default_recipe(Dataset(args.data[0]).spec)
     recipe = configs.override(recipe_of(chosen), dict(pair.partition("=")[::2] for pair in args.set))
     check_recipe(recipe)
     if group.is_first:
@@ -92,7 +99,10 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     splits: tuple[Split, Split] = ("train", "held_out")
-    clips, held_out = (_decode(args.data, args.size, split, args.cache) for split in splits)
+    clips, held_out = (
+        ClipStore.joined([_decode(folder, args.size, split, args.cache) for folder in args.data])
+        for split in splits
+    )
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips, device)
     stages = _chosen(recipe.stages(networks, clips, warm=bool(args.init)), args.stages)

@@ -29,7 +29,7 @@ def choose_starts(held_out: ClipStore, count: int = 32, length: int = 4, seed: i
         episode = held_out.episodes[number]
         last = int(rng.integers(length + 4, min(200, episode.length - 1)))
         clip = held_out.window(number, last - length + 1, length)
-        prefix = held_out.dataset.rows(episode.index).controls[:last]
+        prefix = held_out.controls_until(number, last)
         poses = None if clip.poses is None else clip.poses[0]
         starts.append(Context(clip.frames[0], clip.controls[0], poses, episode.seed, prefix))
     return starts
