@@ -24,7 +24,7 @@ from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import load_policy, save_policy
 from worldsim.agents.dreamer.score import fresh_seeds, mean_and_error, score_policy
-from worldsim.agents.dreamer.training import real_beginnings, train_policy
+from worldsim.agents.dreamer.training import REWARDS, real_beginnings, train_policy
 from worldsim.engine.world import World, load
 from worldsim.options import COUNT, MINUTES, PROCESSES, TEMPERATURE, THREADS, Number, Parser, listed
 from worldsim.utils.output_paths import check_writable
@@ -100,6 +100,7 @@ def _parser() -> Parser:
     )
     add("--hold", type=listed(_HOLD), default="4", help="frames a decision is held; also several: 1,4")
     add("--seeds", type=COUNT, default=3, help="policies of each setting")
+    add("--reward", choices=REWARDS, default="survival", help="what the policies learn for")
     add_dream_options(parser)
     add("--episodes", type=COUNT, default=100, help="episodes a cell is scored on")
     add("--games", type=PROCESSES, default=10, help="real games side by side")
@@ -124,7 +125,9 @@ def _learn(world: World, cell: Cell, args: argparse.Namespace) -> bool:
     if path.is_file():
         return True
     begun = world.with_starts(real_beginnings(world, args.starts, cell.seed))
-    settings = dream_settings(args, temperature=cell.temperature, hold=cell.hold, seed=cell.seed)
+    settings = dream_settings(
+        args, temperature=cell.temperature, hold=cell.hold, reward=args.reward, seed=cell.seed
+    )
     outcome = train_policy(begun, args.minutes, settings)
     if outcome.finished:
         save_policy(path, outcome.policy, outcome.metadata)

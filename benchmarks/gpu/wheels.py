@@ -22,7 +22,7 @@ LIMIT = 64 * 2**20
 """Bytes of tree and wheels that are carried at most."""
 
 CARRIED = (
-    *("gymnasium", "farama-notifications", "vizdoom", "pyzmq", "msgspec"),
+    *("gymnasium", "farama-notifications", "vizdoom", "ale-py", "pyzmq", "msgspec"),
     *("pynacl", "cffi", "pycparser"),
 )
 """Packages that images with PyTorch for GPUs lack."""

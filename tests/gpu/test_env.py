@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from worldsim.agents.dreamer.training import DreamSettings, train_policy
+from worldsim.agents.learner.ppo_cleanrl import Settings
 from worldsim.engine.world import World, load
 from worldsim.envs import reset_queue
 from worldsim.envs.episode_statistics import EpisodeStatistics
@@ -65,3 +67,12 @@ def test_a_gpu_is_never_waited_for(folder: Path, device: torch.device, mode: str
                 envs.reset(options={"reset_mask": terminated | truncated})
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_policy_learns_in_dreams(moving: Path, device: torch.device) -> None:
+    world = load(moving, device)
+    ppo = Settings(rollout=3, epochs=1, minibatches=2, gamma=0.9)
+    settings = DreamSettings(dreams=N, hold=2, episode=6, frames=1, reward="survival", ppo=ppo)
+    learnt = train_policy(world, 1.0, settings)
+    assert learnt.finished
+    assert all(weight.isfinite().all() for weight in learnt.policy.parameters())
