@@ -19,10 +19,10 @@ from gymnasium.utils.env_checker import check_env
 from tests.source_tree import ROOT
 from tests.tiny import lively_world
 from worldsim import camera
+from worldsim.agents.record import main as record
 from worldsim.bridge.server.server import Server, ServerOptions
 from worldsim.data.dataset import Dataset
 from worldsim.engine import load
-from worldsim.agents.record import main as record
 
 EXAMPLES = ROOT / "examples"
 

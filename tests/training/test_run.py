@@ -150,3 +150,13 @@ def test_decoding_tells_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "decoding train 100%" in capsys.readouterr().err
     run_module._decode(root, None, "train")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_several_datasets_are_learnt_from(data: Path, tmp_path: Path) -> None:
+    """One of them may have no held-out episode."""
+    more = write_walks(tmp_path / "more", {5: 16})
+    words = command(data, tmp_path / "run", "--stages", "motion", minutes=0.002)
+    at = words.index(str(data))
+    assert main([*words[: at + 1], str(more), *words[at + 1 :]]) == 0
+    assert (tmp_path / "run/toy/weights.safetensors").exists()

@@ -251,7 +251,7 @@ class ClipStore:
         return self._clip(self._starts[episode : episode + 1] + start, length)
 
     def controls_until(self, episode: int, frame: int) -> np.ndarray:
-        """``float32 [frame, n_keys + 1]``: controls that led from the first frame of an episode to ``frame``."""
+        """``float32 [frame, n_keys + 1]``: controls from an episode's first frame to ``frame``."""
         first = self._starts[episode] + 1
         controls: np.ndarray = self._controls[first : first + frame]
         return controls

@@ -119,8 +119,8 @@ def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Collec
 def _policy_collector(world: str, agent: str, frames: int) -> Collector:
     """A collector whose episodes are played by a policy: "dream" (the world's own) or a file."""
     # Agents lie above and need what plays the source: imported only where one plays.
-    from worldsim.agents.dreamer.policy import find_policy
     from worldsim.agents.dreamer.collectors import PolicyCollector
+    from worldsim.agents.dreamer.policy import find_policy
 
     path = find_policy(world) if agent == "dream" else Path(agent)
     return PolicyCollector(world, path, _GAMES, frames)

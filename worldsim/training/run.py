@@ -99,10 +99,7 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     splits: tuple[Split, Split] = ("train", "held_out")
-    clips, held_out = (
-        ClipStore.joined([_decode(folder, args.size, split, args.cache) for folder in args.data])
-        for split in splits
-    )
+    clips, held_out = (_decode_all(args, split) for split in splits)
     starts = choose_starts(held_out)
     networks = _networks(args, recipe, clips, device)
     stages = _chosen(recipe.stages(networks, clips, warm=bool(args.init)), args.stages)
@@ -117,6 +114,12 @@ def _run(args: argparse.Namespace, group: Group, device: torch.device) -> int:
             save()
         print(f"{'trained' if finished else 'interrupted; --resume goes on'}: {args.out / args.name}")
     return 0 if finished else 130
+
+
+def _decode_all(args: argparse.Namespace, split: Split) -> ClipStore:
+    """The clips of a split of all datasets that have any."""
+    given = [folder for folder in args.data if any(e.split == split for e in Dataset(folder).episodes)]
+    return ClipStore.joined([_decode(one, args.size, split, args.cache) for one in given or args.data[:1]])
 
 
 def _decode(data: Path, size: tuple[int, int] | None, split: Split, cache: Path | None = None) -> ClipStore:
