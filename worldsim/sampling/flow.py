@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -117,8 +117,9 @@ class FlowSampler:
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         if parts_of(generator) > 1:
-            assert isinstance(generator, PartGenerator), "checked when the networks were built"
-            return _draw_parts(generator, prepared, noise, denoising_steps)
+            # Checked when the networks were built. A wrapper has the methods, but from Python 3.12 on isinstance
+            # does not see attributes that __getattr__ finds.
+            return _draw_parts(cast("PartGenerator", generator), prepared, noise, denoising_steps)
         predict = lambda noisy, index: generator.denoise(prepared, noisy, index)  # noqa: E731
         return generator.finish(prepared, denoise(predict, noise, denoising_steps))
 
