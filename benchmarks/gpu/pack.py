@@ -22,7 +22,7 @@ PIECE = 15 * 2**20
 """Bytes of the largest file."""
 FILES = 8
 """Files that may come back, the report and the results among them."""
-WORLDS, LOGS = 49 * 2**20, 14 * 2**20
+WORLDS, LOGS = 55 * 2**20, 8 * 2**20
 """Bytes of all worlds together, and of the results: 64 MiB come back."""
 REPORT, RESULTS = "report.json", "results.tar.gz"
 

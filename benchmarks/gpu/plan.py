@@ -105,7 +105,7 @@ class PartLimits:
     """Sizes and time limits of the parts, in seconds."""
 
     environment: float = 40
-    tests: float = 90
+    tests: float = 120
     bench: float = 130
     record: float = 100
     workers: int = 12

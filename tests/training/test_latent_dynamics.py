@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import stir
 from tests.training.rooms import write_walks
 from worldsim.checkpoint import WorldConfig, save_world
 from worldsim.controls import Control
@@ -92,6 +93,21 @@ def test_reward_and_end_learn_over_features_that_are_computed_once(data: Path, a
     assert {id(weight) for weight in learnt} == {
         id(weight) for weight in (*generator.agent_in.parameters(), *remembered)
     }
+
+
+def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = ClipStore(data)
+    networks = Networks(TINY.plan(clips.spec, None), clips.spec).eval()
+    stir(networks, scale=0.2)
+    found = []
+    for supported in (True, False):
+        monkeypatch.setattr(RecurrentGenerator, "supports_kernels", supported)
+        sequences = Sequences(clips, networks.device)
+        dynamics = LatentDynamicsObjective(networks, sequences, WindowDraw())
+        torch.manual_seed(0)
+        found.append(OutcomeObjective(networks, sequences, dynamics, batch=45).start().float())
+    assert found[0].std() > 0.01
+    torch.testing.assert_close(*found, atol=0.02, rtol=0.05)
 
 
 def test_a_step_of_whole_episodes_has_all_arrivals_in_turn(data: Path) -> None:

@@ -117,8 +117,8 @@ class FlowSampler:
 
     def draw(self, generator: Generator, prepared: Any, noise: Tensor, denoising_steps: int) -> Tensor:
         if parts_of(generator) > 1:
-            # Checked when the networks were built. A wrapper has the methods, but from Python 3.12 on isinstance
-            # does not see attributes that __getattr__ finds.
+            # Checked when the networks were built. A wrapper has the methods, but from Python 3.12 on
+            # isinstance does not see attributes that __getattr__ finds.
             return _draw_parts(cast("PartGenerator", generator), prepared, noise, denoising_steps)
         predict = lambda noisy, index: generator.denoise(prepared, noisy, index)  # noqa: E731
         return generator.finish(prepared, denoise(predict, noise, denoising_steps))

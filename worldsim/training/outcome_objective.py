@@ -9,6 +9,8 @@ Shapes: R rows, N tokens, D features, E episodes, T arrivals of the longest.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,8 @@ from worldsim.training.stage import Logs
 from worldsim.utils.mixed_precision import mixed_precision
 from worldsim.utils.progress import ProgressReporter
 
-_EPISODES = {"cuda": 256}
-"""Episodes that are encoded at once, by device; elsewhere 32."""
+_EPISODES = 256
+"""Episodes that are encoded at once."""
 _DROPOUT = 0.1
 """Share of features that whole episodes are learnt without: a memory learns few ends by heart."""
 
@@ -89,21 +91,36 @@ class OutcomeObjective:
         sequences, generator = self._sequences, self._generator
         shape = (len(sequences), generator.tokens, generator.config.width)
         features = torch.zeros(shape, dtype=torch.half, device=sequences.device)
-        order, done = np.argsort(self._lengths), 0
-        at_once = _EPISODES.get(sequences.device.type, 32)
+        order, done, quick = np.argsort(self._lengths), 0, self._by_kernels()
         with mixed_precision(sequences.device.type), ProgressReporter("encoding", len(sequences)) as reporter:
-            for some in np.array_split(order, -(-len(order) // at_once)):
-                self._encode_episodes(some, features)
+            for some in np.array_split(order, -(-len(order) // _EPISODES)):
+                self._encode_episodes(some, features, quick)
                 done += int(self._lengths[some].sum())
                 reporter.update(done, f"features of {done} frames")
         return features
 
-    def _encode_episodes(self, episodes: np.ndarray, features: Tensor) -> None:
+    def _by_kernels(self) -> RecurrentGenerator | None:
+        """A copy of the generator that steps by kernels, eight times as fast as clips.
+
+        None where kernels do not support it.
+        """
+        if self._sequences.device.type != "cpu" or not self._generator.supports_kernels:
+            return None
+        quick = deepcopy(self._generator).eval()
+        quick.prepare_inference(torch.float32)
+        return quick
+
+    def _encode_episodes(
+        self, episodes: np.ndarray, features: Tensor, quick: RecurrentGenerator | None
+    ) -> None:
         """Fill in the features of the episodes of the numbers ``episodes`` [E]."""
         arrivals, valid = self._arrivals(episodes)
         latents = self._latents.sample(self._sequences.frame[arrivals])
         condition = self._conditions(self._sequences.controls[arrivals], arrivals)
-        made, _ = self._generator.clip(latents[:, :-1], condition[:, 1:])
+        if quick is None:
+            made, _ = self._generator.clip(latents[:, :-1], condition[:, 1:])
+        else:
+            made = _one_by_one(quick, latents.float(), condition.float())
         features[arrivals[:, 1:][valid[:, 1:]]] = made[valid[:, 1:]].half()
 
     def _arrivals(self, episodes: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -113,3 +130,13 @@ class OutcomeObjective:
         arrivals = np.minimum(firsts[:, None] + steps, (firsts + lengths - 1)[:, None])
         given = (torch.from_numpy(arrivals), torch.from_numpy(steps < lengths[:, None]))
         return given[0].to(self._sequences.device), given[1].to(self._sequences.device)
+
+
+def _one_by_one(generator: RecurrentGenerator, latents: Tensor, conditions: Tensor) -> Tensor:
+    """Features [E, T - 1, N, D] that lead to each latent [E, T, N, C] but the first."""
+    state, features = generator.initial_state(len(latents)), []
+    for t in range(latents.shape[1]):
+        prepared = generator.prepare(state, latents[:, t], conditions[:, t], 0)  # prior tokens are not read
+        features.append(prepared.features)
+        generator.commit(state, prepared, latents[:, t], False)
+    return torch.stack(features[1:], 1)
