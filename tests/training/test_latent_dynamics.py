@@ -95,6 +95,19 @@ def test_reward_and_end_learn_over_features_that_are_computed_once(data: Path, a
     }
 
 
+def test_reward_and_end_are_learnt_for_some_epochs_alone(data: Path) -> None:
+    """More of them would teach the recorded ends by heart."""
+    clips = ClipStore(data)
+    recipe = replace(TINY, outcome_batch=50)
+    outcome = recipe.stages(Networks(recipe.plan(clips.spec, None), clips.spec), clips, warm=False)[-1]
+    steps = 0
+    assert outcome.should_end is not None
+    while outcome.should_end() is None:
+        outcome.objective(np.random.default_rng(steps), 0.0)
+        steps += 1
+    assert 3 * len(clips) < 50 * steps < 5 * len(clips) + 50
+
+
 def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = ClipStore(data)
     networks = Networks(TINY.plan(clips.spec, None), clips.spec).eval()

@@ -142,6 +142,7 @@ class LatentDynamicsRecipe:
                 [_outcome_group(networks)],
                 outcome,
                 outcome.start,
+                should_end=outcome.verdict,
             ),
         ]
 
