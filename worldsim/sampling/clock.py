@@ -293,7 +293,10 @@ def _store_frame(
         "continue_prob": continue_logit.sigmoid(),
         "terminated": ended(networks, arrived, continue_logit),
         "uncertainty": frame_uncertainty(
-            frame, prior, motion.pose_uncertainty, networks.config.typical_contrast
+            frame,
+            prior,
+            motion.pose_uncertainty if networks.has_poses else None,
+            networks.config.typical_contrast,
         ).masked_fill(~known, 1.0),
         "known": known,
     }

@@ -153,7 +153,7 @@ def _commit(
     uncertainty = frame_uncertainty(
         frame,
         prior,
-        motion.pose_uncertainty,
+        motion.pose_uncertainty if networks.has_poses else None,
         networks.config.typical_contrast,
         None if chances is None else chances.doubt,
     ).masked_fill(~known, 1.0)

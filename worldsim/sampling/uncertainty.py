@@ -5,6 +5,7 @@ Shapes: B worlds, H x W frame.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from worldsim.kernels import image_ops, library
@@ -14,11 +15,13 @@ from worldsim.tokenizer.protocol import Prior
 def frame_uncertainty(
     frame: Tensor,
     prior: Prior,
-    pose_uncertainty: Tensor,
+    pose_uncertainty: Tensor | None,
     typical_contrast: float,
     doubt: Tensor | None = None,
 ) -> Tensor:
-    """Uncertainty of each frame, float32 [B] in [0, 1]; ``pose_uncertainty`` [B] is in metres.
+    """Uncertainty of each frame, float32 [B] in [0, 1].
+
+    ``pose_uncertainty`` [B] is in metres; None where there are no poses.
 
     Combines (a) the mean absolute difference between the frame and the warped previous frame, weighted by
     the warp's confidence, or the ``doubt`` [B] of its chances where these are known (see
@@ -26,6 +29,8 @@ def frame_uncertainty(
     texture looks the same from elsewhere. Equals 0.5 at 1 m of pose uncertainty and ``typical_contrast``;
     grows with the square root of the distance.
     """
+    if pose_uncertainty is None and (doubt is not None or prior.is_unknown):
+        return frame.new_zeros(len(frame), dtype=torch.float32) if doubt is None else doubt
     has_slopes = min(frame.shape[-2:]) > 1
     if has_slopes and library.accepts(frame, prior.warped_rgb, prior.warp_confidence):
         off, believed, contrast = image_ops.warp_statistics(
@@ -39,6 +44,8 @@ def frame_uncertainty(
         contrast = frame_contrast(frame)
     if doubt is None:
         doubt = off / believed.clamp(min=0.05) / 2
+    if pose_uncertainty is None:
+        return doubt
     return 1 - (1 - doubt) / (1 + contrast / typical_contrast * pose_uncertainty.sqrt())
 
 

@@ -113,19 +113,27 @@ class Prior:
 
     @staticmethod
     def unknown(previous: PreviousFrame, motion: MotionCondition, tokens: int, channels: int) -> Prior:
-        """Nothing is known beforehand: every field is blank but the condition and the previous frame."""
+        """Nothing is known beforehand: every field is blank but the condition and the previous frame.
+
+        Blank images are views of a single number: nobody reads them, and their memory takes time to clear.
+        """
         batch, height, width = previous.depth.shape
-        nothing, depth = torch.zeros_like(previous.frame), torch.zeros_like(previous.depth)
+        blank, depth = previous.frame.new_zeros(()), torch.zeros_like(previous.depth)
         return Prior(
-            scene_rgb=nothing,
-            warped_rgb=nothing,
-            warp_confidence=depth[:, None],
-            warp_grid=depth.new_zeros(batch, height, width, 2),
+            scene_rgb=blank.expand(previous.frame.shape),
+            warped_rgb=blank.expand(previous.frame.shape),
+            warp_confidence=blank.expand(batch, 1, height, width),
+            warp_grid=blank.expand(batch, height, width, 2),
             previous_rgb=previous.frame,
             depth=depth,
             tokens=depth.new_zeros(batch, tokens, channels),
             condition=motion.condition,
         )
+
+    @property
+    def is_unknown(self) -> bool:
+        """True of a prior that ``unknown`` made: nothing was warped."""
+        return self.warp_confidence.untyped_storage().nbytes() == self.warp_confidence.element_size()
 
     def detach(self) -> Prior:
         """The same without gradients."""
