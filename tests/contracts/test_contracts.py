@@ -95,7 +95,7 @@ def test_what_a_state_carries_is_what_a_clip_shows(folder: Path) -> None:
         else:
             assert isinstance(generator, RecurrentGenerator)
             features, _ = generator.clip(latents[:, :-1], condition[:, 1:])
-            whole, agents = generator.agent(features), agents[1:]
+            whole, agents = generator.agent_clip(features), agents[1:]
     for t, agent in enumerate(agents):
         assert agent is not None
         torch.testing.assert_close(agent.float(), whole[:, t].float(), atol=1e-4, rtol=1e-4)
