@@ -25,8 +25,9 @@ from worldsim.training.sequences import Sequences
 from worldsim.training.starts import choose_starts
 
 TINY = LatentDynamicsRecipe(
-    channels=8, vae_width=8, vae_depth=1, width=16, head_width=16, vae_batch=4, batch=4, length=9, heads=2
-)
+    channels=8, vae_width=8, vae_depth=1, width=16, head_width=16, vae_batch=4, batch=4, length=9, heads=2,
+    agent_memory=True,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,7 @@ def test_a_world_without_a_memory_gets_one_when_it_is_trained_further(data: Path
     save_world(tmp_path / "walks", config, networks, starts, "# walks\n")
     words = ["walks", "--data", str(data), "--recipe", "latent-dynamics", "--init", str(tmp_path / "walks")]
     words += ["--stages", "outcome", "--minutes", "0.01", "--out", str(tmp_path / "run")]
+    words += ["--set", "agent_memory=true"]
     assert main(words) == 0
     made = load(tmp_path / "run/walks", device="cpu", dtype=torch.float32)
     assert made.networks.config.generator.agent_memory

@@ -49,7 +49,7 @@ class LatentDynamicsRecipe:
     context: int = 16
     heads: int = 8
     head_width: int = 384
-    agent_memory: bool = True
+    agent_memory: bool = False
     """Reward, end and policies read a memory of the whole episode; see ``RecurrentConfig``."""
     tokenizer_fraction: float = 0.4
     dynamics_fraction: float = 0.5
