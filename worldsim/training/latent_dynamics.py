@@ -177,9 +177,7 @@ def _outcome_group(networks: Networks) -> ParamGroup:
     assert isinstance(generator, RecurrentGenerator)
     parts: list[nn.Module] = [networks.heads.outcome]
     if not networks.has_poses:
-        parts.append(generator.agent_in)
-    if generator.agent_memory is not None:
-        parts.append(generator.agent_memory)
+        parts += [generator.agent_in, *([] if generator.agent_memory is None else [generator.agent_memory])]
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3, 0.1)
 
 
