@@ -22,6 +22,7 @@ from rich.progress import (
 
 from worldsim.agents.dreamer.collectors import MixedCollector, PolicyCollector, RhythmCollector
 from worldsim.agents.dreamer.policy import find_policy
+from worldsim.checkpoint import find_world, load_world
 from worldsim.data.collector import Collector
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, Recording, episode_seed, record
@@ -138,7 +139,7 @@ def _explore(args: argparse.Namespace) -> float:
     for agent in args.agent:
         if agent not in _AGENTS and not Path(agent).is_file():
             rule = f"an agent must be one of {', '.join(_AGENTS)}, or the file of a policy"
-            raise ConfigError(rule, agent)
+            raise ConfigError(rule, agent, "look at the spelling, or at the path")
     if set(args.agent) == {"behaviours"}:
         if args.explore:
             rule, remedy = "behaviours explore already: nothing disturbs them", "choose --agent rhythms"
@@ -160,6 +161,10 @@ def _maker(agent: str, args: argparse.Namespace, explore: float) -> Callable[[],
         return functools.partial(RhythmCollector, args.source, args.size, explore=explore)
     world = args.world or args.source
     path = find_policy(world) if agent == "dream" else Path(agent)
+    seen = load_world(find_world(world)).config.source
+    if (seen.name, seen.size) != (args.source, args.size or seen.size):
+        rule = f"a policy that plays {args.source} needs a world of it, at the size that is recorded"
+        raise ConfigError(rule, (seen.name, seen.size), "name another --world, or --size")
     return functools.partial(PolicyCollector, world, path, 1, explore=explore)
 
 

@@ -118,7 +118,7 @@ class PartLimits:
     """Maximum seconds of one training."""
     video: float = 25
     timing: float = 44
-    """Of a world that has been trained."""
+    """Timings of a world that has been trained."""
     pack: float = 10
     video_frames: int = 120
     """Frames of each video."""
@@ -233,7 +233,7 @@ def _read_file(path: Path) -> _PlanFile:
     plan = from_dict(_PlanFile, told)
     names = [step.name for lane in plan.lane for step in lane.steps]
     if len(set(names)) < len(names):
-        raise ConfigError("steps of a plan must have names of their own", sorted(names))
+        raise ConfigError("steps of a plan must have names of their own", sorted(names), "rename one")
     known = {CHECKS, *(one.name for one in plan.record), *(lane.name for lane in plan.lane)}
     for lane in plan.lane:
         if unknown := sorted(set(lane.needs) - known):

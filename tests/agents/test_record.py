@@ -65,6 +65,7 @@ def test_agents_play_their_shares_of_a_recording(tmp_path: Path) -> None:
         (("--agent", "rhytms"), "an agent must be one of behaviours, rhythms, dream"),
         (("--explore", "0.5"), "behaviours explore already"),
         (("--agent", "dream", "--world", "nowhere"), "nowhere"),
+        (("--agent", "dream", "--world", "take-cover"), "needs a world of it"),
     ],
 )
 def test_agents_that_cannot_play_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
