@@ -19,6 +19,7 @@ from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.networks import Networks
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
+from worldsim.training.outcome_features import OutcomeFeatures
 from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.run import main
 from worldsim.training.sequences import Sequences
@@ -70,10 +71,13 @@ def test_both_stages_learn_and_the_world_plays(data: Path, tmp_path: Path, vecto
     assert (steps[0][0].frame != steps[0][3].frame).any()
 
 
+@pytest.mark.parametrize("imagined", [0.0, 0.5])
 @pytest.mark.parametrize("agent_memory", [True, False])
-def test_reward_and_end_learn_over_features_that_are_computed_once(data: Path, agent_memory: bool) -> None:
+def test_reward_and_end_learn_over_features_that_are_computed_once(
+    data: Path, agent_memory: bool, imagined: float
+) -> None:
     clips = ClipStore(data)
-    recipe = replace(TINY, agent_memory=agent_memory, outcome_batch=50)
+    recipe = replace(TINY, agent_memory=agent_memory, outcome_batch=50, imagined_outcomes=imagined)
     networks = Networks(recipe.plan(clips.spec, None), clips.spec).train()
     outcome = recipe.stages(networks, clips, warm=False)[-1]
     assert outcome.on_start is not None
@@ -119,9 +123,46 @@ def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: p
         sequences = Sequences(clips, networks.device)
         dynamics = LatentDynamicsObjective(networks, sequences, WindowDraw())
         torch.manual_seed(0)
-        found.append(OutcomeObjective(networks, sequences, dynamics, batch=45).start().float())
+        found.append(OutcomeObjective(networks, sequences, dynamics, batch=45).start().recorded.float())
     assert found[0].std() > 0.01
     torch.testing.assert_close(*found, atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize("memory", ["lstm", "attention"])
+def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memory: str) -> None:
+    """Features are those of recorded frames until then, and differ from the second imagined frame on."""
+    clips = ClipStore(data)
+    recipe = replace(TINY, memory=memory)  # type: ignore[arg-type]
+    networks = Networks(recipe.plan(clips.spec, None), clips.spec).eval()
+    stir(networks, scale=0.2)
+    sequences = Sequences(clips, networks.device)
+    dynamics = LatentDynamicsObjective(networks, sequences, WindowDraw())
+    torch.manual_seed(0)
+    dynamics.latents.sample = lambda frame: (
+        frame[..., None, None]
+        .float()
+        .expand(  # type: ignore[method-assign]
+            *frame.shape, *networks.tokenizer.latent_spec.shape
+        )
+        .sin()
+    )  # the same latents each time
+    encoder = OutcomeFeatures(networks, sequences, dynamics)
+    features = encoder.encode(imagined=True)
+    assert features.imagined is not None
+    lone = encoder.encode(imagined=False)
+    assert lone.imagined is None
+    torch.testing.assert_close(lone.recorded, features.recorded)
+    change = (features.imagined - features.recorded).float().abs().amax((1, 2))
+    same = change < 0.03
+    begun = features.is_known & ~features.is_imagined
+    assert same[begun].all()
+    assert not same[features.is_imagined].any()
+    assert (features.is_imagined <= features.is_known).all()
+    for first, length in zip(encoder.firsts, encoder.lengths, strict=True):
+        dreamt = features.is_imagined[first : first + length].nonzero()[:, 0]
+        assert len(dreamt) > 0
+        assert dreamt[0] >= 2
+        assert (dreamt.diff() == 1).all()
 
 
 def test_a_step_of_whole_episodes_has_all_arrivals_in_turn(data: Path) -> None:

@@ -62,6 +62,8 @@ class LatentDynamicsRecipe:
     """Arrivals in a window; the first is given."""
     outcome_batch: int = 4096
     """Arrivals in a step of the outcome stage."""
+    imagined_outcomes: float = 0.0
+    """Share of those arrivals that follow a past which the generator imagines under the recorded controls."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     own_past: float = 0.7
@@ -119,7 +121,7 @@ class LatentDynamicsRecipe:
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
-        outcome = OutcomeObjective(networks, sequences, dynamics, self.outcome_batch)
+        outcome = OutcomeObjective(networks, sequences, dynamics, self.outcome_batch, self.imagined_outcomes)
         weights = [weight for _, weight in networks.tokenizer.named_parameters()]
         learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
         return [

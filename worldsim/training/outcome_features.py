@@ -1,0 +1,157 @@
+"""Features that the outcome stage learns from: after recorded pasts, and after pasts that were imagined.
+
+They are computed once, episode by episode, with the whole past as at inference.
+
+Shapes: A arrivals of all episodes, E episodes, T arrivals of the longest of them, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.model.recurrent import RecurrentGenerator
+from worldsim.networks import Networks
+from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective
+from worldsim.training.sequences import Sequences
+from worldsim.utils.mixed_precision import mixed_precision
+from worldsim.utils.progress import ProgressReporter
+
+_EPISODES = 256
+"""Episodes that are encoded at once."""
+_DREAM_FRAMES = (8, 256)
+"""Frames of an imagined past, drawn log-uniformly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features that lead to each arrival, float16 [A, N, D]; 0 at an episode's first."""
+
+    recorded: Tensor
+    """After a past of recorded frames."""
+    imagined: Tensor | None
+    """After a past that is imagined from some arrival of the episode on; None where none was asked for."""
+    is_imagined: Tensor
+    """Arrivals with an imagined past, bool [A]."""
+    is_known: Tensor
+    """Arrivals that ``imagined`` has: those of ``is_imagined`` and all before them, bool [A]."""
+
+
+class OutcomeFeatures:
+    """Computes the features of all arrivals by a trained generator.
+
+    Args:
+        networks: with a recurrent generator.
+        sequences: the data.
+        dynamics: the objective whose latents and conditions are read.
+    """
+
+    def __init__(self, networks: Networks, sequences: Sequences, dynamics: LatentDynamicsObjective) -> None:
+        assert isinstance(networks.generator, RecurrentGenerator)
+        self._networks, self._generator, self._sequences = networks, networks.generator, sequences
+        self._latents, self._conditions = dynamics.latents, dynamics.conditions
+        self.firsts = np.flatnonzero(sequences.is_first)
+        """Arrivals that begin the episodes, int64 [episodes]."""
+        self.lengths = np.diff(np.append(self.firsts, len(sequences)))
+        """Arrivals of the episodes, int64 [episodes]."""
+
+    def arrivals(self, episodes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Numbers int64 [E, T] of the episodes' arrivals, the last repeated; which exist, bool [E, T]."""
+        firsts, lengths = self.firsts[episodes], self.lengths[episodes]
+        steps = np.arange(int(lengths.max()))
+        arrivals = np.minimum(firsts[:, None] + steps, (firsts + lengths - 1)[:, None])
+        given = (torch.from_numpy(arrivals), torch.from_numpy(steps < lengths[:, None]))
+        return given[0].to(self._sequences.device), given[1].to(self._sequences.device)
+
+    @torch.no_grad()
+    def encode(self, imagined: bool) -> Features:
+        """Return the features of all arrivals, also after imagined pasts if they are asked for."""
+        sequences, count = self._sequences, len(self._sequences)
+        device, shape = sequences.device, (self._generator.tokens, self._generator.config.width)
+        recorded = torch.zeros(count, *shape, dtype=torch.half, device=device)
+        own = torch.zeros_like(recorded) if imagined else None
+        masks = torch.zeros(2, count, dtype=torch.bool, device=device)
+        by_kernels, done = self._by_kernels(), 0
+        groups = np.array_split(np.argsort(self.lengths), -(-len(self.lengths) // _EPISODES))
+        total = count * (1 + imagined)
+        with mixed_precision(device.type), ProgressReporter("encoding", total) as reporter:
+            for episodes in groups:
+                self._encode_recorded(episodes, recorded, by_kernels)
+                if own is not None:
+                    self._encode_imagined(episodes, own, masks, by_kernels or self._generator)
+                done += int(self.lengths[episodes].sum()) * (1 + imagined)
+                reporter.update(done, f"features of {done} frames")
+        return Features(recorded, own, masks[0], masks[1])
+
+    def _by_kernels(self) -> RecurrentGenerator | None:
+        """A copy of the generator that steps by kernels, eight times as fast as clips.
+
+        None where kernels do not support it.
+        """
+        if self._sequences.device.type != "cpu" or not self._generator.supports_kernels:
+            return None
+        quick = deepcopy(self._generator).eval()
+        quick.prepare_inference(torch.float32)
+        return quick
+
+    def _inputs(self, arrivals: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [E, T, N, C] of ``arrivals`` [E, T], and the conditions [E, T, Q] that lead to them."""
+        latents = self._latents.sample(self._sequences.frame[arrivals])
+        return latents, self._conditions(self._sequences.controls[arrivals], arrivals)
+
+    def _encode_recorded(
+        self, episodes: np.ndarray, features: Tensor, by_kernels: RecurrentGenerator | None
+    ) -> None:
+        """Fill in the features of the episodes of the numbers ``episodes`` [E]."""
+        arrivals, valid = self.arrivals(episodes)
+        latents, condition = self._inputs(arrivals)
+        if by_kernels is None:
+            made, _ = self._generator.clip(latents[:, :-1], condition[:, 1:])
+        else:
+            made = self._step(by_kernels, latents.float(), condition.float(), torch.zeros_like(valid))
+        features[arrivals[:, 1:][valid[:, 1:]]] = made[valid[:, 1:]].half()
+
+    def _encode_imagined(
+        self, episodes: np.ndarray, features: Tensor, masks: Tensor, generator: RecurrentGenerator
+    ) -> None:
+        """Fill in ``features`` of the episodes, and ``masks``, bool [2, A]: imagined pasts, known features.
+
+        Each episode is dreamt from an arrival on that is drawn uniformly, for a number of frames.
+        """
+        arrivals, valid = self.arrivals(episodes)
+        lengths, place = valid.sum(1), torch.arange(arrivals.shape[1], device=arrivals.device)
+        chance = torch.rand(2, len(episodes), device=arrivals.device)
+        first = 1 + (chance[0] * (lengths - 2).clamp(min=0)).long()
+        low, high = np.log(_DREAM_FRAMES)
+        last = torch.minimum(first + (low + (high - low) * chance[1]).exp().long(), lengths - 1)
+        own = (place >= first[:, None]) & (place < last[:, None])
+        made = self._step(generator, *(part.float() for part in self._inputs(arrivals)), own)
+        known = ((place <= last[:, None]) & valid)[:, 1:]
+        features[arrivals[:, 1:][known]] = made[known].half()
+        masks[1, arrivals[:, 1:][known]] = True
+        masks[0, arrivals[:, 1:][own[:, :-1] & known]] = True
+
+    def _step(
+        self, generator: RecurrentGenerator, latents: Tensor, conditions: Tensor, own: Tensor
+    ) -> Tensor:
+        """Features [E, T - 1, N, D] that lead to each latent [E, T, N, C] but the first, one by one.
+
+        Where ``own``, bool [E, T], the generator's own sample stands in the place of the latent.
+        """
+        state, features = generator.initial_state(len(latents)), []
+        sampler, dreams = self._networks.sampler, own.any(0).tolist()
+        for t in range(latents.shape[1]):
+            steps = sampler.default_steps if dreams[t] else 0
+            prior = latents[:, t]  # is not read
+            prepared = generator.prepare(state, prior, conditions[:, t], steps)
+            features.append(prepared.features)
+            latent = latents[:, t]
+            if dreams[t]:
+                drawn = sampler.draw(generator, prepared, torch.randn_like(latent), steps)
+                latent = torch.where(own[:, t, None, None], drawn, latent)
+            generator.commit(state, prepared, latent, False)
+        return torch.stack(features[1:], 1)
