@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from worldsim.agents.dreamer.batch_agents import check_world
+from worldsim.agents.dreamer.beginnings import real_beginnings
 from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import load_policy, save_policy
 from worldsim.agents.dreamer.score import fresh_seeds, mean_and_error, score_policy
-from worldsim.agents.dreamer.training import REWARDS, real_beginnings, train_policy
+from worldsim.agents.dreamer.training import REWARDS, train_policy
 from worldsim.engine.world import World, load
 from worldsim.options import COUNT, MINUTES, PROCESSES, TEMPERATURE, THREADS, Number, Parser, listed
 from worldsim.utils.output_paths import check_writable

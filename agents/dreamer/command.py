@@ -20,15 +20,18 @@ from typing import Any
 import torch
 
 from worldsim.agents.dreamer.batch_agents import check_world
+from worldsim.agents.dreamer.beginnings import real_beginnings, recorded_beginnings
 from worldsim.agents.dreamer.collectors import PolicyCollector
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import POLICY, load_policy, save_policy
 from worldsim.agents.dreamer.round_videos import SHEET, write_round_videos
 from worldsim.agents.dreamer.score import score_policy
-from worldsim.agents.dreamer.training import REWARDS, TrainingResult, real_beginnings, train_policy
+from worldsim.agents.dreamer.training import REWARDS, TrainingResult, train_policy
+from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
+from worldsim.engine.precision import DTYPES
 from worldsim.engine.world import World, load
 from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.errors import ConfigError
@@ -50,6 +53,8 @@ _FIXED = (
     *("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "explore", "recipe"),
 )
 """Options that a run keeps."""
+_RECORDED = 3
+"""Recorded beginnings for each of a real episode."""
 _FINE_TUNING = ("lr_scale=0.06", "batch=24")
 """Settings of the recipe for a trained world; at a rate of 0.3 small batches undo what it has learnt."""
 _SEED = Number(high=3998)
@@ -75,6 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--hold", type=COUNT, default=4, help="frames that a decision is held")
     add("--reward", choices=REWARDS, default="auto", help="what the policy learns for")
     add_dream_options(parser)
+    add(
+        "--begin-in",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="recordings: three of four dreams begin anywhere in their episodes, one where an episode does "
+        "(default: what further rounds collect)",
+    )
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="of dreams (default: float32 on a CPU; bfloat16 is faster on one with matrix units)",
+    )
     add("--collect", type=COUNT, default=60_000, help="real frames that each further round adds")
     add(
         "--explore",
@@ -104,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if number:
             source = _collect_and_improve(args, number, source)
-        row = {"round": number} | _play_round(args, number, load(source, args.device), folder)
+        row = {"round": number} | _play_round(args, number, source, folder)
         table.append(row)
         _write_json(args.out / _TABLE, table)
         print(_line(row), flush=True)
@@ -132,9 +151,10 @@ def _collect_and_improve(args: argparse.Namespace, number: int, source: str) -> 
     return _improve_world(args, source, folder)
 
 
-def _play_round(args: argparse.Namespace, number: int, world: World, folder: Path) -> dict[str, Any]:
-    """Learn a policy in ``world`` and let it play; the round's row of the table."""
-    _learn(args, number, world, folder)
+def _play_round(args: argparse.Namespace, number: int, source: str, folder: Path) -> dict[str, Any]:
+    """Learn a policy in the world ``source`` and let it play; the round's row of the table."""
+    _learn(args, number, load(source, args.device, DTYPES.get(args.dtype)), folder)
+    world = load(source, args.device)
     row = _read_json(folder / _DREAM)
     policy, scored = load_policy(folder / POLICY), folder / _SCORE
     row = {"dream_mean": row["dream_mean"], "fps": row["fps"], "frames": policy.metadata.frames}
@@ -175,11 +195,21 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
     )
     if begun is None and number:
         begun = _last_policy(args.out / f"round-{number - 1}")
-    starts = world.with_starts(real_beginnings(world, args.starts, args.seed))
-    outcome = train_policy(starts, share, settings, _tell, begun=begun, keep=keep)
+    begun_in = _with_beginnings(args, number, world)
+    outcome = train_policy(begun_in, share, settings, _tell, begun=begun, keep=keep)
     keep(outcome)
     if not outcome.finished:
         raise KeyboardInterrupt
+
+
+def _with_beginnings(args: argparse.Namespace, number: int, world: World) -> World:
+    """The world with what its dreams begin with: beginnings of real episodes, and places in recorded ones."""
+    found = real_beginnings(world, args.starts, args.seed)
+    recorded = [*args.begin_in, *([args.out / "data"] if number else [])]
+    if recorded:
+        stores = [ClipStore(path, world.spec.size) for path in recorded]
+        found += recorded_beginnings(stores, world, _RECORDED * args.starts, args.seed + number)
+    return world.with_starts(found)
 
 
 def _begun(folder: Path) -> TrainingResult | None:

@@ -21,12 +21,12 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
 from worldsim.agents.dreamer.batch_agents import BatchAgent, PolicyBatchAgent, RandomBatchAgent, check_world
+from worldsim.agents.dreamer.beginnings import real_beginnings
 from worldsim.agents.dreamer.dream_batch import DreamBatch
 from worldsim.agents.dreamer.games import Games
 from worldsim.agents.dreamer.policy import LatentPolicy, load_policy
 from worldsim.agents.dreamer.rhythms import PERIODS, Rhythm, rhythm_patterns
 from worldsim.agents.dreamer.score import fresh_seeds, mean_and_error
-from worldsim.agents.dreamer.training import real_beginnings
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError, nearest
 from worldsim.evaluation.agreement import MEASURES, Agreement, agreement

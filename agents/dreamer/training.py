@@ -15,13 +15,11 @@ import torch
 from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata
 from worldsim.agents.dreamer.real_games import RealGamesEnv
 from worldsim.agents.learner import ppo_cleanrl
-from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.world import World
 from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.reward import BatchedRewardFn
-from worldsim.envs.sources import make_source
 from worldsim.envs.vector import ImaginedVectorEnv
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.threads import thread_limit
@@ -32,7 +30,6 @@ __all__ = [
     "RewardName",
     "TrainingResult",
     "dream_envs",
-    "real_beginnings",
     "real_envs",
     "train_policy",
 ]
@@ -43,8 +40,6 @@ REWARDS: tuple[RewardName, ...] = ("auto", "survival", "world")
 
 _PENALTY = 10.0
 """Cost of a certain end: a frame costs this times its termination probability."""
-_FIRST_SEED = 3_000_000_000
-"""First seed of the real episodes whose beginnings dreams start from; scored episodes lie above."""
 _FIRST_REAL_SEED = 3_200_000_000
 """First seed of the real episodes that a learner without dreams plays."""
 _EARLY = 0.1
@@ -101,26 +96,6 @@ class TrainingResult:
     """The reward that was chosen: "survival" or "world"."""
     finished: bool = True
     """False on the way, and where Ctrl-C ended the training."""
-
-
-def real_beginnings(world: World, count: int, seed: int) -> list[Context]:
-    """The first frames of ``count`` real episodes, under random keys: where dreams begin."""
-    space, rng = world.spec.control_space, np.random.default_rng((seed, 3))
-    source, found = make_source(world.spec.name, world.spec.size), []
-    try:
-        for number in range(count):
-            seen = [source.reset(_FIRST_SEED + seed * 10_000 + number)]
-            controls = [np.zeros(space.size, np.float32)]
-            for _ in range(int(rng.integers(1, 8))):
-                control = space.from_discrete(int(rng.integers(len(space.discrete_actions))))
-                seen.append(source.step(control))
-                controls.append(space.vector(control).astype(np.float32))
-            poses = [one.pose for one in seen if one.pose is not None]
-            given = np.stack(poses) if world.networks.has_poses else None
-            found.append(Context(np.stack([one.frame for one in seen]), np.stack(controls), given))
-    finally:
-        source.close()
-    return found
 
 
 def train_policy(

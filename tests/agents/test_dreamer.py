@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny_moving import SPEC, moving_world
-from worldsim.agents.dreamer import games, round_videos, score, training
+from worldsim.agents.dreamer import beginnings, games, round_videos, score, training
 from worldsim.agents.dreamer.batch_agents import (
     ExploringBatchAgent,
     PeriodicBatchAgent,
@@ -81,7 +81,7 @@ class Corridor:
 
 @pytest.fixture
 def corridor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (games, training):
+    for module in (games, beginnings):
         monkeypatch.setattr(module, "make_source", lambda name, size=None: Corridor())
 
 
@@ -339,7 +339,7 @@ def test_fresh_episodes_lie_above_all_recordings() -> None:
 
 
 def test_the_seeds_of_real_episodes_are_apart_and_within_what_games_take() -> None:
-    firsts = [training._FIRST_SEED, training._FIRST_REAL_SEED, score._SEARCHED_SEED, score._FIRST_SEED]
+    firsts = [beginnings._FIRST_SEED, training._FIRST_REAL_SEED, score._SEARCHED_SEED, score._FIRST_SEED]
     firsts.append(round_videos._SEED)
     assert firsts == sorted(firsts)
     assert max(firsts) + 4_000 < 2**32

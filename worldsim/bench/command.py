@@ -20,6 +20,7 @@ from worldsim.bench.machine import MachineLimits, machine_info
 from worldsim.bench.session_ops import time_long_run, time_session_ops
 from worldsim.bench.steps import BenchCase, Timing, time_steps
 from worldsim.bench.wire import time_wire
+from worldsim.engine.precision import DTYPES
 from worldsim.engine.world import World, load
 from worldsim.kernels.library import kernels_disabled
 from worldsim.options import COUNT, DENOISING, NATURAL, THREADS, Number, Parser, listed
@@ -32,7 +33,6 @@ _SESSIONS = Number(low=1, high=65_536, about="at least one session, and at most 
 _SECONDS = Number(whole=False, high=86_400)
 """Time of a case; 0: one step."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     say = Console(stderr=True).print if args.json else Console().print
     with nullcontext() if args.kernels else kernels_disabled():
-        world = load(args.world, args.device, _DTYPES.get(args.dtype))
+        world = load(args.world, args.device, DTYPES.get(args.dtype))
         limits = MachineLimits.of(world.device)
         result = {**machine_info(world, limits), **_MEASURES[args.what](world, limits, args, say)}
     if args.json:
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="also write the JSON there")
     add("--force", action="store_true", help="replace the file --out")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--dtype", choices=_DTYPES, help="(default: float32 where kernels make the frames)")
+    add("--dtype", choices=DTYPES, help="(default: float32 where kernels make the frames)")
     add("--no-kernels", dest="kernels", action="store_false", help="leave all to torch")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser

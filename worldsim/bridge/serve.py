@@ -26,6 +26,7 @@ from worldsim.bridge.server.status_page import StatusPage
 from worldsim.bridge.wire.protocol import ClientLimits, control_address
 from worldsim.checkpoint import find_world
 from worldsim.engine.engine import Engine
+from worldsim.engine.precision import DTYPES
 from worldsim.engine.world import load
 from worldsim.options import COUNT, DENOISING, NATURAL, PORT, PROCESSES, SECONDS, THREADS, Number, Parser
 from worldsim.utils.output_paths import check_writable
@@ -33,7 +34,6 @@ from worldsim.utils.output_paths import check_writable
 __all__ = ["main"]
 
 _SLOTS = Number(low=1, high=65_536, about="a whole number of slots >= 1 and <= 65536")
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _SWITCH_INTERVAL = 0.0002
 """Thread switch interval in seconds; the engine's thread may wait for it at every operation."""
 _MIB = 2**20
@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--behind-router", action="store_true", help=argparse.SUPPRESS)
     add("--device", default="auto", help="auto, cpu, cuda, ...")
-    add("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
+    add("--dtype", choices=DTYPES, help="(default: what is faster on the device)")
     add("--threads", type=THREADS, help="CPU threads (default: all)")
     return parser
 
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 def _engine(args: argparse.Namespace) -> Engine:
     if args.threads:
         torch.set_num_threads(args.threads)
-    world = load(args.world, args.device, _DTYPES.get(args.dtype))
+    world = load(args.world, args.device, DTYPES.get(args.dtype))
     return world.engine(
         slots=args.slots,
         context=args.context,

@@ -7,6 +7,9 @@ import torch
 from worldsim.networks import Networks
 from worldsim.utils.cpu_info import multiplies_bfloat16
 
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Number types by the names that command lines take."""
+
 
 def best_dtype(networks: Networks) -> torch.dtype:
     """float32 where kernels make the whole frame, else what torch multiplies faster on this processor.

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from worldsim.data.collector import Collector
 from worldsim.data.video import require_av
+from worldsim.engine.precision import DTYPES
 from worldsim.engine.world import World, load
 from worldsim.errors import ConfigError
 from worldsim.evaluation.baselines.baseline import Baseline
@@ -46,7 +47,6 @@ _SEED = Number(high=RUNS - 1)
 """Reporting runs."""
 _GAMES = 10
 """Real games that a policy plays side by side."""
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +98,7 @@ def _claim(args: argparse.Namespace) -> None:
 @contextmanager
 def _opened(name: str, args: argparse.Namespace) -> Iterator[tuple[World, Collector, EvalConfig]]:
     """A world, a collector of its source and how much to measure."""
-    world = load(name, args.device, _DTYPES.get(args.dtype))
+    world = load(name, args.device, DTYPES.get(args.dtype))
     horizon = args.horizon or (SHORT if world.networks.scene is None else QUICK.horizon)
     config = replace(QUICK if args.quick else FULL, horizon=horizon)
     if args.trajectories:
@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--idm", type=Path, metavar="FILE", help="of `worldsim train-idm` (default: shipped)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--dtype", choices=_DTYPES, help="(default: what is faster on the device)")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: what is faster on the device)")
     parser.add_argument(
         "--threads", type=THREADS, help="CPU threads; metrics do not depend on them (default: all)"
     )
