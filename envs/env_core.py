@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from worldsim.engine.session_init import check_temperature
+from worldsim.engine.temperature import Temperature, TemperatureRange
 from worldsim.engine.world import load
 from worldsim.envs.actions import Actions, make_actions
 from worldsim.envs.reset_options import Start
@@ -46,7 +46,8 @@ class EnvCore:
         max_uncertainty: truncate an episode once its uncertainty exceeds this; None never does.
         reward_fn: function of rewards and ends; see ``worldsim.envs.reward.RewardFns``.
         starts: distribution of starts; see ``worldsim.envs.start_distribution.StartDistribution``.
-        temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
+        temperature: factor of the sampled noise, in [0, 10], or the lowest and the highest one; see
+            ``ImaginedEnv``.
         observation: "pixels", or "latent": the frame's code, flattened, then the agent's features; then no
             frame is decoded. Served worlds support only pixels.
     """
@@ -62,7 +63,7 @@ class EnvCore:
         max_uncertainty: float | None,
         reward_fn: Any = None,
         starts: Starts = None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         observation: str = "pixels",
     ) -> None:
         if observation not in OBSERVATIONS:
@@ -75,7 +76,8 @@ class EnvCore:
             raise ConfigError(rule, max_uncertainty, "leave max_uncertainty out")
         if not hasattr(self.world, "batch") and observation != "pixels":
             raise ConfigError("a served world gives pixels", observation, "load the world here")
-        self.temperature, self.observation = check_temperature(temperature), observation
+        self.temperature, self.observation = temperature, observation
+        self._temperatures = TemperatureRange.read(temperature)
         self._slots, self._denoising_steps = slots, denoising_steps
         self.actions: Actions = make_actions(actions, self.world.spec.control_space)
         self.reward_fns = RewardFns(reward_fn, slots)
@@ -127,7 +129,7 @@ class EnvCore:
     def open(self, slot: int, seed: int, start: Start) -> Session:
         """Begin an episode in ``slot``; its ``last`` step is what is seen before the first one."""
         place = self.start(seed) if start is None else start
-        session = self.engine.open(seed, place, self.temperature)
+        session = self.engine.open(seed, place, self._temperatures.of(seed))
         try:
             self.reward_fns.begin(slot, session.last)
         except BaseException:

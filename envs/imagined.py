@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import EzPickle
 
+from worldsim.engine.temperature import Temperature
 from worldsim.envs.env_core import EnvCore, draw_seed, info_of
 from worldsim.envs.reset_options import read_prompts, read_start
 from worldsim.envs.viewer import Viewer
@@ -44,7 +45,9 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         max_uncertainty: truncate an episode once ``uncertainty`` passes this; None never does.
         reward_fn: ``(step) -> (reward, terminated)`` in place of what the model imagines, with or without a
             memory; see ``worldsim.envs.reward.RewardFns``.
-        temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic.
+        temperature: factor of the sampled noise, in [0, 10]: 1 as trained, 0 is deterministic. Of (low, high)
+            each episode has one of its own, which follows from its seed: no error of the world then helps in
+            all of them.
         starts: distribution of starts, used unless ``reset`` names one: numbers of the world's starts,
             weights by number, or a callable of a generator; see ``StartDistribution``. None: uniform.
         prompt: one of the world's prompts, in every control until ``reset`` names another; None: unknown.
@@ -70,7 +73,7 @@ class ImaginedEnv(gymnasium.Env[np.ndarray, Any], EzPickle):
         max_uncertainty: float | None = None,
         reward_fn: Any = None,
         starts: Starts = None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         prompt: str | None = None,
     ) -> None:
         EzPickle.__init__(

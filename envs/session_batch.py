@@ -12,6 +12,7 @@ import torch
 
 from worldsim.controls import Control
 from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.temperature import Temperature, TemperatureRange
 from worldsim.envs.reset_options import Start
 from worldsim.errors import EngineError
 from worldsim.sampling.control_batch import ControlBatch
@@ -36,14 +37,14 @@ class SessionBatch:
         engine: opens sessions and steps them.
         count: how many.
         space: the world's ``ControlSpace``.
-        temperature: factor of the sampled noise, in [0, 10].
+        temperature: factor of the sampled noise, in [0, 10], or the lowest and the highest one.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, engine: _Engine, count: int, space: Any, temperature: float = 1.0) -> None:
+    def __init__(self, engine: _Engine, count: int, space: Any, temperature: Temperature = 1.0) -> None:
         self.engine, self.count = engine, count
-        self._space, self._temperature = space, temperature
+        self._space, self._temperatures = space, TemperatureRange.read(temperature)
         self._sessions: list[Any] = [None] * count
 
     @property
@@ -55,7 +56,7 @@ class SessionBatch:
         """Begin worlds anew; see ``WorldBatch.begin``. One that cannot begin leaves its row empty."""
         for row, seed, start in zip(rows, seeds, starts, strict=True):
             self._end(row)
-            self._sessions[row] = self.engine.open(seed, start, self._temperature)
+            self._sessions[row] = self.engine.open(seed, start, self._temperatures.of(seed))
 
     def step(self, controls: ControlBatch) -> BatchStep:
         """Step every world; see ``WorldBatch.step``."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldsim.context import Context
 from worldsim.engine.batch import WorldBatch
+from worldsim.engine.temperature import Temperature
 from worldsim.envs.batched_actions import BatchedActions
 from worldsim.envs.env_core import EnvCore, draw_seed
 from worldsim.envs.reset_options import mask_on, read_mask, read_starts
@@ -112,7 +113,7 @@ class ImaginedVectorEnv(VectorEnv[Tensor, Any, Tensor]):
         max_uncertainty: float | None = None,
         reward_fn: Any = None,
         starts: Starts = None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         observation: str = "pixels",
         prompt: str | Sequence[str | None] | None = None,
         max_episode_steps: int | None = None,

@@ -50,7 +50,19 @@ _DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
 _STATE = ("minutes", "reward", "finished")
 """Fields of a training's state that ``dream.json`` keeps beside its figures."""
 _FIXED = (
-    *("world", "temperature", "hold", "hidden", "layers", "reward", "seed", "collect", "explore", "recipe"),
+    *(
+        "world",
+        "temperature",
+        "hottest",
+        "hold",
+        "hidden",
+        "layers",
+        "reward",
+        "seed",
+        "collect",
+        "explore",
+        "recipe",
+    ),
 )
 """Options that a run keeps."""
 _RECORDED = 3
@@ -77,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="run folder: a folder a round, the data, the table")
     add("--rounds", type=COUNT, default=1, help="rounds; from the second on the world learns, too")
     add("--temperature", type=TEMPERATURE, default=1.15, help="of the dream: factor of its noise")
+    add("--hottest", type=TEMPERATURE, help="each dream has its own, from --temperature up to this")
     add("--hold", type=COUNT, default=4, help="frames that a decision is held")
     add("--reward", choices=REWARDS, default="auto", help="what the policy learns for")
     add_dream_options(parser)
@@ -189,6 +202,7 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
     settings = dream_settings(
         args,
         temperature=args.temperature,
+        hottest=args.hottest,
         hold=args.hold,
         reward=args.reward,
         seed=args.seed + number,

@@ -16,6 +16,7 @@ from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata
 from worldsim.agents.dreamer.real_games import RealGamesEnv
 from worldsim.agents.learner import ppo_cleanrl
 from worldsim.engine.batch_step import BatchStep
+from worldsim.engine.temperature import Temperature
 from worldsim.engine.world import World
 from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
@@ -59,6 +60,8 @@ class DreamSettings:
     """Settings of a policy's training."""
 
     temperature: float = 1.15
+    hottest: float | None = None
+    """Each dream has a temperature of its own, from ``temperature`` up to this; None: all have the same."""
     hold: int = 4
     """Frames that every decision is held."""
     dreams: int = 256
@@ -247,13 +250,19 @@ def dream_envs(world: World, settings: DreamSettings) -> ActionRepeat:
         world=world,
         actions="discrete",
         denoising_steps=settings.denoising_steps,
-        temperature=settings.temperature,
+        temperature=_temperatures(settings),
         observation="latent",
         reward_fn=None if settings.reward == "world" else BatchedRewardFn(_survival),
         max_episode_steps=settings.episode,
         autoreset_mode="SameStep",
     )
     return ActionRepeat(EpisodeStatistics(envs), settings.hold)
+
+
+def _temperatures(settings: DreamSettings) -> Temperature:
+    if settings.hottest is None:
+        return settings.temperature
+    return settings.temperature, settings.hottest
 
 
 def real_envs(world: World, settings: DreamSettings) -> ActionRepeat:

@@ -83,7 +83,8 @@ def test_a_policy_learns_from_places_in_recordings(
         return whole(world, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(command, "train_policy", spy)
-    line = [*words(folder, tmp_path / "run", dtype=dtype), "--begin-in", str(data)]
+    options = {"dtype": dtype, "temperature": 1.0, "hottest": 1.5}
+    line = [*words(folder, tmp_path / "run", **options), "--begin-in", str(data)]
     assert command.main(line) == 0
     assert len(seen[0].starts) == 2 + 3 * 2
     assert str(seen[0].dtype) == f"torch.{dtype}"

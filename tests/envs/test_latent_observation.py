@@ -11,6 +11,7 @@ import torch
 from tests.envs.fake_world import FakeWorld
 from tests.tiny_moving import SPEC, moving_world
 from worldsim.context import Context
+from worldsim.engine.temperature import TemperatureRange
 from worldsim.engine.world import World, load
 from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
@@ -79,6 +80,27 @@ def test_temperature_reaches_the_dream(world: World) -> None:
     np.testing.assert_array_equal(*frames)
 
 
+def test_each_episode_has_a_temperature_of_its_own(world: World) -> None:
+    """It follows from the episode's seed, by restarts on the device, too, and in one environment alone."""
+    span = TemperatureRange(0.5, 2.5)
+    batch = world.batch(40, temperature=(0.5, 2.5), decode=False)
+    batch.begin(range(40), range(40), [0] * 40)
+    found = batch._state.temperature
+    torch.testing.assert_close(found, torch.tensor([span.of(seed) for seed in range(40)]))
+    assert found.min() < 0.7
+    assert found.max() > 2.3
+    seeds = torch.arange(1_000, 1_040)
+    batch.restart(torch.ones(40, dtype=torch.bool), seeds, torch.zeros_like(seeds))
+    torch.testing.assert_close(batch._state.temperature, span.of_all(seeds))
+    single = ImaginedEnv(world, temperature=(0.5, 2.5))
+    single.reset(seed=7)
+    assert single.session is not None
+    assert 0.5 <= single.session.temperature <= 2.5
+    first = single.session.temperature
+    single.reset()
+    assert single.session.temperature != first
+
+
 def test_other_starts(world: World) -> None:
     frames = np.full((2, *SPEC.size, 3), 128, np.uint8)
     other = world.with_starts([Context(frames)])
@@ -93,6 +115,8 @@ def test_refusals(world: World, fake: FakeWorld) -> None:
             made(world, **options)
     with pytest.raises(EngineError, match="temperature"):
         made(world, temperature=-1.0)
+    with pytest.raises(EngineError, match=r"\(low, high\)"):
+        made(world, temperature=(2.0, 1.0))
     with pytest.raises(ConfigError, match="served world"):
         made(fake, observation="latent")
 

@@ -20,8 +20,9 @@ from worldsim.engine.cpu_workers import CpuWorkers
 from worldsim.engine.cuda_graphs import Work, captured
 from worldsim.engine.in_process import InProcess
 from worldsim.engine.loaded_world import LoadedWorld
-from worldsim.engine.session_init import SessionInit, check_temperature, context_length
+from worldsim.engine.session_init import SessionInit, context_length
 from worldsim.engine.stepper import Stepper
+from worldsim.engine.temperature import Temperature, TemperatureRange
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
 from worldsim.sampling.control_batch import ControlBatch, ControlTensors
@@ -42,13 +43,13 @@ class WorldBatch(InProcess):
         count: int,
         context: int | None,
         denoising_steps: int | None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         decode: bool = True,
     ) -> None:
         if count < 1:
             raise EngineError("a batch must have at least one world", count)
         self.world, self.count = world, count
-        self.temperature, self.decode = check_temperature(temperature), decode
+        self._temperatures, self.decode = TemperatureRange.read(temperature), decode
         self.context = context_length(world, context)
         self.denoising_steps = check_denoising_steps(world.networks.sampler, denoising_steps)
         size, networks = world.spec.size if decode else (0, 0), world.networks
@@ -102,7 +103,7 @@ class WorldBatch(InProcess):
             self._bank = self._fill_bank()
         with torch.inference_mode():
             state = self._bank[0].pick(starts)
-            state.seeds = seeds
+            state.seeds, state.temperature = seeds, self._temperatures.of_all(seeds)
             self._state.replace(mask, state)
         self.now = self.now.where(mask, replace(self._bank[1].pick(starts), seed=seeds))
 
@@ -140,7 +141,7 @@ class WorldBatch(InProcess):
 
     def _prefill(self, number: int | None, context: Context, seed: int) -> tuple[WorldState, BatchStep]:
         state, seen = self._session_init.prefill(number, context, seed)
-        state.temperature = torch.full_like(state.temperature, self.temperature)
+        state.temperature = torch.full_like(state.temperature, self._temperatures.of(seed))
         return state, self._fitting(seen)
 
     def _fitting(self, seen: BatchStep) -> BatchStep:

@@ -19,12 +19,13 @@ from worldsim.engine.latency_model import LatencyModel
 from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.scheduler import Scheduler
 from worldsim.engine.session import Session
-from worldsim.engine.session_init import SessionInit, check_temperature, context_length
+from worldsim.engine.session_init import SessionInit, context_length
 from worldsim.engine.session_states import SessionStates
 from worldsim.engine.snapshots import Snapshot, SnapshotSchema, pack, unpack
 from worldsim.engine.step import Step
 from worldsim.engine.stepper import Stepper
 from worldsim.engine.synchronized import Synchronized, synchronized
+from worldsim.engine.temperature import check_temperature
 from worldsim.engine.undo import Undo, roll_back, undo
 from worldsim.engine.validation import batch_controls, check_frame, read_control, read_plans
 from worldsim.engine.waves import check_passes, waves

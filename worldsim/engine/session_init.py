@@ -13,7 +13,6 @@ from worldsim import camera
 from worldsim.context import Context
 from worldsim.engine.batch_step import BatchStep
 from worldsim.engine.loaded_world import LoadedWorld
-from worldsim.engine.snapshot_rules import MAX_TEMPERATURE
 from worldsim.errors import EngineError
 from worldsim.pixels import to_model
 from worldsim.sampling.clock import observe_first_frame, observe_frame
@@ -43,17 +42,6 @@ def context_length(world: LoadedWorld, context: int | None) -> int:
         rule = f"this world was trained with a context of at most {most}"
         raise EngineError(rule, context, f"choose {least} to {most}")
     return length
-
-
-def check_temperature(value: float) -> float:
-    """Return ``value``.
-
-    Raises:
-        EngineError: it is not a temperature.
-    """
-    if not 0 <= value <= MAX_TEMPERATURE:
-        raise EngineError(f"a temperature must be in [0, {MAX_TEMPERATURE:g}]", value, "use 1, as trained")
-    return value
 
 
 def _start_number(start: object) -> int:

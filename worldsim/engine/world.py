@@ -18,6 +18,7 @@ from worldsim.engine.engine import Engine
 from worldsim.engine.loaded_world import LoadedWorld
 from worldsim.engine.precision import best_dtype
 from worldsim.engine.smoke_test import smoke_test
+from worldsim.engine.temperature import Temperature
 from worldsim.errors import CheckpointError, EngineError
 from worldsim.kernels.library import active_variant
 from worldsim.networks import find_device
@@ -97,7 +98,7 @@ class World(LoadedWorld):
         count: int,
         context: int | None = None,
         denoising_steps: int | None = None,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         decode: bool = True,
     ) -> WorldBatch:
         """Make ``count`` worlds that are always stepped together, in tensors on the world's device.
@@ -106,7 +107,8 @@ class World(LoadedWorld):
             count: how many.
             context: frames of past that the generator sees (default: what it was trained with).
             denoising_steps: denoising passes per frame, K, e.g. 1, 2 or 4 (default: the sampler's).
-            temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``.
+            temperature: factor of the sampled noise, in [0, 10]; see ``Engine.open``. Of (low, high) each
+                world has one of its own, which follows from its seed.
             decode: False: frames are left empty. On a CPU each core then steps its share of the worlds at
                 once, which is several times as fast; the last bits may depend on ``count``.
 
