@@ -129,7 +129,8 @@ class OutcomeFeatures:
         low, high = np.log(_DREAM_FRAMES)
         last = torch.minimum(first + (low + (high - low) * chance[1]).exp().long(), lengths - 1)
         own = (place >= first[:, None]) & (place < last[:, None])
-        made = self._step(generator, *(part.float() for part in self._inputs(arrivals)), own)
+        latents, condition = self._inputs(arrivals)
+        made = self._step(generator, latents.float(), condition.float(), own)
         known = ((place <= last[:, None]) & valid)[:, 1:]
         features[arrivals[:, 1:][known]] = made[known].half()
         masks[1, arrivals[:, 1:][known]] = True

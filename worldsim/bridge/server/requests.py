@@ -29,7 +29,7 @@ from worldsim.bridge.wire.protocol import CODECS, ClientLimits, Code
 from worldsim.bridge.wire.step_header import StepHeader
 from worldsim.bridge.wire.zmtp import Reservation
 from worldsim.controls import Control
-from worldsim.engine.session_init import MAX_TEMPERATURE
+from worldsim.engine.snapshot_rules import MAX_TEMPERATURE
 from worldsim.engine.step import Step
 from worldsim.errors import BridgeError, WorldsimError
 
