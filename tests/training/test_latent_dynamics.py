@@ -100,6 +100,21 @@ def test_reward_and_end_learn_over_features_that_are_computed_once(
     }
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_world_that_is_trained_further_keeps_what_policies_read(data: Path, warm: bool) -> None:
+    clips = ClipStore(data)
+    recipe = replace(TINY, agent_memory=False)
+    networks = Networks(recipe.plan(clips.spec, None), clips.spec)
+    generator = networks.generator
+    assert isinstance(generator, RecurrentGenerator)
+    outcome = recipe.stages(networks, clips, warm=warm)[-1]
+    learnt = {id(weight) for group in outcome.param_groups for weight in group.parameters}
+    read_by_policies = {id(weight) for weight in generator.agent_in.parameters()}
+    assert learnt == {id(weight) for weight in networks.heads.outcome.parameters()} | (
+        set() if warm else read_by_policies
+    )
+
+
 def test_reward_and_end_are_learnt_for_some_epochs_alone(data: Path) -> None:
     """More of them would teach the recorded ends by heart."""
     clips = ClipStore(data)

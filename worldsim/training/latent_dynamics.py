@@ -141,7 +141,7 @@ class LatentDynamicsRecipe:
             Stage(
                 "outcome",
                 self.outcome_fraction,
-                [_outcome_group(networks)],
+                [_outcome_group(networks, warm)],
                 outcome,
                 outcome.start,
                 should_end=outcome.verdict,
@@ -170,16 +170,18 @@ class LatentDynamicsGpuRecipe(LatentDynamicsRecipe):
     outcome_batch: int = 32768
 
 
-def _outcome_group(networks: Networks) -> ParamGroup:
+def _outcome_group(networks: Networks, warm: bool) -> ParamGroup:
     """Return the weights of outcome and agent features, with weight decay.
 
-    Agent features stay as they are where the motion of the camera is read from them, too.
+    Agent features stay as they are in a world that is trained further, since its policies read them, and
+    where the motion of the camera is read from them, too. A memory that the world did not have yet is learnt.
     """
     generator = networks.generator
     assert isinstance(generator, RecurrentGenerator)
     parts: list[nn.Module] = [networks.heads.outcome]
     if not networks.has_poses:
-        parts += [generator.agent_in, *([] if generator.agent_memory is None else [generator.agent_memory])]
+        parts += [] if warm else [generator.agent_in]
+        parts += [] if generator.agent_memory is None else [generator.agent_memory]
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3, 0.1)
 
 
