@@ -100,19 +100,27 @@ def test_reward_and_end_learn_over_features_that_are_computed_once(
     }
 
 
-@pytest.mark.parametrize("warm", [True, False])
-def test_a_world_that_is_trained_further_keeps_what_policies_read(data: Path, warm: bool) -> None:
+def test_a_world_that_is_trained_further_keeps_what_policies_read(data: Path) -> None:
+    """Reward and end alone learn then, and a memory that the world did not have before."""
     clips = ClipStore(data)
-    recipe = replace(TINY, agent_memory=False)
-    networks = Networks(recipe.plan(clips.spec, None), clips.spec)
+    networks = Networks(TINY.plan(clips.spec, None), clips.spec)
     generator = networks.generator
     assert isinstance(generator, RecurrentGenerator)
-    outcome = recipe.stages(networks, clips, warm=warm)[-1]
-    learnt = {id(weight) for group in outcome.param_groups for weight in group.parameters}
-    read_by_policies = {id(weight) for weight in generator.agent_in.parameters()}
-    assert learnt == {id(weight) for weight in networks.heads.outcome.parameters()} | (
-        set() if warm else read_by_policies
+    memory = generator.agent_memory
+    assert memory is not None
+
+    def learnt(warm: bool) -> set[int]:
+        (group,) = TINY.stages(networks, clips, warm=warm)[-1].param_groups
+        return {id(weight) for weight in group.parameters}
+
+    heads, features, remembered = (
+        {id(weight) for weight in part.parameters()}
+        for part in (networks.heads.outcome, generator.agent_in, memory)
     )
+    assert learnt(warm=False) == heads | features | remembered
+    assert learnt(warm=True) == heads | remembered
+    torch.nn.init.normal_(memory.out.weight)
+    assert learnt(warm=True) == heads
 
 
 def test_reward_and_end_are_learnt_for_some_epochs_alone(data: Path) -> None:

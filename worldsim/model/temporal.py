@@ -53,6 +53,11 @@ class LstmMemory(nn.Module):
                 bias[width : 2 * width] = spans.log()
                 bias[:width] = -spans.log()
 
+    @property
+    def has_learnt(self) -> bool:
+        """False for fresh weights, which add nothing."""
+        return bool(self.out.weight.any())
+
     def initial(self, batch: int, tokens: int, device: torch.device) -> MemoryState:
         shape = (batch, tokens, self.width)
         return {name: torch.zeros(shape, device=device) for name in ("hidden", "cell")}

@@ -174,14 +174,15 @@ def _outcome_group(networks: Networks, warm: bool) -> ParamGroup:
     """Return the weights of outcome and agent features, with weight decay.
 
     Agent features stay as they are in a world that is trained further, since its policies read them, and
-    where the motion of the camera is read from them, too. A memory that the world did not have yet is learnt.
+    where the motion of the camera is read from them, too. A memory that is new to the world is learnt.
     """
     generator = networks.generator
     assert isinstance(generator, RecurrentGenerator)
     parts: list[nn.Module] = [networks.heads.outcome]
+    memory = generator.agent_memory
     if not networks.has_poses:
         parts += [] if warm else [generator.agent_in]
-        parts += [] if generator.agent_memory is None else [generator.agent_memory]
+        parts += [] if memory is None or (warm and memory.has_learnt) else [memory]
     return ParamGroup([weight for part in parts for weight in part.parameters()], 1e-3, 0.1)
 
 
