@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldsim.model.recurrent import RecurrentGenerator
-from worldsim.networks import Networks
+from worldsim.networks import TWIST, Networks
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective
 from worldsim.training.sequences import Sequences
 from worldsim.utils.mixed_precision import mixed_precision
@@ -145,6 +145,7 @@ class OutcomeFeatures:
         """
         state, features = generator.initial_state(len(latents)), []
         sampler, dreams = self._networks.sampler, own.any(0).tolist()
+        scale = self._networks.noise_scale(latents.new_zeros(len(latents), TWIST))[:, None, None]
         for t in range(latents.shape[1]):
             steps = sampler.default_steps if dreams[t] else 0
             prior = latents[:, t]  # is not read
@@ -152,7 +153,8 @@ class OutcomeFeatures:
             features.append(prepared.features)
             latent = latents[:, t]
             if dreams[t]:
-                drawn = sampler.draw(generator, prepared, torch.randn_like(latent), steps)
+                noise = scale * torch.randn_like(latent)  # as at play
+                drawn = sampler.draw(generator, prepared, noise, steps)
                 latent = torch.where(own[:, t, None, None], drawn, latent)
             generator.commit(state, prepared, latent, False)
         return torch.stack(features[1:], 1)
