@@ -62,7 +62,7 @@ class LatentDynamicsRecipe:
     """Arrivals in a window; the first is given."""
     outcome_batch: int = 4096
     """Arrivals in a step of the outcome stage."""
-    imagined_outcomes: float = 0.0
+    imagined_outcomes: float = 0.5
     """Share of those arrivals that follow a past which the generator imagines under the recorded controls."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
