@@ -282,8 +282,7 @@ class Engine(Synchronized):
     def set_temperature(self, session: Session, value: float) -> None:
         """Set the temperature of a session's next frames; see ``Session.temperature``."""
         self._check_open(session)
-        check_temperature(value)
-        self._states.set_temperature(session.number, value)
+        self._states.set_temperature(session.number, check_temperature(value))
 
     def offload(self, session: Session) -> None:
         """Move a session's state out of its slot into host memory; its next step brings it back, bit for bit.

@@ -28,7 +28,7 @@ _DREAM_FRAMES = (8, 256)
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class EpisodeFeatures:
     """Features that lead to each arrival, float16 [A, N, D]; 0 at an episode's first."""
 
     recorded: Tensor
@@ -68,7 +68,7 @@ class OutcomeFeatures:
         return given[0].to(self._sequences.device), given[1].to(self._sequences.device)
 
     @torch.no_grad()
-    def encode(self, imagined: bool) -> Features:
+    def encode(self, imagined: bool) -> EpisodeFeatures:
         """Return the features of all arrivals, also after imagined pasts if they are asked for."""
         sequences, count = self._sequences, len(self._sequences)
         device, shape = sequences.device, (self._generator.tokens, self._generator.config.width)
@@ -85,7 +85,7 @@ class OutcomeFeatures:
                     self._encode_imagined(episodes, own, masks, by_kernels or self._generator)
                 done += int(self.lengths[episodes].sum()) * (1 + imagined)
                 reporter.update(done, f"features of {done} frames")
-        return Features(recorded, own, masks[0], masks[1])
+        return EpisodeFeatures(recorded, own, masks[0], masks[1])
 
     def _by_kernels(self) -> RecurrentGenerator | None:
         """A copy of the generator that steps by kernels, eight times as fast as clips.

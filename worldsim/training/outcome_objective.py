@@ -22,7 +22,7 @@ from torch import Tensor
 from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.networks import Networks
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, outcome_loss
-from worldsim.training.outcome_features import Features, OutcomeFeatures
+from worldsim.training.outcome_features import EpisodeFeatures, OutcomeFeatures
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import Logs
 
@@ -56,11 +56,11 @@ class OutcomeObjective:
         self._networks, self._generator, self._sequences = networks, networks.generator, sequences
         self._batch, self._imagined = batch, imagined
         self._encoder = OutcomeFeatures(networks, sequences, dynamics)
-        self._features: Features | None = None
+        self._features: EpisodeFeatures | None = None
         self._seen = 0
         self._known = np.flatnonzero(~sequences.is_first)
 
-    def start(self) -> Features:
+    def start(self) -> EpisodeFeatures:
         """Compute all features, unless they are there; before the stage's first step."""
         if self._features is None:
             self._features = self._encoder.encode(imagined=self._imagined > 0)
@@ -79,23 +79,25 @@ class OutcomeObjective:
         if self._generator.agent_memory is not None:
             return self._of_episodes(features, self.draw_episodes(rng), bool(rng.random() < self._imagined))
         rows, taken = self._draw_rows(features, rng)
-        agent = self._generator.agent_inputs(taken.float())
+        agent = self._generator.agent_inputs(taken)
         return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
 
-    def _draw_rows(self, features: Features, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Arrivals int64 [R] and the features [R, N, D] that lead to them, some after an imagined past."""
+    def _draw_rows(self, features: EpisodeFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Arrivals int64 [R], and the features float32 [R, N, D] that lead to them; some pasts are imagined."""
         device = self._sequences.device
         dreamt = features.is_imagined.nonzero()[:, 0].cpu().numpy()
         share = self._imagined if len(dreamt) else 0.0
         count = int(rng.binomial(self._batch, share))
         recorded = torch.from_numpy(rng.choice(self._known, self._batch - count)).to(device)
         if features.imagined is None or not count:
-            return recorded, features.recorded[recorded]
+            return recorded, features.recorded[recorded].float()
         imagined = torch.from_numpy(rng.choice(dreamt, count)).to(device)
-        taken = torch.cat([features.recorded[recorded], features.imagined[imagined]])
-        return torch.cat([recorded, imagined]), taken
+        taken = (features.recorded[recorded].float(), features.imagined[imagined].float())
+        return torch.cat([recorded, imagined]), torch.cat(taken)
 
-    def _of_episodes(self, features: Features, episodes: np.ndarray, dreamt: bool) -> tuple[Tensor, Logs]:
+    def _of_episodes(
+        self, features: EpisodeFeatures, episodes: np.ndarray, dreamt: bool
+    ) -> tuple[Tensor, Logs]:
         """Loss of whole episodes of the numbers ``episodes`` [E]; ``dreamt``: up to an imagined part."""
         arrivals, valid = (part[:, 1:] for part in self._encoder.arrivals(episodes))
         taken = features.recorded
