@@ -83,7 +83,7 @@ class OutcomeObjective:
         return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
 
     def _draw_rows(self, features: EpisodeFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Arrivals int64 [R], and the features float32 [R, N, D] that lead to them; some pasts are imagined."""
+        """Arrivals int64 [R] and the features float32 [R, N, D] that lead to them, some after dreams."""
         device = self._sequences.device
         dreamt = features.is_imagined.nonzero()[:, 0].cpu().numpy()
         share = self._imagined if len(dreamt) else 0.0
