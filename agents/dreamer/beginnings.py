@@ -1,4 +1,4 @@
-"""Contexts that dreams begin with: of real episodes played for it, or of recorded ones.
+"""Contexts that dreams begin with: the first frames of real episodes, or any frames of recorded ones.
 
 A policy that only ever begins where episodes do learns little about what comes late in them, as imagined
 episodes leave the real ones the longer they last. Dreams that begin anywhere in recorded episodes show it
@@ -55,26 +55,29 @@ def recorded_beginnings(stores: Sequence[ClipStore], world: World, count: int, s
     Raises:
         DataError: a store of another size or other controls, or without an episode that is long enough.
     """
-    rng, found = np.random.default_rng((seed, 4)), list[Context]()
+    rng, places, found = np.random.default_rng((seed, 4)), [_places(one, world) for one in stores], []
     for number in range(count):
-        store = stores[number % len(stores)]
-        _check_store(store, world)
-        places = np.array([max(0, one.length - _FRAMES - _LEFT + 1) for one in store.episodes])
-        if not places.sum():
-            rule = f"a beginning needs a recorded episode of {_FRAMES + _LEFT} frames"
-            raise DataError(
-                rule, max((one.length for one in store.episodes), default=0), "record longer ones"
-            )
-        episode = int(rng.choice(len(places), p=places / places.sum()))
-        clip = store.window(episode, int(rng.integers(places[episode])), _FRAMES)
+        store, begins = stores[number % len(stores)], places[number % len(stores)]
+        episode = int(rng.choice(len(begins), p=begins / begins.sum()))
+        clip = store.window(episode, int(rng.integers(begins[episode])), _FRAMES)
         poses = clip.poses[0] if clip.poses is not None and world.networks.has_poses else None
         found.append(Context(clip.frames[0], clip.controls[0], poses))
     return found
 
 
-def _check_store(store: ClipStore, world: World) -> None:
-    """Raise unless the store's frames and controls are the world's."""
+def _places(store: ClipStore, world: World) -> np.ndarray:
+    """Number of places in each episode where a beginning fits, int64 [episodes].
+
+    Raises:
+        DataError: frames or controls that are not the world's, or no place at all.
+    """
     mine, theirs = world.spec, store.spec
     if (theirs.size, theirs.control_space) != (mine.size, mine.control_space):
         rule = f"dreams of {world.name} begin in recordings of {mine.size[0]}x{mine.size[1]} and its controls"
         raise DataError(rule, f"{theirs.name} {theirs.size[0]}x{theirs.size[1]}", "record the world's source")
+    lengths = np.array([one.length for one in store.episodes], np.int64)
+    places = np.maximum(0, lengths - _FRAMES - _LEFT + 1)
+    if not places.sum():
+        rule = f"a beginning needs a recorded episode of {_FRAMES + _LEFT} frames"
+        raise DataError(rule, f"at most {lengths.max(initial=0)}", "record longer episodes")
+    return places

@@ -32,6 +32,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
 from worldsim.engine.precision import DTYPES
+from worldsim.engine.temperature import TemperatureRange
 from worldsim.engine.world import World, load
 from worldsim.envs.episode_collector import EpisodeCollector
 from worldsim.errors import ConfigError
@@ -50,20 +51,9 @@ _DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
 _STATE = ("minutes", "reward", "finished")
 """Fields of a training's state that ``dream.json`` keeps beside its figures."""
 _FIXED = (
-    *(
-        "world",
-        "temperature",
-        "hottest",
-        "hold",
-        "hidden",
-        "layers",
-        "reward",
-        "seed",
-        "collect",
-        "explore",
-        "recipe",
-    ),
-)
+    "world", "temperature", "hottest", "hold", "hidden", "layers", "reward", "seed", "collect", "explore",
+    "recipe",
+)  # fmt: skip
 """Options that a run keeps."""
 _RECORDED = 3
 """Recorded beginnings for each of a real episode."""
@@ -129,6 +119,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     check_world(load(args.world, args.device))
+    if args.hottest is not None:
+        TemperatureRange.read((args.temperature, args.hottest))
     _check_settings(args)
     source, table = args.world, []
     for number in range(args.rounds):

@@ -34,7 +34,6 @@ _SECONDS = Number(whole=False, high=86_400)
 """Time of a case; 0: one step."""
 
 
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; with ``--json`` its last line is one JSON object."""
     args = _parser().parse_args(argv)
