@@ -210,6 +210,9 @@ def forcing_loss(
     clean = clip.latents
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(clean)
     noisy = interpolate(clean, noise, _per_token(generator, drawn.t))
+    if clip.shown is not None:
+        is_whole = drawn.is_context if drawn.is_context.ndim == 2 else drawn.is_context.all(-1)
+        noisy = torch.where(is_whole[..., None, None], clip.shown, noisy)
 
     def predict(latent: Tensor, t: Tensor, dt: Tensor) -> FlowPrediction:
         return generator(latent, t, dt, clip.prior_tokens, clip.condition, control_mask=drawn.control_mask)

@@ -43,6 +43,9 @@ class LatentClip:
     """Weight of each frame, float32 [B, T]; None: all equal."""
     own_past: float = 0.0
     """Share of windows, in [0, 1], whose past holds the generator's own samples (scheduled sampling)."""
+    shown: Tensor | None = None
+    """Latents that units of context are seen as [B, T, N, C], such as the generator's own; None: as they
+    are."""
     requantise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     """Bits with some of them flipped, given as bool [B, T, N, C]: as they are then seen, and the answers of a
     multi-scale tokenizer to what is left. None: later scales do not answer to flips."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,12 +212,41 @@ def test_own_frames_take_the_place_of_those_before(unit: str) -> None:
     condition = random_like((2, 3 * frames, networks.condition_size), 1)
     clip = unit_clip(networks, FrameClip(latents, condition, zeros + 1, Windows(zeros, zeros, zeros)))
     torch.manual_seed(0)
-    own = with_own_past(networks, clip)
+    own = with_own_past(networks, clip, np.random.default_rng(0))
     assert own.prior_tokens.shape == clip.prior_tokens.shape
     assert not own.prior_tokens.requires_grad
     assert torch.equal(own.latents, clip.latents)
     before, after = (networks.frame_latents(one.prior_tokens) for one in (clip, own))
     torch.testing.assert_close(after[:, 0], before[:, 0])
-    assert ((after[:, 1:] - before[:, 1:]).abs().amax((-1, -2)) > 0.01).all()
+    assert own.shown is not None
+    is_own = (own.shown != clip.latents).flatten(2).any(-1)
+    assert 0 < int(is_own[:, :-1].sum()) < is_own[:, :-1].numel()
+    moved = (after[:, 1:] - before[:, 1:]).abs().amax((-1, -2)) > 0.01
+    assert torch.equal(moved, is_own[:, :-1]), "the frame before is the generator's own where the unit is"
     slots = after[:, 1:].unflatten(2, (frames, -1))
     assert torch.equal(slots, slots[:, :, :1].expand_as(slots)), "all frames of a unit are shown the same"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_shown_units_are_context_and_nothing_else(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = lively(unit)
+    frames, shape = networks.unit.frames, networks.tokenizer.latent_spec.shape
+    latents, zeros = random_like((2, 3 * frames, *shape), 0), torch.zeros(2, 3 * frames)
+    condition = random_like((2, 3 * frames, networks.condition_size), 1)
+    clip = unit_clip(networks, FrameClip(latents, condition, zeros + 1, Windows(zeros, zeros, zeros)))
+    clip = replace(clip, shown=torch.full_like(clip.latents, 7.0))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    given = networks.generator.forward
+
+    def watched(noisy: torch.Tensor, t: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        seen.append((noisy, t))
+        return given(noisy, t, *rest, **more)
+
+    monkeypatch.setattr(networks.generator, "forward", watched)
+    for seed in range(8):
+        networks.sampler.loss(networks.generator, clip, np.random.default_rng(seed))
+    for noisy, t in seen:
+        is_shown = (noisy == 7).flatten(2).all(-1)
+        whole = t if t.ndim == 2 else t.amin(-1)
+        assert not (is_shown & (whole < 1)).any(), "a unit that is asked for is not shown"
+    assert any((noisy == 7).any() for noisy, _ in seen)

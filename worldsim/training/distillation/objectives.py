@@ -29,8 +29,8 @@ _POOL, _REFRESH = 16, 4
 _PAST_NOISE = 0.5
 """Largest deviation of the noise on the frame before that a generator is shown, in units of the latents'."""
 _OWN_PAST = 0.5
-"""Share of steps in which that frame is the generator's own, once it has learnt for a while: else the errors
-of a roll-out, which come back as its past, grow."""
+"""Share of steps in which some of the past is the generator's own, once it has learnt for a while: else the
+errors of a roll-out, which come back as its past, grow."""
 
 
 class BaseObjective:
@@ -86,7 +86,7 @@ class CausalObjective:
         units = unit_clip(view, clip, _PAST_NOISE)
         own = _OWN_PAST * min(1.0, max(0.0, 4 * progress - 1))
         if view.tokenizer.uses_previous_frame and rng.random() < own:
-            units = with_own_past(view, units)
+            units = with_own_past(view, units, rng)
         drawn = view.sampler.loss(view.generator, units, rng)
         logs = {**drawn.logs, "sampled": float(sampled)}
         if sampled:
@@ -134,21 +134,28 @@ def unit_clip(networks: Networks, clip: FrameClip, past_noise: float = 0.0) -> L
 
 
 @torch.no_grad()
-def with_own_past(networks: Networks, clip: LatentClip) -> LatentClip:
-    """The clip with the generator's own frames as those before, of which it is shown the last of each unit.
+def with_own_past(networks: Networks, clip: LatentClip, rng: np.random.Generator) -> LatentClip:
+    """The clip with the generator's own units in its past (scheduled sampling, Bengio et al. 2015).
 
-    They are predicted in one pass from noise and the true frame before (scheduled sampling, Bengio et al.
-    2015). The first unit keeps its prior.
+    Half of the units, drawn at random, are predicted in one pass from noise, given the others and the true
+    frame before. Later units are shown them instead of the recorded ones, both as context (``shown``) and,
+    the last frame of each, as the frame before. The first unit keeps its prior.
     """
     generator, frames = networks.generator, networks.unit.frames
     assert isinstance(generator, Transformer), "as the recipe plans it"
-    whole = torch.ones(clip.latents.shape[:2], device=clip.latents.device)
-    noise = torch.randn_like(clip.latents)
-    made = generator(noise, torch.zeros_like(whole), whole, clip.prior_tokens, clip.condition).clean
-    last = networks.frame_latents(made).unflatten(2, (frames, -1))[:, :-1, -1:]
-    first = networks.frame_latents(clip.prior_tokens)[:, :1]
+    units = clip.latents.shape[:2]
+    is_own = torch.from_numpy(rng.random(units) < 0.5).to(clip.latents.device)
+    noise = torch.from_numpy(rng.standard_normal(tuple(clip.latents.shape), np.float32)).to(clip.latents)
+    wide, whole = is_own[..., None, None], torch.ones(units, device=clip.latents.device)
+    noisy = torch.where(wide, noise, clip.latents)
+    made = generator(noisy, (~is_own).float(), whole, clip.prior_tokens, clip.condition).clean
+    shown = torch.where(wide, made.to(clip.latents.dtype), clip.latents)
+    last = networks.frame_latents(shown).unflatten(2, (frames, -1))[:, :-1, -1:]
     own = last.expand(-1, -1, frames, -1, -1).flatten(2, 3)
-    return replace(clip, prior_tokens=networks.unit_tokens(torch.cat([first, own.to(first.dtype)], 1)))
+    before = networks.frame_latents(clip.prior_tokens)
+    own = torch.where(wide[:, :-1], own.to(before.dtype), before[:, 1:])
+    prior = networks.unit_tokens(torch.cat([before[:, :1], own], 1))
+    return replace(clip, prior_tokens=prior, shown=shown)
 
 
 def _blank_prior(networks: Networks) -> Tensor:
