@@ -234,6 +234,9 @@ class NormalisesLatents(Protocol):
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Frame [B, 3, H, W] from a raw latent [B, N, C]; not clamped."""
 
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Weights that change the picture of a latent, and no latent."""
+
 
 def normalises_latents(tokenizer: Tokenizer) -> NormalisesLatents:
     """The tokenizer, if it can be trained as a variational one.
@@ -300,3 +303,14 @@ class TokenizerConfig(Protocol):
         Raises:
             ConfigError: the frame size or the camera does not fit.
         """
+
+
+@runtime_checkable
+class Enlargeable(Protocol):
+    """The config of a tokenizer whose latents can be those of larger frames."""
+
+    def enlarged(self, factor: int) -> TokenizerConfig:
+        """The config for frames ``factor`` times as high and as wide, with latents of the same form."""
+
+    def enlarge_weights(self, weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+        """Weights of a tokenizer of ``enlarged(factor)`` from this one's: the same latents and picture."""

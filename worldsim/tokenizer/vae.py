@@ -26,6 +26,7 @@ from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFra
 
 _LOG_VARIANCE = (-8.0, 2.0)
 """Range of the posterior's log variance: keeps a sample finite in bfloat16."""
+_OUT_BIAS = "pixels_out.bias"
 
 
 @register("tokenizer", "vae")
@@ -60,6 +61,24 @@ class VaeConfig:
     ) -> VaeTokenizer:
         """The tokenizer of frames of ``size``, with fresh weights; it needs neither condition nor camera."""
         return VaeTokenizer(self, size)
+
+    def enlarged(self, factor: int) -> VaeConfig:
+        """The same VAE for frames ``factor`` times as high and as wide: cells cover more pixels."""
+        return replace(self, patch=factor * self.patch)
+
+    def enlarge_weights(self, weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+        """Weights of ``enlarged(factor)`` from this VAE's ``weights``: the same latents, the same picture.
+
+        The larger VAE encodes the mean of every ``factor`` x ``factor`` pixels, and decodes each pixel of the
+        smaller one to as many equal pixels, until it is trained.
+        """
+        area, made = factor**2, dict(weights)
+        into, out, bias = (weights[name] for name in ("pixels_in.weight", "pixels_out.weight", _OUT_BIAS))
+        spread = _spread(into.transpose(0, 1), self.patch, factor).transpose(0, 1)
+        made["pixels_in.weight"] = spread / area
+        made["pixels_out.weight"] = _spread(out, self.patch, factor)
+        made[_OUT_BIAS] = _spread(bias, self.patch, factor)
+        return made
 
 
 class VaeTokenizer(nn.Module):
@@ -111,6 +130,14 @@ class VaeTokenizer(nn.Module):
     @property
     def uses_previous_frame(self) -> bool:
         return self.config.shows_past
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Weights that change the picture of a latent, and no latent."""
+        parts = [self.from_latent, self.block_mixer, self.unpool, self.decoder, self.pixels_out]
+        return [
+            self.decoder_position,
+            *(one for part in parts if part is not None for one in part.parameters()),
+        ]
 
     @property
     def supports_kernels(self) -> bool:
@@ -215,6 +242,15 @@ class ScaledResidual(nn.Module):
         assert self.conv.bias is not None
         gain = self.gain.flatten()
         return self.conv.weight * gain[:, None, None, None], self.conv.bias * gain
+
+
+def _spread(rows: Tensor, patch: int, factor: int) -> Tensor:
+    """Rows [3 patch^2, ...] of a cell's pixels, in the order of a pixel shuffle, for a larger patch.
+
+    Each pixel's row is repeated for the ``factor`` x ``factor`` pixels in its place.
+    """
+    grid = rows.unflatten(0, (-1, patch, patch))
+    return grid.repeat_interleave(factor, 1).repeat_interleave(factor, 2).flatten(0, 2)
 
 
 def _linear(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:

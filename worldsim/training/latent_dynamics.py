@@ -10,6 +10,7 @@ from torch import nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.spec import SourceSpec
+from worldsim.errors import ConfigError
 from worldsim.model.conditions import default_conditions
 from worldsim.model.recurrent import RecurrentConfig, RecurrentGenerator
 from worldsim.networks import Networks, NetworksConfig
@@ -73,6 +74,9 @@ class LatentDynamicsRecipe:
     end_weight: float = 10.0
     lr_scale: float = 1.0
     """Factor of the learning rates of tokenizer and generator; lower for a world that is trained further."""
+    keep_latents: bool = False
+    """In a world that is trained further, the tokenizer's stage teaches the decoder alone: latents, and with
+    them dynamics and policies, stay as they are."""
     conditioning: Literal["keys", "both"] = "keys"
     """"both": keys and the camera's motion, in sources with poses; a pose can then be given at play."""
 
@@ -122,14 +126,15 @@ class LatentDynamicsRecipe:
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = LatentDynamicsObjective(networks, sequences, draw, warm)
         outcome = OutcomeObjective(networks, sequences, dynamics, self.outcome_batch, self.imagined_outcomes)
-        weights = [weight for _, weight in networks.tokenizer.named_parameters()]
+        weights = self._tokenizer_weights(networks, warm)
+        loss = VaeLoss(noise=self.pixel_noise)
         learn = [weight for part in _dynamics_modules(networks) for weight in part.parameters()]
         return [
             Stage(
                 "tokenizer",
                 self.tokenizer_fraction,
                 [ParamGroup(weights, 2e-3 * self.lr_scale, 1e-4)],
-                VaeObjective(tokenizer, sequences, self.vae_batch, VaeLoss(noise=self.pixel_noise)),
+                VaeObjective(tokenizer, sequences, self.vae_batch, loss, self.keep_latents),
             ),
             Stage(
                 "dynamics",
@@ -147,6 +152,14 @@ class LatentDynamicsRecipe:
                 should_end=outcome.verdict,
             ),
         ]
+
+    def _tokenizer_weights(self, networks: Networks, warm: bool) -> list[nn.Parameter]:
+        if not self.keep_latents:
+            return [weight for _, weight in networks.tokenizer.named_parameters()]
+        if not warm:
+            rule = "only a world that is trained further has latents to keep"
+            raise ConfigError(rule, "keep_latents=true", "add --init")
+        return normalises_latents(networks.tokenizer).decoder_parameters()
 
 
 @register("recipe", "latent-dynamics-gpu")

@@ -23,6 +23,7 @@ from worldsim.data.spec import SourceSpec
 from worldsim.errors import ConfigError, install
 from worldsim.networks import Networks
 from worldsim.options import MINUTES, SEED, THREADS, Parser, frame_size
+from worldsim.training.enlarging import enlarged
 from worldsim.training.imagination import action_psnr_gap
 from worldsim.training.parallel import Group, process_group
 from worldsim.training.protocol import ExtendsNetworks, TrainingRecipe
@@ -72,7 +73,11 @@ def parser() -> argparse.ArgumentParser:
         "--stages",
         help="comma-separated stages of the recipe to run, e.g. scene,motion or dynamics (default: all)",
     )
-    add("--init", help="world to start from, a shipped name or a folder; it keeps its own networks")
+    add(
+        "--init",
+        help="world to start from, a shipped name or a folder; it keeps its own networks, and may have "
+        "smaller frames",
+    )
     add("--resume", action="store_true", help="go on from the state in --out")
     add("--seed", type=SEED, default=0, help="random seed")
     add("--device", default="auto", help="auto, cpu, cuda, ...")
@@ -139,7 +144,8 @@ def _networks(
     if args.init:
         stored = load_world(find_world(args.init))
         _check_source(stored.config.source, clips.spec)
-        networks = _extended(stored.networks, recipe, stored.config.source)
+        networks = enlarged(stored.networks, stored.config.source, clips.spec)
+        networks = _extended(networks, recipe, clips.spec)
     else:
         torch.manual_seed(args.seed)
         config = recipe.plan(clips.spec, clips.poses)
@@ -161,11 +167,11 @@ def _extended(networks: Networks, recipe: TrainingRecipe, source: SourceSpec) ->
 
 
 def _check_source(learnt: SourceSpec, given: SourceSpec) -> None:
-    """Check that frames and controls of a stored world match the data."""
-    for name in ("size", "control_space", "has_pose"):
+    """Check that controls and poses of a stored world match the data; its frames may be smaller."""
+    for name in ("control_space", "has_pose"):
         if getattr(learnt, name) != getattr(given, name):
             rule = f"--init needs a world of the data's {name}, {getattr(given, name)}"
-            raise ConfigError(rule, getattr(learnt, name), "choose another world, or --size")
+            raise ConfigError(rule, getattr(learnt, name), "choose another world")
 
 
 def _chosen(stages: list[Stage], names: str | None) -> list[Stage]:

@@ -60,12 +60,26 @@ def changed_pixels(now: Tensor, before: Tensor) -> Tensor:
 
 
 class VaeObjective:
-    """The objective of the tokenizer's stage; see the module's docstring."""
+    """The objective of the tokenizer's stage; see the module's docstring.
+
+    Args:
+        tokenizer: what learns.
+        sequences: the split.
+        batch: frames of a step.
+        weights: of the loss.
+        keep_latents: the decoder alone learns.
+    """
 
     def __init__(
-        self, tokenizer: NormalisesLatents, sequences: Sequences, batch: int, weights: VaeLoss
+        self,
+        tokenizer: NormalisesLatents,
+        sequences: Sequences,
+        batch: int,
+        weights: VaeLoss,
+        keep_latents: bool = False,
     ) -> None:
         self._tokenizer, self._sequences, self._batch, self._weights = tokenizer, sequences, batch, weights
+        self._keep_latents = keep_latents
         self._rarity: Rarity | None = None
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
@@ -76,7 +90,8 @@ class VaeObjective:
         frames, past = self._sequences.pixels(now), self._sequences.pixels(before)
         weight = 1 + self._weights.changed * changed_pixels(frames, past)
         weight = weight + self._weights.rare * self._rarity(frames)
-        mean, log_variance = self._tokenizer.posterior(frames)
+        with torch.set_grad_enabled(not self._keep_latents):
+            mean, log_variance = self._tokenizer.posterior(frames)
         raw = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         squared = ((self._tokenizer.reconstruct(raw) - frames) / 2).square()  # of pixels in [0, 1]
         fit = (weight * squared).flatten(1).sum(1) / (2 * self._weights.noise**2)
