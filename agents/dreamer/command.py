@@ -27,7 +27,7 @@ from worldsim.agents.dreamer.options import add_dream_options, dream_settings
 from worldsim.agents.dreamer.policy import POLICY, load_policy, save_policy
 from worldsim.agents.dreamer.round_videos import SHEET, write_round_videos
 from worldsim.agents.dreamer.score import score_policy
-from worldsim.agents.dreamer.training import REWARDS, TrainingResult, train_policy
+from worldsim.agents.dreamer.training import REWARDS, DreamSettings, TrainingResult, train_policy
 from worldsim.data.clips import ClipStore
 from worldsim.data.dataset import Dataset
 from worldsim.data.recorder import RecordConfig, record
@@ -51,10 +51,12 @@ _DREAM, _SCORE, _IMPROVED = "dream.json", "score.json", "improved"
 _STATE = ("minutes", "reward", "finished")
 """Fields of a training's state that ``dream.json`` keeps beside its figures."""
 _FIXED = (
-    "world", "temperature", "hottest", "hold", "hidden", "layers", "reward", "seed", "collect", "explore",
-    "recipe",
+    "world", "temperature", "hottest", "hold", "learner", "hidden", "layers", "reward", "seed", "collect",
+    "explore", "recipe",
 )  # fmt: skip
 """Options that a run keeps."""
+_BEFORE = {"learner": "ppo"}
+"""Options that runs of before do not tell, as they were."""
 _RECORDED = 3
 """Recorded beginnings for each of a real episode."""
 _FINE_TUNING = ("lr_scale=0.06", "batch=24")
@@ -115,13 +117,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    settings = _settings(args, 0)
     claim_folder(args.out, ("round-0", _TABLE, _SETTINGS), replace=args.resume, remedy="add --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
     check_world(load(args.world, args.device))
     if args.hottest is not None:
         TemperatureRange.read((args.temperature, args.hottest))
-    _check_settings(args)
+    _check_settings(args, settings)
     source, table = args.world, []
     for number in range(args.rounds):
         folder = args.out / f"round-{number}"
@@ -135,12 +138,13 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_settings(args: argparse.Namespace) -> None:
+def _check_settings(args: argparse.Namespace, settings: DreamSettings) -> None:
     """Keep what the run depends on; a run that goes on must have the same."""
     mine = {name: getattr(args, name) for name in _FIXED}
+    mine |= {"hidden": settings.hidden, "layers": settings.layers}
     path = args.out / _SETTINGS
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _BEFORE | json.loads(path.read_text(encoding="utf-8"))
         for name, value in mine.items():
             if found.get(name) != value:
                 rule = f"a run that goes on must have the same --{name}"
@@ -191,7 +195,18 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
         told = {"dream_mean": mean, "fps": state.frames_per_second}
         _write_json(folder / _DREAM, told | {name: getattr(state, name) for name in _STATE})
 
-    settings = dream_settings(
+    if begun is None and number:
+        begun = _last_policy(args.out / f"round-{number - 1}")
+    begun_in = _with_beginnings(args, number, world)
+    outcome = train_policy(begun_in, share, _settings(args, number), _tell, begun=begun, keep=keep)
+    keep(outcome)
+    if not outcome.finished:
+        raise KeyboardInterrupt
+
+
+def _settings(args: argparse.Namespace, number: int) -> DreamSettings:
+    """Settings of a round's policy."""
+    return dream_settings(
         args,
         temperature=args.temperature,
         hottest=args.hottest,
@@ -199,13 +214,6 @@ def _learn(args: argparse.Namespace, number: int, world: World, folder: Path) ->
         reward=args.reward,
         seed=args.seed + number,
     )
-    if begun is None and number:
-        begun = _last_policy(args.out / f"round-{number - 1}")
-    begun_in = _with_beginnings(args, number, world)
-    outcome = train_policy(begun_in, share, settings, _tell, begun=begun, keep=keep)
-    keep(outcome)
-    if not outcome.finished:
-        raise KeyboardInterrupt
 
 
 def _with_beginnings(args: argparse.Namespace, number: int, world: World) -> World:

@@ -5,21 +5,36 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from worldsim.agents.dreamer.training import DreamSettings
-from worldsim.options import COUNT, DENOISING, PROCESSES, Number
+from worldsim.agents.dreamer.learners import require_cma
+from worldsim.agents.dreamer.training import LEARNERS, DreamSettings
+from worldsim.options import COUNT, DENOISING, NATURAL, PROCESSES, Number
 
 __all__ = ["add_dream_options", "dream_settings"]
 
 _HIDDEN = Number(low=1, high=4096)
-_SETTINGS = ("hidden", "layers", "dreams", "denoising_steps", "episode")
+_POPULATION = Number(low=4, high=1024)
+_SETTINGS = ("learner", "population", "hidden", "layers", "dreams", "denoising_steps", "episode")
 """Fields of ``DreamSettings`` that are options of the same name."""
+_SIZES = {"ppo": {"hidden": 64, "layers": 1}, "cma-es": {"hidden": 32, "layers": 0}}
+"""Sizes of each learner's policy, where the command line names none."""
 
 
 def add_dream_options(parser: argparse.ArgumentParser) -> None:
-    """Add sizes of the policy, and of the dreams their number, starts, denoising passes and length."""
+    """Add learner and sizes of the policy, and of the dreams number, starts, denoising passes and length."""
     add = parser.add_argument
-    add("--hidden", type=_HIDDEN, default=64, help="units of the policy's layers")
-    add("--layers", type=COUNT, choices=(1, 2), default=1, help="layers of the policy")
+    add("--learner", choices=LEARNERS, default="ppo", help="PPO, or CMA-ES on a linear policy")
+    add(
+        "--population",
+        type=_POPULATION,
+        default=32,
+        help="candidates of a generation of CMA-ES; --dreams is a multiple of it",
+    )
+    add(
+        "--hidden",
+        type=_HIDDEN,
+        help="units of the policy's layers; with CMA-ES, principal components (default: 64; CMA-ES: 32)",
+    )
+    add("--layers", type=NATURAL, choices=(0, 1, 2), help="layers of the policy (default: 1; CMA-ES: 0)")
     add("--dreams", type=PROCESSES, default=256, help="dreams side by side")
     add(
         "--denoising-steps",
@@ -31,5 +46,14 @@ def add_dream_options(parser: argparse.ArgumentParser) -> None:
 
 
 def dream_settings(options: argparse.Namespace, **others: Any) -> DreamSettings:
-    """The settings that parsed options stand for; ``others`` are the fields that the command reads itself."""
-    return DreamSettings(**{name: getattr(options, name) for name in _SETTINGS}, **others)
+    """The settings that parsed options stand for; ``others`` are the fields that the command reads itself.
+
+    Raises:
+        ConfigError: options that contradict each other. DependencyError: CMA-ES is not installed.
+    """
+    given = {name: getattr(options, name) for name in _SETTINGS}
+    given |= {name: size for name, size in _SIZES[options.learner].items() if given[name] is None}
+    settings = DreamSettings(**given, **others)
+    if settings.learner == "cma-es":
+        require_cma()
+    return settings

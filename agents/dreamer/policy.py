@@ -35,6 +35,8 @@ POLICY = "policy.safetensors"
 """Name of a policy's file in a world's folder, and in the folder of a round."""
 _METADATA = "policy"
 _MOST_HIDDEN, _MOST_LAYERS = 4096, 2
+_LEAST_DEVIATION = 1e-2
+"""Standard deviation below which inputs and principal components are not scaled up any further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,9 @@ class PolicyMetadata:
     actions: int
     """The world's key combinations."""
     hidden: int = 64
-    """Units of a layer, 1 to 4096."""
+    """Units of a layer, 1 to 4096; without layers: principal components, C."""
     layers: int = 1
-    """Layers of tanh units, 1 or 2."""
+    """Layers of tanh units, 1 or 2; 0: the policy is linear on principal components of observations."""
     hold: int = 4
     """Frames that every decision is held."""
     temperature: float = 1.0
@@ -65,16 +67,23 @@ class PolicyMetadata:
     """The reward that it learnt for: a long life, or the world's rewards."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.hidden <= _MOST_HIDDEN or not 1 <= self.layers <= _MOST_LAYERS:
-            rule = f"a policy has 1 to {_MOST_HIDDEN} units in 1 or {_MOST_LAYERS} layers"
+        if not 1 <= self.hidden <= _MOST_HIDDEN or not 0 <= self.layers <= _MOST_LAYERS:
+            rule = f"a policy has 1 to {_MOST_HIDDEN} units in at most {_MOST_LAYERS} layers"
             raise ConfigError(rule, (self.hidden, self.layers))
         if min(self.features, self.actions, self.hold) < 1:
             rule = "a policy has features, actions, and frames that a decision is held"
             raise ConfigError(rule, (self.features, self.actions, self.hold))
+        if not self.layers and self.hidden > self.features:
+            rule = f"a policy has no more principal components than features, {self.features}"
+            raise ConfigError(rule, self.hidden, "use fewer: --hidden")
 
 
 class LatentPolicy(nn.Module):
-    """Observations float32 [B, L] to a distribution over actions and a value [B]; layers of tanh units."""
+    """Observations float32 [B, L] to a distribution over actions and a value [B]; layers of tanh units.
+
+    Without layers it is the controller of Ha and Schmidhuber (2018), "World Models": linear on the latent
+    state, here on its first principal components, which ``project`` sets. Its value is not learnt.
+    """
 
     mean: Tensor
     std: Tensor
@@ -94,16 +103,45 @@ class LatentPolicy(nn.Module):
             self.actor.bias.zero_()
 
     def forward(self, observations: Tensor) -> tuple[Categorical, Tensor]:
-        hidden = torch.tanh(self.features((observations - self.mean) / self.std))
+        hidden = self.encode(observations)
+        return Categorical(logits=self.actor(hidden)), self.critic(hidden).squeeze(-1)
+
+    def encode(self, observations: Tensor) -> Tensor:
+        """Activations of the last layer, float32 [B, hidden]; without layers the principal components."""
+        hidden = self.features((observations - self.mean) / self.std)
+        if not self.metadata.layers:
+            return hidden
+        hidden = torch.tanh(hidden)
         for layer in self.deeper:
             hidden = torch.tanh(layer(hidden))
-        return Categorical(logits=self.actor(hidden)), self.critic(hidden).squeeze(-1)
+        return hidden
 
     def normalise(self, observations: Tensor) -> None:
         """Take mean and deviation of ``observations`` [..., L] for those that inputs are scaled by."""
         rows = observations.flatten(0, -2)
         self.mean.copy_(rows.mean(0))
-        self.std.copy_(rows.std(0).clamp(min=1e-2))
+        self.std.copy_(rows.std(0).clamp(min=_LEAST_DEVIATION))
+
+    @torch.no_grad()
+    def project(self, observations: Tensor) -> None:
+        """Set the features to the whitened principal components of ``observations`` [..., L].
+
+        Observations are normalised first. Over them each component has mean 0 and variance 1, the one of the
+        largest variance first; one that hardly varies is scaled by ``1 / _LEAST_DEVIATION`` at most.
+
+        Raises:
+            ConfigError: no more observations than components.
+        """
+        rows = ((observations.flatten(0, -2) - self.mean) / self.std).double().cpu()
+        count = self.metadata.hidden
+        if len(rows) <= count:
+            rule = f"{count} principal components need more observations than that"
+            raise ConfigError(rule, len(rows), "use more dreams, or fewer components: --hidden")
+        variances, axes = torch.linalg.eigh(torch.cov(rows.T))
+        deviations = variances[-count:].clamp(min=_LEAST_DEVIATION**2).sqrt()
+        weight = (axes[:, -count:] / deviations).T.flip(0)
+        self.features.weight.copy_(weight)
+        self.features.bias.copy_(-weight @ rows.mean(0))
 
 
 def save_policy(path: Path, policy: LatentPolicy, metadata: PolicyMetadata) -> None:

@@ -1,4 +1,4 @@
-"""PPO on the latents of imagined frames, with action repeat and a short horizon."""
+"""Training of a policy on the latents of imagined frames, with action repeat, by PPO or CMA-ES."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from worldsim.agents.dreamer.learners import EvolutionLearner, Learner, PpoLearner
 from worldsim.agents.dreamer.policy import LatentPolicy, PolicyMetadata
 from worldsim.agents.dreamer.real_games import RealGamesEnv
 from worldsim.agents.learner import ppo_cleanrl
@@ -22,12 +23,15 @@ from worldsim.envs.action_repeat import ActionRepeat
 from worldsim.envs.episode_statistics import EpisodeStatistics
 from worldsim.envs.reward import BatchedRewardFn
 from worldsim.envs.vector import ImaginedVectorEnv
+from worldsim.errors import ConfigError
 from worldsim.utils.progress import ProgressReporter
 from worldsim.utils.threads import thread_limit
 
 __all__ = [
+    "LEARNERS",
     "REWARDS",
     "DreamSettings",
+    "LearnerName",
     "RewardName",
     "TrainingResult",
     "dream_envs",
@@ -38,6 +42,8 @@ __all__ = [
 MakeEnvs = Callable[["World", "DreamSettings"], "ActionRepeat"]
 RewardName = Literal["auto", "survival", "world"]
 REWARDS: tuple[RewardName, ...] = ("auto", "survival", "world")
+LearnerName = Literal["ppo", "cma-es"]
+LEARNERS: tuple[LearnerName, ...] = ("ppo", "cma-es")
 
 _PENALTY = 10.0
 """Cost of a certain end: a frame costs this times its termination probability."""
@@ -57,7 +63,11 @@ _PPO = ppo_cleanrl.Settings(
 
 @dataclass(frozen=True, kw_only=True)
 class DreamSettings:
-    """Settings of a policy's training."""
+    """Settings of a policy's training.
+
+    Raises:
+        ConfigError: layers that the learner has none of, or dreams that its candidates cannot share.
+    """
 
     temperature: float = 1.15
     hottest: float | None = None
@@ -71,16 +81,48 @@ class DreamSettings:
     episode: int = 1050
     """Frames of an episode at most."""
     hidden: int = 64
-    """Units of a layer of the policy."""
+    """Units of a layer of the policy; without layers: principal components that it is linear on."""
     layers: int = 1
-    """Layers of the policy, 1 or 2."""
+    """Layers of the policy, 1 or 2; with "cma-es": 0."""
     reward: RewardName = "auto"
     """"survival": cost of the termination probability; "world": the reward that the world imagines; "auto":
     survival, unless the world imagines no ends."""
     seed: int = 0
     frames: int | None = None
     """Frames that are learnt from at most; None: the time alone ends it."""
+    learner: LearnerName = "ppo"
+    """"ppo": gradients for a small network; "cma-es": evolution of a linear policy."""
     ppo: ppo_cleanrl.Settings = field(default_factory=lambda: _PPO)
+    population: int = 32
+    """Candidates of a generation, 4 at least, which share the dreams equally; of "cma-es", as all below."""
+    generation: int = 64
+    """Decisions that a candidate plays in each of its dreams: so long is a dream at most."""
+    sigma: float = 0.5
+    """Standard deviation of the first generation's weights."""
+
+    def __post_init__(self) -> None:
+        _check_layers(self.learner, self.layers)
+        if self.learner != "cma-es":
+            return
+        if self.population < 4 or self.generation < 1 or not self.sigma > 0:
+            rule = "a generation has at least 4 candidates, which differ, and a decision"
+            raise ConfigError(rule, (self.population, self.sigma, self.generation))
+        if self.dreams < 1 or self.dreams % self.population:
+            rule = f"dreams must be a multiple of the candidates, {self.population}"
+            more = (self.dreams // self.population + 1) * self.population
+            raise ConfigError(rule, self.dreams, f"use --dreams {more}, or another --population")
+
+
+def _check_layers(learner: LearnerName, layers: int) -> None:
+    """Refuse a policy that a learner cannot improve.
+
+    Raises:
+        ConfigError: "ppo" without layers, or "cma-es" with some.
+    """
+    if learner == "ppo" and not layers:
+        raise ConfigError("ppo learns a policy with layers", layers, "use 1 or 2 layers, or cma-es")
+    if learner == "cma-es" and layers:
+        raise ConfigError("cma-es learns a policy without layers", layers, "use 0 layers, or ppo")
 
 
 @dataclass(frozen=True)
@@ -132,7 +174,7 @@ def train_policy(
 
 
 class _Training:
-    """A policy's training: environments, policy, optimizer, clock."""
+    """A policy's training: environments, policy, learner, clock."""
 
     def __init__(
         self,
@@ -142,6 +184,7 @@ class _Training:
         begun: TrainingResult | None,
         make_envs: MakeEnvs,
     ) -> None:
+        _check_layers(settings.learner, (settings if begun is None else begun.metadata).layers)
         torch.manual_seed(settings.seed)
         self._reward = settings.reward if begun is None else begun.reward
         settings = replace(settings, reward=self._reward)
@@ -163,15 +206,19 @@ class _Training:
         self._policy = LatentPolicy(metadata) if begun is None else deepcopy(begun.policy).train()
         self._policy.to(world.device)
         self._is_new = begun is None
-        self._optimizer = torch.optim.Adam(self._policy.parameters(), settings.ppo.learning_rate, eps=1e-5)
+        self._learner = _learner(self._policy, settings, self._metadata.frames)
 
     def begin(self, tell: Callable[[str], None]) -> None:
         """Begin dreams: inputs are scaled, and the reward is chosen, by what the policy meets first."""
         self._began = time.monotonic()
         self._observations, _ = self._envs.reset(seed=self._settings.seed)
-        rollout = self._collect()
-        if self._is_new:
-            self._policy.normalise(rollout.frames)  # of what a policy that acts at random meets
+        rollout, self._observations, _ = ppo_cleanrl.collect(
+            self._envs, self._policy, self._observations, self._settings.ppo
+        )
+        if self._is_new:  # of what a policy that acts at random meets
+            self._policy.normalise(rollout.frames)
+            if not self._metadata.layers:
+                self._policy.project(rollout.frames)
         if self._reward != "auto":
             return
         self._reward = "survival"
@@ -206,21 +253,9 @@ class _Training:
             return self._make_envs(self._world, settings)
 
     def _improve(self) -> None:
-        ppo = self._settings.ppo
-        for group in self._optimizer.param_groups:
-            group["lr"] = ppo.learning_rate * (1 - 0.9 * min(1.0, self._share()))
-        rollout = self._collect()
-        with torch.no_grad():
-            advantages = ppo_cleanrl.estimate_advantages(rollout, self._policy(self._observations)[1], ppo)
-        ppo_cleanrl.improve(self._policy, self._optimizer, rollout, advantages, ppo)
-        self._frames += self._settings.dreams * ppo.rollout * self._settings.hold
+        self._observations = self._learner.improve(self._envs, self._observations, self._share())
+        self._frames += self._settings.dreams * self._learner.decisions * self._settings.hold
         self._rate = self._frames / (time.monotonic() - self._began)
-
-    def _collect(self) -> ppo_cleanrl.Rollout:
-        rollout, self._observations, _ = ppo_cleanrl.collect(
-            self._envs, self._policy, self._observations, self._settings.ppo
-        )
-        return rollout
 
     def _minutes(self) -> float:
         return self._before + (time.monotonic() - self._began) / 60
@@ -241,6 +276,19 @@ class _Training:
         return TrainingResult(
             policy, metadata, _mean(self._envs), self._rate, self._minutes(), self._reward, finished
         )
+
+
+def _learner(policy: LatentPolicy, settings: DreamSettings, frames: int) -> Learner:
+    """The learner of a policy that has learnt from ``frames`` frames so far: if it goes on, by new chance."""
+    if settings.learner == "ppo":
+        return PpoLearner(policy, settings.ppo)
+    return EvolutionLearner(
+        policy,
+        np.random.default_rng((settings.seed, frames)),
+        population=settings.population,
+        generation=settings.generation,
+        sigma=settings.sigma,
+    )
 
 
 def dream_envs(world: World, settings: DreamSettings) -> ActionRepeat:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldsim.agents.dreamer.training import DreamSettings, train_policy
+from worldsim.agents.dreamer.training import LEARNERS, DreamSettings, LearnerName, train_policy
 from worldsim.agents.learner.ppo_cleanrl import Settings
 from worldsim.engine.world import World, load
 from worldsim.envs import reset_queue
@@ -69,10 +69,22 @@ def test_a_gpu_is_never_waited_for(folder: Path, device: torch.device, mode: str
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_policy_learns_in_dreams(moving: Path, device: torch.device) -> None:
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_policy_learns_in_dreams(moving: Path, device: torch.device, learner: LearnerName) -> None:
     world = load(moving, device)
     ppo = Settings(rollout=3, epochs=1, minibatches=2, gamma=0.9)
-    settings = DreamSettings(dreams=N, hold=2, episode=6, frames=1, reward="survival", ppo=ppo)
+    settings = DreamSettings(
+        dreams=2 * N,
+        hold=2,
+        episode=6,
+        hidden=5,
+        layers=1 if learner == "ppo" else 0,
+        frames=1,
+        reward="survival",
+        learner=learner,
+        population=N,
+        ppo=ppo,
+    )
     learnt = train_policy(world, 1.0, settings)
     assert learnt.finished
     assert all(weight.isfinite().all() for weight in learnt.policy.parameters())
