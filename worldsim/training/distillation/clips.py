@@ -52,8 +52,8 @@ class FrameLatents:
     """Normalised latents of frames that are encoded when they are asked for, which a short training does
     sooner than all frames of a split."""
 
-    def __init__(self, tokenizer: NormalisesLatents, sequences: Sequences) -> None:
-        self.tokenizer, self._sequences = tokenizer, sequences
+    def __init__(self, tokenizer: NormalisesLatents, sequences: Sequences, draws: bool) -> None:
+        self.tokenizer, self._sequences, self._draws = tokenizer, sequences, draws
 
     def normalise(self) -> None:
         """Set the tokenizer's statistics by frames that are spread over the split."""
@@ -63,9 +63,12 @@ class FrameLatents:
         self.tokenizer.normalise_by(mean.mean(0), (mean.var(0) + deviation.square().mean(0)).sqrt())
 
     def sample(self, frame: Tensor) -> Tensor:
-        """Normalised samples, float32 [..., n, C], for frames of the numbers ``frame`` [...]."""
+        """Normalised latents, float32 [..., n, C], for frames of the numbers ``frame`` [...].
+
+        They are drawn from the posterior, or its means.
+        """
         mean, deviation = self._posterior(frame.flatten())
-        raw = mean + deviation * torch.randn_like(mean)
+        raw = mean + deviation * torch.randn_like(mean) if self._draws else mean
         return ((raw - self.tokenizer.mean) / self.tokenizer.std).view(*frame.shape, *mean.shape[1:])
 
     @torch.no_grad()

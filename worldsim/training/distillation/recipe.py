@@ -69,6 +69,9 @@ class UnitsRecipe:
     """Latent numbers of a token."""
     shows_past: bool = True
     """The generator is shown the latent of the frame before."""
+    draws_latents: bool = False
+    """Latents are drawn from the posterior; else they are its means, and nothing has to be predicted that
+    no frame shows: a short training follows the keys sooner."""
     vae_width: int = 48
     vae_depth: int = 2
     pixel_noise: float = 0.04
@@ -183,7 +186,7 @@ class UnitStages:
         assert isinstance(generator, Transformer), "as the recipe plans it"
         self.generator = generator
         self.sequences = Sequences(clips, networks.device)
-        latents = FrameLatents(normalises_latents(networks.tokenizer), self.sequences)
+        latents = FrameLatents(normalises_latents(networks.tokenizer), self.sequences, recipe.draws_latents)
         self.clips = UnitClips(networks, self.sequences, latents, recipe.batch, recipe.length, ends=0.1)
         self.companions = Companions(recipe, networks).to(networks.device)
         self.given = lcm(recipe.chunk, networks.unit.frames)
