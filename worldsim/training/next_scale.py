@@ -22,11 +22,8 @@ from worldsim.training.adversarial import AdversarialLoss, AdversarialWeights, D
 from worldsim.training.bits_objective import BitsLoss, BitsObjective
 from worldsim.training.camera_paths import heads_of, known_poses, twist_scale
 from worldsim.training.latent_dynamics_objective import WindowDraw
-from worldsim.training.next_scale_objective import (
-    NextScaleObjective,
-    NextScaleOutcomeObjective,
-    next_scale,
-)
+from worldsim.training.next_scale_objective import NextScaleObjective, next_scale
+from worldsim.training.next_scale_outcome import NextScaleOutcomeObjective
 from worldsim.training.sequences import Sequences
 from worldsim.training.stage import ParamGroup, Stage
 from worldsim.units import NextScaleUnitConfig
@@ -91,6 +88,9 @@ class NextScaleRecipe:
     """The same in the first quarter of the generator's stage, with more windows a step."""
     own_past: float = 0.5
     """Share of windows whose flips are the generator's own errors, once it has learnt for a while."""
+    imagined_outcomes: float = 0.5
+    """Share of the arrivals of the outcome stage that follow a past which the generator imagines under the
+    recorded controls; 0 with poses."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     end_weight: float = 10.0
@@ -150,7 +150,8 @@ class NextScaleRecipe:
         sequences = Sequences(clips, networks.device)
         draw = WindowDraw(batch=self.batch, length=self.length, ends=self.ends, own_past=self.own_past)
         dynamics = NextScaleObjective(networks, sequences, draw, self.short, warm)
-        outcome = NextScaleOutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH)
+        share = self.imagined_outcomes
+        outcome = NextScaleOutcomeObjective(networks, sequences, dynamics, _OUTCOME_BATCH, share)
         weights, adversary = BitsLoss(steady=self.steady), self._adversary(networks)
         of_pixels = BitsObjective(tokenizer, sequences, self.tokenizer_batch, weights, warm, adversary)
         pixels = [weight for _, weight in networks.tokenizer.named_parameters()]
@@ -164,7 +165,13 @@ class NextScaleRecipe:
         return [
             Stage("tokenizer", self.tokenizer_fraction, groups, of_pixels, companions=critic),
             Stage("generator", self.generator_fraction, [self._group(_weights(learn), 1.5e-3)], dynamics),
-            Stage("outcome", self.outcome_fraction, [self._group(_weights(last), 1e-3, 0.1)], outcome),
+            Stage(
+                "outcome",
+                self.outcome_fraction,
+                [self._group(_weights(last), 1e-3, 0.1)],
+                outcome,
+                on_start=outcome.start,
+            ),
         ]
 
     def _adversary(self, networks: Networks) -> AdversarialLoss | None:

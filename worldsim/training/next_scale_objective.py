@@ -1,20 +1,18 @@
-"""Objectives of the next-scale recipe: the generator over fixed bits, then reward and end over the generator.
+"""Objective of a next-scale generator, over fixed bits.
 
 The tokenizer is trained already; the planes of a frame before quantisation are encoded once, so that flips
 can be answered by the finer scales (``QuantisesScales.quantise``).
 
-Shapes: B windows, T latents, F frames of a latent, N tokens, C bits of a token, M condition, R rows, A
-arrivals.
+Shapes: B windows, T latents, F frames of a latent, N tokens, C bits of a token, M condition, R rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.errors import ConfigError, DataError
+from worldsim.errors import ConfigError
 from worldsim.model.next_scale import NextScaleGenerator
 from worldsim.networks import Networks
 from worldsim.sampling.protocol import LatentClip
@@ -27,14 +25,8 @@ from worldsim.utils.mixed_precision import mixed_precision
 
 _ENCODE_BATCH = {"cuda": 4096}
 """Frames, by device; elsewhere 128, whose activations stay in a CPU's cache."""
-_MOST_ON_CPU = 30_000
-"""Arrivals whose outcome a CPU learns alone."""
 _SHORT_SHARE = 0.25
 """Share of the stage with short windows."""
-_DROPOUT = 0.3
-"""Share of inputs that are dropped at random: a few hundred ends are learnt by heart otherwise."""
-_STRETCH = 128
-"""Latents of an episode whose features are computed at once."""
 
 
 class BitPlanes:
@@ -138,78 +130,6 @@ class NextScaleObjective:
             return loss, logs
         motion = self.conditions.motion_loss(windows, vector, sampled.agent, exists)
         return loss + 0.1 * motion, {**logs, "motion_loss": motion.detach()}
-
-
-class NextScaleOutcomeObjective:
-    """Reward and end over a frozen generator.
-
-    Features of arrivals are computed once, with the past as at inference; only the agent feature's last layer
-    and the heads are trained. Ends are few: a generator that is trained on them with all else overfits. A CPU
-    takes whole episodes, drawn at random, up to a number of arrivals.
-    """
-
-    def __init__(
-        self, networks: Networks, sequences: Sequences, dynamics: NextScaleObjective, batch: int
-    ) -> None:
-        self._networks, self._generator = networks, next_scale(networks)
-        self._sequences, self._batch = sequences, batch
-        self._planes, self._conditions = dynamics.planes, dynamics.conditions
-        self._frames = networks.tokenizer.latent_spec.frames
-        self._inputs: Tensor | None = None
-        self._known = np.zeros(0, np.int64)
-
-    def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
-        if self._inputs is None:
-            self._inputs = self._encode(rng)
-        torch.manual_seed(int(rng.integers(2**62)))
-        rows = torch.from_numpy(rng.choice(self._known, self._batch)).to(self._sequences.device)
-        inputs = F.dropout(self._inputs[rows].float(), _DROPOUT)
-        agent = self._generator.agent_of(inputs)
-        return outcome_loss(self._networks.heads, self._sequences, rows, agent, torch.ones_like(agent[:, 0]))
-
-    @torch.no_grad()
-    def _encode(self, rng: np.random.Generator) -> Tensor:
-        """Return the inputs of arrivals' agent features, float16 [A, ...]; 0 where they are not known."""
-        sequences, firsts = self._sequences, np.flatnonzero(self._sequences.is_first)
-        lasts = np.append(firsts[1:], len(sequences))
-        size = self._generator.agent_in.in_features
-        inputs = torch.zeros(len(sequences), size, dtype=torch.half, device=sequences.device)
-        known = list[int]()
-        most = _MOST_ON_CPU if sequences.device.type == "cpu" else len(sequences)
-        with mixed_precision(sequences.device.type):
-            for number in rng.permutation(len(firsts)):
-                first, last = int(firsts[number]), int(lasts[number])
-                self._encode_episode(first, last, inputs)
-                known += range(first + self._frames, last)
-                if len(known) >= most:
-                    break
-        if not known:
-            rule = f"an episode must have more than the {self._frames} frames of a latent"
-            raise DataError(rule, int((lasts - firsts).max()), "choose fewer frames, or record longer ones")
-        self._known = np.array(known)
-        return inputs
-
-    def _encode_episode(self, first: int, last: int, inputs: Tensor) -> None:
-        """Fill in ``inputs`` of the arrivals from ``first`` to before ``last``, but for the first latent's.
-
-        A latent hangs on as many before it as all layers together look back, and on two by its bits.
-        """
-        config, frames = self._generator.config, self._frames
-        reach = config.layers * (config.context - 1) + 2
-        count = -(-(last - first) // frames)
-        for start in range(1, count, _STRETCH):
-            begin, end = max(0, start - reach), min(count, start + _STRETCH)
-            numbers = first + torch.arange(begin * frames, end * frames, device=inputs.device)
-            arrivals = numbers.clamp(max=last - 1)[None]
-            bits = self._planes.bits(arrivals.unflatten(1, (-1, frames)))
-            condition = self._conditions(self._sequences.controls[arrivals], arrivals)
-            prior = bits.new_zeros(*bits.shape[:3], self._networks.tokenizer.prior_channels)
-            seen = self._generator.clip(bits, group_by_unit(condition, frames), prior)
-            made = self._generator.agent_inputs(seen)[0, start - begin :].half()
-            stop = min(last, first + end * frames)
-            inputs[first + start * frames : stop] = made.repeat_interleave(frames, 0)[
-                : stop - first - start * frames
-            ]
 
 
 def next_scale(networks: Networks) -> NextScaleGenerator:
