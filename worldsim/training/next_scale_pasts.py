@@ -52,10 +52,9 @@ class ArrivalInputs:
     @staticmethod
     def joined(parts: list[ArrivalInputs]) -> ArrivalInputs:
         """All of ``parts`` in their order; at least one."""
-        arrivals, inputs = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("arrivals", "inputs")
-        )
-        return ArrivalInputs(arrivals, inputs)
+        with torch.autocast(parts[0].inputs.device.type, enabled=False):  # knows no float16 on a CPU
+            inputs = torch.cat([part.inputs for part in parts])
+        return ArrivalInputs(torch.cat([part.arrivals for part in parts]), inputs)
 
 
 @dataclass(frozen=True, slots=True)
