@@ -198,6 +198,19 @@ def test_lengths_of_imagined_episodes(moving: World, squares: SquareCollector) -
     assert half["episode_length_ratio_p90"].value == 0.5
 
 
+@pytest.mark.slow
+def test_lengths_are_the_same_with_a_detector(moving: World, squares: SquareCollector) -> None:
+    given = [episode_start(squares.play(seed), squares.open_loop_controls) for seed in range(4)]
+    begun = [one for one in given if one is not None]
+    detector = find_detector(squares, frames=40, updates=2)
+    assert detector is not None
+    plain, watched = imagined_lengths(moving, begun, 1, 0), imagined_lengths(moving, begun, 1, 0, detector)
+    assert np.array_equal(plain["imagined"], watched["imagined"])
+    assert watched["real_before_end"].shape == (4, len(detector.kinds))
+    ended = watched["imagined"] < watched["imagined"].max()
+    assert np.isfinite(watched["imagined_before_end"][ended]).all()
+
+
 def test_lengths_need_ends_and_a_blind_policy(squares: SquareCollector) -> None:
     assert episode_start(squares.play(0), lambda seed, frames: None) is None
     with pytest.raises(SourceError, match="end by themselves"):

@@ -15,8 +15,10 @@ import torch
 from worldsim.data.episodes import EpisodeArrays
 from worldsim.engine.world import World
 from worldsim.errors import SourceError
+from worldsim.evaluation.detector import Detector
 from worldsim.evaluation.metric import Metric, metric, pooled
-from worldsim.pixels import to_model
+from worldsim.evaluation.objects_before_ends import FRAMES_BEFORE_END, EndWatch, real_pixels
+from worldsim.pixels import to_frame, to_model
 from worldsim.sampling.clock import imagine_frame, init_state, observe_frame
 from worldsim.sampling.control_batch import ControlBatch
 
@@ -55,6 +57,9 @@ class EpisodeStart:
     length: int
     """Frames of the real episode, at most ``EPISODE_FRAMES``."""
     seed: int
+    last: np.ndarray | None = None
+    """The last frames, ``uint8 [10, H, W, 3]``, where the real episode ended by itself within
+    ``EPISODE_FRAMES``; else None."""
 
 
 def episode_start(episode: EpisodeArrays, policy: Policy) -> EpisodeStart | None:
@@ -66,7 +71,10 @@ def episode_start(episode: EpisodeArrays, policy: Policy) -> EpisodeStart | None
         return None
     poses = None if episode.poses is None else episode.poses[:_GIVEN]
     led = np.concatenate([np.zeros_like(controls[:1]), controls])[:EPISODE_FRAMES]
-    return EpisodeStart(episode.frames[:_GIVEN], poses, led, min(len(episode), EPISODE_FRAMES), episode.seed)
+    length = min(len(episode), EPISODE_FRAMES)
+    ended = bool(episode.terminated[-1]) and length == len(episode)
+    last = episode.frames[-FRAMES_BEFORE_END:].copy() if ended else None
+    return EpisodeStart(episode.frames[:_GIVEN], poses, led, length, episode.seed, last)
 
 
 def check_comparable(begun: Sequence[EpisodeStart], ended: int, count: int) -> None:
@@ -84,11 +92,16 @@ def check_comparable(begun: Sequence[EpisodeStart], ended: int, count: int) -> N
 
 
 def imagined_lengths(
-    world: World, given: Sequence[EpisodeStart], denoising_steps: int, seed: int
+    world: World,
+    given: Sequence[EpisodeStart],
+    denoising_steps: int,
+    seed: int,
+    detector: Detector | None = None,
 ) -> dict[str, np.ndarray]:
     """``imagined`` and ``real`` lengths in frames, ``float64 [N]``; both count the given frames.
 
     Imagined episodes are cut at ``EPISODE_FRAMES`` and at four times the longest real one of those given.
+    With a ``detector`` also ``imagined_before_end`` and ``real_before_end``, see ``metrics_before_ends``.
     """
     frames = np.stack([one.frames for one in given])
     controls = np.stack([one.controls for one in given])
@@ -96,6 +109,7 @@ def imagined_lengths(
     poses = np.stack(known) if known else np.tile(np.eye(4), (n, _GIVEN, 1, 1))
     cut = min(EPISODE_FRAMES, _TIMES_REAL * max(one.length for one in given))
     lengths, alive = np.full(n, cut), np.arange(n)
+    watch = None if detector is None else EndWatch(detector, n)
     with torch.inference_mode():
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
         memory = init_state(world.networks, to_model(frames[:, 0], world.device), poses[:, 0], seeds)
@@ -105,18 +119,22 @@ def imagined_lengths(
         for t in range(_GIVEN, cut):
             blind = np.zeros(len(alive), bool)
             led = ControlBatch(controls[alive, t], np.tile(np.eye(4), (len(alive), 1, 1)), blind)
-            over = (
-                imagine_frame(world.networks, memory, led, denoising_steps, decode=False)
-                .terminated.cpu()
-                .numpy()
-            )
-            lengths[alive[over]] = np.minimum(lengths[alive[over]], t)
+            made = imagine_frame(world.networks, memory, led, denoising_steps, decode=watch is not None)
+            over = alive[made.terminated.cpu().numpy() & (lengths[alive] == cut)]
+            lengths[over] = t
+            if watch is not None:
+                watch.see(alive, to_frame(made.frame.float()).cpu().numpy())
+                watch.end(over)
             if (t % _EVERY) == 0:
                 left = np.flatnonzero(lengths[alive] == cut)
                 if not len(left):
                     break
                 memory, alive = memory.pick(left), alive[left]
-    return {"imagined": lengths.astype(np.float64), "real": np.array([one.length for one in given], float)}
+    scores = {"imagined": lengths.astype(np.float64), "real": np.array([one.length for one in given], float)}
+    if detector is None or watch is None:
+        return scores
+    real = real_pixels(detector, [one.last for one in given])
+    return scores | {"imagined_before_end": watch.pixels, "real_before_end": real}
 
 
 def episode_length_metrics(scores: Mapping[str, np.ndarray]) -> dict[str, Metric]:

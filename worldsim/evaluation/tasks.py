@@ -28,6 +28,7 @@ from worldsim.evaluation.detector import Detector
 from worldsim.evaluation.failures import Failures
 from worldsim.evaluation.idm.model import InverseDynamicsModel
 from worldsim.evaluation.metric import Metric
+from worldsim.evaluation.objects_before_ends import metrics_before_ends
 from worldsim.evaluation.simulator import BranchPoint, Simulator, branch_points
 from worldsim.evaluation.trajectories import Trajectories
 from worldsim.evaluation.whole_episodes import EpisodeTools
@@ -114,7 +115,7 @@ class Tasks:
             "idle": lambda: drift.idle_metrics(imagined["idle"], lower, upper),
             "ends": lambda: outcomes.outcome_metrics(imagined["ends"]),
             "objects": lambda: objects.object_metrics(imagined["objects"], self.kinds),
-            "lengths": lambda: episode_lengths.episode_length_metrics(imagined["lengths"]),
+            "lengths": lambda: _of_lengths(imagined["lengths"], self.kinds),
         }
         metrics: dict[str, Metric] = {}
         for name, make in made.items():
@@ -122,6 +123,12 @@ class Tasks:
                 with self.failures.of(name):
                     metrics |= make()
         return metrics
+
+
+def _of_lengths(scores: Mapping[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, Metric]:
+    """Metrics of whole episodes' lengths and, where objects are looked for, of what is seen before ends."""
+    found = episode_lengths.episode_length_metrics(scores)
+    return found | (metrics_before_ends(scores, kinds) if "real_before_end" in scores else {})
 
 
 def prepare(
@@ -210,7 +217,7 @@ def _prepare_episodes(
         with tasks.failures.of("lengths"):
             episode_lengths.check_comparable(played.beginnings, played.ended, count)
             tasks.jobs += [
-                Job("lengths", partial(rollout.lengths, some, i))
+                Job("lengths", partial(rollout.lengths, using.detector, some, i))
                 for i, some in _split(played.beginnings, 4 * _BATCH)
             ]
 
@@ -287,8 +294,12 @@ class _RolloutScorer:
             self.world, detector, some, self.denoising_steps, self.seed + first
         )
 
-    def lengths(self, some: list[episode_lengths.EpisodeStart], first: int) -> Mapping[str, np.ndarray]:
-        return episode_lengths.imagined_lengths(self.world, some, self.denoising_steps, self.seed + first)
+    def lengths(
+        self, detector: Detector | None, some: list[episode_lengths.EpisodeStart], first: int
+    ) -> Mapping[str, np.ndarray]:
+        return episode_lengths.imagined_lengths(
+            self.world, some, self.denoising_steps, self.seed + first, detector
+        )
 
     def long_rollout(
         self,
