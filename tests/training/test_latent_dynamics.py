@@ -19,7 +19,7 @@ from worldsim.model.recurrent import RecurrentGenerator
 from worldsim.networks import Networks
 from worldsim.training.latent_dynamics import LatentDynamicsRecipe
 from worldsim.training.latent_dynamics_objective import LatentDynamicsObjective, WindowDraw
-from worldsim.training.outcome_features import OutcomeFeatures
+from worldsim.training.outcome_features import OutcomeFeatures, _imagined_runs
 from worldsim.training.outcome_objective import OutcomeObjective
 from worldsim.training.run import main
 from worldsim.training.sequences import Sequences
@@ -153,7 +153,7 @@ def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: p
 
 @pytest.mark.parametrize("memory", ["lstm", "attention"])
 def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memory: str) -> None:
-    """Features are those of recorded frames until then, and differ from the second imagined frame on."""
+    """Features are those of recorded frames until the first imagined one, and differ after it."""
     clips = ClipStore(data)
     recipe = replace(TINY, memory=memory)  # type: ignore[arg-type]
     networks = Networks(recipe.plan(clips.spec, None), clips.spec).eval()
@@ -177,15 +177,26 @@ def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memor
     torch.testing.assert_close(lone.recorded, features.recorded)
     change = (features.imagined - features.recorded).float().abs().amax((1, 2))
     same = change < 0.03
-    begun = features.is_known & ~features.is_imagined
-    assert same[begun].all()
-    assert not same[features.is_imagined].any()
-    assert (features.is_imagined <= features.is_known).all()
+    assert same[~features.is_imagined].all()
+    assert not same[features.is_imagined].all()
     for first, length in zip(encoder.firsts, encoder.lengths, strict=True):
         dreamt = features.is_imagined[first : first + length].nonzero()[:, 0]
         assert len(dreamt) > 0
-        assert dreamt[0] >= 2
+        assert dreamt[0] >= 2, "the first frame is recorded"
         assert (dreamt.diff() == 1).all()
+        assert not same[first + dreamt[0]], "one imagined frame changes what follows"
+
+
+def test_runs_of_imagined_frames_are_short() -> None:
+    torch.manual_seed(0)
+    valid = torch.arange(4000) < torch.tensor([[4000], [100]])
+    own = _imagined_runs(valid)
+    assert not own[:, 0].any()
+    assert not own[~valid].any()
+    assert 0.15 < own[0].float().mean() < 0.4
+    changes = own[0].int().diff()
+    lengths = (changes == -1).nonzero()[:200, 0] - (changes == 1).nonzero()[:200, 0]
+    assert 2 < lengths.float().mean() < 5
 
 
 def test_a_step_of_whole_episodes_has_all_arrivals_in_turn(data: Path) -> None:

@@ -64,7 +64,7 @@ class LatentDynamicsRecipe:
     outcome_batch: int = 4096
     """Arrivals in a step of the outcome stage."""
     imagined_outcomes: float = 0.5
-    """Share of those arrivals that follow a past which the generator imagines under the recorded controls."""
+    """Share of those arrivals in whose past the generator imagines some frames, a few in a row."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     own_past: float = 0.7

@@ -29,8 +29,9 @@ _MOST_IMAGINED_ON_CPU = 12_000
 """Arrivals after imagined pasts on a CPU, about: one core makes 100 a second, so they take two minutes."""
 _CHUNK = 128
 """Latents of an episode whose features are computed at once."""
-_IMAGINED_FRAMES = (8, 256)
-"""Frames of an imagined past, drawn log-uniformly."""
+_IMAGINED_FRAMES = (2, 16)
+"""Frames of an imagined past, drawn log-uniformly. A longer one leaves the recorded episode, and reward and
+end would be learnt without their causes."""
 _STRETCHES = {"cuda": 512}
 """Stretches that are imagined at once, by device; elsewhere 32, beyond which a CPU is no faster."""
 

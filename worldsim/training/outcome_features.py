@@ -23,8 +23,9 @@ from worldsim.utils.progress import ProgressReporter
 
 _EPISODES = 256
 """Episodes that are encoded at once."""
-_DREAM_FRAMES = (8, 256)
-"""Frames of an imagined past, drawn log-uniformly."""
+_BEGINS, _ENDS = 1 / 8, 1 / 3
+"""Chance that a run of imagined frames begins or ends at a frame. Runs are short, three frames on average: a
+longer one leaves the recorded past, and reward and end would be learnt without their causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,9 @@ class EpisodeFeatures:
     recorded: Tensor
     """After a past of recorded frames."""
     imagined: Tensor | None
-    """After a past that is imagined from some arrival of the episode on; None where none was asked for."""
+    """After a past in which some frames are imagined; None where none was asked for."""
     is_imagined: Tensor
-    """Arrivals with an imagined past, bool [A]."""
-    is_known: Tensor
-    """Arrivals that ``imagined`` has: those of ``is_imagined`` and all before them, bool [A]."""
+    """Arrivals with an imagined frame in their past, bool [A]."""
 
 
 class OutcomeFeatures:
@@ -74,7 +73,7 @@ class OutcomeFeatures:
         device, shape = sequences.device, (self._generator.tokens, self._generator.config.width)
         recorded = torch.zeros(count, *shape, dtype=torch.half, device=device)
         own = torch.zeros_like(recorded) if imagined else None
-        masks = torch.zeros(2, count, dtype=torch.bool, device=device)
+        is_imagined = torch.zeros(count, dtype=torch.bool, device=device)
         by_kernels, done = self._by_kernels(), 0
         groups = np.array_split(np.argsort(self.lengths), -(-len(self.lengths) // _EPISODES))
         total = count * (1 + imagined)
@@ -82,10 +81,10 @@ class OutcomeFeatures:
             for episodes in groups:
                 self._encode_recorded(episodes, recorded, by_kernels)
                 if own is not None:
-                    self._encode_imagined(episodes, own, masks, by_kernels or self._generator)
+                    self._encode_imagined(episodes, own, is_imagined, by_kernels or self._generator)
                 done += int(self.lengths[episodes].sum()) * (1 + imagined)
                 reporter.update(done, f"features of {done} frames")
-        return EpisodeFeatures(recorded, own, masks[0], masks[1])
+        return EpisodeFeatures(recorded, own, is_imagined)
 
     def _by_kernels(self) -> RecurrentGenerator | None:
         """A copy of the generator that steps by kernels, eight times as fast as clips.
@@ -116,25 +115,19 @@ class OutcomeFeatures:
         features[arrivals[:, 1:][valid[:, 1:]]] = made[valid[:, 1:]].half()
 
     def _encode_imagined(
-        self, episodes: np.ndarray, features: Tensor, masks: Tensor, generator: RecurrentGenerator
+        self, episodes: np.ndarray, features: Tensor, is_imagined: Tensor, generator: RecurrentGenerator
     ) -> None:
-        """Fill in ``features`` of the episodes, and ``masks``, bool [2, A]: imagined pasts, known features.
+        """Fill in ``features`` of the episodes, and ``is_imagined`` [A].
 
-        Each episode is dreamt from an arrival on that is drawn uniformly, for a number of frames.
+        Every now and then some frames in a row are imagined, and the recorded ones go on after them.
         """
         arrivals, valid = self.arrivals(episodes)
-        lengths, place = valid.sum(1), torch.arange(arrivals.shape[1], device=arrivals.device)
-        chance = torch.rand(2, len(episodes), device=arrivals.device)
-        first = 1 + (chance[0] * (lengths - 2).clamp(min=0)).long()
-        low, high = np.log(_DREAM_FRAMES)
-        last = torch.minimum(first + (low + (high - low) * chance[1]).exp().long(), lengths - 1)
-        own = (place >= first[:, None]) & (place < last[:, None])
+        own = _imagined_runs(valid)
         latents, condition = self._inputs(arrivals)
         made = self._step(generator, latents.float(), condition.float(), own)
-        known = ((place <= last[:, None]) & valid)[:, 1:]
-        features[arrivals[:, 1:][known]] = made[known].half()
-        masks[1, arrivals[:, 1:][known]] = True
-        masks[0, arrivals[:, 1:][own[:, :-1] & known]] = True
+        valid, begun = valid[:, 1:], own.cumsum(1)[:, :-1] > 0
+        features[arrivals[:, 1:][valid]] = made[valid].half()
+        is_imagined[arrivals[:, 1:][begun & valid]] = True
 
     def _step(
         self, generator: RecurrentGenerator, latents: Tensor, conditions: Tensor, own: Tensor
@@ -158,3 +151,11 @@ class OutcomeFeatures:
                 latent = torch.where(own[:, t, None, None], drawn, latent)
             generator.commit(state, prepared, latent, False)
         return torch.stack(features[1:], 1)
+
+
+def _imagined_runs(valid: Tensor) -> Tensor:
+    """Frames to be imagined, bool [E, T], among those that exist; an episode's first is recorded."""
+    own, chance = torch.zeros_like(valid), torch.rand(valid.shape, device=valid.device)
+    for t in range(1, valid.shape[1]):
+        own[:, t] = torch.where(own[:, t - 1], chance[:, t] >= _ENDS, chance[:, t] < _BEGINS)
+    return own & valid

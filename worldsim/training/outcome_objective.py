@@ -98,11 +98,11 @@ class OutcomeObjective:
     def _of_episodes(
         self, features: EpisodeFeatures, episodes: np.ndarray, dreamt: bool
     ) -> tuple[Tensor, Logs]:
-        """Loss of whole episodes of the numbers ``episodes`` [E]; ``dreamt``: up to an imagined part."""
+        """Loss of whole episodes of the numbers ``episodes`` [E]; ``dreamt``: parts of them are imagined."""
         arrivals, valid = (part[:, 1:] for part in self._encoder.arrivals(episodes))
         taken = features.recorded
         if dreamt and features.imagined is not None:
-            taken, valid = features.imagined, valid & features.is_known[arrivals]
+            taken = features.imagined
         agent = self._generator.agent_clip(F.dropout(taken[arrivals].float(), _DROPOUT))
         return outcome_loss(self._networks.heads, self._sequences, arrivals, agent, valid.float())
 

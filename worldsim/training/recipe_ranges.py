@@ -14,7 +14,16 @@ _COUNTS = (
     "scene_channels", "bits", "pool", "patch", "chunk", "batch", "vae_batch", "tokenizer_batch",
     "generator_every", "outcome_batch",
 )  # fmt: skip
-_SHARES = ("context_noise", "ends", "own_past", "imagined_outcomes", "flips", "flip_ramp", "hidden_frames")
+_SHARES = (
+    "context_noise",
+    "ends",
+    "own_past",
+    "imagined_outcomes",
+    "scorer_warm_up",
+    "flips",
+    "flip_ramp",
+    "hidden_frames",
+)
 _WEIGHTS = ("past_noise", "steady", "adversarial", "perceptual", "end_weight", "least_motion")
 _RATES = ("lr_scale", "lr", "generator_lr", "scorer_lr")
 

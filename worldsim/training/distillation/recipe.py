@@ -98,13 +98,15 @@ class UnitsRecipe:
     """K of the roll-outs that are distilled."""
     generator_every: int = 3
     """Steps of the scorers for one of the generator."""
+    scorer_warm_up: float = 0.5
+    """Share of the distillation in which the scorers learn alone."""
     least_motion: float = LEAST_RATIO
     """Ratio of imagined to real motion below which the distillation ends."""
     end_weight: float = 10.0
     lr: float = 1e-3
     """Learning rate of tokenizer, base and causal fine-tuning."""
-    generator_lr: float = 5e-5
-    scorer_lr: float = 2e-4
+    generator_lr: float = 2e-5
+    scorer_lr: float = 5e-4
     lr_scale: float = 1.0
     """Factor of all learning rates; lower when a trained world is trained further."""
 
@@ -250,6 +252,7 @@ class UnitStages:
             given=self.given,
             denoising_steps=recipe.denoising_steps,
             generator_every=recipe.generator_every,
+            warm_up=recipe.scorer_warm_up,
         )
         scorers = companions.scorers
         return Stage(

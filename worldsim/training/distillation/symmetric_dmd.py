@@ -49,6 +49,9 @@ class DmdSettings:
     """K of a roll-out, drawn each time."""
     generator_every: int = 3
     """Steps of the scorers for one of the generator."""
+    warm_up: float = 0.5
+    """Share of the stage in which the scorers learn alone: before they know what is imagined, their distance
+    from the base is their own error, and the generator would follow it."""
     watch_every: int = 4
     """Steps of the generator between two readings of its motion."""
 
@@ -82,7 +85,7 @@ class SymmetricDmdObjective:
 
     def __call__(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, Logs]:
         settings, clock = self._settings, _Clock()
-        turn = self._steps % settings.generator_every == 0
+        turn = progress >= settings.warm_up and self._steps % settings.generator_every == 0
         watches = self._steps % (settings.generator_every * settings.watch_every) == 0
         self._steps += 1
         recorded = self._clips.draw(rng, ends=0.0)
