@@ -63,8 +63,9 @@ class LatentDynamicsRecipe:
     """Arrivals in a window; the first is given."""
     outcome_batch: int = 4096
     """Arrivals in a step of the outcome stage."""
-    imagined_outcomes: float = 0.5
-    """Share of those arrivals in whose past the generator imagines some frames, a few in a row."""
+    imagined_outcomes: float = 0.0
+    """Share of those arrivals in whose past the generator imagines some frames, a few in a row. Ends come
+    sooner then, and more of them without a cause that is seen."""
     ends: float = 0.1
     """Share of windows drawn around an episode's end."""
     own_past: float = 0.7

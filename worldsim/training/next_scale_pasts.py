@@ -25,8 +25,8 @@ from worldsim.utils.progress import ProgressReporter
 
 _MOST_ON_CPU = 30_000
 """Arrivals after recorded pasts whose outcome a CPU learns alone."""
-_MOST_IMAGINED_ON_CPU = 12_000
-"""Arrivals after imagined pasts on a CPU, about: one core makes 100 a second, so they take two minutes."""
+_MOST_IMAGINED_ON_CPU = 8_000
+"""Arrivals after imagined pasts on a CPU, about: one core makes 60 a second, so they take two minutes."""
 _CHUNK = 128
 """Latents of an episode whose features are computed at once."""
 _IMAGINED_FRAMES = (2, 16)
