@@ -43,7 +43,8 @@ def test_the_largest_of_the_newest_frames_counts() -> None:
 
 
 def test_ends_without_a_cause_have_a_ratio_of_nothing() -> None:
-    real = real_pixels(CountedDetector(), [frames(0, 40, 0), None, frames(20, 0, 0)])  # type: ignore[arg-type]
+    last = [frames(0, 40, 0), None, frames(20, 0, 0)]
+    real = real_pixels(CountedDetector(), last)  # type: ignore[arg-type]
     assert real[[0, 2], 0].tolist() == [40, 20]
     assert np.isnan(real[1, 0])
     for seen, expected in ((0.0, 0.0), (15.0, 0.5), (30.0, 1.0)):
