@@ -131,13 +131,17 @@ def test_scorers(data: Path, scorer: str) -> None:
     stir(stage.companions.base, 2)
     stage.on_start()
     stir(stage.companions.scorers, 3)  # a full one begins as the base, and agrees with it
-    loss, _ = stage.objective(np.random.default_rng(0), 0.0)
-    loss.backward()
     generator, scorers = (group.parameters for group in stage.param_groups)
+    for step in range(recipe.generator_every):  # one of them would be the turn of the generator
+        loss, _ = stage.objective(np.random.default_rng(step), 0.0)
+        loss.backward()
+        assert all(weight.grad is None for weight in generator), "the scorers learn alone at first"
+    loss, _ = stage.objective(np.random.default_rng(0), 1.0)
+    loss.backward()
     assert any(weight.grad is not None and weight.grad.any() for weight in generator)
     assert any(weight.grad is not None and weight.grad.any() for weight in scorers)
     assert all(weight.grad is None for weight in stage.companions.base.parameters())
-    loss, _ = stage.objective(np.random.default_rng(1), 0.0)  # a turn of the scorers alone
+    loss, _ = stage.objective(np.random.default_rng(1), 1.0)  # a turn of the scorers alone
     for weight in (*generator, *scorers):
         weight.grad = None
     loss.backward()
