@@ -272,6 +272,6 @@ def fake_world(size: tuple[int, int] = (120, 160), yaw: bool = True) -> SimpleNa
     )
     world.for_unit = lambda unit: world
     world.engine = lambda **options: FakeEngine(
-        world, options.get("denoising_steps", 2), options.get("slots", 4)
+        world, options.get("denoising_steps") or 2, options.get("slots", 4)
     )
     return world
