@@ -405,8 +405,11 @@ def test_a_real_key_on_a_real_screen(somewhere: Path) -> None:
     driver = """
         "$1" -c "$2" & game=$!
         for i in $(seq 200); do xdotool search --class worldsim >/dev/null 2>&1 && break; sleep 0.1; done
-        sleep 0.5; xdotool keydown w; sleep 1; xdotool keyup w
-        xdotool key Escape; sleep 0.3; xdotool key Escape
+        sleep 3; xdotool keydown w; sleep 2; xdotool keyup w
+        for i in $(seq 50); do
+            kill -0 $game 2>/dev/null || break
+            xdotool key Escape; sleep 0.3; xdotool key Escape; sleep 0.3
+        done
         wait $game
     """
     line = ["xvfb-run", "-a", "sh", "-c", driver, "sh", sys.executable, textwrap.dedent(code)]
