@@ -190,7 +190,7 @@ def test_pasts_are_imagined_as_at_play(data: Path, frames: int, monkeypatch: pyt
 
 
 def test_targets_are_those_recorded_at_the_arrivals(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where imagined bits are the recorded ones, each drawn input is that of its arrival."""
+    """Each drawn input is that of its arrival, as imagined bits that equal recorded ones show."""
     monkeypatch.setattr(NextScalePasts, "imagine", recorded_bits)
     outcome, _, sequences = objective(data, 0.5)
     outcome.start()

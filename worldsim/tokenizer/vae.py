@@ -26,7 +26,6 @@ from worldsim.tokenizer.protocol import LatentSpec, MotionCondition, PreviousFra
 
 _LOG_VARIANCE = (-8.0, 2.0)
 """Range of the posterior's log variance: keeps a sample finite in bfloat16."""
-_OUT_BIAS = "pixels_out.bias"
 
 
 @register("tokenizer", "vae")
@@ -72,12 +71,11 @@ class VaeConfig:
         The larger VAE encodes the mean of every ``factor`` x ``factor`` pixels, and decodes each pixel of the
         smaller one to as many equal pixels, until it is trained.
         """
-        area, made = factor**2, dict(weights)
-        into, out, bias = (weights[name] for name in ("pixels_in.weight", "pixels_out.weight", _OUT_BIAS))
-        spread = _spread(into.transpose(0, 1), self.patch, factor).transpose(0, 1)
-        made["pixels_in.weight"] = spread / area
-        made["pixels_out.weight"] = _spread(out, self.patch, factor)
-        made[_OUT_BIAS] = _spread(bias, self.patch, factor)
+        made = dict(weights)
+        rows = weights["pixels_in.weight"].transpose(0, 1)
+        made["pixels_in.weight"] = _spread(rows, self.patch, factor).transpose(0, 1) / factor**2
+        for name in ("pixels_out.weight", "pixels_out.bias"):
+            made[name] = _spread(weights[name], self.patch, factor)
         return made
 
 
