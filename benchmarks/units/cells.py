@@ -111,7 +111,9 @@ class Workshop:
         minutes: Minutes,
         device: torch.device,
     ) -> None:
-        self.recipe, self.clips, self.out, self.minutes, self.device = recipe, clips, out, minutes, device
+        # With a base of its own or without, every cell finds its stages.
+        self.recipe = replace(recipe, base_fraction=minutes.base)
+        self.clips, self.out, self.minutes, self.device = clips, out, minutes, device
         self.starts = choose_starts(held_out, count=8)
 
     def shared(self, seed: int) -> bool:
@@ -121,7 +123,6 @@ class Workshop:
             self.recipe,
             unit=f"cube:{self.recipe.chunk}/1x1x1",
             tokenizer_fraction=minutes.tokenizer,
-            base_fraction=minutes.base,
         )
         networks, stages = self._begin(recipe, seed)
         return self._train(networks, stages[:2], "shared", minutes.tokenizer + minutes.base, seed) is not None

@@ -36,6 +36,7 @@ TINY = UnitsRecipe(
     context=8,
     chunk=2,
     generator_every=2,
+    base_fraction=0.3,
 )
 UNITS = ("frame", "key-detail:2/2", "scales:2", "cube:2/2x3x2", "cube:1/1x3x4")
 
@@ -179,7 +180,7 @@ def test_it_is_trained_within_the_minutes_and_resumed(data: Path, tmp_path: Path
 
 
 def test_stages_without_a_base(data: Path) -> None:
-    clips, recipe = ClipStore(data), replace(TINY, base_fraction=0.0, tokenizer_fraction=0.5)
+    clips, recipe = ClipStore(data), replace(TINY, base_fraction=UnitsRecipe().base_fraction)
     stages = recipe.stages(made(recipe, clips), clips, warm=False)
     assert [stage.name for stage in stages] == ["tokenizer", "causal", "outcome"]
 
