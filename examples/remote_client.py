@@ -1,6 +1,6 @@
 """Step a world that another process serves. It needs no PyTorch.
 
-pip install './clients/python[jpeg]'         # on a machine without the engine
+pip install './clients/python[jpeg]'         # in an environment without PyTorch
 worldsim serve doom-maze                    # in one terminal
 python examples/remote_client.py doom-maze  # in another
 """

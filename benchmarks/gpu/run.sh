@@ -2,8 +2,8 @@
 # Spend some minutes of one GPU on tests, timings, data and a trained world; see
 # docs/how-to/train-on-one-gpu.md.
 #
-#   benchmarks/gpu/run.sh --budget 540 --train take-cover:small:1        on a machine with a GPU
-#   benchmarks/gpu/run.sh --rehearse                                     the same with tiny sizes on a CPU
+#   benchmarks/gpu/run.sh --budget 540 --train take-cover:latent-dynamics-gpu:1     on a machine with a GPU
+#   benchmarks/gpu/run.sh --rehearse                        the same with tiny sizes on a CPU
 #
 # Results go to $OUT (runs/gpu where it is not set). Wheels in .whl/ are installed first, so that nothing
 # needs a network. PYTHON names another interpreter than python3.

@@ -31,8 +31,8 @@ PRESENT = (
     *("hypothesis", "msgpack", "prometheus-client", "cloudpickle", "typing-extensions", "setuptools"),
 )
 """Packages that they have; the environment part of a run tries each."""
-SPARED = ("pygame-ce", "av")
-"""Packages that a run does not need: for windows, videos, other interpreters."""
+SPARED = ("pygame-ce", "av", "cma")
+"""Packages that a run does not need: for windows, videos, evolved policies."""
 
 _GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)
 _TAGS = re.compile(r"(cp312|cp3\d+-abi3|py3)-.*(manylinux|none-any)")

@@ -69,7 +69,7 @@ def episode_seed(seed: int, number: int) -> int:
 
 def record(
     make_collector: Callable[[], Collector],
-    root: Path,
+    root: str | Path,
     cfg: RecordConfig,
     *,
     frames: int,
@@ -99,7 +99,7 @@ def record(
     if cfg.codec != "raw":
         require_av()
     require_pyarrow()  # now, not after a worker's first episode
-    spec = _spec(make_collector)
+    spec, root = _spec(make_collector), Path(root)
     layout = Layout(root)
     with _exclusive(root):
         _check_root(root, cfg, resume)
