@@ -151,9 +151,8 @@ def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: p
     torch.testing.assert_close(*found, atol=0.02, rtol=0.05)
 
 
-@pytest.mark.parametrize("memory", ["lstm", "attention"])
-def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memory: str) -> None:
-    """Features are those of recorded frames until the first imagined one, and differ after it."""
+def feature_encoder(data: Path, memory: str) -> OutcomeFeatures:
+    """Of a generator whose latents are the same each time."""
     clips = ClipStore(data)
     recipe = replace(TINY, memory=memory)  # type: ignore[arg-type]
     networks = Networks(recipe.plan(clips.spec, None), clips.spec).eval()
@@ -161,15 +160,27 @@ def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memor
     sequences = Sequences(clips, networks.device)
     dynamics = LatentDynamicsObjective(networks, sequences, WindowDraw())
     torch.manual_seed(0)
-    dynamics.latents.sample = lambda frame: (
-        frame[..., None, None]
-        .float()
-        .expand(  # type: ignore[method-assign]
-            *frame.shape, *networks.tokenizer.latent_spec.shape
-        )
-        .sin()
-    )  # the same latents each time
-    encoder = OutcomeFeatures(networks, sequences, dynamics)
+    shape = networks.tokenizer.latent_spec.shape
+
+    def sample(frame: torch.Tensor) -> torch.Tensor:
+        return frame[..., None, None].float().expand(*frame.shape, *shape).sin()
+
+    dynamics.latents.sample = sample  # type: ignore[method-assign]
+    return OutcomeFeatures(networks, sequences, dynamics)
+
+
+def test_clips_of_long_episodes_are_encoded_few_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = feature_encoder(data, "attention")
+    together = encoder.encode(imagined=False).recorded
+    monkeypatch.setattr("worldsim.training.outcome_features._TOKENS", 1)
+    assert [len(group) for group in encoder._groups(encoder._together())] == [1] * len(encoder.lengths)
+    torch.testing.assert_close(encoder.encode(imagined=False).recorded, together)
+
+
+@pytest.mark.parametrize("memory", ["lstm", "attention"])
+def test_imagined_pasts_leave_the_recorded_one_at_some_arrival(data: Path, memory: str) -> None:
+    """Features are those of recorded frames until the first imagined one, and differ after it."""
+    encoder = feature_encoder(data, memory)
     features = encoder.encode(imagined=True)
     assert features.imagined is not None
     lone = encoder.encode(imagined=False)

@@ -23,6 +23,8 @@ from worldsim.utils.progress import ProgressReporter
 
 _EPISODES = 256
 """Episodes that are encoded at once."""
+_TOKENS = 2**16
+"""Tokens of clips that are encoded at once: attention over an episode takes memory by its length squared."""
 _BEGINS, _ENDS = 1 / 8, 1 / 3
 """Chance that a run of imagined frames begins or ends at a frame. Runs are short, three frames on average: a
 longer one leaves the recorded past, and reward and end would be learnt without their causes."""
@@ -75,7 +77,7 @@ class OutcomeFeatures:
         own = torch.zeros_like(recorded) if imagined else None
         is_imagined = torch.zeros(count, dtype=torch.bool, device=device)
         by_kernels, done = self._by_kernels(), 0
-        groups = np.array_split(np.argsort(self.lengths), -(-len(self.lengths) // _EPISODES))
+        groups = self._groups(_EPISODES if by_kernels is not None else self._together())
         total = count * (1 + imagined)
         with mixed_precision(device.type), ProgressReporter("encoding", total) as reporter:
             for episodes in groups:
@@ -85,6 +87,15 @@ class OutcomeFeatures:
                 done += int(self.lengths[episodes].sum()) * (1 + imagined)
                 reporter.update(done, f"features of {done} frames")
         return EpisodeFeatures(recorded, own, is_imagined)
+
+    def _groups(self, most: int) -> list[np.ndarray]:
+        """Numbers of the episodes, at most ``most`` together, of like lengths."""
+        return np.array_split(np.argsort(self.lengths), -(-len(self.lengths) // most))
+
+    def _together(self) -> int:
+        """Episodes whose clips are encoded at once."""
+        longest = int(self.lengths.max()) * self._generator.tokens
+        return min(_EPISODES, max(1, _TOKENS // longest))
 
     def _by_kernels(self) -> RecurrentGenerator | None:
         """A copy of the generator that steps by kernels, eight times as fast as clips.
