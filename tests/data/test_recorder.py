@@ -59,7 +59,7 @@ def test_the_dataset_does_not_depend_on_the_workers(tmp_path: Path, workers: int
 
 @pytest.mark.slow
 def test_resuming_a_complete_recording_does_nothing(tmp_path: Path) -> None:
-    record(DotsCollector, tmp_path, CFG, frames=60)
+    record(DotsCollector, str(tmp_path), CFG, frames=60)  # a folder may be a string
     before = (tmp_path / "meta/info.json").stat().st_mtime_ns
     done = record(DotsCollector, tmp_path, CFG, frames=60, resume=True)
     assert (done.new_frames, done.complete) == (0, True)
