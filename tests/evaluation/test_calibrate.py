@@ -1,4 +1,4 @@
-"""Noise gain and odds of ends: fitted to lengths of recorded episodes, kept in the config, and applied."""
+"""The noise gain: fitted to lengths of recorded episodes, kept in the config, and applied to frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.tiny_moving import moving_world
 from worldsim.controls import Control
@@ -33,42 +32,17 @@ def test_the_gain_that_makes_lengths_alike_is_found(world: World, monkeypatch: p
         return {"real": real, "imagined": real * 1.25 / world.networks.config.noise_gain}
 
     monkeypatch.setattr(calibrate, "imagined_lengths", lengths)
-    fit = calibrate.FITS["noise"]
-    gain, ratio = calibrate.fit_to_lengths(world, fit, [start(100), start(200)])
+    gain, ratio = calibrate.fit_noise_gain(world, [start(100), start(200)])
     assert gain == pytest.approx(1.25, rel=0.05)
     assert ratio == pytest.approx(1, rel=0.05)
     assert world.networks.config.noise_gain == gain
-
-
-def test_the_odds_of_ends_that_make_lengths_alike_are_found(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lengths(world: World, given: list[EpisodeStart], steps: int, seed: int) -> dict[str, np.ndarray]:
-        real = np.array([one.length for one in given], float)
-        return {"real": real, "imagined": real * 3.0 / world.networks.heads.config.end_odds}
-
-    monkeypatch.setattr(calibrate, "imagined_lengths", lengths)
-    odds, ratio = calibrate.fit_to_lengths(world, calibrate.FITS["ends"], [start(100), start(200)])
-    assert odds == pytest.approx(3.0, rel=0.1)
-    assert ratio == pytest.approx(1, rel=0.1)
-    assert world.networks.config.heads.end_odds == odds
-
-
-def test_odds_scale_the_probability_of_an_end_and_nothing_else(world: World) -> None:
-    heads = world.networks.heads
-    agent = torch.randn(5, heads.outcome[0].in_features)
-    reward, logit = heads.predict_outcome(agent, None)
-    heads.config = replace(heads.config, end_odds=4.0)
-    same_reward, fitted = heads.predict_outcome(agent, None)
-    assert torch.equal(reward, same_reward)
-    torch.testing.assert_close((-fitted).exp(), 4 * (-logit).exp())
 
 
 def calibrated(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command line, with a fit that takes no time."""
     monkeypatch.setattr(calibrate, "ClipStore", lambda *_: None)
     monkeypatch.setattr(calibrate, "recorded_starts", lambda *_: [])
-    monkeypatch.setattr(calibrate, "fit_to_lengths", lambda *_: (1.25, 1.0))
+    monkeypatch.setattr(calibrate, "fit_noise_gain", lambda *_: (1.25, 1.0))
     assert world.origin is not None
     return [world.origin, "--data", "nowhere"]
 
@@ -79,21 +53,6 @@ def test_the_command_writes_the_gain(world: World, monkeypatch: pytest.MonkeyPat
     assert load(line[0]).networks.config.noise_gain == 1.25
 
 
-def test_the_command_writes_the_odds_of_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = calibrated(world, monkeypatch)
-    assert calibrate.main([*line, "--fit", "ends"]) == 0
-    config = load(line[0]).networks.config
-    assert (config.noise_gain, config.heads.end_odds) == (1.0, 1.25)
-
-
-def test_a_world_that_draws_no_ends_has_no_odds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    line = calibrated(world, monkeypatch)
-    world.networks.config = replace(world.networks.config, sample_ends=False)
-    monkeypatch.setattr(calibrate, "load", lambda *_: world)
-    with pytest.raises(ConfigError, match="draws ends"):
-        calibrate.main([*line, "--fit", "ends"])
-
-
 def test_a_world_that_cannot_be_written_is_told_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     line = calibrated(world, monkeypatch)
 
@@ -101,7 +60,7 @@ def test_a_world_that_cannot_be_written_is_told_first(world: World, monkeypatch:
         raise StorageError.of(OSError(errno.EROFS, "Read-only file system"), path)
 
     monkeypatch.setattr(calibrate, "check_writable", refuse)
-    monkeypatch.setattr(calibrate, "fit_to_lengths", None)  # nothing is measured
+    monkeypatch.setattr(calibrate, "fit_noise_gain", None)  # nothing is measured
     with pytest.raises(StorageError, match="Read-only"):
         calibrate.main(line)
 
@@ -134,9 +93,3 @@ def test_the_gain_changes_sampled_frames_and_nothing_given(world: World) -> None
 def test_a_gain_out_of_range_is_refused(world: World, gain: float) -> None:
     with pytest.raises(ConfigError, match="noise_gain"):
         replace(world.networks.config, noise_gain=gain)
-
-
-@pytest.mark.parametrize("odds", [0.0, -1.0, 500.0, float("nan")])
-def test_odds_out_of_range_are_refused(world: World, odds: float) -> None:
-    with pytest.raises(ConfigError, match="end_odds"):
-        replace(world.networks.config.heads, end_odds=odds)

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from worldsim.batch_invariant import BatchInvariantLinear
 from worldsim.casting import cast
-from worldsim.errors import ConfigError
 from worldsim.model.dynamics import CollisionFn, Dynamics, MotionPrediction
 
-HIGHEST_END_ODDS = 100.0
 REWARD_BINS = 41
 """Number of reward bins, evenly spaced in symlog from -5 to 5."""
 
@@ -42,13 +40,6 @@ class HeadsConfig:
     In a static scene they depend on position only, and the agent token inherits image errors."""
     end_weight: float = 1.0
     """Weight of an end over a frame that ends nothing while the heads learn; at play it is taken out."""
-    end_odds: float = 1.0
-    """Factor of the odds of an end at play; ``worldsim calibrate --fit ends`` fits it to a trained world."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.end_odds <= HIGHEST_END_ODDS:
-            rule = f"end_odds must be above 0 and at most {HIGHEST_END_ODDS:g}"
-            raise ConfigError(rule, self.end_odds, "fit them with `worldsim calibrate --fit ends`")
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -126,11 +117,11 @@ class Heads(nn.Module):
         """Reward logits [..., 41] and the continue logit [...] of the frame just made.
 
         ``agent`` [..., D] is read where ``uses_agent_token``, ``scene_features`` [..., S] where given. The
-        weight of ends in training is taken out, and their fitted odds come in.
+        weight of ends in training is taken out.
         """
         reward, continue_logit = self.outcome_logits(agent, scene_features)
-        odds = self.config.end_weight / self.config.end_odds
-        return reward, continue_logit if odds == 1 else continue_logit + math.log(odds)
+        weight = self.config.end_weight
+        return reward, continue_logit if weight == 1 else continue_logit + math.log(weight)
 
     def outcome_logits(self, agent: Tensor, scene_features: Tensor | None) -> tuple[Tensor, Tensor]:
         """As ``predict_outcome``, with ends as likely as they weighed in training."""
