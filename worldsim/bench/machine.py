@@ -25,7 +25,7 @@ class MachineLimits:
     @staticmethod
     def of(device: torch.device) -> MachineLimits:
         """Measure them, in about a second."""
-        return MachineLimits(matmul_peak(device), memory_bandwidth(device))
+        return MachineLimits(matmul_peak(device, seconds=0.5), memory_bandwidth(device))
 
     def seconds(self, flops: float, moved: float) -> float:
         """Return the roofline's lower bound on the time of so many operations and bytes (Williams et al.)."""

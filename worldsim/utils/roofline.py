@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 
-def matmul_peak(device: torch.device, size: int = 2048, seconds: float = 0.5) -> float:
+def matmul_peak(device: torch.device, size: int = 2048, seconds: float = 0.05) -> float:
     """Peak FLOP/s of a square matmul, in bfloat16 or float32, whichever is faster; ``seconds`` for each."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     pairs = [(a, b), (a.bfloat16(), b.bfloat16())]
