@@ -21,21 +21,16 @@ SIZES = [part for name, value in SMALL.items() for part in ("--set", f"{name}={v
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("env_id", "size", "tokenizer", "measured"),
+    ("env_id", "size", "tokenizer"),
     [
-        ("Dots-v0", None, "history", True),
-        ("GreyDots-v0", "84x84", "history", False),
-        ("Levers-v0", "48x48", "frame", False),
-        ("FlatDots-v0", "31x17", "history", True),
+        ("Dots-v0", None, "history"),
+        ("GreyDots-v0", "84x84", "history"),
+        ("Levers-v0", "48x48", "frame"),
+        ("FlatDots-v0", "31x17", "history"),
     ],
 )
-def test_any_source_becomes_a_world_that_plays_and_is_measured(
-    env_id: str,
-    size: str | None,
-    tokenizer: str,
-    measured: bool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_any_source_becomes_a_world_that_is_measured(
+    env_id: str, size: str | None, tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, data, run = f"gym:{MODULE}:{env_id}", tmp_path / "data", tmp_path / "run"
     shape = (24, 32) if size is None else tuple(map(int, size.split("x")))
@@ -49,8 +44,6 @@ def test_any_source_becomes_a_world_that_plays_and_is_measured(
     assert world.spec.size == shape
     session = world.engine(1).open()
     assert session.step().frame.shape == (*shape, 3)
-    if not measured:  # the evaluation does not depend on the size; it takes long where frames are large
-        return
     capsys.readouterr()
     report = tmp_path / "report"
     line = ["eval", str(run / "dots"), "--quick", "--trajectories", "2", "--json", "--device", "cpu"]

@@ -152,7 +152,7 @@ def test_features_are_the_same_by_kernels_and_without(data: Path, monkeypatch: p
 
 
 def feature_encoder(data: Path, memory: str) -> OutcomeFeatures:
-    """Of a generator whose latents are the same each time."""
+    """An encoder of features, of a generator whose latents are the same each time."""
     clips = ClipStore(data)
     recipe = replace(TINY, memory=memory)  # type: ignore[arg-type]
     networks = Networks(recipe.plan(clips.spec, None), clips.spec).eval()
