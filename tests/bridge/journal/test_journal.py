@@ -505,6 +505,32 @@ def test_a_log_that_cannot_be_mended_takes_nothing_more(
             journal.append(stepped(9))
 
 
+def test_a_journal_that_writes_a_snapshot_is_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, goes_on = threading.Event(), threading.Event()
+    append = WriteAheadLog.append
+
+    def slowly(log: WriteAheadLog, records: list[dict[str, Any]]) -> None:
+        writes.set()
+        assert goes_on.wait(20)
+        append(log, records)
+
+    with reopen(tmp_path) as journal:
+        journal.append(opened(), *[stepped(seq) for seq in range(1, 9)])
+        monkeypatch.setattr(WriteAheadLog, "append", slowly)
+        journal.snapshot("s", b"state")
+        assert writes.wait(20)
+        try:
+            journal.check_free_space()
+        finally:
+            goes_on.set()
+        journal.flush()
+        journal.append(journal.store({**stepped(9), "op": "observe", "blob": b"frame"}))
+    with reopen(tmp_path) as journal:
+        assert [session.seq for session in journal.recover()] == [9]
+
+
 def fail(*_: object, **__: object) -> None:
     raise OSError("No space left on device")
 

@@ -188,15 +188,15 @@ class Journal:
         end = self._log.end
         with self._failing_safe():
             self._log.append(stored)
-        self._broken = True
         try:
             self._apply(stored)
-        except BridgeError:
-            self._log.cut(end)
+            if self.fsync:
+                self._log.sync()
+        except BaseException as error:
+            self._broken = True
+            if isinstance(error, BridgeError):
+                self._log.cut(end)
             raise
-        if self.fsync:
-            self._log.sync()
-        self._broken = False
 
     def open_sibling(self, folder: Path) -> Journal:
         """Open the journal of another server of the same world and configuration, which has ended.
@@ -357,14 +357,18 @@ class Journal:
 
     @contextlib.contextmanager
     def _failing_safe(self) -> Iterator[None]:
-        """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted."""
-        self._broken = True
+        """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted.
+
+        It is marked only then: ``store`` and ``check_free_space`` look at the mark without the lock, while
+        the writer's thread may be in here.
+        """
         try:
             yield
         except BridgeError:
-            self._broken = False
             raise
-        self._broken = False
+        except BaseException:
+            self._broken = True
+            raise
 
     def _sweep(self) -> None:
         """Delete unreferenced files, after syncing the records that dropped them."""
