@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.kernels.compare import built, same, threads
 from tests.tiny import random_like
+from worldsim.kernels import dense as module
 from worldsim.kernels.dense import Dense, pack_panels
 
 pytestmark = built
@@ -44,6 +45,29 @@ def test_a_row_is_the_same_whatever_lies_beside_it(inputs: int) -> None:
     same(dense(x.flip(0)).flip(0), whole)
     x[::2] = torch.nan
     same(dense(x)[1::2], whole[1::2])
+
+
+@pytest.mark.usefixtures("each_variant")
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 48, 49, 60])
+@pytest.mark.parametrize("inputs", [1, 64, 130])
+def test_weights_of_half_the_bytes_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, rows: int, inputs: int
+) -> None:
+    weight, bias = layer(70, inputs)
+    extremes = torch.tensor([0.0, -0.0, 65504.0, -(2.0**-14), 2.0**-24, -(2.0**-24), 3 * 2.0**-17])
+    weight = weight.half().float()
+    weight[: len(extremes), 0] = extremes
+    narrow, x = Dense(weight, bias), random_like((rows, inputs), 2)
+    assert narrow.data.half
+    monkeypatch.setattr(module, "_narrowed", lambda weight: weight)
+    wide = Dense(weight, bias)
+    assert not wide.data.half
+    same(narrow(x), wide(x))
+
+
+def test_weights_that_would_lose_bits_stay() -> None:
+    for number in (1 / 3, 1e5, 1e-9, torch.nan):
+        assert not Dense(torch.full((2, 3), number)).data.half
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])

@@ -22,7 +22,9 @@ from worldsim.kernels.dense import Dense, DenseData
 from worldsim.tokenizer.history import HistoryTokenizer
 from worldsim.utils.cpu_info import CpuInfo
 
-WARM = CpuInfo(flags=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}))
+WARM = CpuInfo(
+    flags=frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+)
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -50,7 +52,7 @@ def test_the_variant_is_the_fastest_that_the_processor_can_run() -> None:
 
 @pytest.mark.parametrize(
     ("lacking", "wanted"),
-    [(set(), "avx512"), ({"avx512bw"}, "avx2"), ({"fma"}, "portable"), ({"avx2"}, "portable")],
+    [(set(), "avx512"), ({"avx512bw"}, "avx2"), ({"fma"}, "portable"), ({"f16c"}, "portable")],
 )
 def test_nothing_runs_that_the_processor_lacks(
     monkeypatch: pytest.MonkeyPatch, lacking: set[str], wanted: str

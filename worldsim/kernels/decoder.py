@@ -125,7 +125,7 @@ class DecoderKernel(NoDeepcopy):
             raise ValueError("decoder.h takes layers with a bias")
         kept = winograd_weights(weight), bias.detach().float().contiguous()
         self._kept += kept
-        return DenseData(*map(address, kept), weight.shape[1], weight.shape[0])
+        return DenseData(*map(address, kept), weight.shape[1], weight.shape[0], 0)
 
     def _norm(self, norm: nn.GroupNorm) -> _NormData:
         if norm.num_groups != _GROUPS:

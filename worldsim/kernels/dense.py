@@ -21,6 +21,7 @@ class DenseData(ctypes.Structure):
         ("bias", Pointer),
         ("inputs", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
+        ("half", ctypes.c_int32),
     )
 
 
@@ -34,11 +35,14 @@ class PackedLinear(NoDeepcopy):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.outputs, self.inputs = weight.shape
-        self._weights = pack_panels(weight.detach().float())
+        self._weights = _narrowed(pack_panels(weight.detach().float()))
         self._bias = None if bias is None else bias.detach().float().contiguous()
         check_struct(DenseData, "DenseData")
         where = None if self._bias is None else address(self._bias)
-        self.data = DenseData(address(self._weights), where, self.inputs, self.outputs)
+        kept = self._weights.dtype
+        self.data = DenseData(
+            address(self._weights, kept), where, self.inputs, self.outputs, kept == torch.float16
+        )
 
 
 class Dense(PackedLinear):
@@ -54,6 +58,12 @@ class Dense(PackedLinear):
         out = torch.empty(*x.shape[:-1], self.outputs)
         self._run(ctypes.addressof(self.data), address(rows), rows.numel() // self.inputs, address(out))
         return out
+
+
+def _narrowed(weight: Tensor) -> Tensor:
+    """Weights as float16 if that loses nothing, as with those of a stored world: few rows wait for memory."""
+    half = weight.half()
+    return half if torch.equal(half.float(), weight) else weight
 
 
 def pack_panels(weight: Tensor) -> Tensor:

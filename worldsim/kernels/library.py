@@ -16,9 +16,10 @@ from torch import Tensor
 
 from worldsim.utils.cpu_info import cpu_info
 
-_VERSION = 4
+_VERSION = 5
 """Version of the C interface, as in version.c; a library of another version was built from other sources."""
-_NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
+_AVX2 = {"avx2", "fma", "f16c"}
+_NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", *_AVX2}, "avx2": _AVX2}
 """CPU flags (Linux names) that a variant requires; the fastest variant first."""
 
 _MOST = 2**31 - 2**16

@@ -83,7 +83,7 @@ class VaeDecoderKernel(NoDeepcopy):
             (winograd_weights(conv), shift.detach().float().contiguous()) for conv, shift in weights.convs
         ]
         leave = PackedLinear(*weights.pixels_out)
-        told = [DenseData(*map(address, conv), width, width) for conv in convs]
+        told = [DenseData(*map(address, conv), width, width, 0) for conv in convs]
         self._kept = (enter, spread, position, convs, leave)
         self._channels = enter.inputs
         self._data = _Data(

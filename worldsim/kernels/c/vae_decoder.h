@@ -23,7 +23,7 @@ INLINE void unpool_blocks(const VaeData *vae, int views, int spot, int panel, co
     int width = vae->width - panel * PANEL < PANEL ? vae->width - panel * PANEL : PANEL;
     size_t whole = (size_t)each * pool * pool;
     DenseData dense = {vae->unpool + ((size_t)spot * panels + panel) * vae->bottleneck * PANEL, NULL,
-                       vae->bottleneck, width};
+                       vae->bottleneck, width, 0};
     for (int first = 0; first < views * each; first += GROUP) {
         int count = views * each - first < GROUP ? views * each - first : GROUP;
         float made[GROUP * PANEL];

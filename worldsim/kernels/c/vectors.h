@@ -19,6 +19,22 @@ typedef float vector __attribute__((vector_size(VECTOR), aligned(4), may_alias))
 INLINE vector load(const float *from) { return *(const vector *)from; }
 INLINE void store(float *to, vector value) { *(vector *)to = value; }
 
+/* float16, whose bits those are; the same numbers. */
+#ifdef HALF
+INLINE vector load_half(const uint16_t *from) { return HALF(from); }
+#else
+INLINE vector load_half(const uint16_t *from) {
+    vector value;
+    for (int i = 0; i < LANES; i++) {
+        union { uint32_t bits; float number; } part = {(uint32_t)(from[i] & 0x7fff) << 13};
+        part.number *= 0x1p112f; /* the other exponent's bias; exact, also where the first bit is missing */
+        part.bits |= (uint32_t)(from[i] & 0x8000) << 16;
+        value[i] = part.number;
+    }
+    return value;
+}
+#endif
+
 INLINE float hsum(vector value) {
     float parts[LANES];
     store(parts, value);

@@ -88,7 +88,7 @@ INLINE void convolve(const DenseData *conv, int views, int high, int wide, const
                              spots + i * inputs, tiles);
 #pragma omp for schedule(static)
     for (int i = 0; i < SPOTS * panels; i++) {
-        DenseData dense = {conv->weights + i * inputs * PANEL, NULL, inputs, PANEL};
+        DenseData dense = {(const float *)conv->weights + i * inputs * PANEL, NULL, inputs, PANEL, 0};
         panel_of(&dense, 0, spots + i / panels * tiles * inputs, inputs, tiles,
                  sums + i / panels * tiles * stride + i % panels * PANEL, stride);
     }
