@@ -1,6 +1,6 @@
 /* Matrix products. Weights lie in panels of 64 outputs, [panels, inputs, 64]: what a tile of rows needs of
-   them stays at hand. They are float16 where that loses nothing: half the bytes to fetch, and the same sums. A
-   row's sums do not depend on the rows beside it. */
+   them stays at hand. They are float16 where that loses nothing: half the bytes to fetch, and the same sums.
+   A row's sums do not depend on the rows beside it. */
 
 enum { PANEL = 64, TILE = 6, FEW = 4 };
 enum { GROUP = 48 }; /* rows that a thread takes at once */
@@ -47,10 +47,10 @@ INLINE void multiply_row(const DenseData *dense, const float *row, size_t panel,
     const float *whole = (const float *)dense->weights + panel;
     vector sums[PANEL / LANES];
     for (int j = 0; j < PANEL / LANES; j++) sums[j] = load(total + LANES * j);
-    for (int k = 0; dense->half && k < dense->inputs; k++)
-        for (int j = 0; j < PANEL / LANES; j++) sums[j] += row[k] * load_half(half + (size_t)k * PANEL + LANES * j);
-    for (int k = 0; !dense->half && k < dense->inputs; k++)
-        for (int j = 0; j < PANEL / LANES; j++) sums[j] += row[k] * load(whole + (size_t)k * PANEL + LANES * j);
+    for (int k = 0; dense->half && k < dense->inputs; k++, half += PANEL)
+        for (int j = 0; j < PANEL / LANES; j++) sums[j] += row[k] * load_half(half + LANES * j);
+    for (int k = 0; !dense->half && k < dense->inputs; k++, whole += PANEL)
+        for (int j = 0; j < PANEL / LANES; j++) sums[j] += row[k] * load(whole + LANES * j);
     for (int j = 0; j < PANEL / LANES; j++) store(total + LANES * j, sums[j]);
 }
 
