@@ -359,15 +359,12 @@ class Journal:
     def _failing_safe(self) -> Iterator[None]:
         """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted.
 
-        It is marked only then: ``store`` and ``check_free_space`` look at the mark without the lock, while
-        the writer's thread may be in here.
+        Not before: requests look at the mark without the lock while the writer's thread is in here.
         """
         try:
             yield
-        except BridgeError:
-            raise
-        except BaseException:
-            self._broken = True
+        except BaseException as error:
+            self._broken |= not isinstance(error, BridgeError)
             raise
 
     def _sweep(self) -> None:
