@@ -357,14 +357,11 @@ class Journal:
 
     @contextlib.contextmanager
     def _failing_safe(self) -> Iterator[None]:
-        """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted.
-
-        Not before: requests look at the mark without the lock while the writer's thread is in here.
-        """
+        """Mark the journal as broken after any exception but a ``BridgeError``, which was reverted."""
         try:
             yield
         except BaseException as error:
-            self._broken |= not isinstance(error, BridgeError)
+            self._broken |= not isinstance(error, BridgeError)  # never before: requests look without the lock
             raise
 
     def _sweep(self) -> None:
