@@ -40,8 +40,8 @@ _STEPS = (1, 2, 4)
 _ROW_FIELDS = {"unit", "scorer", "causal_data"}
 """Fields of the recipe that differ from row to row."""
 _SHOWN = (
-    "psnr16", "psnr16_shuffled", "psnr16_changed", "psnr64", "psnr64_shuffled", "frechet", "motion_ratio",
-    "sharpness_ratio", "key_accuracy",
+    "psnr16", "psnr16_shuffled", "psnr16_gap", "psnr16_changed", "psnr64", "psnr64_shuffled", "frechet",
+    "motion_ratio", "sharpness_ratio", "key_accuracy",
 )  # fmt: skip
 """Columns of the tables, where they were measured; the files have all."""
 _COSTS = ("latency_frames", "autoregressive_steps")
@@ -161,7 +161,10 @@ def _write(
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each cell, stage and K: means over the seeds and, of several, half the range as "+-"."""
+    """A row for each cell, stage and K: means over the seeds and, of several, half the range as "+-".
+
+    Of a single seed it is the interval over roll-outs instead, where there is one.
+    """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["row"], row["stage"], row["K"]), []).append(row)
@@ -174,6 +177,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 line[column] = float(np.mean(values))
             if len(values) > 1 and column in _SHOWN:
                 line[f"{column} +-"] = float(np.ptp(values) / 2)
+            elif f"{column}_low" in same[0]:
+                line[f"{column} 95 %"] = f"{same[0][f'{column}_low']:.1f} to {same[0][f'{column}_high']:.1f}"
         table.append(line)
     return table
 

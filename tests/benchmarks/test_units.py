@@ -66,6 +66,9 @@ def test_tables_are_made_and_not_made_again(
     assert [(row["stage"], row["K"]) for row in rows] == kinds
     assert all(np.isfinite(row[name]) for row in rows for name in ("frechet", "motion_ratio"))
     assert {row["latency_frames"] for row in rows} == {4}
+    for row in report["rows"]["units"]:
+        assert row["frechet_low"] <= row["frechet"] <= row["frechet_high"]
+        assert row["psnr6_gap_low"] <= row["psnr6_gap"] <= row["psnr6_gap_high"]
     assert report["tables"]["endless"][0]["frames"] == 30
     page = (tmp_path / "out" / "index.html").read_text()
     assert "films/units/strips.png" in page
