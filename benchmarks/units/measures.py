@@ -128,7 +128,8 @@ def measure_rollouts(world: World, clip: Clip, reader: Reader, denoising_steps: 
     values["tokenizer_psnr"] = float(psnr(shown, true).mean())
     features = [_by_rollout(reader, frames) for frames in (made, true)]
     values |= _with_interval("frechet", pooled(partial(_distance, *features), len(made)))
-    values["frechet_tokenizer"] = frechet(reader.features(shown), reader.features(true))
+    every = np.arange(len(made))
+    values["frechet_tokenizer"] = _distance(_by_rollout(reader, shown), features[1], every)
     values["motion_ratio"] = _motion(made) / max(_motion(shown), 1e-9)
     values["sharpness_ratio"] = float(gradient(made).mean() / max(gradient(shown).mean(), 1e-9))
     values["key_accuracy"] = reader.accuracy(made, clip.controls[:, GIVEN:])
@@ -137,6 +138,7 @@ def measure_rollouts(world: World, clip: Clip, reader: Reader, denoising_steps: 
 
 
 def _with_interval(name: str, of: Estimate) -> dict[str, float]:
+    """An estimate by its name, and its interval's ends."""
     return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
 
 

@@ -50,9 +50,7 @@ def test_a_row_is_the_same_whatever_lies_beside_it(inputs: int) -> None:
 @pytest.mark.usefixtures("each_variant")
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 48, 49, 60])
 @pytest.mark.parametrize("inputs", [1, 64, 130])
-def test_weights_of_half_the_bytes_are_the_same(
-    monkeypatch: pytest.MonkeyPatch, rows: int, inputs: int
-) -> None:
+def test_float16_weights_give_the_same_sums(monkeypatch: pytest.MonkeyPatch, rows: int, inputs: int) -> None:
     weight, bias = layer(70, inputs)
     extremes = torch.tensor([0.0, -0.0, 65504.0, -(2.0**-14), 2.0**-24, -(2.0**-24), 3 * 2.0**-17])
     weight = weight.half().float()
@@ -65,7 +63,7 @@ def test_weights_of_half_the_bytes_are_the_same(
     same(narrow(x), wide(x))
 
 
-def test_weights_that_would_lose_bits_stay() -> None:
+def test_weights_that_float16_would_round_stay_float32() -> None:
     for number in (1 / 3, 1e5, 1e-9, torch.nan):
         assert not Dense(torch.full((2, 3), number)).data.half
 

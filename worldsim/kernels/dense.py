@@ -61,7 +61,7 @@ class Dense(PackedLinear):
 
 
 def _narrowed(weight: Tensor) -> Tensor:
-    """Weights as float16 if that loses nothing, as with those of a stored world: few rows wait for memory."""
+    """Weights as float16 if that rounds none, as in a stored world: half the bytes to read, the same sums."""
     half = weight.half()
     return half if torch.equal(half.float(), weight) else weight
 

@@ -12,6 +12,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _PROBE = 256
 """Size of the products that choose the types."""
 _FAR_SLOWER = 8
+"""Ratio of times from which a type is not measured."""
 
 
 def matmul_peak(device: torch.device, size: int = 2048, seconds: float = 0.05) -> float:

@@ -4,7 +4,7 @@
 
 enum { PANEL = 64, TILE = 6, FEW = 4 };
 enum { GROUP = 48 }; /* rows that a thread takes at once */
-enum { STRETCH = 64 }; /* inputs whose part of a panel stays in the nearest cache */
+enum { K_BLOCK = 64 }; /* inputs of a panel that are multiplied at once: they stay in the L1 cache */
 
 typedef struct {
     const void *weights; /* [panels, inputs, PANEL] of float, or of float16 if half */
@@ -54,7 +54,7 @@ INLINE void multiply_row(const DenseData *dense, const float *row, size_t panel,
     for (int j = 0; j < PANEL / LANES; j++) store(total + LANES * j, sums[j]);
 }
 
-/* Inputs of a panel as floats, in scratch [STRETCH, PANEL] if they have to be made. */
+/* Inputs of a panel as floats, in scratch [K_BLOCK, PANEL] if they have to be made. */
 INLINE const float *widened(const DenseData *dense, size_t first, int inputs, float *scratch) {
     if (!dense->half) return (const float *)dense->weights + first;
     const uint16_t *from = (const uint16_t *)dense->weights + first;
@@ -67,12 +67,12 @@ INLINE void multiply_group(const DenseData *dense, size_t panel, const float *fr
                            float *totals) {
     size_t size = dense->half ? sizeof(uint16_t) : sizeof(float);
     int tiles = (count + TILE - 1) / TILE;
-    for (int first = 0; first < dense->inputs; first += STRETCH) {
-        float scratch[STRETCH * PANEL];
-        int inputs = dense->inputs - first < STRETCH ? dense->inputs - first : STRETCH;
+    for (int first = 0; first < dense->inputs; first += K_BLOCK) {
+        float scratch[K_BLOCK * PANEL];
+        int inputs = dense->inputs - first < K_BLOCK ? dense->inputs - first : K_BLOCK;
         const float *weights = widened(dense, panel + (size_t)first * PANEL, inputs, scratch);
-        const char *next = (const char *)dense->weights + (panel + (size_t)(first + STRETCH) * PANEL) * size;
-        size_t bytes = first + STRETCH < dense->inputs ? STRETCH * PANEL * size : 0;
+        const char *next = (const char *)dense->weights + (panel + (size_t)(first + K_BLOCK) * PANEL) * size;
+        size_t bytes = first + K_BLOCK < dense->inputs ? K_BLOCK * PANEL * size : 0;
         for (int tile = 0; tile < tiles; tile++) {
             const float *rows[TILE];
             float *total = totals + tile * TILE * PANEL;

@@ -19,7 +19,7 @@ typedef float vector __attribute__((vector_size(VECTOR), aligned(4), may_alias))
 INLINE vector load(const float *from) { return *(const vector *)from; }
 INLINE void store(float *to, vector value) { *(vector *)to = value; }
 
-/* float16, whose bits those are; the same numbers. */
+/* LANES numbers of float16 as floats, exactly. */
 #ifdef HALF
 INLINE vector load_half(const uint16_t *from) { return HALF(from); }
 #else
